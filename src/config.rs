@@ -1,0 +1,156 @@
+//! Flags and environment. The doc comments are the `--help` text. Refuses to know NATS and tonic.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+/// Rooms over gRPC on NATS JetStream.
+///
+/// Without --nats-url the service runs its own nats-server, on loopback, with its data under --data-dir.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "unibus", version, max_term_width = 100)]
+pub struct Config {
+    /// Address and port for gRPC, gRPC-Web and the HTTP history endpoint; port 0 picks a free one
+    #[arg(long, env = "UNIBUS_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+
+    /// Address and port for /livez and /readyz; port 0 picks a free one
+    #[arg(long, env = "UNIBUS_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
+    pub admin_listen: SocketAddr,
+
+    /// NATS server or cluster to use, such as nats://a:4222,nats://b:4222; unset: an own nats-server
+    #[arg(long, env = "UNIBUS_NATS_URL")]
+    pub nats_url: Option<String>,
+
+    /// How long to try to reach NATS at the start before giving up
+    #[arg(long, env = "UNIBUS_NATS_CONNECT_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub nats_connect_timeout: Duration,
+
+    /// Credentials file (JWT and seed) for NATS
+    #[arg(long, env = "UNIBUS_NATS_CREDENTIALS", requires = "nats_url")]
+    pub nats_credentials: Option<PathBuf>,
+
+    /// User name for NATS
+    #[arg(long, env = "UNIBUS_NATS_USER", requires = "nats_password", requires = "nats_url")]
+    pub nats_user: Option<String>,
+
+    /// Password for NATS
+    #[arg(long, env = "UNIBUS_NATS_PASSWORD", hide_env_values = true, requires = "nats_user")]
+    pub nats_password: Option<String>,
+
+    /// Token for NATS
+    #[arg(long, env = "UNIBUS_NATS_TOKEN", hide_env_values = true, requires = "nats_url")]
+    pub nats_token: Option<String>,
+
+    /// File with the nkey seed for NATS
+    #[arg(long, env = "UNIBUS_NATS_NKEY_FILE", requires = "nats_url")]
+    pub nats_nkey_file: Option<PathBuf>,
+
+    /// PEM file with the certificate authority of the NATS server; TLS is then required
+    #[arg(long, env = "UNIBUS_NATS_TLS_CA", requires = "nats_url")]
+    pub nats_tls_ca: Option<PathBuf>,
+
+    /// PEM file with the client certificate for NATS
+    #[arg(long, env = "UNIBUS_NATS_TLS_CERTIFICATE", requires = "nats_tls_key", requires = "nats_url")]
+    pub nats_tls_certificate: Option<PathBuf>,
+
+    /// PEM file with the client certificate's key
+    #[arg(long, env = "UNIBUS_NATS_TLS_KEY", requires = "nats_tls_certificate")]
+    pub nats_tls_key: Option<PathBuf>,
+
+    /// What the operator knows of an external NATS server's disk: told to publishers as the durability of an acknowledgement
+    #[arg(long, env = "UNIBUS_NATS_SYNC", value_enum, default_value_t = NatsSync::Unknown, requires = "nats_url")]
+    pub nats_sync: NatsSync,
+
+    /// Copies that a NATS cluster keeps of the registry of rooms: 1, 3 or 5
+    #[arg(long, env = "UNIBUS_REGISTRY_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub registry_replicas: u8,
+
+    /// The nats-server program for the own server; unset: UNIBUS_NATS_SERVER, then `nats-server` on the PATH
+    #[arg(long, env = "UNIBUS_NATS_SERVER")]
+    pub nats_server: Option<PathBuf>,
+
+    /// Directory of the own nats-server's data; one service at a time
+    #[arg(long, env = "UNIBUS_DATA_DIR", default_value = "unibus-data")]
+    pub data_dir: PathBuf,
+
+    /// Longest silence on a subscription
+    #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub heartbeat_interval: Duration,
+
+    /// How long open calls may take to end when the service is stopped
+    #[arg(long, env = "UNIBUS_DRAIN_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Form of the log lines on standard output; what is logged is set by RUST_LOG, such as `info` or `unibus=debug`
+    #[arg(long, env = "UNIBUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// When an external NATS server syncs to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NatsSync {
+    /// Not declared.
+    Unknown,
+    /// Now and then: nats-server's default.
+    Interval,
+    /// Before each acknowledgement: `sync_interval: always`.
+    Always,
+}
+
+impl Default for Config {
+    /// What the service runs with when no flag is given, whatever the environment holds.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
+            nats_url: None,
+            nats_connect_timeout: Duration::from_secs(30),
+            nats_credentials: None,
+            nats_user: None,
+            nats_password: None,
+            nats_token: None,
+            nats_nkey_file: None,
+            nats_tls_ca: None,
+            nats_tls_certificate: None,
+            nats_tls_key: None,
+            nats_sync: NatsSync::Unknown,
+            registry_replicas: 1,
+            nats_server: None,
+            data_dir: PathBuf::from("unibus-data"),
+            heartbeat_interval: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(10),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::{CommandFactory, Parser};
+
+    use super::Config;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_is_what_no_flags_give() {
+        let mut parsed = Config::try_parse_from(["unibus"]).unwrap();
+        // the cargo runner names the program in the environment
+        parsed.nats_server = None;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+    }
+}

@@ -1,0 +1,120 @@
+//! Cursors: opaque to clients, tied to one room and one life of its log.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::RoomId;
+use crate::error::{Error, Reason, Result, Violations};
+
+const VERSION: u8 = 1;
+const BYTES: usize = 1 + 4 + 8 + 8;
+
+/// A place in one life of a room's log.
+///
+/// Wire form: URL-safe base64 without padding of version, CRC-32 of the room id, epoch and sequence, big endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    room_tag: u32,
+    /// The log's creation time in nanoseconds since 1970: one life of the log.
+    epoch: i64,
+    sequence: u64,
+}
+
+impl Cursor {
+    /// The cursor of `sequence` in the life `epoch` of `room`.
+    #[must_use]
+    pub fn new(room: &RoomId, epoch: i64, sequence: u64) -> Self {
+        Self { room_tag: tag(room), epoch, sequence }
+    }
+
+    /// The text that clients see.
+    #[must_use]
+    pub fn encode(self) -> String {
+        let mut bytes = [0; BYTES];
+        let fields = [VERSION]
+            .into_iter()
+            .chain(self.room_tag.to_be_bytes())
+            .chain(self.epoch.to_be_bytes())
+            .chain(self.sequence.to_be_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a client's text.
+    ///
+    /// # Errors
+    /// `CURSOR_INVALID` naming `field` when it is not a cursor.
+    pub fn decode(field: &str, text: &str) -> Result<Self> {
+        Self::read(text).ok_or_else(|| invalid(field, "is not a cursor; give one from a message or a history page"))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let bytes: [u8; BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let (version, rest) = bytes.split_first()?;
+        let (room_tag, rest) = rest.split_first_chunk::<4>()?;
+        let (epoch, sequence) = rest.split_first_chunk::<8>()?;
+        (*version == VERSION).then_some(Self {
+            room_tag: u32::from_be_bytes(*room_tag),
+            epoch: i64::from_be_bytes(*epoch),
+            sequence: u64::from_be_bytes(sequence.try_into().ok()?),
+        })
+    }
+
+    /// The sequence, if the cursor is of `room` and of its life `epoch`.
+    ///
+    /// # Errors
+    /// `CURSOR_INVALID` for another room's, `CURSOR_EXPIRED` for one of another life.
+    pub fn sequence_in(self, field: &str, room: &RoomId, epoch: i64) -> Result<u64> {
+        if self.room_tag != tag(room) {
+            return Err(invalid(field, "is a cursor of another room"));
+        }
+        if self.epoch != epoch {
+            return Err(Error::new(
+                Reason::CursorExpired,
+                format!("{field}: the room's log was deleted and began anew since this cursor was given; start again"),
+            ));
+        }
+        Ok(self.sequence)
+    }
+}
+
+fn tag(room: &RoomId) -> u32 {
+    crc32fast::hash(room.as_str().as_bytes())
+}
+
+fn invalid(field: &str, description: &str) -> Error {
+    let mut violations = Violations::default();
+    violations.add(field, description);
+    violations.because(Reason::CursorInvalid).into_error()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(id: &str) -> RoomId {
+        RoomId::parse("room_id", id).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(id in "[a-z]{1,20}", epoch in any::<i64>(), sequence in any::<u64>()) {
+            let text = Cursor::new(&room(&id), epoch, sequence).encode();
+            prop_assert_eq!(Cursor::decode("c", &text).unwrap().sequence_in("c", &room(&id), epoch).unwrap(), sequence);
+        }
+
+        #[test]
+        fn garbage_is_refused_without_panic(text in any::<String>()) {
+            prop_assert!(Cursor::decode("c", &text).is_err());
+        }
+    }
+
+    #[test]
+    fn other_rooms_and_former_lives_are_told_apart() {
+        let cursor = Cursor::new(&room("a"), 1, 7);
+        assert_eq!(cursor.sequence_in("c", &room("b"), 1).unwrap_err().reason(), Reason::CursorInvalid);
+        assert_eq!(cursor.sequence_in("c", &room("a"), 2).unwrap_err().reason(), Reason::CursorExpired);
+    }
+}

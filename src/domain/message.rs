@@ -1,0 +1,213 @@
+//! Messages: what a publisher gives, what readers get, and what an acknowledgement says.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Error, Result, Violations},
+    limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, MESSAGE_ID_CHARS_MAX},
+};
+
+/// Header names that NATS or the service uses for itself begin with one of these, in any case.
+const RESERVED_PREFIXES: &[&str] = &["nats-", "unibus-"];
+
+/// A stored or live message as readers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Place in the room's log; 0 in an ephemeral room.
+    pub sequence: u64,
+    /// The publisher's bytes.
+    pub payload: Bytes,
+    /// The publisher's headers.
+    pub headers: Headers,
+    /// When it was stored, or received.
+    pub published_at: SystemTime,
+    /// The publisher's id for it, or empty.
+    pub message_id: String,
+    /// The authenticated publisher, or empty.
+    pub sender: String,
+}
+
+/// A message that a publisher gave, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// Opaque bytes.
+    pub payload: Bytes,
+    /// Checked headers.
+    pub headers: Headers,
+    /// Deduplicates.
+    pub message_id: Option<String>,
+    /// Store only if the room's last sequence is this.
+    pub expected_last_sequence: Option<u64>,
+    /// Lifetime, in whole seconds.
+    pub ttl: Option<Duration>,
+}
+
+impl Draft {
+    /// Names every field that NATS would refuse or that would not come out as it went in.
+    pub fn check(&self, violations: &mut Violations) {
+        if let Some(id) = &self.message_id
+            && (id.len() > MESSAGE_ID_CHARS_MAX || !id.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            violations.add(
+                "message_id",
+                format!("must be 1 to {MESSAGE_ID_CHARS_MAX} printable ASCII characters without spaces"),
+            );
+        }
+        if let Some(ttl) = self.ttl
+            && (ttl < Duration::from_secs(1) || ttl.subsec_nanos() != 0)
+        {
+            violations.add("ttl", "must be whole seconds, at least 1 s");
+        }
+    }
+}
+
+/// A publisher's headers, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(HashMap<String, String>);
+
+impl Headers {
+    /// Checks names, values and size.
+    pub fn parse(field: &str, pairs: HashMap<String, String>) -> Result<Self> {
+        let mut violations = Violations::default();
+        for (name, value) in &pairs {
+            if let Some(problem) = name_problem(name).or_else(|| value_problem(value)) {
+                violations.add(format!("{field}[{name:?}]"), problem);
+            }
+        }
+        let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > HEADERS_BYTES_MAX {
+            violations.add(field, format!("have {bytes} bytes; at most {HEADERS_BYTES_MAX} are allowed"));
+        }
+        violations.finish().map(|()| Self(pairs))
+    }
+
+    /// Headers as they came out of NATS, without those that NATS or the service uses; repeated names are joined.
+    pub fn from_stored<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut headers: HashMap<String, String> = HashMap::new();
+        for (name, value) in pairs.into_iter().filter(|(name, _)| !is_reserved(name)) {
+            headers
+                .entry(name.to_owned())
+                .and_modify(|joined| {
+                    joined.push_str(", ");
+                    joined.push_str(value);
+                })
+                .or_insert_with(|| value.to_owned());
+        }
+        Self(headers)
+    }
+
+    /// The pairs, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The pairs.
+    #[must_use]
+    pub fn into_map(self) -> HashMap<String, String> {
+        self.0
+    }
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED_PREFIXES
+        .iter()
+        .any(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
+}
+
+fn name_problem(name: &str) -> Option<String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > HEADER_NAME_CHARS_MAX || !name.bytes().all(allowed) {
+        Some(format!("a name must be 1 to {HEADER_NAME_CHARS_MAX} characters of A-Z a-z 0-9 - _ ."))
+    } else if is_reserved(name) {
+        Some("names beginning with Nats- or Unibus- are reserved".to_owned())
+    } else {
+        None
+    }
+}
+
+fn value_problem(value: &str) -> Option<String> {
+    if value.contains(['\r', '\n', '\0']) {
+        Some("a value must not contain CR, LF or NUL".to_owned())
+    } else if value.trim() != value {
+        Some("a value must not begin or end with white space, which NATS would strip".to_owned())
+    } else {
+        None
+    }
+}
+
+/// What an acknowledgement says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Place in the log, of the first copy if `duplicate`; 0 in an ephemeral room.
+    pub sequence: u64,
+    /// Not stored again: a message of this id was there.
+    pub duplicate: bool,
+    /// When the service learnt it.
+    pub published_at: SystemTime,
+    /// How safe it is.
+    pub durability: Durability,
+}
+
+/// How safe an acknowledged message is; the contract says what each means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    Unknown,
+    None,
+    Buffered,
+    Synced,
+    Quorum,
+    QuorumSynced,
+}
+
+impl Draft {
+    /// Refuses what only a log can give, for a room that has none.
+    pub fn check_ephemeral(&self) -> Result<()> {
+        let mut violations = Violations::default();
+        for (field, given) in [
+            ("message_id", self.message_id.is_some()),
+            ("expected_last_sequence", self.expected_last_sequence.is_some()),
+            ("ttl", self.ttl.is_some()),
+        ] {
+            if given {
+                violations.add(field, "needs a persisted room");
+            }
+        }
+        violations.because(crate::error::Reason::RoomNotPersisted).finish().map_err(|error| {
+            Error::new(crate::error::Reason::RoomNotPersisted, format!("the room is ephemeral: {}", error.message()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(name: &str, value: &str) -> Result<Headers> {
+        Headers::parse("headers", HashMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn reserved_or_broken_headers_are_refused() {
+        for (name, value) in [
+            ("", "x"), ("Nats-Msg-Id", "x"), ("nats-ttl", "x"), ("UNIBUS-Sender", "x"), ("a b", "x"), ("a:b", "x"),
+            ("é", "x"), ("a", "x\r\ny"), ("a", "x\n"), ("a", " x"), ("a", "x\t"), ("a", "\0"),
+        ] {
+            assert!(parse(name, value).is_err(), "{name:?}: {value:?}");
+        }
+        assert!(parse("natsy", "").is_ok());
+        assert!(parse("X-Key.id_1", "é ü").is_ok());
+    }
+
+    #[test]
+    fn stored_headers_lose_the_services_own_and_join_repeats() {
+        let headers =
+            Headers::from_stored([("Nats-Msg-Id", "1"), ("a", "1"), ("unibus-sender", "eve"), ("a", "2")]).into_map();
+        assert_eq!(headers, HashMap::from([("a".to_owned(), "1, 2".to_owned())]));
+    }
+}

@@ -1,0 +1,15 @@
+//! The nouns of the service as validated types. Refuses to know tonic and async-nats.
+
+mod cursor;
+mod message;
+mod names;
+mod position;
+mod room;
+mod subject;
+
+pub use cursor::Cursor;
+pub use message::{Acknowledged, Draft, Durability, Headers, Message};
+pub use names::{RoomId, SubscriberId};
+pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
+pub use room::{Labels, Retention, Room, RoomState};
+pub use subject::Subject;

@@ -1,0 +1,134 @@
+//! Room and subscriber ids, and the mapping of both to NATS names.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    limits::{ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
+};
+
+/// The part of a NATS name that stands for `id`: every character outside `[A-Za-z0-9_]` becomes `_`.
+///
+/// Not injective: whoever binds a mapped name checks that it is not another id's.
+#[must_use]
+pub fn mapped(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $max:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `id`, naming `field` when it is not one.
+            pub fn parse(field: &str, id: impl Into<String>) -> Result<Self> {
+                let id = id.into();
+                match problem(&id, $max) {
+                    None => Ok(Self(id)),
+                    Some(problem) => Err(Error::field(field, problem)),
+                }
+            }
+
+            /// The id as given.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The id as part of a NATS name.
+            #[must_use]
+            pub fn mapped(&self) -> String {
+                mapped(&self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+
+            fn try_from(id: String) -> Result<Self> {
+                Self::parse("id", id)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+    };
+}
+
+id!(
+    /// A room's name: 1 to 128 characters, none of them white space or a control character.
+    RoomId,
+    ROOM_ID_CHARS_MAX
+);
+id!(
+    /// A durable subscriber's name: 1 to 126 characters, none of them white space or a control character.
+    SubscriberId,
+    SUBSCRIBER_ID_CHARS_MAX
+);
+
+fn problem(id: &str, chars_max: usize) -> Option<String> {
+    let chars = id.chars().count();
+    if chars == 0 {
+        Some(format!("must not be empty; give 1 to {chars_max} characters"))
+    } else if chars > chars_max {
+        Some(format!("has {chars} characters; at most {chars_max} are allowed"))
+    } else if id.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        Some("must not contain white space or control characters".to_owned())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn mapping_keeps_length_and_charset(id in "\\PC{1,128}") {
+            let name = mapped(&id);
+            prop_assert_eq!(name.len(), id.chars().count());
+            prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        }
+
+        #[test]
+        fn mapping_is_the_identity_on_safe_ids(id in "[A-Za-z0-9_]{1,128}") {
+            prop_assert_eq!(mapped(&id), id);
+        }
+
+        #[test]
+        fn parsing_never_panics_and_keeps_the_id(id in any::<String>()) {
+            if let Ok(room) = RoomId::parse("room_id", id.clone()) {
+                prop_assert_eq!(room.as_str(), id.as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_inclusive() {
+        assert!(RoomId::parse("room_id", "é".repeat(128)).is_ok());
+        assert!(RoomId::parse("room_id", "a".repeat(129)).is_err());
+        assert!(RoomId::parse("room_id", "").is_err());
+        assert!(RoomId::parse("room_id", "a b").is_err());
+        assert!(SubscriberId::parse("subscriber", "a\n").is_err());
+        assert!(SubscriberId::parse("subscriber", "x".repeat(126)).is_ok());
+        assert!(SubscriberId::parse("subscriber", "x".repeat(127)).is_err());
+    }
+}

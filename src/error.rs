@@ -1,0 +1,346 @@
+//! The one error of the service: a closed set of reasons, what the caller hears, and what only the log records.
+//!
+//! Owns which gRPC code and HTTP status a reason has, whether a retry helps, and what happened to state. Refuses to know
+//! tonic and async-nats: `grpc/` makes the statuses, `store/` makes errors from NATS.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
+
+/// A result whose error is the service's own.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $code:ident;)+) => {
+        /// Why a call failed. The set is closed: clients may match on the names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Reason {
+            /// All reasons, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in `google.rpc.ErrorInfo.reason`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The gRPC code that the reason is answered with.
+            #[must_use]
+            pub const fn code(self) -> Code {
+                match self { $(Self::$variant => Code::$code),+ }
+            }
+
+            /// What it means, in one line.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// One or more fields are wrong; `BadRequest` names each. Nothing was done.
+    InvalidField = "INVALID_FIELD", InvalidArgument;
+    /// Payload or headers exceed what the NATS server or the room takes. Nothing was stored.
+    PayloadTooLarge = "PAYLOAD_TOO_LARGE", InvalidArgument;
+    /// The cursor is not one of this room's.
+    CursorInvalid = "CURSOR_INVALID", InvalidArgument;
+    /// No such room, or it was deleted.
+    RoomNotFound = "ROOM_NOT_FOUND", NotFound;
+    /// No such durable subscriber.
+    SubscriberNotFound = "SUBSCRIBER_NOT_FOUND", NotFound;
+    /// No message with this sequence.
+    MessageNotFound = "MESSAGE_NOT_FOUND", NotFound;
+    /// The room exists with other settings.
+    RoomExists = "ROOM_EXISTS", AlreadyExists;
+    /// Another room's id maps to the same NATS name.
+    RoomNameTaken = "ROOM_NAME_TAKEN", AlreadyExists;
+    /// The subject belongs to another room or to another stream.
+    SubjectTaken = "SUBJECT_TAKEN", AlreadyExists;
+    /// Another subscriber's id maps to the same NATS name.
+    SubscriberNameTaken = "SUBSCRIBER_NAME_TAKEN", AlreadyExists;
+    /// A NATS stream or consumer of the mapped name exists with settings that cannot be adopted.
+    StreamIncompatible = "STREAM_INCOMPATIBLE", AlreadyExists;
+    /// `expected_last_sequence` was not met; the actual one is in the metadata as `last_sequence`. Nothing was stored.
+    SequenceMismatch = "SEQUENCE_MISMATCH", FailedPrecondition;
+    /// The room does not allow `ttl`. Nothing was stored.
+    TtlNotAllowed = "TTL_NOT_ALLOWED", FailedPrecondition;
+    /// The cursor is of a former life of the room: its log was deleted and began anew.
+    CursorExpired = "CURSOR_EXPIRED", FailedPrecondition;
+    /// The NATS server runs without JetStream, so nothing can be stored.
+    JetstreamMissing = "JETSTREAM_MISSING", FailedPrecondition;
+    /// The room is ephemeral, and the call needs stored messages.
+    RoomNotPersisted = "ROOM_NOT_PERSISTED", FailedPrecondition;
+    /// The NATS cluster has too few servers for `replicas`.
+    ReplicasUnavailable = "REPLICAS_UNAVAILABLE", FailedPrecondition;
+    /// The position lies after the room's last sequence, which is in the metadata as `last_sequence`.
+    PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
+    /// A newer subscription of the same subscriber took over; `position` is in the metadata.
+    TakenOver = "TAKEN_OVER", Aborted;
+    /// The room's log was deleted and began anew: positions and cursors of before mean nothing now.
+    RoomRecreated = "ROOM_RECREATED", Aborted;
+    /// Another writer was faster, more than once in a row. Nothing was done.
+    Conflict = "CONFLICT", Aborted;
+    /// A limit of the NATS server, its account, or the service is reached; the message says which.
+    LimitReached = "LIMIT_REACHED", ResourceExhausted;
+    /// The NATS server has no room left for messages. Nothing was stored.
+    StorageFull = "STORAGE_FULL", ResourceExhausted;
+    /// NATS cannot be reached, or has no leader just now. Nothing was done.
+    NatsUnavailable = "NATS_UNAVAILABLE", Unavailable;
+    /// This instance is stopping; an open subscription's `position` is in the metadata.
+    Draining = "DRAINING", Unavailable;
+    /// The acknowledgement was lost: the message may or may not be stored. Publish it again with the same `message_id`.
+    OutcomeUnknown = "OUTCOME_UNKNOWN", DeadlineExceeded;
+    /// NATS did not answer in time. What was asked for may have been done; asking again is safe.
+    Timeout = "TIMEOUT", DeadlineExceeded;
+    /// The call is part of the contract and not of this version.
+    NotImplemented = "NOT_IMPLEMENTED", Unimplemented;
+    /// A defect of the service, or an answer of NATS that it does not understand; the log has the request id.
+    Internal = "INTERNAL", Internal;
+}
+
+/// The gRPC codes in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the gRPC guide")]
+pub enum Code {
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    FailedPrecondition,
+    OutOfRange,
+    Aborted,
+    ResourceExhausted,
+    Unavailable,
+    DeadlineExceeded,
+    Unimplemented,
+    Internal,
+}
+
+impl Code {
+    /// The name of the gRPC guide.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::OutOfRange => "OUT_OF_RANGE",
+            Self::Aborted => "ABORTED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// The HTTP status of the JSON endpoint, as google.rpc.Code maps it.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidArgument | Self::FailedPrecondition | Self::OutOfRange => 400,
+            Self::NotFound => 404,
+            Self::AlreadyExists | Self::Aborted => 409,
+            Self::ResourceExhausted => 429,
+            Self::Unavailable => 503,
+            Self::DeadlineExceeded => 504,
+            Self::Unimplemented => 501,
+            Self::Internal => 500,
+        }
+    }
+}
+
+impl Reason {
+    /// How long to wait before the same call may succeed; `None` when repeating it unchanged does not help.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::NatsUnavailable => Some(Duration::from_secs(1)),
+            Self::Draining | Self::Conflict => Some(Duration::from_millis(100)),
+            Self::OutcomeUnknown | Self::Timeout => Some(Duration::from_millis(500)),
+            Self::InvalidField
+            | Self::PayloadTooLarge
+            | Self::CursorInvalid
+            | Self::RoomNotFound
+            | Self::SubscriberNotFound
+            | Self::MessageNotFound
+            | Self::RoomExists
+            | Self::RoomNameTaken
+            | Self::SubjectTaken
+            | Self::SubscriberNameTaken
+            | Self::StreamIncompatible
+            | Self::SequenceMismatch
+            | Self::TtlNotAllowed
+            | Self::CursorExpired
+            | Self::JetstreamMissing
+            | Self::RoomNotPersisted
+            | Self::ReplicasUnavailable
+            | Self::PositionAfterEnd
+            | Self::TakenOver
+            | Self::RoomRecreated
+            | Self::LimitReached
+            | Self::StorageFull
+            | Self::NotImplemented
+            | Self::Internal => None,
+        }
+    }
+
+    /// Whether the call certainly changed nothing.
+    #[must_use]
+    pub const fn is_side_effect_free(self) -> bool {
+        !matches!(self, Self::OutcomeUnknown | Self::Timeout | Self::Internal)
+    }
+}
+
+/// One wrong field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field in the request, for example `retention.max_age`.
+    pub field: String,
+    /// What is wrong and what to give instead.
+    pub description: String,
+}
+
+/// A failed call.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    reason: Reason,
+    message: Cow<'static, str>,
+    violations: Vec<Violation>,
+    metadata: Vec<(&'static str, String)>,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// An error with the text that the caller hears: safe to show, and saying what to do.
+    pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            reason,
+            message: message.into(),
+            violations: Vec::new(),
+            metadata: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// One wrong field.
+    pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(field, description);
+        violations.into_error()
+    }
+
+    /// What went wrong below, for the log alone.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// A machine-readable detail for the caller.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.0.metadata.push((key, value.to_string()));
+        self
+    }
+
+    /// Why the call failed.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.0.reason
+    }
+
+    /// What the caller hears.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The wrong fields, for [`Reason::InvalidField`] and its kin.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.0.violations
+    }
+
+    /// Machine-readable details.
+    #[must_use]
+    pub fn metadata(&self) -> &[(&'static str, String)] {
+        &self.0.metadata
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.reason.name(), self.0.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// The wrong fields of one request, gathered so that all are named at once.
+#[derive(Debug, Default)]
+pub struct Violations {
+    found: Vec<Violation>,
+    reason: Option<Reason>,
+}
+
+impl Violations {
+    /// Adds a wrong field.
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.found.push(Violation { field: field.into(), description: description.into() });
+    }
+
+    /// Takes the value, or keeps what is wrong with it.
+    pub fn check<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.reason.get_or_insert(error.reason());
+                self.found.extend(error.0.violations);
+                None
+            }
+        }
+    }
+
+    /// Nothing was wrong, or the error that names it all.
+    pub fn finish(self) -> Result<()> {
+        if self.found.is_empty() { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    /// The error that names every field added.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        let message = self
+            .found
+            .iter()
+            .map(|violation| format!("{}: {}", violation.field, violation.description))
+            .collect::<Vec<_>>()
+            .join("; ");
+        // a reason more special than INVALID_FIELD is kept when it stands alone
+        let reason = match (self.found.len(), self.reason) {
+            (1, Some(reason)) => reason,
+            _ => Reason::InvalidField,
+        };
+        let mut error = Error::new(reason, message);
+        error.0.violations = self.found;
+        error
+    }
+
+    /// Names the reason for an error of a single field.
+    #[must_use]
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}

@@ -1,0 +1,203 @@
+//! The contract's service: each handler reads, makes one call, converts. The only place that names generated types.
+//! Refuses to know async-nats.
+
+mod convert;
+mod status;
+mod subscribe;
+mod taken;
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+pub(crate) use self::taken::count_taken;
+use crate::{
+    error::{Error, Reason},
+    limits::REQUEST_SLACK_BYTES,
+    rooms::Rooms,
+    v1::{self, room_service_server::{RoomService, RoomServiceServer}},
+};
+
+/// The name under which health is reported.
+pub(crate) const SERVICE_NAME: &str = <RoomServiceServer<Service> as tonic::server::NamedService>::NAME;
+
+/// The gRPC service over the use cases.
+pub(crate) struct Service {
+    rooms: Rooms,
+}
+
+impl Service {
+    /// The service, which decodes requests somewhat larger than the largest payload, so that they are refused by name.
+    pub(crate) fn new(rooms: Rooms) -> RoomServiceServer<Self> {
+        let decode_bytes_max = rooms.payload_bytes_max() + REQUEST_SLACK_BYTES;
+        RoomServiceServer::new(Self { rooms })
+            .max_decoding_message_size(decode_bytes_max)
+            .max_encoding_message_size(usize::MAX)
+    }
+}
+
+/// The contract's service, and reflection in both versions for tools such as grpcurl.
+pub(crate) fn routes(rooms: Rooms) -> Result<Routes, Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // so that tools can show the details of an error
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error| Error::new(Reason::Internal, "the descriptors of the contract are broken").because(error);
+    Ok(Routes::new(Service::new(rooms))
+        .add_service(reflection().build_v1().map_err(broken)?)
+        .add_service(reflection().build_v1alpha().map_err(broken)?))
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn not_implemented<T>(call: &str) -> Result<Response<T>, Status> {
+    Err(Error::new(Reason::NotImplemented, format!("{call} is part of the contract and not of this version")).into())
+}
+
+#[tonic::async_trait]
+impl RoomService for Service {
+    async fn create_room(
+        &self,
+        request: Request<v1::CreateRoomRequest>,
+    ) -> Result<Response<v1::CreateRoomResponse>, Status> {
+        let (room, state) = self.rooms.create(convert::create_room(request.into_inner())?).await?;
+        Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
+    }
+
+    async fn get_room(&self, request: Request<v1::GetRoomRequest>) -> Result<Response<v1::GetRoomResponse>, Status> {
+        let (room, state) = self.rooms.get(&convert::room_id(request.into_inner().room_id)?).await?;
+        Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
+    }
+
+    async fn list_rooms(
+        &self,
+        request: Request<v1::ListRoomsRequest>,
+    ) -> Result<Response<v1::ListRoomsResponse>, Status> {
+        let (after, page_size) = convert::room_page(request.get_ref())?;
+        Ok(Response::new(convert::rooms(self.rooms.list(after.as_ref(), page_size))))
+    }
+
+    async fn update_room(
+        &self,
+        _: Request<v1::UpdateRoomRequest>,
+    ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
+        not_implemented("UpdateRoom")
+    }
+
+    async fn delete_room(
+        &self,
+        request: Request<v1::DeleteRoomRequest>,
+    ) -> Result<Response<v1::DeleteRoomResponse>, Status> {
+        self.rooms.delete(&convert::room_id(request.into_inner().room_id)?).await?;
+        Ok(Response::new(v1::DeleteRoomResponse {}))
+    }
+
+    async fn purge_room(&self, _: Request<v1::PurgeRoomRequest>) -> Result<Response<v1::PurgeRoomResponse>, Status> {
+        not_implemented("PurgeRoom")
+    }
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let (room, draft) = convert::publish(request.into_inner())?;
+        Ok(Response::new(convert::acknowledged(self.rooms.publish(&room, draft).await?)))
+    }
+
+    async fn publish_batch(
+        &self,
+        _: Request<v1::PublishBatchRequest>,
+    ) -> Result<Response<v1::PublishBatchResponse>, Status> {
+        not_implemented("PublishBatch")
+    }
+
+    type PublishStreamStream = Responses<v1::PublishStreamResponse>;
+
+    async fn publish_stream(
+        &self,
+        _: Request<Streaming<v1::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        not_implemented("PublishStream")
+    }
+
+    type SubscribeStream = subscribe::FrameStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let options = convert::subscribe(request.into_inner())?;
+        Ok(subscribe::respond(self.rooms.subscribe(options).await?))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
+        let position = self.rooms.acknowledge(&room, &subscriber, sequence).await?;
+        Ok(Response::new(v1::AcknowledgeResponse { position }))
+    }
+
+    type ConsumeStream = Responses<v1::ConsumeResponse>;
+
+    async fn consume(
+        &self,
+        _: Request<Streaming<v1::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        not_implemented("Consume")
+    }
+
+    async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
+        let (room, limit, anchor) = convert::history(request.into_inner())?;
+        let page = self.rooms.history(&room, limit, anchor).await?;
+        Ok(Response::new(convert::page(page, &room)))
+    }
+
+    async fn delete_message(
+        &self,
+        _: Request<v1::DeleteMessageRequest>,
+    ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
+        not_implemented("DeleteMessage")
+    }
+
+    async fn add_member(&self, _: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberResponse>, Status> {
+        not_implemented("AddMember")
+    }
+
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        not_implemented("RemoveMember")
+    }
+
+    async fn list_members(
+        &self,
+        _: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        not_implemented("ListMembers")
+    }
+
+    async fn list_subscribers(
+        &self,
+        _: Request<v1::ListSubscribersRequest>,
+    ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
+        not_implemented("ListSubscribers")
+    }
+
+    async fn delete_subscriber(
+        &self,
+        _: Request<v1::DeleteSubscriberRequest>,
+    ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
+        not_implemented("DeleteSubscriber")
+    }
+
+    async fn seek_subscriber(
+        &self,
+        _: Request<v1::SeekSubscriberRequest>,
+    ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
+        not_implemented("SeekSubscriber")
+    }
+}

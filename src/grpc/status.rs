@@ -1,0 +1,61 @@
+//! Makes every `Status` that the service answers with.
+
+use std::{collections::HashMap, error::Error as _};
+
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+use tracing::{debug, error};
+
+use crate::error::{Code, Error, Reason};
+
+/// The domain of every `ErrorInfo`.
+const DOMAIN: &str = "unibus.v1";
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        record(&error);
+        let metadata: HashMap<_, _> =
+            error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(error.reason().name(), DOMAIN, metadata);
+        for violation in error.violations() {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        if let Some(delay) = error.reason().retry_after() {
+            details.set_retry_info(Some(delay));
+        }
+        Self::with_error_details(code(error.reason().code()), error.message(), details)
+    }
+}
+
+/// The log has what the caller does not hear.
+fn record(error: &Error) {
+    let mut causes = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    let reason = error.reason();
+    if reason == Reason::Internal {
+        error!(reason = reason.name(), message = error.message(), ?causes, "call failed");
+    } else {
+        debug!(reason = reason.name(), message = error.message(), ?causes, "call failed");
+    }
+}
+
+fn code(code: Code) -> tonic::Code {
+    match code {
+        Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::NotFound => tonic::Code::NotFound,
+        Code::AlreadyExists => tonic::Code::AlreadyExists,
+        Code::FailedPrecondition => tonic::Code::FailedPrecondition,
+        Code::OutOfRange => tonic::Code::OutOfRange,
+        Code::Aborted => tonic::Code::Aborted,
+        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::Unavailable => tonic::Code::Unavailable,
+        Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+        Code::Unimplemented => tonic::Code::Unimplemented,
+        Code::Internal => tonic::Code::Internal,
+    }
+}

@@ -1,0 +1,102 @@
+//! The HTTP endpoints: a room's history as JSON for browsers, beside gRPC; liveness and readiness on the admin port.
+//! Refuses to know async-nats.
+
+use axum::{
+    Router,
+    extract::{Path, RawQuery, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{Anchor, RoomId},
+    error::Error,
+    limits::{HISTORY_HTTP_BYTES_MAX, HISTORY_LIMIT_MAX},
+    rooms::Rooms,
+    store::Store,
+};
+
+/// `GET /rooms/{id}/history?limit=N`.
+pub(crate) fn history_routes(rooms: Rooms) -> Router {
+    Router::new().route("/rooms/{id}/history", get(history)).with_state(rooms)
+}
+
+/// `GET /livez`: the process runs. `GET /readyz`: it serves, 503 when it does not.
+pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router {
+    let ready = move || async move {
+        if store.is_connected() && !draining.is_cancelled() {
+            (StatusCode::OK, "ok\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        }
+    };
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
+}
+
+async fn history(State(rooms): State<Rooms>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let limit = limit(query.as_deref().unwrap_or_default());
+    let page = match RoomId::parse("room_id", id) {
+        Ok(id) => rooms.history_within(&id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await,
+        Err(error) => Err(error),
+    };
+    match page {
+        Ok(page) => {
+            let messages: Vec<_> = page.messages.iter().map(|message| STANDARD.encode(&message.payload)).collect();
+            json_response(StatusCode::OK, &json!({ "messages": messages }))
+        }
+        Err(error) => error_response(&error),
+    }
+}
+
+/// Malformed is the default, out of range is clamped: the contract of the native bus.
+fn limit(query: &str) -> usize {
+    let given = query.split('&').rev().find_map(|pair| pair.strip_prefix("limit=")).unwrap_or_default();
+    let digits = given.strip_prefix('+').unwrap_or(given);
+    match given.parse::<usize>() {
+        Ok(limit) => limit.min(HISTORY_LIMIT_MAX),
+        // a number that no machine word holds is out of range, not malformed
+        Err(_) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => HISTORY_LIMIT_MAX,
+        Err(_) => 0,
+    }
+}
+
+fn error_response(error: &Error) -> Response {
+    let status = StatusCode::from_u16(error.reason().code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = json!({
+        "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }
+    });
+    json_response(status, &body)
+}
+
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.to_string())
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limit;
+
+    #[test]
+    fn limits_are_clamped_and_garbage_is_the_default() {
+        for (query, expected) in [
+            ("", 0),
+            ("limit=", 0),
+            ("limit=abc", 0),
+            ("limit=-1", 0),
+            ("limit=0", 0),
+            ("limit=1", 1),
+            ("limit=1000", 1000),
+            ("limit=1001", 1000),
+            ("limit=99999999999999999999999", 1000),
+            ("limit=1.5", 0),
+            ("x=1&limit=7", 7),
+        ] {
+            assert_eq!(limit(query), expected, "{query}");
+        }
+    }
+}

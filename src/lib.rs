@@ -1,0 +1,67 @@
+//! Rooms over gRPC on NATS JetStream: create a room, publish, subscribe with resume, read history.
+//!
+//! The binary is the service. The library is the same service for the tests of other projects ([`Server`]), and the
+//! contract's generated client and messages ([`v1`]).
+//!
+//! # Architecture
+//!
+//! Dependencies point one way:
+//!
+//! ```text
+//! main -> server -> { grpc, http } -> rooms -> { delivery, store } -> { domain, error, limits }
+//! ```
+//!
+//! | place | owns | refuses to know |
+//! |---|---|---|
+//! | `server` | composition, listeners, health, the drain | |
+//! | `grpc` | the generated types: read a request, make one call, convert the answer; every status | async-nats |
+//! | `http` | the JSON history endpoint, liveness and readiness | async-nats |
+//! | `rooms` | the use cases: rooms, publishing, subscriptions, positions, history | tonic, async-nats |
+//! | `delivery` | the subscription as state machines without I/O | tonic, async-nats |
+//! | `store` | NATS: streams, consumers, the registry, the own nats-server; alone names async-nats | tonic |
+//! | `domain`, `error`, `limits` | the nouns, the closed set of reasons, every bound | everything else |
+//!
+//! `tests/it/architecture.rs` keeps these arrows.
+//!
+//! What holds it together:
+//!
+//! - **The service is stateless.** What must survive lives in JetStream: rooms in a key-value bucket that every instance
+//!   watches, messages in one stream for each persisted room, a subscriber's position as the ack floor of a durable
+//!   consumer. Any instance serves any call.
+//! - **The durable is the bookmark, not the pipe.** Messages do not flow through a subscriber's durable consumer. A
+//!   subscription reads the room's log from the position on, and moves the position by consumer reset.
+//! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
+//! - **Names are claimed by compare-and-set.** A room's key is its mapped name, so two ids that map to one NATS name
+//!   cannot both exist.
+//! - **A publish acknowledgement is believed only if it names the room's stream**, and a lost one is said to be lost.
+//!
+//! Deliberately absent: any look into a payload; a database; state that an instance would have to hand over; a `NATS`
+//! trait with one implementation; a simulated NATS in tests.
+
+mod config;
+mod delivery;
+mod domain;
+mod error;
+mod grpc;
+mod http;
+mod limits;
+mod rooms;
+mod server;
+mod shutdown;
+mod store;
+
+pub use crate::{
+    config::{Config, LogFormat, NatsSync},
+    error::{Code, Error, Reason, Result, Violation},
+    server::Server,
+    shutdown::StopSignals,
+};
+
+/// The generated client and messages of the contract, package `unibus.v1`.
+#[allow(missing_docs, clippy::pedantic, reason = "generated; the documentation is the contract's")]
+pub mod v1 {
+    tonic::include_proto!("unibus.v1");
+
+    /// The contract as a descriptor set, with the documentation of every field.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("unibus_descriptor");
+}

@@ -1,0 +1,90 @@
+//! Every bound of the service, with its unit in its name.
+
+use std::time::Duration;
+
+/// Characters of a room id. With the stream prefix its mapped name stays far below [`NATS_NAME_CHARS_MAX`].
+pub const ROOM_ID_CHARS_MAX: usize = 128;
+/// Characters of a subscriber id: what is left of a consumer name beside the longest room id.
+pub const SUBSCRIBER_ID_CHARS_MAX: usize = 126;
+/// Characters of a stream or consumer name (nats-server: `JSMaxNameLen`).
+pub const NATS_NAME_CHARS_MAX: usize = 255;
+/// Characters of a subject given by the creator.
+pub const SUBJECT_CHARS_MAX: usize = 200;
+
+/// Labels of a room.
+pub const LABELS_MAX: usize = 32;
+/// Characters of a label's name.
+pub const LABEL_NAME_CHARS_MAX: usize = 64;
+/// Bytes of all labels of a room, names and values.
+pub const LABELS_BYTES_MAX: usize = 4096;
+
+/// Characters of a header name.
+pub const HEADER_NAME_CHARS_MAX: usize = 128;
+/// Bytes of all headers of a message, names and values.
+pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
+/// Characters of a message id.
+pub const MESSAGE_ID_CHARS_MAX: usize = 255;
+/// What the NATS server's `max_payload` holds beside a payload: the headers, their framing, and the service's own.
+pub const HEADROOM_BYTES: usize = 64 * 1024;
+/// Largest payload with the embedded NATS server.
+pub const EMBEDDED_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// `max_payload` of the embedded NATS server.
+pub const EMBEDDED_NATS_PAYLOAD_BYTES_MAX: usize = EMBEDDED_PAYLOAD_BYTES_MAX + HEADROOM_BYTES;
+/// What a request message may exceed the largest payload by before gRPC itself refuses to decode it, so that a payload
+/// slightly too large is refused by name.
+pub const REQUEST_SLACK_BYTES: usize = 1024 * 1024;
+
+/// Shortest `max_age` that the NATS server takes.
+pub const MAX_AGE_MIN: Duration = Duration::from_millis(100);
+/// Window within which a message id is remembered, unless the room keeps messages for less.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Consumers that a room's stream may have; given explicitly, since the server's default is 1000.
+pub const CONSUMERS_PER_ROOM_MAX: i32 = 100_000;
+
+/// Rooms, members or subscribers on a page when the caller does not say.
+pub const PAGE_SIZE_DEFAULT: usize = 100;
+/// Rooms, members or subscribers on a page at most.
+pub const PAGE_SIZE_MAX: usize = 1000;
+
+/// Messages on a history page when the caller does not say.
+pub const HISTORY_LIMIT_DEFAULT: usize = 200;
+/// Messages on a history page at most.
+pub const HISTORY_LIMIT_MAX: usize = 1000;
+/// Bytes of a history page over gRPC: a default client decodes 4 MiB.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Bytes of payload in an answer of the HTTP history endpoint, before base64.
+pub const HISTORY_HTTP_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Messages that wait in the service for one subscriber.
+pub const SUBSCRIPTION_MESSAGES_MAX: usize = 256;
+/// Bytes that wait in the service for one subscriber, beyond one largest message.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How long a call waits for a lost NATS connection to come back before it answers that NATS is unavailable.
+pub const NATS_GRACE: Duration = Duration::from_millis(1500);
+/// Limit of one JetStream request.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit of a publish, from the call to the acknowledgement.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the positions of AUTO subscribers are written back.
+pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a newer subscription waits for the older one to write its last position.
+pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// HTTP/2 streams of one connection; a client's further calls wait for one of them to end.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
+/// Requests that are being served for one connection.
+pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a client may take to answer an HTTP/2 ping before it counts as dead.
+pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const _: () = {
+    // stream prefix; room, separator and subscriber of a consumer name
+    assert!("UNIBUS_".len() + ROOM_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
+    assert!(ROOM_ID_CHARS_MAX + 1 + SUBSCRIBER_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
+    assert!(HEADERS_BYTES_MAX + MESSAGE_ID_CHARS_MAX < HEADROOM_BYTES);
+    assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
+    assert!(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX);
+    // one message always fits a page
+    assert!(EMBEDDED_NATS_PAYLOAD_BYTES_MAX < HISTORY_PAGE_BYTES_MAX);
+};

@@ -1,0 +1,47 @@
+//! The service as a program.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+use unibus::{Config, LogFormat, Server, StopSignals};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let config = Config::parse();
+    start_log(config.log_format);
+    match run(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+    let mut server = tokio::select! {
+        server = Server::bind(config) => server.context("cannot start")?,
+        signal = signals.next() => anyhow::bail!("stopped by {signal} before the service had started"),
+    };
+    tokio::select! {
+        signal = signals.next() => info!(signal, "stopping; the same signal again stops at once"),
+        () = server.stopped() => anyhow::bail!("the listener broke"),
+    }
+    tokio::select! {
+        stopped = server.shutdown() => stopped.context("not everything ended in time"),
+        signal = signals.next() => anyhow::bail!("stopped at once by a second {signal}"),
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,50 @@
+//! Pages of stored messages.
+
+use super::Rooms;
+use crate::{
+    domain::{Anchor, Cursor, Page, PageRequest, Room, RoomId, RoomState},
+    error::Result,
+    limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
+    store::PageLimits,
+};
+
+impl Rooms {
+    /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
+    pub(crate) async fn history(&self, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
+        self.history_within(id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
+    }
+
+    /// As [`Self::history`], with another bound on the page's bytes.
+    pub(crate) async fn history_within(&self, id: &RoomId, limit: usize, bytes: usize, anchor: Anchor) -> Result<Page> {
+        let registered = self.store.registry.find(id).await?;
+        let room = &registered.room;
+        if !room.persist {
+            return Ok(Page::default());
+        }
+        let state = self.store.log_state(room).await?;
+        let want = resolve(room, &state, anchor)?;
+        if state.messages == 0 {
+            return Ok(Page { state: Some(state), ..Page::default() });
+        }
+        let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
+        self.store.page(room, state, want, PageLimits { messages, bytes }).await
+    }
+}
+
+fn resolve(room: &Room, state: &RoomState, anchor: Anchor) -> Result<PageRequest> {
+    let sequence = |cursor: Cursor, field| cursor.sequence_in(field, &room.room_id, state.epoch);
+    Ok(match anchor {
+        Anchor::Newest => PageRequest::Before { end: u64::MAX },
+        Anchor::BeforeSequence(end) => PageRequest::Before { end },
+        Anchor::BeforeCursor(cursor) => PageRequest::Before { end: sequence(cursor, "before_cursor")? },
+        Anchor::AfterSequence(after) => PageRequest::From { start: after.saturating_add(1) },
+        Anchor::AfterCursor(cursor) => PageRequest::From { start: sequence(cursor, "after_cursor")?.saturating_add(1) },
+        Anchor::TimeRange(None, None) => PageRequest::From { start: 1 },
+        Anchor::TimeRange(start, end) => {
+            PageRequest::Between { start: start.unwrap_or(std::time::SystemTime::UNIX_EPOCH), end }
+        }
+    })
+}

@@ -1,0 +1,159 @@
+//! The life of a room: created, shown, listed, deleted.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::Rooms;
+use crate::{
+    domain::{Labels, Retention, Room, RoomId, RoomState, Subject},
+    error::{Error, Reason, Result, Violations},
+    limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
+    store::{Registered, Registration},
+};
+
+/// How often a creation begins again because of another call on the same room.
+const ATTEMPTS: usize = 4;
+const REPLICAS_ALLOWED: [u32; 3] = [1, 3, 5];
+
+/// What a creator asks for; as it came, but for the parts that have a type of their own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CreateRoom {
+    pub room_id: String,
+    pub persist: bool,
+    pub subject: String,
+    pub retention: Retention,
+    pub replicas: u32,
+    pub allow_message_ttl: bool,
+    pub labels: Vec<(String, String)>,
+    pub creator: String,
+}
+
+/// A page of rooms.
+#[derive(Clone, Debug)]
+pub(crate) struct RoomPage {
+    pub rooms: Vec<Room>,
+    /// The last room of the page, if more follow.
+    pub next_after: Option<RoomId>,
+}
+
+impl CreateRoom {
+    fn check(self, payload_bytes_max: usize) -> Result<Room> {
+        let mut violations = Violations::default();
+        let id = if self.room_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { self.room_id };
+        let room_id = violations.check(RoomId::parse("room_id", id));
+        let subject = match self.subject.as_str() {
+            "" => room_id.as_ref().map(Subject::default_of),
+            given => violations.check(Subject::parse("subject", given, room_id.as_ref())),
+        };
+        let labels = violations.check(Labels::parse("labels", self.labels));
+        let replicas = if self.persist && self.replicas == 0 { 1 } else { self.replicas };
+        if self.persist {
+            self.retention.check("retention", payload_bytes_max, &mut violations);
+            if !REPLICAS_ALLOWED.contains(&replicas) {
+                violations.add("replicas", "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
+            }
+        } else {
+            for (field, given) in [
+                ("retention", self.retention != Retention::default()),
+                ("replicas", replicas != 0),
+                ("allow_message_ttl", self.allow_message_ttl),
+            ] {
+                if given {
+                    violations.add(field, "is for persisted rooms; leave it out or set persist");
+                }
+            }
+        }
+        match (room_id, subject, labels) {
+            (Some(room_id), Some(subject), Some(labels)) => violations.finish().map(|()| Room {
+                room_id,
+                subject,
+                persist: self.persist,
+                retention: self.retention,
+                replicas,
+                allow_message_ttl: self.allow_message_ttl,
+                labels,
+                created_at: SystemTime::now(),
+                creator: self.creator,
+            }),
+            _ => Err(violations.into_error()),
+        }
+    }
+}
+
+impl Rooms {
+    /// Creates a room, or answers with the very same one that is there.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`; `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
+    /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`. No room was created.
+    pub(crate) async fn create(&self, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
+        let room = request.check(self.payload_bytes_max())?;
+        if room.persist {
+            self.store.require_jetstream()?;
+        }
+        for _ in 0..ATTEMPTS {
+            let registered = match self.store.registry.register(&room).await? {
+                Registration::New(registered) => registered,
+                Registration::Existing(registered) => return self.describe(&registered).await,
+                Registration::Deleting(registered) => {
+                    self.finish_deletion(&registered).await?;
+                    continue;
+                }
+            };
+            if !room.persist {
+                return Ok((registered.room.clone(), None));
+            }
+            return match self.store.create_log(&registered.room).await {
+                Ok(state) => Ok((registered.room.clone(), Some(state))),
+                Err(error) => {
+                    // without its stream the room is nothing; if this fails too, DeleteRoom removes it
+                    if let Err(leftover) = self.store.registry.unregister(&registered).await {
+                        tracing::warn!(room = %room.room_id, error = %leftover, "a failed creation left its registration");
+                    }
+                    Err(error)
+                }
+            };
+        }
+        Err(Error::new(Reason::Conflict, "the room is being created and deleted by others at this moment; try again"))
+    }
+
+    /// The room and what it holds.
+    pub(crate) async fn get(&self, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
+        let registered = self.store.registry.find(id).await?;
+        self.describe(&registered).await
+    }
+
+    async fn describe(&self, registered: &Registered) -> Result<(Room, Option<RoomState>)> {
+        let room = registered.room.clone();
+        let state = if room.persist { Some(self.store.log_state(&room).await?) } else { None };
+        Ok((room, state))
+    }
+
+    /// Rooms after `after`, by ascending id; 0 is the default page size.
+    pub(crate) fn list(&self, after: Option<&RoomId>, page_size: usize) -> RoomPage {
+        let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
+        let mut found = self.store.registry.list(after, size + 1);
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_after = found.last().filter(|_| more).map(|last| last.room.room_id.clone());
+        RoomPage { rooms: found.iter().map(|registered| registered.room.clone()).collect(), next_after }
+    }
+
+    /// Deletes the room with all that belongs to it.
+    pub(crate) async fn delete(&self, id: &RoomId) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let registered = self.store.registry.find_fresh(id).await?;
+            match self.store.registry.begin_deletion(&registered).await {
+                Ok(deleting) => return self.finish_deletion(&deleting).await,
+                Err(error) if error.reason() == Reason::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+    }
+
+    /// The registration goes last: until then nobody else can have the name.
+    async fn finish_deletion(&self, registered: &Arc<Registered>) -> Result<()> {
+        self.store.delete_log(&registered.room).await?;
+        self.store.registry.unregister(registered).await
+    }
+}

@@ -1,0 +1,284 @@
+//! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{net::TcpListener, time};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+use tonic::transport::server::TcpIncoming;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower_http::{
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use tracing::{Span, info, info_span, warn};
+
+use crate::{
+    config::{Config, NatsSync},
+    domain::Durability,
+    error::{Error, Reason, Result},
+    grpc, http,
+    limits::{HTTP2_KEEPALIVE_INTERVAL, HTTP2_KEEPALIVE_TIMEOUT, STREAMS_PER_CONNECTION_MAX},
+    rooms::Rooms,
+    store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
+};
+
+/// How often health looks at the NATS connection.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
+/// Limit of each step after the open calls have ended.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running service. Dropping it stops it at once, without a drain; [`Server::shutdown`] is the way to stop it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use unibus::{Config, Server, v1};
+///
+/// let config = Config {
+///     listen: ([127, 0, 0, 1], 0).into(),
+///     admin_listen: ([127, 0, 0, 1], 0).into(),
+///     data_dir: "some/empty/directory".into(),
+///     ..Config::default()
+/// };
+/// let server = Server::bind(config).await?;
+/// let url = format!("http://{}", server.local_addr());
+/// let mut client = v1::room_service_client::RoomServiceClient::connect(url).await?;
+/// client.create_room(v1::CreateRoomRequest { room_id: "general".into(), persist: true, ..Default::default() }).await?;
+/// server.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    local_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    nats_url: String,
+    drain_timeout: Duration,
+    rooms: Rooms,
+    health: HealthReporter,
+    serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    admin: AbortOnDropHandle<std::io::Result<()>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    draining: CancellationToken,
+    embedded: Option<EmbeddedNats>,
+    // the tasks end with the server even if nobody shuts it down
+    _stop_on_drop: tokio_util::sync::DropGuard,
+}
+
+impl Server {
+    /// Starts the service: connects to NATS or starts an own nats-server, reads the registry, binds both listeners.
+    /// Calls are served when this returns.
+    ///
+    /// # Errors
+    /// When NATS cannot be reached or is too old, the own nats-server cannot be started, the data directory belongs to
+    /// another process, or an address cannot be bound. Nothing is left running.
+    pub async fn bind(config: Config) -> Result<Self> {
+        let listener = bind("listen", config.listen).await?;
+        let admin_listener = bind("admin_listen", config.admin_listen).await?;
+        let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
+        let admin_addr = admin_listener.local_addr().map_err(|error| unbindable("admin_listen", error))?;
+
+        let embedded = match &config.nats_url {
+            Some(_) => None,
+            None => Some(
+                EmbeddedNats::start(EmbeddedOptions {
+                    binary: config.nats_server.clone(),
+                    data_dir: config.data_dir.clone(),
+                })
+                .await?,
+            ),
+        };
+        let target = target(&config, embedded.as_ref());
+        let nats = Nats::connect(&target).await?;
+
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let draining = CancellationToken::new();
+        let stop_on_drop = stop.clone().drop_guard();
+        let durability = durability(&config);
+        let (store, peers) =
+            Store::open(nats, usize::from(config.registry_replicas), durability, &tasks, &stop).await?;
+        let rooms =
+            Rooms::new(store.clone(), peers, config.heartbeat_interval, &tasks, &stop, draining.clone());
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        report(&health, true).await;
+        tasks.spawn(follow_connection(store.clone(), health.clone(), draining.clone()));
+
+        let router = grpc::routes(rooms.clone())?
+            .add_service(health_service)
+            .prepare()
+            .into_axum_router()
+            .layer(tower::util::MapResponseLayer::new(grpc::count_taken))
+            .layer(tonic_web::GrpcWebLayer::new())
+            .merge(http::history_routes(rooms.clone()));
+        let layers = tower::ServiceBuilder::new()
+            .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+            .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
+            .layer(PropagateRequestIdLayer::x_request_id());
+        let serving = tonic::transport::Server::builder()
+            .accept_http1(true)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(HTTP2_KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
+            .layer(layers)
+            .add_routes(tonic::service::Routes::from(router))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                draining.clone().cancelled_owned(),
+            );
+        let serving = AbortOnDropHandle::new(tasks.spawn(serving));
+        let admin = axum::serve(admin_listener, http::admin_routes(store, draining.clone()))
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let admin = AbortOnDropHandle::new(tasks.spawn(admin.into_future()));
+
+        info!(address = %local_addr, admin_address = %admin_addr, "listening");
+        Ok(Self {
+            local_addr,
+            admin_addr,
+            nats_url: target.url,
+            drain_timeout: config.drain_timeout,
+            rooms,
+            health,
+            serving,
+            admin,
+            tasks,
+            stop,
+            draining,
+            embedded,
+            _stop_on_drop: stop_on_drop,
+        })
+    }
+
+    /// Where gRPC, gRPC-Web and the HTTP history endpoint are served.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Where liveness and readiness are served.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The NATS server in use; of an own one with user and password, so that native programs can connect.
+    #[must_use]
+    pub fn nats_url(&self) -> &str {
+        &self.nats_url
+    }
+
+    /// Completes when the service stops serving by itself, which it does only if its listener breaks.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub async fn stopped(&mut self) {
+        let _ = (&mut self.serving).await;
+    }
+
+    /// Stops the service: health turns to not serving, open subscriptions end with their position, calls under way finish,
+    /// positions are written back, an own nats-server is stopped. Takes the drain timeout and some seconds at most.
+    ///
+    /// # Errors
+    /// When calls had to be cut off at the drain timeout. Everything is stopped all the same.
+    pub async fn shutdown(self) -> Result<()> {
+        info!("draining");
+        self.draining.cancel();
+        // clears the health watches too, which would otherwise be open calls for ever
+        report(&self.health, false).await;
+        for service in ["", grpc::SERVICE_NAME] {
+            let mut health = self.health.clone();
+            health.clear_service_status(service).await;
+        }
+        let abort = self.serving.abort_handle();
+        let drained = time::timeout(self.drain_timeout, self.serving).await.is_ok();
+        abort.abort();
+        if time::timeout(CLEANUP_TIMEOUT, self.rooms.write_back_all()).await.is_err() {
+            warn!("not every position was written back; some messages will come again");
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        if time::timeout(CLEANUP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            warn!("some tasks did not end in time");
+        }
+        drop(self.admin);
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+        if drained {
+            info!("stopped");
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::Draining,
+            format!("calls were still open after the drain timeout of {:?} and were cut off", self.drain_timeout),
+        ))
+    }
+}
+
+async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| unbindable(field, error))
+}
+
+fn unbindable(field: &str, error: std::io::Error) -> Error {
+    Error::field(field, format!("the address cannot be bound: {error}")).because(error)
+}
+
+fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
+    let timeout = config.nats_connect_timeout;
+    match embedded {
+        Some(embedded) => Target { url: embedded.url().to_owned(), timeout, ..Target::default() },
+        None => Target {
+            url: config.nats_url.clone().unwrap_or_default(),
+            timeout,
+            credentials_file: config.nats_credentials.clone(),
+            user: config.nats_user.clone(),
+            password: config.nats_password.clone(),
+            token: config.nats_token.clone(),
+            nkey_file: config.nats_nkey_file.clone(),
+            tls_ca: config.nats_tls_ca.clone(),
+            tls_certificate: config.nats_tls_certificate.clone(),
+            tls_key: config.nats_tls_key.clone(),
+        },
+    }
+}
+
+/// What an acknowledgement of one server means. The own nats-server syncs before it acknowledges.
+fn durability(config: &Config) -> Durability {
+    match (&config.nats_url, config.nats_sync) {
+        (None, _) | (Some(_), NatsSync::Always) => Durability::Synced,
+        (Some(_), NatsSync::Interval) => Durability::Buffered,
+        (Some(_), NatsSync::Unknown) => Durability::Unknown,
+    }
+}
+
+async fn report(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", grpc::SERVICE_NAME] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+async fn follow_connection(store: Store, health: HealthReporter, draining: CancellationToken) {
+    let mut was = true;
+    loop {
+        tokio::select! {
+            () = draining.cancelled() => return,
+            () = time::sleep(HEALTH_INTERVAL) => {}
+        }
+        let is = store.is_connected();
+        if is != was {
+            warn!(connected = is, "health follows the NATS connection");
+            report(&health, is).await;
+            was = is;
+        }
+    }
+}
+
+fn span<B>(request: &::http::Request<B>) -> Span {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
+    info_span!("call", path = request.uri().path(), request_id = id)
+}

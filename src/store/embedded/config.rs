@@ -1,0 +1,179 @@
+//! The data directory: who owns it, and the server's configuration in it.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::MAX_PAYLOAD_BYTES;
+use super::error::EmbeddedError;
+
+/// The only user that the server knows.
+pub(super) const USER: &str = "unibus";
+
+/// Where ports are looked for: below the ranges that Linux and macOS take outgoing connections' ports from.
+///
+/// In those ranges a client that reconnects while the server is down can be given the server's port as its own, is
+/// then connected to itself (TCP's simultaneous open), and keeps the server from listening.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Memory-backed streams' share; the service stores on disk.
+const MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// A room is a stream and may have many readers; the server's own default of 1000 is too few.
+const CONSUMERS_PER_STREAM_MAX: u32 = 1_000_000;
+
+/// Where the server listens, and the secret that opens it; no `Debug`, which would print it.
+pub(super) struct Endpoint {
+    pub(super) port: u16,
+    pub(super) password: String,
+}
+
+impl Endpoint {
+    /// A port that is free now and a new password.
+    pub(super) fn pick() -> io::Result<Self> {
+        let password = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        Ok(Self { port: free_port()?, password })
+    }
+
+    /// Where a client connects.
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where and how a client connects.
+    pub(super) fn url(&self) -> String {
+        format!("nats://{USER}:{}@{}", self.password, self.address())
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    const ATTEMPTS: usize = 64;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let random = || {
+        let (_, low, ..) = Uuid::new_v4().as_fields();
+        PORTS.start + low % (PORTS.end - PORTS.start)
+    };
+    match std::iter::repeat_with(random).take(ATTEMPTS).find(is_free) {
+        Some(port) => Ok(port),
+        None => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port()),
+    }
+}
+
+/// A data directory that nobody else owns, until this is dropped.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory when it is missing and locks it.
+    pub(super) fn own(path: &Path) -> Result<Arc<Self>, EmbeddedError> {
+        let in_dir = |source| EmbeddedError::DataDir { path: path.to_owned(), source };
+
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(in_dir)?;
+        // Absolute, because the path identifies the server's process to a later owner.
+        let path = path.canonicalize().map_err(in_dir)?;
+        if path.to_str().is_none() {
+            return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")));
+        }
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(in_dir)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Arc::new(Self { path, _lock: lock })),
+            Err(TryLockError::WouldBlock) => Err(EmbeddedError::DataDirLocked { path }),
+            Err(TryLockError::Error(source)) => Err(in_dir(source)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.path.join("nats.conf")
+    }
+
+    pub(super) fn pid_path(&self) -> PathBuf {
+        self.path.join("nats.pid")
+    }
+
+    /// An error that names this directory.
+    pub(super) fn error(&self, source: io::Error) -> EmbeddedError {
+        EmbeddedError::DataDir { path: self.path.clone(), source }
+    }
+
+    /// Writes the configuration and the URL for `endpoint`, for the owner's eyes only.
+    pub(super) fn write(&self, endpoint: &Endpoint) -> io::Result<()> {
+        self.write_secret("nats.conf", &self.config(endpoint))?;
+        self.write_secret("nats.url", &format!("{}\n", endpoint.url()))
+    }
+
+    fn write_secret(&self, name: &str, content: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        let new = self.path.join(format!("{name}.new"));
+        // A file that is there keeps its mode when it is opened: never write a secret into it.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(content.as_bytes())?;
+        std::fs::rename(new, path)
+    }
+
+    fn config(&self, endpoint: &Endpoint) -> String {
+        let (address, password) = (endpoint.address(), &endpoint.password);
+        let server_name = Uuid::new_v4().simple();
+        let pid_file = quoted(&self.pid_path());
+        let store_dir = quoted(&self.path.join("jetstream"));
+        format!(
+            r#"# Written by unibus at every start; changes are lost.
+server_name: "unibus-{server_name}"
+listen: "{address}"
+pid_file: {pid_file}
+logtime: false
+max_payload: {MAX_PAYLOAD_BYTES}
+authorization {{
+  user: "{USER}"
+  password: "{password}"
+}}
+jetstream {{
+  store_dir: {store_dir}
+  sync_interval: always
+  max_mem: {MEMORY_BYTES_MAX}
+  limits {{
+    default_max_consumers: {CONSUMERS_PER_STREAM_MAX}
+  }}
+}}
+"#
+        )
+    }
+}
+
+/// The path as a string of the server's configuration language.
+fn quoted(path: &Path) -> String {
+    let mut quoted = String::from('"');
+    for c in path.to_string_lossy().chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

@@ -1,0 +1,30 @@
+//! When the server is ready: a client can connect and JetStream answers it.
+
+use std::time::Duration;
+
+use super::config::{Endpoint, USER};
+
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Returns when JetStream answers; the caller bounds the wait.
+pub(super) async fn jetstream(endpoint: &Endpoint) {
+    loop {
+        match answer(endpoint).await {
+            Ok(()) => return,
+            Err(error) => tracing::trace!(%error, "nats-server is not ready"),
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+async fn answer(endpoint: &Endpoint) -> Result<(), async_nats::Error> {
+    // Not by the URL: the client ignores the password in it, and logs it.
+    let client = async_nats::ConnectOptions::with_user_and_password(USER.into(), endpoint.password.clone())
+        .connection_timeout(ANSWER_WITHIN)
+        .request_timeout(Some(ANSWER_WITHIN))
+        .connect(endpoint.address())
+        .await?;
+    async_nats::jetstream::new(client).query_account().await?;
+    Ok(())
+}

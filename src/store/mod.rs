@@ -1,0 +1,216 @@
+//! All that the service knows of NATS: the only place that names `async_nats`. Refuses to know tonic.
+//!
+//! One connection, cloned. A room's stream is looked at once and then trusted; when JetStream says that it is gone, the
+//! registry is asked whether the room still exists, and only then is the stream made anew.
+
+mod bucket;
+mod durables;
+mod embedded;
+mod history;
+mod live;
+mod nats;
+mod owners;
+mod peers;
+mod publish;
+mod reader;
+mod registry;
+mod streams;
+mod watchdog;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use self::{
+    durables::Bookmark,
+    embedded::{EmbeddedNats, Options as EmbeddedOptions},
+    history::PageLimits,
+    live::{Live, LiveEvent},
+    nats::{Nats, Target},
+    owners::{Owners, Ownership},
+    peers::{Asked, PeerListener, PeerReply, PeerRequest},
+    publish::ttl_not_allowed,
+    reader::{Arrival, Reader},
+    registry::{Registered, Registration, Registry, not_found},
+};
+use self::{publish::Publisher, watchdog::Watchdog};
+use crate::{
+    domain::{Acknowledged, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
+    error::{Error, Reason, Result},
+    limits::TAKE_OVER_TIMEOUT,
+};
+
+/// Everything that is kept in NATS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    nats: Nats,
+    instance: Arc<str>,
+    pub(crate) registry: Registry,
+    pub(crate) owners: Owners,
+    publisher: Publisher,
+}
+
+impl Store {
+    /// Opens what the account holds; the tasks that follow it run in `tasks` until `stop`.
+    pub(crate) async fn open(
+        nats: Nats,
+        replicas: usize,
+        durability: Durability,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(Self, PeerListener)> {
+        let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
+        let peers = peers::listen(&nats, &instance).await?;
+        let registry = Registry::new(&nats, replicas);
+        let (publisher, acks) = Publisher::new(&nats, durability).await?;
+        tasks.spawn(acks.run(stop.clone()));
+        let (complete, known) = oneshot::channel();
+        tasks.spawn(registry.clone().follow(stop.clone(), complete));
+        known.await.map_err(|_| nats::unavailable())?;
+        if nats.has_jetstream() {
+            tasks.spawn(Watchdog::new(&nats, &registry).await?.run(stop.clone()));
+        }
+        let owners = Owners::new(&nats, replicas);
+        Ok((Self { nats, instance, registry, owners, publisher }, peers))
+    }
+
+    /// This instance's name among the others.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    pub(crate) fn has_jetstream(&self) -> bool {
+        self.nats.has_jetstream()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.nats.is_connected()
+    }
+
+    /// Largest payload that the NATS server takes beside headers.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.nats.payload_bytes_max()
+    }
+
+    /// Refuses what needs JetStream when there is none.
+    pub(crate) fn require_jetstream(&self) -> Result<()> {
+        self.nats.require_jetstream()
+    }
+
+    /// Creates or adopts the room's log.
+    pub(crate) async fn create_log(&self, room: &Room) -> Result<RoomState> {
+        streams::create(&self.nats, room).await
+    }
+
+    /// What the room's log holds; it is repaired or made anew where another program changed it.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
+    pub(crate) async fn log_state(&self, room: &Room) -> Result<RoomState> {
+        match streams::look(&self.nats, room).await? {
+            Some(state) => Ok(state),
+            None => self.ensure_log(room).await,
+        }
+    }
+
+    /// Brings the room's log to what the registry says.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
+    pub(crate) async fn ensure_log(&self, room: &Room) -> Result<RoomState> {
+        let registered = self.registry.find_fresh(&room.room_id).await?;
+        streams::ensure(&self.nats, &registered.room).await
+    }
+
+    /// Deletes the room's log with everything in it.
+    pub(crate) async fn delete_log(&self, room: &Room) -> Result<()> {
+        if !self.nats.has_jetstream() {
+            return Ok(());
+        }
+        streams::delete(&self.nats, &room.room_id).await?;
+        self.owners.forget_room(&room.room_id).await
+    }
+
+    /// Publishes in the way of the room.
+    pub(crate) async fn publish(&self, room: &Room, draft: Draft) -> Result<Acknowledged> {
+        if !room.persist {
+            return self.publisher.send(room, draft).await;
+        }
+        self.publisher.store(room, &draft, || async { self.ensure_log(room).await.map(drop) }).await
+    }
+
+    /// Reads a page of history, given what the log held a moment ago.
+    pub(crate) async fn page(&self, room: &Room, state: RoomState, want: PageRequest, limits: PageLimits) -> Result<Page> {
+        match history::page(&self.nats, room, state, want, limits).await {
+            // nobody answers direct gets when another program has switched them off: repair, once
+            Err(error) if error.reason() == Reason::NatsUnavailable && self.is_connected() => {
+                let state = self.ensure_log(room).await?;
+                history::page(&self.nats, room, state, want, limits).await
+            }
+            page => page,
+        }
+    }
+
+    /// The first message stored at or after `time`.
+    pub(crate) async fn first_since(
+        &self,
+        room: &Room,
+        state: RoomState,
+        time: std::time::SystemTime,
+    ) -> Result<Option<u64>> {
+        history::first_since(&self.nats, room, state, time).await
+    }
+
+    /// A reader of what comes after `position` in the life `epoch` of the room's log.
+    pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64) -> Reader {
+        Reader::new(&self.nats, room, epoch, position)
+    }
+
+    /// A listener of an ephemeral room.
+    pub(crate) async fn live(&self, room: &Room) -> Result<Live> {
+        Live::open(&self.nats, room).await
+    }
+
+    /// A durable subscriber's position, made if there is none.
+    pub(crate) async fn bind(&self, room: &Room, subscriber: &SubscriberId) -> Result<Bookmark> {
+        durables::bind(&self.nats, room, subscriber).await
+    }
+
+    /// A durable subscriber's position.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NOT_FOUND`.
+    pub(crate) async fn position(&self, room: &Room, subscriber: &SubscriberId) -> Result<u64> {
+        durables::position(&self.nats, room, subscriber).await?.ok_or_else(|| durables::not_found(subscriber))
+    }
+
+    /// Moves a durable subscriber's position.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NOT_FOUND`.
+    pub(crate) async fn move_to(&self, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
+        durables::move_to(&self.nats, room, subscriber, position).await
+    }
+
+    /// Forgets a durable subscriber.
+    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<()> {
+        durables::delete(&self.nats, room, subscriber).await
+    }
+
+    /// Asks another instance. `None`: there is no such instance any more.
+    pub(crate) async fn ask(&self, instance: &str, request: &PeerRequest) -> Result<Option<PeerReply>> {
+        peers::ask(&self.nats, instance, request, TAKE_OVER_TIMEOUT).await
+    }
+}
+
+/// Locks a mutex whose holders cannot leave its value half changed, so that poison means nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<embedded::EmbeddedError> for Error {
+    fn from(error: embedded::EmbeddedError) -> Self {
+        Self::new(Reason::Internal, error.to_string()).because(error)
+    }
+}

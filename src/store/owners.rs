@@ -1,0 +1,120 @@
+//! Which instance owns a durable subscriber, and under which name the subscriber was bound.
+//!
+//! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Ownership
+//! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bucket::{Bucket, Change},
+    nats::Nats,
+};
+use crate::{
+    domain::{Room, RoomId, SubscriberId},
+    error::{Error, Reason, Result},
+};
+
+/// How often a lost compare-and-set is tried again.
+const ATTEMPTS: usize = 8;
+
+/// A subscriber's value in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ownership {
+    pub room_id: RoomId,
+    pub subscriber: SubscriberId,
+    /// The owning instance.
+    pub instance: String,
+    /// The open subscription.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Owners {
+    bucket: Bucket<Ownership>,
+}
+
+impl Owners {
+    pub(super) fn new(nats: &Nats, replicas: usize) -> Self {
+        let description = "unibus: owners of durable subscribers by mapped room and subscriber";
+        Self { bucket: Bucket::new(nats, "unibus_subscribers", description, replicas) }
+    }
+
+    /// Who owns the subscriber.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NAME_TAKEN`.
+    pub(crate) async fn find(&self, room: &Room, subscriber: &SubscriberId) -> Result<Option<Ownership>> {
+        let found = self.bucket.get(&key(&room.room_id, subscriber)).await?.map(|found| found.value);
+        found.map(|found| same_name(room, subscriber, found)).transpose().map(Option::flatten)
+    }
+
+    /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NAME_TAKEN`, `CONFLICT`.
+    pub(crate) async fn claim(&self, room: &Room, wanted: &Ownership) -> Result<(Option<Ownership>, u64)> {
+        let key = key(&room.room_id, &wanted.subscriber);
+        for _ in 0..ATTEMPTS {
+            let found = self.bucket.get(&key).await?;
+            let revision = found.as_ref().map(|found| found.revision);
+            let before = match found {
+                Some(found) => same_name(room, &wanted.subscriber, found.value)?,
+                None => None,
+            };
+            if let Some(revision) = self.bucket.put(&key, wanted, revision).await? {
+                return Ok((before, revision));
+            }
+        }
+        Err(Error::new(Reason::Conflict, "several subscriptions of this subscriber were opened at the same moment; try again"))
+    }
+
+    /// Notes that the subscription `before` has ended, if it is still the open one.
+    pub(crate) async fn close(&self, before: &Ownership) -> Result<()> {
+        let key = key(&before.room_id, &before.subscriber);
+        match self.bucket.get(&key).await? {
+            Some(found) if found.value == *before => {
+                let closed = Ownership { session: None, ..before.clone() };
+                self.bucket.put(&key, &closed, Some(found.revision)).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Forgets all subscribers of a room.
+    pub(crate) async fn forget_room(&self, room: &RoomId) -> Result<()> {
+        self.bucket.purge_below(&room.mapped()).await
+    }
+
+    /// Tells `apply` each ownership with its revision, now and whenever it changes, until `stop`.
+    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(Ownership, u64)) {
+        self.bucket
+            .watch(stop, |change| match change {
+                Change::Put(_, ownership) => apply(ownership.value, ownership.revision),
+                Change::Delete(..) | Change::Restart | Change::Complete => {}
+            })
+            .await;
+    }
+}
+
+fn key(room: &RoomId, subscriber: &SubscriberId) -> String {
+    format!("{}.{}", room.mapped(), subscriber.mapped())
+}
+
+/// `found` if it is the subscriber's; `None` if it is left over from a former room of the same mapped name.
+fn same_name(room: &Room, subscriber: &SubscriberId, found: Ownership) -> Result<Option<Ownership>> {
+    if found.room_id != room.room_id {
+        Ok(None)
+    } else if found.subscriber == *subscriber {
+        Ok(Some(found))
+    } else {
+        Err(Error::new(
+            Reason::SubscriberNameTaken,
+            format!(
+                "subscriber: maps to the NATS name of another subscriber of the room, {:?}; choose another",
+                found.subscriber.as_str()
+            ),
+        ))
+    }
+}

@@ -1,0 +1,104 @@
+//! Requests between the instances of the service, over core NATS. An instance that is gone answers at once: nobody listens.
+
+use std::time::Duration;
+
+use async_nats::{Client, RequestErrorKind, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::nats::{Nats, internal, unavailable};
+use crate::{
+    domain::{RoomId, SubscriberId},
+    error::{Error, Reason, Result},
+};
+
+/// What one instance asks of another about a durable subscriber that the other one owns.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PeerRequest {
+    /// End its open subscription, write its position, and own it no more.
+    Release { room_id: RoomId, subscriber: SubscriberId },
+    /// Everything up to the sequence is processed.
+    Acknowledge { room_id: RoomId, subscriber: SubscriberId, sequence: u64 },
+}
+
+/// What the owner answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PeerReply {
+    Released,
+    Position(u64),
+    /// The subscriber is not this instance's, or not any more: look again who owns it.
+    NotMine,
+    /// The name of the reason for which it failed.
+    Failed(String),
+}
+
+/// A request of another instance.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub request: PeerRequest,
+    client: Client,
+    reply_to: async_nats::Subject,
+}
+
+impl Asked {
+    pub(crate) async fn answer(self, reply: &PeerReply) {
+        let Ok(body) = serde_json::to_vec(reply) else { return };
+        if let Err(error) = self.client.publish(self.reply_to, body.into()).await {
+            warn!(%error, "another instance could not be answered");
+        }
+    }
+}
+
+/// This instance's ear for the others.
+#[derive(Debug)]
+pub(crate) struct PeerListener {
+    client: Client,
+    requests: Subscriber,
+}
+
+impl PeerListener {
+    /// The next request; `None` when the connection is closed for good.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn next(&mut self) -> Option<Asked> {
+        loop {
+            let message = self.requests.next().await?;
+            let Some(reply_to) = message.reply else { continue };
+            match serde_json::from_slice(&message.payload) {
+                Ok(request) => return Some(Asked { request, client: self.client.clone(), reply_to }),
+                Err(error) => warn!(%error, "a request of another instance cannot be read"),
+            }
+        }
+    }
+}
+
+fn subject(instance: &str) -> String {
+    format!("unibus.sys.{instance}")
+}
+
+pub(super) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
+    let requests =
+        nats.client.subscribe(subject(instance)).await.map_err(|error| unavailable().because(error))?;
+    // on the server before anybody can learn the instance's name
+    nats.client.flush().await.map_err(|error| unavailable().because(error))?;
+    Ok(PeerListener { client: nats.client.clone(), requests })
+}
+
+/// Asks another instance. `None`: there is no such instance any more.
+pub(super) async fn ask(nats: &Nats, instance: &str, request: &PeerRequest, timeout: Duration) -> Result<Option<PeerReply>> {
+    nats.ready().await?;
+    let body = Bytes::from(serde_json::to_vec(request).map_err(|error| internal().because(error))?);
+    let request = async_nats::Request::new().payload(body).timeout(Some(timeout));
+    match nats.client.send_request(subject(instance), request).await {
+        Ok(message) => serde_json::from_slice(&message.payload).map(Some).map_err(|error| internal().because(error)),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(error) => {
+            Err(Error::new(Reason::Timeout, "another instance did not answer in time; asking again is safe").because(error))
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Reads a room's log from a position on, for as long as somebody asks.
+//!
+//! An ephemeral consumer without acknowledgements delivers; when anything about it is in doubt (a missed heartbeat, a new
+//! connection, a jump in its own count) it is dropped and another is made at the next sequence. So nothing is lost or
+//! doubled, whatever dies in between.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::{
+    HeaderMap, header,
+    jetstream::{
+        self, ErrorCode,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+        stream::ConsumerErrorKind,
+    },
+};
+use futures_util::StreamExt;
+use tokio::{sync::watch, time};
+use tracing::debug;
+
+use super::{
+    nats::{ApiError, Nats, unavailable},
+    streams,
+};
+use crate::{
+    domain::{Headers, Message, Room, RoomState},
+    error::{Error, Reason, Result},
+    limits::{SUBSCRIPTION_BYTES_MAX, SUBSCRIPTION_MESSAGES_MAX},
+};
+
+/// The server is silent for twice this before a consumer counts as lost.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const PULL_EXPIRES: Duration = Duration::from_secs(20);
+/// An abandoned consumer goes after this.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
+/// How long NATS may be away before a reader gives up.
+const OUTAGE_MAX: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// A message and how many are stored after it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub message: Message,
+    pub pending: u64,
+}
+
+/// One reader of a room's log. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    nats: Nats,
+    room: Room,
+    epoch: i64,
+    /// The next sequence to ask for.
+    next: u64,
+    source: Option<Source>,
+    /// Since when it has not been possible to read.
+    down_since: Option<time::Instant>,
+}
+
+struct Source {
+    messages: pull::Stream,
+    /// The consumer's own count of the next message.
+    delivery: u64,
+    connections: watch::Receiver<u64>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("delivery", &self.delivery).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader of what comes after `position` in the life `epoch` of the room's log.
+    pub(super) fn new(nats: &Nats, room: &Room, epoch: i64, position: u64) -> Self {
+        Self { nats: nats.clone(), room: room.clone(), epoch, next: position + 1, source: None, down_since: None }
+    }
+
+    /// The next message: ascending, each once. Waits for as long as there is none.
+    ///
+    /// # Errors
+    /// `ROOM_RECREATED` when the log is gone or is another one; `NATS_UNAVAILABLE` when NATS was away for too long.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(crate) async fn next(&mut self) -> Result<Arrival> {
+        loop {
+            if self.source.is_none() {
+                self.source = Some(self.open().await?);
+            }
+            let Some(source) = &mut self.source else { continue };
+            let delivered = tokio::select! {
+                biased;
+                _ = source.connections.changed() => None,
+                delivered = source.messages.next() => delivered,
+            };
+            match delivered {
+                Some(Ok(message)) => {
+                    if let Some(arrival) = self.take(message) {
+                        return Ok(arrival);
+                    }
+                }
+                Some(Err(error)) => {
+                    debug!(room = %self.room.room_id, %error, "a reader begins again");
+                    self.source = None;
+                }
+                None => self.source = None,
+            }
+        }
+    }
+
+    /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
+    fn take(&mut self, message: jetstream::Message) -> Option<Arrival> {
+        let source = self.source.as_mut()?;
+        let (sequence, delivery, pending, published) = match message.info() {
+            Ok(info) => (info.stream_sequence, info.consumer_sequence, info.pending, info.published),
+            Err(error) => {
+                debug!(%error, "a delivery without JetStream's information");
+                self.source = None;
+                return None;
+            }
+        };
+        if delivery != source.delivery {
+            self.source = None;
+            return None;
+        }
+        source.delivery += 1;
+        if sequence < self.next {
+            return None;
+        }
+        self.next = sequence + 1;
+        let delivered = message.message;
+        let message = stored(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        Some(Arrival { message, pending })
+    }
+
+    async fn open(&mut self) -> Result<Source> {
+        let give_up = *self.down_since.get_or_insert_with(time::Instant::now) + OUTAGE_MAX;
+        let mut delay = Duration::from_millis(10);
+        loop {
+            let error = match self.try_open().await {
+                Ok(source) => {
+                    self.down_since = None;
+                    return Ok(source);
+                }
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => error,
+            };
+            if time::Instant::now() + delay > give_up {
+                return Err(error);
+            }
+            debug!(room = %self.room.room_id, %error, "a reader cannot begin yet");
+            time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+    }
+
+    async fn try_open(&self) -> Result<Source> {
+        let mut connections = self.nats.connections();
+        connections.mark_unchanged();
+        self.nats.ready().await?;
+        let state: RoomState = streams::look(&self.nats, &self.room).await?.ok_or_else(recreated)?;
+        if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
+            return Err(recreated());
+        }
+        let name = streams::name(&self.room.room_id);
+        let stream =
+            self.nats.jetstream.get_stream_no_info(&name).await.map_err(|error| unavailable().because(error))?;
+        let consumer = stream
+            .create_consumer(pull::Config {
+                description: Some("unibus reader".to_owned()),
+                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
+                ack_policy: AckPolicy::None,
+                memory_storage: true,
+                num_replicas: 1,
+                inactive_threshold: INACTIVE_THRESHOLD,
+                ..pull::Config::default()
+            })
+            .await
+            .map_err(consumer_error)?;
+        let bytes = SUBSCRIPTION_BYTES_MAX + self.nats.client.max_payload();
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(SUBSCRIPTION_MESSAGES_MAX)
+            .max_bytes_per_batch(bytes)
+            .heartbeat(HEARTBEAT)
+            .expires(PULL_EXPIRES)
+            .messages()
+            .await
+            .map_err(|error| unavailable().because(error))?;
+        Ok(Source { messages, delivery: 1, connections })
+    }
+}
+
+fn is_final(error: &Error) -> bool {
+    !matches!(error.reason(), Reason::NatsUnavailable | Reason::Timeout)
+}
+
+fn recreated() -> Error {
+    Error::new(
+        Reason::RoomRecreated,
+        "the room's log was deleted and began anew; positions of before mean nothing now, subscribe again",
+    )
+}
+
+fn consumer_error(error: jetstream::stream::ConsumerError) -> Error {
+    let refusal = match error.kind() {
+        ConsumerErrorKind::JetStream(refusal) => refusal,
+        ConsumerErrorKind::TimedOut
+        | ConsumerErrorKind::Request
+        | ConsumerErrorKind::InvalidConsumerType
+        | ConsumerErrorKind::InvalidName
+        | ConsumerErrorKind::Other => return unavailable().because(error),
+    };
+    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND {
+        return recreated();
+    }
+    ApiError::Refused(refusal).into()
+}
+
+/// A message as it came out of NATS.
+pub(super) fn stored(
+    sequence: u64,
+    published_at: SystemTime,
+    headers: Option<&HeaderMap>,
+    payload: bytes::Bytes,
+) -> Message {
+    let mut message = Message {
+        sequence,
+        payload,
+        headers: Headers::default(),
+        published_at,
+        message_id: String::new(),
+        sender: String::new(),
+    };
+    if let Some(headers) = headers.filter(|headers| !headers.is_empty()) {
+        let pairs: HashMap<&str, &[async_nats::HeaderValue]> =
+            headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
+        message.message_id =
+            headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
+        message.headers = Headers::from_stored(
+            pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
+        );
+    }
+    message
+}

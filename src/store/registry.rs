@@ -1,0 +1,382 @@
+//! The registry of rooms: the truth about names, kept in a key-value bucket, watched into memory.
+//!
+//! A room's key is its mapped name, so two ids that map to one name meet in one compare-and-set. Without JetStream the
+//! registry lives in this process alone, for ephemeral rooms.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bucket::{Bucket, Change, Versioned},
+    lock,
+    nats::Nats,
+};
+use crate::{
+    domain::{Room, RoomId, Subject},
+    error::{Error, Reason, Result},
+};
+
+/// A claim of a subject without its room is another instance's creation under way, unless it is older than this.
+const CLAIM_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// A room as this instance knows it.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub room: Room,
+    revision: u64,
+    deleting: bool,
+    gone: CancellationToken,
+}
+
+impl Registered {
+    /// Completes when the room is deleted, by whichever instance.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+}
+
+/// A room's value in the bucket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    room: Room,
+    /// Deletion has begun: nobody may use the room, and the name is free once its stream is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleting: bool,
+}
+
+/// A subject's value in the bucket of subjects that were given by a creator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claim {
+    room_id: RoomId,
+    claimed_at_ms: u64,
+}
+
+/// What became of an attempt to register a room.
+#[derive(Debug)]
+pub(crate) enum Registration {
+    /// The name was free and is now the room's.
+    New(Arc<Registered>),
+    /// The very same room is there.
+    Existing(Arc<Registered>),
+    /// A room of this name is being deleted; finish that, then try again.
+    Deleting(Arc<Registered>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    rooms: Option<Bucket<Record>>,
+    subjects: Option<Bucket<Claim>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_id: BTreeMap<RoomId, Arc<Registered>>,
+    id_by_name: HashMap<String, RoomId>,
+    /// Names told since the watch began again; `None` once all were told.
+    told: Option<HashSet<String>>,
+}
+
+impl Registry {
+    /// The registry of this NATS account, or one of this process alone if there is no JetStream.
+    pub(crate) fn new(nats: &Nats, replicas: usize) -> Self {
+        let available = nats.has_jetstream();
+        Self {
+            rooms: available.then(|| Bucket::new(nats, "unibus_rooms", "unibus: rooms by mapped name", replicas)),
+            subjects: available
+                .then(|| Bucket::new(nats, "unibus_subjects", "unibus: subjects that creators chose", replicas)),
+            known: Arc::default(),
+        }
+    }
+
+    /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
+    pub(crate) async fn follow(self, stop: CancellationToken, complete: tokio::sync::oneshot::Sender<()>) {
+        let mut complete = Some(complete);
+        let told = |complete: &mut Option<tokio::sync::oneshot::Sender<()>>| {
+            if let Some(complete) = complete.take() {
+                let _ = complete.send(());
+            }
+        };
+        let Some(bucket) = self.rooms else {
+            told(&mut complete);
+            return;
+        };
+        let known = self.known;
+        bucket
+            .watch(stop, |change| {
+                let mut known = lock(&known);
+                match change {
+                    Change::Restart => known.told = Some(HashSet::new()),
+                    Change::Put(name, record) => known.put(&name, record),
+                    Change::Delete(name, revision) => known.delete(&name, revision),
+                    Change::Complete => {
+                        known.forget_untold();
+                        told(&mut complete);
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// The room, from memory; from the bucket if this instance has not heard of it yet.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`.
+    pub(crate) async fn find(&self, id: &RoomId) -> Result<Arc<Registered>> {
+        match self.known(id) {
+            Some(registered) => Ok(registered),
+            None => self.find_fresh(id).await,
+        }
+    }
+
+    /// The room as the bucket has it now: for decisions that must not rest on old knowledge.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`.
+    pub(crate) async fn find_fresh(&self, id: &RoomId) -> Result<Arc<Registered>> {
+        let registered = self.read(&id.mapped()).await?;
+        registered
+            .filter(|registered| registered.room.room_id == *id && !registered.deleting)
+            .ok_or_else(|| not_found(id))
+    }
+
+    /// The room that owns a mapped name, if this instance knows one.
+    pub(crate) fn known_by_name(&self, name: &str) -> Option<Arc<Registered>> {
+        let known = lock(&self.known);
+        let id = known.id_by_name.get(name)?;
+        known.by_id.get(id).filter(|registered| !registered.deleting).cloned()
+    }
+
+    fn known(&self, id: &RoomId) -> Option<Arc<Registered>> {
+        lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()
+    }
+
+    /// Up to `limit` rooms with an id after `after`, by ascending id.
+    pub(crate) fn list(&self, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        lock(&self.known)
+            .by_id
+            .range((from, Bound::Unbounded))
+            .filter(|(_, registered)| !registered.deleting)
+            .take(limit)
+            .map(|(_, registered)| Arc::clone(registered))
+            .collect()
+    }
+
+    /// Takes name and subject for `room`.
+    ///
+    /// # Errors
+    /// `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`; nothing was registered.
+    pub(crate) async fn register(&self, room: &Room) -> Result<Registration> {
+        let name = room.room_id.mapped();
+        if let Some(registered) = self.read(&name).await? {
+            return judge(room, registered);
+        }
+        self.claim_subject(room).await?;
+        let record = Record { room: room.clone(), deleting: false };
+        let revision = match &self.rooms {
+            Some(bucket) => bucket.put(&name, &record, None).await?,
+            None => Some(1),
+        };
+        let Some(revision) = revision else {
+            return match self.read(&name).await? {
+                Some(registered) => judge(room, registered),
+                None => Err(conflict()),
+            };
+        };
+        Ok(Registration::New(self.remember(&name, Versioned { value: record, revision })))
+    }
+
+    /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
+    pub(crate) async fn unregister(&self, registered: &Registered) -> Result<()> {
+        let name = registered.room.room_id.mapped();
+        if let Some(bucket) = &self.rooms {
+            bucket.delete(&name, registered.revision).await?;
+        }
+        self.release_subject(&registered.room).await?;
+        lock(&self.known).delete(&name, registered.revision + 1);
+        Ok(())
+    }
+
+    /// Makes the room unusable everywhere, before its stream is deleted.
+    pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
+        let name = registered.room.room_id.mapped();
+        let record = Record { room: registered.room.clone(), deleting: true };
+        let revision = match &self.rooms {
+            Some(bucket) => bucket.put(&name, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
+            None => registered.revision + 1,
+        };
+        Ok(self.remember(&name, Versioned { value: record, revision }))
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Arc<Registered>>> {
+        let Some(bucket) = &self.rooms else {
+            let known = lock(&self.known);
+            return Ok(known.id_by_name.get(name).and_then(|id| known.by_id.get(id)).cloned());
+        };
+        Ok(bucket.get(name).await?.map(|record| self.remember(name, record)))
+    }
+
+    /// Takes a record into memory, unless memory has a newer one; answers with what memory then has.
+    fn remember(&self, name: &str, record: Versioned<Record>) -> Arc<Registered> {
+        let mut known = lock(&self.known);
+        let id = record.value.room.room_id.clone();
+        known.put(name, record.clone());
+        known.by_id.get(&id).cloned().unwrap_or_else(|| Arc::new(Registered::new(record)))
+    }
+
+    async fn claim_subject(&self, room: &Room) -> Result<()> {
+        let (Some(bucket), true) = (&self.subjects, is_chosen(room)) else {
+            return self.check_subject_in_memory(room);
+        };
+        let key = room.subject.as_str();
+        let claim = Claim { room_id: room.room_id.clone(), claimed_at_ms: unix_ms() };
+        if bucket.put(key, &claim, None).await?.is_some() {
+            return Ok(());
+        }
+        let Some(found) = bucket.get(key).await? else { return Err(conflict()) };
+        if found.value.room_id == room.room_id {
+            return Ok(());
+        }
+        let young = unix_ms().saturating_sub(found.value.claimed_at_ms)
+            < u64::try_from(CLAIM_AGE_MAX.as_millis()).unwrap_or(u64::MAX);
+        let owner = self.read(&found.value.room_id.mapped()).await?;
+        let owned = owner.is_some_and(|owner| owner.room.room_id == found.value.room_id && owner.room.subject == room.subject);
+        if owned || young {
+            return Err(subject_taken());
+        }
+        bucket.put(key, &claim, Some(found.revision)).await?.map(drop).ok_or_else(conflict)
+    }
+
+    /// Without JetStream, or for a default subject, which is the mapped name once more.
+    fn check_subject_in_memory(&self, room: &Room) -> Result<()> {
+        let known = lock(&self.known);
+        let taken = known
+            .by_id
+            .values()
+            .any(|other| other.room.subject == room.subject && other.room.room_id != room.room_id && !other.deleting);
+        if taken { Err(subject_taken()) } else { Ok(()) }
+    }
+
+    async fn release_subject(&self, room: &Room) -> Result<()> {
+        let (Some(bucket), true) = (&self.subjects, is_chosen(room)) else { return Ok(()) };
+        match bucket.get(room.subject.as_str()).await? {
+            Some(found) if found.value.room_id == room.room_id => {
+                bucket.delete(room.subject.as_str(), found.revision).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Known {
+    fn put(&mut self, name: &str, record: Versioned<Record>) {
+        if let Some(told) = &mut self.told {
+            told.insert(name.to_owned());
+        }
+        let id = record.value.room.room_id.clone();
+        let before = self.id_by_name.get(name).and_then(|id| self.by_id.get(id)).cloned();
+        if before.as_ref().is_some_and(|before| before.revision >= record.revision) {
+            return;
+        }
+        let mut registered = Registered::new(record);
+        if let Some(before) = before {
+            // one room's token lives as long as the room: what changes is its settings
+            if before.room.room_id == id && before.room.created_at == registered.room.created_at {
+                registered.gone = before.gone.clone();
+            } else {
+                before.gone.cancel();
+                self.by_id.remove(&before.room.room_id);
+            }
+        }
+        if registered.deleting {
+            registered.gone.cancel();
+        }
+        self.id_by_name.insert(name.to_owned(), id.clone());
+        self.by_id.insert(id, Arc::new(registered));
+    }
+
+    fn delete(&mut self, name: &str, revision: u64) {
+        let Some(id) = self.id_by_name.get(name).cloned() else { return };
+        if self.by_id.get(&id).is_some_and(|registered| registered.revision < revision) {
+            self.remove(name, &id);
+        }
+    }
+
+    /// Forgets what the bucket did not have when it was read from the beginning.
+    fn forget_untold(&mut self) {
+        let Some(told) = self.told.take() else { return };
+        let untold: Vec<_> = self
+            .id_by_name
+            .iter()
+            .filter(|(name, _)| !told.contains(*name))
+            .map(|(name, id)| (name.clone(), id.clone()))
+            .collect();
+        for (name, id) in untold {
+            self.remove(&name, &id);
+        }
+    }
+
+    fn remove(&mut self, name: &str, id: &RoomId) {
+        self.id_by_name.remove(name);
+        if let Some(registered) = self.by_id.remove(id) {
+            registered.gone.cancel();
+        }
+    }
+}
+
+impl Registered {
+    fn new(record: Versioned<Record>) -> Self {
+        Self {
+            room: record.value.room,
+            revision: record.revision,
+            deleting: record.value.deleting,
+            gone: CancellationToken::new(),
+        }
+    }
+}
+
+fn judge(wanted: &Room, found: Arc<Registered>) -> Result<Registration> {
+    if found.deleting {
+        Ok(Registration::Deleting(found))
+    } else if found.room.room_id != wanted.room_id {
+        Err(Error::new(
+            Reason::RoomNameTaken,
+            format!("room_id: maps to the NATS name of another room, {:?}; choose another id", found.room.room_id.as_str()),
+        ))
+    } else if found.room.same_settings(wanted) {
+        Ok(Registration::Existing(found))
+    } else {
+        Err(Error::new(Reason::RoomExists, "room_id: the room exists with other settings; GetRoom shows them"))
+    }
+}
+
+/// Whether the creator chose the subject; a default one belongs to the mapped name and needs no claim of its own.
+fn is_chosen(room: &Room) -> bool {
+    room.subject != Subject::default_of(&room.room_id)
+}
+
+pub(crate) fn not_found(id: &RoomId) -> Error {
+    Error::new(Reason::RoomNotFound, format!("room_id: there is no room {:?}", id.as_str()))
+}
+
+fn subject_taken() -> Error {
+    Error::new(Reason::SubjectTaken, "subject: belongs to another room; choose another")
+}
+
+fn conflict() -> Error {
+    Error::new(Reason::Conflict, "another call changed the same room at this moment; try again")
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,170 @@
+//! The stream of a persisted room: created, adopted, repaired, described, deleted.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::{
+    ErrorCode,
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::nats::{ApiError, Nats};
+use crate::{
+    domain::{Room, RoomId, RoomState},
+    error::{Error, Reason, Result},
+    limits::{CONSUMERS_PER_ROOM_MAX, DUPLICATE_WINDOW, HEADROOM_BYTES},
+};
+
+/// Metadata that tells a person looking at the stream whose it is; the registry is the truth.
+const METADATA_ROOM: &str = "unibus.room";
+
+/// The stream's name, carried over from the native bus.
+pub(super) fn name(room: &RoomId) -> String {
+    format!("UNIBUS_{}", room.mapped())
+}
+
+#[derive(Deserialize)]
+struct Done {
+    success: bool,
+}
+
+/// Creates the room's stream, or adopts one that has its name and subject.
+///
+/// # Errors
+/// `STREAM_INCOMPATIBLE`, `SUBJECT_TAKEN`, `REPLICAS_UNAVAILABLE` and the account's limits; no stream was changed.
+pub(super) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
+    nats.require_jetstream()?;
+    let name = name(&room.room_id);
+    let wanted = settings(room, Config { name: name.clone(), ..Config::default() });
+    match nats.api::<_, Info>(format!("STREAM.CREATE.{name}"), &wanted).await {
+        Ok(info) => Ok(state(&info)),
+        Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => adopt(nats, room).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
+    let found = info(nats, &room.room_id).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
+    let Config { subjects, retention, storage, mirror, sources, sealed, no_ack, .. } = &found.config;
+    let compatible = subjects.len() == 1
+        && subjects.first().is_some_and(|subject| subject == room.subject.as_str())
+        && *retention == RetentionPolicy::Limits
+        && *storage == StorageType::File
+        && mirror.is_none()
+        && sources.as_ref().is_none_or(Vec::is_empty)
+        && !sealed
+        && !no_ack;
+    if !compatible {
+        return Err(Error::new(
+            Reason::StreamIncompatible,
+            "a NATS stream of the room's mapped name exists with another subject or another kind of storage; \
+             give its subject, or choose another room_id",
+        ));
+    }
+    info!(room = %room.room_id, messages = found.state.messages, "adopting the stream that has the room's name");
+    repair(nats, room, found).await
+}
+
+/// As [`look`], but a stream that is gone is made anew. The caller has made sure that the room is still registered.
+pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
+    match look(nats, room).await? {
+        Some(state) => Ok(state),
+        None => {
+            warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
+            create(nats, room).await
+        }
+    }
+}
+
+/// What the room's stream holds, repaired if another program changed its settings; `None` if there is none.
+pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
+    nats.require_jetstream()?;
+    match info(nats, &room.room_id).await? {
+        Some(found) => repair(nats, room, found).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Deletes the room's stream with its messages and consumers; fine if it is gone.
+pub(super) async fn delete(nats: &Nats, room: &RoomId) -> Result<()> {
+    match nats.api::<_, Done>(format!("STREAM.DELETE.{}", name(room)), &json!({})).await {
+        Ok(Done { success: true }) => Ok(()),
+        Ok(Done { success: false }) => Err(super::nats::internal()),
+        Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes back what another program's bare create-or-update stripped.
+async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
+    let wanted = settings(room, found.config.clone());
+    if wanted == found.config {
+        return Ok(state(&found));
+    }
+    info!(room = %room.room_id, "repairing the settings of the room's stream");
+    match nats.api::<_, Info>(format!("STREAM.UPDATE.{}", wanted.name), &wanted).await {
+        Ok(info) => Ok(state(&info)),
+        Err(error @ ApiError::Refused(_)) => {
+            // the room can be used as it is; what it lacks is said in the log
+            warn!(room = %room.room_id, %error, "the settings of the room's stream cannot be repaired");
+            Ok(state(&found))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn info(nats: &Nats, room: &RoomId) -> Result<Option<Info>, ApiError> {
+    match nats.api(format!("STREAM.INFO.{}", name(room)), &json!({})).await {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `base` with all that the room asks for. Nothing is set that a native client's bare create-or-update could not take
+/// back, unless the room asks for it: `deny_delete`, `deny_purge` and `allow_message_ttl` make NATS refuse that.
+fn settings(room: &Room, base: Config) -> Config {
+    let retention = &room.retention;
+    let max_age = retention.max_age.unwrap_or_default();
+    let duplicate_window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
+    let headroom = i32::try_from(HEADROOM_BYTES).unwrap_or(i32::MAX);
+    let own = HashMap::from([(METADATA_ROOM.to_owned(), room.room_id.as_str().to_owned())]);
+    Config {
+        subjects: vec![room.subject.as_str().to_owned()],
+        retention: RetentionPolicy::Limits,
+        storage: base.storage,
+        discard: DiscardPolicy::Old,
+        num_replicas: room.replicas.try_into().unwrap_or(1),
+        max_age,
+        max_bytes: retention.max_bytes.unwrap_or(-1),
+        max_messages: retention.max_messages.unwrap_or(-1),
+        max_messages_per_subject: -1,
+        // NATS counts headers too; the service itself holds payloads to the room's bound
+        max_message_size: retention.max_message_bytes.map_or(-1, |bytes| bytes.saturating_add(headroom)),
+        max_consumers: CONSUMERS_PER_ROOM_MAX,
+        duplicate_window,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        allow_message_ttl: room.allow_message_ttl || base.allow_message_ttl,
+        metadata: base.metadata.clone().into_iter().chain(own).collect(),
+        ..base
+    }
+}
+
+fn state(info: &Info) -> RoomState {
+    RoomState {
+        // an untouched stream says 0, a purged one last + 1: both mean that the next message is the first
+        first_sequence: info.state.first_sequence.max(1),
+        last_sequence: info.state.last_sequence,
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        epoch: epoch(info.created),
+    }
+}
+
+/// A stream's creation time in nanoseconds since 1970.
+fn epoch(created: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,74 @@
+//! Notices through JetStream's advisories that another program changed or deleted a room's stream, and brings it back.
+
+use std::{collections::HashSet, time::Duration};
+
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{
+    nats::{Nats, unavailable},
+    registry::Registry,
+    streams,
+};
+use crate::error::Result;
+
+/// Advisories are gathered for this long: a native client updates the stream with every publish.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Listens to advisories about streams.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    nats: Nats,
+    registry: Registry,
+    advisories: Subscriber,
+}
+
+impl Watchdog {
+    pub(super) async fn new(nats: &Nats, registry: &Registry) -> Result<Self> {
+        let advisories = nats
+            .client
+            .subscribe("$JS.EVENT.ADVISORY.STREAM.*.*")
+            .await
+            .map_err(|error| unavailable().because(error))?;
+        Ok(Self { nats: nats.clone(), registry: registry.clone(), advisories })
+    }
+
+    /// Runs until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut changed: HashSet<String> = HashSet::new();
+        loop {
+            let wait = async {
+                if changed.is_empty() { std::future::pending().await } else { time::sleep(SETTLE).await }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                advisory = self.advisories.next() => match advisory {
+                    Some(advisory) => changed.extend(room_name(&advisory.subject)),
+                    None => return,
+                },
+                () = wait => {
+                    for name in changed.drain() {
+                        self.look_after(&name).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_after(&self, name: &str) {
+        let Some(known) = self.registry.known_by_name(name).filter(|known| known.room.persist) else { return };
+        // memory may be older than a deletion by another instance
+        let Ok(registered) = self.registry.find_fresh(&known.room.room_id).await else { return };
+        if let Err(error) = streams::ensure(&self.nats, &registered.room).await {
+            warn!(room = %registered.room.room_id, %error, "the room's stream could not be looked after");
+        }
+    }
+}
+
+/// The mapped room name in the last token of an advisory's subject.
+fn room_name(subject: &str) -> Option<String> {
+    subject.rsplit('.').next()?.strip_prefix("UNIBUS_").map(ToOwned::to_owned)
+}

@@ -1,0 +1,26 @@
+//! What the tests stand on: servers that are started, killed and restarted at will, and the words to talk to them.
+
+mod errors;
+mod eventually;
+mod frames;
+mod nats;
+mod process;
+mod requests;
+mod subscribers;
+mod unibus;
+
+pub(crate) use self::{
+    errors::{assert_field, assert_status, fields, metadata, names_field, reason},
+    eventually::eventually,
+    frames::Frames,
+    nats::{Nats, NatsOptions},
+    process::Process,
+    requests::{
+        create_ephemeral, create_room, ephemeral, history, list_rooms, page, payloads, persisted, publish, publish_n,
+        sequences,
+    },
+    subscribers::{
+        acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, starting, subscription,
+    },
+    unibus::{Client, Unibus},
+};

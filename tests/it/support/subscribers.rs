@@ -1,0 +1,65 @@
+//! Subscriptions and positions, in the words of the tests.
+
+use std::{net::SocketAddr, time::Duration};
+
+use async_nats::jetstream::consumer;
+use tonic::{Status, transport::Endpoint};
+use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, room_service_client::RoomServiceClient, start::At};
+
+use super::{Client, Nats, eventually};
+
+/// A subscription with automatic acks at the default place; durable unless `subscriber` is empty.
+pub(crate) fn subscription(room_id: &str, subscriber: &str) -> SubscribeRequest {
+    SubscribeRequest { room_id: room_id.into(), subscriber: subscriber.into(), ..SubscribeRequest::default() }
+}
+
+/// A durable subscription that only acknowledgements move.
+pub(crate) fn explicit(room_id: &str, subscriber: &str) -> SubscribeRequest {
+    SubscribeRequest { ack_mode: AckMode::Explicit.into(), ..subscription(room_id, subscriber) }
+}
+
+/// A subscription of which nothing is kept, from this place on.
+pub(crate) fn starting(room_id: &str, at: At) -> SubscribeRequest {
+    SubscribeRequest { start: Some(unibus::v1::Start { at: Some(at) }), ..subscription(room_id, "") }
+}
+
+/// Acknowledges, and gives the position that is answered.
+pub(crate) async fn acknowledge(
+    client: &Client,
+    room_id: &str,
+    subscriber: &str,
+    sequence: u64,
+) -> Result<u64, Status> {
+    let request = AcknowledgeRequest { room_id: room_id.into(), subscriber: subscriber.into(), sequence };
+    let response = client.clone().acknowledge(request).await?;
+    Ok(response.into_inner().position)
+}
+
+/// The durable of this mapped name as a native client sees it.
+pub(crate) async fn durable_info(nats: &Nats, mapped_room: &str, mapped_subscriber: &str) -> consumer::Info {
+    let name = format!("{mapped_room}_{mapped_subscriber}");
+    let stream = nats.stream(mapped_room).await;
+    stream.consumer_info(name).await.expect("the durable")
+}
+
+/// The position as a native client sees it: the durable's ack floor.
+pub(crate) async fn floor(nats: &Nats, mapped_room: &str, mapped_subscriber: &str) -> u64 {
+    let info = durable_info(nats, mapped_room, mapped_subscriber).await;
+    info.ack_floor.stream_sequence
+}
+
+/// Waits until the durable's ack floor is at least this, and gives it.
+pub(crate) async fn floor_reaches(nats: &Nats, mapped_room: &str, mapped_subscriber: &str, sequence: u64) -> u64 {
+    eventually(Duration::from_secs(10), async || {
+        let floor = floor(nats, mapped_room, mapped_subscriber).await;
+        (floor >= sequence).then_some(floor).ok_or_else(|| format!("the floor is {floor}"))
+    })
+    .await
+}
+
+/// A client that takes no more than this many bytes before its program reads them.
+pub(crate) async fn client_with_window(address: SocketAddr, bytes: u32) -> Client {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
+    let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024);
+    RoomServiceClient::new(endpoint.connect().await.expect("a connection"))
+}

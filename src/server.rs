@@ -112,7 +112,7 @@ impl Server {
             .add_service(health_service)
             .prepare()
             .into_axum_router()
-            .layer(tower::util::MapResponseLayer::new(grpc::count_taken))
+            .layer(tower::util::MapResponseLayer::new(grpc::watch_taken))
             .layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()));
         let layers = tower::ServiceBuilder::new()

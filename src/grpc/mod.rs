@@ -11,7 +11,7 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-pub(crate) use self::taken::count_taken;
+pub(crate) use self::taken::watch_taken;
 use crate::{
     error::{Error, Reason},
     limits::REQUEST_SLACK_BYTES,

@@ -1,8 +1,7 @@
-//! The Subscribe stream: frames out, and back what the client's stream has taken.
+//! The Subscribe stream: frames out, each noted for the acknowledgement of what the client takes.
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -10,12 +9,11 @@ use futures_util::Stream;
 use prost::Message;
 use tonic::{Response, Status};
 
-use super::{convert, taken::TakenBytes};
+use super::{convert, taken::AutoAcks};
 use crate::{
-    delivery::TakenLedger,
     domain::RoomId,
     error::Result,
-    rooms::{Frame, Session, Subscription},
+    rooms::{Frame, Subscription},
     v1,
 };
 
@@ -23,17 +21,18 @@ use crate::{
 const PREFIX_BYTES: u64 = 5;
 
 pub(super) fn respond(subscription: Subscription) -> Response<FrameStream> {
-    let taken = TakenBytes::default();
+    let acks = subscription.auto_acks.clone().map(AutoAcks::new);
     let stream = FrameStream {
         room: subscription.room.room_id.clone(),
         epoch: subscription.epoch,
-        acks: subscription.auto_acks.clone().map(|session| (session, TakenLedger::default())),
-        taken: taken.clone(),
+        acks: acks.clone(),
         position: 0,
         frames: Box::pin(subscription.frames()),
     };
     let mut response = Response::new(stream);
-    response.extensions_mut().insert(taken);
+    if let Some(acks) = acks {
+        response.extensions_mut().insert(acks);
+    }
     response
 }
 
@@ -41,28 +40,9 @@ pub(super) fn respond(subscription: Subscription) -> Response<FrameStream> {
 pub(crate) struct FrameStream {
     room: RoomId,
     epoch: Option<i64>,
-    /// Where an AUTO subscriber's position is told.
-    acks: Option<(Arc<Session>, TakenLedger)>,
-    taken: TakenBytes,
+    acks: Option<AutoAcks>,
     position: u64,
     frames: Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>,
-}
-
-impl FrameStream {
-    fn note_taken(&mut self) {
-        if let Some((session, ledger)) = &mut self.acks
-            && let Some(position) = ledger.taken(self.taken.get())
-        {
-            session.taken(position);
-        }
-    }
-}
-
-impl Drop for FrameStream {
-    /// The last frames are taken after the stream has ended, when the body is asked for its trailers.
-    fn drop(&mut self) {
-        self.note_taken();
-    }
 }
 
 impl Stream for FrameStream {
@@ -70,13 +50,12 @@ impl Stream for FrameStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        this.note_taken();
         let Poll::Ready(next) = this.frames.as_mut().poll_next(cx) else { return Poll::Pending };
         Poll::Ready(next.map(|frame| {
             let (response, position) = convert::frame(frame?, &this.room, this.epoch);
             this.position = position.unwrap_or(this.position).max(this.position);
-            if let Some((_, ledger)) = &mut this.acks {
-                ledger.sent(PREFIX_BYTES + response.encoded_len() as u64, this.position);
+            if let Some(acks) = &this.acks {
+                acks.sent(PREFIX_BYTES + response.encoded_len() as u64, this.position);
             }
             Ok(response)
         }))

@@ -1,15 +1,13 @@
-//! Counts the bytes of a response body that the client's HTTP/2 stream has taken.
+//! Acknowledges what the client's HTTP/2 stream has taken.
 //!
 //! hyper asks a body for its next frame only when the stream's flow-control window has room beyond everything given to it
 //! before (`PipeToSendStream` waits for capacity, and h2 counts buffered bytes against it). So when a body is polled, all
-//! frames that it gave out before fit the window that the client granted: the client's stream has taken them.
+//! frames that it gave out before fit the window that the client granted: the client's stream has taken them. The body is
+//! the place to ask, since the stream behind it is dropped before its last frame is taken.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -17,40 +15,62 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// Bytes taken, shared between a response's body and the stream that fills it. Put into the response's extensions.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TakenBytes(Arc<AtomicU64>);
+use crate::{delivery::TakenLedger, rooms::Session};
 
-impl TakenBytes {
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+/// The position of an AUTO subscriber, shared between the stream that sends frames and the body that sees them taken. Put
+/// into the response's extensions. Keeps the session open until the body is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct AutoAcks(Arc<Mutex<Pending>>);
+
+#[derive(Debug)]
+struct Pending {
+    session: Arc<Session>,
+    ledger: TakenLedger,
+}
+
+impl AutoAcks {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self(Arc::new(Mutex::new(Pending { session, ledger: TakenLedger::default() })))
+    }
+
+    /// A frame of `bytes` goes out; with it everything up to `position` is told.
+    pub(super) fn sent(&self, bytes: u64, position: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).ledger.sent(bytes, position);
+    }
+
+    /// The client's stream has taken `bytes` of the body in all.
+    fn taken(&self, bytes: u64) {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(position) = pending.ledger.taken(bytes) {
+            pending.session.taken(position);
+        }
     }
 }
 
-/// Counts for the responses that ask for it.
-pub(crate) fn count_taken<B>(mut response: http::Response<B>) -> http::Response<CountedBody<B>> {
-    let taken = response.extensions_mut().remove::<TakenBytes>();
-    response.map(|inner| CountedBody { inner, given: 0, taken })
+/// Watches the bodies of the responses that ask for it.
+pub(crate) fn watch_taken<B>(mut response: http::Response<B>) -> http::Response<WatchedBody<B>> {
+    let acks = response.extensions_mut().remove::<AutoAcks>();
+    response.map(|inner| WatchedBody { inner, given: 0, acks })
 }
 
 pin_project! {
-    /// A body that may count what is taken of it.
-    pub(crate) struct CountedBody<B> {
+    /// A body that may acknowledge what is taken of it.
+    pub(crate) struct WatchedBody<B> {
         #[pin]
         inner: B,
         given: u64,
-        taken: Option<TakenBytes>,
+        acks: Option<AutoAcks>,
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for CountedBody<B> {
+impl<B: Body<Data = Bytes>> Body for WatchedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        if let Some(taken) = this.taken {
-            taken.0.store(*this.given, Ordering::Relaxed);
+        if let Some(acks) = this.acks {
+            acks.taken(*this.given);
         }
         let polled = this.inner.poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled

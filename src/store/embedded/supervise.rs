@@ -24,12 +24,8 @@ pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::
             backoff = BACKOFF_MIN;
         }
         match &outcome {
-            Ok(status) => {
-                tracing::error!(%status, ?backoff, "nats-server ended unexpectedly, starting it again")
-            }
-            Err(error) => {
-                tracing::error!(%error, ?backoff, "nats-server could not be started, trying again")
-            }
+            Ok(status) => tracing::error!(%status, ?backoff, "nats-server ended unexpectedly, starting it again"),
+            Err(error) => tracing::error!(%error, ?backoff, "nats-server could not be started, trying again"),
         }
         let paused = launch.stop.run_until_cancelled(tokio::time::sleep(backoff)).await;
         if paused.is_none() {

@@ -99,9 +99,7 @@ async fn a_server_that_ends_at_once_is_reported_with_what_it_wrote() {
     let binary = fake(&dir, "case $1 in --version) echo nats-server: v2.15.1 ;; *) echo no luck >&2; exit 3 ;; esac");
     let error = refusal(&dir, binary).await;
     match &error {
-        EmbeddedError::Exited { status, log } => {
-            assert_eq!((status.code(), log.as_str()), (Some(3), "no luck"))
-        }
+        EmbeddedError::Exited { status, log } => assert_eq!((status.code(), log.as_str()), (Some(3), "no luck")),
         other => panic!("{other:?}"),
     }
     drop(DataDir::own(&dir.path().join("data")).expect("the directory is free again"));

@@ -66,7 +66,7 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_REGISTRY_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub registry_replicas: u8,
 
-    /// The nats-server program for the own server; unset: UNIBUS_NATS_SERVER, then `nats-server` on the PATH
+    /// The nats-server program for the own server; unset: `nats-server` on the PATH
     #[arg(long, env = "UNIBUS_NATS_SERVER")]
     pub nats_server: Option<PathBuf>,
 
@@ -82,7 +82,7 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_DRAIN_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
 
-    /// Form of the log lines on standard output; what is logged is set by RUST_LOG, such as `info` or `unibus=debug`
+    /// Form of the log lines on standard output; what is logged is set by `RUST_LOG`, such as `info` or `unibus=debug`
     #[arg(long, env = "UNIBUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }

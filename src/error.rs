@@ -246,7 +246,7 @@ impl Error {
 
     /// A machine-readable detail for the caller.
     #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.metadata.push((key, value.to_string()));
         self
     }

@@ -101,8 +101,7 @@ impl Server {
         let durability = durability(&config);
         let (store, peers) =
             Store::open(nats, usize::from(config.registry_replicas), durability, &tasks, &stop).await?;
-        let rooms =
-            Rooms::new(store.clone(), peers, config.heartbeat_interval, &tasks, &stop, draining.clone());
+        let rooms = Rooms::new(store.clone(), peers, config.heartbeat_interval, &tasks, &stop, draining.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();
         report(&health, true).await;

@@ -136,11 +136,14 @@ mod tests {
     #[test]
     fn a_deleted_end_of_the_backlog_still_ends_it() {
         let (mut delivery, _) = LogDelivery::open(0, &state(1, 3, 2), false);
-        assert_eq!(delivery.arrive(1, 0, 1), [
-            Step::Deliver,
-            Step::Gap(Gap { from: 2, to: 3, reason: GapReason::Deleted, dropped: 0 }),
-            Step::CaughtUp(3)
-        ]);
+        assert_eq!(
+            delivery.arrive(1, 0, 1),
+            [
+                Step::Deliver,
+                Step::Gap(Gap { from: 2, to: 3, reason: GapReason::Deleted, dropped: 0 }),
+                Step::CaughtUp(3)
+            ]
+        );
     }
 
     #[derive(Clone, Debug)]

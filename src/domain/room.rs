@@ -46,8 +46,17 @@ impl Room {
     /// Whether a request for `other` asks for this very room: all that a creator can choose is the same.
     #[must_use]
     pub fn same_settings(&self, other: &Self) -> bool {
-        let Self { room_id, subject, persist, retention, replicas, allow_message_ttl, labels, created_at: _, creator: _ } =
-            self;
+        let Self {
+            room_id,
+            subject,
+            persist,
+            retention,
+            replicas,
+            allow_message_ttl,
+            labels,
+            created_at: _,
+            creator: _,
+        } = self;
         *room_id == other.room_id
             && *subject == other.subject
             && *persist == other.persist
@@ -76,7 +85,9 @@ impl Labels {
         }
         match labels.keys().find(|name| name.is_empty() || name.chars().count() > LABEL_NAME_CHARS_MAX) {
             None => Ok(Self(labels)),
-            Some(_) => Err(Error::field(field, format!("has a name that is not 1 to {LABEL_NAME_CHARS_MAX} characters"))),
+            Some(_) => {
+                Err(Error::field(field, format!("has a name that is not 1 to {LABEL_NAME_CHARS_MAX} characters")))
+            }
         }
     }
 

@@ -80,8 +80,25 @@ mod tests {
     #[test]
     fn dangerous_subjects_are_refused() {
         for bad in [
-            "", ".", "a.", ".a", "a..b", "a.*", ">", "a.>", "a b", "a\tb", "a\r\nb", "$JS.x", "$SYS.x", "_INBOX.x",
-            "_R_.x", "unibus.sys.x", "unibus.room.other", "é.x", "a.$b",
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a.*",
+            ">",
+            "a.>",
+            "a b",
+            "a\tb",
+            "a\r\nb",
+            "$JS.x",
+            "$SYS.x",
+            "_INBOX.x",
+            "_R_.x",
+            "unibus.sys.x",
+            "unibus.room.other",
+            "é.x",
+            "a.$b",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

@@ -6,8 +6,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     domain::{
-        AckMode, Acknowledged, Anchor, Cursor, Draft, Durability, Gap, GapReason, Headers, Message, Page, Retention, Room,
-        RoomId, RoomState, Start, SubscriberId,
+        AckMode, Acknowledged, Anchor, Cursor, Draft, Durability, Gap, GapReason, Headers, Message, Page, Retention,
+        Room, RoomId, RoomState, Start, SubscriberId,
     },
     error::{Error, Result, Violations},
     limits::HISTORY_LIMIT_MAX,
@@ -178,7 +178,9 @@ fn start(field: &str, start: Option<v1::Start>) -> Result<Start> {
         Some(At::AfterSequence(sequence)) => Start::AfterSequence(sequence),
         Some(At::AfterCursor(cursor)) => Start::AfterCursor(Cursor::decode(&format!("{field}.after_cursor"), &cursor)?),
         Some(At::Since(since)) => Start::Since(time(&format!("{field}.since"), since)?),
-        Some(At::Last(0)) => return Err(Error::field(format!("{field}.last"), "must be at least 1; `new` starts at the end")),
+        Some(At::Last(0)) => {
+            return Err(Error::field(format!("{field}.last"), "must be at least 1; `new` starts at the end"));
+        }
         Some(At::Last(count)) => Start::Last(count),
     })
 }

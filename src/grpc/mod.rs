@@ -16,7 +16,10 @@ use crate::{
     error::{Error, Reason},
     limits::REQUEST_SLACK_BYTES,
     rooms::Rooms,
-    v1::{self, room_service_server::{RoomService, RoomServiceServer}},
+    v1::{
+        self,
+        room_service_server::{RoomService, RoomServiceServer},
+    },
 };
 
 /// The name under which health is reported.
@@ -81,10 +84,7 @@ impl RoomService for Service {
         Ok(Response::new(convert::rooms(self.rooms.list(after.as_ref(), page_size))))
     }
 
-    async fn update_room(
-        &self,
-        _: Request<v1::UpdateRoomRequest>,
-    ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
+    async fn update_room(&self, _: Request<v1::UpdateRoomRequest>) -> Result<Response<v1::UpdateRoomResponse>, Status> {
         not_implemented("UpdateRoom")
     }
 

@@ -25,7 +25,7 @@ impl Rooms {
             return Ok(Page::default());
         }
         let state = self.store.log_state(room).await?;
-        let want = resolve(room, &state, anchor)?;
+        let want = resolve(room, &state, &anchor)?;
         if state.messages == 0 {
             return Ok(Page { state: Some(state), ..Page::default() });
         }
@@ -34,14 +34,16 @@ impl Rooms {
     }
 }
 
-fn resolve(room: &Room, state: &RoomState, anchor: Anchor) -> Result<PageRequest> {
-    let sequence = |cursor: Cursor, field| cursor.sequence_in(field, &room.room_id, state.epoch);
-    Ok(match anchor {
+fn resolve(room: &Room, state: &RoomState, anchor: &Anchor) -> Result<PageRequest> {
+    let sequence = |cursor: &Cursor, field| cursor.sequence_in(field, &room.room_id, state.epoch);
+    Ok(match *anchor {
         Anchor::Newest => PageRequest::Before { end: u64::MAX },
         Anchor::BeforeSequence(end) => PageRequest::Before { end },
-        Anchor::BeforeCursor(cursor) => PageRequest::Before { end: sequence(cursor, "before_cursor")? },
+        Anchor::BeforeCursor(ref cursor) => PageRequest::Before { end: sequence(cursor, "before_cursor")? },
         Anchor::AfterSequence(after) => PageRequest::From { start: after.saturating_add(1) },
-        Anchor::AfterCursor(cursor) => PageRequest::From { start: sequence(cursor, "after_cursor")?.saturating_add(1) },
+        Anchor::AfterCursor(ref cursor) => {
+            PageRequest::From { start: sequence(cursor, "after_cursor")?.saturating_add(1) }
+        }
         Anchor::TimeRange(None, None) => PageRequest::From { start: 1 },
         Anchor::TimeRange(start, end) => {
             PageRequest::Between { start: start.unwrap_or(std::time::SystemTime::UNIX_EPOCH), end }

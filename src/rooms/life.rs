@@ -49,7 +49,8 @@ impl CreateRoom {
         if self.persist {
             self.retention.check("retention", payload_bytes_max, &mut violations);
             if !REPLICAS_ALLOWED.contains(&replicas) {
-                violations.add("replicas", "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
+                violations
+                    .add("replicas", "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
             }
         } else {
             for (field, given) in [

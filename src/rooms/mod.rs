@@ -11,12 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::subscribers::Subscribers;
 pub(crate) use self::{
     life::{CreateRoom, RoomPage},
     subscribe::{Frame, SubscribeOptions, Subscription},
     subscribers::Session,
 };
-use self::subscribers::Subscribers;
 use crate::{
     domain::RoomId,
     error::{Error, Reason, Result},

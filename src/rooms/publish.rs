@@ -39,7 +39,8 @@ impl Rooms {
             return Ok(());
         }
         let mut violations = Violations::default();
-        violations.add("payload", format!("has {bytes} bytes; {whose} takes at most {max}; split it or send it another way"));
+        violations
+            .add("payload", format!("has {bytes} bytes; {whose} takes at most {max}; split it or send it another way"));
         violations.because(Reason::PayloadTooLarge).finish()
     }
 }

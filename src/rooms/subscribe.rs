@@ -61,7 +61,7 @@ pub(crate) struct Subscription {
 }
 
 enum Source {
-    Log { reader: Reader, state: RoomState, position: u64 },
+    Log { reader: Box<Reader>, state: RoomState, position: u64 },
     Live(LiveFeed),
 }
 
@@ -140,7 +140,7 @@ impl Rooms {
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
         let position = position.min(state.last_sequence);
         let reader = self.store.reader(room, state.epoch, position.max(state.first_sequence - 1));
-        Ok((Source::Log { reader, state, position }, session, Some(state.epoch)))
+        Ok((Source::Log { reader: Box::new(reader), state, position }, session, Some(state.epoch)))
     }
 
     async fn start_position(&self, room: &Room, state: RoomState, start: Start) -> Result<u64> {
@@ -299,7 +299,7 @@ impl Subscription {
 
 /// Reads a log and turns what arrives into frames.
 struct LogFrames {
-    reader: Reader,
+    reader: Box<Reader>,
     room: Room,
     store: Store,
     delivery: LogDelivery,
@@ -308,7 +308,7 @@ struct LogFrames {
 }
 
 impl LogFrames {
-    fn new(reader: Reader, room: Room, store: Store, position: u64, state: &RoomState) -> Self {
+    fn new(reader: Box<Reader>, room: Room, store: Store, position: u64, state: &RoomState) -> Self {
         let (delivery, steps) = LogDelivery::open(position, state, room.retention.expires());
         Self { reader, room, store, delivery, epoch: state.epoch, ready: frames(steps, None).collect() }
     }
@@ -447,7 +447,10 @@ fn check_end(field: &str, sequence: u64, state: &RoomState) -> Result<()> {
 }
 
 fn draining(position: Option<u64>) -> Error {
-    at(Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly"), position)
+    at(
+        Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly"),
+        position,
+    )
 }
 
 fn unavailable() -> Error {

@@ -332,8 +332,7 @@ impl Subscribers {
     }
 
     async fn ask_to_release(&self, before: &Ownership) {
-        let request =
-            PeerRequest::Release { room_id: before.room_id.clone(), subscriber: before.subscriber.clone() };
+        let request = PeerRequest::Release { room_id: before.room_id.clone(), subscriber: before.subscriber.clone() };
         match self.store.ask(&before.instance, &request).await {
             Ok(_) => {}
             Err(error) => {
@@ -373,7 +372,12 @@ impl Subscribers {
         asked.answer(&reply).await;
     }
 
-    async fn acknowledge_for_peer(&self, room: &RoomId, subscriber: &SubscriberId, sequence: u64) -> Result<Option<u64>> {
+    async fn acknowledge_for_peer(
+        &self,
+        room: &RoomId,
+        subscriber: &SubscriberId,
+        sequence: u64,
+    ) -> Result<Option<u64>> {
         let registered = self.store.registry.find(room).await?;
         self.acknowledge_as_owner(&registered.room, subscriber, sequence).await
     }
@@ -385,9 +389,9 @@ impl Subscribers {
             .follow(stop, |ownership, revision| {
                 let key = (ownership.room_id.clone(), ownership.subscriber.clone());
                 let mut open = self.sessions();
-                let superseded = open
-                    .get(&key)
-                    .is_some_and(|session| session.revision < revision && session.ownership.session != ownership.session);
+                let superseded = open.get(&key).is_some_and(|session| {
+                    session.revision < revision && session.ownership.session != ownership.session
+                });
                 if superseded && let Some(session) = open.remove(&key) {
                     session.superseded.cancel();
                 }

@@ -87,8 +87,11 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     /// The error for an operation that JetStream did not carry out; the bucket is looked up again the next time.
     fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         *lock(&self.opened) = None;
-        Error::new(Reason::NatsUnavailable, "NATS did not answer in time; what was asked for may have been done, try again")
-            .because(error)
+        Error::new(
+            Reason::NatsUnavailable,
+            "NATS did not answer in time; what was asked for may have been done, try again",
+        )
+        .because(error)
     }
 
     /// The value of `key`.

@@ -80,10 +80,9 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) ->
     let request = CreateRequest { stream_name: &stream, config, action: "create" };
     match nats.api::<_, serde::de::IgnoredAny>(format!("CONSUMER.CREATE.{stream}.{name}"), &request).await {
         Ok(_) => Ok(Bookmark { position: 0, created: true }),
-        Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => Ok(Bookmark {
-            position: position(nats, room, subscriber).await?.unwrap_or_default(),
-            created: false,
-        }),
+        Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
+            Ok(Bookmark { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -41,7 +41,13 @@ pub(crate) struct PageLimits {
 ///
 /// # Errors
 /// `NATS_UNAVAILABLE`, `TIMEOUT`.
-pub(super) async fn page(nats: &Nats, room: &Room, state: RoomState, want: PageRequest, limits: PageLimits) -> Result<Page> {
+pub(super) async fn page(
+    nats: &Nats,
+    room: &Room,
+    state: RoomState,
+    want: PageRequest,
+    limits: PageLimits,
+) -> Result<Page> {
     let log = Log { nats, room, state, limits };
     match want {
         PageRequest::Before { end } => log.newest_before(end.min(state.last_sequence + 1)).await,
@@ -212,7 +218,9 @@ impl Log<'_> {
     async fn read(&self, origin: Origin, messages: u64) -> Result<Batch> {
         let batch = usize::try_from(messages).unwrap_or(usize::MAX).min(self.limits.messages + 1);
         let request = match origin {
-            Origin::Sequence(seq) => BatchRequest { seq: Some(seq), start_time: None, batch, max_bytes: self.read_bytes() },
+            Origin::Sequence(seq) => {
+                BatchRequest { seq: Some(seq), start_time: None, batch, max_bytes: self.read_bytes() }
+            }
             Origin::Time(time) => BatchRequest {
                 seq: None,
                 start_time: Some(humantime::format_rfc3339_nanos(time).to_string()),
@@ -220,7 +228,9 @@ impl Log<'_> {
                 max_bytes: self.read_bytes(),
             },
         };
-        time::timeout(NATS_REQUEST_TIMEOUT, self.direct_get(&request)).await.map_err(|_| Error::from(ApiError::TimedOut))?
+        time::timeout(NATS_REQUEST_TIMEOUT, self.direct_get(&request))
+            .await
+            .map_err(|_| Error::from(ApiError::TimedOut))?
     }
 
     fn read_bytes(&self) -> usize {
@@ -234,10 +244,7 @@ impl Log<'_> {
         let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable().because(error))?;
         let body = serde_json::to_vec(request).map_err(|error| super::nats::internal().because(error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", streams::name(&self.room.room_id));
-        client
-            .publish_with_reply(subject, inbox, body.into())
-            .await
-            .map_err(|error| unavailable().because(error))?;
+        client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| unavailable().because(error))?;
         let mut messages = Vec::new();
         while let Some(reply) = replies.next().await {
             match reply.status {

@@ -141,7 +141,13 @@ impl Store {
     }
 
     /// Reads a page of history, given what the log held a moment ago.
-    pub(crate) async fn page(&self, room: &Room, state: RoomState, want: PageRequest, limits: PageLimits) -> Result<Page> {
+    pub(crate) async fn page(
+        &self,
+        room: &Room,
+        state: RoomState,
+        want: PageRequest,
+        limits: PageLimits,
+    ) -> Result<Page> {
         match history::page(&self.nats, room, state, want, limits).await {
             // nobody answers direct gets when another program has switched them off: repair, once
             Err(error) if error.reason() == Reason::NatsUnavailable && self.is_connected() => {

@@ -78,7 +78,10 @@ impl Nats {
             if time::Instant::now() + delay > deadline {
                 return Err(Error::new(
                     Reason::NatsUnavailable,
-                    format!("no NATS server could be reached within {:?}; check --nats-url and its credentials", target.timeout),
+                    format!(
+                        "no NATS server could be reached within {:?}; check --nats-url and its credentials",
+                        target.timeout
+                    ),
                 )
                 .because(error));
             }
@@ -87,8 +90,7 @@ impl Nats {
             delay = (delay * 2).min(Duration::from_secs(1));
         };
         check_version(&client.server_info().version)?;
-        let jetstream =
-            jetstream::context::ContextBuilder::new().timeout(NATS_REQUEST_TIMEOUT).build(client.clone());
+        let jetstream = jetstream::context::ContextBuilder::new().timeout(NATS_REQUEST_TIMEOUT).build(client.clone());
         let mut nats = Self { client, jetstream, connections, has_jetstream: true };
         nats.has_jetstream = nats.probe(deadline).await?;
         info!(version = nats.client.server_info().version, jetstream = nats.has_jetstream, "connected to NATS");
@@ -275,8 +277,7 @@ type UserAndPassword = (String, String);
 
 /// The addresses without user and password, which async-nats would ignore, and log; and these by themselves.
 fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
-    let malformed =
-        || Error::field("nats_url", "is not a list of NATS URLs such as nats://a:4222,nats://b:4222");
+    let malformed = || Error::field("nats_url", "is not a list of NATS URLs such as nats://a:4222,nats://b:4222");
     let mut credentials = None;
     let mut addresses = Vec::new();
     for given in url.split(',') {
@@ -305,7 +306,9 @@ async fn options(
         .connection_timeout(NATS_REQUEST_TIMEOUT)
         .request_timeout(Some(NATS_REQUEST_TIMEOUT))
         .reconnect_delay_callback(|attempts| {
-            Duration::from_millis(5).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX)).min(RECONNECT_DELAY_MAX)
+            Duration::from_millis(5)
+                .saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX))
+                .min(RECONNECT_DELAY_MAX)
         })
         .event_callback(move |event| {
             let counter = counter.clone();
@@ -367,9 +370,14 @@ mod tests {
 
     #[test]
     fn old_servers_are_refused() {
-        for (version, good) in
-            [("2.13.9", false), ("1.99.0", false), ("", false), ("2.14.0", true), ("2.15.1-beta.2", true), ("3.0", true)]
-        {
+        for (version, good) in [
+            ("2.13.9", false),
+            ("1.99.0", false),
+            ("", false),
+            ("2.14.0", true),
+            ("2.15.1-beta.2", true),
+            ("3.0", true),
+        ] {
             assert_eq!(check_version(version).is_ok(), good, "{version}");
         }
     }

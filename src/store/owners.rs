@@ -67,7 +67,10 @@ impl Owners {
                 return Ok((before, revision));
             }
         }
-        Err(Error::new(Reason::Conflict, "several subscriptions of this subscriber were opened at the same moment; try again"))
+        Err(Error::new(
+            Reason::Conflict,
+            "several subscriptions of this subscriber were opened at the same moment; try again",
+        ))
     }
 
     /// Notes that the subscription `before` has ended, if it is still the open one.

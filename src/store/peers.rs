@@ -82,15 +82,19 @@ fn subject(instance: &str) -> String {
 }
 
 pub(super) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
-    let requests =
-        nats.client.subscribe(subject(instance)).await.map_err(|error| unavailable().because(error))?;
+    let requests = nats.client.subscribe(subject(instance)).await.map_err(|error| unavailable().because(error))?;
     // on the server before anybody can learn the instance's name
     nats.client.flush().await.map_err(|error| unavailable().because(error))?;
     Ok(PeerListener { client: nats.client.clone(), requests })
 }
 
 /// Asks another instance. `None`: there is no such instance any more.
-pub(super) async fn ask(nats: &Nats, instance: &str, request: &PeerRequest, timeout: Duration) -> Result<Option<PeerReply>> {
+pub(super) async fn ask(
+    nats: &Nats,
+    instance: &str,
+    request: &PeerRequest,
+    timeout: Duration,
+) -> Result<Option<PeerReply>> {
     nats.ready().await?;
     let body = Bytes::from(serde_json::to_vec(request).map_err(|error| internal().because(error))?);
     let request = async_nats::Request::new().payload(body).timeout(Some(timeout));
@@ -98,7 +102,8 @@ pub(super) async fn ask(nats: &Nats, instance: &str, request: &PeerRequest, time
         Ok(message) => serde_json::from_slice(&message.payload).map(Some).map_err(|error| internal().because(error)),
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
         Err(error) => {
-            Err(Error::new(Reason::Timeout, "another instance did not answer in time; asking again is safe").because(error))
+            Err(Error::new(Reason::Timeout, "another instance did not answer in time; asking again is safe")
+                .because(error))
         }
     }
 }

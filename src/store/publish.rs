@@ -215,12 +215,17 @@ fn refused(error: &jetstream::Error) -> Error {
             if actual.is_empty() { error } else { error.with("last_sequence", actual) }
         }
         ErrorCode::MESSAGE_TTL_DISABLED => ttl_not_allowed(),
-        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Error::new(
-            Reason::PayloadTooLarge,
-            "payload: larger than the room's stream takes; nothing was stored",
-        ),
-        _ if error.code() == 429 || text.contains(MAXIMUM_MESSAGES_EXCEEDED) || text.contains(MAXIMUM_BYTES_EXCEEDED) => {
-            Error::new(Reason::StorageFull, "the room or the NATS server takes no more messages now; nothing was stored")
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
+            Error::new(Reason::PayloadTooLarge, "payload: larger than the room's stream takes; nothing was stored")
+        }
+        _ if error.code() == 429
+            || text.contains(MAXIMUM_MESSAGES_EXCEEDED)
+            || text.contains(MAXIMUM_BYTES_EXCEEDED) =>
+        {
+            Error::new(
+                Reason::StorageFull,
+                "the room or the NATS server takes no more messages now; nothing was stored",
+            )
         }
         _ => super::nats::ApiError::Refused(error.clone()).into(),
     }
@@ -266,7 +271,10 @@ impl AckListener {
         let mut waiters = lock(&self.waiters);
         let Some(waiting) = waiters.get(&number) else { return };
         let Some(reply) = read(message, &waiting.stream) else {
-            warn!(stream = waiting.stream, "another program answered a publish in JetStream's place; its answer is passed over");
+            warn!(
+                stream = waiting.stream,
+                "another program answered a publish in JetStream's place; its answer is passed over"
+            );
             return;
         };
         if let Some(waiting) = waiters.remove(&number) {

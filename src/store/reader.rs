@@ -239,8 +239,7 @@ pub(super) fn stored(
     if let Some(headers) = headers.filter(|headers| !headers.is_empty()) {
         let pairs: HashMap<&str, &[async_nats::HeaderValue]> =
             headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
-        message.message_id =
-            headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
+        message.message_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
         message.headers = Headers::from_stored(
             pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
         );

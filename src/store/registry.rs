@@ -249,8 +249,9 @@ impl Registry {
         let young = unix_ms().saturating_sub(found.value.claimed_at_ms)
             < u64::try_from(CLAIM_AGE_MAX.as_millis()).unwrap_or(u64::MAX);
         let owner = self.read(&found.value.room_id.mapped()).await?;
-        let owned = owner.is_some_and(|owner| owner.room.room_id == found.value.room_id && owner.room.subject == room.subject);
-        if owned || young {
+        let in_use =
+            owner.is_some_and(|owner| owner.room.room_id == found.value.room_id && owner.room.subject == room.subject);
+        if in_use || young {
             return Err(subject_taken());
         }
         bucket.put(key, &claim, Some(found.revision)).await?.map(drop).ok_or_else(conflict)
@@ -350,7 +351,10 @@ fn judge(wanted: &Room, found: Arc<Registered>) -> Result<Registration> {
     } else if found.room.room_id != wanted.room_id {
         Err(Error::new(
             Reason::RoomNameTaken,
-            format!("room_id: maps to the NATS name of another room, {:?}; choose another id", found.room.room_id.as_str()),
+            format!(
+                "room_id: maps to the NATS name of another room, {:?}; choose another id",
+                found.room.room_id.as_str()
+            ),
         ))
     } else if found.room.same_settings(wanted) {
         Ok(Registration::Existing(found))

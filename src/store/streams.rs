@@ -69,13 +69,11 @@ async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
 
 /// As [`look`], but a stream that is gone is made anew. The caller has made sure that the room is still registered.
 pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
-    match look(nats, room).await? {
-        Some(state) => Ok(state),
-        None => {
-            warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
-            create(nats, room).await
-        }
+    if let Some(state) = look(nats, room).await? {
+        return Ok(state);
     }
+    warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
+    create(nats, room).await
 }
 
 /// What the room's stream holds, repaired if another program changed its settings; `None` if there is none.

@@ -40,9 +40,8 @@ impl Watchdog {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut changed: HashSet<String> = HashSet::new();
         loop {
-            let wait = async {
-                if changed.is_empty() { std::future::pending().await } else { time::sleep(SETTLE).await }
-            };
+            let wait =
+                async { if changed.is_empty() { std::future::pending().await } else { time::sleep(SETTLE).await } };
             tokio::select! {
                 () = stop.cancelled() => return,
                 advisory = self.advisories.next() => match advisory {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::MAX_PAYLOAD_BYTES;
+use crate::limits::EMBEDDED_NATS_PAYLOAD_BYTES_MAX;
 use super::error::EmbeddedError;
 
 /// The only user that the server knows.
@@ -143,7 +143,7 @@ server_name: "unibus-{server_name}"
 listen: "{address}"
 pid_file: {pid_file}
 logtime: false
-max_payload: {MAX_PAYLOAD_BYTES}
+max_payload: {EMBEDDED_NATS_PAYLOAD_BYTES_MAX}
 authorization {{
   user: "{USER}"
   password: "{password}"

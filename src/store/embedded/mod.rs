@@ -45,9 +45,6 @@ use self::config::{DataDir, Endpoint};
 use self::log::Observed;
 use self::process::Launch;
 
-/// Largest message, headers included, that the server takes: a payload of 1 MiB and room for the service's own headers.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = 1024 * 1024 + 64 * 1024;
-
 /// How long a start may take until JetStream answers, recovery of the stored data included.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 

@@ -93,7 +93,7 @@ async fn a_started_server_stores_messages_and_has_the_configured_bounds() {
     assert_eq!(publish(nats.url()).await.unwrap(), 1);
 
     let client = connect(nats.url()).await.unwrap();
-    assert_eq!(client.server_info().max_payload, super::MAX_PAYLOAD_BYTES);
+    assert_eq!(client.server_info().max_payload, crate::limits::EMBEDDED_NATS_PAYLOAD_BYTES_MAX);
     assert_eq!(client.server_info().host, "127.0.0.1");
     assert!(connect(&nats.url().replace("unibus:", "unibus:x")).await.is_err(), "the password matters");
 

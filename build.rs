@@ -6,14 +6,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_file("unibus/v1/room_service.proto")?;
-    fs::write(
-        out_dir.join("unibus_descriptor.bin"),
-        compiler.encode_file_descriptor_set(),
-    )?;
+    compiler.include_imports(true).include_source_info(true).open_file("unibus/v1/room_service.proto")?;
+    fs::write(out_dir.join("unibus_descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .bytes(".")
         .extern_path(".google.rpc", "::tonic_types::pb")

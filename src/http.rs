@@ -52,6 +52,13 @@ async fn history(State(rooms): State<Rooms>, Path(id): Path<String>, RawQuery(qu
     }
 }
 
+/// The answer to a path that there is not.
+pub(crate) fn not_found() -> Response {
+    let body =
+        json!({ "error": { "code": "NOT_FOUND", "message": "there is no such path; see GET /rooms/{id}/history" } });
+    json_response(StatusCode::NOT_FOUND, &body)
+}
+
 /// Malformed is the default, out of range is clamped: the contract of the native bus.
 fn limit(query: &str) -> usize {
     let given = query.split('&').rev().find_map(|pair| pair.strip_prefix("limit=")).unwrap_or_default();

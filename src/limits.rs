@@ -34,6 +34,8 @@ pub const EMBEDDED_NATS_PAYLOAD_BYTES_MAX: usize = EMBEDDED_PAYLOAD_BYTES_MAX + 
 /// slightly too large is refused by name.
 pub const REQUEST_SLACK_BYTES: usize = 1024 * 1024;
 
+/// Longest duration that a request may give; NATS counts nanoseconds in 64 bits.
+pub const DURATION_MAX: Duration = Duration::from_secs(3_153_600_000);
 /// Shortest `max_age` that the NATS server takes.
 pub const MAX_AGE_MIN: Duration = Duration::from_millis(100);
 /// Window within which a message id is remembered, unless the room keeps messages for less.

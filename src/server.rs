@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use axum::response::{IntoResponse, Response};
 use tokio::{net::TcpListener, time};
 use tokio_util::{
     sync::CancellationToken,
@@ -111,9 +112,10 @@ impl Server {
             .add_service(health_service)
             .prepare()
             .into_axum_router()
-            .layer(tower::util::MapResponseLayer::new(grpc::watch_taken))
-            .layer(tonic_web::GrpcWebLayer::new())
-            .merge(http::history_routes(rooms.clone()));
+            .route_layer(tower::util::MapResponseLayer::new(grpc::watch_taken))
+            .route_layer(tonic_web::GrpcWebLayer::new())
+            .merge(http::history_routes(rooms.clone()))
+            .fallback(no_such_path);
         let layers = tower::ServiceBuilder::new()
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
@@ -252,6 +254,10 @@ fn durability(config: &Config) -> Durability {
         (Some(_), NatsSync::Interval) => Durability::Buffered,
         (Some(_), NatsSync::Unknown) => Durability::Unknown,
     }
+}
+
+async fn no_such_path(headers: ::http::HeaderMap) -> Response {
+    if grpc::is_grpc(&headers) { grpc::no_such_call().into_response() } else { http::not_found() }
 }
 
 async fn report(health: &HealthReporter, serving: bool) {

@@ -10,7 +10,7 @@ use crate::{
         Room, RoomId, RoomState, Start, SubscriberId,
     },
     error::{Error, Result, Violations},
-    limits::HISTORY_LIMIT_MAX,
+    limits::{DURATION_MAX, HISTORY_LIMIT_MAX},
     rooms::{CreateRoom, Frame, RoomPage, SubscribeOptions},
     v1,
 };
@@ -19,11 +19,10 @@ pub(super) fn room_id(id: String) -> Result<RoomId> {
     RoomId::parse("room_id", id)
 }
 
-pub(super) fn create_room(request: v1::CreateRoomRequest) -> Result<CreateRoom> {
+pub(super) fn create_room(request: v1::CreateRoomRequest) -> CreateRoom {
     let mut violations = Violations::default();
-    let retention = violations.check(retention(request.retention.unwrap_or_default()));
-    let Some(retention) = retention else { return Err(violations.into_error()) };
-    Ok(CreateRoom {
+    let retention = retention(request.retention.unwrap_or_default(), &mut violations);
+    CreateRoom {
         room_id: request.room_id,
         persist: request.persist,
         subject: request.subject,
@@ -32,21 +31,26 @@ pub(super) fn create_room(request: v1::CreateRoomRequest) -> Result<CreateRoom> 
         allow_message_ttl: request.allow_message_ttl,
         labels: request.labels.into_iter().collect(),
         creator: String::new(),
-    })
+        violations,
+    }
 }
 
-fn retention(retention: v1::Retention) -> Result<Retention> {
-    let max_age = retention.max_age.map(|age| duration("retention.max_age", age)).transpose()?;
-    Ok(Retention {
+fn retention(retention: v1::Retention, violations: &mut Violations) -> Retention {
+    let max_age = retention.max_age.and_then(|age| violations.check(duration("retention.max_age", age)));
+    Retention {
         max_age: max_age.filter(|age| !age.is_zero()),
         max_bytes: Some(retention.max_bytes).filter(|bytes| *bytes != 0),
         max_messages: Some(retention.max_messages).filter(|messages| *messages != 0),
         max_message_bytes: Some(retention.max_message_bytes).filter(|bytes| *bytes != 0),
-    })
+    }
 }
 
 fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
-    duration.try_into().map_err(|_| Error::field(field, "must not be negative"))
+    let duration = Duration::try_from(duration).map_err(|_| Error::field(field, "must not be negative"))?;
+    if duration > DURATION_MAX {
+        return Err(Error::field(field, "must be at most 100 years"));
+    }
+    Ok(duration)
 }
 
 fn time(field: &str, time: prost_types::Timestamp) -> Result<SystemTime> {

@@ -55,6 +55,17 @@ pub(crate) fn routes(rooms: Rooms) -> Result<Routes, Error> {
         .add_service(reflection().build_v1alpha().map_err(broken)?))
 }
 
+/// Whether a request wants an answer of gRPC's kind.
+pub(crate) fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+/// The answer to a call of a service or method that there is not.
+pub(crate) fn no_such_call() -> http::Response<tonic::body::Body> {
+    Status::unimplemented("there is no such service or method").into_http()
+}
+
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn not_implemented<T>(call: &str) -> Result<Response<T>, Status> {
@@ -67,7 +78,7 @@ impl RoomService for Service {
         &self,
         request: Request<v1::CreateRoomRequest>,
     ) -> Result<Response<v1::CreateRoomResponse>, Status> {
-        let (room, state) = self.rooms.create(convert::create_room(request.into_inner())?).await?;
+        let (room, state) = self.rooms.create(convert::create_room(request.into_inner())).await?;
         Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
     }
 

@@ -15,7 +15,7 @@ const ATTEMPTS: usize = 4;
 const REPLICAS_ALLOWED: [u32; 3] = [1, 3, 5];
 
 /// What a creator asks for; as it came, but for the parts that have a type of their own.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct CreateRoom {
     pub room_id: String,
     pub persist: bool,
@@ -25,6 +25,8 @@ pub(crate) struct CreateRoom {
     pub allow_message_ttl: bool,
     pub labels: Vec<(String, String)>,
     pub creator: String,
+    /// What was found wrong before.
+    pub violations: Violations,
 }
 
 /// A page of rooms.
@@ -37,7 +39,7 @@ pub(crate) struct RoomPage {
 
 impl CreateRoom {
     fn check(self, payload_bytes_max: usize) -> Result<Room> {
-        let mut violations = Violations::default();
+        let mut violations = self.violations;
         let id = if self.room_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { self.room_id };
         let room_id = violations.check(RoomId::parse("room_id", id));
         let subject = match self.subject.as_str() {

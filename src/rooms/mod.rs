@@ -1,9 +1,14 @@
 //! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
 //! async-nats.
 
+mod ending;
+mod frame;
 mod history;
 mod life;
+mod live_feed;
+mod log_frames;
 mod publish;
+mod start;
 mod subscribe;
 mod subscribers;
 
@@ -13,8 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::subscribers::Subscribers;
 pub(crate) use self::{
+    frame::Frame,
     life::{CreateRoom, RoomPage},
-    subscribe::{Frame, SubscribeOptions, Subscription},
+    subscribe::{SubscribeOptions, Subscription},
     subscribers::Session,
 };
 use crate::{

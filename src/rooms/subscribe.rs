@@ -1,26 +1,25 @@
 //! Subscribing: one loop that joins what is read, what the client has taken, and what ends a subscription.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
 use futures_util::Stream;
-use tokio::{sync::Notify, time};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
-use super::{Rooms, subscribers::Session};
-use crate::{
-    delivery::{LiveItem, LiveQueue, LogDelivery, Step},
-    domain::{AckMode, Gap, GapReason, Message, PageRequest, Room, RoomId, RoomState, Start, SubscriberId},
-    error::{Error, Reason, Result},
-    limits::{HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX, SUBSCRIPTION_BYTES_MAX, SUBSCRIPTION_MESSAGES_MAX},
-    store::{Arrival, Live, LiveEvent, PageLimits, Reader, Registered, Store, not_found},
+use super::{
+    Frame, Rooms,
+    ending::{Ending, draining, unavailable},
+    live_feed::LiveFeed,
+    log_frames::LogFrames,
+    start::check_end,
+    subscribers::Session,
 };
-
-/// How often a backlog that does not end is looked at: its last messages may have been deleted.
-const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+use crate::{
+    domain::{AckMode, Room, RoomId, RoomState, Start, SubscriberId},
+    error::{Error, Reason, Result},
+    store::{Reader, Registered, Store},
+};
 
 /// What a subscriber asks for.
 #[derive(Clone, Debug)]
@@ -31,16 +30,6 @@ pub(crate) struct SubscribeOptions {
     pub ack_mode: AckMode,
     pub start: Start,
     pub until_caught_up: bool,
-}
-
-/// One step of a subscription.
-#[derive(Clone, Debug)]
-pub(crate) enum Frame {
-    Opened { position: u64, first_sequence: u64, last_sequence: u64, heartbeat_interval: Duration, resumed: bool },
-    Message(Message),
-    CaughtUp { position: u64 },
-    Heartbeat { position: u64 },
-    Gap(Gap),
 }
 
 /// An open subscription. Dropping it ends it.
@@ -65,18 +54,6 @@ enum Source {
     Live(LiveFeed),
 }
 
-/// Hears an ephemeral room for a reader that may be slow.
-struct LiveFeed {
-    shared: Arc<LiveShared>,
-    _pump: AbortOnDropHandle<()>,
-}
-
-struct LiveShared {
-    queue: Mutex<LiveQueue>,
-    filled: Notify,
-    closed: CancellationToken,
-}
-
 impl Rooms {
     /// Opens a subscription.
     ///
@@ -91,7 +68,7 @@ impl Rooms {
             self.open_log(&registered, &options).await?
         } else {
             check_ephemeral(&options)?;
-            (Source::Live(self.open_live(&registered.room).await?), None, None)
+            (Source::Live(LiveFeed::open(&self.store, &registered.room, &self.tasks).await?), None, None)
         };
         let session = session.map(Arc::new);
         let auto_acks = session.clone().filter(|_| options.ack_mode == AckMode::Auto);
@@ -142,75 +119,6 @@ impl Rooms {
         let reader = self.store.reader(room, state.epoch, position.max(state.first_sequence - 1));
         Ok((Source::Log { reader: Box::new(reader), state, position }, session, Some(state.epoch)))
     }
-
-    async fn start_position(&self, room: &Room, state: RoomState, start: Start) -> Result<u64> {
-        Ok(match start {
-            Start::Default | Start::All => state.first_sequence - 1,
-            Start::New => state.last_sequence,
-            Start::AfterSequence(sequence) => {
-                check_end("start.after_sequence", sequence, &state)?;
-                sequence
-            }
-            Start::AfterCursor(cursor) => {
-                let sequence = cursor.sequence_in("start.after_cursor", &room.room_id, state.epoch)?;
-                check_end("start.after_cursor", sequence, &state)?;
-                sequence
-            }
-            Start::Since(time) => match self.store.first_since(room, state, time).await? {
-                Some(sequence) => sequence - 1,
-                None => state.last_sequence,
-            },
-            Start::Last(count) => self.last_position(room, state, count).await?,
-        })
-    }
-
-    /// The position before the newest `count` messages.
-    async fn last_position(&self, room: &Room, state: RoomState, count: u64) -> Result<u64> {
-        let first = state.first_sequence - 1;
-        if count >= state.messages {
-            return Ok(first);
-        }
-        if state.is_dense() {
-            return Ok(state.last_sequence.saturating_sub(count).max(first));
-        }
-        let mut left = usize::try_from(count).unwrap_or(usize::MAX);
-        let mut end = state.last_sequence + 1;
-        while left > 0 {
-            let limits = PageLimits { messages: left.min(HISTORY_LIMIT_MAX), bytes: HISTORY_PAGE_BYTES_MAX };
-            let page = self.store.page(room, state, PageRequest::Before { end }, limits).await?;
-            let Some(oldest) = page.messages.first() else { return Ok(first) };
-            end = oldest.sequence;
-            left = left.saturating_sub(page.messages.len());
-        }
-        Ok(end - 1)
-    }
-
-    async fn open_live(&self, room: &Room) -> Result<LiveFeed> {
-        let mut live: Live = self.store.live(room).await?;
-        let shared = Arc::new(LiveShared {
-            queue: Mutex::new(LiveQueue::new(SUBSCRIPTION_MESSAGES_MAX, SUBSCRIPTION_BYTES_MAX)),
-            filled: Notify::new(),
-            closed: CancellationToken::new(),
-        });
-        let pump = {
-            let shared = Arc::clone(&shared);
-            async move {
-                loop {
-                    let event = live.next().await;
-                    let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                    match event {
-                        LiveEvent::Message(message) => queue.push(message),
-                        LiveEvent::Reconnected => queue.disconnected(),
-                        LiveEvent::Closed => break,
-                    }
-                    drop(queue);
-                    shared.filled.notify_one();
-                }
-                shared.closed.cancel();
-            }
-        };
-        Ok(LiveFeed { shared, _pump: AbortOnDropHandle::new(self.tasks.spawn(pump)) })
-    }
 }
 
 impl Subscription {
@@ -234,14 +142,14 @@ impl Subscription {
                         resumed,
                     });
                     loop {
-                        for frame in std::mem::take(&mut log.ready) {
+                        for frame in log.take_ready() {
                             let last = until_caught_up && matches!(frame, Frame::CaughtUp { .. });
                             yield Ok(frame);
                             if last {
                                 return;
                             }
                         }
-                        let position = log.delivery.position();
+                        let position = log.position();
                         // kept over heartbeats: a reader that is slow to begin is not begun again and again
                         let mut read = std::pin::pin!(log.read());
                         let read = loop {
@@ -274,8 +182,8 @@ impl Subscription {
                         return;
                     }
                     loop {
-                        while let Some(item) = feed.pop() {
-                            yield Ok(live_frame(item));
+                        while let Some(frame) = feed.pop() {
+                            yield Ok(frame);
                         }
                         tokio::select! {
                             biased;
@@ -283,145 +191,17 @@ impl Subscription {
                                 yield Err(error);
                                 return;
                             }
-                            () = feed.shared.closed.cancelled() => {
+                            () = feed.closed() => {
                                 yield Err(unavailable());
                                 return;
                             }
-                            () = feed.shared.filled.notified() => {}
+                            () = feed.filled() => {}
                             () = time::sleep(heartbeat_interval) => yield Ok(Frame::Heartbeat { position: 0 }),
                         }
                     }
                 }
             }
         }
-    }
-}
-
-/// Reads a log and turns what arrives into frames.
-struct LogFrames {
-    reader: Box<Reader>,
-    room: Room,
-    store: Store,
-    delivery: LogDelivery,
-    epoch: i64,
-    ready: Vec<Frame>,
-}
-
-impl LogFrames {
-    fn new(reader: Box<Reader>, room: Room, store: Store, position: u64, state: &RoomState) -> Self {
-        let (delivery, steps) = LogDelivery::open(position, state, room.retention.expires());
-        Self { reader, room, store, delivery, epoch: state.epoch, ready: frames(steps, None).collect() }
-    }
-
-    /// Returns when there are frames to send.
-    async fn read(&mut self) -> Result<()> {
-        while self.ready.is_empty() {
-            if let Some(arrival) = self.next_arrival().await? {
-                self.arrive(arrival).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next message; `None` when the end of the backlog was found instead.
-    async fn next_arrival(&mut self) -> Result<Option<Arrival>> {
-        if self.delivery.is_caught_up() {
-            return self.reader.next().await.map(Some);
-        }
-        let mut next = std::pin::pin!(self.reader.next());
-        loop {
-            tokio::select! {
-                arrival = &mut next => return arrival.map(Some),
-                () = time::sleep(BACKLOG_CHECK_INTERVAL) => {}
-            }
-            let start = self.delivery.position() + 1;
-            if let Some(state) = nothing_follows(&self.store, &self.room, self.epoch, start).await {
-                let steps = self.delivery.nothing_follows(&state);
-                self.ready.extend(frames(steps, None));
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn arrive(&mut self, arrival: Arrival) {
-        let sequence = arrival.message.sequence;
-        let first_kept = if self.delivery.misses_before(sequence) {
-            // only the reason of the gap depends on it
-            self.store.log_state(&self.room).await.map_or(0, |state| state.first_sequence)
-        } else {
-            0
-        };
-        let steps = self.delivery.arrive(sequence, arrival.pending, first_kept);
-        self.ready.extend(frames(steps, Some(arrival.message)));
-    }
-}
-
-/// What the log holds, if it is the same log and holds nothing from `start` on. Asked when nothing has come for a while and
-/// the backlog is not through: perhaps the rest of it was deleted.
-async fn nothing_follows(store: &Store, room: &Room, epoch: i64, start: u64) -> Option<RoomState> {
-    let state = store.log_state(room).await.ok().filter(|state| state.epoch == epoch)?;
-    let limits = PageLimits { messages: 1, bytes: 1 };
-    let page = store.page(room, state, PageRequest::From { start }, limits).await.ok()?;
-    page.messages.is_empty().then_some(state)
-}
-
-fn frames(steps: Vec<Step>, mut message: Option<Message>) -> impl Iterator<Item = Frame> {
-    steps.into_iter().filter_map(move |step| match step {
-        Step::Deliver => message.take().map(Frame::Message),
-        Step::Gap(gap) => Some(Frame::Gap(gap)),
-        Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
-    })
-}
-
-/// What ends a subscription from outside.
-struct Ending {
-    session: Option<Arc<Session>>,
-    registered: Arc<Registered>,
-    draining: CancellationToken,
-}
-
-impl Ending {
-    async fn wait(&self, position: Option<u64>) -> Error {
-        let superseded = async {
-            match &self.session {
-                Some(session) => session.superseded().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.registered.gone() => not_found(&self.registered.room.room_id),
-            () = superseded => at(Error::new(
-                Reason::TakenOver,
-                "a newer subscription of this subscriber took over; what this one did not acknowledge comes again there",
-            ), position),
-            () = self.draining.cancelled() => draining(position),
-        }
-    }
-
-    /// A log that is gone because the room was deleted is another thing than one that began anew.
-    async fn explain(&self, error: Error, position: u64) -> Error {
-        if error.reason() == Reason::RoomRecreated
-            && time::timeout(Duration::from_millis(500), self.registered.gone()).await.is_ok()
-        {
-            return not_found(&self.registered.room.room_id);
-        }
-        at(error, Some(position))
-    }
-}
-
-impl LiveFeed {
-    fn pop(&self) -> Option<LiveItem> {
-        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
-    }
-}
-
-fn live_frame(item: LiveItem) -> Frame {
-    let gap = |reason, dropped| Frame::Gap(Gap { from: 0, to: 0, reason, dropped });
-    match item {
-        LiveItem::Message(message) => Frame::Message(message),
-        LiveItem::Dropped(count) => gap(GapReason::SlowReader, count),
-        LiveItem::Disconnected => gap(GapReason::Disconnected, 0),
     }
 }
 
@@ -433,34 +213,4 @@ fn check_ephemeral(options: &SubscribeOptions) -> Result<()> {
         Reason::RoomNotPersisted,
         "the room is ephemeral: leave subscriber empty, and start unset or `new`, or create the room with persist",
     ))
-}
-
-fn check_end(field: &str, sequence: u64, state: &RoomState) -> Result<()> {
-    if sequence <= state.last_sequence {
-        return Ok(());
-    }
-    Err(Error::new(
-        Reason::PositionAfterEnd,
-        format!("{field}: {sequence} lies after the room's last sequence, {}", state.last_sequence),
-    )
-    .with("last_sequence", state.last_sequence))
-}
-
-fn draining(position: Option<u64>) -> Error {
-    at(
-        Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly"),
-        position,
-    )
-}
-
-fn unavailable() -> Error {
-    Error::new(Reason::NatsUnavailable, "the NATS connection is closed; subscribe again")
-}
-
-/// An error that says where the subscription stood.
-fn at(error: Error, position: Option<u64>) -> Error {
-    match position {
-        Some(position) => error.with("position", position),
-        None => error,
-    }
 }

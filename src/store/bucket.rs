@@ -160,7 +160,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         let store = self.store().await?;
         // subscribed before the bucket is asked whether it is empty, so that nothing falls in between
         let mut watch = store.watch_with_history(">").await.map_err(|error| self.failed(error))?;
-        let empty = store.status().await.map_err(|error| self.failed(error))?.values() == 0;
+        let info = store.stream.get_info().await.map_err(|error| self.failed(error))?;
+        let empty = info.state.messages == 0;
         apply(Change::Restart);
         let mut complete = empty;
         if empty {

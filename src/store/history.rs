@@ -141,6 +141,10 @@ impl Log<'_> {
         'reading: while !self.is_past_end(from) {
             let wanted = (self.limits.messages - page.len() + 1) as u64;
             let mut batch = self.read(from, wanted).await?;
+            if let Origin::Time(start) = from {
+                // of a time after the last message the server gives the room from its beginning
+                batch.messages.retain(|message| message.published_at >= start);
+            }
             let more = batch.pending > 0;
             if let (false, Origin::Sequence(start)) = (more, from) {
                 self.fill_tail(&mut batch.messages, start).await?;
@@ -195,7 +199,7 @@ impl Log<'_> {
         let subject = self.room.subject.as_str();
         let Some(last) = get(self.nats, self.room, &json!({ "last_by_subj": subject })).await? else { return Ok(()) };
         for sequence in from..last.sequence {
-            found.extend(get(self.nats, self.room, &json!({ "seq": sequence })).await?);
+            found.extend(stored_at(self.nats, self.room, sequence).await?);
         }
         if last.sequence >= from {
             found.push(last);
@@ -277,6 +281,11 @@ struct StoredMessage {
     data: Option<String>,
 }
 
+/// The message with this sequence, from the leader; `None` if it is not stored.
+pub(super) async fn stored_at(nats: &Nats, room: &Room, sequence: u64) -> Result<Option<Message>> {
+    get(nats, room, &json!({ "seq": sequence })).await
+}
+
 /// One message from the leader; `None` if it is not stored.
 async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Option<Message>> {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -301,7 +310,7 @@ pub(super) async fn first_since(nats: &Nats, room: &Room, state: RoomState, time
     let limits = PageLimits { messages: 1, bytes: 1 };
     let log = Log { nats, room, state, limits };
     let batch = log.read(Origin::Time(time), 1).await?;
-    Ok(batch.messages.first().map(|message| message.sequence))
+    Ok(batch.messages.first().filter(|message| message.published_at >= time).map(|message| message.sequence))
 }
 
 fn parse_headers(text: &str) -> async_nats::HeaderMap {

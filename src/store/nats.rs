@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
     connection::State,
     jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
 };
@@ -68,12 +68,8 @@ impl Nats {
                 Ok(client) => break client,
                 Err(error) => error,
             };
-            if matches!(error.kind(), ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation) {
-                return Err(Error::new(
-                    Reason::Internal,
-                    "the NATS server refuses the credentials; check the --nats-... flags",
-                )
-                .because(error));
+            if let Some(refusal) = refusal(&error) {
+                return Err(Error::new(Reason::Internal, refusal).because(error));
             }
             if time::Instant::now() + delay > deadline {
                 return Err(Error::new(
@@ -271,6 +267,28 @@ pub(super) fn unavailable() -> Error {
 
 pub(super) fn internal() -> Error {
     Error::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
+}
+
+/// What is wrong with a connection that trying again will not mend.
+fn refusal(error: &ConnectError) -> Option<&'static str> {
+    // rustls reports a certificate that is not accepted, by either side, as invalid data
+    let invalid_data = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|source| source.kind() == std::io::ErrorKind::InvalidData);
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            Some("the NATS server refuses the credentials; check the --nats-... flags")
+        }
+        ConnectErrorKind::Tls => Some("TLS with the NATS server cannot be set up; check the --nats-tls-... flags"),
+        ConnectErrorKind::Io if invalid_data => Some(
+            "a certificate was not accepted between the service and the NATS server; check the --nats-tls-... flags",
+        ),
+        ConnectErrorKind::Io
+        | ConnectErrorKind::ServerParse
+        | ConnectErrorKind::Dns
+        | ConnectErrorKind::TimedOut
+        | ConnectErrorKind::MaxReconnects => None,
+    }
 }
 
 type UserAndPassword = (String, String);

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    lock,
+    history, lock,
     nats::{Nats, unavailable},
     streams,
 };
@@ -126,14 +126,14 @@ impl Publisher {
             self.nats.ready().await?;
             match self.attempt(room, draft, deadline).await? {
                 Reply::Stored { sequence, duplicate } => {
-                    return Ok(Acknowledged {
-                        sequence,
-                        duplicate,
-                        published_at: SystemTime::now(),
-                        durability: self.durability_of(room),
-                    });
+                    return Ok(self.acknowledged(room, sequence, duplicate));
                 }
-                Reply::Refused(error) => return Err(refused(&error)),
+                Reply::Refused(error) => {
+                    return match self.stored_before(room, draft, &error).await? {
+                        Some(sequence) => Ok(self.acknowledged(room, sequence, true)),
+                        None => Err(refused(&error)),
+                    };
+                }
                 // the stream is gone, or has no leader just now: either way the message was not stored
                 Reply::NobodyListens if time::Instant::now() + delay < deadline => {
                     time::sleep(delay).await;
@@ -171,6 +171,22 @@ impl Publisher {
         }
     }
 
+    /// JetStream looks at the expected sequence before it looks for duplicates, so a retry of a message that was stored is
+    /// refused for the sequence that it itself took. That sequence, if it holds this very message.
+    async fn stored_before(&self, room: &Room, draft: &Draft, error: &jetstream::Error) -> Result<Option<u64>> {
+        let (Some(id), Some(expected), true) = (&draft.message_id, draft.expected_last_sequence, is_mismatch(error))
+        else {
+            return Ok(None);
+        };
+        let sequence = expected.saturating_add(1);
+        let found = history::stored_at(&self.nats, room, sequence).await?;
+        Ok(found.filter(|found| found.message_id == *id).map(|_| sequence))
+    }
+
+    fn acknowledged(&self, room: &Room, sequence: u64, duplicate: bool) -> Acknowledged {
+        Acknowledged { sequence, duplicate, published_at: SystemTime::now(), durability: self.durability_of(room) }
+    }
+
     fn durability_of(&self, room: &Room) -> Durability {
         match (self.durability, room.replicas) {
             (Durability::Synced, 2..) => Durability::QuorumSynced,
@@ -197,13 +213,17 @@ fn headers(draft: &Draft) -> HeaderMap {
     headers
 }
 
+fn is_mismatch(error: &jetstream::Error) -> bool {
+    matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+}
+
 /// What JetStream's refusal of a message means. Codes: nats-server `errors.json`.
 fn refused(error: &jetstream::Error) -> Error {
     const MAXIMUM_MESSAGES_EXCEEDED: &str = "maximum messages exceeded";
     const MAXIMUM_BYTES_EXCEEDED: &str = "maximum bytes exceeded";
     let text = error.to_string();
     match error.error_code() {
-        ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+        _ if is_mismatch(error) => {
             let actual = text.split("sequence: ").nth(1).map_or("", |rest| {
                 let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
                 rest.get(..digits).unwrap_or_default()

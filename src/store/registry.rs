@@ -234,9 +234,11 @@ impl Registry {
     }
 
     async fn claim_subject(&self, room: &Room) -> Result<()> {
-        let (Some(bucket), true) = (&self.subjects, is_chosen(room)) else {
-            return self.check_subject_in_memory(room);
-        };
+        if !is_chosen(room) {
+            // a default subject is the mapped name once more
+            return Ok(());
+        }
+        let Some(bucket) = &self.subjects else { return self.check_subject_in_memory(room) };
         let key = room.subject.as_str();
         let claim = Claim { room_id: room.room_id.clone(), claimed_at_ms: unix_ms() };
         if bucket.put(key, &claim, None).await?.is_some() {
@@ -257,7 +259,7 @@ impl Registry {
         bucket.put(key, &claim, Some(found.revision)).await?.map(drop).ok_or_else(conflict)
     }
 
-    /// Without JetStream, or for a default subject, which is the mapped name once more.
+    /// Without JetStream this process has the only registry.
     fn check_subject_in_memory(&self, room: &Room) -> Result<()> {
         let known = lock(&self.known);
         let taken = known

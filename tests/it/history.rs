@@ -8,7 +8,10 @@ use std::{
 
 use futures_util::{StreamExt, future::join};
 use tonic::Code;
-use unibus::v1::{CreateRoomRequest, HistoryResponse, Retention, history_request::Anchor};
+use unibus::v1::{
+    AckMode, AcknowledgeRequest, CreateRoomRequest, HistoryResponse, Retention, SubscribeRequest,
+    history_request::Anchor,
+};
 
 use crate::support::{
     Client, Frames, Nats, Unibus, assert_status, create_ephemeral, create_room, eventually, history, page, payloads,
@@ -130,12 +133,20 @@ async fn reading_history_moves_no_subscriber() {
     // durable goes on where it was, and no consumer was left behind.
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let mut client = unibus.client().await;
     create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 3).await;
-    let mut ann = Frames::durable(&client, "lobby", "ann").await;
-    ann.until_caught_up().await;
-    drop(ann);
+    let ann = SubscribeRequest {
+        room_id: "lobby".into(),
+        subscriber: "ann".into(),
+        ack_mode: AckMode::Explicit.into(),
+        ..SubscribeRequest::default()
+    };
+    let mut frames = Frames::open(&client, ann.clone()).await.unwrap();
+    frames.until_caught_up().await;
+    let request = AcknowledgeRequest { room_id: "lobby".into(), subscriber: "ann".into(), sequence: 3 };
+    client.acknowledge(request).await.unwrap();
+    drop(frames);
     publish_n(&client, "lobby", 3).await;
 
     let stream = nats.stream("lobby").await;
@@ -150,8 +161,8 @@ async fn reading_history_moves_no_subscriber() {
     let after = consumers().await;
     assert!(after.is_subset(&before), "{before:?} became {after:?}");
 
-    let mut ann = Frames::durable(&client, "lobby", "ann").await;
-    assert_eq!(sequences(&ann.until_caught_up().await), [4, 5, 6]);
+    let mut frames = Frames::open(&client, ann).await.unwrap();
+    assert_eq!(sequences(&frames.until_caught_up().await), [4, 5, 6]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,16 +4,30 @@
 //! codes, reasons and fields, never the text of a message.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)] // a test that meets the unexpected fails loudly
+#![allow(clippy::disallowed_methods)] // a test's tasks end with its runtime
 
 mod acknowledge;
+mod architecture;
 mod bad_input;
 mod bad_publish;
+mod cluster;
+mod docs;
+mod embedded;
+mod faults;
+mod faults_process;
+mod faults_publishers;
 mod history;
 mod history_anchors;
 mod history_cursors;
 mod history_holes;
 mod http_history;
+mod least_privilege;
+mod many;
 mod native;
+mod nats_auth;
+mod operations;
+mod operations_log;
+mod operations_stop;
 mod payload_limits;
 mod property;
 mod publish;
@@ -24,6 +38,11 @@ mod room_instances;
 mod room_list;
 mod room_names;
 mod rooms;
+mod slow_subscriber;
+mod subscribe_basic;
+mod subscribe_ephemeral;
+mod subscribe_gaps;
 mod subscribe_resume;
+mod subscribe_start;
 mod support;
 mod takeover;

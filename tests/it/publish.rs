@@ -8,7 +8,10 @@ use std::{
 use async_nats::HeaderMap;
 use futures_util::StreamExt;
 use tonic::Code;
-use unibus::v1::{DeleteRoomRequest, Durability, PublishRequest};
+use unibus::{
+    NatsSync,
+    v1::{DeleteRoomRequest, Durability, PublishRequest},
+};
 
 use crate::support::{
     Client, Frames, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, history, metadata, payloads,
@@ -62,12 +65,21 @@ async fn sequences_count_from_one_without_a_hole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_says_how_safe_the_message_is() {
-    // Goal: durability is never claimed that is not known. Method: the embedded server, which syncs, and an external one,
-    // of which nothing is known.
+    // Goal: durability is never claimed that is not known. Method: the embedded server, which syncs, and external ones,
+    // of which nothing is known, or what the operator declares.
     let embedded = Unibus::embedded().await;
     let nats = Nats::start().await;
     let external = Unibus::start(&nats).await;
-    let cases = [(embedded, Durability::Synced), (external, Durability::Unspecified)];
+    let declared = async |sync| {
+        let url = nats.url();
+        Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await
+    };
+    let cases = [
+        (embedded, Durability::Synced),
+        (external, Durability::Unspecified),
+        (declared(NatsSync::Always).await, Durability::Synced),
+        (declared(NatsSync::Interval).await, Durability::Buffered),
+    ];
     for (unibus, expected) in cases {
         let client = unibus.client().await;
         create_room(&client, "lobby").await;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::limits::EMBEDDED_NATS_PAYLOAD_BYTES_MAX;
 use super::error::EmbeddedError;
+use crate::limits::EMBEDDED_NATS_PAYLOAD_BYTES_MAX;
 
 /// The only user that the server knows.
 pub(super) const USER: &str = "unibus";

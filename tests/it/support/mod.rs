@@ -1,19 +1,25 @@
 //! What the tests stand on: servers that are started, killed and restarted at will, and the words to talk to them.
 
+mod certificates;
+mod cluster;
 mod errors;
 mod eventually;
 mod frames;
 mod nats;
+mod operator;
 mod process;
 mod requests;
 mod subscribers;
 mod unibus;
 
 pub(crate) use self::{
+    certificates::Certificates,
+    cluster::Cluster,
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::eventually,
     frames::Frames,
     nats::{Nats, NatsOptions},
+    operator::Operator,
     process::Process,
     requests::{
         create_ephemeral, create_room, ephemeral, history, list_rooms, page, payloads, persisted, publish, publish_n,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
+use async_nats::{ConnectOptions, jetstream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,12 +28,19 @@ pub(crate) struct NatsOptions {
     sync_always: bool,
     max_payload: usize,
     extra: String,
+    login: ConnectOptions,
 }
 
 impl NatsOptions {
     /// JetStream on, writes not synced, and the payload limit that nats-server has by itself.
     pub(crate) fn new() -> Self {
-        Self { jetstream: true, sync_always: false, max_payload: 1024 * 1024, extra: String::new() }
+        Self {
+            jetstream: true,
+            sync_always: false,
+            max_payload: 1024 * 1024,
+            extra: String::new(),
+            login: ConnectOptions::new(),
+        }
     }
 
     /// Core NATS only.
@@ -57,6 +64,12 @@ impl NatsOptions {
     /// Further lines of the server's configuration file.
     pub(crate) fn extra(mut self, lines: &str) -> Self {
         self.extra.push_str(lines);
+        self
+    }
+
+    /// How the test's own clients are let in.
+    pub(crate) fn login(mut self, login: ConnectOptions) -> Self {
+        self.login = login;
         self
     }
 
@@ -97,7 +110,7 @@ impl Nats {
 
     /// A new connection of a plain NATS client: the native peer.
     pub(crate) async fn client(&self) -> async_nats::Client {
-        async_nats::connect(self.url()).await.expect("a connection")
+        self.options.login.clone().connect(self.url()).await.expect("a connection")
     }
 
     /// JetStream over a new connection.
@@ -135,6 +148,11 @@ impl Nats {
         futures_util::stream::iter(deletions).buffer_unordered(64).collect::<()>().await;
     }
 
+    /// Whether the server was started and not ended by the test.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Ends the server at once, as a crash would; what it had not written is lost.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -142,6 +160,21 @@ impl Nats {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Freezes the server: connections stay open, nothing is answered, until [`Self::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on; what was sent to it meanwhile is then served.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a running nats-server");
+        kill_process(Pid::from_child(child), signal).expect("a running nats-server");
     }
 
     /// Asks the server to end, and waits until it has.
@@ -194,7 +227,7 @@ impl Nats {
 
     /// Whether the server takes connections and, where it should, answers JetStream requests.
     async fn serves(&self) -> bool {
-        let Ok(client) = async_nats::connect(self.url()).await else {
+        let Ok(client) = self.options.login.clone().connect(self.url()).await else {
             return false;
         };
         let info = client.server_info();
@@ -204,8 +237,8 @@ impl Nats {
         !self.options.jetstream || jetstream::new(client).query_account().await.is_ok()
     }
 
-    /// Not shared with another server, so that a stranger on the port is not taken for this one.
-    fn name(&self) -> String {
+    /// The server's name: not shared with another one, so that a stranger on the port is not taken for this one.
+    pub(crate) fn name(&self) -> String {
         format!("test-{}-{}", std::process::id(), self.port)
     }
 
@@ -227,8 +260,8 @@ impl Nats {
         config + &self.options.extra
     }
 
-    /// What the server has logged, for the report of a failure.
-    fn log(&self) -> String {
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("nats.log")).unwrap_or_default()
     }
 }
@@ -253,7 +286,7 @@ pub(crate) fn nats_server_binary() -> PathBuf {
 
 /// A port that nothing listens on. It lies below the range from which outgoing connections get theirs, so that it is
 /// still free when a server that was killed comes back to it.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 11_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

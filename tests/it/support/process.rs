@@ -1,6 +1,7 @@
 //! The service as users run it: the binary, in a process that can be killed.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
@@ -30,22 +31,31 @@ pub(crate) struct Process {
 impl Process {
     /// The service in front of this nats-server, with a short heartbeat; ready when this returns.
     pub(crate) async fn start(nats: &Nats) -> Self {
+        Self::start_with(nats, &["--heartbeat-interval=1s"], None).await
+    }
+
+    /// The service in front of this nats-server with these arguments, logging what `RUST_LOG` is then set to.
+    pub(crate) async fn start_with(nats: &Nats, args: &[&str], rust_log: Option<&str>) -> Self {
         let data_dir = TempDir::new().expect("a temporary directory");
         let data_dir_flag = format!("--data-dir={}", data_dir.path().display());
         let url = format!("--nats-url={}", nats.url());
-        let args = [&*url, &data_dir_flag, "--heartbeat-interval=1s"];
-        let mut process = Self::run(&args, Some(data_dir));
+        let args = [&[&*url, &data_dir_flag], args].concat();
+        let mut process = Self::run(&args, Some(data_dir), rust_log);
         process.ready().await;
         process
     }
 
     /// Runs the binary on free ports with JSON logs and these arguments; not ready yet, see [`Self::ready`].
     pub(crate) fn spawn(args: &[&str]) -> Self {
-        Self::run(args, None)
+        Self::run(args, None, None)
     }
 
-    fn run(args: &[&str], data_dir: Option<TempDir>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_unibus"))
+    fn run(args: &[&str], data_dir: Option<TempDir>, rust_log: Option<&str>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unibus"));
+        if let Some(filter) = rust_log {
+            command.env("RUST_LOG", filter);
+        }
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(["--log-format", "json"])
             .args(args)
@@ -112,6 +122,19 @@ impl Process {
     /// Asks the process to end (SIGTERM).
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running process");
+    }
+
+    /// Asks the process to end as Ctrl-C does (SIGINT).
+    pub(crate) fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running process");
+    }
+
+    /// Bytes of memory that the process has in use now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("VmRSS in kB") * 1024
     }
 
     /// How the process ended; panics when it is still running after `timeout`.

@@ -1,6 +1,6 @@
 //! The service in the test's own process.
 
-use std::{net::SocketAddr, sync::Once, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Once, time::Duration};
 
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -30,8 +30,22 @@ impl Unibus {
         Self::configured(|config| config.nats_server = Some(nats_server_binary())).await
     }
 
+    /// An instance that runs a nats-server of its own on this data directory, for a start that may fail.
+    pub(crate) async fn try_embedded_in(data_dir: &Path) -> Result<Self, unibus::Error> {
+        Self::try_configured(|config| {
+            config.nats_server = Some(nats_server_binary());
+            config.data_dir = data_dir.to_owned();
+        })
+        .await
+    }
+
     /// An instance with the default configuration but for free ports, a short heartbeat and what `change` sets.
     pub(crate) async fn configured(change: impl FnOnce(&mut Config)) -> Self {
+        Self::try_configured(change).await.expect("the service starts")
+    }
+
+    /// As [`Self::configured`], for a start that may fail.
+    pub(crate) async fn try_configured(change: impl FnOnce(&mut Config)) -> Result<Self, unibus::Error> {
         log_if_asked();
         let data_dir = TempDir::new().expect("a temporary directory");
         let mut config = Config {
@@ -42,8 +56,8 @@ impl Unibus {
             ..Config::default()
         };
         change(&mut config);
-        let server = Server::bind(config).await.expect("the service starts");
-        Self { server, _data_dir: data_dir }
+        let server = Server::bind(config).await?;
+        Ok(Self { server, _data_dir: data_dir })
     }
 
     /// A client with a connection of its own.

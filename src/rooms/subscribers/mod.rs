@@ -3,6 +3,9 @@
 //! The instance that owns a subscriber moves its position, one move at a time, only forwards. Others ask it. AUTO positions
 //! are gathered and written back about once a second; an end, an Acknowledge, a take-over and a drain write at once.
 
+mod peers;
+mod write_back;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -11,24 +14,19 @@ use std::{
     },
 };
 
-use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::{Mutex as AsyncMutex, Notify},
-    time::{self, MissedTickBehavior},
-};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
-    limits::BOOKMARK_INTERVAL,
-    store::{Asked, Ownership, PeerListener, PeerReply, PeerRequest, Registered, Store},
+    store::{Ownership, PeerReply, PeerRequest, Registered, Store},
 };
 
 /// How often an acknowledgement follows a subscriber that changes its owner.
 const ATTEMPTS: usize = 6;
-/// Positions written back at the same time.
+/// Positions written back, and requests of other instances served, at the same time.
 const WRITES_AT_ONCE: usize = 32;
 
 type Key = (RoomId, SubscriberId);
@@ -252,64 +250,6 @@ impl Subscribers {
         self.store.move_to(room, subscriber, sequence).await
     }
 
-    /// Writes positions back about once a second, and at once when a session was closed, until `stop`.
-    pub(crate) async fn write_back(self: Arc<Self>, stop: CancellationToken) {
-        let mut tick = time::interval(BOOKMARK_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.wake.notified() => self.write_some(|session| session.closed.load(Ordering::Relaxed)).await,
-                _ = tick.tick() => self.write_some(|session| session.is_dirty() || session.closed.load(Ordering::Relaxed)).await,
-            }
-        }
-    }
-
-    /// Writes back whatever is not yet written, once.
-    pub(crate) async fn write_back_all(&self) {
-        self.write_some(|_| true).await;
-    }
-
-    async fn write_some(&self, choose: impl Fn(&Inner) -> bool) {
-        let chosen: Vec<_> = self.sessions().values().filter(|session| choose(session)).cloned().collect();
-        stream::iter(chosen)
-            .for_each_concurrent(WRITES_AT_ONCE, |session| async move {
-                if let Err(error) = self.write(&session).await {
-                    debug!(subscriber = %session.ownership.subscriber, %error, "a position could not be written back yet");
-                }
-            })
-            .await;
-    }
-
-    async fn write(&self, session: &Arc<Inner>) -> Result<()> {
-        let closed = session.closed.load(Ordering::Relaxed);
-        let gone = match self.write_position(session).await {
-            Ok(()) => false,
-            Err(error) if matches!(error.reason(), Reason::SubscriberNotFound | Reason::RoomNotFound) => true,
-            Err(error) => return Err(error),
-        };
-        if closed || gone {
-            self.remove(session);
-        }
-        if closed && !gone {
-            self.store.owners.close(&session.ownership).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_position(&self, session: &Inner) -> Result<()> {
-        let moving = self.moving(&session.key());
-        let _one_at_a_time = moving.lock().await;
-        let taken = session.taken.load(Ordering::Relaxed);
-        if session.superseded.is_cancelled() || taken <= session.written.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let room = &session.registered.room;
-        let position = self.move_forwards(room, &session.ownership.subscriber, taken).await?;
-        session.written.fetch_max(position, Ordering::Relaxed);
-        Ok(())
-    }
-
     fn remove(&self, session: &Arc<Inner>) {
         let mut open = self.sessions();
         if open.get(&session.key()).is_some_and(|found| Arc::ptr_eq(found, session)) {
@@ -329,74 +269,6 @@ impl Subscribers {
         }
         // whoever still moves the position was the owner when it began; wait for it
         drop(self.moving(key).lock().await);
-    }
-
-    async fn ask_to_release(&self, before: &Ownership) {
-        let request = PeerRequest::Release { room_id: before.room_id.clone(), subscriber: before.subscriber.clone() };
-        match self.store.ask(&before.instance, &request).await {
-            Ok(_) => {}
-            Err(error) => {
-                // it will see in the bucket that it owns the subscriber no more
-                warn!(subscriber = %before.subscriber, %error, "the instance of the older subscription does not answer");
-            }
-        }
-    }
-
-    /// Serves the requests of other instances until `stop`.
-    pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener, stop: CancellationToken) {
-        let requests = stream::poll_fn(move |cx| {
-            let next = std::pin::pin!(peers.next());
-            next.poll(cx)
-        });
-        let serve = requests.for_each_concurrent(WRITES_AT_ONCE, |asked| self.serve_peer(asked));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = serve => {}
-        }
-    }
-
-    async fn serve_peer(&self, asked: Asked) {
-        let reply = match asked.request.clone() {
-            PeerRequest::Release { room_id, subscriber } => {
-                self.release(&(room_id, subscriber)).await;
-                PeerReply::Released
-            }
-            PeerRequest::Acknowledge { room_id, subscriber, sequence } => {
-                match self.acknowledge_for_peer(&room_id, &subscriber, sequence).await {
-                    Ok(Some(position)) => PeerReply::Position(position),
-                    Ok(None) => PeerReply::NotMine,
-                    Err(error) => PeerReply::Failed(error.reason().name().to_owned()),
-                }
-            }
-        };
-        asked.answer(&reply).await;
-    }
-
-    async fn acknowledge_for_peer(
-        &self,
-        room: &RoomId,
-        subscriber: &SubscriberId,
-        sequence: u64,
-    ) -> Result<Option<u64>> {
-        let registered = self.store.registry.find(room).await?;
-        self.acknowledge_as_owner(&registered.room, subscriber, sequence).await
-    }
-
-    /// Ends sessions whose subscriber another instance has claimed, until `stop`. Covers a request to release that was lost.
-    pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
-        let owners = self.store.owners.clone();
-        owners
-            .follow(stop, |ownership, revision| {
-                let key = (ownership.room_id.clone(), ownership.subscriber.clone());
-                let mut open = self.sessions();
-                let superseded = open.get(&key).is_some_and(|session| {
-                    session.revision < revision && session.ownership.session != ownership.session
-                });
-                if superseded && let Some(session) = open.remove(&key) {
-                    session.superseded.cancel();
-                }
-            })
-            .await;
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Arc<Inner>>> {

@@ -1,0 +1,15 @@
+//! What a subscription tells its client.
+
+use std::time::Duration;
+
+use crate::domain::{Gap, Message};
+
+/// One step of a subscription.
+#[derive(Clone, Debug)]
+pub(crate) enum Frame {
+    Opened { position: u64, first_sequence: u64, last_sequence: u64, heartbeat_interval: Duration, resumed: bool },
+    Message(Message),
+    CaughtUp { position: u64 },
+    Heartbeat { position: u64 },
+    Gap(Gap),
+}

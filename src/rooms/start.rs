@@ -1,0 +1,69 @@
+//! Where a subscription starts: every way to say it, resolved to a position in the log.
+
+use super::Rooms;
+use crate::{
+    domain::{PageRequest, Room, RoomState, Start},
+    error::{Error, Reason, Result},
+    limits::{HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
+    store::PageLimits,
+};
+
+impl Rooms {
+    /// The position before the first message that `start` asks for.
+    ///
+    /// # Errors
+    /// `POSITION_AFTER_END`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
+    pub(super) async fn start_position(&self, room: &Room, state: RoomState, start: Start) -> Result<u64> {
+        Ok(match start {
+            Start::Default | Start::All => state.first_sequence - 1,
+            Start::New => state.last_sequence,
+            Start::AfterSequence(sequence) => {
+                check_end("start.after_sequence", sequence, &state)?;
+                sequence
+            }
+            Start::AfterCursor(cursor) => {
+                let sequence = cursor.sequence_in("start.after_cursor", &room.room_id, state.epoch)?;
+                check_end("start.after_cursor", sequence, &state)?;
+                sequence
+            }
+            Start::Since(time) => match self.store.first_since(room, state, time).await? {
+                Some(sequence) => sequence - 1,
+                None => state.last_sequence,
+            },
+            Start::Last(count) => self.last_position(room, state, count).await?,
+        })
+    }
+
+    /// The position before the newest `count` messages.
+    async fn last_position(&self, room: &Room, state: RoomState, count: u64) -> Result<u64> {
+        let first = state.first_sequence - 1;
+        if count >= state.messages {
+            return Ok(first);
+        }
+        if state.is_dense() {
+            return Ok(state.last_sequence.saturating_sub(count).max(first));
+        }
+        let mut left = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut end = state.last_sequence + 1;
+        while left > 0 {
+            let limits = PageLimits { messages: left.min(HISTORY_LIMIT_MAX), bytes: HISTORY_PAGE_BYTES_MAX };
+            let page = self.store.page(room, state, PageRequest::Before { end }, limits).await?;
+            let Some(oldest) = page.messages.first() else { return Ok(first) };
+            end = oldest.sequence;
+            left = left.saturating_sub(page.messages.len());
+        }
+        Ok(end - 1)
+    }
+}
+
+/// Refuses a position that no message has yet.
+pub(super) fn check_end(field: &str, sequence: u64, state: &RoomState) -> Result<()> {
+    if sequence <= state.last_sequence {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::PositionAfterEnd,
+        format!("{field}: {sequence} lies after the room's last sequence, {}", state.last_sequence),
+    )
+    .with("last_sequence", state.last_sequence))
+}

@@ -1,0 +1,74 @@
+//! Writes positions back: about once a second what AUTO subscribers have taken, at once what a closed subscription had.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::{self, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Inner, Subscribers, WRITES_AT_ONCE};
+use crate::{
+    error::{Reason, Result},
+    limits::BOOKMARK_INTERVAL,
+};
+
+impl Subscribers {
+    /// Writes positions back about once a second, and at once when a session was closed, until `stop`.
+    pub(crate) async fn write_back(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = time::interval(BOOKMARK_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wake.notified() => self.write_some(|session| session.closed.load(Ordering::Relaxed)).await,
+                _ = tick.tick() => self.write_some(|session| session.is_dirty() || session.closed.load(Ordering::Relaxed)).await,
+            }
+        }
+    }
+
+    /// Writes back whatever is not yet written, once.
+    pub(crate) async fn write_back_all(&self) {
+        self.write_some(|_| true).await;
+    }
+
+    async fn write_some(&self, choose: impl Fn(&Inner) -> bool) {
+        let chosen: Vec<_> = self.sessions().values().filter(|session| choose(session)).cloned().collect();
+        stream::iter(chosen)
+            .for_each_concurrent(WRITES_AT_ONCE, |session| async move {
+                if let Err(error) = self.write(&session).await {
+                    debug!(subscriber = %session.ownership.subscriber, %error, "a position could not be written back yet");
+                }
+            })
+            .await;
+    }
+
+    async fn write(&self, session: &Arc<Inner>) -> Result<()> {
+        let closed = session.closed.load(Ordering::Relaxed);
+        let gone = match self.write_position(session).await {
+            Ok(()) => false,
+            Err(error) if matches!(error.reason(), Reason::SubscriberNotFound | Reason::RoomNotFound) => true,
+            Err(error) => return Err(error),
+        };
+        if closed || gone {
+            self.remove(session);
+        }
+        if closed && !gone {
+            self.store.owners.close(&session.ownership).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write_position(&self, session: &Inner) -> Result<()> {
+        let moving = self.moving(&session.key());
+        let _one_at_a_time = moving.lock().await;
+        let taken = session.taken.load(Ordering::Relaxed);
+        if session.superseded.is_cancelled() || taken <= session.written.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let room = &session.registered.room;
+        let position = self.move_forwards(room, &session.ownership.subscriber, taken).await?;
+        session.written.fetch_max(position, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -75,7 +75,7 @@ pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// HTTP/2 streams of one connection; a client's further calls wait for one of them to end.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
-/// Requests that are being served for one connection.
+/// How often a silent client is asked for a sign of life.
 pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long a client may take to answer an HTTP/2 ping before it counts as dead.
 pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

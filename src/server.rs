@@ -77,6 +77,11 @@ impl Server {
     /// When NATS cannot be reached or is too old, the own nats-server cannot be started, the data directory belongs to
     /// another process, or an address cannot be bound. Nothing is left running.
     pub async fn bind(config: Config) -> Result<Self> {
+        // boxed, for callers that hold the future
+        Box::pin(Self::assemble(config)).await
+    }
+
+    async fn assemble(config: Config) -> Result<Self> {
         let listener = bind("listen", config.listen).await?;
         let admin_listener = bind("admin_listen", config.admin_listen).await?;
         let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;

@@ -46,6 +46,11 @@ fn retention(retention: v1::Retention, violations: &mut Violations) -> Retention
 }
 
 fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
+    let normal =
+        duration.nanos.abs() < 1_000_000_000 && i64::from(duration.nanos.signum()) * duration.seconds.signum() >= 0;
+    if !normal {
+        return Err(Error::field(field, "must have nanos of the same sign as seconds, and of less than a second"));
+    }
     let duration = Duration::try_from(duration).map_err(|_| Error::field(field, "must not be negative"))?;
     if duration > DURATION_MAX {
         return Err(Error::field(field, "must be at most 100 years"));

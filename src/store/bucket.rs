@@ -88,8 +88,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         *lock(&self.opened) = None;
         Error::new(
-            Reason::NatsUnavailable,
-            "NATS did not answer in time; what was asked for may have been done, try again",
+            Reason::Timeout,
+            "NATS did not answer as expected; what was asked for may have been done, asking again is safe",
         )
         .because(error)
     }

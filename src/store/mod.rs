@@ -49,6 +49,7 @@ pub(crate) struct Store {
     pub(crate) registry: Registry,
     pub(crate) owners: Owners,
     publisher: Publisher,
+    tasks: TaskTracker,
 }
 
 impl Store {
@@ -72,7 +73,7 @@ impl Store {
             tasks.spawn(Watchdog::new(&nats, &registry).await?.run(stop.clone()));
         }
         let owners = Owners::new(&nats, replicas);
-        Ok((Self { nats, instance, registry, owners, publisher }, peers))
+        Ok((Self { nats, instance, registry, owners, publisher, tasks: tasks.clone() }, peers))
     }
 
     /// This instance's name among the others.
@@ -170,7 +171,7 @@ impl Store {
 
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
     pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64) -> Reader {
-        Reader::new(&self.nats, room, epoch, position)
+        Reader::new(&self.nats, &self.tasks, room, epoch, position)
     }
 
     /// A listener of an ephemeral room.

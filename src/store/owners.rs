@@ -114,10 +114,8 @@ fn same_name(room: &Room, subscriber: &SubscriberId, found: Ownership) -> Result
     } else {
         Err(Error::new(
             Reason::SubscriberNameTaken,
-            format!(
-                "subscriber: maps to the NATS name of another subscriber of the room, {:?}; choose another",
-                found.subscriber.as_str()
-            ),
+            "subscriber: maps to the NATS name of another subscriber of the room; choose one that differs in letters, \
+             digits or underscores",
         ))
     }
 }

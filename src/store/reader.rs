@@ -18,7 +18,8 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
-use tokio::{sync::watch, time};
+use tokio::{runtime::Handle, sync::watch, time};
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{
@@ -51,6 +52,7 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Reader {
     nats: Nats,
+    tasks: TaskTracker,
     room: Room,
     epoch: i64,
     /// The next sequence to ask for.
@@ -61,6 +63,7 @@ pub(crate) struct Reader {
 }
 
 struct Source {
+    _consumer: Abandon,
     messages: pull::Stream,
     /// The consumer's own count of the next message.
     delivery: u64,
@@ -75,8 +78,16 @@ impl std::fmt::Debug for Source {
 
 impl Reader {
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
-    pub(super) fn new(nats: &Nats, room: &Room, epoch: i64, position: u64) -> Self {
-        Self { nats: nats.clone(), room: room.clone(), epoch, next: position + 1, source: None, down_since: None }
+    pub(super) fn new(nats: &Nats, tasks: &TaskTracker, room: &Room, epoch: i64, position: u64) -> Self {
+        Self {
+            nats: nats.clone(),
+            tasks: tasks.clone(),
+            room: room.clone(),
+            epoch,
+            next: position + 1,
+            source: None,
+            down_since: None,
+        }
     }
 
     /// The next message: ascending, each once. Waits for as long as there is none.
@@ -166,9 +177,9 @@ impl Reader {
         if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
             return Err(recreated());
         }
-        let name = streams::name(&self.room.room_id);
+        let stream_name = streams::name(&self.room.room_id);
         let stream =
-            self.nats.jetstream.get_stream_no_info(&name).await.map_err(|error| unavailable().because(error))?;
+            self.nats.jetstream.get_stream_no_info(&stream_name).await.map_err(|error| unavailable().because(error))?;
         let consumer = stream
             .create_consumer(pull::Config {
                 description: Some("unibus reader".to_owned()),
@@ -191,7 +202,31 @@ impl Reader {
             .messages()
             .await
             .map_err(|error| unavailable().because(error))?;
-        Ok(Source { messages, delivery: 1, connections })
+        let name = consumer.cached_info().name.clone();
+        let consumer = Abandon { nats: self.nats.clone(), tasks: self.tasks.clone(), stream: stream_name, name };
+        Ok(Source { _consumer: consumer, messages, delivery: 1, connections })
+    }
+}
+
+/// Deletes the consumer when its reader is done with it, so that clients that come and go leave none behind; what this
+/// misses goes after the inactivity threshold.
+struct Abandon {
+    nats: Nats,
+    tasks: TaskTracker,
+    stream: String,
+    name: String,
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        // without a runtime the service is being torn down
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (nats, subject) = (self.nats.clone(), format!("CONSUMER.DELETE.{}.{}", self.stream, self.name));
+        let delete = async move {
+            // gone already, or out of reach: either way nothing is left to do
+            let _ = nats.api::<_, serde::de::IgnoredAny>(subject, &serde_json::json!({})).await;
+        };
+        self.tasks.spawn_on(delete, &runtime);
     }
 }
 

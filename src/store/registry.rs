@@ -353,10 +353,7 @@ fn judge(wanted: &Room, found: Arc<Registered>) -> Result<Registration> {
     } else if found.room.room_id != wanted.room_id {
         Err(Error::new(
             Reason::RoomNameTaken,
-            format!(
-                "room_id: maps to the NATS name of another room, {:?}; choose another id",
-                found.room.room_id.as_str()
-            ),
+            "room_id: maps to the NATS name of another room; choose an id that differs in letters, digits or underscores",
         ))
     } else if found.room.same_settings(wanted) {
         Ok(Registration::Existing(found))

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::support::{
     Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, explicit,
-    floor, metadata, publish_n, sequences,
+    floor, listed, metadata, publish_n, sequences,
 };
 
 /// Two instances that both know a room `lobby` of `count` messages, in which the durable `ann` exists.
@@ -34,7 +34,7 @@ async fn any_instance_acknowledges_for_an_open_subscription() {
     let (first, second) = two_with_room(&nats, 10).await;
     let (client, other) = (first.client().await, second.client().await);
     let mut frames = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
-    assert_eq!(sequences(&frames.messages(10).await), Vec::from_iter(1..=10));
+    assert_eq!(sequences(&frames.messages(10).await), listed(1..=10));
 
     for (client, position) in [(&other, 3), (&client, 4), (&other, 7)] {
         assert_eq!(acknowledge(client, "lobby", "ann", position).await.unwrap(), position);

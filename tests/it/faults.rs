@@ -11,8 +11,8 @@ use tonic_types::StatusExt;
 use unibus::v1::{GetRoomRequest, PublishRequest, PublishResponse, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, history, page, payloads, persisted,
-    publish, publish_n, reason, sequences, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, history, listed, page, payloads,
+    persisted, publish, publish_n, reason, sequences, subscription,
 };
 
 /// No call takes longer than this while NATS is away.
@@ -65,7 +65,7 @@ async fn an_open_subscription_goes_on_after_nats_was_killed() {
         for frames in &mut open {
             let messages = frames.messages(5).await;
             let first = 5 * round + 1;
-            assert_eq!(sequences(&messages), Vec::from_iter(first..first + 5));
+            assert_eq!(sequences(&messages), listed(first..first + 5));
             assert_eq!(frames.gaps, []);
         }
     }
@@ -171,7 +171,7 @@ async fn a_retry_after_an_unknown_outcome_is_stored_once() {
         ..PublishRequest::default()
     };
 
-    nats.freeze();
+    nats.freeze().await;
     let unknown = timeout(ANSWER_WITHIN, client.clone().publish(request)).await;
     nats.thaw();
     let unknown = unknown.expect("an answer in time").unwrap_err();
@@ -195,7 +195,7 @@ async fn a_frozen_nats_is_answered_for_in_time() {
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     frames.until_caught_up().await;
 
-    nats.freeze();
+    nats.freeze().await;
     let mut rooms = client.clone();
     let (read, created, acknowledged, opened) = tokio::join!(
         timeout(ANSWER_WITHIN, page(&client, "lobby", 0, None)),

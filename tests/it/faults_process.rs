@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
-    Client, Frames, Nats, Process, create_room, eventually, history, payloads, publish, publish_n, sequences,
+    Client, Frames, Nats, Process, create_room, eventually, history, listed, payloads, publish, publish_n, sequences,
 };
 
 /// How long a process may take to end, or to come back.
@@ -64,7 +64,7 @@ async fn its_own_nats_server_comes_back_with_every_acknowledged_message() {
     create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 20).await;
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
-    assert_eq!(sequences(&frames.until_caught_up().await), Vec::from_iter(1..=20));
+    assert_eq!(sequences(&frames.until_caught_up().await), listed(1..=20));
     for round in 1..=2 {
         let killed = nats_pid(dir.path());
         kill_process(killed, Signal::KILL).unwrap();
@@ -74,13 +74,13 @@ async fn its_own_nats_server_comes_back_with_every_acknowledged_message() {
         let messages = history(&client, "lobby", 1000).await.messages;
         // A publish whose acknowledgement was lost may have been stored as well.
         assert!(messages.len() >= 20 + round, "{} messages", messages.len());
-        assert_eq!(sequences(&messages), Vec::from_iter(1..=messages.len() as u64));
+        assert_eq!(sequences(&messages), listed(1..=messages.len() as u64));
         let first: Vec<String> = (1..=20).map(|number| number.to_string()).collect();
         assert_eq!(payloads(&messages[..20]), first);
     }
     let last = history(&client, "lobby", 1).await.last_sequence;
     let live = frames.messages(usize::try_from(last - 20).unwrap()).await;
-    assert_eq!(sequences(&live), Vec::from_iter(21..=last));
+    assert_eq!(sequences(&live), listed(21..=last));
     assert_eq!(frames.gaps, []);
 }
 

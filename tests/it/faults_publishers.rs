@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use unibus::v1::{Message, PublishRequest, SubscribeRequest, history_request::Anchor, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, page, sequences, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, listed, page, sequences, subscription,
 };
 
 const PUBLISHERS: usize = 8;
@@ -156,11 +156,11 @@ async fn every_acknowledged_message_is_kept_once_and_delivered_in_order_whatever
     more_are_acknowledged(&acknowledged, 400).await;
     stop.store(true, Ordering::Relaxed);
     let answered = timeout(FINISH_WITHIN, join_all(publishers)).await.expect("the publishers end");
-    let answered = BTreeMap::from_iter(answered.into_iter().flat_map(Result::unwrap));
+    let answered: BTreeMap<String, u64> = answered.into_iter().flat_map(Result::unwrap).collect();
     crate::support::publish(&clients[0], "lobby", "last").await.unwrap();
 
     let kept = everything(&clients[0]).await;
-    assert_eq!(sequences(&kept), Vec::from_iter(1..=kept.len() as u64));
+    assert_eq!(sequences(&kept), listed(1..=kept.len() as u64));
     let ids = kept.iter().filter(|message| !message.message_id.is_empty());
     let by_id: BTreeMap<String, u64> = ids.map(|message| (message.message_id.clone(), message.sequence)).collect();
     assert_eq!(by_id, answered);

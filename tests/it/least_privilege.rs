@@ -1,8 +1,12 @@
 //! What the service needs to be allowed on a NATS server, and that it needs all of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use async_nats::{ConnectOptions, jetstream::stream};
+use futures_util::StreamExt;
 use tonic::Code;
 use unibus::{
     Config,
@@ -10,15 +14,20 @@ use unibus::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually,
-    explicit, history, metadata, payloads, persisted, publish, publish_n, sequences,
+    Client, Frames, Nats, NatsOptions, Unibus, acknowledge, assert_status, create_ephemeral, create_room, ephemeral,
+    eventually, explicit, history, list_rooms, metadata, payloads, persisted, publish, publish_n, sequences,
 };
 
 /// The permissions of the documentation.
 const PERMISSIONS: &str = include_str!("support/permissions.conf");
 
+/// Used only when making a subscriber at a given start fails half-way, which cannot be brought about from outside.
+const RARE: &[&str] = &["$JS.API.CONSUMER.DELETE.*.*"];
+
 /// How long anything may take.
 const SOON: Duration = Duration::from_secs(10);
+/// Rooms whose registrations together exceed what NATS sends before it asks for a flow control reply.
+const ROOMS: usize = 600;
 
 /// A server with a user `unibus` that has the documented permissions, and logs every command; the test's own clients may
 /// do anything.
@@ -110,6 +119,17 @@ async fn heals_a_room(nats: &Nats, client: &Client) {
     assert_eq!(publish(client, "hall", "again").await.unwrap().sequence, 1);
 }
 
+/// So many rooms that an instance is told of them under flow control.
+async fn fills_the_registry(client: &Client) {
+    let labels = HashMap::from([(String::from("note"), "x".repeat(4000))]);
+    let creations = (0..ROOMS).map(|number| {
+        let request = CreateRoomRequest { labels: labels.clone(), ..ephemeral(&format!("many-{number}")) };
+        async move { client.clone().create_room(request).await.map(drop) }
+    });
+    let created = futures_util::stream::iter(creations).buffer_unordered(16);
+    created.for_each(async |created| created.unwrap()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_permissions_are_enough_and_none_is_idle() {
     // Goal: the list in the documentation is exactly what is needed. Method: two instances whose user has these permissions
@@ -122,11 +142,16 @@ async fn the_documented_permissions_are_enough_and_none_is_idle() {
     publishes_conditionally(&one).await;
     uses_an_ephemeral_room(&nats, &one).await;
     heals_a_room(&nats, &one).await;
+    fills_the_registry(&one).await;
+    let third = instance(&nats).await;
+    let known = list_rooms(&third.client().await, 1000, "").await.unwrap().rooms;
+    assert_eq!(known.len(), ROOMS + 3);
     for room_id in ["lobby", "hall", "live"] {
         one.delete_room(DeleteRoomRequest { room_id: room_id.into() }).await.unwrap();
     }
-    first.shutdown().await.unwrap();
-    second.shutdown().await.unwrap();
+    for unibus in [first, second, third] {
+        unibus.shutdown().await.unwrap();
+    }
 
     let log = nats.log();
     let refused: Vec<&str> = log.lines().filter(|line| line.contains("Violation")).collect();
@@ -135,9 +160,9 @@ async fn the_documented_permissions_are_enough_and_none_is_idle() {
     for (section, used) in [("publish", published), ("subscribe", subscribed)] {
         let allowed = allowed(section);
         assert!(!allowed.is_empty(), "{section}");
-        for pattern in allowed {
-            assert!(used.iter().any(|subject| matches(pattern, subject)), "{section} {pattern} of {used:#?}");
-        }
+        let is_idle = |pattern: &&str| !RARE.contains(pattern) && !used.iter().any(|subject| matches(pattern, subject));
+        let idle: Vec<&str> = allowed.into_iter().filter(is_idle).collect();
+        assert!(idle.is_empty(), "{section} {idle:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)] // a test that meets the unexpected fails loudly
 #![allow(clippy::disallowed_methods)] // a test's tasks end with its runtime
+#![allow(clippy::from_iter_instead_of_collect)] // `Vec::from_iter(1..=5)` says what is expected, beside what was seen
 
 mod acknowledge;
 mod architecture;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::support::{Client, Frames, Nats, Unibus, create_room, floor_reaches, history, payloads, publish, sequences};
+use crate::support::{
+    Client, Frames, Nats, Unibus, create_room, floor_reaches, history, listed, payloads, publish, sequences,
+};
 
 const ROOMS: usize = 100;
 const MESSAGES: usize = 20;
@@ -21,7 +23,7 @@ async fn live(client: &Client, publisher: &Client, room_id: &str) {
         }
     };
     let ((), messages) = tokio::join!(publishing, frames.messages(MESSAGES));
-    assert_eq!(sequences(&messages), Vec::from_iter(1..=MESSAGES as u64));
+    assert_eq!(sequences(&messages), listed(1..=MESSAGES as u64));
     let expected: Vec<String> = (1..=MESSAGES).map(|number| format!("{room_id} {number}")).collect();
     assert_eq!(payloads(&messages), expected);
     assert_eq!(payloads(&history(client, room_id, 0).await.messages), expected);

@@ -1,1 +1,216 @@
-//! x
+//! What operators and tools see: health, readiness, reflection, gRPC-Web, and the price of a page.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures_util::StreamExt;
+use prost::Message as _;
+use reqwest::StatusCode;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::{v1, v1alpha};
+use unibus::v1::{ListRoomsRequest, ListRoomsResponse};
+
+use crate::support::{Nats, Unibus, create_room, eventually, history, publish};
+
+/// How long a change of NATS may take to be seen.
+const SOON: Duration = Duration::from_secs(20);
+/// The contract's service.
+const SERVICE: &str = "unibus.v1.RoomService";
+
+async fn channel(unibus: &Unibus) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", unibus.address())).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+/// Asserts that reflection in one of its versions lists the contract and gives the file of a message.
+macro_rules! reflects {
+    ($version:ident, $unibus:expr) => {{
+        use $version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let ask = async |request: MessageRequest| {
+            let mut client = ServerReflectionClient::new(channel($unibus).await);
+            let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+            let answers = client.server_reflection_info(tokio_stream::once(request)).await;
+            let answer = answers.unwrap().into_inner().message().await?;
+            Ok::<_, Status>(answer.and_then(|answer| answer.message_response).expect("an answer"))
+        };
+        match ask(MessageRequest::ListServices(String::new())).await.unwrap() {
+            MessageResponse::ListServicesResponse(list) => {
+                let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+                for expected in [SERVICE, "grpc.health.v1.Health"] {
+                    assert!(names.iter().any(|name| name == expected), "{expected} in {names:?}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        for symbol in ["unibus.v1.PublishRequest", SERVICE, "google.rpc.ErrorInfo"] {
+            match ask(MessageRequest::FileContainingSymbol(symbol.into())).await.unwrap() {
+                MessageResponse::FileDescriptorResponse(files) => assert!(!files.file_descriptor_proto.is_empty()),
+                other => panic!("{symbol}: {other:?}"),
+            }
+        }
+        let unknown = ask(MessageRequest::FileContainingSymbol("unibus.v1.Nothing".into())).await;
+        assert_eq!(unknown.expect_err("no such symbol").code(), Code::NotFound);
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_tells_tools_the_contract() {
+    // Goal: grpcurl and the like need no files. Method: both versions of the reflection protocol: the services, the files of
+    // a message, of the service and of an error's details, and a symbol that does not exist.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    reflects!(v1, &unibus);
+    reflects!(v1alpha, &unibus);
+}
+
+/// Status of a path on the admin port.
+async fn probe(unibus: &Unibus, path: &str) -> StatusCode {
+    let url = format!("http://{}{path}", unibus.server().admin_addr());
+    reqwest::get(url).await.expect("an answer").status()
+}
+
+/// Waits until readiness answers with this status; liveness answers with 200 all the while.
+async fn readiness_becomes(unibus: &Unibus, status: StatusCode) {
+    eventually(SOON, async || {
+        assert_eq!(probe(unibus, "/livez").await, StatusCode::OK);
+        let found = probe(unibus, "/readyz").await;
+        (found == status).then_some(()).ok_or_else(|| found.to_string())
+    })
+    .await;
+}
+
+async fn check(client: &mut HealthClient<Channel>, service: &str) -> Result<ServingStatus, Code> {
+    let checked = client.check(HealthCheckRequest { service: service.into() }).await;
+    checked.map(|response| response.into_inner().status()).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_readiness_follow_the_nats_connection() {
+    // Goal: traffic is sent elsewhere while NATS is away, and comes back with it, and the process is not restarted for it.
+    // Method: Check, Watch, /livez and /readyz with NATS there, killed, and there again.
+    let mut nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let mut client = HealthClient::new(channel(&unibus).await);
+    let mut watches = Vec::new();
+    for service in ["", SERVICE] {
+        let watch = client.watch(HealthCheckRequest { service: service.into() }).await;
+        watches.push(watch.unwrap().into_inner());
+    }
+    let mut steps = Vec::new();
+    for (http, health) in [
+        (StatusCode::OK, ServingStatus::Serving),
+        (StatusCode::SERVICE_UNAVAILABLE, ServingStatus::NotServing),
+        (StatusCode::OK, ServingStatus::Serving),
+    ] {
+        match steps.len() {
+            0 => {}
+            1 => nats.kill9(),
+            _ => nats.restart().await,
+        }
+        steps.push(health);
+        readiness_becomes(&unibus, http).await;
+        for watch in &mut watches {
+            let next = tokio::time::timeout(SOON, watch.message()).await.expect("a change in time");
+            assert_eq!(next.unwrap().expect("a status").status(), health, "{steps:?}");
+        }
+        for service in ["", SERVICE] {
+            assert_eq!(check(&mut client, service).await, Ok(health));
+        }
+    }
+    assert_eq!(check(&mut client, "unibus.v1.Nothing").await, Err(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_calls_over_grpc_web() {
+    // Goal: gRPC-Web needs no proxy. Method: a unary call over HTTP/1.1, its frames taken apart; then one that fails, whose
+    // status comes in the headers or in the last frame.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    create_room(&unibus.client().await, "lobby").await;
+
+    let (data, trailers) = web_call(&unibus, "ListRooms", &ListRoomsRequest::default()).await;
+    assert_eq!(status_in(&trailers), Some("0"), "{trailers}");
+    let rooms = ListRoomsResponse::decode(&*data.expect("an answer")).unwrap().rooms;
+    let ids: Vec<&str> = rooms.iter().map(|room| room.room_id.as_str()).collect();
+    assert_eq!(ids, ["lobby"]);
+
+    let unknown = unibus::v1::GetRoomRequest { room_id: "nowhere".into() };
+    let (data, trailers) = web_call(&unibus, "GetRoom", &unknown).await;
+    assert_eq!(data, None);
+    assert_eq!(status_in(&trailers), Some("5"), "{trailers}");
+}
+
+/// Makes a gRPC-Web call; gives the message that is answered and the trailers as text, wherever they were.
+async fn web_call(unibus: &Unibus, method: &str, request: &impl prost::Message) -> (Option<Vec<u8>>, String) {
+    const KIND: &str = "application/grpc-web+proto";
+    let message = request.encode_to_vec();
+    let mut body = vec![0];
+    body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    body.extend(message);
+    let url = format!("http://{}/{SERVICE}/{method}", unibus.address());
+    let call = reqwest::Client::new().post(url).header("content-type", KIND).header("x-grpc-web", "1").body(body);
+    let response = call.send().await.expect("an answer");
+    assert_eq!(response.version(), reqwest::Version::HTTP_11);
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], KIND);
+    let header =
+        response.headers().get("grpc-status").map(|status| format!("grpc-status:{}", status.to_str().unwrap()));
+    let mut trailers = header.unwrap_or_default();
+    let mut data = None;
+    let body = response.bytes().await.expect("a body");
+    let mut rest = &body[..];
+    while let [flags, a, b, c, d, tail @ ..] = rest {
+        let (frame, tail) = tail.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+        match flags {
+            0 => data = Some(frame.to_vec()),
+            0x80 => trailers.push_str(std::str::from_utf8(frame).unwrap()),
+            _ => panic!("a frame with the flags {flags}"),
+        }
+        rest = tail;
+    }
+    assert!(rest.is_empty());
+    (data, trailers)
+}
+
+/// The status in trailers of gRPC-Web.
+fn status_in(trailers: &str) -> Option<&str> {
+    let line = trailers.lines().find_map(|line| line.trim().strip_prefix("grpc-status:"));
+    line.map(str::trim)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_page_costs_two_requests_at_most() {
+    // Goal: a page without holes is cheap, however long the room. Method: a native spy on JetStream's API while the newest 200
+    // of 1,000 messages are read; those about the room's stream are counted.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    let room = create_room(&client, "lobby").await;
+    nats.publish_n(&room.subject, 999).await;
+    publish(&client, "lobby", "1000").await.unwrap();
+
+    let spy = nats.client().await;
+    let mut requests = spy.subscribe("$JS.API.>").await.unwrap();
+    jetstream::new(spy.clone()).query_account().await.unwrap();
+    let page = history(&client, "lobby", 200).await;
+    assert_eq!(page.messages.len(), 200);
+    // what the spy asks itself comes last
+    jetstream::new(spy.clone()).get_stream("KV_unibus_rooms").await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let request = tokio::time::timeout(SOON, requests.next()).await.expect("the spy's own request").unwrap();
+        if request.subject.as_str() == "$JS.API.STREAM.INFO.KV_unibus_rooms" {
+            break;
+        }
+        seen.push(request.subject.to_string());
+    }
+    seen.retain(|subject| subject.split('.').any(|token| token == "UNIBUS_lobby"));
+    assert!((1..=2).contains(&seen.len()), "{seen:?}");
+}

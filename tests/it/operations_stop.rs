@@ -1,1 +1,149 @@
-//! x
+//! How the program ends: in good order, at the drain timeout, at once, or before it has begun.
+
+use std::{
+    net::TcpListener,
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use reqwest::StatusCode;
+use tokio::time::Instant;
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::support::{
+    Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually, publish, reason,
+};
+
+/// The drain timeout of these tests, and as a flag.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const DRAIN_FLAG: &str = "--drain-timeout=2s";
+/// What the end may take beyond the drain timeout.
+const CLEANUP: Duration = Duration::from_secs(6);
+/// How long an end without obstacles may take: far less than the drain timeout that the program has by itself.
+const QUICK: Duration = Duration::from_secs(5);
+/// How long anything else may take.
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_calls_that_wait_for_nothing_do_not_delay_the_stop() {
+    // Goal: a planned stop is quick. Method: idle subscriptions of a persisted and an ephemeral room and health watches are
+    // open; SIGTERM; the process ends with 0 long before the drain timeout, and every call with a status.
+    let nats = Nats::start().await;
+    let mut process = Process::start_with(&nats, &[], None).await;
+    let client = process.client().await;
+    create_room(&client, "lobby").await;
+    create_ephemeral(&client, "live").await;
+    let mut open = Vec::new();
+    for (room_id, subscriber) in [("lobby", "ann"), ("lobby", ""), ("live", "")] {
+        let mut frames = Frames::durable(&client, room_id, subscriber).await;
+        frames.until_caught_up().await;
+        open.push(frames);
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{}", process.address())).unwrap();
+    let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watch.message().await.unwrap();
+
+    let begun = Instant::now();
+    process.terminate();
+    let status = process.wait(SOON).await;
+    assert_eq!(status.code(), Some(0), "{:?}", process.stdout());
+    assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
+    for frames in &mut open {
+        let ended = frames.end(SOON).await;
+        assert_eq!((ended.code(), &*reason(&ended)), (Code::Unavailable, "DRAINING"));
+    }
+    // NOT_SERVING, perhaps, and then the end
+    while let Ok(Some(_)) = tokio::time::timeout(SOON, watch.message()).await.expect("the watch ends") {}
+}
+
+/// A subscription whose client never reads, in a room that holds far more than its window.
+async fn unread(process: &Process) -> (Client, Frames) {
+    let client = process.client().await;
+    create_room(&client, "lobby").await;
+    for _ in 0..100 {
+        publish(&client, "lobby", vec![7; 16 * 1024]).await.unwrap();
+    }
+    let narrow = client_with_window(process.address(), 16 * 1024).await;
+    let frames = Frames::durable(&narrow, "lobby", "ann").await;
+    (narrow, frames)
+}
+
+/// Whether a line of the log is an error.
+fn says_error(process: &Process) -> bool {
+    process.stdout().iter().any(|line| line.contains(r#""level":"ERROR""#))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_is_cut_off_at_the_drain_timeout() {
+    // Goal: the stop is bounded whatever clients do, and says that it was not a clean one. Method: a client whose window is
+    // full and that reads nothing; SIGTERM; the process ends after the drain timeout, soon, with 1 and an error in its log.
+    let nats = Nats::start().await;
+    let mut process = Process::start_with(&nats, &[DRAIN_FLAG], None).await;
+    let _unread = unread(&process).await;
+    let begun = Instant::now();
+    process.terminate();
+    let status = process.wait(SOON).await;
+    let took = begun.elapsed();
+    assert!((DRAIN_TIMEOUT..DRAIN_TIMEOUT + CLEANUP).contains(&took), "{took:?}");
+    assert_eq!(status.code(), Some(1), "{:?}", process.stdout());
+    assert!(says_error(&process), "{:?}", process.stdout());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_stops_at_once() {
+    // Goal: an operator need not wait for the drain. Method: a client that reads nothing holds up a long drain; once it has
+    // begun, the second signal, each of the two kinds, ends the process with 1 and an error in its log.
+    let nats = Nats::start().await;
+    for second in [Process::terminate, Process::interrupt] {
+        let mut process = Process::start_with(&nats, &["--drain-timeout=60s"], None).await;
+        let _unread = unread(&process).await;
+        process.terminate();
+        let ready = format!("http://{}/readyz", process.admin_address());
+        eventually(SOON, async || match reqwest::get(&ready).await.map(|response| response.status()) {
+            Ok(StatusCode::SERVICE_UNAVAILABLE) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        let begun = Instant::now();
+        second(&process);
+        let status = process.wait(SOON).await;
+        assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
+        assert_eq!(status.code(), Some(1), "{:?}", process.stdout());
+        assert!(says_error(&process), "{:?}", process.stdout());
+    }
+}
+
+/// How the program ends with these addresses; panics when it has not after a while.
+async fn ends(nats: &Nats, listen: &str, admin_listen: &str) -> ExitStatus {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_unibus"))
+        .args(["--listen", listen, "--admin-listen", admin_listen, "--nats-url", &nats.url()])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let end = Instant::now() + SOON;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > end {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("still running with {listen} and {admin_listen}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_ends_the_start() {
+    // Goal: no half a service. Method: the one port is taken, then the other; the process ends with 1.
+    let nats = Nats::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = &taken.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for (listen, admin_listen) in [(&**taken, free), (free, &**taken)] {
+        assert_eq!(ends(&nats, listen, admin_listen).await.code(), Some(1), "{listen} {admin_listen}");
+    }
+}

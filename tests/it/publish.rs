@@ -166,7 +166,9 @@ async fn headers_come_back_as_they_were() {
     let unibus = Unibus::start(&nats).await;
     let mut client = unibus.client().await;
     let room = create_room(&client, "lobby").await;
-    let mut native = nats.client().await.subscribe(room.subject).await.unwrap();
+    let native = nats.client().await;
+    let mut native_reader = native.subscribe(room.subject).await.unwrap();
+    native.flush().await.unwrap();
     let long = "x".repeat(20_000);
     let headers: HashMap<String, String> = [
         ("Content-Type", "application/octet-stream"),
@@ -191,7 +193,8 @@ async fn headers_come_back_as_they_were() {
         assert_eq!(message.headers, headers);
         assert_eq!(message.message_id, "id-1");
     }
-    let seen = native.next().await.expect("a message").headers.expect("headers");
+    let seen = tokio::time::timeout(Duration::from_secs(10), native_reader.next()).await;
+    let seen = seen.expect("in time").expect("a message").headers.expect("headers");
     for (name, value) in &headers {
         let seen = seen.get(name.as_str()).map(async_nats::HeaderValue::as_str);
         assert_eq!(seen, Some(value.as_str()), "{name}");

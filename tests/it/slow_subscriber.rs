@@ -85,7 +85,6 @@ async fn a_subscriber_that_never_reads_costs_little_memory_and_slows_nobody() {
     }
     drop(watching);
     let growth = peak.load(Ordering::Relaxed).saturating_sub(before);
-    println!("{} MiB before, grown by {} MiB", before >> 20, growth >> 20);
     assert!(growth < GROWTH_BYTES_MAX, "{before} bytes, then {growth} more");
 
     timeout(ALL_WITHIN, read(silent, 0, WARM_UP + COUNT)).await.expect("the silent one reads in time");

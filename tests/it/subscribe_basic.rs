@@ -10,8 +10,8 @@ use tonic::Code;
 use unibus::v1::{SubscribeRequest, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, payloads,
-    publish, publish_n, sequences, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, listed,
+    payloads, publish, publish_n, sequences, subscription,
 };
 
 /// Longer than two heartbeats of these tests.
@@ -39,7 +39,7 @@ async fn a_late_joiner_gets_the_whole_backlog_and_then_what_is_new() {
         assert_eq!((opened.position, opened.first_sequence, opened.last_sequence), (0, 1, COUNT as u64));
         assert!(!opened.resumed);
         let messages = frames.until_caught_up().await;
-        assert_eq!(sequences(&messages), Vec::from_iter(1..=COUNT as u64));
+        assert_eq!(sequences(&messages), listed(1..=COUNT as u64));
         assert_eq!(messages[COUNT - 1].payload, COUNT.to_string());
     }
     let mut frames = Frames::durable(&client, "lobby", "bob").await;
@@ -73,7 +73,7 @@ async fn there_is_no_seam_between_backlog_and_live() {
     }
     publishing.await.unwrap();
     for read in join_all(readers).await {
-        assert_eq!(read.unwrap(), Vec::from_iter(1..=COUNT));
+        assert_eq!(read.unwrap(), listed(1..=COUNT));
     }
 }
 

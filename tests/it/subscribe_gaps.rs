@@ -8,8 +8,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, client_with_window, create_room, explicit, persisted, publish, publish_n, sequences,
-    starting, subscription,
+    Client, Frames, Nats, Unibus, client_with_window, create_room, explicit, listed, persisted, publish, publish_n,
+    sequences, starting, subscription,
 };
 
 const FRAME_WITHIN: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ async fn a_start_before_the_first_kept_message_tells_what_expired() {
         assert_eq!(frames.opened().position, from.unwrap_or(8) - 1, "{case}");
         assert_eq!(sequences(&frames.until_caught_up().await), [8, 9, 10], "{case}");
         let expected = from.map(|from| gap(from, 7, GapReason::Expired));
-        assert_eq!(frames.gaps, Vec::from_iter(expected), "{case}");
+        assert_eq!(frames.gaps, listed(expected), "{case}");
     }
 }
 

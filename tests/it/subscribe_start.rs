@@ -6,8 +6,8 @@ use tonic::Code;
 use unibus::v1::{DeleteRoomRequest, Message, Start, SubscribeRequest, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_field, assert_status, create_room, explicit, history, metadata, payloads,
-    publish, publish_n, sequences, starting,
+    Client, Frames, Nats, Unibus, assert_field, assert_status, create_room, explicit, history, listed, metadata,
+    payloads, publish, publish_n, sequences, starting,
 };
 
 /// A room `lobby` with this many messages, at least a millisecond apart; and the messages.
@@ -49,10 +49,10 @@ async fn all_new_and_a_sequence() {
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
     room_of(&client, 10).await;
-    assert_eq!(backlog(&client, At::All(())).await, (0, Vec::from_iter(1..=10)));
+    assert_eq!(backlog(&client, At::All(())).await, (0, listed(1..=10)));
     assert_eq!(backlog(&client, At::New(())).await, (10, vec![]));
     for sequence in 0..=10 {
-        let expected = (sequence, Vec::from_iter(sequence + 1..=10));
+        let expected = (sequence, listed(sequence + 1..=10));
         assert_eq!(backlog(&client, At::AfterSequence(sequence)).await, expected);
     }
     let mut new = Frames::open(&client, starting("lobby", At::New(()))).await.unwrap();
@@ -67,7 +67,7 @@ async fn after_a_cursor_of_a_message_or_a_page() {
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
     for message in room_of(&client, 5).await {
-        let expected = (message.sequence, Vec::from_iter(message.sequence + 1..=5));
+        let expected = (message.sequence, listed(message.sequence + 1..=5));
         assert_eq!(backlog(&client, At::AfterCursor(message.cursor)).await, expected);
     }
     let newer = history(&client, "lobby", 2).await.newer_cursor;
@@ -87,11 +87,11 @@ async fn since_a_time_includes_a_message_of_that_very_time() {
     for message in &messages {
         let sequence = message.sequence;
         let at = message.published_at.expect("a time");
-        let from = Vec::from_iter(sequence..=5);
+        let from = listed(sequence..=5);
         assert_eq!(backlog(&client, since(at.seconds, at.nanos)).await.1, from);
         if (1..999_999_999).contains(&at.nanos) {
             assert_eq!(backlog(&client, since(at.seconds, at.nanos - 1)).await.1, from);
-            let later = Vec::from_iter(sequence + 1..=5);
+            let later = listed(sequence + 1..=5);
             assert_eq!(backlog(&client, since(at.seconds, at.nanos + 1)).await.1, later);
         }
     }
@@ -114,9 +114,9 @@ async fn the_last_so_many_are_counted_past_holes() {
     let last = async |count| backlog_with_gaps(&client, At::Last(count)).await;
     assert_eq!(last(1).await, [12]);
     assert_eq!(last(5).await, [8, 9, 10, 11, 12]);
-    assert_eq!(last(12).await, Vec::from_iter(1..=12));
-    assert_eq!(last(13).await, Vec::from_iter(1..=12));
-    assert_eq!(last(u64::MAX).await, Vec::from_iter(1..=12));
+    assert_eq!(last(12).await, listed(1..=12));
+    assert_eq!(last(13).await, listed(1..=12));
+    assert_eq!(last(u64::MAX).await, listed(1..=12));
 
     nats.delete_messages("lobby", [4, 5, 6, 9, 11, 12]).await;
     assert_eq!(last(1).await, [10]);

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, assert_status, create_room, eventually, explicit, floor_reaches, metadata,
-    payloads, publish, publish_n, reason, sequences,
+    Client, Frames, Nats, Process, Unibus, assert_status, create_room, eventually, explicit, floor_reaches, listed,
+    metadata, payloads, publish, publish_n, reason, sequences,
 };
 
 /// How long a subscription may take to end.
@@ -37,14 +37,14 @@ async fn takes_over(older: &Client, newer: &Client) {
     knows(newer, "lobby").await;
     let mut old = Frames::durable(older, "lobby", "ann").await;
     let mut bystander = Frames::durable(older, "lobby", "bob").await;
-    assert_eq!(sequences(&old.until_caught_up().await), Vec::from_iter(1..=10));
+    assert_eq!(sequences(&old.until_caught_up().await), listed(1..=10));
     bystander.messages(10).await;
 
     let mut new = Frames::durable(newer, "lobby", "ann").await;
     is_taken_over(&mut old, 10).await;
     assert!(new.opened().resumed);
     let again = sequences(&new.until_caught_up().await);
-    assert_eq!(again, Vec::from_iter(new.opened().position + 1..=10));
+    assert_eq!(again, listed(new.opened().position + 1..=10));
     publish(newer, "lobby", "11").await.unwrap();
     assert_eq!(sequences(&new.messages(1).await), [11]);
     assert_eq!(sequences(&bystander.messages(1).await), [11]);

@@ -26,7 +26,7 @@ pub(crate) use self::{
         sequences,
     },
     subscribers::{
-        acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, starting, subscription,
+        acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
     },
     unibus::{Client, Unibus},
 };

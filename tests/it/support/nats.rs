@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{ConnectOptions, jetstream};
@@ -163,8 +163,22 @@ impl Nats {
     }
 
     /// Freezes the server: connections stay open, nothing is answered, until [`Self::thaw`].
-    pub(crate) fn freeze(&self) {
+    pub(crate) async fn freeze(&self) {
         self.signal(Signal::STOP);
+        let pid = self.child.as_ref().expect("a running nats-server").id();
+        // The signal was sent, not obeyed: a thread that is running stops a little later.
+        eventually(SERVER_WAIT, async || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
+            for thread in threads {
+                let path = thread.map_err(|error| error.to_string())?.path().join("stat");
+                let stat = fs::read_to_string(path).map_err(|error| error.to_string())?;
+                if !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Lets a frozen server go on; what was sent to it meanwhile is then served.
@@ -301,4 +315,14 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no port is free");
+}
+
+/// Whether the kernel says `T` of each thread of the process.
+fn threads_are_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a running nats-server");
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // the state is the first field after the name, which may hold anything but ends with the last parenthesis
+        stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('T'))
+    })
 }

@@ -63,3 +63,8 @@ pub(crate) async fn client_with_window(address: SocketAddr, bytes: u32) -> Clien
     let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024);
     RoomServiceClient::new(endpoint.connect().await.expect("a connection"))
 }
+
+/// These, as a list to compare with: most often the sequences that are expected.
+pub(crate) fn listed<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    items.into_iter().collect()
+}

@@ -34,7 +34,7 @@ impl Unibus {
     pub(crate) async fn try_embedded_in(data_dir: &Path) -> Result<Self, unibus::Error> {
         Self::try_configured(|config| {
             config.nats_server = Some(nats_server_binary());
-            config.data_dir = data_dir.to_owned();
+            data_dir.clone_into(&mut config.data_dir);
         })
         .await
     }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_nats::{ConnectOptions, jetstream};
@@ -315,14 +315,4 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no port is free");
-}
-
-/// Whether the kernel says `T` of each thread of the process.
-fn threads_are_stopped(pid: u32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a running nats-server");
-    tasks.flatten().all(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        // the state is the first field after the name, which may hold anything but ends with the last parenthesis
-        stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('T'))
-    })
 }

@@ -4,8 +4,8 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing::{Metadata, error, info, level_filters::LevelFilter};
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use unibus::{Config, LogFormat, Server, StopSignals};
 
 #[tokio::main]
@@ -38,10 +38,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let log = tracing_subscriber::registry().with(chosen);
+    let discreet = filter_fn(|line| !shows_payloads(line));
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            log.with(fmt::layer().with_ansi(std::io::stdout().is_terminal()).with_filter(discreet)).init();
+        }
+        LogFormat::Json => log.with(fmt::layer().json().with_filter(discreet)).init(),
     }
+}
+
+/// Whether the NATS client writes whole messages into this line. No setting shows them.
+fn shows_payloads(line: &Metadata<'_>) -> bool {
+    let most = match line.target() {
+        "async_nats::connection" => LevelFilter::DEBUG,
+        "async_nats::jetstream::context" => LevelFilter::INFO,
+        _ => return false,
+    };
+    *line.level() > most
 }

@@ -17,12 +17,19 @@ pub(crate) enum LiveItem {
 /// What waits for one reader, bounded by count and by bytes.
 #[derive(Debug)]
 pub(crate) struct LiveQueue {
-    waiting: VecDeque<Message>,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Lost before the first that waits.
     dropped: u64,
     disconnected: bool,
     messages_max: usize,
     bytes_max: usize,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Message(Message),
+    Disconnected,
 }
 
 impl LiveQueue {
@@ -34,18 +41,26 @@ impl LiveQueue {
     /// Adds the newest message; the oldest ones go if there is no room.
     pub(crate) fn push(&mut self, message: Message) {
         self.bytes += message.payload.len();
-        self.waiting.push_back(message);
+        self.waiting.push_back(Waiting::Message(message));
         while self.waiting.len() > self.messages_max || (self.bytes > self.bytes_max && self.waiting.len() > 1) {
-            if let Some(oldest) = self.waiting.pop_front() {
-                self.bytes -= oldest.payload.len();
-                self.dropped += 1;
+            match self.waiting.pop_front() {
+                Some(Waiting::Message(oldest)) => {
+                    self.bytes -= oldest.payload.len();
+                    self.dropped += 1;
+                }
+                Some(Waiting::Disconnected) => self.disconnected = true,
+                None => {}
             }
         }
     }
 
-    /// Notes that messages may have passed unheard.
+    /// Notes that messages may have passed unheard after those that wait.
     pub(crate) fn disconnected(&mut self) {
-        self.disconnected = true;
+        match self.waiting.back() {
+            None => self.disconnected = true,
+            Some(Waiting::Disconnected) => {}
+            Some(Waiting::Message(_)) => self.waiting.push_back(Waiting::Disconnected),
+        }
     }
 
     /// The next item; a loss is told before what follows it.
@@ -53,11 +68,16 @@ impl LiveQueue {
         if self.dropped > 0 {
             return Some(LiveItem::Dropped(std::mem::take(&mut self.dropped)));
         }
-        if let Some(message) = self.waiting.pop_front() {
-            self.bytes -= message.payload.len();
-            return Some(LiveItem::Message(message));
+        if std::mem::take(&mut self.disconnected) {
+            return Some(LiveItem::Disconnected);
         }
-        std::mem::take(&mut self.disconnected).then_some(LiveItem::Disconnected)
+        match self.waiting.pop_front()? {
+            Waiting::Message(message) => {
+                self.bytes -= message.payload.len();
+                Some(LiveItem::Message(message))
+            }
+            Waiting::Disconnected => Some(LiveItem::Disconnected),
+        }
     }
 }
 
@@ -118,6 +138,17 @@ mod tests {
             prop_assert_eq!(next, pushed + 1);
             prop_assert_eq!(queue.bytes, 0);
         }
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_where_it_was_lost() {
+        let mut queue = LiveQueue::new(8, 1000);
+        queue.push(message(1, 1));
+        queue.disconnected();
+        queue.disconnected();
+        queue.push(message(2, 1));
+        let told: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(told, [LiveItem::Message(message(1, 1)), LiveItem::Disconnected, LiveItem::Message(message(2, 1))]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Live {
         connections.mark_unchanged();
         let subject = room.subject.as_str().to_owned();
         let messages = nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error))?;
-        nats.client.flush().await.map_err(|error| unavailable().because(error))?;
+        nats.settled().await?;
         Ok(Self { messages, connections })
     }
 

@@ -7,11 +7,12 @@ use async_nats::{
     connection::State,
     jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
 };
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{sync::watch, time};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     error::{Error, Reason, Result},
@@ -138,6 +139,16 @@ impl Nats {
             }
         };
         time::timeout(NATS_GRACE, connected).await.map_err(|_| unavailable())
+    }
+
+    /// Returns when the server has taken everything that was sent before on this connection, subscriptions above all.
+    /// async-nats's `flush` ends at the socket; a question that nobody answers comes back from the server itself.
+    pub(super) async fn settled(&self) -> Result<()> {
+        match self.client.request("unibus.sys.nobody", Bytes::new()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(unavailable().because(error)),
+        }
     }
 
     /// Largest payload that a message may have, headers aside.
@@ -333,9 +344,11 @@ async fn options(
             async move {
                 match event {
                     Event::Connected => counter.send_modify(|count| *count += 1),
-                    Event::Disconnected | Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
+                    Event::Disconnected | Event::SlowConsumer(_) | Event::ServerError(_) => {
                         warn!(%event, "NATS connection");
                     }
+                    // one for each attempt to connect anew
+                    Event::ClientError(_) => debug!(%event, "NATS connection"),
                     Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "NATS connection"),
                 }
             }

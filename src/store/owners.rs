@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How often a lost compare-and-set is tried again.
-const ATTEMPTS: usize = 8;
+const ATTEMPTS: usize = 32;
 
 /// A subscriber's value in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

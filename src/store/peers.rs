@@ -84,7 +84,7 @@ fn subject(instance: &str) -> String {
 pub(super) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
     let requests = nats.client.subscribe(subject(instance)).await.map_err(|error| unavailable().because(error))?;
     // on the server before anybody can learn the instance's name
-    nats.client.flush().await.map_err(|error| unavailable().because(error))?;
+    nats.settled().await?;
     Ok(PeerListener { client: nats.client.clone(), requests })
 }
 

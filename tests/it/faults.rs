@@ -11,8 +11,8 @@ use tonic_types::StatusExt;
 use unibus::v1::{GetRoomRequest, PublishRequest, PublishResponse, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, history, listed, page, payloads,
-    persisted, publish, publish_n, reason, sequences, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, history, listed, metadata, page,
+    payloads, persisted, publish, publish_n, reason, sequences, subscription,
 };
 
 /// No call takes longer than this while NATS is away.
@@ -219,4 +219,30 @@ async fn a_frozen_nats_is_answered_for_in_time() {
     publish_surely(&client, "lobby", "on").await;
     assert_eq!(payloads(&frames.messages(1).await), ["on"]);
     assert_eq!(frames.gaps, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_without_nats_ends_with_its_position() {
+    // Goal: an outage that lasts is not waited out for ever. Method: kill NATS and leave it dead; the subscription gives
+    // signs of life, and then ends with a status that says where to go on.
+    let mut nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 3).await;
+    let mut frames = Frames::open(&client, subscription("lobby", "")).await.unwrap();
+    frames.until_caught_up().await;
+    nats.kill9();
+    let ended = timeout(Duration::from_secs(60), async {
+        loop {
+            match frames.next_frame(Duration::from_secs(5)).await {
+                Ok(Some(Frame::Heartbeat(_))) => {}
+                Ok(frame) => panic!("{frame:?}"),
+                Err(status) => return status,
+            }
+        }
+    });
+    let status = ended.await.expect("an end");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "NATS_UNAVAILABLE"));
+    assert_eq!(metadata(&status, "position"), "3");
 }

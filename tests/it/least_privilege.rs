@@ -14,8 +14,8 @@ use unibus::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, acknowledge, assert_status, create_ephemeral, create_room, ephemeral,
-    eventually, explicit, history, list_rooms, metadata, payloads, persisted, publish, publish_n, sequences,
+    Client, Frames, Nats, NatsOptions, Unibus, acknowledge, assert_status, create_room, ephemeral, eventually,
+    explicit, history, list_rooms, metadata, payloads, persisted, publish, publish_n, sequences,
 };
 
 /// The permissions of the documentation.
@@ -93,14 +93,15 @@ async fn publishes_conditionally(client: &Client) {
 }
 
 /// Live messages of an ephemeral room, by the service and by a native peer.
-async fn uses_an_ephemeral_room(nats: &Nats, client: &Client) {
-    let room = create_ephemeral(client, "live").await;
-    let mut frames = Frames::transient(client, "live").await;
+async fn uses_an_ephemeral_room(nats: &Nats, client: &Client, room_id: &str, subject: &str) {
+    let room = CreateRoomRequest { subject: subject.into(), ..ephemeral(room_id) };
+    client.clone().create_room(room).await.unwrap();
+    let mut frames = Frames::transient(client, room_id).await;
     frames.until_caught_up().await;
-    publish(client, "live", "1").await.unwrap();
+    publish(client, room_id, "1").await.unwrap();
     assert_eq!(payloads(&frames.messages(1).await), ["1"]);
     let native = nats.client().await;
-    native.publish(room.subject, "2".into()).await.unwrap();
+    native.publish(subject.to_owned(), "2".into()).await.unwrap();
     native.flush().await.unwrap();
     assert_eq!(payloads(&frames.messages(1).await), ["2"]);
 }
@@ -140,13 +141,14 @@ async fn the_documented_permissions_are_enough_and_none_is_idle() {
     uses_a_room(&one, &two).await;
     one.create_room(native_room("hall")).await.unwrap();
     publishes_conditionally(&one).await;
-    uses_an_ephemeral_room(&nats, &one).await;
+    uses_an_ephemeral_room(&nats, &one, "live", "unibus.room.live").await;
+    uses_an_ephemeral_room(&nats, &one, "stage", "room.stage").await;
     heals_a_room(&nats, &one).await;
     fills_the_registry(&one).await;
     let third = instance(&nats).await;
     let known = list_rooms(&third.client().await, 1000, "").await.unwrap().rooms;
-    assert_eq!(known.len(), ROOMS + 3);
-    for room_id in ["lobby", "hall", "live"] {
+    assert_eq!(known.len(), ROOMS + 4);
+    for room_id in ["lobby", "hall", "live", "stage"] {
         one.delete_room(DeleteRoomRequest { room_id: room_id.into() }).await.unwrap();
     }
     for unibus in [first, second, third] {

@@ -12,8 +12,8 @@ use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, Retention, start::At};
 
 use crate::support::{
     Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, durable_info, eventually,
-    explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish, publish_n, sequences, starting,
-    subscription,
+    explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish, publish_n, sequences, settled,
+    starting, subscription,
 };
 
 /// How long something may take that nobody asks for.
@@ -109,7 +109,7 @@ async fn native_publishes_reach_subscribers_as_backlog_and_live() {
     let room = create_room(&client, "lobby").await;
     let native = nats.client().await;
     native.publish(room.subject.clone(), "early".into()).await.unwrap();
-    native.flush().await.unwrap();
+    settled(&native).await;
 
     let mut reader = Frames::durable(&client, "lobby", "ann").await;
     let early = reader.messages(1).await;

@@ -12,7 +12,8 @@ use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
-    Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually, publish, reason,
+    Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually, floor_reaches,
+    publish, reason,
 };
 
 /// The drain timeout of these tests, and as a flag.
@@ -58,15 +59,17 @@ async fn open_calls_that_wait_for_nothing_do_not_delay_the_stop() {
     while let Ok(Some(_)) = tokio::time::timeout(SOON, watch.message()).await.expect("the watch ends") {}
 }
 
-/// A subscription whose client never reads, in a room that holds far more than its window.
-async fn unread(process: &Process) -> (Client, Frames) {
+/// A subscription whose client never reads, in a room that holds far more than its window, which is full.
+async fn unread(nats: &Nats, process: &Process) -> (Client, Frames) {
     let client = process.client().await;
     create_room(&client, "lobby").await;
-    for _ in 0..100 {
-        publish(&client, "lobby", vec![7; 16 * 1024]).await.unwrap();
+    for _ in 0..300 {
+        publish(&client, "lobby", vec![7; 1024]).await.unwrap();
     }
     let narrow = client_with_window(process.address(), 16 * 1024).await;
     let frames = Frames::durable(&narrow, "lobby", "ann").await;
+    // written back a while after the first message was taken
+    floor_reaches(nats, "lobby", "ann", 1).await;
     (narrow, frames)
 }
 
@@ -81,12 +84,12 @@ async fn a_client_that_does_not_read_is_cut_off_at_the_drain_timeout() {
     // full and that reads nothing; SIGTERM; the process ends after the drain timeout, soon, with 1 and an error in its log.
     let nats = Nats::start().await;
     let mut process = Process::start_with(&nats, &[DRAIN_FLAG], None).await;
-    let _unread = unread(&process).await;
+    let _unread = unread(&nats, &process).await;
     let begun = Instant::now();
     process.terminate();
     let status = process.wait(SOON).await;
     let took = begun.elapsed();
-    assert!((DRAIN_TIMEOUT..DRAIN_TIMEOUT + CLEANUP).contains(&took), "{took:?} {:?}", process.stdout());
+    assert!((DRAIN_TIMEOUT..DRAIN_TIMEOUT + CLEANUP).contains(&took), "{took:?}");
     assert_eq!(status.code(), Some(1), "{:?}", process.stdout());
     assert!(says_error(&process), "{:?}", process.stdout());
 }
@@ -95,10 +98,10 @@ async fn a_client_that_does_not_read_is_cut_off_at_the_drain_timeout() {
 async fn a_second_signal_stops_at_once() {
     // Goal: an operator need not wait for the drain. Method: a client that reads nothing holds up a long drain; once it has
     // begun, the second signal, each of the two kinds, ends the process with 1 and an error in its log.
-    let nats = Nats::start().await;
     for second in [Process::terminate, Process::interrupt] {
+        let nats = Nats::start().await;
         let mut process = Process::start_with(&nats, &["--drain-timeout=60s"], None).await;
-        let _unread = unread(&process).await;
+        let _unread = unread(&nats, &process).await;
         process.terminate();
         let ready = format!("http://{}/readyz", process.admin_address());
         eventually(SOON, async || match reqwest::get(&ready).await.map(|response| response.status()) {

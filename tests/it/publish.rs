@@ -15,7 +15,7 @@ use unibus::{
 
 use crate::support::{
     Client, Frames, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, history, metadata, payloads,
-    publish, publish_n, reason, sequences,
+    publish, publish_n, reason, sequences, settled,
 };
 
 /// A message with a message id.
@@ -168,7 +168,7 @@ async fn headers_come_back_as_they_were() {
     let room = create_room(&client, "lobby").await;
     let native = nats.client().await;
     let mut native_reader = native.subscribe(room.subject).await.unwrap();
-    native.flush().await.unwrap();
+    settled(&native).await;
     let long = "x".repeat(20_000);
     let headers: HashMap<String, String> = [
         ("Content-Type", "application/octet-stream"),
@@ -244,7 +244,7 @@ async fn a_forged_acknowledgement_is_not_believed() {
     let room = create_room(&client, "lobby").await;
     let native = nats.client().await;
     let mut requests = native.subscribe(room.subject).await.unwrap();
-    native.flush().await.unwrap();
+    settled(&native).await;
     let forger = tokio::spawn(async move {
         let forged = [r#"{"stream":"EVIL","seq":999}"#, "{}", "rubbish", ""];
         let mut forged = forged.iter().cycle();

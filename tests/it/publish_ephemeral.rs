@@ -8,7 +8,7 @@ use unibus::v1::{Durability, GetRoomRequest, PublishRequest};
 
 use crate::support::{
     Frames, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, ephemeral, history, payloads,
-    persisted, publish,
+    persisted, publish, settled,
 };
 
 /// How long a message to a live reader may take.
@@ -24,7 +24,7 @@ async fn a_message_reaches_native_and_service_subscribers_alike() {
     let room = create_ephemeral(&client, "live").await;
     let native = nats.client().await;
     let mut native_reader = native.subscribe(room.subject.clone()).await.unwrap();
-    native.flush().await.unwrap();
+    settled(&native).await;
     let mut reader = Frames::transient(&client, "live").await;
     assert_eq!(reader.until_caught_up().await, []);
 
@@ -133,7 +133,7 @@ async fn a_persisted_room_reaches_native_subscribers_too() {
     let room = create_room(&client, "lobby").await;
     let native = nats.client().await;
     let mut reader = native.subscribe(room.subject).await.unwrap();
-    native.flush().await.unwrap();
+    settled(&native).await;
     publish(&client, "lobby", "hello").await.unwrap();
     let received = tokio::time::timeout(LIVE_WITHIN, reader.next()).await;
     let received = received.expect("in time").expect("a message");

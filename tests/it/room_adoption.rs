@@ -7,7 +7,7 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, GetRoomRequest, Retention};
 
 use crate::support::{
-    Frames, Nats, Unibus, assert_status, create_room, eventually, history, payloads, persisted, publish,
+    Frames, Nats, Unibus, assert_status, create_room, eventually, history, payloads, persisted, publish, settled,
 };
 
 /// What a native client sets up for the room `legacy`: the bare configuration.
@@ -117,7 +117,7 @@ async fn capture_begins_with_the_room() {
         let subject = room.subject.clone();
         native.publish(subject, payload.into()).await.unwrap();
     }
-    native.flush().await.unwrap();
+    settled(&native).await;
 
     let messages = eventually(Duration::from_secs(5), async || {
         let page = history(&client, "lobby", 0).await;

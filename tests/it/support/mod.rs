@@ -18,7 +18,7 @@ pub(crate) use self::{
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::eventually,
     frames::Frames,
-    nats::{Nats, NatsOptions},
+    nats::{Nats, NatsOptions, settled},
     operator::Operator,
     process::Process,
     requests::{

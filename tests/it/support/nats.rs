@@ -316,3 +316,10 @@ pub(crate) fn free_port() -> u16 {
     }
     panic!("no port is free");
 }
+
+/// Returns when the server has taken what `client` sent before, subscriptions above all: `flush` ends at the socket, a
+/// question that nobody answers comes back from the server.
+pub(crate) async fn settled(client: &async_nats::Client) {
+    let answer = client.request("nobody.listens.here", Bytes::new()).await;
+    assert_eq!(answer.expect_err("nobody listens").kind(), async_nats::RequestErrorKind::NoResponders);
+}

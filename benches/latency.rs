@@ -106,7 +106,7 @@ async fn round_of<F: Future<Output = ()>>(calls: usize, call: &mut impl FnMut() 
 fn row(what: &str, service: &Rounds, baseline: Option<&Rounds>) {
     let show = |rounds: &Rounds| {
         let (low, high) = (rounds.0[0], rounds.0[rounds.0.len() - 1]);
-        format!("{:.0?} ({low:.0?} to {high:.0?})", rounds.median())
+        format!("{:.1?} ({low:.1?} to {high:.1?})", rounds.median())
     };
     let other = baseline.map(show).unwrap_or_default();
     let ratio =

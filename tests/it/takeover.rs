@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, assert_status, create_room, eventually, explicit, floor_reaches, listed,
-    metadata, payloads, publish, publish_n, reason, sequences,
+    Client, Frames, Nats, Process, Unibus, acknowledge, assert_status, create_room, eventually, explicit,
+    floor_reaches, listed, metadata, payloads, publish, publish_n, reason, sequences,
 };
 
 /// How long a subscription may take to end.
@@ -160,26 +160,33 @@ fn assert_taken_over(status: Status) {
     assert_status::<()>(Err(status), Code::Aborted, "TAKEN_OVER");
 }
 
+/// An instance beside one that was killed while it had the open subscription of `ann` in `lobby`, which holds five messages.
+async fn left_by_a_killed_owner(nats: &Nats) -> Unibus {
+    let mut killed = Process::start(nats).await;
+    let left = Unibus::start(nats).await;
+    let client = killed.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 5).await;
+    knows(&left.client().await, "lobby").await;
+    let mut old = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
+    old.messages(5).await;
+    killed.kill9();
+    left
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taking_over_from_a_killed_instance_is_immediate() {
     // Goal: an owner that died holds nobody up. Method: a subscription on a process; SIGKILL it; open the subscriber on the
     // instance that is left; its first frame and the backlog come within two seconds, and acknowledging works.
     let nats = Nats::start().await;
-    let mut killed = Process::start(&nats).await;
-    let left = Unibus::start(&nats).await;
-    let (client, other) = (killed.client().await, left.client().await);
-    create_room(&client, "lobby").await;
-    publish_n(&client, "lobby", 5).await;
-    knows(&other, "lobby").await;
-    let mut old = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
-    old.messages(5).await;
-    killed.kill9();
+    let left = left_by_a_killed_owner(&nats).await;
+    let other = left.client().await;
 
     let begun = Instant::now();
     let mut new = Frames::open(&other, explicit("lobby", "ann")).await.unwrap();
     assert_eq!(sequences(&new.until_caught_up().await), [1, 2, 3, 4, 5]);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    let acknowledged = crate::support::acknowledge(&other, "lobby", "ann", 5).await.unwrap();
+    let acknowledged = acknowledge(&other, "lobby", "ann", 5).await.unwrap();
     assert_eq!(acknowledged, 5);
 }
 
@@ -188,17 +195,10 @@ async fn an_acknowledge_for_a_killed_instance_is_immediate() {
     // Goal: an owner that died does not hold up acks either. Method: a subscription on a process; SIGKILL it; acknowledge
     // through the instance that is left, within two seconds.
     let nats = Nats::start().await;
-    let mut killed = Process::start(&nats).await;
-    let left = Unibus::start(&nats).await;
-    let (client, other) = (killed.client().await, left.client().await);
-    create_room(&client, "lobby").await;
-    publish_n(&client, "lobby", 5).await;
-    knows(&other, "lobby").await;
-    let mut old = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
-    old.messages(5).await;
-    killed.kill9();
+    let left = left_by_a_killed_owner(&nats).await;
+    let other = left.client().await;
 
     let begun = Instant::now();
-    assert_eq!(crate::support::acknowledge(&other, "lobby", "ann", 4).await.unwrap(), 4);
+    assert_eq!(acknowledge(&other, "lobby", "ann", 4).await.unwrap(), 4);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }

@@ -230,6 +230,11 @@ impl Error {
         }))
     }
 
+    /// A defect, or an answer that is not understood: the cause is for the log alone.
+    pub(crate) fn internal() -> Self {
+        Self::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
+    }
+
     /// One wrong field.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         let mut violations = Violations::default();

@@ -14,10 +14,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{
-    lock,
-    nats::{Nats, internal},
-};
+use super::{lock, nats::Nats};
 use crate::error::{Error, Reason, Result};
 
 /// A value and its revision in the bucket.
@@ -102,7 +99,7 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
 
     /// Writes `key` if its revision is `expected` (`None`: if it does not exist). `None`: somebody else was faster.
     pub(super) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
-        let json = Bytes::from(serde_json::to_vec(value).map_err(|error| internal().because(error))?);
+        let json = Bytes::from(serde_json::to_vec(value).map_err(|error| Error::internal().because(error))?);
         let store = self.store().await?;
         match expected {
             None => match store.create(key, json).await {

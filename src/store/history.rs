@@ -246,7 +246,7 @@ impl Log<'_> {
         let client = &self.nats.client;
         let inbox = client.new_inbox();
         let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable().because(error))?;
-        let body = serde_json::to_vec(request).map_err(|error| super::nats::internal().because(error))?;
+        let body = serde_json::to_vec(request).map_err(|error| Error::internal().because(error))?;
         let subject = format!("$JS.API.DIRECT.GET.{}", streams::name(&self.room.room_id));
         client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| unavailable().because(error))?;
         let mut messages = Vec::new();
@@ -299,7 +299,7 @@ async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Op
     let (Ok(headers), Ok(payload), Ok(time)) =
         (decode(found.hdrs), decode(found.data), humantime::parse_rfc3339(&found.time))
     else {
-        return Err(super::nats::internal());
+        return Err(Error::internal());
     };
     let headers = parse_headers(&String::from_utf8_lossy(&headers));
     Ok(Some(reader::stored(found.seq, time, Some(&headers), payload.into())))

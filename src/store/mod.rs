@@ -15,6 +15,7 @@ mod publish;
 mod reader;
 mod registry;
 mod streams;
+mod version;
 mod watchdog;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -14,14 +14,12 @@ use serde_json::json;
 use tokio::{sync::watch, time};
 use tracing::{debug, info, warn};
 
+use super::version::{VERSION_MIN, VERSION_TRUSTED, Version};
 use crate::{
     error::{Error, Reason, Result},
     limits::{NATS_GRACE, NATS_REQUEST_TIMEOUT},
 };
 
-/// The oldest nats-server with consumer reset (ADR-60), and the first whose synced acknowledgements are trusted.
-const VERSION_MIN: (u64, u64) = (2, 14);
-const VERSION_RECOMMENDED: (u64, u64) = (2, 15);
 /// Reconnects are tried at least this often.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -235,7 +233,7 @@ impl From<ApiError> for Error {
                 Self::new(Reason::Timeout, "NATS did not answer in time; asking again is safe").because(error)
             }
             ApiError::Refused(refusal) => refused(refusal).because(error),
-            ApiError::Other(_) => internal().because(error),
+            ApiError::Other(_) => Error::internal().because(error),
         }
     }
 }
@@ -268,16 +266,12 @@ fn refused(error: &jetstream::Error) -> Error {
         ),
         ErrorCode(SYSTEM_UNAVAILABLE) => unavailable(),
         _ if error.code() == 503 => unavailable(),
-        _ => internal(),
+        _ => Error::internal(),
     }
 }
 
 pub(super) fn unavailable() -> Error {
     Error::new(Reason::NatsUnavailable, "NATS cannot be reached just now; nothing was done, try again shortly")
-}
-
-pub(super) fn internal() -> Error {
-    Error::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
 }
 
 /// What is wrong with a connection that trying again will not mend.
@@ -381,16 +375,22 @@ fn unreadable(field: &str, error: std::io::Error) -> Error {
 }
 
 fn check_version(version: &str) -> Result<()> {
-    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    let found = Version { major: next(), minor: next(), patch: next() };
     if found < VERSION_MIN {
         return Err(Error::new(
             Reason::Internal,
-            format!("the NATS server is version {version}; unibus needs 2.14 or newer, which can reset consumers"),
+            format!(
+                "the NATS server is version {version}; unibus needs {VERSION_MIN} or newer, which can reset consumers"
+            ),
         ));
     }
-    if found < VERSION_RECOMMENDED {
-        warn!(version, "NATS 2.15 or newer is recommended: older ones can lose messages that they said were synced");
+    if found < VERSION_TRUSTED {
+        warn!(
+            version,
+            "NATS {VERSION_TRUSTED} or newer is recommended: older ones can lose messages that they said were synced"
+        );
     }
     Ok(())
 }

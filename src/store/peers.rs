@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::nats::{Nats, internal, unavailable};
+use super::nats::{Nats, unavailable};
 use crate::{
     domain::{RoomId, SubscriberId},
     error::{Error, Reason, Result},
@@ -96,10 +96,12 @@ pub(super) async fn ask(
     timeout: Duration,
 ) -> Result<Option<PeerReply>> {
     nats.ready().await?;
-    let body = Bytes::from(serde_json::to_vec(request).map_err(|error| internal().because(error))?);
+    let body = Bytes::from(serde_json::to_vec(request).map_err(|error| Error::internal().because(error))?);
     let request = async_nats::Request::new().payload(body).timeout(Some(timeout));
     match nats.client.send_request(subject(instance), request).await {
-        Ok(message) => serde_json::from_slice(&message.payload).map(Some).map_err(|error| internal().because(error)),
+        Ok(message) => {
+            serde_json::from_slice(&message.payload).map(Some).map_err(|error| Error::internal().because(error))
+        }
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
         Err(error) => {
             Err(Error::new(Reason::Timeout, "another instance did not answer in time; asking again is safe")

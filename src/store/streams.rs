@@ -89,7 +89,7 @@ pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> 
 pub(super) async fn delete(nats: &Nats, room: &RoomId) -> Result<()> {
     match nats.api::<_, Done>(format!("STREAM.DELETE.{}", name(room)), &json!({})).await {
         Ok(Done { success: true }) => Ok(()),
-        Ok(Done { success: false }) => Err(super::nats::internal()),
+        Ok(Done { success: false }) => Err(Error::internal()),
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -125,12 +125,7 @@ impl Subscribers {
             Err(error) if error.reason() == Reason::SubscriberNotFound => Some(start().await?),
             Err(error) => return Err(error),
         };
-        let ownership = Ownership {
-            room_id: room.room_id.clone(),
-            subscriber: subscriber.clone(),
-            instance: self.store.instance().to_owned(),
-            session: Some(uuid::Uuid::new_v4().simple().to_string()),
-        };
+        let ownership = self.ownership(room, subscriber, Some(uuid::Uuid::new_v4().simple().to_string()));
         let (before, revision) = self.store.owners.claim(room, &ownership).await?;
         match before {
             Some(before) if before.instance == ownership.instance => self.release(&key).await,
@@ -168,6 +163,16 @@ impl Subscribers {
         Ok(Session { inner, subscribers: Arc::downgrade(self), position, resumed: !bookmark.created })
     }
 
+    /// This instance as the owner.
+    fn ownership(&self, room: &Room, subscriber: &SubscriberId, session: Option<String>) -> Ownership {
+        Ownership {
+            room_id: room.room_id.clone(),
+            subscriber: subscriber.clone(),
+            instance: self.store.instance().to_owned(),
+            session,
+        }
+    }
+
     fn keep_newest(&self, key: Key, session: &Arc<Inner>) {
         let mut open = self.sessions();
         match open.get(&key) {
@@ -201,7 +206,9 @@ impl Subscribers {
                 match self.store.ask(&owner.instance, &request).await? {
                     Some(PeerReply::Position(position)) => return Ok(position),
                     Some(PeerReply::NotMine) => continue,
-                    Some(PeerReply::Released) => return Err(unexpected_reply()),
+                    Some(PeerReply::Released) => {
+                        return Err(Error::internal().because("an owner released instead of acknowledging"));
+                    }
                     Some(PeerReply::Failed(reason)) => {
                         return Err(Error::new(
                             Reason::Timeout,
@@ -212,13 +219,7 @@ impl Subscribers {
                     None => {}
                 }
             }
-            let ownership = Ownership {
-                room_id: room.room_id.clone(),
-                subscriber: subscriber.clone(),
-                instance: self.store.instance().to_owned(),
-                session: None,
-            };
-            self.store.owners.claim(room, &ownership).await?;
+            self.store.owners.claim(room, &self.ownership(room, subscriber, None)).await?;
         }
         Err(Error::new(Reason::Conflict, "the subscriber changes its owner too often at this moment; try again"))
     }
@@ -286,8 +287,4 @@ impl Subscribers {
         moves.insert(key.clone(), Arc::downgrade(&lock));
         lock
     }
-}
-
-fn unexpected_reply() -> Error {
-    Error::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
 }

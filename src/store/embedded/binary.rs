@@ -1,7 +1,6 @@
 //! Which nats-server runs, and whether its version serves.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,46 +8,27 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::error::EmbeddedError;
+use super::{
+    super::version::{VERSION_MIN, VERSION_TRUSTED, Version},
+    error::EmbeddedError,
+};
 
 /// The environment variable that names the binary.
 const BINARY_ENV: &str = "UNIBUS_NATS_SERVER";
 
-/// The oldest version with everything that the service calls (`$JS.API.CONSUMER.RESET`, ADR-60).
-pub(super) const VERSION_MIN: Version = Version { major: 2, minor: 14, patch: 0 };
-
-/// The oldest version whose acknowledgement of a publish is trusted to mean "on disk".
-const VERSION_TRUSTED: Version = Version { major: 2, minor: 15, patch: 0 };
-
 /// How long `--version` may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// A version of nats-server, without what may follow the numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Version {
-    major: u32,
-    minor: u32,
-    patch: u32,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-impl Version {
-    /// Reads the line that `nats-server --version` prints: `nats-server: v2.15.1`, perhaps with a suffix (`-RC.1`).
-    fn parse(line: &str) -> Option<Self> {
-        let (numbers, _suffix) = {
-            let version = line.trim().strip_prefix("nats-server: v")?;
-            let end = version.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(version.len());
-            version.split_at(end)
-        };
-        let mut numbers = numbers.split('.').map(str::parse);
-        let mut next = || numbers.next()?.ok();
-        Some(Self { major: next()?, minor: next()?, patch: next()? })
-    }
+/// Reads the line that `nats-server --version` prints: `nats-server: v2.15.1`, perhaps with a suffix (`-RC.1`).
+fn parse(line: &str) -> Option<Version> {
+    let (numbers, _suffix) = {
+        let version = line.trim().strip_prefix("nats-server: v")?;
+        let end = version.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(version.len());
+        version.split_at(end)
+    };
+    let mut numbers = numbers.split('.').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    Some(Version { major: next()?, minor: next()?, patch: next()? })
 }
 
 /// The binary to run: the given one, else the environment's, else the first on the `PATH`; in a version that serves.
@@ -89,7 +69,7 @@ async fn version(binary: &PathBuf) -> Result<Version, EmbeddedError> {
         Err(_elapsed) => return Err(unusable(format!("no answer within {ANSWER_WITHIN:?}"))),
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().find_map(Version::parse).ok_or_else(|| {
+    text.lines().find_map(parse).ok_or_else(|| {
         let first = text.lines().next().unwrap_or_default();
         unusable(format!("{}, it printed `{}`", output.status, first.escape_debug()))
     })
@@ -104,19 +84,19 @@ mod tests {
     #[test]
     fn a_version_is_read_with_and_without_a_suffix() {
         let version = |major, minor, patch| Some(Version { major, minor, patch });
-        assert_eq!(Version::parse("nats-server: v2.15.1"), version(2, 15, 1));
-        assert_eq!(Version::parse("nats-server: v2.14.0-RC.3\n"), version(2, 14, 0));
-        assert_eq!(Version::parse("nats-server: v10.0.12+abc"), version(10, 0, 12));
+        assert_eq!(parse("nats-server: v2.15.1"), version(2, 15, 1));
+        assert_eq!(parse("nats-server: v2.14.0-RC.3\n"), version(2, 14, 0));
+        assert_eq!(parse("nats-server: v10.0.12+abc"), version(10, 0, 12));
         for line in ["", "nats-server: v2", "nats-server: 2.15.1", "nats-server: v2.x.1", "nginx/1.2.3"] {
-            assert_eq!(Version::parse(line), None, "{line:?}");
+            assert_eq!(parse(line), None, "{line:?}");
         }
     }
 
     #[test]
     fn versions_are_ordered_as_numbers() {
-        assert!(Version::parse("nats-server: v2.9.25").unwrap() < VERSION_MIN);
-        assert!(Version::parse("nats-server: v2.14.0").unwrap() >= VERSION_MIN);
-        assert!(Version::parse("nats-server: v3.0.0").unwrap() >= VERSION_TRUSTED);
+        assert!(parse("nats-server: v2.9.25").unwrap() < VERSION_MIN);
+        assert!(parse("nats-server: v2.14.0").unwrap() >= VERSION_MIN);
+        assert!(parse("nats-server: v3.0.0").unwrap() >= VERSION_TRUSTED);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::binary::{VERSION_MIN, Version};
+use super::super::version::{VERSION_MIN, Version};
 
 /// Why there is no embedded server.
 #[derive(Debug, thiserror::Error)]

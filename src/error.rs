@@ -242,6 +242,13 @@ impl Error {
         violations.into_error()
     }
 
+    /// The same for another caller, without the cause.
+    pub(crate) fn again(&self) -> Self {
+        let Inner { reason, message, violations, metadata, source: _ } = &*self.0;
+        let (message, violations, metadata) = (message.clone(), violations.clone(), metadata.clone());
+        Self(Box::new(Inner { reason: *reason, message, violations, metadata, source: None }))
+    }
+
     /// What went wrong below, for the log alone.
     #[must_use]
     pub fn because(mut self, source: impl Into<Source>) -> Self {

@@ -30,6 +30,9 @@
 //!   consumer. Any instance serves any call.
 //! - **The durable is the bookmark, not the pipe.** Messages do not flow through a subscriber's durable consumer. A
 //!   subscription reads the room's log from the position on, and moves the position by consumer reset.
+//! - **One upstream for each active room.** An instance reads a room once, encodes a message once, and keeps the newest in a
+//!   ring that all its subscriptions share. The ring and the log speak of the same sequences, so a subscription's position
+//!   alone says whether the ring has all that it lacks; who is behind reads the log until it has.
 //! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
 //! - **Names are claimed by compare-and-set.** A room's key is its mapped name, so two ids that map to one NATS name
 //!   cannot both exist.

@@ -57,10 +57,21 @@ pub const HISTORY_PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Bytes of payload in an answer of the HTTP history endpoint, before base64.
 pub const HISTORY_HTTP_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Messages that wait in the service for one subscriber.
-pub const SUBSCRIPTION_MESSAGES_MAX: usize = 256;
-/// Bytes that wait in the service for one subscriber, beyond one largest message.
-pub const SUBSCRIPTION_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Messages that are read ahead of whoever reads a room's log.
+pub const READ_AHEAD_MESSAGES_MAX: usize = 256;
+/// Bytes that are read ahead of whoever reads a room's log, beyond one largest message.
+pub const READ_AHEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Messages handed to subscribers at once. So many wait in the service for one subscriber of its own; what it shares with
+/// the others of its room comes on top.
+pub const BATCH_MESSAGES_MAX: usize = 256;
+/// Encoded bytes handed to subscribers at once, beyond one largest message.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Newest messages of an active room that are kept for all its subscribers of this instance.
+pub const FANOUT_MESSAGES_MAX: usize = 16 * 1024;
+/// Bytes of the newest messages of an active room that are kept for all its subscribers of this instance.
+pub const FANOUT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the newest messages of all active rooms of this instance; beyond it each room keeps its newest batch alone.
+pub const FANOUT_BYTES_TOTAL_MAX: usize = 256 * 1024 * 1024;
 
 /// How long a call waits for a lost NATS connection to come back before it answers that NATS is unavailable.
 pub const NATS_GRACE: Duration = Duration::from_millis(1500);

@@ -12,7 +12,7 @@ use unibus::{Config, LogFormat, Server, StopSignals};
 async fn main() -> ExitCode {
     let config = Config::parse();
     start_log(config.log_format);
-    match run(config).await {
+    match Box::pin(run(config)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");

@@ -107,7 +107,8 @@ impl Server {
         let durability = durability(&config);
         let (store, peers) =
             Store::open(nats, usize::from(config.registry_replicas), durability, &tasks, &stop).await?;
-        let rooms = Rooms::new(store.clone(), peers, config.heartbeat_interval, &tasks, &stop, draining.clone());
+        let (interval, encode) = (config.heartbeat_interval, grpc::encode_message);
+        let rooms = Rooms::new(store.clone(), peers, interval, encode, &tasks, &stop, draining.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();
         report(&health, true).await;
@@ -117,7 +118,7 @@ impl Server {
             .add_service(health_service)
             .prepare()
             .into_axum_router()
-            .route_layer(tower::util::MapResponseLayer::new(grpc::watch_taken))
+            .route_layer(tower::util::MapResponseLayer::new(grpc::send_frames))
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
             .fallback(no_such_path);

@@ -1,12 +1,29 @@
-//! The subscription as state machines without I/O: which frames follow what was read, what a slow reader loses in an
-//! ephemeral room, and what the client's stream has taken. Refuses to know tonic and async-nats.
+//! The subscription as state machines without I/O: batches of encoded messages, the ring in which a room's messages pass
+//! by all its subscribers, and which frames follow what was read. Refuses to know tonic and async-nats.
 
+mod batch;
 mod live;
 mod log;
+mod ring;
 mod taken;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::{
-    live::{LiveItem, LiveQueue},
-    log::{LogDelivery, Step},
-    taken::TakenLedger,
+    batch::{Batch, BatchBuilder, Slice},
+    live::LiveDelivery,
+    log::{LogDelivery, Source},
+    ring::{Budget, Next, Ring, RingLimits},
+    taken::TakenChunks,
 };
+use crate::domain::Gap;
+
+/// What the client is told next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Messages of the batch at hand, by their index.
+    Deliver(std::ops::Range<usize>),
+    Gap(Gap),
+    /// The backlog of the opening is through, up to this position.
+    CaughtUp(u64),
+}

@@ -1,53 +1,47 @@
-//! Which positions the client's HTTP/2 stream has taken, told by how many bytes of the response body it has taken.
+//! What the client's HTTP/2 stream has taken, as far as the transport lets it be known.
+//!
+//! The transport asks for the next chunk when it has passed on the last one, which it does as soon as the stream's
+//! flow-control window has room for one byte behind everything passed on before (hyper's `PipeToSendStream`); what does not
+//! fit yet waits in a buffer of the service (h2). So a chunk that is followed by a question for the next tells of its own
+//! first byte only that the client's stream has taken it, and of everything before. Therefore the last byte of what is
+//! ready is held back, to be the first of the next chunk: alone if nothing else is ready.
 
-use std::collections::VecDeque;
+use bytes::Bytes;
 
-/// Positions by the byte of the response body at which their frame ends.
+/// Cuts a body into chunks so that it becomes known what was taken.
 #[derive(Debug, Default)]
-pub(crate) struct TakenLedger {
-    sent: VecDeque<(u64, u64)>,
-    bytes_sent: u64,
+pub(crate) struct TakenChunks {
+    /// The byte that is held back, and the position that is complete with it.
+    held: Option<(Bytes, u64)>,
+    /// What is complete with the first byte of the chunk that was given last.
+    given: u64,
 }
 
-impl TakenLedger {
-    /// A frame of `bytes` was handed to the transport; everything up to `position` is then told.
-    pub(crate) fn sent(&mut self, bytes: u64, position: u64) {
-        self.bytes_sent += bytes;
-        match self.sent.back_mut() {
-            // a frame that does not move the position waits for nothing
-            Some((_, last)) if *last == position => {}
-            Some(_) | None => self.sent.push_back((self.bytes_sent, position)),
-        }
+impl TakenChunks {
+    /// The next chunk is asked for: everything up to this position was taken.
+    pub(crate) fn asked(&self) -> u64 {
+        self.given
     }
 
-    /// The transport has taken `bytes` in all. The newest position that is thereby taken, if it is a new one.
-    pub(crate) fn taken(&mut self, bytes: u64) -> Option<u64> {
-        let mut newest = None;
-        while let Some((end, position)) = self.sent.front().copied() {
-            if end > bytes {
-                break;
-            }
-            newest = Some(position);
-            self.sent.pop_front();
-        }
-        newest
+    /// Whether there is a chunk to give though nothing is ready.
+    pub(crate) fn holds(&self) -> bool {
+        self.held.is_some()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_counts_when_its_last_byte_is_taken() {
-        let mut ledger = TakenLedger::default();
-        ledger.sent(10, 0);
-        ledger.sent(100, 1);
-        ledger.sent(100, 2);
-        assert_eq!(ledger.taken(9), None);
-        assert_eq!(ledger.taken(109), Some(0));
-        assert_eq!(ledger.taken(110), Some(1));
-        assert_eq!(ledger.taken(110), None);
-        assert_eq!(ledger.taken(500), Some(2));
+    /// The chunk to give when `ready` follows, with which everything up to `position` is complete; nothing if there is
+    /// nothing to give.
+    pub(crate) fn chunk(&mut self, mut ready: Bytes, position: u64) -> Bytes {
+        let held = self.held.take();
+        if let Some((_, complete)) = held {
+            self.given = complete;
+        }
+        if let Some(last) = ready.len().checked_sub(1) {
+            self.held = Some((ready.split_off(last), position));
+        }
+        match held {
+            None => ready,
+            Some((first, _)) if ready.is_empty() => first,
+            Some((first, _)) => [first, ready].concat().into(),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     error::{Error, Result, Violations},
     limits::{DURATION_MAX, HISTORY_LIMIT_MAX},
-    rooms::{CreateRoom, Frame, RoomPage, SubscribeOptions},
+    rooms::{CreateRoom, RoomPage, SubscribeOptions},
     v1,
 };
 
@@ -204,26 +204,7 @@ pub(super) fn acknowledge(request: v1::AcknowledgeRequest) -> Result<(RoomId, Su
     }
 }
 
-/// The frame for the wire, and the position that the client has reached when it has taken it, if it moves.
-pub(super) fn frame(frame: Frame, room: &RoomId, epoch: Option<i64>) -> (v1::SubscribeResponse, Option<u64>) {
-    use v1::subscribe_response::Frame as Wire;
-    let (frame, position) = match frame {
-        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed } => {
-            let heartbeat_interval = heartbeat_interval.try_into().ok();
-            (Wire::Opened(v1::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed }), None)
-        }
-        Frame::Message(found) => {
-            let sequence = found.sequence;
-            (Wire::Message(message(found, room, epoch)), Some(sequence))
-        }
-        Frame::CaughtUp { position } => (Wire::CaughtUp(v1::CaughtUp { position }), None),
-        Frame::Heartbeat { position } => (Wire::Heartbeat(v1::Heartbeat { position }), None),
-        Frame::Gap(found) => (Wire::Gap(gap(found)), Some(found.to)),
-    };
-    (v1::SubscribeResponse { frame: Some(frame) }, position)
-}
-
-fn gap(gap: Gap) -> v1::Gap {
+pub(super) fn gap(gap: Gap) -> v1::Gap {
     let reason = match gap.reason {
         GapReason::Expired => v1::GapReason::Expired,
         GapReason::Purged => v1::GapReason::Purged,
@@ -234,7 +215,7 @@ fn gap(gap: Gap) -> v1::Gap {
     v1::Gap { from_sequence: gap.from, to_sequence: gap.to, reason: reason.into(), dropped: gap.dropped }
 }
 
-fn message(message: Message, room: &RoomId, epoch: Option<i64>) -> v1::Message {
+pub(super) fn message(message: Message, room: &RoomId, epoch: Option<i64>) -> v1::Message {
     let cursor = epoch.map(|epoch| Cursor::new(room, epoch, message.sequence).encode());
     v1::Message {
         sequence: message.sequence,

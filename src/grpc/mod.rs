@@ -2,16 +2,15 @@
 //! Refuses to know async-nats.
 
 mod convert;
+mod frames;
 mod status;
-mod subscribe;
-mod taken;
 
 use std::pin::Pin;
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-pub(crate) use self::taken::watch_taken;
+pub(crate) use self::frames::{encode_message, send_frames};
 use crate::{
     error::{Error, Reason},
     limits::REQUEST_SLACK_BYTES,
@@ -132,14 +131,14 @@ impl RoomService for Service {
         not_implemented("PublishStream")
     }
 
-    type SubscribeStream = subscribe::FrameStream;
+    type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;
 
     async fn subscribe(
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let options = convert::subscribe(request.into_inner())?;
-        Ok(subscribe::respond(self.rooms.subscribe(options).await?))
+        Ok(frames::respond(self.rooms.subscribe(options).await?))
     }
 
     async fn acknowledge(

@@ -18,12 +18,37 @@ pub(super) struct Ending {
     pub draining: CancellationToken,
 }
 
+/// Why a subscription ends.
+pub(super) enum End {
+    Gone(Error),
+    /// Another subscription can go on where this one stood.
+    Resumable(Error),
+}
+
+impl End {
+    /// The status, with the position to come back with.
+    pub(super) fn at(self, position: u64) -> Error {
+        match self {
+            Self::Gone(error) => error,
+            Self::Resumable(error) => error.with("position", position),
+        }
+    }
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Self {
+        match end {
+            End::Gone(error) | End::Resumable(error) => error,
+        }
+    }
+}
+
 impl Ending {
-    /// The status for whatever ends the subscription first.
+    /// Whatever ends the subscription first.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn wait(&self, position: Option<u64>) -> Error {
+    pub(super) async fn wait(&self) -> End {
         let superseded = async {
             match &self.session {
                 Some(session) => session.superseded().await,
@@ -32,41 +57,30 @@ impl Ending {
         };
         tokio::select! {
             biased;
-            () = self.registered.gone() => not_found(&self.registered.room.room_id),
-            () = superseded => at(Error::new(
+            () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
+            () = superseded => End::Resumable(Error::new(
                 Reason::TakenOver,
                 "a newer subscription of this subscriber took over; what this one did not acknowledge comes again there",
-            ), position),
-            () = self.draining.cancelled() => draining(position),
+            )),
+            () = self.draining.cancelled() => End::Resumable(draining()),
         }
     }
 
-    /// A log that is gone because the room was deleted is another thing than one that began anew.
-    pub(super) async fn explain(&self, error: Error, position: u64) -> Error {
+    /// Why reading ended. A log that is gone because the room was deleted is another thing than one that began anew.
+    pub(super) async fn explain(&self, error: &Error, position: u64) -> Error {
         if error.reason() == Reason::RoomRecreated
             && time::timeout(Duration::from_millis(500), self.registered.gone()).await.is_ok()
         {
             return not_found(&self.registered.room.room_id);
         }
-        at(error, Some(position))
+        error.again().with("position", position)
     }
 }
 
-pub(super) fn draining(position: Option<u64>) -> Error {
-    at(
-        Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly"),
-        position,
-    )
+pub(super) fn draining() -> Error {
+    Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly")
 }
 
 pub(super) fn unavailable() -> Error {
     Error::new(Reason::NatsUnavailable, "the NATS connection is closed; subscribe again")
-}
-
-/// An error that says where the subscription stood.
-fn at(error: Error, position: Option<u64>) -> Error {
-    match position {
-        Some(position) => error.with("position", position),
-        None => error,
-    }
 }

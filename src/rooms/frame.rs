@@ -2,14 +2,25 @@
 
 use std::time::Duration;
 
-use crate::domain::{Gap, Message};
+use crate::{delivery::Slice, domain::Gap};
 
 /// One step of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
-    Opened { position: u64, first_sequence: u64, last_sequence: u64, heartbeat_interval: Duration, resumed: bool },
-    Message(Message),
-    CaughtUp { position: u64 },
-    Heartbeat { position: u64 },
+    Opened {
+        position: u64,
+        first_sequence: u64,
+        last_sequence: u64,
+        heartbeat_interval: Duration,
+        resumed: bool,
+    },
+    /// Messages that go out together.
+    Messages(Slice),
+    CaughtUp {
+        position: u64,
+    },
+    Heartbeat {
+        position: u64,
+    },
     Gap(Gap),
 }

@@ -5,37 +5,44 @@ mod ending;
 mod frame;
 mod history;
 mod life;
-mod live_feed;
-mod log_frames;
+mod log_batches;
 mod publish;
 mod start;
 mod subscribe;
 mod subscribers;
+mod subscription;
+mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::subscribers::Subscribers;
 pub(crate) use self::{
     frame::Frame,
     life::{CreateRoom, RoomPage},
-    subscribe::{SubscribeOptions, Subscription},
+    subscribe::SubscribeOptions,
     subscribers::Session,
+    subscription::{Frames, Subscription},
 };
+use self::{subscribers::Subscribers, upstream::Upstreams};
 use crate::{
-    domain::RoomId,
+    domain::{Message, RoomId},
     error::{Error, Reason, Result},
     store::{PeerListener, Registered, Store},
 };
+
+/// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
+pub(crate) type Encode = fn(&RoomId, Option<i64>, Message, &mut BytesMut);
 
 /// All use cases, for one instance of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
     store: Store,
     subscribers: Arc<Subscribers>,
+    upstreams: Upstreams,
+    encode: Encode,
     heartbeat_interval: Duration,
-    tasks: TaskTracker,
     /// The service is stopping: open subscriptions end.
     draining: CancellationToken,
 }
@@ -46,6 +53,7 @@ impl Rooms {
         store: Store,
         peers: PeerListener,
         heartbeat_interval: Duration,
+        encode: Encode,
         tasks: &TaskTracker,
         stop: &CancellationToken,
         draining: CancellationToken,
@@ -56,7 +64,8 @@ impl Rooms {
             tasks.spawn(Arc::clone(&subscribers).follow_owners(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
-        Self { store, subscribers, heartbeat_interval, tasks: tasks.clone(), draining }
+        let upstreams = Upstreams::new(store.clone(), encode, tasks.clone(), draining.clone());
+        Self { store, subscribers, upstreams, encode, heartbeat_interval, draining }
     }
 
     /// Largest payload that can be published.

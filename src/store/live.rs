@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use async_nats::Subscriber;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 
 use super::{
@@ -52,15 +52,20 @@ impl Live {
         tokio::select! {
             biased;
             Ok(()) = self.connections.changed() => LiveEvent::Reconnected,
-            message = self.messages.next() => match message {
-                Some(message) => LiveEvent::Message(reader::stored(
-                    0,
-                    SystemTime::now(),
-                    message.headers.as_ref(),
-                    message.payload,
-                )),
-                None => LiveEvent::Closed,
-            },
+            message = self.messages.next() => event(message),
         }
     }
+
+    /// The next event if it is here already.
+    pub(crate) fn take_ready(&mut self) -> Option<LiveEvent> {
+        if self.connections.has_changed().unwrap_or(false) {
+            return None;
+        }
+        self.messages.next().now_or_never().map(event)
+    }
+}
+
+fn event(message: Option<async_nats::Message>) -> LiveEvent {
+    let Some(message) = message else { return LiveEvent::Closed };
+    LiveEvent::Message(reader::stored(0, SystemTime::now(), message.headers.as_ref(), message.payload))
 }

@@ -17,7 +17,7 @@ use async_nats::{
         stream::ConsumerErrorKind,
     },
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::{runtime::Handle, sync::watch, time};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     domain::{Headers, Message, Room, RoomState},
     error::{Error, Reason, Result},
-    limits::{SUBSCRIPTION_BYTES_MAX, SUBSCRIPTION_MESSAGES_MAX},
+    limits::{READ_AHEAD_BYTES_MAX, READ_AHEAD_MESSAGES_MAX},
 };
 
 /// The server is silent for twice this before a consumer counts as lost.
@@ -123,6 +123,27 @@ impl Reader {
         }
     }
 
+    /// The next message if it is here already. What else there is to do is left to [`Self::next`].
+    pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
+        loop {
+            let source = self.source.as_mut()?;
+            if source.connections.has_changed().unwrap_or(true) {
+                return None;
+            }
+            match source.messages.next().now_or_never()?? {
+                Ok(message) => {
+                    if let Some(arrival) = self.take(message) {
+                        return Some(arrival);
+                    }
+                }
+                Err(error) => {
+                    debug!(room = %self.room.room_id, %error, "a reader begins again");
+                    self.source = None;
+                }
+            }
+        }
+    }
+
     /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
     fn take(&mut self, message: jetstream::Message) -> Option<Arrival> {
         let source = self.source.as_mut()?;
@@ -192,10 +213,10 @@ impl Reader {
             })
             .await
             .map_err(consumer_error)?;
-        let bytes = SUBSCRIPTION_BYTES_MAX + self.nats.client.max_payload();
+        let bytes = READ_AHEAD_BYTES_MAX + self.nats.client.max_payload();
         let messages = consumer
             .stream()
-            .max_messages_per_batch(SUBSCRIPTION_MESSAGES_MAX)
+            .max_messages_per_batch(READ_AHEAD_MESSAGES_MAX)
             .max_bytes_per_batch(bytes)
             .heartbeat(HEARTBEAT)
             .expires(PULL_EXPIRES)

@@ -40,6 +40,11 @@ impl Registered {
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
     }
+
+    /// Whether the room is deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
 }
 
 /// A room's value in the bucket.

@@ -18,7 +18,7 @@ pub(crate) use self::{
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::eventually,
     frames::Frames,
-    nats::{Nats, NatsOptions, settled},
+    nats::{Nats, NatsOptions, free_port, settled},
     operator::Operator,
     process::Process,
     requests::{

@@ -1,0 +1,135 @@
+//! Messages that are handed on together, encoded once for everybody who receives them.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+
+/// What a batch says about one of its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// In a log the message's sequence; in an ephemeral room the number of the entry since the room was first heard.
+    pub sequence: u64,
+    pub kind: Kind,
+    /// Bytes of the payload alone.
+    pub payload_bytes: usize,
+    /// Where its encoded form ends.
+    end: usize,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A message. If sequences are missing before it, the oldest one that was kept when it was read.
+    Message { first_kept: u64 },
+    /// The NATS connection was lost here, and has no encoded form.
+    Disconnected,
+}
+
+/// Entries in ascending order, at least one, encoded one after the other.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    items: Box<[Item]>,
+    bytes: Bytes,
+}
+
+impl Batch {
+    pub(crate) fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Sequence of the last entry.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.items.last().map_or(0, |item| item.sequence)
+    }
+
+    /// What it costs to keep it.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.items)
+    }
+
+    pub(crate) fn disconnections(&self) -> u64 {
+        self.items.iter().filter(|item| item.kind == Kind::Disconnected).count() as u64
+    }
+
+    fn start_of(&self, index: usize) -> usize {
+        index.checked_sub(1).and_then(|before| self.items.get(before)).map_or(0, |item| item.end)
+    }
+}
+
+/// Some consecutive messages of a batch, not none.
+#[derive(Clone, Debug)]
+pub(crate) struct Slice {
+    batch: Arc<Batch>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    pub(crate) fn new(batch: &Arc<Batch>, range: Range<usize>) -> Self {
+        Self { batch: Arc::clone(batch), range }
+    }
+
+    /// The encoded messages, shared with all other holders of the batch.
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.batch.bytes.slice(self.batch.start_of(self.range.start)..self.batch.start_of(self.range.end))
+    }
+
+    /// Keeps the first messages, as many as are encoded in so many bytes but at least one; the others, if any are left.
+    pub(crate) fn split_off(&mut self, bytes: usize) -> Option<Self> {
+        let start = self.batch.start_of(self.range.start);
+        let kept = self.batch.items.get(self.range.clone())?.partition_point(|item| item.end - start <= bytes).max(1);
+        let middle = self.range.start + kept;
+        let rest = (middle < self.range.end).then(|| Self::new(&self.batch, middle..self.range.end));
+        self.range.end = self.range.end.min(middle);
+        rest
+    }
+
+    /// Sequence of the last message.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.range.end.checked_sub(1).and_then(|last| self.batch.items.get(last)).map_or(0, |item| item.sequence)
+    }
+}
+
+/// A batch that is being filled.
+#[derive(Debug, Default)]
+pub(crate) struct BatchBuilder {
+    items: Vec<Item>,
+    bytes: BytesMut,
+}
+
+impl BatchBuilder {
+    /// Adds a message; `encode` appends its encoded form. `first_kept` matters if sequences are missing before it.
+    pub(crate) fn message(
+        &mut self,
+        sequence: u64,
+        first_kept: u64,
+        payload_bytes: usize,
+        encode: impl FnOnce(&mut BytesMut),
+    ) {
+        encode(&mut self.bytes);
+        self.add(sequence, Kind::Message { first_kept }, payload_bytes);
+    }
+
+    /// Adds the note that the NATS connection was lost.
+    pub(crate) fn disconnected(&mut self, sequence: u64) {
+        self.add(sequence, Kind::Disconnected, 0);
+    }
+
+    fn add(&mut self, sequence: u64, kind: Kind, payload_bytes: usize) {
+        self.items.push(Item { sequence, kind, payload_bytes, end: self.bytes.len() });
+    }
+
+    /// Whether no more should be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.items.len() >= BATCH_MESSAGES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
+    }
+
+    /// The batch; `None` if nothing was added.
+    pub(crate) fn finish(self) -> Option<Arc<Batch>> {
+        let Self { items, bytes } = self;
+        // kept for a while by many: without the room that growing left over
+        let bytes = if bytes.capacity() > bytes.len() * 2 { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
+        (!items.is_empty()).then(|| Arc::new(Batch { items: items.into_boxed_slice(), bytes }))
+    }
+}

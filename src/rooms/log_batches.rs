@@ -1,0 +1,117 @@
+//! Reads a room's log in batches, encoded for whoever takes them.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Encode;
+use crate::{
+    delivery::BatchBuilder,
+    domain::Room,
+    error::Result,
+    limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
+    store::{Arrival, Reader, Store},
+};
+
+/// For how long the oldest sequence that the log keeps is taken as known, when holes come one after the other.
+const FIRST_KEPT_KNOWN_FOR: Duration = Duration::from_millis(200);
+
+/// What was read at once.
+pub(super) struct LogBatch {
+    pub batch: std::sync::Arc<crate::delivery::Batch>,
+    /// Nothing was stored after it at that moment.
+    pub ends_log: bool,
+}
+
+/// A reader of a room's log that gathers what is ready.
+pub(super) struct LogBatches {
+    reader: Reader,
+    store: Store,
+    room: Room,
+    epoch: i64,
+    encode: Encode,
+    position: u64,
+    arrived: VecDeque<Arrival>,
+    first_kept: u64,
+    looked_at: Option<Instant>,
+}
+
+impl LogBatches {
+    /// Reads what comes after `position` in the life `epoch` of the room's log.
+    pub(super) fn new(store: &Store, room: &Room, epoch: i64, position: u64, encode: Encode) -> Self {
+        Self {
+            reader: store.reader(room, epoch, position),
+            store: store.clone(),
+            room: room.clone(),
+            epoch,
+            encode,
+            position,
+            arrived: VecDeque::new(),
+            first_kept: 0,
+            looked_at: None,
+        }
+    }
+
+    /// The next batch: everything that is ready, but no more than a batch holds. Waits for as long as there is nothing.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(super) async fn next(&mut self) -> Result<LogBatch> {
+        loop {
+            if self.arrived.is_empty() {
+                let arrival = self.reader.next().await?;
+                self.arrived.push_back(arrival);
+            }
+            let mut bytes = self.arrived.iter().map(|arrival| arrival.message.payload.len()).sum::<usize>();
+            while bytes < BATCH_BYTES_MAX
+                && self.arrived.len() < BATCH_MESSAGES_MAX
+                && let Some(arrival) = self.reader.take_ready()
+            {
+                bytes += arrival.message.payload.len();
+                self.arrived.push_back(arrival);
+            }
+            if self.must_look() {
+                // only the reasons of gaps depend on it
+                if let Ok(state) = self.store.log_state(&self.room).await {
+                    self.first_kept = self.first_kept.max(state.first_sequence);
+                }
+                self.looked_at = Some(Instant::now());
+            }
+            if let Some(batch) = self.batch() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Whether something is missing that may have expired since the log was last looked at.
+    fn must_look(&self) -> bool {
+        let mut before = self.position;
+        let mut missing = false;
+        for arrival in &self.arrived {
+            let sequence = arrival.message.sequence;
+            missing |= sequence > before + 1 && sequence > self.first_kept;
+            before = sequence;
+        }
+        missing && self.looked_at.is_none_or(|looked| looked.elapsed() > FIRST_KEPT_KNOWN_FOR)
+    }
+
+    fn batch(&mut self) -> Option<LogBatch> {
+        let mut batch = BatchBuilder::default();
+        let mut ends_log = false;
+        while !batch.is_full()
+            && let Some(Arrival { message, pending }) = self.arrived.pop_front()
+        {
+            let sequence = message.sequence;
+            let first_kept = if sequence > self.position + 1 { self.first_kept } else { 0 };
+            batch.message(sequence, first_kept, message.payload.len(), |bytes| {
+                (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
+            });
+            self.position = sequence;
+            ends_log = pending == 0;
+        }
+        batch.finish().map(|batch| LogBatch { batch, ends_log })
+    }
+}

@@ -1,0 +1,314 @@
+//! An open subscription: one loop that joins what is read, the signs of life, and what ends it.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_stream::stream;
+use futures_util::{FutureExt, Stream};
+use tokio::time::{self, Instant};
+
+use super::{
+    Encode, Frame,
+    ending::Ending,
+    log_batches::{LogBatch, LogBatches},
+    subscribers::Session,
+    upstream::Tap,
+};
+use crate::{
+    delivery::{Batch, LiveDelivery, LogDelivery, Next, Slice, Source, Step},
+    domain::{PageRequest, RoomState},
+    error::Result,
+    store::{PageLimits, Store},
+};
+
+/// How often a backlog that does not end is looked at: its last messages may have been deleted.
+const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a subscription that always has something to send asks whether it is to end.
+const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// An open subscription. Dropping it ends it.
+pub(crate) struct Subscription {
+    /// To be told what the client's stream has taken, if the position moves by itself. The subscription closes when its
+    /// holders and the frames are dropped.
+    pub auto_acks: Option<Arc<Session>>,
+    pub(super) resumed: bool,
+    pub(super) ending: Ending,
+    pub(super) way: Way,
+    pub(super) heartbeat_interval: Duration,
+    pub(super) until_caught_up: bool,
+}
+
+/// How messages come.
+pub(super) enum Way {
+    Log(Box<LogStart>),
+    Ephemeral(Tap),
+}
+
+/// Where a subscription of a room with a log begins.
+pub(super) struct LogStart {
+    pub store: Store,
+    pub encode: Encode,
+    pub tap: Tap,
+    pub state: RoomState,
+    pub position: u64,
+}
+
+/// The frames of a subscription.
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>;
+
+impl Subscription {
+    /// The frames: `Opened` first, messages in ascending order and each once. Ends with an error that carries the
+    /// position, or without one after `CaughtUp` if that was asked for. A slow reader of a log loses nothing; one of an
+    /// ephemeral room is told how much it lost.
+    pub(crate) fn frames(self) -> Frames {
+        let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
+        let opened = |position, state: RoomState| Frame::Opened {
+            position,
+            first_sequence: state.first_sequence,
+            last_sequence: state.last_sequence,
+            heartbeat_interval,
+            resumed,
+        };
+        match way {
+            Way::Log(start) => {
+                let opened = opened(start.position, start.state);
+                Box::pin(log_frames(*start, opened, ending, heartbeat_interval, until_caught_up))
+            }
+            Way::Ephemeral(tap) => {
+                let opened = opened(0, RoomState::default());
+                Box::pin(ephemeral_frames(tap, opened, ending, heartbeat_interval, until_caught_up))
+            }
+        }
+    }
+}
+
+fn log_frames(
+    start: LogStart,
+    opened: Frame,
+    ending: Ending,
+    heartbeat_interval: Duration,
+    until_caught_up: bool,
+) -> impl Stream<Item = Result<Frame>> + Send {
+    let LogStart { store, encode, mut tap, state, position } = start;
+    let (mut delivery, first) = LogDelivery::open(position, &state, ending.registered.room.retention.expires());
+    let epoch = state.epoch;
+    stream! {
+        yield Ok(opened);
+        for step in first {
+            let last = until_caught_up && matches!(step, Step::CaughtUp(_));
+            yield Ok(frame(step, None));
+            if last {
+                return;
+            }
+        }
+        let mut end = pin!(ending.wait());
+        let mut heartbeat = pin!(time::sleep(heartbeat_interval));
+        let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
+        // reads what the ring does not hold, while it is needed
+        let mut behind: Option<Box<LogBatches>> = None;
+        loop {
+            if asked_at.elapsed() > ENDING_CHECK_INTERVAL {
+                asked_at = Instant::now();
+                if let Some(error) = end.as_mut().now_or_never() {
+                    yield Err(error.at(delivery.position()));
+                    return;
+                }
+            }
+            let position = delivery.position();
+            let next = {
+                let ring = tap.ring();
+                match delivery.source(&ring) {
+                    Source::Ring => Some(ring.next(position)),
+                    Source::Log => None,
+                }
+            };
+            let event = match next {
+                Some(Next::Batch(batch)) => {
+                    behind = None;
+                    Event::Batch { batch, ends_log: false }
+                }
+                next => {
+                    if next.is_some() {
+                        behind = None;
+                        if let Some(error) = tap.end() {
+                            yield Err(ending.explain(error, position).await);
+                            return;
+                        }
+                    } else if behind.is_none() {
+                        let room = &ending.registered.room;
+                        behind = Some(Box::new(LogBatches::new(&store, room, epoch, position, encode)));
+                    }
+                    let backlog = (!delivery.is_caught_up()).then_some(Backlog { store: &store, ending: &ending, epoch, position });
+                    let mut arriving = pin!(arrive(behind.as_deref_mut(), &mut tap, backlog));
+                    // kept over heartbeats: a reader that is slow to begin is not begun again and again
+                    let arrived = loop {
+                        tokio::select! {
+                            biased;
+                            error = &mut end => {
+                                yield Err(error.at(position));
+                                return;
+                            }
+                            arrived = &mut arriving => break arrived,
+                            () = &mut heartbeat => {
+                                if sent_at.elapsed() >= heartbeat_interval {
+                                    yield Ok(Frame::Heartbeat { position });
+                                    sent_at = Instant::now();
+                                }
+                                heartbeat.as_mut().reset(sent_at + heartbeat_interval);
+                            }
+                        }
+                    };
+                    match arrived {
+                        Ok(event) => event,
+                        Err(error) => {
+                            yield Err(ending.explain(&error, position).await);
+                            return;
+                        }
+                    }
+                }
+            };
+            let (steps, batch) = match event {
+                Event::Batch { batch, ends_log } => (delivery.arrive(batch.items(), ends_log), Some(batch)),
+                Event::NothingFollows(state) => (delivery.nothing_follows(&state), None),
+                Event::Changed => continue,
+            };
+            for step in steps {
+                let last = until_caught_up && matches!(step, Step::CaughtUp(_));
+                yield Ok(frame(step, batch.as_ref()));
+                if last {
+                    return;
+                }
+            }
+            sent_at = Instant::now();
+        }
+    }
+}
+
+/// What a subscription of a log waits for.
+enum Event {
+    Batch {
+        batch: Arc<Batch>,
+        ends_log: bool,
+    },
+    /// There may be something new in the ring.
+    Changed,
+    /// The log holds this and nothing after the position.
+    NothingFollows(RoomState),
+}
+
+/// A backlog that is not through.
+struct Backlog<'a> {
+    store: &'a Store,
+    ending: &'a Ending,
+    epoch: i64,
+    position: u64,
+}
+
+impl Backlog<'_> {
+    /// What the log holds, if it is the same log and holds nothing after the position.
+    async fn nothing_follows(&self) -> Option<RoomState> {
+        let room = &self.ending.registered.room;
+        let state = self.store.log_state(room).await.ok().filter(|state| state.epoch == self.epoch)?;
+        let limits = PageLimits { messages: 1, bytes: 1 };
+        let want = PageRequest::From { start: self.position + 1 };
+        let page = self.store.page(room, state, want, limits).await.ok()?;
+        page.messages.is_empty().then_some(state)
+    }
+}
+
+async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<Backlog<'_>>) -> Result<Event> {
+    let arriving = async {
+        let Some(batches) = behind else {
+            tap.changed().await;
+            return Ok(Event::Changed);
+        };
+        let LogBatch { batch, ends_log } = batches.next().await?;
+        Ok(Event::Batch { batch, ends_log })
+    };
+    let Some(backlog) = backlog else { return arriving.await };
+    let mut arriving = pin!(arriving);
+    loop {
+        tokio::select! {
+            arrived = &mut arriving => return arrived,
+            () = time::sleep(BACKLOG_CHECK_INTERVAL) => {}
+        }
+        if let Some(state) = backlog.nothing_follows().await {
+            return Ok(Event::NothingFollows(state));
+        }
+    }
+}
+
+fn ephemeral_frames(
+    mut tap: Tap,
+    opened: Frame,
+    ending: Ending,
+    heartbeat_interval: Duration,
+    until_caught_up: bool,
+) -> impl Stream<Item = Result<Frame>> + Send {
+    let mut delivery = {
+        let ring = tap.ring();
+        LiveDelivery::open(ring.last(), ring.disconnections())
+    };
+    stream! {
+        yield Ok(opened);
+        yield Ok(Frame::CaughtUp { position: 0 });
+        if until_caught_up {
+            return;
+        }
+        let mut end = pin!(ending.wait());
+        let mut heartbeat = pin!(time::sleep(heartbeat_interval));
+        let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
+        loop {
+            if asked_at.elapsed() > ENDING_CHECK_INTERVAL {
+                asked_at = Instant::now();
+                if let Some(error) = end.as_mut().now_or_never() {
+                    yield Err(error.into());
+                    return;
+                }
+            }
+            let next = tap.ring().next(delivery.position());
+            let (steps, batch) = match next {
+                Next::Batch(batch) => (delivery.arrive(batch.items()), Some(batch)),
+                Next::Lagged { after, disconnections } => (delivery.lagged(after, disconnections), None),
+                Next::Nothing => {
+                    if let Some(error) = tap.end() {
+                        yield Err(error.again());
+                        return;
+                    }
+                    tokio::select! {
+                        biased;
+                        error = &mut end => {
+                            yield Err(error.into());
+                            return;
+                        }
+                        () = tap.changed() => {}
+                        () = &mut heartbeat => {
+                            if sent_at.elapsed() >= heartbeat_interval {
+                                yield Ok(Frame::Heartbeat { position: 0 });
+                                sent_at = Instant::now();
+                            }
+                            heartbeat.as_mut().reset(sent_at + heartbeat_interval);
+                        }
+                    }
+                    continue;
+                }
+            };
+            for step in steps {
+                yield Ok(frame(step, batch.as_ref()));
+            }
+            sent_at = Instant::now();
+        }
+    }
+}
+
+fn frame(step: Step, batch: Option<&Arc<Batch>>) -> Frame {
+    match (step, batch) {
+        (Step::Deliver(range), Some(batch)) => Frame::Messages(Slice::new(batch, range)),
+        (Step::Gap(gap), _) => Frame::Gap(gap),
+        (Step::CaughtUp(position), _) => Frame::CaughtUp { position },
+        (Step::Deliver(_), None) => Frame::Heartbeat { position: 0 },
+    }
+}

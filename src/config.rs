@@ -74,6 +74,26 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_DATA_DIR", default_value = "unibus-data")]
     pub data_dir: PathBuf,
 
+    /// Connections of clients; the calls of further ones are refused
+    #[arg(long, env = "UNIBUS_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+
+    /// Open calls of one connection; further ones are refused
+    #[arg(long, env = "UNIBUS_MAX_STREAMS_PER_CONNECTION", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_streams_per_connection: u32,
+
+    /// Open subscriptions of all clients together; further ones are refused
+    #[arg(long, env = "UNIBUS_MAX_SUBSCRIPTIONS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_subscriptions: u32,
+
+    /// Silence of a client before it is asked for a sign of life
+    #[arg(long, env = "UNIBUS_KEEPALIVE_INTERVAL", default_value = "20s", value_parser = positive_duration)]
+    pub keepalive_interval: Duration,
+
+    /// How long a client may take for that sign before its connection is closed
+    #[arg(long, env = "UNIBUS_KEEPALIVE_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
+    pub keepalive_timeout: Duration,
+
     /// Longest silence on a subscription
     #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = humantime::parse_duration)]
     pub heartbeat_interval: Duration,
@@ -107,6 +127,15 @@ pub enum NatsSync {
     Always,
 }
 
+/// A duration of no length would ask and give up at once.
+fn positive_duration(given: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(given) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl Default for Config {
     /// What the service runs with when no flag is given, whatever the environment holds.
     fn default() -> Self {
@@ -127,6 +156,11 @@ impl Default for Config {
             registry_replicas: 1,
             nats_server: None,
             data_dir: PathBuf::from("unibus-data"),
+            max_connections: 10_000,
+            max_streams_per_connection: 10_000,
+            max_subscriptions: 100_000,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),
             log_format: LogFormat::Text,

@@ -84,7 +84,7 @@ reasons! {
     RoomRecreated = "ROOM_RECREATED", Aborted;
     /// Another writer was faster, more than once in a row. Nothing was done.
     Conflict = "CONFLICT", Aborted;
-    /// A limit of the NATS server, its account, or the service is reached; the message says which.
+    /// A limit of the NATS server, its account, or the service is reached; it is in the metadata as `limit`.
     LimitReached = "LIMIT_REACHED", ResourceExhausted;
     /// The NATS server has no room left for messages. Nothing was stored.
     StorageFull = "STORAGE_FULL", ResourceExhausted;

@@ -71,7 +71,8 @@ fn limit(query: &str) -> usize {
     }
 }
 
-fn error_response(error: &Error) -> Response {
+/// The answer to a call that failed.
+pub(crate) fn error_response(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.reason().code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = json!({
         "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }

@@ -84,12 +84,13 @@ pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a newer subscription waits for the older one to write its last position.
 pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// HTTP/2 streams of one connection; a client's further calls wait for one of them to end.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
-/// How often a silent client is asked for a sign of life.
-pub const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// How long a client may take to answer an HTTP/2 ping before it counts as dead.
-pub const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections beyond `--max-connections` whose calls are answered that there are too many; further ones are closed.
+pub const EXCESS_CONNECTIONS_MAX: usize = 256;
+/// HTTP/2 streams of a connection beyond `--max-streams-per-connection`, on which calls are answered that there are too many:
+/// clients wait without a word for streams that HTTP/2 itself does not grant.
+pub const EXCESS_STREAMS_MAX: u32 = 1024;
+/// File descriptors that the process needs beside those of its clients' connections.
+pub const OTHER_DESCRIPTORS: u64 = 64;
 
 const _: () = {
     // stream prefix; room, separator and subscriber of a consumer name

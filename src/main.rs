@@ -4,6 +4,7 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{Metadata, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use unibus::{Config, LogFormat, Server, StopSignals};
@@ -22,6 +23,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
+    raise_limit_of_open_files();
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let mut server = tokio::select! {
         server = Server::bind(config) => server.context("cannot start")?,
@@ -34,6 +36,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         stopped = server.shutdown() => stopped.context("not everything ended in time"),
         signal = signals.next() => anyhow::bail!("stopped at once by a second {signal}"),
+    }
+}
+
+/// Up to what the operator allows: the low limit that shells set is for programs that use select(2).
+fn raise_limit_of_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        info!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::subscribers::Session;
+use super::{subscribers::Session, subscription_limit::SubscriptionPlace};
 use crate::{
     error::{Error, Reason},
     store::{Registered, not_found},
@@ -16,6 +16,9 @@ pub(super) struct Ending {
     pub session: Option<Arc<Session>>,
     pub registered: Arc<Registered>,
     pub draining: CancellationToken,
+    /// Free again when the subscription is dropped.
+    #[expect(dead_code, reason = "held, not read")]
+    pub place: SubscriptionPlace,
 }
 
 /// Why a subscription ends.

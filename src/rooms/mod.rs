@@ -11,6 +11,7 @@ mod start;
 mod subscribe;
 mod subscribers;
 mod subscription;
+mod subscription_limit;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +26,7 @@ pub(crate) use self::{
     subscribers::Session,
     subscription::{Frames, Subscription},
 };
-use self::{subscribers::Subscribers, upstream::Upstreams};
+use self::{subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};
 use crate::{
     domain::{Message, RoomId},
     error::{Error, Reason, Result},
@@ -35,25 +36,34 @@ use crate::{
 /// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
 pub(crate) type Encode = fn(&RoomId, Option<i64>, Message, &mut BytesMut);
 
+/// What the use cases are told by whoever composes them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub heartbeat_interval: Duration,
+    /// Open subscriptions of this instance.
+    pub subscriptions_max: u32,
+    pub encode: Encode,
+}
+
 /// All use cases, for one instance of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
     store: Store,
     subscribers: Arc<Subscribers>,
-    upstreams: Upstreams,
-    encode: Encode,
-    heartbeat_interval: Duration,
+    upstreams: Arc<Upstreams>,
+    open_subscriptions: SubscriptionLimit,
+    settings: Settings,
     /// The service is stopping: open subscriptions end.
     draining: CancellationToken,
 }
 
 impl Rooms {
-    /// The use cases over `store`; their tasks run in `tasks` until `stop`, open subscriptions until `draining`.
+    /// The use cases over `store`; their tasks run in `tasks` until `stop`, open subscriptions, of which there are at most
+    /// `subscriptions_max`, until `draining`.
     pub(crate) fn new(
         store: Store,
         peers: PeerListener,
-        heartbeat_interval: Duration,
-        encode: Encode,
+        settings: Settings,
         tasks: &TaskTracker,
         stop: &CancellationToken,
         draining: CancellationToken,
@@ -64,8 +74,9 @@ impl Rooms {
             tasks.spawn(Arc::clone(&subscribers).follow_owners(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
-        let upstreams = Upstreams::new(store.clone(), encode, tasks.clone(), draining.clone());
-        Self { store, subscribers, upstreams, encode, heartbeat_interval, draining }
+        let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));
+        let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max);
+        Self { store, subscribers, upstreams, open_subscriptions, settings, draining }
     }
 
     /// Largest payload that can be published.

@@ -35,6 +35,7 @@ impl Rooms {
         if self.draining.is_cancelled() {
             return Err(draining());
         }
+        let place = self.open_subscriptions.take()?;
         let registered = self.store.registry.find(&options.room_id).await?;
         let (way, session) = if registered.room.persist {
             let (start, session) = self.open_log(&registered, &options).await?;
@@ -47,9 +48,9 @@ impl Rooms {
         Ok(Subscription {
             auto_acks: session.clone().filter(|_| options.ack_mode == AckMode::Auto),
             resumed: session.as_ref().is_some_and(|session| session.resumed),
-            ending: Ending { session, registered, draining: self.draining.clone() },
+            ending: Ending { session, registered, draining: self.draining.clone(), place },
             way,
-            heartbeat_interval: self.heartbeat_interval,
+            heartbeat_interval: self.settings.heartbeat_interval,
             until_caught_up: options.until_caught_up,
         })
     }
@@ -85,7 +86,7 @@ impl Rooms {
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
         let position = position.min(state.last_sequence);
         let tap = self.upstreams.of_log(registered, state.epoch, state.last_sequence);
-        Ok((LogStart { store: self.store.clone(), encode: self.encode, tap, state, position }, session))
+        Ok((LogStart { store: self.store.clone(), encode: self.settings.encode, tap, state, position }, session))
     }
 }
 

@@ -47,15 +47,15 @@ const RING_LIMITS: RingLimits = RingLimits { messages_max: FANOUT_MESSAGES_MAX, 
 /// A room, and the life of its log if it has one.
 type Key = (RoomId, Option<i64>);
 
-/// The upstreams of this instance. Cheap to clone.
-#[derive(Clone, Debug)]
+/// The upstreams of this instance.
+#[derive(Debug)]
 pub(super) struct Upstreams {
     store: Store,
     encode: Encode,
     tasks: TaskTracker,
     draining: CancellationToken,
     budget: Budget,
-    active: Arc<Mutex<HashMap<Key, Arc<Upstream>>>>,
+    active: Mutex<HashMap<Key, Arc<Upstream>>>,
 }
 
 /// One room's upstream.
@@ -109,16 +109,16 @@ impl Tap {
 
 impl Upstreams {
     pub(super) fn new(store: Store, encode: Encode, tasks: TaskTracker, draining: CancellationToken) -> Self {
-        Self { store, encode, tasks, draining, budget: Budget::new(FANOUT_BYTES_TOTAL_MAX), active: Arc::default() }
+        Self { store, encode, tasks, draining, budget: Budget::new(FANOUT_BYTES_TOTAL_MAX), active: Mutex::default() }
     }
 
     /// Shares the upstream of a room with a log, whose last sequence was `last` a moment ago.
-    pub(super) fn of_log(&self, registered: &Arc<Registered>, epoch: i64, last: u64) -> Tap {
+    pub(super) fn of_log(self: &Arc<Self>, registered: &Arc<Registered>, epoch: i64, last: u64) -> Tap {
         let key = (registered.room.room_id.clone(), Some(epoch));
         let (tap, new) = self.tap(&key, registered, last);
         if new {
             let batches = LogBatches::new(&self.store, &registered.room, epoch, last, self.encode);
-            self.tasks.spawn(self.clone().run(key, Arc::clone(&tap.upstream), Feed::Log(Box::new(batches))));
+            self.tasks.spawn(Arc::clone(self).run(key, Arc::clone(&tap.upstream), Feed::Log(Box::new(batches))));
         }
         tap
     }
@@ -127,14 +127,14 @@ impl Upstreams {
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`.
-    pub(super) async fn of_ephemeral(&self, registered: &Arc<Registered>) -> Result<Tap> {
+    pub(super) async fn of_ephemeral(self: &Arc<Self>, registered: &Arc<Registered>) -> Result<Tap> {
         let key = (registered.room.room_id.clone(), None);
         let (tap, _) = self.tap(&key, registered, 0);
         let upstream = Arc::clone(&tap.upstream);
         // whoever comes first opens it, the others wait for that; if it fails the next one tries
         let start = || async {
             let live = self.store.live(&registered.room).await?;
-            self.tasks.spawn(self.clone().run(key.clone(), Arc::clone(&upstream), Feed::Ephemeral(live)));
+            self.tasks.spawn(Arc::clone(self).run(key.clone(), Arc::clone(&upstream), Feed::Ephemeral(live)));
             Ok::<_, Error>(())
         };
         let started = upstream.started.get_or_try_init(start).await;
@@ -172,7 +172,7 @@ impl Upstreams {
     }
 
     /// Feeds the ring until nobody wants it, or nothing more will come.
-    async fn run(self, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
+    async fn run(self: Arc<Self>, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
         debug!(room = %key.0, "an upstream begins");
         let end = {
             let feeding = feed.run(&upstream, self.encode);

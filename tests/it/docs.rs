@@ -16,7 +16,13 @@ const PERMISSIONS: &str = include_str!("support/permissions.conf");
 const LIMITS: &str = include_str!("../../src/limits.rs");
 
 /// Limits that are nobody's business but the service's.
-const INTERNAL_LIMITS: &[&str] = &["NATS_NAME_CHARS_MAX", "EMBEDDED_NATS_PAYLOAD_BYTES_MAX", "REQUEST_SLACK_BYTES"];
+const INTERNAL_LIMITS: &[&str] = &[
+    "NATS_NAME_CHARS_MAX",
+    "EMBEDDED_NATS_PAYLOAD_BYTES_MAX",
+    "REQUEST_SLACK_BYTES",
+    "EXCESS_STREAMS_MAX",
+    "OTHER_DESCRIPTORS",
+];
 
 /// What the README has between `<!-- name -->` and `<!-- end -->`.
 fn marked(name: &str) -> &'static str {

@@ -24,6 +24,8 @@ mod history_cursors;
 mod history_holes;
 mod http_history;
 mod least_privilege;
+mod limits_connections;
+mod limits_subscriptions;
 mod many;
 mod native;
 mod nats_auth;

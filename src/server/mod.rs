@@ -1,5 +1,8 @@
 //! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
 
+mod admission;
+mod connections;
+
 use std::{net::SocketAddr, time::Duration};
 
 use axum::response::{IntoResponse, Response};
@@ -8,7 +11,6 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
@@ -16,13 +18,17 @@ use tower_http::{
 };
 use tracing::{Span, info, info_span, warn};
 
+use self::{
+    admission::AdmissionLayer,
+    connections::{Bounds, accept},
+};
 use crate::{
     config::{Config, NatsSync},
     domain::Durability,
     error::{Error, Reason, Result},
     grpc, http,
-    limits::{HTTP2_KEEPALIVE_INTERVAL, HTTP2_KEEPALIVE_TIMEOUT, STREAMS_PER_CONNECTION_MAX},
-    rooms::Rooms,
+    limits::{EXCESS_CONNECTIONS_MAX, EXCESS_STREAMS_MAX, OTHER_DESCRIPTORS},
+    rooms::{Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
 
@@ -100,6 +106,7 @@ impl Server {
         let target = target(&config, embedded.as_ref());
         let nats = Nats::connect(&target).await?;
 
+        warn_of_few_descriptors(config.max_connections);
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let draining = CancellationToken::new();
@@ -107,8 +114,12 @@ impl Server {
         let durability = durability(&config);
         let (store, peers) =
             Store::open(nats, usize::from(config.registry_replicas), durability, &tasks, &stop).await?;
-        let (interval, encode) = (config.heartbeat_interval, grpc::encode_message);
-        let rooms = Rooms::new(store.clone(), peers, interval, encode, &tasks, &stop, draining.clone());
+        let settings = Settings {
+            heartbeat_interval: config.heartbeat_interval,
+            subscriptions_max: config.max_subscriptions,
+            encode: grpc::encode_message,
+        };
+        let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();
         report(&health, true).await;
@@ -125,18 +136,21 @@ impl Server {
         let layers = tower::ServiceBuilder::new()
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
-            .layer(PropagateRequestIdLayer::x_request_id());
+            .layer(PropagateRequestIdLayer::x_request_id())
+            .layer(AdmissionLayer);
+        let bounds = Bounds {
+            connections_max: config.max_connections,
+            calls_max: config.max_streams_per_connection,
+            silence_max: config.keepalive_interval + config.keepalive_timeout,
+        };
         let serving = tonic::transport::Server::builder()
             .accept_http1(true)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .http2_keepalive_interval(Some(HTTP2_KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(config.max_streams_per_connection.saturating_add(EXCESS_STREAMS_MAX))
+            .http2_keepalive_interval(Some(config.keepalive_interval))
+            .http2_keepalive_timeout(Some(config.keepalive_timeout))
             .layer(layers)
             .add_routes(tonic::service::Routes::from(router))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                draining.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(accept(listener, bounds), draining.clone().cancelled_owned());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
         let admin = axum::serve(admin_listener, http::admin_routes(store, draining.clone()))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -250,6 +264,18 @@ fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
             tls_certificate: config.nats_tls_certificate.clone(),
             tls_key: config.nats_tls_key.clone(),
         },
+    }
+}
+
+/// A connection is a descriptor: who allows more connections than descriptors should know at the start.
+fn warn_of_few_descriptors(connections_max: u32) {
+    let needed = u64::from(connections_max) + EXCESS_CONNECTIONS_MAX as u64 + OTHER_DESCRIPTORS;
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
+        warn!(
+            allowed,
+            needed, "fewer open files are allowed than --max-connections needs; raise the limit or lower the flag"
+        );
     }
 }
 

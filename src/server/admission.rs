@@ -1,0 +1,163 @@
+//! Says no to calls beyond the bounds of their connection, in the form that the call wants its answers in.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tonic::Status;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::{Layer, Service, ServiceExt};
+
+use super::connections::{Call, Caller};
+use crate::{
+    error::{Error, Reason},
+    grpc,
+};
+
+/// What operators ask when everybody is refused.
+const ALWAYS_SERVED: &[&str] = &["/grpc.health.", "/grpc.reflection."];
+
+/// Puts [`Admission`] before a service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AdmissionLayer;
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = Admission<S>;
+
+    fn layer(&self, inner: S) -> Admission<S> {
+        Admission { inner }
+    }
+}
+
+/// Lets a call through, or refuses it with `LIMIT_REACHED`. A call lasts until its answer has been sent or given up.
+#[derive(Clone, Debug)]
+pub(super) struct Admission<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<tonic::body::Body>> for Admission<S>
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>, Error = Infallible>,
+{
+    type Response = Response<CountedBody>;
+    type Error = Infallible;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        match admit(&request) {
+            Ok(call) => Answer::Admitted { future: self.inner.call(request), call },
+            Err(error) => Answer::Refused { future: refuse(request, error) },
+        }
+    }
+}
+
+fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
+    let Some(caller) = request.extensions().get::<Arc<Caller>>() else { return Ok(None) };
+    let bounds = caller.bounds();
+    let path = request.uri().path();
+    if !ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix)) && !caller.has_place() {
+        return Err(limit_reached(
+            "--max-connections",
+            format!(
+                "this instance has as many connections as --max-connections allows ({}); \
+                 use another instance, or raise it",
+                bounds.connections_max
+            ),
+        ));
+    }
+    let call = caller.begin_call().ok_or_else(|| {
+        limit_reached(
+            "--max-streams-per-connection",
+            format!(
+                "this connection has as many open calls as --max-streams-per-connection allows ({}); \
+                 use another connection, or raise it",
+                bounds.calls_max
+            ),
+        )
+    })?;
+    Ok(Some(call))
+}
+
+fn limit_reached(flag: &str, message: String) -> Error {
+    Error::new(Reason::LimitReached, message).with("limit", flag)
+}
+
+type Refusal = BoxFuture<'static, Response<tonic::body::Body>>;
+
+fn refuse(request: Request<tonic::body::Body>, error: Error) -> Refusal {
+    if !grpc::is_grpc(request.headers()) {
+        return Box::pin(async move { crate::http::error_response(&error).map(tonic::body::Body::new) });
+    }
+    let status = Status::from(error);
+    let answer = tower::service_fn(move |_| std::future::ready(Ok(status.clone().into_http::<tonic::body::Body>())));
+    let answer: GrpcWebService<_> = GrpcWebLayer::new().layer(answer);
+    Box::pin(async move {
+        let answered: Result<_, Infallible> = answer.oneshot(request).await;
+        match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    })
+}
+
+pin_project! {
+    /// The answer to a call.
+    #[project = AnswerProjection]
+    pub(super) enum Answer<F> {
+        Admitted { #[pin] future: F, call: Option<Call> },
+        Refused { future: Refusal },
+    }
+}
+
+impl<F> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>>,
+{
+    type Output = Result<Response<CountedBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (response, call) = match self.project() {
+            AnswerProjection::Admitted { future, call } => (ready!(future.poll(cx))?, call.take()),
+            AnswerProjection::Refused { future } => (ready!(future.as_mut().poll(cx)), None),
+        };
+        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, _call: call })))
+    }
+}
+
+pin_project! {
+    /// A body that holds its call open until it is sent or given up.
+    pub(super) struct CountedBody {
+        #[pin]
+        inner: tonic::body::Body,
+        _call: Option<Call>,
+    }
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

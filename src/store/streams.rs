@@ -30,6 +30,25 @@ struct Done {
     success: bool,
 }
 
+#[derive(Deserialize)]
+struct Account {
+    #[serde(flatten)]
+    all: Tier,
+    /// By name, such as `R3`, where limits differ by the number of replicas.
+    #[serde(default)]
+    tiers: HashMap<String, Tier>,
+}
+
+#[derive(Deserialize)]
+struct Tier {
+    limits: AccountLimits,
+}
+
+#[derive(Deserialize)]
+struct AccountLimits {
+    max_consumers: i32,
+}
+
 /// Creates the room's stream, or adopts one that has its name and subject.
 ///
 /// # Errors
@@ -38,7 +57,7 @@ pub(super) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
     nats.require_jetstream()?;
     let name = name(&room.room_id);
     let wanted = settings(room, Config { name: name.clone(), ..Config::default() });
-    match nats.api::<_, Info>(format!("STREAM.CREATE.{name}"), &wanted).await {
+    match set(nats, "CREATE", wanted).await {
         Ok(info) => Ok(state(&info)),
         Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => adopt(nats, room).await,
         Err(error) => Err(error.into()),
@@ -102,7 +121,8 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
         return Ok(state(&found));
     }
     info!(room = %room.room_id, "repairing the settings of the room's stream");
-    match nats.api::<_, Info>(format!("STREAM.UPDATE.{}", wanted.name), &wanted).await {
+    // boxed: rare, and too large for the future of every reader
+    match Box::pin(set(nats, "UPDATE", wanted)).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => {
             // the room can be used as it is; what it lacks is said in the log
@@ -110,6 +130,25 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
             Ok(state(&found))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Creates or updates the stream. NATS refuses one that may have more consumers than its account: it then gets as many as
+/// the account may have.
+async fn set(nats: &Nats, action: &str, mut wanted: Config) -> Result<Info, ApiError> {
+    let subject = format!("STREAM.{action}.{}", wanted.name);
+    match nats.api(subject.clone(), &wanted).await {
+        Err(error) if error.is(ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => {
+            let account: Account = nats.api("INFO".to_owned(), &json!({})).await?;
+            let tier = account.tiers.get(&format!("R{}", wanted.num_replicas)).unwrap_or(&account.all);
+            let allowed = tier.limits.max_consumers;
+            if !(1..wanted.max_consumers).contains(&allowed) {
+                return Err(error);
+            }
+            wanted.max_consumers = allowed;
+            nats.api(subject, &wanted).await
+        }
+        result => result,
     }
 }
 
@@ -128,6 +167,8 @@ fn settings(room: &Room, base: Config) -> Config {
     let max_age = retention.max_age.unwrap_or_default();
     let duplicate_window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
     let headroom = i32::try_from(HEADROOM_BYTES).unwrap_or(i32::MAX);
+    // a bare create-or-update strips the metadata and this; beside the metadata it is what the account, or a person, made it
+    let is_own = base.max_consumers > 0 && base.metadata.contains_key(METADATA_ROOM);
     let own = HashMap::from([(METADATA_ROOM.to_owned(), room.room_id.as_str().to_owned())]);
     Config {
         subjects: vec![room.subject.as_str().to_owned()],
@@ -141,7 +182,7 @@ fn settings(room: &Room, base: Config) -> Config {
         max_messages_per_subject: -1,
         // NATS counts headers too; the service itself holds payloads to the room's bound
         max_message_size: retention.max_message_bytes.map_or(-1, |bytes| bytes.saturating_add(headroom)),
-        max_consumers: CONSUMERS_PER_ROOM_MAX,
+        max_consumers: if is_own { base.max_consumers } else { CONSUMERS_PER_ROOM_MAX },
         duplicate_window,
         allow_direct: true,
         allow_atomic_publish: true,

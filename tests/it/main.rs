@@ -25,6 +25,7 @@ mod history_holes;
 mod http_history;
 mod least_privilege;
 mod limits_connections;
+mod limits_nats;
 mod limits_subscriptions;
 mod many;
 mod native;

@@ -8,8 +8,11 @@ mod frames;
 mod nats;
 mod operator;
 mod process;
+mod proxy;
+mod random;
 mod requests;
 mod subscribers;
+mod traffic;
 mod unibus;
 
 pub(crate) use self::{
@@ -21,6 +24,8 @@ pub(crate) use self::{
     nats::{Nats, NatsOptions, free_port, settled},
     operator::Operator,
     process::Process,
+    proxy::{Mode, Proxy, Way},
+    random::{Random, note},
     requests::{
         create_ephemeral, create_room, ephemeral, history, list_rooms, page, payloads, persisted, publish, publish_n,
         sequences,
@@ -28,5 +33,6 @@ pub(crate) use self::{
     subscribers::{
         acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
     },
-    unibus::{Client, Unibus},
+    traffic::{Circumstances, Traffic},
+    unibus::{Client, Unibus, connect},
 };

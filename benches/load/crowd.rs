@@ -1,0 +1,296 @@
+//! Many subscribers of one room, and load that follows their pace.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use async_nats::jetstream::{self, consumer::AckPolicy, consumer::pull};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::uri::PathAndQuery;
+use tokio::{sync::Notify, task::JoinSet, time};
+use tonic::{Request, client::Grpc, transport::Channel};
+use unibus::v1::{Start, SubscribeRequest, start::At};
+
+use crate::{
+    measure::{PATIENCE, within},
+    wire::{Counting, Frame},
+};
+
+/// What arrived, counted for each subscriber.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    counts: Vec<Count>,
+    /// Subscribers that stand.
+    ready: AtomicU64,
+    /// When so many have arrived in all, that moment is kept; 0: not asked for.
+    goal: AtomicU64,
+    total: AtomicU64,
+    reached: Mutex<Option<Instant>>,
+    changed: Notify,
+    failed: Mutex<Option<String>>,
+}
+
+/// On a cache line of its own: each is counted up by another task.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Count(AtomicU64);
+
+impl Arrivals {
+    fn new(subscribers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            counts: (0..subscribers).map(|_| Count::default()).collect(),
+            ready: AtomicU64::new(0),
+            goal: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            reached: Mutex::default(),
+            changed: Notify::new(),
+            failed: Mutex::default(),
+        })
+    }
+
+    fn arrived(&self, subscriber: usize) {
+        if let Some(count) = self.counts.get(subscriber) {
+            count.0.fetch_add(1, Relaxed);
+        }
+        let goal = self.goal.load(Relaxed);
+        if goal > 0 && self.total.fetch_add(1, Relaxed) + 1 == goal {
+            if let Ok(mut reached) = self.reached.lock() {
+                *reached = Some(Instant::now());
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    fn fail(&self, why: String) {
+        if let Ok(mut failed) = self.failed.lock() {
+            failed.get_or_insert(why);
+        }
+        self.changed.notify_one();
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failed.lock().ok().and_then(|failed| failed.clone()) {
+            Some(why) => bail!("a subscriber failed: {why}"),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self) -> Vec<u64> {
+        self.counts.iter().map(|count| count.0.load(Relaxed)).collect()
+    }
+
+    /// How many messages the slowest subscriber has since `before`.
+    fn slowest(&self, before: &[u64]) -> u64 {
+        let now = self.counts.iter().map(|count| count.0.load(Relaxed));
+        now.zip(before).map(|(now, before)| now - before).min().unwrap_or(0)
+    }
+}
+
+/// Subscribers, each a task; they end when this is dropped.
+pub(crate) struct Crowd {
+    arrivals: Arc<Arrivals>,
+    /// Each message comes once: a second copy is an error.
+    exactly_once: bool,
+    _tasks: JoinSet<()>,
+}
+
+impl Crowd {
+    /// Opens `size` subscriptions to what is new in a room, of the service or of the bare server, spread over these
+    /// connections; returns when all stand. With `named`, each is a durable subscriber that the service acknowledges
+    /// for (`ACK_MODE_AUTO`).
+    pub(crate) async fn open(channels: &[Channel], room: &str, size: usize, named: bool) -> Result<Self> {
+        let rooms = vec![room.to_owned(); size];
+        Self::open_in(channels, &rooms, named).await
+    }
+
+    /// The same with a room for each subscription.
+    pub(crate) async fn open_in(channels: &[Channel], rooms: &[String], named: bool) -> Result<Self> {
+        // no more than this are being opened at a time
+        const OPENING: u64 = 64;
+
+        let arrivals = Arrivals::new(rooms.len());
+        let mut tasks = JoinSet::new();
+        for (number, (room, channel)) in rooms.iter().zip(channels.iter().cycle()).enumerate() {
+            let request = SubscribeRequest {
+                room_id: room.clone(),
+                subscriber: if named { format!("subscriber-{number}") } else { String::new() },
+                start: Some(Start { at: Some(At::New(())) }),
+                ..SubscribeRequest::default()
+            };
+            tasks.spawn(subscribe(channel.clone(), request, number, Arc::clone(&arrivals)));
+            arrivals.stand((number as u64 + 1).saturating_sub(OPENING)).await?;
+        }
+        arrivals.stand(rooms.len() as u64).await?;
+        Ok(Self { arrivals, exactly_once: true, _tasks: tasks })
+    }
+
+    /// Gives each of `size` subscribers a file-backed durable pull consumer with explicit acks on this stream, and
+    /// pulls and acknowledges over these connections.
+    pub(crate) async fn pull(connections: &[jetstream::Context], stream: &str, size: usize) -> Result<Self> {
+        let arrivals = Arrivals::new(size);
+        let opened = stream::iter((0..size).zip(connections.iter().cycle())).map(|(number, context)| {
+            let arrivals = Arc::clone(&arrivals);
+            async move {
+                let config = pull::Config {
+                    durable_name: Some(format!("subscriber_{number}")),
+                    ack_policy: AckPolicy::Explicit,
+                    ..pull::Config::default()
+                };
+                let consumer = context.get_stream_no_info(stream).await?.create_consumer(config).await?;
+                anyhow::Ok(acknowledge(consumer.messages().await?, number, arrivals))
+            }
+        });
+        let opened: Vec<_> = opened.buffer_unordered(16).try_collect().await?;
+        let mut tasks = JoinSet::new();
+        for puller in opened {
+            tasks.spawn(puller);
+        }
+        Ok(Self { arrivals, exactly_once: false, _tasks: tasks })
+    }
+
+    /// Messages that each has received so far.
+    pub(crate) fn count(&self) -> Vec<u64> {
+        self.arrivals.count()
+    }
+
+    /// Returns when each has received so many since `before`.
+    pub(crate) async fn received(&self, before: &[u64], count: u64) -> Result<()> {
+        let all = async {
+            while self.arrivals.slowest(before) < count {
+                self.arrivals.check()?;
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        };
+        within(PATIENCE / 2, "the last messages", all).await
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.arrivals.counts.len()
+    }
+
+    /// Publishes for `duration` with at most `window` messages that not every subscriber has, and waits until all have
+    /// all: how many messages. `publish` publishes so many.
+    pub(crate) async fn feed<F>(&self, duration: Duration, window: u64, publish: impl Fn(u64) -> F) -> Result<u64>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let before = self.arrivals.count();
+        let started = Instant::now();
+        let mut progress = (0, started);
+        let mut published = 0;
+        loop {
+            let slowest = self.arrivals.slowest(&before);
+            ensure!(slowest <= published, "{slowest} messages arrived of {published} that were published");
+            if slowest > progress.0 {
+                progress = (slowest, Instant::now());
+            } else if progress.1.elapsed() > PATIENCE / 2 {
+                bail!("nothing arrives: the slowest subscriber has {slowest} of {published}");
+            }
+            self.arrivals.check()?;
+            let more = window.saturating_sub(published - slowest);
+            if started.elapsed() >= duration {
+                if slowest == published {
+                    let doubled =
+                        self.arrivals.count().iter().zip(&before).any(|(now, before)| now - before > published);
+                    ensure!(!(doubled && self.exactly_once), "a message came twice");
+                    return Ok(published);
+                }
+            } else if more >= window.div_ceil(4) {
+                publish(more).await?;
+                published += more;
+                continue;
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Publishes one message after the other, `pause` apart, each when the one before has reached everyone: how long
+    /// each took to reach the last. Ends after `count` messages, or after twice the time that they need at that pace.
+    pub(crate) async fn one_by_one<F>(
+        &self,
+        count: usize,
+        pause: Duration,
+        publish: impl Fn(u64) -> F,
+    ) -> Result<Vec<Duration>>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let mut times = Vec::with_capacity(count);
+        let mut pace = time::interval(pause);
+        pace.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let end = Instant::now() + pause * u32::try_from(count)? * 2;
+        while times.len() < count && (times.is_empty() || Instant::now() < end) {
+            pace.tick().await;
+            let arrivals = &self.arrivals;
+            arrivals.total.store(0, Relaxed);
+            arrivals.goal.store(self.len() as u64, Relaxed);
+            let started = Instant::now();
+            publish(1).await?;
+            times.push(within(PATIENCE / 2, "a message to the last", arrivals.last()).await? - started);
+            arrivals.goal.store(0, Relaxed);
+        }
+        Ok(times)
+    }
+}
+
+impl Arrivals {
+    async fn stand(&self, count: u64) -> Result<()> {
+        let all = async {
+            while self.ready.load(Relaxed) < count {
+                self.check()?;
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        };
+        within(PATIENCE * 2, "opening subscriptions", all).await
+    }
+
+    async fn last(&self) -> Result<Instant> {
+        loop {
+            if let Some(reached) = self.reached.lock().ok().and_then(|mut reached| reached.take()) {
+                return Ok(reached);
+            }
+            self.check()?;
+            self.changed.notified().await;
+        }
+    }
+}
+
+async fn subscribe(channel: Channel, request: SubscribeRequest, number: usize, arrivals: Arc<Arrivals>) {
+    let path = PathAndQuery::from_static("/unibus.v1.RoomService/Subscribe");
+    let mut client = Grpc::new(channel);
+    let subscribed = async {
+        client.ready().await?;
+        let mut frames = client.server_streaming(Request::new(request), path, Counting).await?.into_inner();
+        while let Some(frame) = frames.message().await? {
+            match frame {
+                Frame::Message => arrivals.arrived(number),
+                Frame::CaughtUp => drop(arrivals.ready.fetch_add(1, Relaxed)),
+                Frame::Gap => bail!("a gap"),
+                Frame::Other => {}
+            }
+        }
+        bail!("the subscription ended")
+    };
+    let Err(why): Result<Infallible> = subscribed.await;
+    arrivals.fail(format!("{why:#}"));
+}
+
+async fn acknowledge(mut messages: pull::Stream, number: usize, arrivals: Arc<Arrivals>) {
+    while let Some(message) = messages.next().await {
+        let taken =
+            async { message.context("a delivery")?.ack().await.map_err(|error| anyhow::anyhow!("an ack: {error}")) };
+        match taken.await {
+            Ok(()) => arrivals.arrived(number),
+            Err(why) => return arrivals.fail(format!("{why:#}")),
+        }
+    }
+    arrivals.fail("the deliveries ended".to_owned());
+}

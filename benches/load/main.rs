@@ -1,0 +1,175 @@
+//! What the service costs and what it saves, as ratios: each row beside its baselines, in turns in the same run, with
+//! nats-server, the service and the bare server in processes of their own. This program is the load generator.
+//!
+//! `cargo bench --bench load -- --help` tells how to use it; each file of `rows` tells what it measures and how.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures, far below what a float holds exactly"
+)]
+
+mod baseline;
+mod client;
+mod crowd;
+mod measure;
+mod native;
+mod plot;
+mod processes;
+mod report;
+mod rows;
+mod wire;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use unibus::StopSignals;
+
+use crate::{
+    measure::Scale,
+    report::{Report, Row},
+};
+
+/// Measures the service beside its baselines and prints the table.
+#[derive(Debug, Parser)]
+#[allow(clippy::struct_excessive_bools, reason = "flags")]
+#[command(name = "load")]
+struct Options {
+    /// Only this row; can be given more than once
+    #[arg(long)]
+    row: Vec<String>,
+
+    /// Only see that everything works: the figures mean nothing
+    #[arg(long)]
+    quick: bool,
+
+    /// The rows and about how long each takes
+    #[arg(long)]
+    list: bool,
+
+    /// Keep the results as benches/results/NAME.json, with the plot beside it; rows already there that are not measured
+    /// now stay
+    #[arg(long, value_name = "NAME")]
+    save: Option<String>,
+
+    /// Measure nothing: print the tables of a results file and draw its plot again
+    #[arg(long, value_name = "FILE")]
+    show: Option<PathBuf>,
+
+    /// Cargo gives this
+    #[arg(long, hide = true)]
+    bench: bool,
+
+    /// Be the bare tonic server
+    #[arg(long, hide = true)]
+    serve_baseline: bool,
+
+    /// The NATS server that feeds it
+    #[arg(long, hide = true, requires = "feed_subject")]
+    feed_from: Option<String>,
+
+    /// The subject that feeds it
+    #[arg(long, hide = true)]
+    feed_subject: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.serve_baseline {
+        let feed = options.feed_from.as_deref().zip(options.feed_subject.as_deref());
+        return finish(baseline::serve(feed).await);
+    }
+    let Ok(mut signals) = StopSignals::listen() else { return ExitCode::FAILURE };
+    let done = tokio::select! {
+        done = run(&options) => done,
+        // what runs is dropped, and every process with it
+        signal = signals.next() => Err(anyhow::anyhow!("stopped by {signal}")),
+    };
+    finish(done)
+}
+
+fn finish(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
+    if options.list {
+        for row in rows::ROWS {
+            println!("{:16} {:4} s  {}", row.name, row.seconds, row.what);
+        }
+        println!("{:16} {:4} s", "all", rows::ROWS.iter().map(|row| row.seconds).sum::<u32>());
+        return Ok(());
+    }
+    if let Some(path) = &options.show {
+        let report = Report::read(path)?;
+        println!("{report}");
+        return draw(&report, path);
+    }
+    if let Some(unknown) = options.row.iter().find(|name| rows::ROWS.iter().all(|row| row.name != **name)) {
+        bail!("no row is called {unknown}; --list names them");
+    }
+    raise_file_limit()?;
+    let scale = if options.quick { Scale::quick() } else { Scale::full() };
+    let path = options.save.as_ref().map(|name| {
+        let file = format!("benches/results/{name}.json");
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)
+    });
+    let mut report = Report::new(options.quick);
+    if let Some(path) = path.as_ref().filter(|path| path.exists()) {
+        let older = Report::read(path)?;
+        ensure!(older.quick == options.quick, "{} holds another kind of run", path.display());
+        report.rows = older.rows;
+    }
+    let mut failures = 0;
+    for row in rows::ROWS.iter().filter(|row| options.row.is_empty() || options.row.iter().any(|name| name == row.name))
+    {
+        eprintln!("{}: {}", row.name, row.what);
+        let started = Instant::now();
+        let (outcome, failed) = match (row.run)(scale).await {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (report::Outcome::default(), Some(format!("{error:#}"))),
+        };
+        if let Some(why) = &failed {
+            eprintln!("  failed: {why}");
+            failures += 1;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        eprintln!("  {seconds:.1} s");
+        report.put(Row { row: row.name.to_owned(), measured_at: report::now(), seconds, failed, outcome });
+        if let Some(path) = &path {
+            // after each row, so that nothing is lost with a later one
+            report.write(path)?;
+        }
+    }
+    println!("{report}");
+    if let Some(path) = &path {
+        draw(&report, path)?;
+    }
+    if failures > 0 {
+        bail!("{failures} rows failed");
+    }
+    Ok(())
+}
+
+fn draw(report: &Report, path: &std::path::Path) -> Result<()> {
+    let path = path.with_extension("svg");
+    std::fs::write(&path, plot::svg(report)?).with_context(|| path.display().to_string())
+}
+
+/// A stream is a file and a subscription a part of a connection: some rows need more than the usual thousand.
+fn raise_file_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}

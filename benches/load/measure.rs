@@ -1,0 +1,278 @@
+//! How everything here is measured: sides take turns, a first round warms up and does not count, each later round gives
+//! one sample of every figure, and the processes' CPU seconds are read from the kernel around each turn.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use futures_util::future::BoxFuture;
+use tokio::{task::JoinSet, time};
+
+/// Nothing that a turn waits for may take longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Ticks of `/proc/<pid>/stat` in a second: a constant of Linux's interface, whatever the kernel's own clock.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub quick: bool,
+    /// Rounds that count.
+    pub rounds: usize,
+    /// How long one side's turn generates load.
+    pub turn: Duration,
+}
+
+impl Scale {
+    pub(crate) fn full() -> Self {
+        Self { quick: false, rounds: 5, turn: Duration::from_secs(2) }
+    }
+
+    /// Shows that everything works; its figures mean nothing.
+    pub(crate) fn quick() -> Self {
+        Self { quick: true, rounds: 1, turn: Duration::from_millis(150) }
+    }
+
+    pub(crate) fn pick<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// The same with fewer rounds, for rows whose turns are long.
+    pub(crate) fn rounds(mut self, full: usize) -> Self {
+        self.rounds = self.pick(full, 1);
+        self
+    }
+}
+
+/// What one turn of one side gave: figures by name, and the messages (or calls) that its CPU seconds are divided by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turn {
+    pub figures: Vec<(&'static str, f64)>,
+    pub messages: u64,
+}
+
+impl Turn {
+    /// So many in this time: the figure `rate`, a second.
+    pub(crate) fn rate(messages: u64, elapsed: Duration) -> Self {
+        Self { figures: vec![("rate", messages as f64 / elapsed.as_secs_f64())], messages }
+    }
+
+    /// The figures `p50` and `p99` in seconds.
+    pub(crate) fn times(mut times: Vec<Duration>) -> Result<Self> {
+        times.sort_unstable();
+        let quantile = |share: f64| {
+            let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len().max(1)) - 1;
+            times.get(at).map(Duration::as_secs_f64).context("a turn without a single sample")
+        };
+        Ok(Self { figures: vec![("p50", quantile(0.5)?), ("p99", quantile(0.99)?)], messages: times.len() as u64 })
+    }
+}
+
+/// One of the things that are compared.
+pub(crate) struct Side {
+    name: &'static str,
+    processes: Vec<(&'static str, u32)>,
+    work: Box<dyn FnMut() -> BoxFuture<'static, Result<Turn>>>,
+}
+
+impl Side {
+    /// A side whose turn is `work`, and whose cost is what these processes spend meanwhile; the load generator is
+    /// always among them.
+    pub(crate) fn new<F>(
+        name: &'static str,
+        processes: &[(&'static str, u32)],
+        mut work: impl FnMut() -> F + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Turn>> + Send + 'static,
+    {
+        let mut processes = processes.to_vec();
+        processes.push(("generator", std::process::id()));
+        Self { name, processes, work: Box::new(move || Box::pin(work())) }
+    }
+}
+
+/// A side's samples, one of each figure for each round.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    pub side: &'static str,
+    pub figures: BTreeMap<&'static str, Vec<f64>>,
+    /// CPU seconds of each process for a million messages.
+    pub cpu: BTreeMap<&'static str, Vec<f64>>,
+}
+
+impl Measured {
+    pub(crate) fn figure(&self, name: &str) -> Result<Vec<f64>> {
+        self.figures.get(name).cloned().with_context(|| format!("{} did not measure {name}", self.side))
+    }
+
+    /// CPU seconds for a million messages of these processes together.
+    pub(crate) fn cpu_of(&self, processes: &[&str]) -> Result<Vec<f64>> {
+        let mut sum: Vec<f64> = Vec::new();
+        for process in processes {
+            let samples = self.cpu.get(process).with_context(|| format!("{} has no {process}", self.side))?;
+            sum.resize(samples.len(), 0.0);
+            sum.iter_mut().zip(samples).for_each(|(sum, sample)| *sum += sample);
+        }
+        Ok(sum)
+    }
+
+    fn take(&mut self, turn: &Turn, spent: &[(&'static str, f64)]) {
+        for (name, value) in &turn.figures {
+            self.figures.entry(name).or_default().push(*value);
+        }
+        if turn.messages > 0 {
+            for (process, seconds) in spent {
+                self.cpu.entry(process).or_default().push(seconds / turn.messages as f64 * 1e6);
+            }
+        }
+    }
+}
+
+/// Runs the sides in turns, each round beginning with another one; the first round does not count.
+pub(crate) async fn in_turns<const N: usize>(scale: &Scale, mut sides: [Side; N]) -> Result<[Measured; N]> {
+    let mut measured: [Measured; N] =
+        std::array::from_fn(|at| Measured { side: sides.get(at).map_or("", |side| side.name), ..Measured::default() });
+    for round in 0..=scale.rounds {
+        for step in 0..N {
+            let at = (round + step) % N;
+            let (Some(side), Some(measured)) = (sides.get_mut(at), measured.get_mut(at)) else { continue };
+            let before: Vec<f64> = read_cpu(&side.processes)?;
+            // on a thread of the runtime, as the tasks that it talks to
+            let mut turn = JoinSet::new();
+            turn.spawn((side.work)());
+            let done = async { turn.join_next().await.context("a turn")?? };
+            let turn = within(PATIENCE * 2, side.name, done).await?;
+            let after = read_cpu(&side.processes)?;
+            let spent: Vec<_> = (side.processes.iter().zip(before.iter().zip(&after)))
+                .map(|((process, _), (before, after))| (*process, after - before))
+                .collect();
+            if round > 0 {
+                measured.take(&turn, &spent);
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// Fails when `work` takes longer than `limit`, naming it.
+pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match time::timeout(limit, work).await {
+        Ok(done) => done.with_context(|| what.to_owned()),
+        Err(_) => bail!("{what}: not done within {limit:?}"),
+    }
+}
+
+/// Calls one after the other for `duration`: the figures `p50` and `p99`.
+pub(crate) async fn one_at_a_time<F>(duration: Duration, mut call: impl FnMut() -> F) -> Result<Turn>
+where
+    F: Future<Output = Result<()>>,
+{
+    let mut times = Vec::with_capacity(4096);
+    let end = Instant::now() + duration;
+    while Instant::now() < end {
+        let started = Instant::now();
+        call().await?;
+        times.push(started.elapsed());
+    }
+    Turn::times(times)
+}
+
+/// Keeps `callers` calls under way for `duration`: the figure `rate`. A call gets its caller's number and how many
+/// calls that one made before.
+pub(crate) async fn together<F>(
+    callers: usize,
+    duration: Duration,
+    call: impl Fn(usize, u64) -> F + Clone + Send + 'static,
+) -> Result<Turn>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for caller in 0..callers {
+        let call = call.clone();
+        tasks.spawn(async move {
+            let mut done = 0;
+            while started.elapsed() < duration {
+                call(caller, done).await?;
+                done += 1;
+            }
+            anyhow::Ok(done)
+        });
+    }
+    let mut total = 0;
+    while let Some(done) = tasks.join_next().await {
+        total += done??;
+    }
+    Ok(Turn::rate(total, started.elapsed()))
+}
+
+/// Sends for `duration` or until `most` are sent, with at most `window` not yet answered, and waits for the rest:
+/// how many, and how long it took. `send` gives what waits for the answer.
+pub(crate) async fn windowed<F, A>(
+    duration: Duration,
+    most: u64,
+    window: usize,
+    mut send: impl FnMut(u64) -> F,
+) -> Result<(u64, Duration)>
+where
+    F: Future<Output = Result<A>>,
+    A: Future<Output = Result<()>>,
+{
+    let started = Instant::now();
+    let mut waiting = VecDeque::with_capacity(window);
+    let mut count = 0;
+    while count < most && started.elapsed() < duration {
+        if waiting.len() >= window
+            && let Some(oldest) = waiting.pop_front()
+        {
+            oldest.await?;
+        }
+        waiting.push_back(Box::pin(send(count).await?));
+        count += 1;
+    }
+    for answer in waiting {
+        answer.await?;
+    }
+    Ok((count, started.elapsed()))
+}
+
+fn read_cpu(processes: &[(&'static str, u32)]) -> Result<Vec<f64>> {
+    processes.iter().map(|(_, pid)| cpu_seconds(*pid)).collect()
+}
+
+/// CPU seconds that a process has spent so far, in user space and in the kernel.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a process of the benchmark is gone")?;
+    // the name may contain anything; utime and stime are the 12th and 13th field after it (proc_pid_stat(5))
+    let (_, fields) = stat.rsplit_once(") ").context("a line of /proc/<pid>/stat")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// Bytes of memory that a process has in use now.
+pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("a process of the benchmark is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024.0)
+}
+
+/// How busy processes are over a span of time, in percent of one core each.
+pub(crate) async fn busy_percent<const N: usize>(processes: [u32; N], span: Duration) -> Result<[f64; N]> {
+    let mut percent = [0.0; N];
+    let started = Instant::now();
+    for (percent, pid) in percent.iter_mut().zip(processes) {
+        *percent = -cpu_seconds(pid)?;
+    }
+    time::sleep(span).await;
+    let elapsed = started.elapsed().as_secs_f64();
+    for (percent, pid) in percent.iter_mut().zip(processes) {
+        *percent = (*percent + cpu_seconds(pid)?) / elapsed * 100.0;
+    }
+    Ok(percent)
+}

@@ -1,0 +1,114 @@
+//! The rows: what is measured, each in a file of its own or with its kind.
+
+use futures_util::future::LocalBoxFuture;
+
+use crate::{measure::Scale, report::Outcome};
+
+mod catch_up;
+mod fan_out;
+mod history;
+mod idle;
+mod many_rooms;
+mod publish_beside;
+mod publish_many;
+mod publish_one;
+mod publish_stream;
+mod publish_synced;
+mod stalled;
+mod start;
+mod upstream;
+
+/// Callers of the rows that keep many calls under way.
+const CALLERS: usize = 256;
+
+/// Something that is measured.
+pub(crate) struct Row {
+    pub name: &'static str,
+    /// About how long it takes.
+    pub seconds: u32,
+    pub what: &'static str,
+    pub run: fn(Scale) -> LocalBoxFuture<'static, anyhow::Result<Outcome>>,
+}
+
+/// All rows, in the order in which they run.
+pub(crate) const ROWS: &[Row] = &[
+    Row { name: "start", seconds: 1, what: "from nothing to serving", run: |scale| Box::pin(start::run(scale)) },
+    Row {
+        name: "catch-up",
+        seconds: 20,
+        what: "one subscriber reads a stored log",
+        run: |scale| Box::pin(catch_up::run(scale)),
+    },
+    Row {
+        name: "fan-out",
+        seconds: 130,
+        what: "live messages to 10, 100 and 1000 subscribers of one room",
+        run: |scale| Box::pin(fan_out::run(scale)),
+    },
+    Row {
+        name: "one-live",
+        seconds: 110,
+        what: "one live message to the last of 1000 subscribers",
+        run: |scale| Box::pin(fan_out::one_message(scale)),
+    },
+    Row {
+        name: "publish-beside",
+        seconds: 50,
+        what: "latency of Publish beside 100 and 1000 busy subscribers",
+        run: |scale| Box::pin(publish_beside::run(scale)),
+    },
+    Row {
+        name: "stalled",
+        seconds: 40,
+        what: "deliveries to 99 beside one that does not read",
+        run: |scale| Box::pin(stalled::run(scale)),
+    },
+    Row {
+        name: "idle",
+        seconds: 120,
+        what: "memory and CPU of 10,000 idle subscriptions",
+        run: |scale| Box::pin(idle::run(scale)),
+    },
+    Row {
+        name: "publish-one",
+        seconds: 20,
+        what: "latency of Publish, one call at a time",
+        run: |scale| Box::pin(publish_one::run(scale)),
+    },
+    Row {
+        name: "publish-many",
+        seconds: 25,
+        what: "rate of Publish, 256 calls under way",
+        run: |scale| Box::pin(publish_many::run(scale)),
+    },
+    Row {
+        name: "publish-stream",
+        seconds: 110,
+        what: "rate of PublishStream",
+        run: |scale| Box::pin(publish_stream::run(scale)),
+    },
+    Row {
+        name: "publish-synced",
+        seconds: 70,
+        what: "publishing on a server that syncs every write",
+        run: |scale| Box::pin(publish_synced::run(scale)),
+    },
+    Row {
+        name: "many-rooms",
+        seconds: 70,
+        what: "rate of PublishStream spread over 1, 1000 and 5000 rooms",
+        run: |scale| Box::pin(many_rooms::run(scale)),
+    },
+    Row {
+        name: "history",
+        seconds: 60,
+        what: "pages of history, one reader and 16",
+        run: |scale| Box::pin(history::run(scale)),
+    },
+    Row {
+        name: "upstream",
+        seconds: 100,
+        what: "ways of following a stream, NATS alone",
+        run: |scale| Box::pin(upstream::run(scale)),
+    },
+];

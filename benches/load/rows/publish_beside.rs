@@ -1,0 +1,103 @@
+//! Latency of Publish while subscribers receive what is published, and without them.
+//!
+//! A native peer publishes 1,000 messages/s of 256 B into a room; beside it one call of Publish after the other goes
+//! into the same room, 200 a second, and is timed. Ours: the room has 100 durable subscribers that the service
+//! acknowledges for, on 4 connections. Baseline: the same load into a room without subscribers, on the same service. A
+//! turn fails unless every subscriber received every message. Then the same with 1,000 subscribers and 100 messages/s.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use tokio::{task::JoinSet, time};
+
+use super::fan_out::Publish;
+use crate::{
+    client::{self, Client, PAYLOAD_BYTES},
+    crowd::Crowd,
+    measure::{Scale, Side, Turn, in_turns},
+    native,
+    processes::{Disk, Stand},
+    report::{Line, Outcome, Reach, Unit},
+};
+
+const CONNECTIONS: usize = 4;
+/// Between two timed calls.
+const PAUSE: Duration = Duration::from_millis(5);
+
+pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let line = compare(&mut outcome, scale, scale.pick(100, 20), 1000).await?;
+    outcome.lines.push(line.reach(Reach::AtMost(1.5)));
+    let line = compare(&mut outcome, scale.rounds(3), scale.pick(1000, 100), 100).await?;
+    outcome.lines.push(line);
+    Ok(outcome)
+}
+
+async fn compare(outcome: &mut Outcome, scale: Scale, subscribers: usize, per_second: u32) -> Result<Line> {
+    let stand = Stand::start(Disk::Interval).await?;
+    let channels = client::channels(stand.service.url(), CONNECTIONS).await?;
+    let context = native::connect(&stand.nats).await?;
+    let side = |name, room: &'static str, crowd: Option<Arc<Crowd>>, channel| {
+        let (stream, subject) = (client::stream_name(room), client::subject(room));
+        let publish = Publish::natively(&context, &stream, &subject, &client::payload(PAYLOAD_BYTES));
+        let client = Client::new(channel);
+        let turn = move || timed(client.clone(), room, publish.clone(), crowd.clone(), scale.turn, per_second);
+        Side::new(name, &stand.ours(), turn)
+    };
+    let control = client::channel(stand.service.url()).await?;
+    client::create_room(&control, "busy").await?;
+    client::create_room(&control, "quiet").await?;
+    let crowd = Arc::new(Crowd::open(&channels, "busy", subscribers, true).await?);
+    let sides = [side("unibus", "busy", Some(crowd), control.clone()), side("no subscribers", "quiet", None, control)];
+    let [ours, alone] = in_turns(&scale, sides).await?;
+    let claim = format!("Publish while {subscribers} receive {per_second} messages/s, p50");
+    outcome.spent(claim.trim_end_matches(", p50"), &[&ours, &alone]);
+    Ok(Line::new(claim, Unit::Seconds, ours.figure("p50")?, ("without subscribers", alone.figure("p50")?)))
+}
+
+async fn timed(
+    client: Client,
+    room: &'static str,
+    publish: Publish,
+    crowd: Option<Arc<Crowd>>,
+    duration: Duration,
+    per_second: u32,
+) -> Result<Turn> {
+    let before = crowd.as_ref().map(|crowd| crowd.count());
+    let published = Arc::new(AtomicU64::new(0));
+    let mut background = JoinSet::new();
+    let count = Arc::clone(&published);
+    background.spawn(async move {
+        let mut pace = time::interval(Duration::from_secs(1) / per_second);
+        loop {
+            pace.tick().await;
+            publish.so_many(1).await?;
+            count.fetch_add(1, Relaxed);
+        }
+        #[expect(unreachable_code, reason = "names the type")]
+        anyhow::Ok(())
+    });
+    let message = client::message(room, &client::payload(PAYLOAD_BYTES));
+    let mut pace = time::interval(PAUSE);
+    pace.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut times = Vec::new();
+    let end = Instant::now() + duration;
+    while Instant::now() < end {
+        pace.tick().await;
+        let started = Instant::now();
+        client::publish(&mut client.clone(), message.clone()).await?;
+        times.push(started.elapsed());
+    }
+    background.shutdown().await;
+    if let (Some(crowd), Some(before)) = (&crowd, &before) {
+        // a message whose publishing was cut off may still be on its way: so many at least
+        crowd.received(before, published.load(Relaxed) + times.len() as u64).await?;
+    }
+    Turn::times(times)
+}

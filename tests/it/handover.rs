@@ -2,12 +2,10 @@
 
 use std::{
     collections::HashSet,
-    env,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use fastrand::Rng;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -15,32 +13,15 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use unibus::v1::{AckMode, SubscribeRequest, subscribe_response::Frame};
 
-use crate::support::{Client, Frames, Nats, Unibus, acknowledge, client_with_window, create_room, eventually, publish};
+use crate::support::{
+    Client, Frames, Nats, Random, Unibus, acknowledge, client_with_window, create_room, eventually, publish,
+};
 
 const ROUNDS: usize = 2;
 const STEPS: usize = 40;
 const WITHIN: Duration = Duration::from_secs(120);
 /// Far larger than what is kept for all subscribers of a room, in a burst of a few hundred.
 const LARGE_BYTES: usize = 48 * 1024;
-
-/// Says which seed to run again with, if the test fails.
-struct Seed(u64);
-
-impl Seed {
-    /// A new one, or the one that the environment asks for.
-    fn choose() -> Self {
-        let asked = env::var("UNIBUS_SEED").ok().and_then(|seed| seed.parse().ok());
-        Self(asked.unwrap_or_else(|| fastrand::u64(..)))
-    }
-}
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("run again with UNIBUS_SEED={}", self.0);
-        }
-    }
-}
 
 /// One subscriber of the room, on whichever instance it happens to be.
 struct Follower {
@@ -50,7 +31,7 @@ struct Follower {
     subscriber: String,
     /// Acknowledges itself.
     explicit: bool,
-    rng: Rng,
+    rng: Random,
     /// The last sequence to wait for, once it is known.
     target: watch::Receiver<Option<u64>>,
     /// Sequences that any subscription said were missing.
@@ -65,7 +46,7 @@ impl Follower {
     async fn follow(mut self) {
         let mut acknowledged = 0..=0;
         loop {
-            let client = self.rng.choice(&self.instances).expect("an instance").clone();
+            let client = self.rng.choice(&self.instances).clone();
             let request = SubscribeRequest {
                 room_id: "lobby".into(),
                 subscriber: self.subscriber.clone(),
@@ -83,8 +64,8 @@ impl Follower {
                 // a purge moves the positions of all that it takes messages from
                 self.missing.lock().unwrap().extend(acknowledged.end() + 1..=position);
             }
-            let mut leave_after = self.rng.usize(1..400);
-            let mut pause_at = self.rng.usize(1..60);
+            let mut leave_after = self.rng.count(1..400);
+            let mut pause_at = self.rng.count(1..60);
             while leave_after > 0 {
                 if let Some(target) = *self.target.borrow() {
                     if position >= target {
@@ -102,8 +83,8 @@ impl Follower {
                         leave_after -= 1;
                         pause_at = pause_at.saturating_sub(1);
                         if pause_at == 0 {
-                            pause_at = self.rng.usize(1..200);
-                            sleep(Duration::from_millis(self.rng.u64(0..300))).await;
+                            pause_at = self.rng.count(1..200);
+                            sleep(Duration::from_millis(self.rng.within(0..300))).await;
                             if self.explicit {
                                 let answer =
                                     acknowledge(&self.acknowledging, "lobby", &self.subscriber, position).await;
@@ -156,30 +137,29 @@ async fn burst(client: &Client, done: &mut Done, count: usize, bytes: usize) {
     }
 }
 
-async fn remove(nats: &Nats, rng: &mut Rng, done: &mut Done) {
+async fn remove(nats: &Nats, rng: &mut Random, done: &mut Done) {
     let stream = nats.stream("lobby").await;
-    if rng.u8(..) < 200 {
-        for _ in 0..rng.usize(1..10) {
-            let sequence = rng.u64(1..=done.last);
+    if rng.count(0..5) < 4 {
+        for _ in 0..rng.count(1..10) {
+            let sequence = rng.within(1..done.last + 1);
             if done.removed.insert(sequence) {
                 assert!(stream.delete_message(sequence).await.unwrap());
             }
         }
     } else {
-        let up_to = rng.u64(1..=done.last);
+        let up_to = rng.within(1..done.last + 1);
         stream.purge().sequence(up_to + 1).await.unwrap();
         done.removed.extend(1..=up_to);
     }
 }
 
-async fn round(seed: u64) {
-    let mut rng = Rng::with_seed(seed);
+async fn round(rng: &mut Random) {
     let mut nats = Nats::start().await;
     let instances = [Unibus::start(&nats).await, Unibus::start(&nats).await];
     let publisher = instances[0].client().await;
     create_room(&publisher, "lobby").await;
     let mut done = Done::default();
-    burst(&publisher, &mut done, rng.usize(1..50), 16).await;
+    burst(&publisher, &mut done, rng.count(1..50), 16).await;
 
     let (target, known) = watch::channel(None);
     let missing = Arc::new(Mutex::new(HashSet::new()));
@@ -205,16 +185,16 @@ async fn round(seed: u64) {
         followers.push((place, AbortOnDropHandle::new(tokio::spawn(follower.follow()))));
     }
 
-    let restarts = [rng.usize(0..STEPS), rng.usize(0..STEPS)];
+    let restarts = [rng.count(0..STEPS), rng.count(0..STEPS)];
     for step in 0..STEPS {
         if restarts.contains(&step) {
             nats.restart().await;
         }
-        match rng.u8(0..20) {
-            0..10 => burst(&publisher, &mut done, rng.usize(1..40), 16).await,
-            10..12 => burst(&publisher, &mut done, rng.usize(50..150), LARGE_BYTES).await,
-            12..15 => remove(&nats, &mut rng, &mut done).await,
-            15..19 => sleep(Duration::from_millis(rng.u64(0..100))).await,
+        match rng.count(0..20) {
+            0..10 => burst(&publisher, &mut done, rng.count(1..40), 16).await,
+            10..12 => burst(&publisher, &mut done, rng.count(50..150), LARGE_BYTES).await,
+            12..15 => remove(&nats, rng, &mut done).await,
+            15..19 => sleep(Duration::from_millis(rng.within(0..100))).await,
             _ => sleep(Duration::from_secs(1)).await,
         }
     }
@@ -222,12 +202,12 @@ async fn round(seed: u64) {
     burst(&publisher, &mut done, 1, 16).await;
     target.send_replace(Some(done.last));
     for (number, (place, follower)) in followers.into_iter().enumerate() {
-        match timeout(WITHIN, follower).await {
-            Ok(ended) => ended.unwrap(),
-            Err(_) => panic!("{number}: a follower does not reach {}: {}", done.last, *place.borrow()),
-        }
+        let ended = timeout(WITHIN, follower).await;
+        ended
+            .unwrap_or_else(|_| panic!("follower {number} does not reach {}: {}", done.last, *place.borrow()))
+            .unwrap();
     }
-    let missing = missing.lock().unwrap();
+    let missing = missing.lock().unwrap().clone();
     let lies: Vec<_> = missing.difference(&done.removed).collect();
     assert!(lies.is_empty(), "said to be missing, but never removed: {lies:?}");
     publish(&publisher, "lobby", "after").await.unwrap();
@@ -238,8 +218,8 @@ async fn subscriptions_are_exact_whatever_happens_to_their_room() {
     // Goal: exactly once within a subscription, in order, nothing missing but what a gap names, and never resumed after
     // what was read. Method: two instances, six subscribers of all paces that leave, come back and move; bursts of small
     // and large messages, deletions, purges and restarts of NATS at random.
+    let mut rng = Random::seeded();
     for _ in 0..ROUNDS {
-        let seed = Seed::choose();
-        round(seed.0).await;
+        Box::pin(round(&mut rng)).await;
     }
 }

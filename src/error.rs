@@ -76,6 +76,8 @@ reasons! {
     RoomNotPersisted = "ROOM_NOT_PERSISTED", FailedPrecondition;
     /// The NATS cluster has too few servers for `replicas`.
     ReplicasUnavailable = "REPLICAS_UNAVAILABLE", FailedPrecondition;
+    /// The room's NATS stream, made by another program, denies purges or deletions. Nothing was removed.
+    RemovalDenied = "REMOVAL_DENIED", FailedPrecondition;
     /// The position lies after the room's last sequence, which is in the metadata as `last_sequence`.
     PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
     /// A newer subscription of the same subscriber took over; `position` is in the metadata.
@@ -179,6 +181,7 @@ impl Reason {
             | Self::JetstreamMissing
             | Self::RoomNotPersisted
             | Self::ReplicasUnavailable
+            | Self::RemovalDenied
             | Self::PositionAfterEnd
             | Self::TakenOver
             | Self::RoomRecreated

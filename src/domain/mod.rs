@@ -11,5 +11,5 @@ pub use cursor::Cursor;
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
 pub use names::{RoomId, SubscriberId};
 pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
-pub use room::{Labels, Retention, Room, RoomState};
+pub use room::{Labels, Purged, Retention, Room, RoomState};
 pub use subject::Subject;

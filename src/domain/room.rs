@@ -40,6 +40,18 @@ pub struct Room {
     /// The authenticated creator, or empty.
     #[serde(default)]
     pub creator: String,
+    /// What was purged, if anything was in the present life of the log or an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<Purged>,
+}
+
+/// How far a room was purged. Registered before the messages go, so that whoever misses them finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// The life of the log: [`RoomState::epoch`].
+    pub epoch: i64,
+    /// The last sequence that a purge removed, or was about to. What is missing up to it may also have gone before.
+    pub through: u64,
 }
 
 impl Room {
@@ -56,6 +68,7 @@ impl Room {
             labels,
             created_at: _,
             creator: _,
+            purged: _,
         } = self;
         *room_id == other.room_id
             && *subject == other.subject
@@ -64,6 +77,12 @@ impl Room {
             && *replicas == other.replicas
             && *allow_message_ttl == other.allow_message_ttl
             && *labels == other.labels
+    }
+
+    /// The last sequence that was purged in the life `epoch` of the log; 0 if none was.
+    #[must_use]
+    pub fn purged_through(&self, epoch: i64) -> u64 {
+        self.purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Between generated types and the service's own: what comes in is checked field by field, what goes out is total.
 
+pub(super) mod life;
+
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -94,8 +94,12 @@ impl RoomService for Service {
         Ok(Response::new(convert::rooms(self.rooms.list(after.as_ref(), page_size))))
     }
 
-    async fn update_room(&self, _: Request<v1::UpdateRoomRequest>) -> Result<Response<v1::UpdateRoomResponse>, Status> {
-        not_implemented("UpdateRoom")
+    async fn update_room(
+        &self,
+        request: Request<v1::UpdateRoomRequest>,
+    ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
+        let (room, state) = self.rooms.update(convert::life::update_room(request.into_inner())).await?;
+        Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
     }
 
     async fn delete_room(
@@ -106,8 +110,13 @@ impl RoomService for Service {
         Ok(Response::new(v1::DeleteRoomResponse {}))
     }
 
-    async fn purge_room(&self, _: Request<v1::PurgeRoomRequest>) -> Result<Response<v1::PurgeRoomResponse>, Status> {
-        not_implemented("PurgeRoom")
+    async fn purge_room(
+        &self,
+        request: Request<v1::PurgeRoomRequest>,
+    ) -> Result<Response<v1::PurgeRoomResponse>, Status> {
+        let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
+        let outcome = self.rooms.purge(&convert::room_id(room_id)?, up_to_sequence).await?;
+        Ok(Response::new(convert::life::purged(outcome)))
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
@@ -167,9 +176,11 @@ impl RoomService for Service {
 
     async fn delete_message(
         &self,
-        _: Request<v1::DeleteMessageRequest>,
+        request: Request<v1::DeleteMessageRequest>,
     ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
-        not_implemented("DeleteMessage")
+        let (room, sequence) = convert::life::delete_message(request.into_inner())?;
+        self.rooms.delete_message(&room, sequence).await?;
+        Ok(Response::new(v1::DeleteMessageResponse {}))
     }
 
     async fn add_member(&self, _: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberResponse>, Status> {

@@ -1,7 +1,14 @@
-//! The life of a room: created, shown, listed, deleted.
+//! The life of a room: created, shown, listed, changed, emptied, deleted.
+
+mod removal;
+mod update;
 
 use std::{sync::Arc, time::SystemTime};
 
+pub(crate) use self::{
+    removal::PurgeOutcome,
+    update::{Fixed, RoomField, UpdateRoom},
+};
 use super::Rooms;
 use crate::{
     domain::{Labels, Retention, Room, RoomId, RoomState, Subject},
@@ -47,13 +54,10 @@ impl CreateRoom {
             given => violations.check(Subject::parse("subject", given, room_id.as_ref())),
         };
         let labels = violations.check(Labels::parse("labels", self.labels));
-        let replicas = if self.persist && self.replicas == 0 { 1 } else { self.replicas };
+        let mut replicas = self.replicas;
         if self.persist {
             self.retention.check("retention", payload_bytes_max, &mut violations);
-            if !REPLICAS_ALLOWED.contains(&replicas) {
-                violations
-                    .add("replicas", "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
-            }
+            replicas = check_replicas("replicas", replicas, &mut violations);
         } else {
             for (field, given) in [
                 ("retention", self.retention != Retention::default()),
@@ -76,10 +80,20 @@ impl CreateRoom {
                 labels,
                 created_at: SystemTime::now(),
                 creator: self.creator,
+                purged: None,
             }),
             _ => Err(violations.into_error()),
         }
     }
+}
+
+/// The copies that `given` asks for; 0 means 1.
+fn check_replicas(field: &str, given: u32, violations: &mut Violations) -> u32 {
+    let replicas = if given == 0 { 1 } else { given };
+    if !REPLICAS_ALLOWED.contains(&replicas) {
+        violations.add(field, "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
+    }
+    replicas
 }
 
 impl Rooms {

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
     frame::Frame,
-    life::{CreateRoom, RoomPage},
+    life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     subscribe::SubscribeOptions,
     subscribers::Session,
     subscription::{Frames, Subscription},

@@ -105,7 +105,7 @@ impl Store {
         streams::create(&self.nats, room).await
     }
 
-    /// What the room's log holds; it is repaired or made anew where another program changed it.
+    /// What the room's log holds; brought back first where another program changed it.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
@@ -123,6 +123,30 @@ impl Store {
     pub(crate) async fn ensure_log(&self, room: &Room) -> Result<RoomState> {
         let registered = self.registry.find_fresh(&room.room_id).await?;
         streams::ensure(&self.nats, &registered.room).await
+    }
+
+    /// Gives the room's log the settings of `room`, which is not registered yet.
+    ///
+    /// # Errors
+    /// `REPLICAS_UNAVAILABLE` and the account's limits; the log was not changed.
+    pub(crate) async fn update_log(&self, room: &Room) -> Result<()> {
+        streams::update(&self.nats, room).await
+    }
+
+    /// Removes every message up to and including `through`; answers how many there were.
+    ///
+    /// # Errors
+    /// `REMOVAL_DENIED`.
+    pub(crate) async fn purge(&self, room: &Room, through: u64) -> Result<u64> {
+        streams::purge(&self.nats, &room.room_id, through).await
+    }
+
+    /// Removes one message. False: it is not there.
+    ///
+    /// # Errors
+    /// `REMOVAL_DENIED`.
+    pub(crate) async fn delete_message(&self, room: &Room, sequence: u64) -> Result<bool> {
+        streams::delete_message(&self.nats, room, sequence).await
     }
 
     /// Deletes the room's log with everything in it.

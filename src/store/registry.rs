@@ -211,6 +211,23 @@ impl Registry {
         Ok(())
     }
 
+    /// Registers `room` in the place of `registered`, which it was made from; `None` if that is no longer registered.
+    pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
+        let name = room.room_id.mapped();
+        let record = Record { room, deleting: false };
+        let Some(bucket) = &self.rooms else {
+            let mut known = lock(&self.known);
+            let present = known.by_id.get(&record.room.room_id).map(|present| present.revision);
+            if present != Some(registered.revision) {
+                return Ok(None);
+            }
+            known.put(&name, Versioned { value: record.clone(), revision: registered.revision + 1 });
+            return Ok(known.by_id.get(&record.room.room_id).cloned());
+        };
+        let revision = bucket.put(&name, &record, Some(registered.revision)).await?;
+        Ok(revision.map(|revision| self.remember(&name, Versioned { value: record, revision })))
+    }
+
     /// Makes the room unusable everywhere, before its stream is deleted.
     pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
         let name = registered.room.room_id.mapped();

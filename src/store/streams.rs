@@ -1,4 +1,4 @@
-//! The stream of a persisted room: created, adopted, repaired, described, deleted.
+//! The stream of a persisted room: created, adopted, repaired, changed, emptied, described, deleted.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::nats::{ApiError, Nats};
+use super::{
+    history,
+    nats::{ApiError, Nats},
+};
 use crate::{
     domain::{Room, RoomId, RoomState},
     error::{Error, Reason, Result},
@@ -47,6 +50,13 @@ struct Tier {
 #[derive(Deserialize)]
 struct AccountLimits {
     max_consumers: i32,
+}
+
+#[derive(Deserialize)]
+struct Purge {
+    success: bool,
+    #[serde(default)]
+    purged: u64,
 }
 
 /// Creates the room's stream, or adopts one that has its name and subject.
@@ -86,22 +96,82 @@ async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     repair(nats, room, found).await
 }
 
-/// As [`look`], but a stream that is gone is made anew. The caller has made sure that the room is still registered.
+/// What the room's stream holds; made anew if it is gone, repaired if another program changed its settings. The caller has
+/// just read `room` from the registry: old knowledge would take back what another instance has changed.
 pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
-    if let Some(state) = look(nats, room).await? {
-        return Ok(state);
+    nats.require_jetstream()?;
+    if let Some(found) = info(nats, &room.room_id).await? {
+        return repair(nats, room, found).await;
     }
     warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
     create(nats, room).await
 }
 
-/// What the room's stream holds, repaired if another program changed its settings; `None` if there is none.
+/// What the room's stream holds; `None` if it is gone, or is not as `room` says.
 pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
     nats.require_jetstream()?;
-    match info(nats, &room.room_id).await? {
-        Some(found) => repair(nats, room, found).await.map(Some),
-        None => Ok(None),
+    let found = info(nats, &room.room_id).await?;
+    Ok(found.filter(|found| settings(room, found.config.clone()) == found.config).map(|found| state(&found)))
+}
+
+/// Gives the room's stream the settings of `room`, which is not registered yet.
+///
+/// # Errors
+/// `REPLICAS_UNAVAILABLE` and the account's limits; the stream was not changed.
+pub(super) async fn update(nats: &Nats, room: &Room) -> Result<()> {
+    nats.require_jetstream()?;
+    let Some(found) = info(nats, &room.room_id).await? else { return create(nats, room).await.map(drop) };
+    let wanted = settings(room, found.config.clone());
+    if wanted == found.config {
+        return Ok(());
     }
+    nats.api::<_, Info>(format!("STREAM.UPDATE.{}", wanted.name), &wanted).await?;
+    Ok(())
+}
+
+/// Removes every message up to and including `through`; answers how many there were.
+///
+/// # Errors
+/// `REMOVAL_DENIED`; nothing was removed.
+pub(super) async fn purge(nats: &Nats, room: &RoomId, through: u64) -> Result<u64> {
+    let request = json!({ "seq": through.saturating_add(1) });
+    match nats.api::<_, Purge>(format!("STREAM.PURGE.{}", name(room)), &request).await {
+        Ok(Purge { success: true, purged }) => Ok(purged),
+        Ok(Purge { success: false, .. }) => Err(Error::internal()),
+        Err(error) if error.is(ErrorCode::STREAM_PURGE_FAILED) => Err(removal_denied().because(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes one message and overwrites it in the server's files. False: it is not there.
+///
+/// # Errors
+/// `REMOVAL_DENIED`; nothing was removed.
+pub(super) async fn delete_message(nats: &Nats, room: &Room, sequence: u64) -> Result<bool> {
+    let request = json!({ "seq": sequence, "no_erase": false });
+    match nats.api::<_, Done>(format!("STREAM.MSG.DELETE.{}", name(&room.room_id)), &request).await {
+        Ok(Done { success }) => Ok(success),
+        Err(error) if error.is(ErrorCode::SEQUENCE_NOT_FOUND) => Ok(false),
+        // one code for all else that can be wrong: only the stream tells what it was
+        Err(error) if error.is(ErrorCode::STREAM_MESSAGE_DELETE_FAILED) => {
+            let denied = info(nats, &room.room_id).await?.is_some_and(|info| info.config.deny_delete);
+            if denied {
+                Err(removal_denied().because(error))
+            } else if history::stored_at(nats, room, sequence).await?.is_none() {
+                Ok(false)
+            } else {
+                Err(error.into())
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn removal_denied() -> Error {
+    Error::new(
+        Reason::RemovalDenied,
+        "the room's NATS stream was made by another program and denies the removal of messages; retention still removes them",
+    )
 }
 
 /// Deletes the room's stream with its messages and consumers; fine if it is gone.

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tonic::Code;
 use unibus::{
     Config,
-    v1::{CreateRoomRequest, DeleteRoomRequest, PublishRequest},
+    v1::{CreateRoomRequest, DeleteMessageRequest, DeleteRoomRequest, PublishRequest, PurgeRoomRequest},
 };
 
 use crate::support::{
@@ -120,6 +120,12 @@ async fn heals_a_room(nats: &Nats, client: &Client) {
     assert_eq!(publish(client, "hall", "again").await.unwrap().sequence, 1);
 }
 
+/// One message by itself, and then all.
+async fn removes_messages(client: &Client) {
+    client.clone().delete_message(DeleteMessageRequest { room_id: "lobby".into(), sequence: 3 }).await.unwrap();
+    client.clone().purge_room(PurgeRoomRequest { room_id: "lobby".into(), up_to_sequence: None }).await.unwrap();
+}
+
 /// So many rooms that an instance is told of them under flow control.
 async fn fills_the_registry(client: &Client) {
     let labels = HashMap::from([(String::from("note"), "x".repeat(4000))]);
@@ -145,6 +151,7 @@ async fn the_documented_permissions_are_enough_and_none_is_idle() {
     uses_an_ephemeral_room(&nats, &one, "stage", "room.stage").await;
     heals_a_room(&nats, &one).await;
     fills_the_registry(&one).await;
+    removes_messages(&one).await;
     let third = instance(&nats).await;
     let known = list_rooms(&third.client().await, 1000, "").await.unwrap().rooms;
     assert_eq!(known.len(), ROOMS + 4);

@@ -1,0 +1,116 @@
+//! Requests that change a room or remove messages, and their answers.
+
+use super::{duration, room, room_id};
+use crate::{
+    domain::{Retention, RoomId},
+    error::{Error, Result, Violations},
+    rooms::{Fixed, PurgeOutcome, RoomField, UpdateRoom},
+    v1,
+};
+
+/// Paths of a mask; more than this is no mask of a room.
+const MASK_PATHS_MAX: usize = 32;
+/// Characters of a path that an error repeats.
+const PATH_CHARS_SHOWN: usize = 64;
+
+const RETENTION: [RoomField; 4] =
+    [RoomField::MaxAge, RoomField::MaxBytes, RoomField::MaxMessages, RoomField::MaxMessageBytes];
+
+pub(in crate::grpc) fn update_room(request: v1::UpdateRoomRequest) -> UpdateRoom {
+    let mut violations = Violations::default();
+    let room = request.room.unwrap_or_default();
+    let given = room.retention.unwrap_or_default();
+    let paths = request.update_mask.unwrap_or_default().paths;
+    let whole = paths.is_empty() || paths.iter().any(|path| path == "*");
+    let fields = if paths.is_empty() { populated(&room) } else { masked(&paths, &mut violations) };
+    let max_age = given.max_age.filter(|_| fields.contains(&RoomField::MaxAge));
+    let max_age = max_age.and_then(|age| violations.check(duration("room.retention.max_age", age)));
+    let retention = Retention {
+        max_age: max_age.filter(|age| !age.is_zero()),
+        max_bytes: Some(given.max_bytes).filter(|bytes| *bytes != 0),
+        max_messages: Some(given.max_messages).filter(|messages| *messages != 0),
+        max_message_bytes: Some(given.max_message_bytes).filter(|bytes| *bytes != 0),
+    };
+    let fixed = Fixed { persist: room.persist, subject: room.subject, allow_message_ttl: room.allow_message_ttl };
+    UpdateRoom {
+        room_id: room.room_id,
+        fields,
+        labels: room.labels.into_iter().collect(),
+        retention,
+        replicas: room.replicas,
+        // with a mask, what it does not name means nothing
+        fixed: if whole { fixed } else { Fixed::default() },
+        violations,
+    }
+}
+
+/// What an absent mask stands for: whatever can change and is not at its default (AIP-134).
+fn populated(room: &v1::Room) -> Vec<RoomField> {
+    let retention = room.retention.unwrap_or_default();
+    [
+        (RoomField::Labels, !room.labels.is_empty()),
+        (RoomField::MaxAge, retention.max_age.is_some()),
+        (RoomField::MaxBytes, retention.max_bytes != 0),
+        (RoomField::MaxMessages, retention.max_messages != 0),
+        (RoomField::MaxMessageBytes, retention.max_message_bytes != 0),
+        (RoomField::Replicas, room.replicas != 0),
+    ]
+    .into_iter()
+    .filter_map(|(field, given)| given.then_some(field))
+    .collect()
+}
+
+fn masked(paths: &[String], violations: &mut Violations) -> Vec<RoomField> {
+    if paths.len() > MASK_PATHS_MAX {
+        violations.add("update_mask", format!("has {} paths; at most {MASK_PATHS_MAX} are allowed", paths.len()));
+        return Vec::new();
+    }
+    let mut fields = Vec::new();
+    for path in paths {
+        match path.as_str() {
+            "*" => {
+                fields.extend(RETENTION);
+                fields.extend([RoomField::Labels, RoomField::Replicas]);
+            }
+            "labels" => fields.push(RoomField::Labels),
+            "retention" => fields.extend(RETENTION),
+            "retention.max_age" => fields.push(RoomField::MaxAge),
+            "retention.max_bytes" => fields.push(RoomField::MaxBytes),
+            "retention.max_messages" => fields.push(RoomField::MaxMessages),
+            "retention.max_message_bytes" => fields.push(RoomField::MaxMessageBytes),
+            "replicas" => fields.push(RoomField::Replicas),
+            unfit => violations.add(format!("update_mask[{}]", shown(unfit)), problem(unfit)),
+        }
+    }
+    fields
+}
+
+fn problem(path: &str) -> &'static str {
+    match path.split('.').next().unwrap_or(path) {
+        "room_id" => "names the room and cannot change; room.room_id says which room is meant",
+        "persist" | "subject" | "allow_message_ttl" => "cannot change after the room's creation; create another room",
+        "created_at" | "creator" | "state" => "is told by the service and cannot be set",
+        "labels" => "labels change as a whole; give `labels`",
+        _ => "is not a field of a room that can change: labels, retention and its fields, replicas",
+    }
+}
+
+fn shown(path: &str) -> String {
+    path.chars().take(PATH_CHARS_SHOWN).collect()
+}
+
+pub(in crate::grpc) fn purged(outcome: PurgeOutcome) -> v1::PurgeRoomResponse {
+    v1::PurgeRoomResponse { purged: outcome.purged, room: Some(room(outcome.room, Some(outcome.state))) }
+}
+
+pub(in crate::grpc) fn delete_message(request: v1::DeleteMessageRequest) -> Result<(RoomId, u64)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    if request.sequence == 0 {
+        violations.check::<()>(Err(Error::field("sequence", "must be at least 1: sequences begin there")));
+    }
+    match room_id {
+        Some(room_id) => violations.finish().map(|()| (room_id, request.sequence)),
+        None => Err(violations.into_error()),
+    }
+}

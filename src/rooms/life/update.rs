@@ -1,0 +1,134 @@
+//! A room's settings changed after its creation: labels, retention, copies.
+
+use crate::{
+    domain::{Labels, Retention, Room, RoomId, RoomState},
+    error::{Error, Reason, Result, Violations},
+    rooms::Rooms,
+};
+
+use super::check_replicas;
+
+/// How often a change is made again because others changed the room at the same moment.
+const ATTEMPTS: usize = 16;
+
+/// What of a room can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoomField {
+    Labels,
+    MaxAge,
+    MaxBytes,
+    MaxMessages,
+    MaxMessageBytes,
+    Replicas,
+}
+
+/// What a caller asks for; as it came, but for the parts that have a type of their own.
+#[derive(Debug, Default)]
+pub(crate) struct UpdateRoom {
+    pub room_id: String,
+    /// Which of the values below are taken over; the others mean nothing.
+    pub fields: Vec<RoomField>,
+    pub labels: Vec<(String, String)>,
+    pub retention: Retention,
+    pub replicas: u32,
+    /// What the caller repeats of a room's fixed settings, and expects to hold.
+    pub fixed: Fixed,
+    /// What was found wrong before.
+    pub violations: Violations,
+}
+
+/// Settings that a room has for life. Those that are left at their default are not asked about.
+#[derive(Debug, Default)]
+pub(crate) struct Fixed {
+    pub persist: bool,
+    pub subject: String,
+    pub allow_message_ttl: bool,
+}
+
+impl UpdateRoom {
+    fn wants(&self, field: RoomField) -> bool {
+        self.fields.contains(&field)
+    }
+
+    /// `room` with what is asked for, and everything that is wrong with that.
+    fn apply(&self, room: &Room, payload_bytes_max: usize, violations: &mut Violations) -> Room {
+        let mut room = room.clone();
+        for (field, differs) in [
+            ("room.persist", self.fixed.persist && !room.persist),
+            ("room.subject", !self.fixed.subject.is_empty() && self.fixed.subject != room.subject.as_str()),
+            ("room.allow_message_ttl", self.fixed.allow_message_ttl && !room.allow_message_ttl),
+        ] {
+            if differs {
+                violations.add(field, "cannot change after the room's creation; leave it out, or create another room");
+            }
+        }
+        if self.wants(RoomField::Labels)
+            && let Some(labels) = violations.check(Labels::parse("room.labels", self.labels.iter().cloned()))
+        {
+            room.labels = labels;
+        }
+        let given = &self.retention;
+        if self.wants(RoomField::MaxAge) {
+            room.retention.max_age = given.max_age;
+        }
+        if self.wants(RoomField::MaxBytes) {
+            room.retention.max_bytes = given.max_bytes;
+        }
+        if self.wants(RoomField::MaxMessages) {
+            room.retention.max_messages = given.max_messages;
+        }
+        if self.wants(RoomField::MaxMessageBytes) {
+            room.retention.max_message_bytes = given.max_message_bytes;
+        }
+        if room.persist {
+            room.retention.check("room.retention", payload_bytes_max, violations);
+            if self.wants(RoomField::Replicas) {
+                room.replicas = check_replicas("room.replicas", self.replicas, violations);
+            }
+        } else {
+            let replicas = self.wants(RoomField::Replicas) && self.replicas != 0;
+            for (field, given) in
+                [("room.retention", room.retention != Retention::default()), ("room.replicas", replicas)]
+            {
+                if given {
+                    violations.add(field, "is for persisted rooms, and this one is ephemeral; leave it out");
+                }
+            }
+        }
+        room
+    }
+}
+
+impl Rooms {
+    /// Changes a room's settings. They are in force when this returns; other instances learn of them in a moment.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`; `ROOM_NOT_FOUND`; `REPLICAS_UNAVAILABLE`, `STORAGE_FULL`, `CONFLICT`. The room is as it was.
+    pub(crate) async fn update(&self, mut request: UpdateRoom) -> Result<(Room, Option<RoomState>)> {
+        let id = std::mem::take(&mut request.room_id);
+        let mut violations = std::mem::take(&mut request.violations);
+        let Some(id) = violations.check(RoomId::parse("room.room_id", id)) else {
+            return Err(violations.into_error());
+        };
+        for _ in 0..ATTEMPTS {
+            let registered = match self.store.registry.find_fresh(&id).await {
+                Ok(registered) => registered,
+                Err(error) => return violations.finish().and(Err(error)),
+            };
+            let room = request.apply(&registered.room, self.payload_bytes_max(), &mut violations);
+            std::mem::take(&mut violations).finish()?;
+            if room.persist {
+                // first the log, which NATS may refuse to change: the registry never says what is not so
+                self.store.update_log(&room).await?;
+            }
+            if room == registered.room {
+                return self.describe(&registered).await;
+            }
+            if let Some(registered) = self.store.registry.update(&registered, room).await? {
+                // looks at the log once more: whoever still knew the room as it was may have put that back
+                return self.describe(&registered).await;
+            }
+        }
+        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+    }
+}

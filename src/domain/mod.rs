@@ -9,7 +9,7 @@ mod subject;
 
 pub use cursor::Cursor;
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
-pub use names::{RoomId, SubscriberId};
+pub use names::{RoomId, SubscriberId, mapped};
 pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
 pub use room::{Labels, Purged, Retention, Room, RoomState};
 pub use subject::Subject;

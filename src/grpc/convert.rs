@@ -1,6 +1,7 @@
 //! Between generated types and the service's own: what comes in is checked field by field, what goes out is total.
 
 pub(super) mod life;
+pub(super) mod subscribers;
 
 use std::time::{Duration, SystemTime};
 

@@ -203,22 +203,28 @@ impl RoomService for Service {
 
     async fn list_subscribers(
         &self,
-        _: Request<v1::ListSubscribersRequest>,
+        request: Request<v1::ListSubscribersRequest>,
     ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
-        not_implemented("ListSubscribers")
+        let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
+        let page = self.rooms.list_subscribers(&room, after.as_ref(), page_size).await?;
+        Ok(Response::new(convert::subscribers::subscribers(page)))
     }
 
     async fn delete_subscriber(
         &self,
-        _: Request<v1::DeleteSubscriberRequest>,
+        request: Request<v1::DeleteSubscriberRequest>,
     ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
-        not_implemented("DeleteSubscriber")
+        let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
+        self.rooms.delete_subscriber(&room, &subscriber).await?;
+        Ok(Response::new(v1::DeleteSubscriberResponse {}))
     }
 
     async fn seek_subscriber(
         &self,
-        _: Request<v1::SeekSubscriberRequest>,
+        request: Request<v1::SeekSubscriberRequest>,
     ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
-        not_implemented("SeekSubscriber")
+        let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
+        let position = self.rooms.seek_subscriber(&room, &subscriber, to).await?;
+        Ok(Response::new(v1::SeekSubscriberResponse { position }))
     }
 }

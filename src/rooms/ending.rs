@@ -52,19 +52,16 @@ impl Ending {
     /// # Cancel safety
     /// May be dropped at any point.
     pub(super) async fn wait(&self) -> End {
-        let superseded = async {
+        let ended = async {
             match &self.session {
-                Some(session) => session.superseded().await,
+                Some(session) => session.ended().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
-            () = superseded => End::Resumable(Error::new(
-                Reason::TakenOver,
-                "a newer subscription of this subscriber took over; what this one did not acknowledge comes again there",
-            )),
+            error = ended => End::Resumable(error),
             () = self.draining.cancelled() => End::Resumable(draining()),
         }
     }

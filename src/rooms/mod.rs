@@ -1,6 +1,7 @@
 //! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
 //! async-nats.
 
+mod durable_subscribers;
 mod ending;
 mod frame;
 mod history;
@@ -23,10 +24,11 @@ pub(crate) use self::{
     frame::Frame,
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     subscribe::SubscribeOptions,
-    subscribers::Session,
+    subscribers::{Session, SubscriberPage},
     subscription::{Frames, Subscription},
 };
 use self::{subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};
+pub(crate) use crate::store::DurableToken;
 use crate::{
     domain::{Message, RoomId},
     error::{Error, Reason, Result},

@@ -14,16 +14,22 @@ impl Rooms {
     /// # Errors
     /// `POSITION_AFTER_END`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
     pub(super) async fn start_position(&self, room: &Room, state: RoomState, start: Start) -> Result<u64> {
+        self.position_of("start", room, state, start).await
+    }
+
+    /// As [`Self::start_position`], for the field `field` of a request.
+    pub(super) async fn position_of(&self, field: &str, room: &Room, state: RoomState, start: Start) -> Result<u64> {
         Ok(match start {
             Start::Default | Start::All => state.first_sequence - 1,
             Start::New => state.last_sequence,
             Start::AfterSequence(sequence) => {
-                check_end("start.after_sequence", sequence, &state)?;
+                check_end(&format!("{field}.after_sequence"), sequence, &state)?;
                 sequence
             }
             Start::AfterCursor(cursor) => {
-                let sequence = cursor.sequence_in("start.after_cursor", &room.room_id, state.epoch)?;
-                check_end("start.after_cursor", sequence, &state)?;
+                let field = format!("{field}.after_cursor");
+                let sequence = cursor.sequence_in(&field, &room.room_id, state.epoch)?;
+                check_end(&field, sequence, &state)?;
                 sequence
             }
             Start::Since(time) => match self.store.first_since(room, state, time).await? {

@@ -3,7 +3,7 @@
 use std::{
     marker::PhantomData,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_nats::jetstream::kv;
@@ -16,6 +16,9 @@ use tracing::{debug, warn};
 
 use super::{lock, nats::Nats};
 use crate::error::{Error, Reason, Result};
+
+/// Keys read with one request; the server takes 1024.
+const KEYS_AT_ONCE: usize = 1000;
 
 /// A value and its revision in the bucket.
 #[derive(Clone, Debug)]
@@ -95,6 +98,31 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     pub(super) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
         let entry = self.store().await?.entry(key).await.map_err(|error| self.failed(error))?;
         Ok(entry.filter(|entry| entry.operation == kv::Operation::Put).and_then(|entry| read(&entry)))
+    }
+
+    /// The values of those keys that exist, with the time of their last change, in no order. One round trip for a thousand
+    /// keys (ADR-31).
+    pub(super) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
+        let bucket = &self.config.bucket;
+        self.store().await?;
+        let mut values = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let subjects: Vec<_> = keys.iter().map(|key| format!("$KV.{bucket}.{key}")).collect();
+            let stream = format!("KV_{bucket}");
+            for message in self.nats.direct_get_last(&stream, &subjects).await.map_err(|error| self.failed(error))? {
+                let is_deletion = message.headers.as_ref().is_some_and(|headers| headers.get("KV-Operation").is_some());
+                if is_deletion {
+                    continue;
+                }
+                match serde_json::from_slice(&message.payload) {
+                    Ok(value) => values.push((value, stored_at(&message))),
+                    Err(error) => {
+                        warn!(bucket, subject = %message.subject, %error, "a value cannot be read and is passed over");
+                    }
+                }
+            }
+        }
+        Ok(values)
     }
 
     /// Writes `key` if its revision is `expected` (`None`: if it does not exist). `None`: somebody else was faster.
@@ -194,6 +222,11 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             }
         }
     }
+}
+
+fn stored_at(message: &async_nats::Message) -> SystemTime {
+    let time = message.headers.as_ref().and_then(|headers| headers.get_last(async_nats::header::NATS_TIME_STAMP));
+    time.and_then(|time| humantime::parse_rfc3339(time.as_str()).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn read<T: DeserializeOwned>(entry: &kv::Entry) -> Option<Versioned<T>> {

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Reason, Result},
 };
 
-const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
+pub(super) const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
 
 /// The consumer's name, carried over from the native bus.
 pub(super) fn name(room: &RoomId, subscriber: &SubscriberId) -> String {
@@ -60,7 +60,7 @@ struct Floor {
 /// `STREAM_INCOMPATIBLE` for a consumer of another kind, `LIMIT_REACHED`.
 pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<Bookmark> {
     if let Some(info) = info(nats, room, subscriber).await? {
-        if info.config.ack_policy != AckPolicy::Explicit || info.config.durable_name.is_none() {
+        if !is_subscriber(&info) {
             return Err(Error::new(
                 Reason::StreamIncompatible,
                 "subscriber: a NATS consumer of its mapped name exists with another kind of acknowledgement; choose another",
@@ -89,7 +89,13 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) ->
 
 /// The subscriber's position; `None` if it does not exist.
 pub(super) async fn position(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<Option<u64>> {
-    Ok(info(nats, room, subscriber).await?.map(|info| info.ack_floor.stream_sequence))
+    let info = info(nats, room, subscriber).await?;
+    Ok(info.filter(is_subscriber).map(|info| info.ack_floor.stream_sequence))
+}
+
+/// Whether a consumer is of the kind that subscribers have.
+pub(super) fn is_subscriber(info: &Info) -> bool {
+    info.config.ack_policy == AckPolicy::Explicit && info.config.durable_name.is_some()
 }
 
 /// Moves the position, forwards or back. The caller has checked it against the end of the log: JetStream would take a
@@ -106,17 +112,20 @@ pub(super) async fn move_to(nats: &Nats, room: &Room, subscriber: &SubscriberId,
     }
 }
 
-/// Forgets the subscriber; fine if it is gone.
-pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<()> {
+/// Forgets the subscriber. False: there was none.
+pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<bool> {
+    if position(nats, room, subscriber).await?.is_none() {
+        return Ok(false);
+    }
     let subject = format!("CONSUMER.DELETE.{}.{}", streams::name(&room.room_id), name(&room.room_id, subscriber));
     match nats.api::<_, serde::de::IgnoredAny>(subject, &json!({})).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_missing(&error) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(super) fn not_found(subscriber: &SubscriberId) -> Error {
+pub(crate) fn not_found(subscriber: &SubscriberId) -> Error {
     Error::new(
         Reason::SubscriberNotFound,
         format!("subscriber: the room has no durable subscriber {:?}; Subscribe makes one", subscriber.as_str()),

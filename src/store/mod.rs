@@ -4,6 +4,8 @@
 //! registry is asked whether the room still exists, and only then is the stream made anew.
 
 mod bucket;
+mod direct;
+mod durable_list;
 mod durables;
 mod embedded;
 mod history;
@@ -24,12 +26,13 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
-    durables::Bookmark,
+    durable_list::{DurablePage, DurableToken},
+    durables::{Bookmark, not_found as subscriber_not_found},
     embedded::{EmbeddedNats, Options as EmbeddedOptions},
     history::PageLimits,
     live::{Live, LiveEvent},
     nats::{Nats, Target},
-    owners::{Owners, Ownership},
+    owners::{Owned, OwnerChange, Owners, Ownership},
     peers::{Asked, PeerListener, PeerReply, PeerRequest},
     publish::ttl_not_allowed,
     reader::{Arrival, Reader},
@@ -225,9 +228,20 @@ impl Store {
         durables::move_to(&self.nats, room, subscriber, position).await
     }
 
-    /// Forgets a durable subscriber.
-    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<()> {
+    /// Forgets a durable subscriber's position. False: there was none.
+    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<bool> {
         durables::delete(&self.nats, room, subscriber).await
+    }
+
+    /// A page of the room's durable subscribers, as NATS knows them.
+    pub(crate) async fn durables(
+        &self,
+        room: &Room,
+        after: Option<&DurableToken>,
+        state: &RoomState,
+        limit: usize,
+    ) -> Result<DurablePage> {
+        durable_list::page(&self.nats, room, after, state, limit).await
     }
 
     /// Asks another instance. `None`: there is no such instance any more.

@@ -3,6 +3,8 @@
 //! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Ownership
 //! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,30 @@ pub(crate) struct Ownership {
     pub session: Option<String>,
 }
 
+impl Ownership {
+    /// Its key in the bucket.
+    pub(crate) fn key(&self) -> String {
+        key(&self.room_id, &self.subscriber)
+    }
+}
+
+/// What the bucket's watch tells.
+#[derive(Debug)]
+pub(crate) enum OwnerChange {
+    /// Who owns a subscriber, with the revision.
+    Owned(Ownership, u64),
+    /// The subscriber with this key was deleted, with the revision.
+    Forgotten(String, u64),
+}
+
+/// What the bucket has of one subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct Owned {
+    pub ownership: Ownership,
+    /// When the subscriber was bound, or its subscription closed, whichever was last.
+    pub changed_at: SystemTime,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Owners {
     bucket: Bucket<Ownership>,
@@ -46,8 +72,30 @@ impl Owners {
     /// # Errors
     /// `SUBSCRIBER_NAME_TAKEN`.
     pub(crate) async fn find(&self, room: &Room, subscriber: &SubscriberId) -> Result<Option<Ownership>> {
-        let found = self.bucket.get(&key(&room.room_id, subscriber)).await?.map(|found| found.value);
-        found.map(|found| same_name(room, subscriber, found)).transpose().map(Option::flatten)
+        Ok(self.find_with_revision(room, subscriber).await?.map(|(found, _)| found))
+    }
+
+    /// As [`Self::find`], with the revision for [`Self::forget`].
+    pub(crate) async fn find_with_revision(
+        &self,
+        room: &Room,
+        subscriber: &SubscriberId,
+    ) -> Result<Option<(Ownership, u64)>> {
+        let Some(found) = self.bucket.get(&key(&room.room_id, subscriber)).await? else { return Ok(None) };
+        Ok(same_name(room, subscriber, found.value)?.map(|ownership| (ownership, found.revision)))
+    }
+
+    /// What there is of the room's subscribers with these mapped names, in no order.
+    pub(crate) async fn of(&self, room: &RoomId, mapped: impl IntoIterator<Item = &str>) -> Result<Vec<Owned>> {
+        let keys: Vec<String> = mapped.into_iter().map(|name| format!("{}.{name}", room.mapped())).collect();
+        let found = self.bucket.get_many(&keys).await?;
+        let owned = found.into_iter().map(|(ownership, changed_at)| Owned { ownership, changed_at });
+        Ok(owned.filter(|owned| owned.ownership.room_id == *room).collect())
+    }
+
+    /// Forgets a subscriber, unless somebody claimed it meanwhile.
+    pub(crate) async fn forget(&self, ownership: &Ownership, revision: u64) -> Result<()> {
+        self.bucket.delete(&ownership.key(), revision).await.map(drop)
     }
 
     /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has.
@@ -91,11 +139,12 @@ impl Owners {
     }
 
     /// Tells `apply` each ownership with its revision, now and whenever it changes, until `stop`.
-    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(Ownership, u64)) {
+    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(OwnerChange)) {
         self.bucket
             .watch(stop, |change| match change {
-                Change::Put(_, ownership) => apply(ownership.value, ownership.revision),
-                Change::Delete(..) | Change::Restart | Change::Complete => {}
+                Change::Put(_, ownership) => apply(OwnerChange::Owned(ownership.value, ownership.revision)),
+                Change::Delete(key, revision) => apply(OwnerChange::Forgotten(key, revision)),
+                Change::Restart | Change::Complete => {}
             })
             .await;
     }

@@ -22,6 +22,12 @@ pub(crate) enum PeerRequest {
     Release { room_id: RoomId, subscriber: SubscriberId },
     /// Everything up to the sequence is processed.
     Acknowledge { room_id: RoomId, subscriber: SubscriberId, sequence: u64 },
+    /// Its position is this, wherever it was.
+    Seek { room_id: RoomId, subscriber: SubscriberId, position: u64 },
+    /// End its open subscription, and delete it.
+    Forget { room_id: RoomId, subscriber: SubscriberId },
+    /// Which of these have an open subscription, and since when they stand where they stand.
+    Describe { room_id: RoomId, subscribers: Vec<SubscriberId> },
 }
 
 /// What the owner answers.
@@ -29,7 +35,10 @@ pub(crate) enum PeerRequest {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PeerReply {
     Released,
+    /// The position as it is now.
     Position(u64),
+    /// In the order of the question: for an open subscription milliseconds since 1970.
+    Described(Vec<Option<u64>>),
     /// The subscriber is not this instance's, or not any more: look again who owns it.
     NotMine,
     /// The name of the reason for which it failed.

@@ -1,90 +1,37 @@
 //! Durable subscribers of this instance: their open subscriptions, and the one place that moves positions.
 //!
-//! The instance that owns a subscriber moves its position, one move at a time, only forwards. Others ask it. AUTO positions
-//! are gathered and written back about once a second; an end, an Acknowledge, a take-over and a drain write at once.
+//! The instance that owns a subscriber moves its position, one move at a time, only forwards but for a seek. Others ask it.
+//! AUTO positions are gathered and written back about once a second; an end, an Acknowledge, a take-over and a drain write
+//! at once.
 
+mod commands;
+mod list;
 mod peers;
+mod session;
 mod write_back;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::sync::{Mutex as AsyncMutex, Notify};
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::session::{End, Inner};
+pub(crate) use self::{list::SubscriberPage, session::Session};
 use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
-    store::{Ownership, PeerReply, PeerRequest, Registered, Store},
+    store::{Ownership, Registered, Store},
 };
 
-/// How often an acknowledgement follows a subscriber that changes its owner.
-const ATTEMPTS: usize = 6;
+/// How often a subscription is bound again because its subscriber is deleted at the same moment.
+const ATTEMPTS: usize = 8;
 /// Positions written back, and requests of other instances served, at the same time.
 const WRITES_AT_ONCE: usize = 32;
 
 type Key = (RoomId, SubscriberId);
-
-/// The open subscription of a durable subscriber. Dropping it closes it, and writes its position back.
-#[derive(Debug)]
-pub(crate) struct Session {
-    inner: Arc<Inner>,
-    subscribers: Weak<Subscribers>,
-    /// Where the subscription starts.
-    pub position: u64,
-    /// The subscriber was there before.
-    pub resumed: bool,
-}
-
-#[derive(Debug)]
-struct Inner {
-    registered: Arc<Registered>,
-    ownership: Ownership,
-    /// Revision of the claim: what is older in the bucket's watch says nothing about this session.
-    revision: u64,
-    /// Everything up to here was taken by the client's stream.
-    taken: AtomicU64,
-    written: AtomicU64,
-    superseded: CancellationToken,
-    closed: AtomicBool,
-}
-
-impl Inner {
-    fn key(&self) -> Key {
-        (self.ownership.room_id.clone(), self.ownership.subscriber.clone())
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) > self.written.load(Ordering::Relaxed)
-    }
-}
-
-impl Session {
-    /// The client's stream has taken everything up to `position`.
-    pub(crate) fn taken(&self, position: u64) {
-        self.inner.taken.fetch_max(position, Ordering::Relaxed);
-    }
-
-    /// Completes when a newer subscription took over.
-    pub(crate) async fn superseded(&self) {
-        self.inner.superseded.cancelled().await;
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.inner.closed.store(true, Ordering::Relaxed);
-        if let Some(subscribers) = self.subscribers.upgrade() {
-            subscribers.wake.notify_one();
-        }
-    }
-}
 
 /// The durable subscribers that this instance owns.
 #[derive(Debug)]
@@ -111,13 +58,12 @@ impl Subscribers {
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         subscriber: &SubscriberId,
-        start: impl FnOnce() -> F,
+        start: impl Fn() -> F,
     ) -> Result<Session>
     where
         F: Future<Output = Result<u64>>,
     {
         let room = &registered.room;
-        let key = (room.room_id.clone(), subscriber.clone());
         // a bad start must not leave anything behind
         self.store.owners.find(room, subscriber).await?;
         let first_position = match self.store.position(room, subscriber).await {
@@ -125,6 +71,27 @@ impl Subscribers {
             Err(error) if error.reason() == Reason::SubscriberNotFound => Some(start().await?),
             Err(error) => return Err(error),
         };
+        for _ in 0..ATTEMPTS {
+            if let Some(session) = self.try_open(registered, subscriber, first_position, &start).await? {
+                return Ok(session);
+            }
+        }
+        Err(Error::new(Reason::Conflict, "the subscriber is being deleted again and again at this moment; try again"))
+    }
+
+    /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there.
+    async fn try_open<F>(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        subscriber: &SubscriberId,
+        first_position: Option<u64>,
+        start: impl Fn() -> F,
+    ) -> Result<Option<Session>>
+    where
+        F: Future<Output = Result<u64>>,
+    {
+        let room = &registered.room;
+        let key = (room.room_id.clone(), subscriber.clone());
         let ownership = self.ownership(room, subscriber, Some(uuid::Uuid::new_v4().simple().to_string()));
         let (before, revision) = self.store.owners.claim(room, &ownership).await?;
         match before {
@@ -133,34 +100,39 @@ impl Subscribers {
             None => {}
         }
         let bookmark = self.store.bind(room, subscriber).await?;
-        let position = match first_position.filter(|_| bookmark.created) {
-            Some(position) if position > 0 => {
-                let moved = self.store.move_to(room, subscriber, position).await;
-                if moved.is_err() {
+        let position = if bookmark.created {
+            let begun = async {
+                // it may have been there when it was looked for, and deleted since
+                let position = if let Some(position) = first_position { position } else { start().await? };
+                if position == 0 { Ok(0) } else { self.store.move_to(room, subscriber, position).await }
+            };
+            match begun.await {
+                Ok(position) => position,
+                Err(error) => {
                     // a subscriber that begins elsewhere than it asked for is worse than none
                     let _ = self.store.forget(room, subscriber).await;
+                    return Err(error);
                 }
-                moved?
             }
-            Some(_) | None => bookmark.position,
+        } else {
+            bookmark.position
         };
-        let inner = Arc::new(Inner {
-            registered: Arc::clone(registered),
-            ownership,
-            revision,
-            taken: AtomicU64::new(position),
-            written: AtomicU64::new(position),
-            superseded: CancellationToken::new(),
-            closed: AtomicBool::new(false),
-        });
+        let inner = Arc::new(Inner::new(Arc::clone(registered), ownership, revision, position));
         self.keep_newest(key, &inner);
-        // a newer claim may have come before this session could be found
-        let owner = self.store.owners.find(room, subscriber).await?;
-        if owner.is_none_or(|owner| owner.session != inner.ownership.session) {
-            inner.superseded.cancel();
-            self.remove(&inner);
+        // a newer claim may have come before this session could be found, or a deletion
+        match self.store.owners.find(room, subscriber).await? {
+            Some(owner) if owner.session == inner.ownership.session => {}
+            Some(_) => {
+                inner.end(End::TakenOver);
+                self.remove(&inner);
+            }
+            None => {
+                inner.end(End::Forgotten);
+                self.remove(&inner);
+                return Ok(None);
+            }
         }
-        Ok(Session { inner, subscribers: Arc::downgrade(self), position, resumed: !bookmark.created })
+        Ok(Some(Session { inner, subscribers: Arc::downgrade(self), position, resumed: !bookmark.created }))
     }
 
     /// This instance as the owner.
@@ -176,79 +148,13 @@ impl Subscribers {
     fn keep_newest(&self, key: Key, session: &Arc<Inner>) {
         let mut open = self.sessions();
         match open.get(&key) {
-            Some(newer) if newer.revision > session.revision => session.superseded.cancel(),
+            Some(newer) if newer.revision > session.revision => session.end(End::TakenOver),
             Some(_) | None => {
                 if let Some(older) = open.insert(key, Arc::clone(session)) {
-                    older.superseded.cancel();
+                    older.end(End::TakenOver);
                 }
             }
         }
-    }
-
-    /// Everything up to `sequence` is processed; answers with the position.
-    ///
-    /// # Errors
-    /// `SUBSCRIBER_NOT_FOUND`, `SUBSCRIBER_NAME_TAKEN`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
-        for _ in 0..ATTEMPTS {
-            if let Some(position) = self.acknowledge_as_owner(room, subscriber, sequence).await? {
-                return Ok(position);
-            }
-            // before anything is written for it, the subscriber must exist
-            self.store.position(room, subscriber).await?;
-            let owner = self.store.owners.find(room, subscriber).await?;
-            if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
-                let request = PeerRequest::Acknowledge {
-                    room_id: room.room_id.clone(),
-                    subscriber: subscriber.clone(),
-                    sequence,
-                };
-                match self.store.ask(&owner.instance, &request).await? {
-                    Some(PeerReply::Position(position)) => return Ok(position),
-                    Some(PeerReply::NotMine) => continue,
-                    Some(PeerReply::Released) => {
-                        return Err(Error::internal().because("an owner released instead of acknowledging"));
-                    }
-                    Some(PeerReply::Failed(reason)) => {
-                        return Err(Error::new(
-                            Reason::Timeout,
-                            "the instance that owns the subscriber could not move its position; try again",
-                        )
-                        .because(reason));
-                    }
-                    None => {}
-                }
-            }
-            self.store.owners.claim(room, &self.ownership(room, subscriber, None)).await?;
-        }
-        Err(Error::new(Reason::Conflict, "the subscriber changes its owner too often at this moment; try again"))
-    }
-
-    /// Moves the position forwards if this instance owns the subscriber; `None` if it does not.
-    async fn acknowledge_as_owner(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<Option<u64>> {
-        let key = (room.room_id.clone(), subscriber.clone());
-        let moving = self.moving(&key);
-        let _one_at_a_time = moving.lock().await;
-        // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
-        let owner = self.store.owners.find(room, subscriber).await?;
-        if owner.is_none_or(|owner| owner.instance != self.store.instance()) {
-            return Ok(None);
-        }
-        let position = self.move_forwards(room, subscriber, sequence).await?;
-        if let Some(session) = self.sessions().get(&key) {
-            session.taken.fetch_max(position, Ordering::Relaxed);
-            session.written.fetch_max(position, Ordering::Relaxed);
-        }
-        Ok(Some(position))
-    }
-
-    /// The floor is read first, since a native peer may have moved it further.
-    async fn move_forwards(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
-        let position = self.store.position(room, subscriber).await?;
-        if position >= sequence {
-            return Ok(position);
-        }
-        self.store.move_to(room, subscriber, sequence).await
     }
 
     fn remove(&self, session: &Arc<Inner>) {
@@ -265,7 +171,7 @@ impl Subscribers {
             if let Err(error) = self.write_position(&session).await {
                 warn!(subscriber = %key.1, %error, "the last position was not written; some messages will come again");
             }
-            session.superseded.cancel();
+            session.end(End::TakenOver);
             self.remove(&session);
         }
         // whoever still moves the position was the owner when it began; wait for it

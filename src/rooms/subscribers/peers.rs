@@ -6,11 +6,10 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Subscribers, WRITES_AT_ONCE};
+use super::{End, Subscribers, WRITES_AT_ONCE, commands::Command};
 use crate::{
     domain::{RoomId, SubscriberId},
-    error::Result,
-    store::{Asked, Ownership, PeerListener, PeerReply, PeerRequest},
+    store::{Asked, OwnerChange, Ownership, PeerListener, PeerReply, PeerRequest},
 };
 
 impl Subscribers {
@@ -45,39 +44,55 @@ impl Subscribers {
                 PeerReply::Released
             }
             PeerRequest::Acknowledge { room_id, subscriber, sequence } => {
-                match self.acknowledge_for_peer(&room_id, &subscriber, sequence).await {
-                    Ok(Some(position)) => PeerReply::Position(position),
-                    Ok(None) => PeerReply::NotMine,
-                    Err(error) => PeerReply::Failed(error.reason().name().to_owned()),
-                }
+                self.command_of_peer(&room_id, &subscriber, Command::Acknowledge(sequence)).await
+            }
+            PeerRequest::Seek { room_id, subscriber, position } => {
+                self.command_of_peer(&room_id, &subscriber, Command::Seek(position)).await
+            }
+            PeerRequest::Forget { room_id, subscriber } => {
+                self.command_of_peer(&room_id, &subscriber, Command::Forget).await
+            }
+            PeerRequest::Describe { room_id, subscribers } => {
+                PeerReply::Described(subscribers.into_iter().map(|name| self.open_since(&room_id, &name)).collect())
             }
         };
         asked.answer(&reply).await;
     }
 
-    async fn acknowledge_for_peer(
-        &self,
-        room: &RoomId,
-        subscriber: &SubscriberId,
-        sequence: u64,
-    ) -> Result<Option<u64>> {
-        let registered = self.store.registry.find(room).await?;
-        self.acknowledge_as_owner(&registered.room, subscriber, sequence).await
+    async fn command_of_peer(&self, room: &RoomId, subscriber: &SubscriberId, command: Command) -> PeerReply {
+        let done = async {
+            let registered = self.store.registry.find(room).await?;
+            self.as_owner(&registered.room, subscriber, command).await
+        };
+        match done.await {
+            Ok(Some(position)) => PeerReply::Position(position),
+            Ok(None) => PeerReply::NotMine,
+            Err(error) => PeerReply::Failed(error.reason().name().to_owned()),
+        }
     }
 
-    /// Ends sessions whose subscriber another instance has claimed, until `stop`. Covers a request to release that was lost.
+    /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
     pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
         let owners = self.store.owners.clone();
         owners
-            .follow(stop, |ownership, revision| {
-                let key = (ownership.room_id.clone(), ownership.subscriber.clone());
-                let mut open = self.sessions();
-                let superseded = open.get(&key).is_some_and(|session| {
-                    session.revision < revision && session.ownership.session != ownership.session
-                });
-                if superseded && let Some(session) = open.remove(&key) {
-                    session.superseded.cancel();
+            .follow(stop, |change| match change {
+                OwnerChange::Owned(ownership, revision) => {
+                    let key = (ownership.room_id.clone(), ownership.subscriber.clone());
+                    let mut open = self.sessions();
+                    let superseded = open.get(&key).is_some_and(|session| {
+                        session.revision < revision && session.ownership.session != ownership.session
+                    });
+                    if superseded && let Some(session) = open.remove(&key) {
+                        session.end(End::TakenOver);
+                    }
                 }
+                OwnerChange::Forgotten(name, revision) => self.sessions().retain(|_, session| {
+                    let forgotten = session.revision < revision && session.ownership.key() == name;
+                    if forgotten {
+                        session.end(End::Forgotten);
+                    }
+                    !forgotten
+                }),
             })
             .await;
     }

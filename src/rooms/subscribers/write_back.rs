@@ -1,13 +1,13 @@
 //! Writes positions back: about once a second what AUTO subscribers have taken, at once what a closed subscription had.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Inner, Subscribers, WRITES_AT_ONCE};
+use super::{End, Inner, Subscribers, WRITES_AT_ONCE};
 use crate::{
     error::{Reason, Result},
     limits::BOOKMARK_INTERVAL,
@@ -21,8 +21,8 @@ impl Subscribers {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.wake.notified() => self.write_some(|session| session.closed.load(Ordering::Relaxed)).await,
-                _ = tick.tick() => self.write_some(|session| session.is_dirty() || session.closed.load(Ordering::Relaxed)).await,
+                () = self.wake.notified() => self.write_some(Inner::is_closed).await,
+                _ = tick.tick() => self.write_some(|session| session.unwritten().is_some() || session.is_closed()).await,
             }
         }
     }
@@ -44,13 +44,16 @@ impl Subscribers {
     }
 
     async fn write(&self, session: &Arc<Inner>) -> Result<()> {
-        let closed = session.closed.load(Ordering::Relaxed);
+        let closed = session.is_closed();
         let gone = match self.write_position(session).await {
             Ok(()) => false,
             Err(error) if matches!(error.reason(), Reason::SubscriberNotFound | Reason::RoomNotFound) => true,
             Err(error) => return Err(error),
         };
-        if closed || gone {
+        if gone && !closed {
+            return self.lose(session).await;
+        }
+        if closed {
             self.remove(session);
         }
         if closed && !gone {
@@ -59,16 +62,26 @@ impl Subscribers {
         Ok(())
     }
 
+    /// The consumer of an open subscription is gone.
+    async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
+        let room = &session.registered.room;
+        if self.store.owners.find(room, &session.ownership.subscriber).await?.is_none() {
+            session.end(End::Forgotten);
+            self.remove(session);
+        } else if let Some(taken) = session.unwritten() {
+            // another program deleted it; it is made anew by the next subscription, which must find this one
+            session.has_written(taken);
+        }
+        Ok(())
+    }
+
     pub(super) async fn write_position(&self, session: &Inner) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
-        let taken = session.taken.load(Ordering::Relaxed);
-        if session.superseded.is_cancelled() || taken <= session.written.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+        let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(()) };
         let room = &session.registered.room;
         let position = self.move_forwards(room, &session.ownership.subscriber, taken).await?;
-        session.written.fetch_max(position, Ordering::Relaxed);
+        session.has_written(position);
         Ok(())
     }
 }

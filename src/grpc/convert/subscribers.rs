@@ -1,0 +1,106 @@
+//! Requests about durable subscribers, and their answers.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{room_id, start};
+use crate::{
+    domain::{RoomId, Start, SubscriberId},
+    error::{Error, Result, Violations},
+    rooms::{DurableToken, SubscriberPage},
+    v1,
+};
+
+/// Characters of the longest NATS name in a token, and what stands before it.
+const TOKEN_CHARS_MAX: usize = 1024;
+
+/// The room, where the page begins, and its size.
+pub(in crate::grpc) fn subscriber_page(
+    request: v1::ListSubscribersRequest,
+) -> Result<(RoomId, Option<DurableToken>, usize)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    let size = usize::try_from(request.page_size);
+    if size.is_err() {
+        violations.add("page_size", "must not be negative; 0 means 100");
+    }
+    let after = (!request.page_token.is_empty()).then(|| read_token(&request.page_token));
+    if after == Some(None) {
+        violations.add("page_token", "is not a token; give next_page_token of the page before, or nothing");
+    }
+    match room_id {
+        Some(room_id) => violations.finish().map(|()| (room_id, after.flatten(), size.unwrap_or_default())),
+        None => Err(violations.into_error()),
+    }
+}
+
+fn read_token(text: &str) -> Option<DurableToken> {
+    let text = Some(text).filter(|text| text.len() <= TOKEN_CHARS_MAX)?;
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (offset, mapped) = text.split_once(' ')?;
+    Some(DurableToken { offset: offset.parse().ok()?, mapped: mapped.to_owned() })
+}
+
+fn write_token(token: &DurableToken) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{} {}", token.offset, token.mapped))
+}
+
+pub(in crate::grpc) fn subscribers(page: SubscriberPage) -> v1::ListSubscribersResponse {
+    let subscribers = page.subscribers.into_iter().map(|found| v1::Subscriber {
+        subscriber: found.name,
+        position: found.position,
+        lag: found.lag,
+        last_active_at: found.last_active_at.map(Into::into),
+        open: found.open,
+    });
+    v1::ListSubscribersResponse {
+        subscribers: subscribers.collect(),
+        next_page_token: page.next.as_ref().map(write_token).unwrap_or_default(),
+    }
+}
+
+pub(in crate::grpc) fn delete_subscriber(request: v1::DeleteSubscriberRequest) -> Result<(RoomId, SubscriberId)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    let subscriber = violations.check(SubscriberId::parse("subscriber", request.subscriber));
+    match (room_id, subscriber) {
+        (Some(room_id), Some(subscriber)) => Ok((room_id, subscriber)),
+        _ => Err(violations.into_error()),
+    }
+}
+
+pub(in crate::grpc) fn seek_subscriber(request: v1::SeekSubscriberRequest) -> Result<(RoomId, SubscriberId, Start)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    let subscriber = violations.check(SubscriberId::parse("subscriber", request.subscriber));
+    let to = violations.check(match start("position", request.position) {
+        // what a subscription may leave open must be said here: it would send everything again
+        Ok(Start::Default) => Err(Error::field("position", "must say where to: give one of its fields")),
+        to => to,
+    });
+    match (room_id, subscriber, to) {
+        (Some(room_id), Some(subscriber), Some(to)) => Ok((room_id, subscriber, to)),
+        _ => Err(violations.into_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn tokens_round_trip(offset in any::<usize>(), mapped in "\\PC{0,255}") {
+            let token = DurableToken { offset, mapped };
+            let text = write_token(&token);
+            prop_assume!(text.len() <= TOKEN_CHARS_MAX);
+            prop_assert_eq!(read_token(&text), Some(token));
+        }
+
+        #[test]
+        fn garbage_is_refused_without_panic(text in any::<String>()) {
+            let _ = read_token(&text);
+        }
+    }
+}

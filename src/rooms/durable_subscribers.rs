@@ -1,0 +1,53 @@
+//! Durable subscribers as such: listed, moved, deleted, whether or not they have an open subscription.
+
+use super::{Rooms, subscribers::SubscriberPage};
+use crate::{
+    domain::{RoomId, Start, SubscriberId},
+    error::Result,
+    limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
+    store::DurableToken,
+};
+
+impl Rooms {
+    /// A page of the room's durable subscribers; 0 is the default page size. An ephemeral room has none.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`.
+    pub(crate) async fn list_subscribers(
+        &self,
+        id: &RoomId,
+        after: Option<&DurableToken>,
+        page_size: usize,
+    ) -> Result<SubscriberPage> {
+        let registered = self.store.registry.find(id).await?;
+        let room = &registered.room;
+        if !room.persist {
+            return Ok(SubscriberPage::default());
+        }
+        let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
+        let state = self.store.log_state(room).await?;
+        self.subscribers.page(room, after, &state, size).await
+    }
+
+    /// Deletes a durable subscriber; its open subscription ends.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `CONFLICT`.
+    pub(crate) async fn delete_subscriber(&self, id: &RoomId, subscriber: &SubscriberId) -> Result<()> {
+        let registered = self.persisted(id).await?;
+        self.subscribers.forget(&registered.room, subscriber).await
+    }
+
+    /// Moves a durable subscriber's position, either way; answers with it.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `POSITION_AFTER_END`, `CURSOR_INVALID`,
+    /// `CURSOR_EXPIRED`, `CONFLICT`: the position is as it was.
+    pub(crate) async fn seek_subscriber(&self, id: &RoomId, subscriber: &SubscriberId, to: Start) -> Result<u64> {
+        let registered = self.persisted(id).await?;
+        let room = &registered.room;
+        let state = self.store.log_state(room).await?;
+        let position = self.position_of("position", room, state, to).await?;
+        self.subscribers.seek(room, subscriber, position).await
+    }
+}

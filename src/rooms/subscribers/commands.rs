@@ -1,0 +1,157 @@
+//! What is done to a subscriber by its owner alone: whoever is asked does it as the owner, asks the owner, or becomes it.
+
+use super::{Subscribers, session::End};
+use crate::{
+    domain::{Room, SubscriberId},
+    error::{Error, Reason, Result},
+    store::{PeerReply, PeerRequest, subscriber_not_found},
+};
+
+/// How often a command follows a subscriber that changes its owner.
+const ATTEMPTS: usize = 6;
+
+/// What only the owner may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Everything up to this sequence is processed.
+    Acknowledge(u64),
+    /// The position is this, wherever it was.
+    Seek(u64),
+    /// There is no such subscriber any more.
+    Forget,
+}
+
+impl Subscribers {
+    /// Everything up to `sequence` is processed; answers with the position.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
+    pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
+        self.command(room, subscriber, Command::Acknowledge(sequence)).await
+    }
+
+    /// Moves the position either way; answers with it. The caller has checked it against the end of the log.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
+    pub(crate) async fn seek(&self, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
+        self.command(room, subscriber, Command::Seek(position)).await
+    }
+
+    /// Ends the open subscription and forgets the subscriber.
+    ///
+    /// # Errors
+    /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
+    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<()> {
+        self.command(room, subscriber, Command::Forget).await.map(drop)
+    }
+
+    async fn command(&self, room: &Room, subscriber: &SubscriberId, command: Command) -> Result<u64> {
+        self.try_command(room, subscriber, command).await.map_err(|error| match error.reason() {
+            // the name is another subscriber's, so there is none of this name
+            Reason::SubscriberNameTaken => subscriber_not_found(subscriber).because(error),
+            _ => error,
+        })
+    }
+
+    async fn try_command(&self, room: &Room, subscriber: &SubscriberId, command: Command) -> Result<u64> {
+        for _ in 0..ATTEMPTS {
+            if let Some(position) = self.as_owner(room, subscriber, command).await? {
+                return Ok(position);
+            }
+            let owner = self.store.owners.find(room, subscriber).await?;
+            if owner.is_none() || command != Command::Forget {
+                // before anything is written for it, the subscriber must exist
+                self.store.position(room, subscriber).await?;
+            }
+            if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
+                match self.store.ask(&owner.instance, &request(room, subscriber, command)).await? {
+                    Some(PeerReply::Position(position)) => return Ok(position),
+                    Some(PeerReply::NotMine) => continue,
+                    Some(PeerReply::Failed(reason)) => return Err(failed(subscriber, reason)),
+                    Some(PeerReply::Released | PeerReply::Described(_)) => {
+                        return Err(Error::internal().because("an owner answered another question"));
+                    }
+                    None => {}
+                }
+            }
+            self.store.owners.claim(room, &self.ownership(room, subscriber, None)).await?;
+        }
+        Err(Error::new(Reason::Conflict, "the subscriber changes its owner too often at this moment; try again"))
+    }
+
+    /// Does it if this instance owns the subscriber; `None` if it does not. The position then, 0 if it is forgotten.
+    pub(super) async fn as_owner(
+        &self,
+        room: &Room,
+        subscriber: &SubscriberId,
+        command: Command,
+    ) -> Result<Option<u64>> {
+        let key = (room.room_id.clone(), subscriber.clone());
+        let moving = self.moving(&key);
+        let _one_at_a_time = moving.lock().await;
+        // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
+        let Some((owner, revision)) = self.store.owners.find_with_revision(room, subscriber).await? else {
+            return Ok(None);
+        };
+        if owner.instance != self.store.instance() {
+            return Ok(None);
+        }
+        let session = self.sessions().get(&key).cloned();
+        match command {
+            Command::Acknowledge(sequence) => {
+                let position = self.move_forwards(room, subscriber, sequence).await?;
+                if let Some(session) = session {
+                    session.has_written(position);
+                }
+                Ok(Some(position))
+            }
+            Command::Seek(position) => {
+                let position = self.store.move_to(room, subscriber, position).await?;
+                if let Some(session) = session {
+                    session.has_sought(position);
+                }
+                Ok(Some(position))
+            }
+            Command::Forget => {
+                let existed = self.store.forget(room, subscriber).await?;
+                if let Some(session) = session.filter(|_| existed) {
+                    session.end(End::Forgotten);
+                    self.remove(&session);
+                }
+                // without a consumer, a session is one that is being opened at this moment
+                if existed || owner.session.is_none() {
+                    // last: until then a newer subscription asks this instance, and waits
+                    self.store.owners.forget(&owner, revision).await?;
+                }
+                if existed { Ok(Some(0)) } else { Err(subscriber_not_found(subscriber)) }
+            }
+        }
+    }
+
+    /// The floor is read first, since a native peer may have moved it further.
+    pub(super) async fn move_forwards(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
+        let position = self.store.position(room, subscriber).await?;
+        if position >= sequence {
+            return Ok(position);
+        }
+        self.store.move_to(room, subscriber, sequence).await
+    }
+}
+
+fn request(room: &Room, subscriber: &SubscriberId, command: Command) -> PeerRequest {
+    let (room_id, subscriber) = (room.room_id.clone(), subscriber.clone());
+    match command {
+        Command::Acknowledge(sequence) => PeerRequest::Acknowledge { room_id, subscriber, sequence },
+        Command::Seek(position) => PeerRequest::Seek { room_id, subscriber, position },
+        Command::Forget => PeerRequest::Forget { room_id, subscriber },
+    }
+}
+
+fn failed(subscriber: &SubscriberId, reason: String) -> Error {
+    if reason == Reason::SubscriberNotFound.name() {
+        return subscriber_not_found(subscriber);
+    }
+    Error::new(Reason::Timeout, "the instance that owns the subscriber could not do it; asking again is safe")
+        .because(reason)
+}

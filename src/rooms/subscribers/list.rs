@@ -1,0 +1,134 @@
+//! The durable subscribers of a room: where each stands, and whether it has an open subscription anywhere.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{StreamExt, stream};
+
+use super::Subscribers;
+use crate::{
+    domain::{Room, RoomId, RoomState, SubscriberId, mapped},
+    error::Result,
+    store::{DurableToken, Owned, PeerReply, PeerRequest},
+};
+
+/// Subscribers that another instance is asked about at once: far below what fits a message.
+const ASKED_AT_ONCE: usize = 200;
+/// Questions to other instances at the same time.
+const QUESTIONS_AT_ONCE: usize = 16;
+
+/// A durable subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct SubscriberState {
+    pub name: String,
+    /// Everything up to this sequence is processed.
+    pub position: u64,
+    /// Messages kept after the position.
+    pub lag: u64,
+    pub last_active_at: Option<SystemTime>,
+    /// A subscription is open, on whatever instance.
+    pub open: bool,
+}
+
+/// Subscribers by ascending mapped name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SubscriberPage {
+    pub subscribers: Vec<SubscriberState>,
+    /// If more follow.
+    pub next: Option<DurableToken>,
+}
+
+/// Since when an open subscription stands where it stands.
+type OpenSince = Option<SystemTime>;
+
+impl Subscribers {
+    /// Up to `limit` subscribers after `after`. `state` is the room's, as it was a moment ago.
+    pub(crate) async fn page(
+        &self,
+        room: &Room,
+        after: Option<&DurableToken>,
+        state: &RoomState,
+        limit: usize,
+    ) -> Result<SubscriberPage> {
+        let found = self.store.durables(room, after, state, limit).await?;
+        let names = found.durables.iter().map(|durable| durable.mapped.as_str());
+        let owned = self.store.owners.of(&room.room_id, names).await?;
+        let open = self.open_anywhere(&room.room_id, &owned).await;
+        let owned: HashMap<String, Owned> =
+            owned.into_iter().map(|owned| (owned.ownership.subscriber.mapped(), owned)).collect();
+        let subscribers = found.durables.into_iter().map(|durable| {
+            let owned = owned.get(&durable.mapped);
+            let bound = owned.map(|owned| owned.ownership.subscriber.as_str().to_owned());
+            let given = durable.given.filter(|given| mapped(given) == durable.mapped);
+            let open_since = owned.and_then(|owned| open.get(&owned.ownership.subscriber)).copied();
+            SubscriberState {
+                name: bound.or(given).unwrap_or(durable.mapped),
+                position: durable.position,
+                lag: durable.lag,
+                last_active_at: durable
+                    .last_active_at
+                    .max(owned.map(|owned| owned.changed_at))
+                    .max(open_since.flatten()),
+                open: open_since.is_some(),
+            }
+        });
+        Ok(SubscriberPage { subscribers: subscribers.collect(), next: found.next })
+    }
+
+    /// Those of `owned` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
+    /// does not answer is believed to have what the bucket says.
+    async fn open_anywhere(&self, room: &RoomId, owned: &[Owned]) -> HashMap<SubscriberId, OpenSince> {
+        let said_open = || owned.iter().map(|owned| &owned.ownership).filter(|ownership| ownership.session.is_some());
+        let instances: BTreeSet<&str> = said_open().map(|ownership| ownership.instance.as_str()).collect();
+        let mut questions = Vec::new();
+        for instance in instances {
+            let names: Vec<SubscriberId> = said_open()
+                .filter(|ownership| ownership.instance == instance)
+                .map(|ownership| ownership.subscriber.clone())
+                .collect();
+            questions.extend(names.chunks(ASKED_AT_ONCE).map(|names| (instance.to_owned(), names.to_vec())));
+        }
+        stream::iter(questions)
+            .map(|(instance, names)| self.open_on(instance, room, names))
+            .buffer_unordered(QUESTIONS_AT_ONCE)
+            .flat_map(stream::iter)
+            .collect()
+            .await
+    }
+
+    async fn open_on(
+        &self,
+        instance: String,
+        room: &RoomId,
+        names: Vec<SubscriberId>,
+    ) -> Vec<(SubscriberId, OpenSince)> {
+        let answers: Vec<Option<OpenSince>> = if instance == self.store.instance() {
+            names.iter().map(|name| self.open_since(room, name).map(|since| Some(from_unix_ms(since)))).collect()
+        } else {
+            let request = PeerRequest::Describe { room_id: room.clone(), subscribers: names.clone() };
+            match self.store.ask(&instance, &request).await {
+                Ok(Some(PeerReply::Described(since))) => {
+                    since.into_iter().map(|since| since.map(|since| Some(from_unix_ms(since)))).collect()
+                }
+                Ok(None) => Vec::new(),
+                Ok(Some(_)) | Err(_) => names.iter().map(|_| Some(None)).collect(),
+            }
+        };
+        names.into_iter().zip(answers).filter_map(|(name, since)| since.map(|since| (name, since))).collect()
+    }
+
+    /// For an open subscription of this instance: since when it stands where it stands, in milliseconds since 1970.
+    pub(super) fn open_since(&self, room: &RoomId, subscriber: &SubscriberId) -> Option<u64> {
+        let open = self.sessions();
+        let session = open.get(&(room.clone(), subscriber.clone()));
+        let session = session.filter(|session| !session.is_closed() && !session.is_ended())?;
+        let since = session.moved_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+fn from_unix_ms(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(SystemTime::UNIX_EPOCH)
+}

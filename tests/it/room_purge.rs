@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+use futures_util::StreamExt;
 use serde_json::Value;
 use tonic::{Code, Status};
 use unibus::v1::{CreateRoomRequest, PurgeRoomRequest, PurgeRoomResponse, Retention};
@@ -121,6 +122,38 @@ async fn what_cannot_be_purged_is_refused() {
     assert_status(purge(&client, "kept", 2).await, Code::FailedPrecondition, "REMOVAL_DENIED");
     assert_eq!(registered(&nats, "kept").await, (Value::Null, Value::Null));
     assert_eq!(history(&client, "kept", 0).await.messages.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_is_registered_before_the_messages_go() {
+    // Goal: whoever misses the messages can find out why. Method: a native client that sees what the service sends to NATS,
+    // in order; the second purge of the same sequences registers nothing.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 5).await;
+    let witness = nats.client().await;
+    let mut seen = witness.subscribe(">").await.unwrap();
+    witness.publish("begin", "".into()).await.unwrap();
+    while seen.next().await.expect("open").subject.as_str() != "begin" {}
+    purge(&client, "lobby", 3).await.unwrap();
+    purge(&client, "lobby", 3).await.unwrap();
+    purge(&client, "lobby", 5).await.unwrap();
+    witness.publish("end", "".into()).await.unwrap();
+    let mut order = Vec::new();
+    while let Some(message) = seen.next().await {
+        // what the service asked for, and not what the bucket's watchers are told
+        let asked = message.reply.as_ref().is_some_and(|reply| reply.starts_with("_INBOX_unibus."));
+        match message.subject.as_str() {
+            "end" => break,
+            _ if !asked => {}
+            "$KV.unibus_rooms.lobby" => order.push("registered"),
+            "$JS.API.STREAM.PURGE.UNIBUS_lobby" => order.push("purged"),
+            _ => {}
+        }
+    }
+    assert_eq!(order, ["registered", "purged", "registered", "purged"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

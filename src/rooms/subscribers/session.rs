@@ -5,10 +5,10 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Key, Subscribers};
@@ -16,6 +16,9 @@ use crate::{
     error::{Error, Reason},
     store::{Ownership, Registered},
 };
+
+/// How often the position of an open subscription is read before it is written.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The open subscription of a durable subscriber. Dropping it closes it, and writes its position back.
 #[derive(Debug)]
@@ -67,11 +70,12 @@ struct Progress {
     taken: u64,
     written: u64,
     moved_at: SystemTime,
+    looked_at: Option<Instant>,
 }
 
 impl Progress {
     fn new(position: u64) -> Self {
-        Self { seek: 0, taken: position, written: position, moved_at: SystemTime::now() }
+        Self { seek: 0, taken: position, written: position, moved_at: SystemTime::now(), looked_at: None }
     }
 
     fn unwritten(&self) -> Option<u64> {
@@ -130,6 +134,22 @@ impl Inner {
     pub(super) fn has_sought(&self, position: u64) {
         let number = self.progress().has_sought(position);
         self.sought.send_replace(Seek { number, position });
+    }
+
+    /// Whether the position has to be read before it is written: a native peer that uses the same durable may have moved
+    /// it further. One that did so since the last look is moved back, and gets again what it had acknowledged.
+    pub(super) fn must_look(&self) -> bool {
+        let looked_at = &mut self.progress().looked_at;
+        let must = looked_at.is_none_or(|looked_at| looked_at.elapsed() > LOOK_INTERVAL) || self.is_closed();
+        if must {
+            *looked_at = Some(Instant::now());
+        }
+        must
+    }
+
+    /// Its turn among so many.
+    pub(super) fn turn(&self, turns: u32) -> u32 {
+        u32::try_from(self.revision % u64::from(turns)).unwrap_or_default()
     }
 
     pub(super) fn moved_at(&self) -> SystemTime {

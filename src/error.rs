@@ -64,6 +64,8 @@ reasons! {
     SubscriberNameTaken = "SUBSCRIBER_NAME_TAKEN", AlreadyExists;
     /// A NATS stream or consumer of the mapped name exists with settings that cannot be adopted.
     StreamIncompatible = "STREAM_INCOMPATIBLE", AlreadyExists;
+    /// A message of an atomic batch was stored before, and not in this batch: its place in the batch is in the metadata as `index`, where it is stored as `sequence`. Nothing was stored.
+    BatchDuplicate = "BATCH_DUPLICATE", AlreadyExists;
     /// `expected_last_sequence` was not met; the actual one is in the metadata as `last_sequence`. Nothing was stored.
     SequenceMismatch = "SEQUENCE_MISMATCH", FailedPrecondition;
     /// The room does not allow `ttl`. Nothing was stored.
@@ -175,6 +177,7 @@ impl Reason {
             | Self::SubjectTaken
             | Self::SubscriberNameTaken
             | Self::StreamIncompatible
+            | Self::BatchDuplicate
             | Self::SequenceMismatch
             | Self::TtlNotAllowed
             | Self::CursorExpired

@@ -26,12 +26,24 @@ pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 pub const MESSAGE_ID_CHARS_MAX: usize = 255;
 /// What the NATS server's `max_payload` holds beside a payload: the headers, their framing, and the service's own.
 pub const HEADROOM_BYTES: usize = 64 * 1024;
+/// Messages of one `PublishBatch`: what JetStream takes in one atomic batch.
+pub const PUBLISH_BATCH_MESSAGES_MAX: usize = 1000;
+/// Bytes of one `PublishBatch`: payloads, headers and message ids of all its messages.
+pub const PUBLISH_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Messages of one `PublishStream` whose results the client has not taken; then no more are read.
+pub const PUBLISH_STREAM_MESSAGES_MAX: usize = 1024;
+/// Their bytes, beyond one message.
+pub const PUBLISH_STREAM_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Publishes of one room that wait in an instance; further ones wait for a place.
+pub const ROOM_QUEUE_MESSAGES_MAX: usize = 8192;
+/// Their bytes.
+pub const ROOM_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest payload with the embedded NATS server.
 pub const EMBEDDED_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// `max_payload` of the embedded NATS server.
 pub const EMBEDDED_NATS_PAYLOAD_BYTES_MAX: usize = EMBEDDED_PAYLOAD_BYTES_MAX + HEADROOM_BYTES;
-/// What a request message may exceed the largest payload by before gRPC itself refuses to decode it, so that a payload
-/// slightly too large is refused by name.
+/// What a request message may exceed the largest payload and the largest batch by before gRPC itself refuses to decode
+/// it, so that what is slightly too large is refused by name.
 pub const REQUEST_SLACK_BYTES: usize = 1024 * 1024;
 
 /// Longest duration that a request may give; NATS counts nanoseconds in 64 bits.
@@ -99,6 +111,7 @@ const _: () = {
     assert!(HEADERS_BYTES_MAX + MESSAGE_ID_CHARS_MAX < HEADROOM_BYTES);
     assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
     assert!(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX);
+    assert!(PUBLISH_BATCH_MESSAGES_MAX <= ROOM_QUEUE_MESSAGES_MAX && PUBLISH_BATCH_BYTES_MAX <= ROOM_QUEUE_BYTES_MAX);
     // one message always fits a page
     assert!(EMBEDDED_NATS_PAYLOAD_BYTES_MAX < HISTORY_PAGE_BYTES_MAX);
 };

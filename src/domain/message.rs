@@ -48,20 +48,27 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Names every field that NATS would refuse or that would not come out as it went in.
-    pub fn check(&self, violations: &mut Violations) {
+    /// Bytes of payload, headers and message id.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.payload.len() + headers + self.message_id.as_ref().map_or(0, String::len)
+    }
+
+    /// Names every field that NATS would refuse or that would not come out as it went in; `prefix` stands before the names.
+    pub fn check(&self, prefix: &str, violations: &mut Violations) {
         if let Some(id) = &self.message_id
             && (id.len() > MESSAGE_ID_CHARS_MAX || !id.bytes().all(|b| b.is_ascii_graphic()))
         {
             violations.add(
-                "message_id",
+                format!("{prefix}message_id"),
                 format!("must be 1 to {MESSAGE_ID_CHARS_MAX} printable ASCII characters without spaces"),
             );
         }
         if let Some(ttl) = self.ttl
             && (ttl < Duration::from_secs(1) || ttl.subsec_nanos() != 0)
         {
-            violations.add("ttl", "must be whole seconds, at least 1 s");
+            violations.add(format!("{prefix}ttl"), "must be whole seconds, at least 1 s");
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Between generated types and the service's own: what comes in is checked field by field, what goes out is total.
 
 pub(super) mod life;
+mod publish;
 pub(super) mod subscribers;
 
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
+pub(super) use self::publish::{
+    acknowledged, atomic_batch, batch, batch_outcomes, publish, stream_request, stream_response,
+};
 use crate::{
     domain::{
-        AckMode, Acknowledged, Anchor, Cursor, Draft, Durability, Gap, GapReason, Headers, Message, Page, Retention,
-        Room, RoomId, RoomState, Start, SubscriberId,
+        AckMode, Anchor, Cursor, Gap, GapReason, Message, Page, Retention, Room, RoomId, RoomState, Start, SubscriberId,
     },
     error::{Error, Result, Violations},
     limits::{DURATION_MAX, HISTORY_LIMIT_MAX},
@@ -115,42 +118,6 @@ pub(super) fn rooms(page: RoomPage) -> v1::ListRoomsResponse {
     v1::ListRoomsResponse {
         rooms: page.rooms.into_iter().map(|found| room(found, None)).collect(),
         next_page_token: page.next_after.map(|id| URL_SAFE_NO_PAD.encode(id.as_str())).unwrap_or_default(),
-    }
-}
-
-pub(super) fn publish(request: v1::PublishRequest) -> Result<(RoomId, Draft)> {
-    let mut violations = Violations::default();
-    let room_id = violations.check(room_id(request.room_id));
-    let headers = violations.check(Headers::parse("headers", request.headers));
-    let ttl = request.ttl.and_then(|ttl| violations.check(duration("ttl", ttl)));
-    let draft = Draft {
-        payload: request.payload,
-        headers: headers.unwrap_or_default(),
-        message_id: Some(request.message_id).filter(|id| !id.is_empty()),
-        expected_last_sequence: request.expected_last_sequence,
-        ttl,
-    };
-    draft.check(&mut violations);
-    match room_id {
-        Some(room_id) => violations.finish().map(|()| (room_id, draft)),
-        None => Err(violations.into_error()),
-    }
-}
-
-pub(super) fn acknowledged(acknowledged: Acknowledged) -> v1::PublishResponse {
-    let durability = match acknowledged.durability {
-        Durability::Unknown => v1::Durability::Unspecified,
-        Durability::None => v1::Durability::None,
-        Durability::Buffered => v1::Durability::Buffered,
-        Durability::Synced => v1::Durability::Synced,
-        Durability::Quorum => v1::Durability::Quorum,
-        Durability::QuorumSynced => v1::Durability::QuorumSynced,
-    };
-    v1::PublishResponse {
-        sequence: acknowledged.sequence,
-        duplicate: acknowledged.duplicate,
-        published_at: Some(acknowledged.published_at.into()),
-        durability: durability.into(),
     }
 }
 

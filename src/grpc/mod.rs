@@ -3,6 +3,7 @@
 
 mod convert;
 mod frames;
+mod publish_stream;
 mod status;
 
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 pub(crate) use self::frames::{encode_message, send_frames};
 use crate::{
     error::{Error, Reason},
-    limits::REQUEST_SLACK_BYTES,
+    limits::{PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES},
     rooms::Rooms,
     v1::{
         self,
@@ -30,9 +31,10 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The service, which decodes requests somewhat larger than the largest payload, so that they are refused by name.
+    /// The service, which decodes requests somewhat larger than the largest payload and the largest batch, so that they
+    /// are refused by name.
     pub(crate) fn new(rooms: Rooms) -> RoomServiceServer<Self> {
-        let decode_bytes_max = rooms.payload_bytes_max() + REQUEST_SLACK_BYTES;
+        let decode_bytes_max = rooms.payload_bytes_max().max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES;
         RoomServiceServer::new(Self { rooms })
             .max_decoding_message_size(decode_bytes_max)
             .max_encoding_message_size(usize::MAX)
@@ -126,18 +128,25 @@ impl RoomService for Service {
 
     async fn publish_batch(
         &self,
-        _: Request<v1::PublishBatchRequest>,
+        request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
-        not_implemented("PublishBatch")
+        let request = request.into_inner();
+        if request.atomic {
+            let (room, drafts) = convert::atomic_batch(request)?;
+            let stored = self.rooms.publish_all(&room, drafts).await?;
+            return Ok(Response::new(convert::batch_outcomes(stored.into_iter().map(Ok))));
+        }
+        let (room, drafts) = convert::batch(request)?;
+        Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&room, drafts).await?)))
     }
 
     type PublishStreamStream = Responses<v1::PublishStreamResponse>;
 
     async fn publish_stream(
         &self,
-        _: Request<Streaming<v1::PublishStreamRequest>>,
+        request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        not_implemented("PublishStream")
+        Ok(Response::new(publish_stream::results(self.rooms.publishing(), request.into_inner())))
     }
 
     type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;

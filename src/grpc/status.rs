@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, error::Error as _};
 
+use prost::Message;
 use tonic::Status;
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 use tracing::{debug, error};
 
 use crate::error::{Code, Error, Reason};
@@ -26,6 +27,17 @@ impl From<Error> for Status {
         }
         Self::with_error_details(code(error.reason().code()), error.message(), details)
     }
+}
+
+/// The same status as a message of its own, for an outcome within a response.
+pub(super) fn in_band(error: Error) -> pb::Status {
+    let status = Status::from(error);
+    // the details of a status are this very message, encoded
+    pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// The log has what the caller does not hear.

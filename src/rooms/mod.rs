@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use self::{
     frame::Frame,
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
+    publish::Publishing,
     subscribe::SubscribeOptions,
     subscribers::{Session, SubscriberPage},
     subscription::{Frames, Subscription},

@@ -1,10 +1,15 @@
-//! Publishing one message.
+//! Publishing: one message, many one after the other without waiting, or several at once.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
 
 use super::Rooms;
 use crate::{
-    domain::{Acknowledged, Draft, Room, RoomId},
-    error::{Reason, Result, Violations},
-    store::ttl_not_allowed,
+    domain::{Acknowledged, Draft, RoomId},
+    error::{Error, Reason, Result, Violations},
+    limits::{PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX},
+    store::{Pending, Registered, Source, ttl_not_allowed},
 };
 
 impl Rooms {
@@ -14,21 +19,85 @@ impl Rooms {
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
     pub(crate) async fn publish(&self, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let registered = self.store.registry.find(id).await?;
-        let room = &registered.room;
-        self.check_size(room, &draft)?;
-        if room.persist {
-            if draft.ttl.is_some() && !room.allow_message_ttl {
-                return Err(ttl_not_allowed());
-            }
-        } else {
-            draft.check_ephemeral()?;
+        self.enter(&registered, draft, None).await?.outcome().await
+    }
+
+    /// A client that publishes without waiting for each answer.
+    pub(crate) fn publishing(&self) -> Publishing {
+        Publishing { source: self.store.source(), rooms: self.clone() }
+    }
+
+    /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
+    /// passed through.
+    ///
+    /// # Errors
+    /// When nothing at all was done: no such room, too many messages, or too large together.
+    pub(crate) async fn publish_each(
+        &self,
+        id: &RoomId,
+        drafts: Vec<Result<Draft>>,
+    ) -> Result<Vec<Result<Acknowledged>>> {
+        check_batch(drafts.len(), drafts.iter().flatten().map(Draft::bytes).sum())?;
+        let registered = self.store.registry.find(id).await?;
+        let source = self.store.source();
+        let mut pending = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            pending.push(match draft {
+                Ok(draft) => self.enter(&registered, draft, Some(source)).await,
+                Err(error) => Err(error),
+            });
         }
-        self.store.publish(room, draft).await
+        let mut outcomes = Vec::with_capacity(pending.len());
+        for pending in pending {
+            outcomes.push(match pending {
+                Ok(pending) => pending.outcome().await,
+                Err(error) => Err(error),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Stores all messages, in sequence and with nothing between them, or none.
+    ///
+    /// # Errors
+    /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored them, and then all.
+    pub(crate) async fn publish_all(&self, id: &RoomId, drafts: Vec<Draft>) -> Result<Vec<Acknowledged>> {
+        check_batch(drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
+        let registered = self.store.registry.find(id).await?;
+        if !registered.room.persist {
+            return Err(Error::new(
+                Reason::RoomNotPersisted,
+                "the room is ephemeral: it has no log that could take all messages or none; publish without `atomic`",
+            ));
+        }
+        check_together(&drafts)?;
+        for (index, draft) in drafts.iter().enumerate() {
+            self.check(&registered, draft, &format!("messages[{index}]."))?;
+        }
+        self.store.store_all(&registered, drafts).await
+    }
+
+    async fn enter(&self, registered: &Arc<Registered>, draft: Draft, source: Option<Source>) -> Result<Pending> {
+        self.check(registered, &draft, "")?;
+        self.store.enter(registered, draft, source).await
+    }
+
+    /// Refuses what the room does not take; `prefix` stands before the names of fields.
+    fn check(&self, registered: &Registered, draft: &Draft, prefix: &str) -> Result<()> {
+        let room = &registered.room;
+        self.check_size(registered, draft, prefix)?;
+        if !room.persist {
+            return draft.check_ephemeral();
+        }
+        if draft.ttl.is_some() && !room.allow_message_ttl {
+            return Err(ttl_not_allowed());
+        }
+        Ok(())
     }
 
     /// NATS closes the whole connection on a message that is too large, so none is ever sent.
-    fn check_size(&self, room: &Room, draft: &Draft) -> Result<()> {
-        let room_max = room.retention.max_message_bytes.and_then(|max| usize::try_from(max).ok());
+    fn check_size(&self, registered: &Registered, draft: &Draft, prefix: &str) -> Result<()> {
+        let room_max = registered.room.retention.max_message_bytes.and_then(|max| usize::try_from(max).ok());
         let server_max = self.payload_bytes_max();
         let (max, whose) = match room_max {
             Some(max) if max < server_max => (max, "the room"),
@@ -39,8 +108,84 @@ impl Rooms {
             return Ok(());
         }
         let mut violations = Violations::default();
-        violations
-            .add("payload", format!("has {bytes} bytes; {whose} takes at most {max}; split it or send it another way"));
+        violations.add(
+            format!("{prefix}payload"),
+            format!("has {bytes} bytes; {whose} takes at most {max}; split it or send it another way"),
+        );
         violations.because(Reason::PayloadTooLarge).finish()
     }
+}
+
+/// One client's publishing: what it submits to a room is stored in that order.
+#[derive(Clone, Debug)]
+pub(crate) struct Publishing {
+    rooms: Rooms,
+    source: Source,
+}
+
+impl Publishing {
+    /// Gives a message its place in the order of its room, waiting for one if many wait already.
+    ///
+    /// # Errors
+    /// As [`Rooms::publish`], but for `OUTCOME_UNKNOWN`.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has not stored the message.
+    pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
+        let registered = self.rooms.store.registry.find(id).await?;
+        self.rooms.enter(&registered, draft, Some(self.source)).await
+    }
+
+    /// Fires when the service begins to stop.
+    pub(crate) fn draining(&self) -> CancellationToken {
+        self.rooms.draining.clone()
+    }
+
+    /// What a client hears then, when it has all of its results.
+    pub(crate) fn drained() -> Error {
+        Error::new(
+            Reason::Draining,
+            "this instance is stopping; what has no result was not published: publish it on another instance or shortly",
+        )
+    }
+}
+
+fn check_batch(messages: usize, bytes: usize) -> Result<()> {
+    if messages == 0 || messages > PUBLISH_BATCH_MESSAGES_MAX {
+        return Err(Error::field("messages", format!("are {messages}; 1 to {PUBLISH_BATCH_MESSAGES_MAX} are allowed")));
+    }
+    if bytes > PUBLISH_BATCH_BYTES_MAX {
+        let mut violations = Violations::default();
+        violations.add(
+            "messages",
+            format!(
+                "have {bytes} bytes of payloads, headers and message ids; at most {PUBLISH_BATCH_BYTES_MAX} are allowed"
+            ),
+        );
+        return violations.because(Reason::PayloadTooLarge).finish();
+    }
+    Ok(())
+}
+
+/// What messages may not have that are stored together.
+fn check_together(drafts: &[Draft]) -> Result<()> {
+    let mut violations = Violations::default();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        if index > 0 && draft.expected_last_sequence.is_some() {
+            violations.add(
+                format!("messages[{index}].expected_last_sequence"),
+                "only the first message of an atomic batch may have it",
+            );
+        }
+        if let Some(id) = &draft.message_id
+            && let Some(first) = places.insert(id, index)
+        {
+            violations.add(
+                format!("messages[{index}].message_id"),
+                format!("is that of messages[{first}]; in an atomic batch each is stored, so each needs its own"),
+            );
+        }
+    }
+    violations.finish()
 }

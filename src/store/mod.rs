@@ -34,7 +34,7 @@ pub(crate) use self::{
     nats::{Nats, Target},
     owners::{Owned, OwnerChange, Owners, Ownership},
     peers::{Asked, PeerListener, PeerReply, PeerRequest},
-    publish::ttl_not_allowed,
+    publish::{Pending, Source, ttl_not_allowed},
     reader::{Arrival, Reader},
     registry::{Registered, Registration, Registry, not_found},
 };
@@ -52,7 +52,7 @@ pub(crate) struct Store {
     instance: Arc<str>,
     pub(crate) registry: Registry,
     pub(crate) owners: Owners,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     tasks: TaskTracker,
 }
 
@@ -68,7 +68,7 @@ impl Store {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let peers = peers::listen(&nats, &instance).await?;
         let registry = Registry::new(&nats, replicas);
-        let (publisher, acks) = Publisher::new(&nats, durability).await?;
+        let (publisher, acks) = Publisher::new(&nats, &registry, durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
@@ -161,12 +161,40 @@ impl Store {
         self.owners.forget_room(&room.room_id).await
     }
 
-    /// Publishes in the way of the room.
-    pub(crate) async fn publish(&self, room: &Room, draft: Draft) -> Result<Acknowledged> {
-        if !room.persist {
-            return self.publisher.send(room, draft).await;
+    /// A publisher whose messages to one room are stored in the order in which they [enter](Self::enter).
+    pub(crate) fn source(&self) -> Source {
+        self.publisher.source()
+    }
+
+    /// Publishes in the way of the room: sends, or enters the queue of what is to be stored.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`: nothing was done.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has not stored the message.
+    pub(crate) async fn enter(
+        &self,
+        registered: &Arc<Registered>,
+        draft: Draft,
+        source: Option<Source>,
+    ) -> Result<Pending> {
+        if registered.room.persist {
+            return self.publisher.enter(registered, draft, source).await;
         }
-        self.publisher.store(room, &draft, || async { self.ensure_log(room).await.map(drop) }).await
+        self.publisher.send(&registered.room, draft).await.map(Pending::sent)
+    }
+
+    /// Stores all messages, in sequence and with nothing between them, or none.
+    ///
+    /// # Errors
+    /// `OUTCOME_UNKNOWN`: all or nothing; any other: nothing.
+    pub(crate) async fn store_all(
+        &self,
+        registered: &Arc<Registered>,
+        drafts: Vec<Draft>,
+    ) -> Result<Vec<Acknowledged>> {
+        self.publisher.store_all(registered, drafts).await
     }
 
     /// Reads a page of history, given what the log held a moment ago.

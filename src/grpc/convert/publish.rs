@@ -1,0 +1,112 @@
+//! Messages that clients publish, alone, in batches and in streams, and what became of them.
+
+use super::{super::status, duration, room_id};
+use crate::{
+    domain::{Acknowledged, Draft, Durability, Headers, RoomId},
+    error::{Error, Result, Violations},
+    v1,
+};
+
+/// Checks one message; `prefix` stands before the names of its fields.
+fn draft(message: v1::BatchMessage, prefix: &str, violations: &mut Violations) -> Draft {
+    let headers = violations.check(Headers::parse(&format!("{prefix}headers"), message.headers));
+    let ttl = message.ttl.and_then(|ttl| violations.check(duration(&format!("{prefix}ttl"), ttl)));
+    let draft = Draft {
+        payload: message.payload,
+        headers: headers.unwrap_or_default(),
+        message_id: Some(message.message_id).filter(|id| !id.is_empty()),
+        expected_last_sequence: message.expected_last_sequence,
+        ttl,
+    };
+    draft.check(prefix, violations);
+    draft
+}
+
+pub(in crate::grpc) fn publish(request: v1::PublishRequest) -> Result<(RoomId, Draft)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    let message = v1::BatchMessage {
+        payload: request.payload,
+        headers: request.headers,
+        message_id: request.message_id,
+        expected_last_sequence: request.expected_last_sequence,
+        ttl: request.ttl,
+    };
+    let draft = draft(message, "", &mut violations);
+    match room_id {
+        Some(room_id) => violations.finish().map(|()| (room_id, draft)),
+        None => Err(violations.into_error()),
+    }
+}
+
+/// Messages that are published each for itself: one that is wrong spoils no other.
+pub(in crate::grpc) fn batch(request: v1::PublishBatchRequest) -> Result<(RoomId, Vec<Result<Draft>>)> {
+    let room_id = room_id(request.room_id)?;
+    let drafts = request.messages.into_iter().map(|message| {
+        let mut violations = Violations::default();
+        let draft = draft(message, "", &mut violations);
+        violations.finish().map(|()| draft)
+    });
+    Ok((room_id, drafts.collect()))
+}
+
+/// Messages that are published together: one that is wrong spoils all.
+pub(in crate::grpc) fn atomic_batch(request: v1::PublishBatchRequest) -> Result<(RoomId, Vec<Draft>)> {
+    let mut violations = Violations::default();
+    let room_id = violations.check(room_id(request.room_id));
+    let messages = request.messages.into_iter().enumerate();
+    let drafts =
+        messages.map(|(index, message)| draft(message, &format!("messages[{index}]."), &mut violations)).collect();
+    match room_id {
+        Some(room_id) => violations.finish().map(|()| (room_id, drafts)),
+        None => Err(violations.into_error()),
+    }
+}
+
+pub(in crate::grpc) fn acknowledged(acknowledged: Acknowledged) -> v1::PublishResponse {
+    let durability = match acknowledged.durability {
+        Durability::Unknown => v1::Durability::Unspecified,
+        Durability::None => v1::Durability::None,
+        Durability::Buffered => v1::Durability::Buffered,
+        Durability::Synced => v1::Durability::Synced,
+        Durability::Quorum => v1::Durability::Quorum,
+        Durability::QuorumSynced => v1::Durability::QuorumSynced,
+    };
+    v1::PublishResponse {
+        sequence: acknowledged.sequence,
+        duplicate: acknowledged.duplicate,
+        published_at: Some(acknowledged.published_at.into()),
+        durability: durability.into(),
+    }
+}
+
+pub(in crate::grpc) fn batch_outcomes(
+    outcomes: impl IntoIterator<Item = Result<Acknowledged>>,
+) -> v1::PublishBatchResponse {
+    use v1::publish_outcome::Outcome;
+    let results = outcomes.into_iter().map(|outcome| v1::PublishOutcome {
+        outcome: Some(match outcome {
+            Ok(stored) => Outcome::Result(acknowledged(stored)),
+            Err(error) => Outcome::Error(status::in_band(error)),
+        }),
+    });
+    v1::PublishBatchResponse { results: results.collect() }
+}
+
+/// One request of a publishing stream.
+pub(in crate::grpc) fn stream_request(request: Option<v1::PublishRequest>) -> Result<(RoomId, Draft)> {
+    publish(request.ok_or_else(|| Error::field("publish", "is missing"))?)
+}
+
+/// One response of a publishing stream.
+pub(in crate::grpc) fn stream_response(
+    correlation_id: u64,
+    outcome: Result<Acknowledged>,
+) -> v1::PublishStreamResponse {
+    use v1::publish_stream_response::Outcome;
+    let outcome = match outcome {
+        Ok(stored) => Outcome::Result(acknowledged(stored)),
+        Err(error) => Outcome::Error(status::in_band(error)),
+    };
+    v1::PublishStreamResponse { correlation_id, outcome: Some(outcome) }
+}

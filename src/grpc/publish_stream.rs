@@ -1,0 +1,121 @@
+//! The `PublishStream` call: requests in, one result for each, in order.
+//!
+//! Requests are read only while the results that the client has not taken fit a window, so a client that does not read
+//! is not read from either. The stream ends with OK after the client's half-close, and with a status when the service
+//! stops or the client breaks the stream; in either case after the results of all that was read.
+
+use std::{collections::VecDeque, pin::Pin};
+
+use async_stream::stream;
+use tonic::{Status, Streaming};
+
+use super::{Responses, convert};
+use crate::{
+    domain::{Acknowledged, Draft, RoomId},
+    error::Result,
+    limits::{PUBLISH_STREAM_BYTES_MAX, PUBLISH_STREAM_MESSAGES_MAX},
+    rooms::Publishing,
+    v1,
+};
+
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A message whose result the client does not have yet.
+struct Outstanding {
+    correlation_id: u64,
+    bytes: usize,
+    outcome: Pending<Result<Acknowledged>>,
+}
+
+/// What has no result yet, in the order of the requests.
+#[derive(Default)]
+struct Window {
+    outstanding: VecDeque<Outstanding>,
+    bytes: usize,
+}
+
+impl Window {
+    fn has_room(&self) -> bool {
+        self.outstanding.len() < PUBLISH_STREAM_MESSAGES_MAX && self.bytes < PUBLISH_STREAM_BYTES_MAX
+    }
+
+    fn push(&mut self, outstanding: Outstanding) {
+        self.bytes += outstanding.bytes;
+        self.outstanding.push_back(outstanding);
+    }
+
+    /// The result of the oldest; never, if there is none.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a result.
+    async fn next(&mut self) -> v1::PublishStreamResponse {
+        let Some(oldest) = self.outstanding.front_mut() else { return std::future::pending().await };
+        let response = convert::stream_response(oldest.correlation_id, oldest.outcome.as_mut().await);
+        self.bytes -= oldest.bytes;
+        self.outstanding.pop_front();
+        response
+    }
+}
+
+/// A request that waits for its place in the order of its room.
+struct Entering {
+    correlation_id: u64,
+    bytes: usize,
+    entered: Pending<Result<Pending<Result<Acknowledged>>>>,
+}
+
+impl Entering {
+    fn new(publishing: &Publishing, request: v1::PublishStreamRequest) -> Self {
+        let checked = convert::stream_request(request.publish);
+        let bytes = checked.as_ref().map_or(0, |(_, draft): &(RoomId, Draft)| draft.bytes());
+        let publishing = publishing.clone();
+        let entered = async move {
+            let (room, draft) = checked?;
+            let pending = publishing.submit(&room, draft).await?;
+            Ok(Box::pin(pending.outcome()) as Pending<_>)
+        };
+        Self { correlation_id: request.correlation_id, bytes, entered: Box::pin(entered) }
+    }
+
+    /// What is outstanding then; never, if nothing is entering.
+    async fn finish(entering: &mut Option<Self>) -> Outstanding {
+        let Some(Self { correlation_id, bytes, entered }) = entering else { return std::future::pending().await };
+        let (correlation_id, bytes) = (*correlation_id, *bytes);
+        let outcome = entered.as_mut().await.unwrap_or_else(|error| Box::pin(async { Err(error) }));
+        *entering = None;
+        Outstanding { correlation_id, bytes, outcome }
+    }
+}
+
+/// The results of what comes in.
+pub(super) fn results(
+    publishing: Publishing,
+    mut requests: Streaming<v1::PublishStreamRequest>,
+) -> Responses<v1::PublishStreamResponse> {
+    Box::pin(stream! {
+        let draining = publishing.draining();
+        let mut window = Window::default();
+        let mut entering = None;
+        let mut ended: Option<Result<(), Status>> = None;
+        loop {
+            if window.outstanding.is_empty() && entering.is_none() && ended.is_some() {
+                break;
+            }
+            let may_read = ended.is_none() && entering.is_none() && window.has_room();
+            tokio::select! {
+                biased;
+                response = window.next() => yield Ok(response),
+                outstanding = Entering::finish(&mut entering) => window.push(outstanding),
+                () = draining.cancelled(), if ended.is_none() => ended = Some(Err(Publishing::drained().into())),
+                request = requests.message(), if may_read => match request {
+                    Ok(Some(request)) => entering = Some(Entering::new(&publishing, request)),
+                    Ok(None) => ended = Some(Ok(())),
+                    Err(status) => ended = Some(Err(status)),
+                },
+            }
+        }
+        if let Some(Err(status)) = ended {
+            yield Err(status);
+        }
+    })
+}

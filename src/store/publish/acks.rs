@@ -1,0 +1,181 @@
+//! Acknowledgements of publishes: they come to one inbox of this process. Whoever else answers on the subject (a native
+//! responder can, since a JetStream publish is a request) is passed over, and a call that gives up leaves nothing behind.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_nats::{StatusCode, Subscriber, jetstream};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::super::{
+    lock,
+    nats::{Nats, unavailable},
+};
+use crate::error::Result;
+
+/// What came back for one publish, or for the commit of a batch.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// `sequence` is that of the last message.
+    Stored { sequence: u64, duplicate: bool },
+    /// Nothing was stored.
+    Refused(jetstream::Error),
+    /// Nothing was stored: the stream is gone, or has no leader just now.
+    NobodyListens,
+}
+
+/// The batch that a commit ends.
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    pub id: Arc<str>,
+    pub messages: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    stream: Arc<str>,
+    batch: Option<Batch>,
+    tell: oneshot::Sender<Reply>,
+}
+
+type Waiters = Arc<Mutex<HashMap<u64, Waiting>>>;
+
+/// Where acknowledgements are awaited.
+#[derive(Clone, Debug)]
+pub(super) struct Acks {
+    inbox: Arc<str>,
+    next: Arc<AtomicU64>,
+    waiters: Waiters,
+}
+
+/// An acknowledgement that is awaited until this is dropped.
+#[derive(Debug)]
+pub(super) struct Expected {
+    waiters: Waiters,
+    number: u64,
+    reply: oneshot::Receiver<Reply>,
+}
+
+impl Expected {
+    /// What is answered; `None` when nothing will be, since the service is stopping.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing the answer.
+    pub(super) async fn reply(&mut self) -> Option<Reply> {
+        (&mut self.reply).await.ok()
+    }
+
+    /// What was answered by now.
+    pub(super) fn try_reply(&mut self) -> Option<Reply> {
+        self.reply.try_recv().ok()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        lock(&self.waiters).remove(&self.number);
+    }
+}
+
+impl Acks {
+    /// The inbox, and the task that hears it.
+    pub(super) async fn open(nats: &Nats) -> Result<(Self, AckListener)> {
+        let inbox: Arc<str> = nats.client.new_inbox().into();
+        let replies =
+            nats.client.subscribe(format!("{inbox}.*")).await.map_err(|error| unavailable().because(error))?;
+        let waiters = Waiters::default();
+        let acks = Self { inbox, next: Arc::default(), waiters: Arc::clone(&waiters) };
+        Ok((acks, AckListener { replies, waiters }))
+    }
+
+    /// Awaits an acknowledgement of this stream, of this batch if one is given; and the subject that it is to be sent to.
+    pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<Batch>) -> (Expected, String) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tell, reply) = oneshot::channel();
+        lock(&self.waiters).insert(number, Waiting { stream: Arc::clone(stream), batch, tell });
+        let expected = Expected { waiters: Arc::clone(&self.waiters), number, reply };
+        (expected, format!("{}.{number}", self.inbox))
+    }
+}
+
+/// Hears the acknowledgements of a publisher.
+#[derive(Debug)]
+pub(in crate::store) struct AckListener {
+    replies: Subscriber,
+    waiters: Waiters,
+}
+
+#[derive(Deserialize)]
+struct PubAck<'a> {
+    stream: Option<&'a str>,
+    seq: Option<u64>,
+    #[serde(default)]
+    duplicate: bool,
+    batch: Option<&'a str>,
+    count: Option<u64>,
+    error: Option<jetstream::Error>,
+}
+
+impl AckListener {
+    /// Runs until `stop`; what is awaited then will not come.
+    pub(in crate::store) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let message = tokio::select! {
+                () = stop.cancelled() => break,
+                message = self.replies.next() => message,
+            };
+            match message {
+                Some(message) => self.hear(&message),
+                None => break,
+            }
+        }
+        lock(&self.waiters).clear();
+    }
+
+    fn hear(&self, message: &async_nats::Message) {
+        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
+        let mut waiters = lock(&self.waiters);
+        let Some(waiting) = waiters.get(&number) else { return };
+        let Some(reply) = read(message, waiting) else {
+            warn!(
+                stream = &*waiting.stream,
+                "another program answered a publish in JetStream's place; its answer is passed over"
+            );
+            return;
+        };
+        if let Some(waiting) = waiters.remove(&number) {
+            // the caller may have gone meanwhile
+            let _ = waiting.tell.send(reply);
+        }
+    }
+}
+
+/// JetStream's answer; `None` if it is somebody else's.
+fn read(message: &async_nats::Message, waiting: &Waiting) -> Option<Reply> {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Some(Reply::NobodyListens);
+    }
+    let ack: PubAck<'_> = serde_json::from_slice(&message.payload).ok()?;
+    if let Some(error) = ack.error {
+        return Some(Reply::Refused(error));
+    }
+    let is_of_batch = match &waiting.batch {
+        Some(batch) => ack.batch == Some(&*batch.id) && ack.count == Some(batch.messages),
+        None => true,
+    };
+    match ack.seq {
+        Some(sequence) if ack.stream == Some(&*waiting.stream) && sequence > 0 && is_of_batch => {
+            Some(Reply::Stored { sequence, duplicate: ack.duplicate })
+        }
+        _ => None,
+    }
+}

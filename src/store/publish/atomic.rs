@@ -1,0 +1,117 @@
+//! Publishing several messages so that all are stored, in sequence and with nothing between them, or none.
+
+use std::sync::Arc;
+
+use tokio::time::{self, Instant};
+
+use super::{
+    super::{Registered, nats::unavailable, streams},
+    Publisher, acknowledged,
+    acks::Reply,
+    lane::{Outcome, Work},
+    wire::{is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
+};
+use crate::{
+    domain::{Acknowledged, Draft},
+    error::{Error, Reason, Result},
+    limits::PUBLISH_TIMEOUT,
+};
+
+impl Publisher {
+    /// Stores all messages or none. If the very same batch was stored before, as the message ids of all of its messages
+    /// say, every answer is a duplicate's.
+    ///
+    /// # Errors
+    /// As for a single message, and `BATCH_DUPLICATE`: nothing was stored. `OUTCOME_UNKNOWN`: all or nothing.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have stored all messages.
+    pub(in crate::store) async fn store_all(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        mut drafts: Vec<Draft>,
+    ) -> Result<Vec<Acknowledged>> {
+        if let (1, Some(draft)) = (drafts.len(), drafts.pop_if(|_| true)) {
+            return Ok(vec![self.enter(registered, draft, None).await?.outcome().await?]);
+        }
+        let drafts: Arc<[Draft]> = drafts.into();
+        let outcome = self.queue(registered, Work::All(Arc::clone(&drafts)), None).await?;
+        match outcome.await {
+            Ok(Outcome::Stored { sequence: last, .. }) => {
+                let first = (last + 1).saturating_sub(drafts.len() as u64);
+                let durability = self.durability_of(&registered.room);
+                Ok(drafts.iter().zip(first..).map(|(_, sequence)| acknowledged(sequence, false, durability)).collect())
+            }
+            Ok(Outcome::Refused(error)) if is_duplicate(&error) || is_mismatch(&error) => {
+                let known = self.known(registered, &drafts).await?;
+                if let Some(first) = stored_together(&known) {
+                    let durability = self.durability_of(&registered.room);
+                    let sequences = first..first + drafts.len() as u64;
+                    return Ok(sequences.map(|sequence| acknowledged(sequence, true, durability)).collect());
+                }
+                let index = known.iter().position(Option::is_some);
+                match index.and_then(|index| Some((index, known.get(index).copied()??))) {
+                    Some((index, sequence)) if is_duplicate(&error) => Err(Error::new(
+                        Reason::BatchDuplicate,
+                        format!(
+                            "messages[{index}].message_id: was stored before, and not in this batch; nothing was stored"
+                        ),
+                    )
+                    .with("index", index)
+                    .with("sequence", sequence)),
+                    // what was known is forgotten by now: the same batch can be stored
+                    None if is_duplicate(&error) => Err(Error::new(
+                        Reason::Conflict,
+                        "message_id: a message of the batch was known a moment ago; nothing was stored, try again",
+                    )),
+                    Some(_) | None => Err(refused(&error)),
+                }
+            }
+            Ok(Outcome::Refused(error)) => Err(refused(&error)),
+            Ok(Outcome::Failed(error)) => Err(error),
+            // the service was stopped under way
+            Err(_) => Err(outcome_unknown()),
+        }
+    }
+
+    /// Where each message was stored before, as JetStream knows by the message ids; nothing is stored by asking.
+    async fn known(&self, registered: &Registered, drafts: &[Draft]) -> Result<Vec<Option<u64>>> {
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        let stream: Arc<str> = streams::name(&registered.room.room_id).into();
+        let mut asked = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            if draft.message_id.is_none() {
+                asked.push(None);
+                continue;
+            }
+            let (expected, reply_to) = self.sender.acks.expect(&stream, None);
+            let subject = registered.room.subject.as_str().to_owned();
+            let headers = probe_headers(draft);
+            let client = &self.sender.nats.client;
+            client
+                .publish_with_reply_and_headers(subject, reply_to, headers, draft.payload.clone())
+                .await
+                .map_err(|error| unavailable().because(error))?;
+            asked.push(Some(expected));
+        }
+        let mut known = Vec::with_capacity(asked.len());
+        for expected in asked {
+            let Some(mut expected) = expected else {
+                known.push(None);
+                continue;
+            };
+            match time::timeout_at(deadline, expected.reply()).await {
+                Ok(Some(Reply::Stored { sequence, duplicate: true })) => known.push(Some(sequence)),
+                Ok(Some(Reply::Refused(_))) => known.push(None),
+                Ok(Some(Reply::Stored { .. } | Reply::NobodyListens) | None) | Err(_) => return Err(unavailable()),
+            }
+        }
+        Ok(known)
+    }
+}
+
+/// The first sequence, if all are known and follow each other.
+fn stored_together(known: &[Option<u64>]) -> Option<u64> {
+    let first = known.first().copied()??;
+    known.iter().zip(first..).all(|(found, sequence)| *found == Some(sequence)).then_some(first)
+}

@@ -1,0 +1,175 @@
+//! The queue of one room: what waits to be stored, in order, bounded by count and by bytes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, Weak},
+};
+
+use async_nats::jetstream;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::super::{Registered, lock, nats::unavailable};
+use crate::{
+    domain::Draft,
+    error::{Error, Result},
+    limits::{PUBLISH_TIMEOUT, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
+};
+
+/// Who publishes: what one source sends to a room is stored in the order sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source(pub(super) u64);
+
+/// What is stored together or not at all.
+#[derive(Debug)]
+pub(super) enum Work {
+    One(Draft),
+    /// As one atomic batch; two or more.
+    All(Arc<[Draft]>),
+}
+
+/// What became of a [`Job`].
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// `sequence` is that of the last message.
+    Stored {
+        sequence: u64,
+        duplicate: bool,
+    },
+    Refused(jetstream::Error),
+    Failed(Error),
+}
+
+/// A publish that waits.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub registered: Arc<Registered>,
+    pub work: Work,
+    pub source: Option<Source>,
+    pub bytes: usize,
+    pub since: Instant,
+    pub deadline: Instant,
+    tell: oneshot::Sender<Outcome>,
+    _place: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Job {
+    /// Answers. The caller may have gone meanwhile.
+    pub(super) fn tell(self, outcome: Outcome) {
+        let _ = self.tell.send(outcome);
+    }
+
+    /// Answers that nothing was done.
+    pub(super) fn tell_unavailable(self) {
+        self.tell(Outcome::Failed(unavailable()));
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.tell.is_closed()
+    }
+}
+
+/// The jobs of a lane, and whether a worker is at them.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub jobs: VecDeque<Job>,
+    pub is_served: bool,
+}
+
+/// One room's queue. Lives as long as something waits in it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// The room's stream.
+    pub stream: Arc<str>,
+    pub queue: Mutex<Queue>,
+    /// Told of every new job.
+    pub wake: Notify,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    lanes: Lanes,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut lanes = lock(&self.lanes.0);
+        // another one may have been made since the last reference to this one went
+        if lanes.get(&self.stream).is_some_and(|lane| lane.strong_count() == 0) {
+            lanes.remove(&self.stream);
+        }
+    }
+}
+
+/// The lanes of this process, by the room's stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lanes(Arc<Mutex<HashMap<Arc<str>, Weak<Lane>>>>);
+
+impl Lanes {
+    /// The lane of this stream.
+    pub(super) fn get(&self, stream: String) -> Arc<Lane> {
+        let mut lanes = lock(&self.0);
+        if let Some(lane) = lanes.get(stream.as_str()).and_then(Weak::upgrade) {
+            return lane;
+        }
+        let stream: Arc<str> = stream.into();
+        let lane = Arc::new(Lane {
+            stream: Arc::clone(&stream),
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            places: Arc::new(Semaphore::new(ROOM_QUEUE_MESSAGES_MAX)),
+            bytes: Arc::new(Semaphore::new(ROOM_QUEUE_BYTES_MAX)),
+            lanes: self.clone(),
+        });
+        lanes.insert(stream, Arc::downgrade(&lane));
+        lane
+    }
+}
+
+impl Lane {
+    /// Waits for a place, takes it, and gives where the outcome is told; true if a worker must be called.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE` when the room has been full for the whole time that a publish may take; nothing was done.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has not entered the queue.
+    pub(super) async fn enter(
+        &self,
+        registered: &Arc<Registered>,
+        work: Work,
+        source: Option<Source>,
+    ) -> Result<(oneshot::Receiver<Outcome>, bool)> {
+        let since = Instant::now();
+        let deadline = since + PUBLISH_TIMEOUT;
+        let (messages, bytes) = match &work {
+            Work::One(draft) => (1, draft.bytes()),
+            Work::All(drafts) => (drafts.len(), drafts.iter().map(Draft::bytes).sum()),
+        };
+        let share = |wanted: usize, all: usize| u32::try_from(wanted.min(all)).unwrap_or(u32::MAX);
+        let place = async {
+            let places = Arc::clone(&self.places).acquire_many_owned(share(messages, ROOM_QUEUE_MESSAGES_MAX)).await;
+            let bytes = Arc::clone(&self.bytes).acquire_many_owned(share(bytes, ROOM_QUEUE_BYTES_MAX)).await;
+            places.ok().zip(bytes.ok())
+        };
+        let Ok(Some(place)) = timeout_at(deadline, place).await else { return Err(unavailable()) };
+        let (tell, outcome) = oneshot::channel();
+        let registered = Arc::clone(registered);
+        let job = Job { registered, work, source, bytes, since, deadline, tell, _place: place };
+        let mut queue = lock(&self.queue);
+        queue.jobs.push_back(job);
+        let needs_worker = !std::mem::replace(&mut queue.is_served, true);
+        drop(queue);
+        self.wake.notify_one();
+        Ok((outcome, needs_worker))
+    }
+
+    /// Puts jobs back before all others.
+    pub(super) fn put_back(&self, jobs: Vec<Job>) {
+        let mut queue = lock(&self.queue);
+        for job in jobs.into_iter().rev() {
+            queue.jobs.push_front(job);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Publishing: to JetStream with an acknowledgement that is believed only if it is the right stream's, and to core NATS.
+//!
+//! What is stored goes through the queue of its room (`lane`), which one worker at a time empties in order (`worker`),
+//! together where that pays (`group`).
+
+mod acks;
+mod atomic;
+mod group;
+mod lane;
+mod pending;
+mod sender;
+mod wire;
+mod worker;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use self::{
+    acks::{AckListener, Acks},
+    lane::{Lanes, Outcome, Work},
+    sender::Sender,
+    worker::Worker,
+};
+pub(crate) use self::{lane::Source, pending::Pending, wire::ttl_not_allowed};
+use super::{
+    Registered, Registry,
+    nats::{Nats, unavailable},
+    streams,
+};
+use crate::{
+    domain::{Acknowledged, Draft, Durability, Room},
+    error::Result,
+};
+
+/// Publishes for all rooms of this process.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    sender: Sender,
+    registry: Registry,
+    lanes: Lanes,
+    durability: Durability,
+    sources: AtomicU64,
+    tasks: TaskTracker,
+}
+
+impl Publisher {
+    /// A publisher and the task that hears its acknowledgements. `durability` is what one acknowledgement of a room with
+    /// one replica means.
+    pub(super) async fn new(
+        nats: &Nats,
+        registry: &Registry,
+        durability: Durability,
+        tasks: &TaskTracker,
+    ) -> Result<(Arc<Self>, AckListener)> {
+        let (acks, listener) = Acks::open(nats).await?;
+        let publisher = Self {
+            sender: Sender { nats: nats.clone(), acks },
+            registry: registry.clone(),
+            lanes: Lanes::default(),
+            durability,
+            sources: AtomicU64::default(),
+            tasks: tasks.clone(),
+        };
+        Ok((Arc::new(publisher), listener))
+    }
+
+    /// A source that nobody else is.
+    pub(super) fn source(&self) -> Source {
+        Source(self.sources.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Hands a message to the NATS server, for whoever is subscribed now.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`; nothing was sent.
+    pub(super) async fn send(&self, room: &Room, draft: Draft) -> Result<Acknowledged> {
+        let nats = &self.sender.nats;
+        nats.ready().await?;
+        let headers = wire::headers(&draft);
+        let subject = room.subject.as_str().to_owned();
+        let sent = if headers.is_empty() {
+            nats.client.publish(subject, draft.payload).await
+        } else {
+            nats.client.publish_with_headers(subject, headers, draft.payload).await
+        };
+        sent.map_err(|error| unavailable().because(error))?;
+        Ok(acknowledged(0, false, Durability::None))
+    }
+
+    /// Puts a message into the queue of its room; it is stored after all that entered before. What is pending says what
+    /// becomes of it. Of one source the messages are stored in the order in which they entered, whatever happens.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE` when the queue stays full; nothing was done.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has not published. A [`Pending`] that is dropped may have.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        draft: Draft,
+        source: Option<Source>,
+    ) -> Result<Pending> {
+        let expectation = draft.message_id.clone().zip(draft.expected_last_sequence);
+        let outcome = self.queue(registered, Work::One(draft), source).await?;
+        Ok(Pending::new(self, registered, expectation, outcome))
+    }
+
+    async fn queue(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        work: Work,
+        source: Option<Source>,
+    ) -> Result<oneshot::Receiver<Outcome>> {
+        let lane = self.lanes.get(streams::name(&registered.room.room_id));
+        let (outcome, needs_worker) = lane.enter(registered, work, source).await?;
+        if needs_worker {
+            let groups = group::pays(self.durability, &registered.room);
+            self.tasks.spawn(Worker::new(lane, Arc::clone(self), groups).run());
+        }
+        Ok(outcome)
+    }
+
+    fn durability_of(&self, room: &Room) -> Durability {
+        match (self.durability, room.replicas) {
+            (Durability::Synced, 2..) => Durability::QuorumSynced,
+            (Durability::Buffered, 2..) => Durability::Quorum,
+            (durability, _) => durability,
+        }
+    }
+}
+
+fn acknowledged(sequence: u64, duplicate: bool, durability: Durability) -> Acknowledged {
+    Acknowledged { sequence, duplicate, published_at: SystemTime::now(), durability }
+}

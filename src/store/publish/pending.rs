@@ -1,0 +1,91 @@
+//! A publish that is on its way.
+
+use std::sync::Arc;
+
+use async_nats::jetstream;
+use tokio::sync::oneshot;
+
+use super::{
+    super::{Nats, Registered, history},
+    Publisher, acknowledged,
+    lane::Outcome,
+    wire::{is_mismatch, outcome_unknown, refused},
+};
+use crate::{domain::Acknowledged, error::Result};
+
+/// A message that has its place in the order of its room. Dropped, it may be stored or not.
+#[derive(Debug)]
+pub(crate) struct Pending(State);
+
+#[derive(Debug)]
+enum State {
+    Sent(Acknowledged),
+    Waiting(Waiting),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    publisher: Arc<Publisher>,
+    registered: Arc<Registered>,
+    /// Message id and expected last sequence.
+    expectation: Option<(String, u64)>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Pending {
+    pub(super) fn new(
+        publisher: &Arc<Publisher>,
+        registered: &Arc<Registered>,
+        expectation: Option<(String, u64)>,
+        outcome: oneshot::Receiver<Outcome>,
+    ) -> Self {
+        let (publisher, registered) = (Arc::clone(publisher), Arc::clone(registered));
+        Self(State::Waiting(Waiting { publisher, registered, expectation, outcome }))
+    }
+
+    /// A message that was handed over and is not stored.
+    pub(in crate::store) fn sent(acknowledged: Acknowledged) -> Self {
+        Self(State::Sent(acknowledged))
+    }
+
+    /// Waits for what becomes of the message.
+    ///
+    /// # Errors
+    /// `SEQUENCE_MISMATCH`, `TTL_NOT_ALLOWED`, `STORAGE_FULL`, `CONFLICT`, `ROOM_NOT_FOUND`, `NATS_UNAVAILABLE`: not
+    /// stored. `OUTCOME_UNKNOWN`: perhaps.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have stored the message.
+    pub(crate) async fn outcome(self) -> Result<Acknowledged> {
+        let Waiting { publisher, registered, expectation, outcome } = match self.0 {
+            State::Sent(acknowledged) => return Ok(acknowledged),
+            State::Waiting(waiting) => waiting,
+        };
+        let durability = publisher.durability_of(&registered.room);
+        let nats = &publisher.sender.nats;
+        match outcome.await {
+            Ok(Outcome::Stored { sequence, duplicate }) => Ok(acknowledged(sequence, duplicate, durability)),
+            Ok(Outcome::Refused(error)) => match stored_before(nats, &registered, expectation, &error).await? {
+                Some(sequence) => Ok(acknowledged(sequence, true, durability)),
+                None => Err(refused(&error)),
+            },
+            Ok(Outcome::Failed(error)) => Err(error),
+            // the service was stopped under way
+            Err(_) => Err(outcome_unknown()),
+        }
+    }
+}
+
+/// JetStream looks at the expected sequence before it looks for duplicates, so a retry of a message that was stored is
+/// refused for the sequence that it itself took. That sequence, if it holds this very message.
+async fn stored_before(
+    nats: &Nats,
+    registered: &Registered,
+    expectation: Option<(String, u64)>,
+    error: &jetstream::Error,
+) -> Result<Option<u64>> {
+    let (Some((id, expected)), true) = (expectation, is_mismatch(error)) else { return Ok(None) };
+    let sequence = expected.saturating_add(1);
+    let found = history::stored_at(nats, &registered.room, sequence).await?;
+    Ok(found.filter(|found| found.message_id == id).map(|_| sequence))
+}

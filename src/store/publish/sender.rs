@@ -1,0 +1,99 @@
+//! Hands messages to NATS: one with an answer awaited, or an atomic batch (ADR-50) of which the commit is answered.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use super::{
+    super::nats::{Nats, unavailable},
+    acks::{Acks, Batch, Expected, Reply},
+    wire::{batch_headers, headers},
+};
+use crate::{
+    domain::{Draft, Room},
+    error::Result,
+};
+
+/// How long after the connection was made anew an answer to what was sent before is still awaited.
+pub(super) const LOST_ACK_GRACE: Duration = Duration::from_secs(1);
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) enum Commit {
+    Answered(Reply),
+    /// All of it is stored, or nothing.
+    Lost,
+    /// Nothing is stored.
+    NotSent,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub nats: Nats,
+    pub acks: Acks,
+}
+
+impl Sender {
+    /// Sends one message; the answer is to be awaited.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`; nothing was sent.
+    pub(super) async fn send(
+        &self,
+        stream: &Arc<str>,
+        room: &Room,
+        draft: &Draft,
+        deadline: Instant,
+    ) -> Result<Expected> {
+        let (expected, reply_to) = self.acks.expect(stream, None);
+        let subject = room.subject.as_str().to_owned();
+        let headers = headers(draft);
+        let payload = draft.payload.clone();
+        let sending = async {
+            if headers.is_empty() {
+                self.nats.client.publish_with_reply(subject, reply_to, payload).await
+            } else {
+                self.nats.client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await
+            }
+        };
+        match time::timeout_at(deadline, sending).await {
+            Ok(Ok(())) => Ok(expected),
+            Ok(Err(error)) => Err(unavailable().because(error)),
+            Err(elapsed) => Err(unavailable().because(elapsed)),
+        }
+    }
+
+    /// Sends all as one batch, and waits for what becomes of it. Only the commit asks for an answer: whatever was wrong
+    /// with the others makes the batch incomplete.
+    pub(super) async fn commit(&self, stream: &Arc<str>, room: &Room, drafts: &[&Draft], deadline: Instant) -> Commit {
+        let mut connections = self.nats.connections();
+        connections.mark_unchanged();
+        let id = uuid::Uuid::new_v4().simple().to_string().into();
+        let batch = Batch { id, messages: drafts.len() as u64 };
+        let (mut expected, reply_to) = self.acks.expect(stream, Some(batch.clone()));
+        let sending = async {
+            for (draft, place) in drafts.iter().zip(1..) {
+                let (subject, headers) = (room.subject.as_str().to_owned(), batch_headers(draft, &batch, place));
+                let payload = draft.payload.clone();
+                if place == batch.messages {
+                    let reply_to = reply_to.clone();
+                    self.nats.client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await?;
+                } else {
+                    self.nats.client.publish_with_headers(subject, headers, payload).await?;
+                }
+            }
+            Ok::<_, async_nats::PublishError>(())
+        };
+        // without its commit, which is sent last, nothing of a batch is stored
+        let Ok(Ok(())) = time::timeout_at(deadline, sending).await else { return Commit::NotSent };
+        let mut by = deadline;
+        loop {
+            tokio::select! {
+                biased;
+                reply = expected.reply() => return reply.map_or(Commit::Lost, Commit::Answered),
+                Ok(()) = connections.changed() => by = by.min(Instant::now() + LOST_ACK_GRACE),
+                () = time::sleep_until(by) => return Commit::Lost,
+            }
+        }
+    }
+}

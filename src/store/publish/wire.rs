@@ -1,0 +1,127 @@
+//! A message as it goes to NATS, and what JetStream's refusal of one means.
+
+use async_nats::{
+    HeaderMap, header,
+    jetstream::{self, ErrorCode},
+};
+
+use super::super::nats::{ApiError, unavailable};
+use super::acks::Batch;
+use crate::{
+    domain::Draft,
+    error::{Error, Reason},
+};
+
+/// The headers of a message, the service's own among them.
+pub(super) fn headers(draft: &Draft) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in draft.headers.iter() {
+        headers.insert(name, value);
+    }
+    if let Some(id) = &draft.message_id {
+        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+    }
+    if let Some(sequence) = draft.expected_last_sequence {
+        headers.insert(header::NATS_EXPECTED_LAST_SEQUENCE, sequence.to_string());
+    }
+    if let Some(ttl) = draft.ttl {
+        headers.insert(header::NATS_MESSAGE_TTL, format!("{}s", ttl.as_secs()));
+    }
+    headers
+}
+
+/// The headers of the message with this place, from 1, in an atomic batch (ADR-50).
+pub(super) fn batch_headers(draft: &Draft, batch: &Batch, place: u64) -> HeaderMap {
+    let mut headers = headers(draft);
+    headers.insert(header::NATS_BATCH_ID, &*batch.id);
+    headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
+    if place == batch.messages {
+        headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+    }
+    headers
+}
+
+/// Headers with which a message is never stored: one whose id is known is answered as the duplicate that it is, and any
+/// other is refused for its rollup, which JetStream looks at later.
+pub(super) fn probe_headers(draft: &Draft) -> HeaderMap {
+    let mut headers = headers(&Draft { expected_last_sequence: None, ..draft.clone() });
+    headers.insert(header::NATS_ROLLUP, "none");
+    headers
+}
+
+pub(super) fn is_mismatch(error: &jetstream::Error) -> bool {
+    matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+}
+
+/// A batch was refused since a message id of it is known.
+pub(super) fn is_duplicate(error: &jetstream::Error) -> bool {
+    error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE
+}
+
+/// A batch was refused for what may pass: another program's change of the stream, or a lost part.
+pub(super) fn may_pass(error: &jetstream::Error) -> bool {
+    matches!(
+        error.error_code(),
+        ErrorCode::ATOMIC_PUBLISH_DISABLED
+            | ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH
+            | ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT
+            | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
+    )
+}
+
+/// What JetStream's refusal of a message means. Codes: nats-server `errors.json`.
+pub(super) fn refused(error: &jetstream::Error) -> Error {
+    const MAXIMUM_MESSAGES_EXCEEDED: &str = "maximum messages exceeded";
+    const MAXIMUM_BYTES_EXCEEDED: &str = "maximum bytes exceeded";
+    let text = error.to_string();
+    match error.error_code() {
+        _ if is_mismatch(error) => {
+            let actual = text.split("sequence: ").nth(1).map_or("", |rest| {
+                let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+                rest.get(..digits).unwrap_or_default()
+            });
+            let error = Error::new(
+                Reason::SequenceMismatch,
+                format!("expected_last_sequence: the room's last sequence is {actual}; nothing was stored"),
+            );
+            if actual.is_empty() { error } else { error.with("last_sequence", actual) }
+        }
+        ErrorCode::MESSAGE_TTL_DISABLED => ttl_not_allowed(),
+        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => Error::new(
+            Reason::Conflict,
+            "message_id: a message of the same id is being stored at this moment; publish it again",
+        ),
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
+            Error::new(Reason::PayloadTooLarge, "payload: larger than the room's stream takes; nothing was stored")
+        }
+        _ if error.code() == 429
+            || text.contains(MAXIMUM_MESSAGES_EXCEEDED)
+            || text.contains(MAXIMUM_BYTES_EXCEEDED) =>
+        {
+            Error::new(
+                Reason::StorageFull,
+                "the room or the NATS server takes no more messages now; nothing was stored",
+            )
+        }
+        _ => ApiError::Refused(error.clone()).into(),
+    }
+}
+
+pub(crate) fn ttl_not_allowed() -> Error {
+    Error::new(Reason::TtlNotAllowed, "ttl: the room was created without allow_message_ttl; nothing was stored")
+}
+
+pub(super) fn outcome_unknown() -> Error {
+    Error::new(
+        Reason::OutcomeUnknown,
+        "the acknowledgement was lost: the message may or may not be stored; publish it again with the same message_id",
+    )
+}
+
+/// The same error for one more caller.
+pub(super) fn again(error: &Error) -> Error {
+    match error.reason() {
+        Reason::NatsUnavailable => unavailable(),
+        reason => Error::new(reason, error.message().to_owned()),
+    }
+}

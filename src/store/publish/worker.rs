@@ -1,0 +1,363 @@
+//! Stores what waits in one room's queue, in order.
+//!
+//! Plain publishes are pipelined, and their answers taken in the order sent, which is the order in which one stream gives
+//! them. When nobody takes one, nothing more is sent until the answers of all that were sent after it are known: it is
+//! tried again before everything else, unless a later message of the same source was stored meanwhile. Then it fails,
+//! since it would come out of order. Where it pays, what waits is committed in groups (see `group`); a group that
+//! JetStream refuses as a whole goes plainly, so that each message gets an answer of its own.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tracing::{debug, warn};
+
+use super::{
+    super::{lock, nats::unavailable, streams},
+    Publisher,
+    acks::{Expected, Reply},
+    group::{self, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
+    lane::{Job, Lane, Outcome, Source, Work},
+    sender::{Commit, LOST_ACK_GRACE},
+    wire::{again, may_pass, outcome_unknown},
+};
+use crate::{error::Result, limits::NATS_GRACE};
+
+/// First wait before a publish that nobody took is tried again; doubles.
+const RETRY_DELAY: Duration = Duration::from_millis(25);
+/// How often a lost connection is looked at: an event can be lost.
+const CONNECTION_TICK: Duration = Duration::from_millis(50);
+/// Plain publishes under way at once, where each is acknowledged for itself.
+const IN_FLIGHT_MESSAGES_MAX: usize = 1024;
+/// Their bytes, beyond one message.
+const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// After groups were refused one after the other, this many times a group's messages go plainly before the next try.
+const REFUSALS_DOUBLED_MAX: u32 = 5;
+
+/// A plain publish that was sent.
+struct Sent {
+    job: Job,
+    expected: Expected,
+    deadline: Instant,
+}
+
+/// What to do next.
+enum Step {
+    /// Nothing waits: the worker ends.
+    Rest,
+    /// For an answer, for time to pass, and if `for_work` for a new job.
+    Wait {
+        for_work: bool,
+    },
+    Recover,
+    Send(Job),
+    Group(Vec<Job>),
+    All(Job),
+}
+
+pub(super) struct Worker {
+    lane: Arc<Lane>,
+    publisher: Arc<Publisher>,
+    groups: bool,
+    connections: watch::Receiver<u64>,
+    sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    /// Some were taken by nobody: these, in order.
+    held: Vec<Job>,
+    retry_delay: Duration,
+    /// So many go plainly before a group is thought of again.
+    plain_left: usize,
+    refusals: u32,
+}
+
+impl Worker {
+    pub(super) fn new(lane: Arc<Lane>, publisher: Arc<Publisher>, groups: bool) -> Self {
+        let mut connections = publisher.sender.nats.connections();
+        connections.mark_unchanged();
+        Self {
+            lane,
+            publisher,
+            groups,
+            connections,
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            held: Vec::new(),
+            retry_delay: RETRY_DELAY,
+            plain_left: 0,
+            refusals: 0,
+        }
+    }
+
+    /// Runs until nothing waits: every job has a deadline, so that is soon.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.step() {
+                Step::Rest => return,
+                Step::Wait { for_work } => self.wait(for_work).await,
+                Step::Recover => self.recover().await,
+                Step::Send(job) => self.send(job).await,
+                Step::Group(jobs) => self.commit_group(jobs).await,
+                Step::All(job) => self.commit_all(job).await,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        if !self.held.is_empty() {
+            return if self.sent.is_empty() { Step::Recover } else { Step::Wait { for_work: false } };
+        }
+        let lane = Arc::clone(&self.lane);
+        let mut queue = lock(&lane.queue);
+        let now = Instant::now();
+        while let Some(job) = pop_if(&mut queue.jobs, |job| job.is_abandoned() || job.deadline <= now) {
+            job.tell_unavailable();
+        }
+        let Some(first) = queue.jobs.front() else {
+            if !self.sent.is_empty() {
+                return Step::Wait { for_work: true };
+            }
+            queue.is_served = false;
+            return Step::Rest;
+        };
+        if !self.publisher.sender.nats.is_connected() {
+            return Step::Wait { for_work: false };
+        }
+        let is_idle = self.sent.is_empty();
+        let next = match first.work {
+            Work::All(_) if is_idle => queue.jobs.pop_front().map(Step::All),
+            Work::One(_) if self.has_room_for(first) => match self.plan(&queue.jobs) {
+                Plan::Plain => queue.jobs.pop_front().map(Step::Send),
+                Plan::Group(count) => Some(Step::Group(queue.jobs.drain(..count).collect())),
+                Plan::Hold => None,
+            },
+            Work::All(_) | Work::One(_) => None,
+        };
+        next.unwrap_or(Step::Wait { for_work: false })
+    }
+
+    fn has_room_for(&self, job: &Job) -> bool {
+        if self.groups {
+            return self.sent.len() < PLAIN_IN_FLIGHT;
+        }
+        self.sent.is_empty()
+            || (self.sent.len() < IN_FLIGHT_MESSAGES_MAX && self.sent_bytes + job.bytes <= IN_FLIGHT_BYTES_MAX)
+    }
+
+    fn plan(&mut self, jobs: &VecDeque<Job>) -> Plan {
+        if !self.groups {
+            return Plan::Plain;
+        }
+        if self.plain_left > 0 {
+            self.plain_left -= 1;
+            return Plan::Plain;
+        }
+        if jobs.len() < GROUP_MESSAGES_MIN {
+            return Plan::Plain;
+        }
+        if !self.sent.is_empty() {
+            return Plan::Hold;
+        }
+        let count = group::groupable(jobs);
+        if count >= GROUP_MESSAGES_MIN {
+            return Plan::Group(count);
+        }
+        self.plain_left = count;
+        Plan::Plain
+    }
+
+    /// Sends one message, without waiting for its answer.
+    async fn send(&mut self, job: Job) {
+        let Work::One(draft) = &job.work else { return job.tell_unavailable() };
+        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, draft, job.deadline).await {
+            Ok(expected) => {
+                self.sent_bytes += job.bytes;
+                let deadline = job.deadline;
+                self.sent.push_back(Sent { job, expected, deadline });
+            }
+            Err(error) => job.tell(Outcome::Failed(error)),
+        }
+    }
+
+    async fn wait(&mut self, for_work: bool) {
+        let until = self.next_deadline();
+        let answer = async {
+            match self.sent.front_mut() {
+                Some(sent) => sent.expected.reply().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = answer => {
+                self.settle(reply);
+                // those that came with it
+                while let Some(reply) = self.sent.front_mut().and_then(|sent| sent.expected.try_reply()) {
+                    self.settle(Some(reply));
+                }
+            }
+            changed = self.connections.changed() => {
+                if changed.is_ok() {
+                    // what was sent over the connection before will hardly be answered
+                    let by = Instant::now() + LOST_ACK_GRACE;
+                    self.sent.iter_mut().for_each(|sent| sent.deadline = sent.deadline.min(by));
+                }
+            }
+            () = self.lane.wake.notified(), if for_work => {}
+            () = time::sleep_until(until) => self.expire(),
+        }
+    }
+
+    /// When something runs out.
+    fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        let queue = lock(&self.lane.queue);
+        let waiting = queue.jobs.front().map(|job| {
+            if self.publisher.sender.nats.is_connected() {
+                job.deadline
+            } else {
+                job.deadline.min(job.since + NATS_GRACE).min(now + CONNECTION_TICK)
+            }
+        });
+        let sent = self.sent.front().map(|sent| sent.deadline);
+        waiting.into_iter().chain(sent).min().unwrap_or(now + NATS_GRACE)
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while self.sent.front().is_some_and(|sent| sent.deadline <= now) {
+            self.settle(None);
+        }
+        let is_connected = self.publisher.sender.nats.is_connected();
+        let has_expired = |job: &Job| job.deadline <= now || (!is_connected && job.since + NATS_GRACE <= now);
+        let mut queue = lock(&self.lane.queue);
+        while let Some(job) = pop_if(&mut queue.jobs, has_expired) {
+            job.tell_unavailable();
+        }
+    }
+
+    /// Takes the answer of the oldest that was sent; `None`: it is lost.
+    fn settle(&mut self, reply: Option<Reply>) {
+        let Some(Sent { job, .. }) = self.sent.pop_front() else { return };
+        self.sent_bytes -= job.bytes;
+        let outcome = match reply {
+            Some(Reply::NobodyListens) => {
+                self.held.push(job);
+                return;
+            }
+            Some(Reply::Refused(error)) => Outcome::Refused(error),
+            Some(Reply::Stored { sequence, duplicate }) => {
+                self.retry_delay = RETRY_DELAY;
+                self.give_up_held(job.source);
+                Outcome::Stored { sequence, duplicate }
+            }
+            None => {
+                self.give_up_held(job.source);
+                Outcome::Failed(outcome_unknown())
+            }
+        };
+        job.tell(outcome);
+    }
+
+    /// A later message of this source is stored: what is held of it would come out of order.
+    fn give_up_held(&mut self, source: Option<Source>) {
+        if self.held.is_empty() || source.is_none() {
+            return;
+        }
+        let of_source = |job: &mut Job| job.source == source;
+        for job in self.held.extract_if(.., of_source) {
+            job.tell_unavailable();
+        }
+    }
+
+    /// Brings the stream back if it is gone, and puts what is held before everything else.
+    async fn recover(&mut self) {
+        time::sleep(self.retry_delay).await;
+        self.retry_delay *= 2;
+        let now = Instant::now();
+        for job in self.held.extract_if(.., |job| job.deadline <= now + self.retry_delay) {
+            job.tell_unavailable();
+        }
+        let held = std::mem::take(&mut self.held);
+        let (Some(first), Some(deadline)) = (held.first(), held.iter().map(|job| job.deadline).min()) else { return };
+        let ensured = time::timeout_at(deadline, self.ensure(first)).await;
+        match ensured.map_err(|_| unavailable()).flatten() {
+            Ok(()) => self.lane.put_back(held),
+            Err(error) => held.into_iter().for_each(|job| job.tell(Outcome::Failed(again(&error)))),
+        }
+    }
+
+    /// Brings the room's stream to what the registry says.
+    async fn ensure(&self, job: &Job) -> Result<()> {
+        let registered = self.publisher.registry.find_fresh(&job.registered.room.room_id).await?;
+        streams::ensure(&self.publisher.sender.nats, &registered.room).await.map(drop)
+    }
+
+    /// Commits jobs of one message each together, or leaves them to be published plainly.
+    async fn commit_group(&mut self, jobs: Vec<Job>) {
+        let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
+        let drafts: Vec<_> = jobs
+            .iter()
+            .filter_map(|job| match &job.work {
+                Work::One(draft) => Some(draft),
+                Work::All(_) => None,
+            })
+            .collect();
+        let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
+        match self.publisher.sender.commit(&self.lane.stream, room, &drafts, deadline).await {
+            Commit::Answered(Reply::Stored { sequence: last, .. }) => {
+                self.refusals = 0;
+                self.retry_delay = RETRY_DELAY;
+                let first = (last + 1).saturating_sub(jobs.len() as u64);
+                for (job, sequence) in jobs.into_iter().zip(first..) {
+                    job.tell(Outcome::Stored { sequence, duplicate: false });
+                }
+            }
+            Commit::Answered(Reply::Refused(error)) => {
+                debug!(stream = &*self.lane.stream, %error, "a group was refused; its messages are published plainly");
+                self.plain_left = jobs.len() << self.refusals.min(REFUSALS_DOUBLED_MAX);
+                self.refusals += 1;
+                if let (true, Some(job)) = (may_pass(&error), jobs.first())
+                    && let Ok(Err(error)) = time::timeout(LOST_ACK_GRACE, self.ensure(job)).await
+                {
+                    warn!(stream = &*self.lane.stream, %error, "the room's stream could not be looked after");
+                }
+                self.lane.put_back(jobs);
+            }
+            Commit::Answered(Reply::NobodyListens) => self.held = jobs,
+            Commit::Lost => jobs.into_iter().for_each(|job| job.tell(Outcome::Failed(outcome_unknown()))),
+            Commit::NotSent => jobs.into_iter().for_each(Job::tell_unavailable),
+        }
+    }
+
+    /// Commits the messages of one job together, or none of them.
+    async fn commit_all(&mut self, job: Job) {
+        let Work::All(drafts) = &job.work else { return job.tell_unavailable() };
+        let drafts: Vec<_> = drafts.iter().collect();
+        let room = &job.registered.room;
+        match self.publisher.sender.commit(&self.lane.stream, room, &drafts, job.deadline).await {
+            Commit::Answered(Reply::Stored { sequence, duplicate }) => {
+                self.retry_delay = RETRY_DELAY;
+                job.tell(Outcome::Stored { sequence, duplicate });
+            }
+            Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),
+            Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => self.held.push(job),
+            Commit::Lost => job.tell(Outcome::Failed(outcome_unknown())),
+            Commit::NotSent => job.tell_unavailable(),
+        }
+    }
+}
+
+/// Takes the first job, if it is such a one.
+fn pop_if(jobs: &mut VecDeque<Job>, is_such: impl Fn(&Job) -> bool) -> Option<Job> {
+    jobs.front().is_some_and(is_such).then(|| jobs.pop_front()).flatten()
+}
+
+/// How the first job that waits goes.
+enum Plan {
+    Plain,
+    Group(usize),
+    /// Not before what is under way is answered.
+    Hold,
+}

@@ -4,9 +4,10 @@
 //! is not read from either. The stream ends with OK after the client's half-close, and with a status when the service
 //! stops or the client breaks the stream; in either case after the results of all that was read.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use async_stream::stream;
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::{Responses, convert};
@@ -17,6 +18,9 @@ use crate::{
     rooms::Publishing,
     v1,
 };
+
+/// How long requests are read and thrown away after the last response.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -87,6 +91,14 @@ impl Entering {
     }
 }
 
+/// Reads what a client sends that has not heard yet that the service stops. Without it the connection would be closed over
+/// data that nobody has read, and the client's system would throw away the last results with it.
+async fn discard(mut requests: Streaming<v1::PublishStreamRequest>) {
+    let read = async { while let Ok(Some(_)) = requests.message().await {} };
+    // a client that does not stop has heard it by then, or never will
+    let _ = timeout(DISCARD_TIMEOUT, read).await;
+}
+
 /// The results of what comes in.
 pub(super) fn results(
     publishing: Publishing,
@@ -115,6 +127,9 @@ pub(super) fn results(
             }
         }
         if let Some(Err(status)) = ended {
+            if draining.is_cancelled() {
+                publishing.follow(discard(requests));
+            }
             yield Err(status);
         }
     })

@@ -141,6 +141,11 @@ impl Publishing {
         self.rooms.draining.clone()
     }
 
+    /// Runs what is left to do when the stream has ended; the service waits for it.
+    pub(crate) fn follow(&self, rest: impl Future<Output = ()> + Send + 'static) {
+        self.rooms.store.spawn(rest);
+    }
+
     /// What a client hears then, when it has all of its results.
     pub(crate) fn drained() -> Error {
         Error::new(

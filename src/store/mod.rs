@@ -80,6 +80,11 @@ impl Store {
         Ok((Self { nats, instance, registry, owners, publisher, tasks: tasks.clone() }, peers))
     }
 
+    /// Runs a task that the service waits for when it stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// This instance's name among the others.
     pub(crate) fn instance(&self) -> &str {
         &self.instance

@@ -31,7 +31,9 @@ impl Publisher {
         registered: &Arc<Registered>,
         mut drafts: Vec<Draft>,
     ) -> Result<Vec<Acknowledged>> {
-        if let (1, Some(draft)) = (drafts.len(), drafts.pop_if(|_| true)) {
+        if drafts.len() == 1
+            && let Some(draft) = drafts.pop()
+        {
             return Ok(vec![self.enter(registered, draft, None).await?.outcome().await?]);
         }
         let drafts: Arc<[Draft]> = drafts.into();

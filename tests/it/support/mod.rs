@@ -9,6 +9,7 @@ mod nats;
 mod operator;
 mod process;
 mod proxy;
+pub(crate) mod publishing;
 mod random;
 mod requests;
 mod subscribers;

@@ -1,0 +1,243 @@
+//! PublishStream: pipelined, one response for each request, in order.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+use unibus::v1::{
+    PublishRequest, PublishStreamRequest, PublishStreamResponse, history_request::Anchor,
+    publish_stream_response::Outcome,
+};
+
+use crate::support::{
+    Client, Nats, NatsOptions, Unibus, assert_status, client_with_window, create_ephemeral, create_room, eventually,
+    fields, history, page, payloads, publish,
+    publishing::{by_stream, named, plain},
+    reason,
+};
+
+/// How long anything may take that should come.
+const SOON: Duration = Duration::from_secs(20);
+
+fn request(correlation_id: u64, publish: PublishRequest) -> PublishStreamRequest {
+    PublishStreamRequest { correlation_id, publish: Some(publish) }
+}
+
+/// An open stream, and where its requests go in.
+async fn open(client: &Client) -> (mpsc::Sender<PublishStreamRequest>, Streaming<PublishStreamResponse>) {
+    let (requests, taken) = mpsc::channel(16);
+    let responses = client.clone().publish_stream(ReceiverStream::new(taken)).await.unwrap();
+    (requests, responses.into_inner())
+}
+
+/// The payloads of all messages that the room holds.
+async fn everything(client: &Client, room_id: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = page(client, room_id, 1000, Anchor::AfterSequence(after)).await.unwrap();
+        after = page.messages.last().map_or(after, |message| message.sequence);
+        all.extend(payloads(&page.messages));
+        if !page.has_newer {
+            return all;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_has_one_response_in_order_and_a_bad_one_does_not_end_the_stream() {
+    // Goal: a client can match outcomes by place and by id, over several rooms. Method: good and bad messages for two
+    // persisted rooms, an ephemeral one and none, with ids that are not unique; half-close; then OK.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    create_room(&client, "hall").await;
+    create_ephemeral(&client, "live").await;
+    let (requests, mut responses) = open(&client).await;
+    let sent = [
+        (9, Some(plain("lobby", "1")), Ok(1)),
+        (9, Some(plain("hall", "1")), Ok(1)),
+        (0, None, Err("INVALID_FIELD")),
+        (u64::MAX, Some(plain("nowhere", "x")), Err("ROOM_NOT_FOUND")),
+        (1, Some(plain("", "x")), Err("INVALID_FIELD")),
+        (2, Some(plain("live", "x")), Ok(0)),
+        (3, Some(named("lobby", "id")), Ok(2)),
+        (4, Some(named("live", "id")), Err("ROOM_NOT_PERSISTED")),
+        (3, Some(named("lobby", "id")), Ok(2)),
+        (5, Some(plain("lobby", "3")), Ok(3)),
+    ];
+    for (correlation_id, publish, _) in sent.clone() {
+        requests.send(PublishStreamRequest { correlation_id, publish }).await.unwrap();
+    }
+    drop(requests);
+    for (correlation_id, _, expected) in sent {
+        let response = responses.message().await.unwrap().expect("a response");
+        assert_eq!(response.correlation_id, correlation_id);
+        match (response.outcome.expect("an outcome"), expected) {
+            (Outcome::Result(stored), Ok(sequence)) => assert_eq!(stored.sequence, sequence),
+            (Outcome::Error(error), Err(expected)) => {
+                let status = tonic::Status::with_details(
+                    Code::from(error.code),
+                    error.message.clone(),
+                    prost::Message::encode_to_vec(&error).into(),
+                );
+                assert_eq!(reason(&status), expected);
+                if correlation_id == 0 {
+                    assert_eq!(fields(&status), ["publish"]);
+                }
+            }
+            (outcome, expected) => panic!("{outcome:?}, not {expected:?}"),
+        }
+    }
+    assert_eq!(responses.message().await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_comes_while_the_stream_is_open() {
+    // Goal: no result waits for more requests or for the end. Method: one request at a time, each after the response to the
+    // one before.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let (requests, mut responses) = open(&client).await;
+    for number in 1..=5 {
+        requests.send(request(number, plain("lobby", "x"))).await.unwrap();
+        let response = tokio::time::timeout(SOON, responses.message()).await.expect("in time");
+        let Some(Outcome::Result(stored)) = response.unwrap().expect("a response").outcome else { panic!("refused") };
+        assert_eq!(stored.sequence, number);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_no_responses_is_held_back() {
+    // Goal: what is outstanding is bounded. Method: far more requests than the window, with no response read: the room stops
+    // growing; then all responses are read, and everything is stored.
+    const COUNT: usize = 30_000;
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let narrow = client_with_window(unibus.address(), 16 * 1024).await;
+    let requests = (1..=COUNT as u64).map(|number| request(number, plain("lobby", number.to_string())));
+    let requests = futures_util::stream::iter(requests.collect::<Vec<_>>());
+    let mut responses = narrow.clone().publish_stream(requests).await.unwrap().into_inner();
+
+    let mut last = 0;
+    let held = eventually(SOON, async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = history(&client, "lobby", 1).await.last_sequence;
+        let is_still = now == last && now > 0;
+        last = now;
+        is_still.then_some(now).ok_or_else(|| format!("{now} and growing"))
+    })
+    .await;
+    assert!(held < COUNT as u64 / 4, "{held} were stored though no response was read");
+    for number in 1..=COUNT as u64 {
+        let response = tokio::time::timeout(SOON, responses.message()).await.expect("in time").unwrap();
+        assert_eq!(response.expect("a response").correlation_id, number);
+    }
+    assert_eq!(responses.message().await.unwrap(), None);
+    assert_eq!(history(&client, "lobby", 1).await.last_sequence, COUNT as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_gives_the_outstanding_results_and_says_so() {
+    // Goal: a client knows what to publish again elsewhere. Method: one idle stream and one that sends all the time, while
+    // the service stops; both end with DRAINING, and exactly what had a response is stored.
+    let nats = Nats::start().await;
+    let (unibus, other) = (Unibus::start(&nats).await, Unibus::start(&nats).await);
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let (idle, mut idle_responses) = open(&client).await;
+    idle.send(request(1, plain("lobby", "0"))).await.unwrap();
+    idle_responses.message().await.unwrap().expect("a response");
+    let (requests, mut responses) = open(&client).await;
+    let sender = tokio::spawn(async move {
+        for number in 1.. {
+            if requests.send(request(number, plain("lobby", number.to_string()))).await.is_err() {
+                return;
+            }
+        }
+    });
+    for _ in 0..100 {
+        responses.message().await.unwrap().expect("a response");
+    }
+    let stop = tokio::spawn(async move { Box::pin(unibus.shutdown()).await });
+    let mut answered = 100;
+    let ended = loop {
+        match tokio::time::timeout(SOON, responses.message()).await.expect("in time") {
+            Ok(Some(PublishStreamResponse { outcome: Some(Outcome::Result(_)), correlation_id })) => {
+                answered += 1;
+                assert_eq!(correlation_id, answered);
+            }
+            Ok(response) => panic!("{response:?}"),
+            Err(status) => break status,
+        }
+    };
+    assert_status::<()>(Err(ended), Code::Unavailable, "DRAINING");
+    let ended = tokio::time::timeout(SOON, idle_responses.message()).await.expect("in time");
+    assert_status(ended, Code::Unavailable, "DRAINING");
+    stop.await.unwrap().unwrap();
+    sender.abort();
+    let kept = everything(&other.client().await, "lobby").await;
+    assert_eq!(kept, (0..=answered).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_is_kept_while_nobody_takes_the_messages() {
+    // Goal: a message that is tried again comes before its successors, or not at all. Method: the stream behind the room is
+    // deleted again and again under a stream of messages; in each life of the room what is stored ascends, and the stream
+    // ends with every message either stored or refused as not stored.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let jetstream = nats.jetstream().await;
+    let (requests, mut responses) = open(&client).await;
+    let sender = tokio::spawn(async move {
+        for number in 1..=20_000 {
+            requests.send(request(number, plain("lobby", format!("{number:06}")))).await.unwrap();
+        }
+    });
+    let mut stored_last = 0;
+    let mut lives = 0;
+    while let Some(response) = tokio::time::timeout(SOON, responses.message()).await.expect("in time").unwrap() {
+        match response.outcome.expect("an outcome") {
+            Outcome::Result(_) => stored_last = response.correlation_id,
+            Outcome::Error(error) => assert_eq!(Code::from(error.code), Code::Unavailable, "{error:?}"),
+        }
+        if response.correlation_id % 2_000 == 0 {
+            let kept = everything(&client, "lobby").await;
+            assert!(kept.is_sorted_by(|before, after| before < after), "out of order: {kept:?}");
+            lives += usize::from(jetstream.delete_stream("UNIBUS_lobby").await.is_ok());
+        }
+    }
+    sender.await.unwrap();
+    assert!(lives >= 5, "{lives} only");
+    assert!(stored_last > 18_000, "{stored_last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_gone_harms_nobody() {
+    // Goal: an abandoned stream leaves nothing behind. Method: fifty streams, each dropped with many messages under way, on
+    // a server that syncs every write; then a publish is answered at once, and a stream has all of its results.
+    let nats = NatsOptions::new().sync_always().start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    for _ in 0..50 {
+        let gone = unibus.client().await;
+        let requests = (1..=2_000).map(|number| request(number, plain("lobby", "gone")));
+        let requests = futures_util::stream::iter(requests.collect::<Vec<_>>()).chain(futures_util::stream::pending());
+        let mut responses = gone.clone().publish_stream(requests).await.unwrap().into_inner();
+        responses.message().await.unwrap().expect("a response");
+    }
+    let stored = tokio::time::timeout(Duration::from_secs(4), publish(&client, "lobby", "after")).await;
+    stored.expect("in time").unwrap();
+    let outcomes = by_stream(&client, vec![plain("lobby", "x"); 100]).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+}

@@ -36,6 +36,8 @@
 //! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
 //! - **Names are claimed by compare-and-set.** A room's key is its mapped name, so two ids that map to one NATS name
 //!   cannot both exist.
+//! - **One queue for each room.** What is published to a persisted room is sent by one worker, so that order holds around
+//!   retries, and what waits can be committed together.
 //! - **A publish acknowledgement is believed only if it names the room's stream**, and a lost one is said to be lost.
 //!
 //! Deliberately absent: any look into a payload; a database; state that an instance would have to hand over; a `NATS`

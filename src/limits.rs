@@ -103,6 +103,12 @@ pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 pub const EXCESS_STREAMS_MAX: u32 = 1024;
 /// File descriptors that the process needs beside those of its clients' connections.
 pub const OTHER_DESCRIPTORS: u64 = 64;
+/// Bytes that a client may send on one HTTP/2 stream before the service has read them.
+pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+/// Bytes that a client may send on one connection before the service has read them. The HTTP/2 library closes a connection
+/// on which so many small frames wait that their overhead is half of this; many gRPC clients send each message as a frame of
+/// its own, so it is far larger than the window of a stream.
+pub const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 
 const _: () = {
     // stream prefix; room, separator and subscriber of a consumer name

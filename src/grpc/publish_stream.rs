@@ -114,8 +114,8 @@ pub(super) fn results(
                 break;
             }
             let may_read = ended.is_none() && entering.is_none() && window.has_room();
+            // in turns: results must not wait for requests to end, nor small requests pile up in the HTTP/2 library
             tokio::select! {
-                biased;
                 response = window.next() => yield Ok(response),
                 outstanding = Entering::finish(&mut entering) => window.push(outstanding),
                 () = draining.cancelled(), if ended.is_none() => ended = Some(Err(Publishing::drained().into())),

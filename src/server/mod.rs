@@ -27,7 +27,9 @@ use crate::{
     domain::Durability,
     error::{Error, Reason, Result},
     grpc, http,
-    limits::{EXCESS_CONNECTIONS_MAX, EXCESS_STREAMS_MAX, OTHER_DESCRIPTORS},
+    limits::{
+        CONNECTION_WINDOW_BYTES, EXCESS_CONNECTIONS_MAX, EXCESS_STREAMS_MAX, OTHER_DESCRIPTORS, STREAM_WINDOW_BYTES,
+    },
     rooms::{Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
@@ -146,6 +148,8 @@ impl Server {
         let serving = tonic::transport::Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(config.max_streams_per_connection.saturating_add(EXCESS_STREAMS_MAX))
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
             .layer(layers)

@@ -1,4 +1,4 @@
-//! PublishBatch: each message for itself, or all or none.
+//! `PublishBatch`: each message for itself, or all or none.
 
 use std::time::Duration;
 

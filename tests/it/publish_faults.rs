@@ -275,3 +275,55 @@ async fn what_a_frozen_server_leaves_open_is_said_to_be_unknown() {
         assert_eq!(kept[sequence - 1].message_id, request.message_id);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_not_to_be_stored_is_not_stored_later() {
+    // Goal: "nothing was done" stays true when NATS gets to it in the end. Method: it is frozen under many streams without
+    // message ids, with groups and without, until every outcome is told; after the thaw the room holds what was
+    // acknowledged, perhaps what is unknown, and nothing that is said not to be stored.
+    for sync in [NatsSync::Unknown, NatsSync::Always] {
+        let nats = NatsOptions::new().sync_always().start().await;
+        let url = nats.url();
+        let unibus = Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await;
+        let client = unibus.client().await;
+        create_room(&client, "lobby").await;
+        let requests =
+            |stream: usize| (0..4_000).map(move |n| plain("lobby", format!("{stream}.{n}"))).collect::<Vec<_>>();
+        let streams = (0..4).map(|stream| {
+            let client = client.clone();
+            tokio::spawn(async move { by_stream_until(&client, requests(stream)).await.0 })
+        });
+        let streams: Vec<_> = streams.collect();
+        eventually(FINISH_WITHIN, async || {
+            let last = page(&client, "lobby", 1, None).await.map_err(|status| status.to_string())?.last_sequence;
+            (last > 1_000).then_some(()).ok_or_else(|| format!("{last} are stored"))
+        })
+        .await;
+        nats.freeze().await;
+        // the streams go on for longer than a publish may take
+        sleep(Duration::from_secs(6)).await;
+        nats.thaw();
+        let outcomes = timeout(FINISH_WITHIN, join_all(streams)).await.expect("bounded");
+        eventually(FINISH_WITHIN, async || {
+            let stored = client.clone().publish(plain("lobby", "last")).await;
+            stored.map(drop).map_err(|status| status.to_string())
+        })
+        .await;
+        let kept: BTreeMap<_, _> =
+            everything(&client).await.into_iter().map(|message| (message.payload, message.sequence)).collect();
+        let mut unknown = 0;
+        for (stream, outcomes) in outcomes.into_iter().enumerate() {
+            let outcomes = outcomes.unwrap();
+            assert_eq!(outcomes.len(), 4_000);
+            for (outcome, request) in outcomes.iter().zip(requests(stream)) {
+                let place = kept.get(&request.payload).copied();
+                match fate(outcome) {
+                    Fate::Stored(sequence) => assert_eq!(place, Some(sequence), "{sync:?}"),
+                    Fate::NotStored => assert_eq!(place, None, "{sync:?} {:?}", request.payload),
+                    Fate::Unknown => unknown += 1,
+                }
+            }
+        }
+        assert!(unknown > 0, "{sync:?}: nothing was under way");
+    }
+}

@@ -47,8 +47,17 @@ pub(super) fn pays(durability: Durability, room: &Room) -> bool {
     durability == Durability::Synced && room.replicas <= 1
 }
 
-/// How many of the first jobs may go together.
-pub(super) fn groupable(jobs: &VecDeque<Job>) -> usize {
+/// How the first jobs go.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// So many together.
+    Together(usize),
+    /// So many each by itself, one at least.
+    Plainly(usize),
+}
+
+/// How the first of many jobs go.
+pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     let by = Instant::now() + GROUP_TIME_MIN;
     let subject = jobs.front().map(|job| &job.registered.room.subject);
     let mut ids = HashSet::new();
@@ -56,18 +65,25 @@ pub(super) fn groupable(jobs: &VecDeque<Job>) -> usize {
     let mut count = 0;
     for job in jobs.iter().take(GROUP_MESSAGES_MAX) {
         let Work::One(draft) = &job.work else { break };
-        bytes += job.bytes;
         if !may_join(draft)
             || job.deadline < by
             || Some(&job.registered.room.subject) != subject
-            || bytes > GROUP_BYTES_MAX
+            || bytes + job.bytes > GROUP_BYTES_MAX
             || draft.message_id.as_ref().is_some_and(|id| !ids.insert(id))
         {
             break;
         }
+        bytes += job.bytes;
         count += 1;
     }
-    if bytes > count * GROUP_AVERAGE_BYTES_MAX { 0 } else { count }
+    if bytes > count * GROUP_AVERAGE_BYTES_MAX {
+        First::Plainly(count)
+    } else if count >= GROUP_MESSAGES_MIN {
+        First::Together(count)
+    } else {
+        // with the one that could not join
+        First::Plainly(count + 1)
+    }
 }
 
 /// An expectation is looked at for the batch as a whole.

@@ -18,7 +18,7 @@ use super::{
     super::{lock, nats::unavailable, streams},
     Publisher,
     acks::{Expected, Reply},
-    group::{self, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
+    group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
     lane::{Job, Lane, Outcome, Source, Work},
     sender::{Commit, LOST_ACK_GRACE},
     wire::{again, may_pass, outcome_unknown},
@@ -138,7 +138,7 @@ impl Worker {
     }
 
     fn has_room_for(&self, job: &Job) -> bool {
-        if self.groups {
+        if self.groups && self.plain_left == 0 {
             return self.sent.len() < PLAIN_IN_FLIGHT;
         }
         self.sent.is_empty()
@@ -159,12 +159,13 @@ impl Worker {
         if !self.sent.is_empty() {
             return Plan::Hold;
         }
-        let count = group::groupable(jobs);
-        if count >= GROUP_MESSAGES_MIN {
-            return Plan::Group(count);
+        match group::first_of(jobs) {
+            First::Together(count) => Plan::Group(count),
+            First::Plainly(count) => {
+                self.plain_left = count.saturating_sub(1);
+                Plan::Plain
+            }
         }
-        self.plain_left = count;
-        Plan::Plain
     }
 
     /// Sends one message, without waiting for its answer.

@@ -125,8 +125,7 @@ pub(super) async fn update(nats: &Nats, room: &Room) -> Result<()> {
     if wanted == found.config {
         return Ok(());
     }
-    nats.api::<_, Info>(format!("STREAM.UPDATE.{}", wanted.name), &wanted).await?;
-    Ok(())
+    Ok(set(nats, "UPDATE", wanted).await.map(drop)?)
 }
 
 /// Removes every message up to and including `through`; answers how many there were.

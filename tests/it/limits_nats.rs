@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::pull};
 use tonic::{Code, Status};
-use unibus::v1::{SubscribeRequest, subscribe_response::Frame};
+use unibus::v1::{Room, SubscribeRequest, UpdateRoomRequest, subscribe_response::Frame};
 
 use crate::support::{
     Frames, Nats, NatsOptions, Unibus, acknowledge, assert_status, create_room, eventually, explicit, metadata,
@@ -110,7 +110,8 @@ async fn a_reader_that_the_account_does_not_allow_ends_with_the_limit_and_never_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_has_as_many_consumers_as_its_account_and_keeps_what_an_operator_sets() {
     // Goal: an account with a limit can have rooms. Method: create one, and look at its stream natively; set another limit as
-    // an operator would, use the room, and it stays; a bare update takes the rest away and is repaired.
+    // an operator would, use the room, and it stays; a bare update takes the rest away and is repaired,
+    // by a change of the room too.
     let nats = with_consumers().await;
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
@@ -127,6 +128,10 @@ async fn a_room_has_as_many_consumers_as_its_account_and_keeps_what_an_operator_
     let jetstream::stream::Config { name, subjects, .. } = config;
     let bare = jetstream::stream::Config { name, subjects, ..Default::default() };
     nats.jetstream().await.update_stream(bare).await.unwrap();
+    // a change at this moment finds the stream as the bare update left it
+    let room = Room { room_id: "lobby".into(), labels: [("a".into(), "1".into())].into(), ..Room::default() };
+    let request = UpdateRoomRequest { room: Some(room), update_mask: None };
+    client.clone().update_room(request).await.unwrap();
     eventually(Duration::from_secs(10), async || {
         let allowed = allowed().await;
         (allowed == i32::try_from(CONSUMERS).unwrap()).then_some(()).ok_or_else(|| allowed.to_string())

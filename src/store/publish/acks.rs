@@ -12,7 +12,7 @@ use std::{
 use async_nats::{StatusCode, Subscriber, jetstream};
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -74,9 +74,13 @@ impl Expected {
         (&mut self.reply).await.ok()
     }
 
-    /// What was answered by now.
-    pub(super) fn try_reply(&mut self) -> Option<Reply> {
-        self.reply.try_recv().ok()
+    /// As [`Self::reply`], if that is known by now. Nothing is to be asked again once it was.
+    pub(super) fn try_reply(&mut self) -> Option<Option<Reply>> {
+        match self.reply.try_recv() {
+            Ok(reply) => Some(Some(reply)),
+            Err(TryRecvError::Closed) => Some(None),
+            Err(TryRecvError::Empty) => None,
+        }
     }
 }
 

@@ -195,7 +195,7 @@ impl Worker {
                 self.settle(reply);
                 // those that came with it
                 while let Some(reply) = self.sent.front_mut().and_then(|sent| sent.expected.try_reply()) {
-                    self.settle(Some(reply));
+                    self.settle(reply);
                 }
             }
             changed = self.connections.changed() => {

@@ -29,14 +29,17 @@ pub(crate) struct LogDelivery {
     caught_up: bool,
     /// Whether the room's retention removes messages.
     expires: bool,
+    /// The last sequence that is known to have been purged.
+    purged: u64,
     source: Source,
 }
 
 impl LogDelivery {
-    /// A subscription that starts after `position` in a log that holds `state`; with the first steps.
-    pub(crate) fn open(position: u64, state: &RoomState, expires: bool) -> (Self, Vec<Step>) {
+    /// A subscription that starts after `position` in a log that holds `state` and was purged up to `purged`; with the first
+    /// steps.
+    pub(crate) fn open(position: u64, state: &RoomState, expires: bool, purged: u64) -> (Self, Vec<Step>) {
         let mut delivery =
-            Self { position, backlog_end: state.last_sequence, caught_up: false, expires, source: Source::Log };
+            Self { position, backlog_end: state.last_sequence, caught_up: false, expires, purged, source: Source::Log };
         let mut steps = Vec::new();
         delivery.skip_to(state.first_sequence.saturating_sub(1), state.first_sequence, &mut steps);
         delivery.note_end(&mut steps);
@@ -62,10 +65,15 @@ impl LogDelivery {
         self.source
     }
 
+    /// Everything up to this sequence was purged: what of it was not delivered yet will not be, though it may be at hand.
+    pub(crate) fn purged(&mut self, through: u64) {
+        self.purged = self.purged.max(through);
+    }
+
     /// A batch arrived. `ends_log`: when it was read, and that was after the opening, nothing was stored after it.
     pub(crate) fn arrive(&mut self, items: &[Item], ends_log: bool) -> Vec<Step> {
         let mut steps = Vec::new();
-        let mut from = items.partition_point(|item| item.sequence <= self.position);
+        let mut from = items.partition_point(|item| item.sequence <= self.position.max(self.purged));
         let mut newest_kept = 0;
         for (index, item) in items.iter().enumerate().skip(from) {
             let Kind::Message { first_kept } = item.kind else { continue };
@@ -84,6 +92,10 @@ impl LogDelivery {
             }
         }
         deliver(from..items.len(), &mut steps);
+        // of a batch that was purged as a whole nothing is left
+        let last = items.last().map_or(0, |item| item.sequence).min(self.purged);
+        self.skip_to(last, 0, &mut steps);
+        self.note_end(&mut steps);
         if ends_log && !self.caught_up {
             // what is missing up to the end was deleted
             self.skip_to(self.backlog_end, newest_kept, &mut steps);
@@ -101,16 +113,22 @@ impl LogDelivery {
     }
 
     fn skip_to(&mut self, to: u64, first_kept: u64, steps: &mut Vec<Step>) {
-        if to <= self.position {
-            return;
-        }
+        // what was purged is told apart from what went for another reason behind it
+        let purged = self.purged.min(to);
+        self.gap_to(purged, GapReason::Purged, steps);
         let reason = match (to < first_kept, self.expires) {
             (false, _) => GapReason::Deleted,
             (true, true) => GapReason::Expired,
             (true, false) => GapReason::Purged,
         };
-        steps.push(Step::Gap(Gap { from: self.position + 1, to, reason, dropped: 0 }));
-        self.position = to;
+        self.gap_to(to, reason, steps);
+    }
+
+    fn gap_to(&mut self, to: u64, reason: GapReason, steps: &mut Vec<Step>) {
+        if to > self.position {
+            steps.push(Step::Gap(Gap { from: self.position + 1, to, reason, dropped: 0 }));
+            self.position = to;
+        }
     }
 
     fn note_end(&mut self, steps: &mut Vec<Step>) {

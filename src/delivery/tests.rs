@@ -39,26 +39,26 @@ fn batch(sequences: impl IntoIterator<Item = (u64, u64)>) -> Arc<Batch> {
 
 #[test]
 fn an_empty_room_is_caught_up_at_once() {
-    let (_, steps) = LogDelivery::open(0, &state(1, 0, 0), false);
+    let (_, steps) = LogDelivery::open(0, &state(1, 0, 0), false, 0);
     assert_eq!(steps, [Step::CaughtUp(0)]);
 }
 
 #[test]
 fn a_start_before_the_first_kept_message_is_a_gap() {
-    let (delivery, steps) = LogDelivery::open(2, &state(6, 9, 4), true);
+    let (delivery, steps) = LogDelivery::open(2, &state(6, 9, 4), true, 0);
     assert_eq!(steps, [Step::Gap(Gap { from: 3, to: 5, reason: GapReason::Expired, dropped: 0 })]);
     assert_eq!(delivery.position(), 5);
 }
 
 #[test]
 fn a_purged_room_is_one_gap_and_caught_up() {
-    let (_, steps) = LogDelivery::open(0, &state(10, 9, 0), false);
+    let (_, steps) = LogDelivery::open(0, &state(10, 9, 0), false, 0);
     assert_eq!(steps, [Step::Gap(Gap { from: 1, to: 9, reason: GapReason::Purged, dropped: 0 }), Step::CaughtUp(9)]);
 }
 
 #[test]
 fn a_deleted_end_of_the_backlog_still_ends_it() {
-    let (mut delivery, _) = LogDelivery::open(0, &state(1, 3, 2), false);
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 3, 2), false, 0);
     assert_eq!(
         delivery.arrive(batch([(1, 0)]).items(), true),
         [
@@ -71,9 +71,24 @@ fn a_deleted_end_of_the_backlog_still_ends_it() {
 
 #[test]
 fn the_end_of_the_backlog_is_told_between_two_messages_of_a_batch() {
-    let (mut delivery, _) = LogDelivery::open(0, &state(1, 2, 2), false);
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 2, 2), false, 0);
     let steps = delivery.arrive(batch([(1, 0), (2, 0), (3, 0)]).items(), false);
     assert_eq!(steps, [Step::Deliver(0..2), Step::CaughtUp(2), Step::Deliver(2..3)]);
+}
+
+#[test]
+fn what_was_purged_is_told_apart_and_not_delivered_from_memory() {
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 4, 4), true, 0);
+    delivery.purged(2);
+    let steps = delivery.arrive(batch([(1, 0), (2, 0), (4, 4)]).items(), false);
+    let gap = |from, to, reason| Step::Gap(Gap { from, to, reason, dropped: 0 });
+    let expected =
+        [gap(1, 2, GapReason::Purged), gap(3, 3, GapReason::Expired), Step::Deliver(2..3), Step::CaughtUp(4)];
+    assert_eq!(steps, expected);
+    delivery.purged(6);
+    assert_eq!(delivery.arrive(batch([(5, 0), (6, 0)]).items(), false), [gap(5, 6, GapReason::Purged)]);
+    let (_, steps) = LogDelivery::open(0, &state(5, 4, 0), true, 3);
+    assert_eq!(steps, [gap(1, 3, GapReason::Purged), gap(4, 4, GapReason::Expired), Step::CaughtUp(4)]);
 }
 
 #[test]
@@ -99,7 +114,8 @@ fn all_rings_together_keep_to_the_budget() {
 enum Event {
     Publish(usize),
     Delete(u64),
-    Purge(u64),
+    /// By the service, or natively.
+    Purge(u64, bool),
     /// The upstream reads so many messages.
     Upstream(usize),
     /// Nothing came for a while.
@@ -123,7 +139,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         5 => (1..4_usize).prop_map(Event::Publish),
         1 => (1..60_u64).prop_map(Event::Delete),
-        1 => (1..60_u64).prop_map(Event::Purge),
+        1 => (1..60_u64, any::<bool>()).prop_map(|(sequence, registered)| Event::Purge(sequence, registered)),
         5 => (1..5_usize).prop_map(Event::Upstream),
         1 => Just(Event::Idle),
         9 => (who.clone(), 1..5_usize).prop_map(|(who, count)| Event::Read(who, count)),
@@ -159,7 +175,7 @@ struct Client {
 
 impl Client {
     fn open(position: u64, log: &Log) -> Self {
-        let (delivery, steps) = LogDelivery::open(position, &log.state(), log.expires);
+        let (delivery, steps) = LogDelivery::open(position, &log.state(), log.expires, log.purged);
         let mut client = Self {
             delivery,
             started_after: position,
@@ -187,6 +203,7 @@ impl Client {
                     for item in &batch.items()[range.clone()] {
                         self.tell(item.sequence);
                         assert!(log.was_stored(item.sequence));
+                        assert!(item.sequence > log.purged, "what is known to be purged is not delivered any more");
                     }
                     let slice = Slice::new(batch, range.clone());
                     let expected: Vec<u8> =
@@ -223,6 +240,7 @@ impl Client {
     }
 
     fn read(&mut self, ring: &Ring, log: &Log, count: usize) {
+        self.delivery.purged(log.purged);
         let position = self.delivery.position();
         match self.delivery.source(ring) {
             Source::Ring => {
@@ -273,6 +291,8 @@ struct Log {
     kept: BTreeSet<u64>,
     last: u64,
     expires: bool,
+    /// What the registry says was purged.
+    purged: u64,
 }
 
 impl Log {
@@ -337,7 +357,12 @@ impl Model {
             Event::Delete(sequence) => {
                 self.log.kept.remove(&sequence);
             }
-            Event::Purge(sequence) => self.log.kept.retain(|kept| *kept > sequence),
+            Event::Purge(sequence, registered) => {
+                self.log.kept.retain(|kept| *kept > sequence);
+                if registered {
+                    self.log.purged = self.log.purged.max(sequence.min(self.log.last));
+                }
+            }
             Event::Upstream(count) => self.upstream(count),
             Event::Idle => self.ring.clear(),
             Event::Read(who, count) => self.clients[who].read(&self.ring, &self.log, count),
@@ -374,7 +399,7 @@ proptest! {
         starts in proptest::collection::vec(0..30_u64, SUBSCRIBERS),
         events in events(),
     ) {
-        let log = Log { kept: (1..=stored).collect(), last: stored, expires };
+        let log = Log { kept: (1..=stored).collect(), last: stored, expires, purged: 0 };
         let acked: Vec<u64> = starts.into_iter().map(|start| start.min(stored)).collect();
         let clients = acked.iter().map(|start| Client::open(*start, &log)).collect();
         let mut model = Model { log, ring: ring(stored), upstream: stored, clients, acked };

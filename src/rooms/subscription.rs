@@ -93,8 +93,9 @@ fn log_frames(
     until_caught_up: bool,
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let LogStart { store, encode, mut tap, state, position } = start;
-    let (mut delivery, first) = LogDelivery::open(position, &state, ending.registered.room.retention.expires());
     let epoch = state.epoch;
+    let expires = ending.registered.room.retention.expires();
+    let (mut delivery, first) = LogDelivery::open(position, &state, expires, ending.registered.purged_through(epoch));
     stream! {
         yield Ok(opened);
         for step in first {
@@ -170,6 +171,7 @@ fn log_frames(
                     }
                 }
             };
+            delivery.purged(ending.registered.purged_through(epoch));
             let (steps, batch) = match event {
                 Event::Batch { batch, ends_log } => (delivery.arrive(batch.items(), ends_log), Some(batch)),
                 Event::NothingFollows(state) => (delivery.nothing_follows(&state), None),

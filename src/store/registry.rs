@@ -19,7 +19,7 @@ use super::{
     nats::Nats,
 };
 use crate::{
-    domain::{Room, RoomId, Subject},
+    domain::{Purged, Room, RoomId, Subject},
     error::{Error, Reason, Result},
 };
 
@@ -33,9 +33,16 @@ pub(crate) struct Registered {
     revision: u64,
     deleting: bool,
     gone: CancellationToken,
+    /// What the newest settings of the room say, whichever these are.
+    newest_purged: Arc<Mutex<Option<Purged>>>,
 }
 
 impl Registered {
+    /// The last sequence that was purged in the life `epoch` of the log, as is known now; 0 if none was.
+    pub(crate) fn purged_through(&self, epoch: i64) -> u64 {
+        lock(&self.newest_purged).filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through)
+    }
+
     /// Completes when the room is deleted, by whichever instance.
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
@@ -317,6 +324,8 @@ impl Known {
             // one room's token lives as long as the room: what changes is its settings
             if before.room.room_id == id && before.room.created_at == registered.room.created_at {
                 registered.gone = before.gone.clone();
+                *lock(&before.newest_purged) = registered.room.purged;
+                registered.newest_purged = Arc::clone(&before.newest_purged);
             } else {
                 before.gone.cancel();
                 self.by_id.remove(&before.room.room_id);
@@ -360,8 +369,10 @@ impl Known {
 
 impl Registered {
     fn new(record: Versioned<Record>) -> Self {
+        let room = record.value.room;
         Self {
-            room: record.value.room,
+            newest_purged: Arc::new(Mutex::new(room.purged)),
+            room,
             revision: record.revision,
             deleting: record.value.deleting,
             gone: CancellationToken::new(),

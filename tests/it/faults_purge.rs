@@ -43,6 +43,10 @@ async fn subscribers_beside_purges_and_deletions_are_told_and_go_on() {
         }
         sleep(Duration::from_millis(random.within(0..50))).await;
     }
+    // more than is kept in memory for all subscribers of the room, so that the one that stands still reads the log
+    for _ in 0..160 {
+        publish(&client, "lobby", vec![7; 64 * 1024]).await.unwrap();
+    }
     stream.purge().await.unwrap();
     publish(&client, "lobby", "after").await.unwrap();
     let mut position = 0;

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tonic::Code;
 use unibus::v1::{
-    CreateRoomRequest, Gap, GapReason, Retention, SubscribeRequest, start::At, subscribe_response::Frame,
+    CreateRoomRequest, Gap, GapReason, PurgeRoomRequest, Retention, SubscribeRequest, start::At,
+    subscribe_response::Frame,
 };
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, client_with_window, create_room, explicit, listed, persisted, publish, publish_n,
-    sequences, starting, subscription,
+    Client, Frames, Nats, Unibus, client_with_window, create_room, eventually, explicit, history, listed, persisted,
+    publish, publish_n, sequences, starting, subscription,
 };
 
 const FRAME_WITHIN: Duration = Duration::from_secs(10);
@@ -243,4 +244,46 @@ async fn retention_that_overtakes_a_slow_subscriber_is_a_gap() {
     assert_eq!(messages.last(), Some(&LAST));
     assert!(!gaps.is_empty());
     assert!(gaps.iter().all(|reason| *reason == GapReason::Expired), "{gaps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_by_the_service_is_called_so_and_reaches_who_was_behind() {
+    // Goal: a purge is told apart from expiry where messages expire too, and what was purged is not delivered from memory.
+    // Method: a reader with a small window that does not read while messages pass and the room is purged on another
+    // instance; then it reads: every sequence once, the purged ones in gaps of that reason.
+    let nats = Nats::start().await;
+    let instances = [Unibus::start(&nats).await, Unibus::start(&nats).await];
+    let client = instances[0].client().await;
+    let max_age = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let retention = Some(Retention { max_age, ..Retention::default() });
+    client.clone().create_room(CreateRoomRequest { retention, ..persisted("lobby") }).await.unwrap();
+    let narrow = client_with_window(instances[0].address(), 16 * 1024).await;
+    let mut slow = Frames::transient(&narrow, "lobby").await;
+    for _ in 0..200 {
+        publish(&client, "lobby", vec![7; 4096]).await.unwrap();
+    }
+    let purge = PurgeRoomRequest { room_id: "lobby".into(), ..PurgeRoomRequest::default() };
+    instances[1].client().await.purge_room(purge).await.unwrap();
+    // the instance that has the subscription learns of it by its watch
+    let page = eventually(Duration::from_secs(10), async || match history(&client, "lobby", 0).await {
+        page if page.messages.is_empty() => Ok(page),
+        page => Err(format!("{} messages", page.messages.len())),
+    });
+    assert_eq!(page.await.last_sequence, 200);
+    publish(&client, "lobby", "after").await.unwrap();
+    let mut position = 0;
+    while position < 201 {
+        match slow.next_frame(Duration::from_secs(10)).await.unwrap().expect("open") {
+            Frame::Message(message) => {
+                assert_eq!(message.sequence, position + 1);
+                position = message.sequence;
+            }
+            Frame::Gap(gap) => {
+                assert_eq!((gap.from_sequence, gap.reason()), (position + 1, GapReason::Purged));
+                position = gap.to_sequence;
+            }
+            _ => {}
+        }
+    }
+    assert!(!slow.gaps.is_empty(), "the reader was not slow enough");
 }

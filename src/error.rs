@@ -54,6 +54,8 @@ reasons! {
     SubscriberNotFound = "SUBSCRIBER_NOT_FOUND", NotFound;
     /// No message with this sequence.
     MessageNotFound = "MESSAGE_NOT_FOUND", NotFound;
+    /// The room is open on this Consume stream already, or not quite closed.
+    SubscriptionOpen = "SUBSCRIPTION_OPEN", AlreadyExists;
     /// The room exists with other settings.
     RoomExists = "ROOM_EXISTS", AlreadyExists;
     /// Another room's id maps to the same NATS name.
@@ -80,6 +82,8 @@ reasons! {
     ReplicasUnavailable = "REPLICAS_UNAVAILABLE", FailedPrecondition;
     /// The room's NATS stream, made by another program, denies purges or deletions. Nothing was removed.
     RemovalDenied = "REMOVAL_DENIED", FailedPrecondition;
+    /// The room is not open on this Consume stream.
+    SubscriptionNotOpen = "SUBSCRIPTION_NOT_OPEN", FailedPrecondition;
     /// The position lies after the room's last sequence, which is in the metadata as `last_sequence`.
     PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
     /// A newer subscription of the same subscriber took over; `position` is in the metadata.
@@ -172,6 +176,7 @@ impl Reason {
             | Self::RoomNotFound
             | Self::SubscriberNotFound
             | Self::MessageNotFound
+            | Self::SubscriptionOpen
             | Self::RoomExists
             | Self::RoomNameTaken
             | Self::SubjectTaken
@@ -185,6 +190,7 @@ impl Reason {
             | Self::RoomNotPersisted
             | Self::ReplicasUnavailable
             | Self::RemovalDenied
+            | Self::SubscriptionNotOpen
             | Self::PositionAfterEnd
             | Self::TakenOver
             | Self::RoomRecreated

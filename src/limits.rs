@@ -85,6 +85,12 @@ pub const FANOUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the newest messages of all active rooms of this instance; beyond it each room keeps its newest batch alone.
 pub const FANOUT_BYTES_TOTAL_MAX: usize = 256 * 1024 * 1024;
 
+/// Rooms that are open on a Consume stream at the same time.
+pub const CONSUME_ROOMS_MAX: usize = 1000;
+/// Acknowledgements of a Consume stream that are under way or wait for one of the same subscriber that is, and answers that
+/// wait for the client to read them; beyond either no further command is read.
+pub const CONSUME_ANSWERS_MAX: usize = 1024;
+
 /// How long a call waits for a lost NATS connection to come back before it answers that NATS is unavailable.
 pub const NATS_GRACE: Duration = Duration::from_millis(1500);
 /// Limit of one JetStream request.
@@ -118,6 +124,8 @@ const _: () = {
     assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
     assert!(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX);
     assert!(PUBLISH_BATCH_MESSAGES_MAX <= ROOM_QUEUE_MESSAGES_MAX && PUBLISH_BATCH_BYTES_MAX <= ROOM_QUEUE_BYTES_MAX);
+    // a client that reads nothing can still acknowledge in all its rooms
+    assert!(CONSUME_ROOMS_MAX < CONSUME_ANSWERS_MAX);
     // one message always fits a page
     assert!(EMBEDDED_NATS_PAYLOAD_BYTES_MAX < HISTORY_PAGE_BYTES_MAX);
 };

@@ -78,11 +78,51 @@ impl Slice {
     /// Keeps the first messages, as many as are encoded in so many bytes but at least one; the others, if any are left.
     pub(crate) fn split_off(&mut self, bytes: usize) -> Option<Self> {
         let start = self.batch.start_of(self.range.start);
-        let kept = self.batch.items.get(self.range.clone())?.partition_point(|item| item.end - start <= bytes).max(1);
+        let kept = self.items().partition_point(|item| item.end - start <= bytes).max(1);
         let middle = self.range.start + kept;
         let rest = (middle < self.range.end).then(|| Self::new(&self.batch, middle..self.range.end));
         self.range.end = self.range.end.min(middle);
         rest
+    }
+
+    /// Keeps the first messages, as many as fit: so many at most, encoded in so many bytes, the last of them begun before
+    /// the payloads of the others came to so many bytes; but at least one. The others, if any are left.
+    pub(crate) fn split_off_within(&mut self, bytes: usize, messages: u64, payload_bytes: u64) -> Option<Self> {
+        let mut before = 0;
+        let begun = self.items().iter().take_while(|item| {
+            let begins = before < payload_bytes;
+            before += item.payload_bytes as u64;
+            begins
+        });
+        let kept = (begun.count() as u64).min(messages).max(1);
+        let middle = self.range.start + usize::try_from(kept).unwrap_or(usize::MAX).min(self.range.len());
+        let beyond = Self::new(&self.batch, middle..self.range.end);
+        self.range.end = middle;
+        match self.split_off(bytes) {
+            Some(rest) => Some(Self::new(&self.batch, rest.range.start..beyond.range.end)),
+            None => Some(beyond).filter(|beyond| !beyond.range.is_empty()),
+        }
+    }
+
+    /// How many messages.
+    pub(crate) fn messages(&self) -> u64 {
+        self.range.len() as u64
+    }
+
+    /// Bytes of their payloads alone.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.items().iter().map(|item| item.payload_bytes as u64).sum()
+    }
+
+    /// The encoded messages one by one.
+    pub(crate) fn encoded(&self) -> impl Iterator<Item = &[u8]> {
+        self.range.clone().map(|index| {
+            self.batch.bytes.get(self.batch.start_of(index)..self.batch.start_of(index + 1)).unwrap_or_default()
+        })
+    }
+
+    fn items(&self) -> &[Item] {
+        self.batch.items.get(self.range.clone()).unwrap_or_default()
     }
 
     /// Sequence of the last message.

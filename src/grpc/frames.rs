@@ -4,31 +4,34 @@
 //! once, with the prefix that gRPC puts before it, and its bytes are shared by all who receive it. What is ready goes out
 //! together.
 //!
-//! The body is also where AUTO acknowledgements come from: see [`TakenChunks`].
+//! The body is also where AUTO acknowledgements come from: see [`TakenChunks`]. It is cut as a whole: when a chunk was taken,
+//! every session that had something in it hears of its position.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame as BodyFrame};
-use prost::Message as _;
 use tonic::{Response, Status};
 
 use super::convert;
 use crate::{
     delivery::{Slice, TakenChunks},
     domain::{Message, RoomId},
+    error::Result,
     rooms::{Frame, Frames, Session, Subscription},
     v1::{self, subscribe_response::Frame as Wire},
 };
 
 /// Bytes that gRPC puts before each message: a flag for compression and the length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 /// What is ready is gathered up to so many bytes.
 const GATHER_BYTES: usize = 32 * 1024;
 /// The same where acknowledgements depend on it: what a chunk holds is acknowledged as a whole.
@@ -36,30 +39,68 @@ const GATHER_BYTES_ACKNOWLEDGED: usize = 8 * 1024;
 
 /// Appends a message as it goes out to every subscriber of its room.
 pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message, into: &mut BytesMut) {
-    put(Wire::Message(convert::message(message, room, epoch)), into);
+    let frame = Some(Wire::Message(convert::message(message, room, epoch)));
+    put(&v1::SubscribeResponse { frame }, into);
 }
 
-fn put(frame: Wire, into: &mut BytesMut) {
-    let response = v1::SubscribeResponse { frame: Some(frame) };
+/// Appends a message of gRPC.
+pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
     let length = response.encoded_len();
     into.reserve(PREFIX_BYTES + length);
-    into.put_u8(0);
-    into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    put_prefix(length, into);
     response.encode_raw(into);
 }
 
-/// The response, whose body [`send_frames`] puts in place.
+/// Appends what gRPC puts before a message of so many bytes.
+pub(super) fn put_prefix(length: usize, into: &mut BytesMut) {
+    into.put_u8(0);
+    into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+/// What goes out together.
+pub(super) struct Piece {
+    pub bytes: Bytes,
+    /// Whom to tell that the client's stream has taken everything up to a position, which is complete with this.
+    pub taken: Option<(Arc<Session>, u64)>,
+}
+
+/// Everything up to this position is in the frame, or said in it to be missing.
+pub(super) fn complete(frame: &Frame) -> Option<u64> {
+    match frame {
+        Frame::Messages(slice) => Some(slice.last_sequence()),
+        Frame::Gap(gap) => Some(gap.to),
+        Frame::Opened { .. } | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => None,
+    }
+}
+
+/// The response to Subscribe, whose body [`send_frames`] puts in place.
 pub(super) fn respond<S>(subscription: Subscription) -> Response<tokio_stream::Empty<S>> {
-    let acks = subscription.auto_acks.clone().map(|session| Acks { session, chunks: TakenChunks::default() });
-    let frames = Some(subscription.frames());
-    let body = FrameBody { frames, rest: None, gathered: BytesMut::new(), end: None, acks, told: 0 };
+    let session = subscription.auto_acks.clone();
+    respond_with(SubscriptionPieces { frames: subscription.frames(), rest: None, session })
+}
+
+/// A response of these pieces, whose body [`send_frames`] puts in place.
+pub(super) fn respond_with<S, P>(pieces: P) -> Response<tokio_stream::Empty<S>>
+where
+    P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
+{
+    let body = FrameBody {
+        pieces: Some(pieces),
+        gathered: BytesMut::new(),
+        complete: Vec::new(),
+        end: None,
+        acknowledges: false,
+        chunks: TakenChunks::default(),
+        chunk: 0,
+        given: VecDeque::new(),
+    };
     let mut response = Response::new(tokio_stream::empty());
-    response.extensions_mut().insert(Prepared(Arc::new(Mutex::new(Some(body)))));
+    response.extensions_mut().insert(Prepared(Arc::new(Mutex::new(Some(tonic::body::Body::new(body))))));
     response
 }
 
 #[derive(Clone)]
-struct Prepared(Arc<Mutex<Option<FrameBody>>>);
+struct Prepared(Arc<Mutex<Option<tonic::body::Body>>>);
 
 /// Gives the responses that have prepared one their own body.
 pub(crate) fn send_frames<B>(mut response: http::Response<B>) -> http::Response<tonic::body::Body>
@@ -69,69 +110,98 @@ where
 {
     let prepared = response.extensions_mut().remove::<Prepared>();
     match prepared.and_then(|prepared| prepared.0.lock().unwrap_or_else(PoisonError::into_inner).take()) {
-        Some(body) => response.map(|_| tonic::body::Body::new(body)),
+        Some(body) => response.map(|_| body),
         None => response.map(tonic::body::Body::new),
     }
 }
 
-/// Acknowledges what the client's stream has taken.
-struct Acks {
-    session: Arc<Session>,
-    chunks: TakenChunks,
-}
-
-/// The frames of one subscription. Keeps its session open until it is dropped.
-struct FrameBody {
-    frames: Option<Frames>,
-    /// What was too much for one chunk.
+/// The frames of one subscription, encoded. Keeps its session open until it is dropped.
+struct SubscriptionPieces {
+    frames: Frames,
+    /// What was too much for one piece.
     rest: Option<Slice>,
-    /// Ready, and not given out yet.
-    gathered: BytesMut,
-    /// The status to end with.
-    end: Option<Status>,
-    acks: Option<Acks>,
-    /// Everything up to this position is in what was given out or gathered.
-    told: u64,
+    session: Option<Arc<Session>>,
 }
 
-impl FrameBody {
-    /// The encoded frame.
-    fn encode(&mut self, frame: Frame) -> Bytes {
-        let (wire, position) = match frame {
-            Frame::Messages(mut slice) => {
-                self.rest = self.acks.as_ref().and_then(|_| slice.split_off(GATHER_BYTES_ACKNOWLEDGED));
-                self.told = self.told.max(slice.last_sequence());
-                return slice.bytes();
-            }
-            Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed } => {
-                let heartbeat_interval = heartbeat_interval.try_into().ok();
-                (Wire::Opened(v1::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed }), 0)
-            }
-            Frame::CaughtUp { position } => (Wire::CaughtUp(v1::CaughtUp { position }), 0),
-            Frame::Heartbeat { position } => (Wire::Heartbeat(v1::Heartbeat { position }), 0),
-            Frame::Gap(gap) => {
-                let to = gap.to;
-                (Wire::Gap(convert::gap(gap)), to)
+impl SubscriptionPieces {
+    fn piece(&mut self, mut frame: Frame) -> Piece {
+        if let (Frame::Messages(slice), Some(_)) = (&mut frame, &self.session) {
+            self.rest = slice.split_off(GATHER_BYTES_ACKNOWLEDGED);
+        }
+        let taken = self.session.clone().zip(complete(&frame));
+        let bytes = match wire(frame) {
+            Err(slice) => slice.bytes(),
+            Ok(frame) => {
+                let mut bytes = BytesMut::new();
+                put(&v1::SubscribeResponse { frame: Some(frame) }, &mut bytes);
+                bytes.freeze()
             }
         };
-        self.told = self.told.max(position);
-        let mut bytes = BytesMut::new();
-        put(wire, &mut bytes);
-        bytes.freeze()
+        Piece { bytes, taken }
     }
+}
 
+/// A frame that belongs to one subscription alone.
+///
+/// # Errors
+/// Messages, which are encoded already.
+pub(super) fn wire(frame: Frame) -> Result<Wire, Slice> {
+    Ok(match frame {
+        Frame::Messages(slice) => return Err(slice),
+        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed } => {
+            let heartbeat_interval = heartbeat_interval.try_into().ok();
+            Wire::Opened(v1::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed })
+        }
+        Frame::CaughtUp { position } => Wire::CaughtUp(v1::CaughtUp { position }),
+        Frame::Heartbeat { position } => Wire::Heartbeat(v1::Heartbeat { position }),
+        Frame::Gap(gap) => Wire::Gap(convert::gap(gap)),
+    })
+}
+
+impl Stream for SubscriptionPieces {
+    type Item = Result<Piece>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = match self.rest.take() {
+            Some(rest) => Some(Ok(Frame::Messages(rest))),
+            None => ready!(self.frames.as_mut().poll_next(cx)),
+        };
+        Poll::Ready(next.map(|frame| frame.map(|frame| self.piece(frame))))
+    }
+}
+
+/// Who is told of which positions.
+type Complete = Vec<(Arc<Session>, u64)>;
+
+/// Pieces as a body.
+struct FrameBody<P> {
+    pieces: Option<P>,
+    /// Ready, and not given out yet.
+    gathered: BytesMut,
+    /// What is complete with what is ready.
+    complete: Complete,
+    /// The status to end with.
+    end: Option<Status>,
+    /// Somebody wants to know what was taken.
+    acknowledges: bool,
+    chunks: TakenChunks,
+    /// Number of the last chunk.
+    chunk: u64,
+    /// Chunks that are not known to be taken, and what is complete with each.
+    given: VecDeque<(u64, Complete)>,
+}
+
+impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
     /// Adds what is ready to what is gathered; something large that comes first is given out as it is.
     fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let enough = if self.acks.is_some() { GATHER_BYTES_ACKNOWLEDGED } else { GATHER_BYTES };
         let mut first: Option<Bytes> = None;
-        while let Some(frames) = &mut self.frames {
-            let next = match self.rest.take() {
-                Some(rest) => Poll::Ready(Some(Ok(Frame::Messages(rest)))),
-                None => frames.as_mut().poll_next(cx),
-            };
-            match next {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let bytes = self.encode(frame);
+        while let Some(pieces) = &mut self.pieces {
+            match pieces.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(Piece { bytes, taken }))) => {
+                    if let Some(taken) = taken {
+                        self.note(taken);
+                    }
+                    let enough = if self.acknowledges { GATHER_BYTES_ACKNOWLEDGED } else { GATHER_BYTES };
                     match first.take() {
                         None if self.gathered.is_empty() && bytes.len() < enough => first = Some(bytes),
                         None if self.gathered.is_empty() => return Poll::Ready(bytes),
@@ -151,18 +221,48 @@ impl FrameBody {
         }
         match first {
             Some(bytes) => Poll::Ready(bytes),
-            None if self.gathered.is_empty() && self.frames.is_some() => Poll::Pending,
+            None if self.gathered.is_empty() && self.pieces.is_some() => Poll::Pending,
             None => Poll::Ready(std::mem::take(&mut self.gathered).freeze()),
         }
     }
 
+    fn note(&mut self, (session, position): (Arc<Session>, u64)) {
+        self.acknowledges = true;
+        match self.complete.iter_mut().find(|(noted, _)| Arc::ptr_eq(noted, &session)) {
+            Some((_, noted)) => *noted = position.max(*noted),
+            None => self.complete.push((session, position)),
+        }
+    }
+
+    /// The next chunk is asked for: tells what was taken.
+    fn tell(&mut self) {
+        let taken = self.chunks.asked();
+        while self.given.front().is_some_and(|(chunk, _)| *chunk <= taken) {
+            for (session, position) in self.given.pop_front().into_iter().flat_map(|(_, complete)| complete) {
+                session.taken(position);
+            }
+        }
+    }
+
+    /// The chunk to give when `ready` follows.
+    fn cut(&mut self, ready: Bytes) -> Bytes {
+        if !self.acknowledges {
+            return ready;
+        }
+        self.chunk += 1;
+        if !self.complete.is_empty() {
+            self.given.push_back((self.chunk, std::mem::take(&mut self.complete)));
+        }
+        self.chunks.chunk(ready, self.chunk)
+    }
+
     fn finish(&mut self, status: Status) {
-        self.frames = None;
+        self.pieces = None;
         self.end = Some(status);
     }
 }
 
-impl Body for FrameBody {
+impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBody<P> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -171,14 +271,11 @@ impl Body for FrameBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<BodyFrame<Bytes>, Infallible>>> {
         let this = &mut *self;
-        if let Some(acks) = &this.acks {
-            acks.session.taken(acks.chunks.asked());
-        }
-        let ready = match (this.gather(cx), &mut this.acks) {
-            (Poll::Ready(ready), None) => ready,
-            (Poll::Ready(ready), Some(acks)) => acks.chunks.chunk(ready, this.told),
-            (Poll::Pending, Some(acks)) if acks.chunks.holds() => acks.chunks.chunk(Bytes::new(), this.told),
-            (Poll::Pending, _) => return Poll::Pending,
+        this.tell();
+        let ready = match this.gather(cx) {
+            Poll::Ready(ready) => this.cut(ready),
+            Poll::Pending if this.chunks.holds() => this.cut(Bytes::new()),
+            Poll::Pending => return Poll::Pending,
         };
         if !ready.is_empty() {
             return Poll::Ready(Some(Ok(BodyFrame::data(ready))));
@@ -187,7 +284,7 @@ impl Body for FrameBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_none() && self.end.is_none()
+        self.pieces.is_none() && self.end.is_none()
     }
 }
 

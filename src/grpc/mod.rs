@@ -1,6 +1,7 @@
 //! The contract's service: each handler reads, makes one call, converts. The only place that names generated types.
 //! Refuses to know async-nats.
 
+mod consume;
 mod convert;
 mod frames;
 mod publish_stream;
@@ -168,13 +169,13 @@ impl RoomService for Service {
         Ok(Response::new(v1::AcknowledgeResponse { position }))
     }
 
-    type ConsumeStream = Responses<v1::ConsumeResponse>;
+    type ConsumeStream = tokio_stream::Empty<Result<v1::ConsumeResponse, Status>>;
 
     async fn consume(
         &self,
-        _: Request<Streaming<v1::ConsumeRequest>>,
+        request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        not_implemented("Consume")
+        Ok(consume::respond(&self.rooms, request.into_inner()))
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {

@@ -40,6 +40,11 @@ pub(super) fn in_band(error: Error) -> pb::Status {
     })
 }
 
+/// That nothing went wrong, as a message.
+pub(super) fn ok() -> pb::Status {
+    pb::Status::default()
+}
+
 /// The log has what the caller does not hear.
 fn record(error: &Error) {
     let mut causes = Vec::new();

@@ -12,13 +12,14 @@ use crate::{
 };
 
 /// What ends a subscription from outside.
+#[derive(Clone)]
 pub(super) struct Ending {
     pub session: Option<Arc<Session>>,
     pub registered: Arc<Registered>,
     pub draining: CancellationToken,
     /// Free again when the subscription is dropped.
     #[expect(dead_code, reason = "held, not read")]
-    pub place: SubscriptionPlace,
+    pub place: Arc<SubscriptionPlace>,
 }
 
 /// Why a subscription ends.

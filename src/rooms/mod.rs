@@ -1,6 +1,7 @@
 //! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
 //! async-nats.
 
+mod consume;
 mod durable_subscribers;
 mod ending;
 mod frame;
@@ -21,6 +22,7 @@ use bytes::BytesMut;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
+    consume::{Command, CommandKind, Consumed, Credit, Event},
     frame::Frame,
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     publish::Publishing,
@@ -56,6 +58,7 @@ pub(crate) struct Rooms {
     upstreams: Arc<Upstreams>,
     open_subscriptions: SubscriptionLimit,
     settings: Settings,
+    tasks: TaskTracker,
     /// The service is stopping: open subscriptions end.
     draining: CancellationToken,
 }
@@ -79,7 +82,7 @@ impl Rooms {
         }
         let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));
         let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max);
-        Self { store, subscribers, upstreams, open_subscriptions, settings, draining }
+        Self { store, subscribers, upstreams, open_subscriptions, settings, tasks: tasks.clone(), draining }
     }
 
     /// Largest payload that can be published.

@@ -35,7 +35,7 @@ impl Rooms {
         if self.draining.is_cancelled() {
             return Err(draining());
         }
-        let place = self.open_subscriptions.take()?;
+        let place = Arc::new(self.open_subscriptions.take()?);
         let registered = self.store.registry.find(&options.room_id).await?;
         let (way, session) = if registered.room.persist {
             let (start, session) = self.open_log(&registered, &options).await?;

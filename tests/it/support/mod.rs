@@ -2,6 +2,7 @@
 
 mod certificates;
 mod cluster;
+mod consuming;
 mod errors;
 mod eventually;
 mod frames;
@@ -19,6 +20,7 @@ mod unibus;
 pub(crate) use self::{
     certificates::Certificates,
     cluster::Cluster,
+    consuming::Consuming,
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::eventually,
     frames::Frames,

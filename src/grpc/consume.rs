@@ -1,0 +1,139 @@
+//! Consume: commands as they are read, and what they lead to as it is sent. Messages are copied out of the encoding that all
+//! subscribers of their room share, with the room before them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use tonic::{Response, Status, Streaming};
+
+use super::{
+    convert,
+    frames::{PREFIX_BYTES, Piece, complete, put, put_prefix, respond_with, wire},
+    status,
+};
+use crate::{
+    delivery::Slice,
+    domain::{RoomId, SubscriberId},
+    error::{Error, Result},
+    rooms::{Command, CommandKind, Consumed, Credit, Event, Rooms},
+    v1::{
+        self, consume_request::Command as WireCommand, consume_response::Frame as Wire,
+        subscribe_response::Frame as Subscribed,
+    },
+};
+
+/// Tags of `room_id` and `message` in `ConsumeResponse`.
+const ROOM_ID_TAG: u32 = 1;
+const MESSAGE_TAG: u32 = 3;
+/// Bytes of the key of `message` in `SubscribeResponse`.
+const MESSAGE_KEY_BYTES: usize = 1;
+
+/// The response to a Consume stream.
+pub(super) fn respond<S>(rooms: &Rooms, requests: Streaming<v1::ConsumeRequest>) -> Response<tokio_stream::Empty<S>> {
+    let commands = requests.map(|request| command(request.map_err(unreadable)?));
+    respond_with(Box::pin(pieces(rooms.consume(commands))))
+}
+
+fn pieces(consumed: impl Stream<Item = Result<Consumed>>) -> impl Stream<Item = Result<Piece>> {
+    consumed.map(|consumed| consumed.map(piece))
+}
+
+fn unreadable(status: Status) -> Error {
+    Error::field("command", "could not be read as a ConsumeRequest, or is too large").because(status)
+}
+
+/// # Errors
+/// When there is nothing that an answer could be tagged with.
+fn command(request: v1::ConsumeRequest) -> Result<Command> {
+    let Some(command) = request.command else {
+        return Err(Error::field("command", "must be one of open, ack, credit and close"));
+    };
+    let room = |field: &str, id: String| RoomId::parse(field, id);
+    Ok(match command {
+        WireCommand::Open(open) => {
+            let subscribe = open.subscribe.unwrap_or_default();
+            Command::Open {
+                room_id: room("open.subscribe.room_id", subscribe.room_id.clone())?,
+                options: convert::subscribe(subscribe),
+                credit: Credit::new(open.credit_messages, open.credit_bytes),
+            }
+        }
+        WireCommand::Ack(ack) => {
+            let given = (!ack.subscriber.is_empty()).then(|| SubscriberId::parse("subscriber", ack.subscriber));
+            Command::Acknowledge {
+                room_id: room("ack.room_id", ack.room_id)?,
+                subscriber: given.transpose(),
+                sequence: ack.sequence,
+            }
+        }
+        WireCommand::Credit(credit) => Command::Credit {
+            room_id: room("credit.room_id", credit.room_id)?,
+            messages: credit.messages,
+            bytes: credit.bytes,
+        },
+        WireCommand::Close(close) => Command::Close { room_id: room("close.room_id", close.room_id)? },
+    })
+}
+
+fn piece(Consumed { room_id, event }: Consumed) -> Piece {
+    let mut taken = None;
+    let wire = match event {
+        Event::Frame(frame, session) => {
+            taken = session.zip(complete(&frame));
+            match wire(frame) {
+                Ok(frame) => alike(frame),
+                Err(slice) => return Piece { bytes: tagged(&room_id, &slice), taken },
+            }
+        }
+        Event::Acknowledged(position) => Wire::Acked(v1::AcknowledgeResponse { position }),
+        Event::Rejected { kind, sequence, error } => Wire::Rejected(v1::ConsumeRejected {
+            command: kind_of(kind).into(),
+            sequence,
+            error: Some(status::in_band(error)),
+        }),
+        Event::Closed(closed) => Wire::Closed(closed.map_or_else(status::in_band, |()| status::ok())),
+    };
+    let mut bytes = BytesMut::new();
+    put(&v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) }, &mut bytes);
+    Piece { bytes: bytes.freeze(), taken }
+}
+
+/// The same frame on the other stream.
+fn alike(frame: Subscribed) -> Wire {
+    match frame {
+        Subscribed::Opened(opened) => Wire::Opened(opened),
+        Subscribed::Message(message) => Wire::Message(message),
+        Subscribed::CaughtUp(caught_up) => Wire::CaughtUp(caught_up),
+        Subscribed::Heartbeat(heartbeat) => Wire::Heartbeat(heartbeat),
+        Subscribed::Gap(gap) => Wire::Gap(gap),
+    }
+}
+
+fn kind_of(kind: CommandKind) -> v1::ConsumeCommand {
+    match kind {
+        CommandKind::Open => v1::ConsumeCommand::Open,
+        CommandKind::Acknowledge => v1::ConsumeCommand::Ack,
+        CommandKind::Credit => v1::ConsumeCommand::Credit,
+        CommandKind::Close => v1::ConsumeCommand::Close,
+    }
+}
+
+/// Messages with their room before each.
+fn tagged(room_id: &RoomId, slice: &Slice) -> Bytes {
+    let room_id = room_id.as_str();
+    let room_bytes = key_len(ROOM_ID_TAG) + encoded_len_varint(room_id.len() as u64) + room_id.len();
+    let mut bytes = BytesMut::new();
+    for encoded in slice.encoded() {
+        // the length of the message, and the message
+        let message = encoded.get(PREFIX_BYTES + MESSAGE_KEY_BYTES..).unwrap_or_default();
+        let length = room_bytes + key_len(MESSAGE_TAG) + message.len();
+        bytes.reserve(PREFIX_BYTES + length);
+        put_prefix(length, &mut bytes);
+        encode_key(ROOM_ID_TAG, WireType::LengthDelimited, &mut bytes);
+        encode_varint(room_id.len() as u64, &mut bytes);
+        bytes.put_slice(room_id.as_bytes());
+        encode_key(MESSAGE_TAG, WireType::LengthDelimited, &mut bytes);
+        bytes.put_slice(message);
+    }
+    bytes.freeze()
+}

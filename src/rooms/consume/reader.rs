@@ -1,0 +1,203 @@
+//! Reads the commands of a Consume stream and acknowledges.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    pin::{Pin, pin},
+    sync::Arc,
+};
+
+use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+
+use super::{
+    Command, CommandKind, Event,
+    flow::{Credit, Flow},
+    stage::Stage,
+};
+use crate::{
+    domain::{RoomId, SubscriberId},
+    error::{Error, Reason, Result},
+    limits::CONSUME_ANSWERS_MAX,
+    rooms::{Rooms, SubscribeOptions, ending::draining},
+};
+
+type Key = (RoomId, SubscriberId);
+
+/// An acknowledgement that was tried.
+struct Acknowledged {
+    key: Key,
+    sequence: u64,
+    position: Result<u64>,
+}
+
+/// The side of a Consume stream that reads.
+pub(super) struct Reader {
+    rooms: Rooms,
+    stage: Arc<Stage>,
+    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Acknowledged> + Send>>>,
+    /// Those of a subscriber come one after the other: what waits for the one under way.
+    waiting: HashMap<Key, VecDeque<u64>>,
+    waiting_count: usize,
+    /// Rooms to close when their acknowledgements are through.
+    closing: HashSet<RoomId>,
+}
+
+impl Reader {
+    pub(super) fn new(rooms: Rooms, stage: Arc<Stage>) -> Self {
+        let (under_way, waiting, closing) = (FuturesUnordered::new(), HashMap::new(), HashSet::new());
+        Self { rooms, stage, under_way, waiting, waiting_count: 0, closing }
+    }
+
+    /// Obeys the commands, until there are no more or the service drains; then until the last acknowledgement is through.
+    pub(super) async fn run<S: Stream<Item = Result<Command>>>(mut self, commands: S) {
+        let stage = Arc::clone(&self.stage);
+        let draining_begins = self.rooms.draining.clone();
+        let mut commands = pin!(commands);
+        let (end, when_closed) = loop {
+            let may_read = self.under_way.len() + self.waiting_count < CONSUME_ANSWERS_MAX && stage.has_space();
+            tokio::select! {
+                biased;
+                () = draining_begins.cancelled() => break (Err(draining()), true),
+                Some(acknowledged) = self.under_way.next(), if !self.under_way.is_empty() => self.through(acknowledged),
+                command = commands.next(), if may_read => match command {
+                    Some(Ok(command)) => self.obey(command),
+                    Some(Err(error)) => break (Err(error), false),
+                    None => {
+                        self.close_all();
+                        break (Ok(()), true);
+                    }
+                },
+                () = stage.wait_for_space(), if !may_read => {}
+            }
+        };
+        while let Some(acknowledged) = self.under_way.next().await {
+            self.through(acknowledged);
+        }
+        stage.end(end, when_closed);
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open { room_id, options, credit } => self.open(room_id, options, credit),
+            Command::Acknowledge { room_id, subscriber, sequence } => {
+                match subscriber.and_then(|subscriber| self.subscriber(&room_id, subscriber)) {
+                    Ok(subscriber) => self.acknowledge((room_id, subscriber), sequence),
+                    Err(error) => self.reject(room_id, CommandKind::Acknowledge, sequence, error),
+                }
+            }
+            Command::Credit { room_id, messages, bytes } => match self.stage.find(&room_id) {
+                Some(flow) => flow.add(messages, bytes),
+                None => self.reject(room_id, CommandKind::Credit, 0, not_open()),
+            },
+            Command::Close { room_id } => match self.stage.find(&room_id) {
+                Some(flow) => self.close(room_id, &flow),
+                None => self.reject(room_id, CommandKind::Close, 0, not_open()),
+            },
+        }
+    }
+
+    fn open(&mut self, room_id: RoomId, options: Result<SubscribeOptions>, credit: Credit) {
+        if self.stage.find(&room_id).is_some() {
+            let error = Error::new(
+                Reason::SubscriptionOpen,
+                "the room is open on this stream; close it and wait for `closed`, or use another stream",
+            );
+            return self.reject(room_id, CommandKind::Open, 0, error);
+        }
+        self.closing.remove(&room_id);
+        let opened = options.and_then(|options| {
+            let flow = Flow::new(&options, credit);
+            self.stage.open(options, flow)
+        });
+        if let Err(error) = opened {
+            self.stage.answer(room_id, Event::Closed(Err(error)));
+        }
+    }
+
+    fn subscriber(&self, room_id: &RoomId, given: Option<SubscriberId>) -> Result<SubscriberId> {
+        match (self.stage.find(room_id), given) {
+            (None, None) => Err(not_open()),
+            (None, Some(given)) => Ok(given),
+            (Some(flow), given) => match (&flow.subscriber, given) {
+                (None, _) => {
+                    Err(Error::field("subscriber", "the room's subscription is not durable: it has no position"))
+                }
+                (Some(open), Some(given)) if given != *open => {
+                    Err(Error::field("subscriber", "is not that of the room's open subscription; leave it empty"))
+                }
+                (Some(open), _) => Ok(open.clone()),
+            },
+        }
+    }
+
+    fn acknowledge(&mut self, key: Key, sequence: u64) {
+        let Some(waiting) = self.waiting.get_mut(&key) else {
+            self.waiting.insert(key.clone(), VecDeque::new());
+            return self.begin(key, sequence);
+        };
+        // only what cannot fail for its own sake becomes one
+        let flow = self.stage.find(&key.0);
+        let sure = |sequence| flow.as_ref().is_some_and(|flow| flow.was_told(sequence));
+        match waiting.back_mut() {
+            Some(last) if sure(*last) && sure(sequence) => *last = sequence.max(*last),
+            Some(_) | None => {
+                waiting.push_back(sequence);
+                self.waiting_count += 1;
+            }
+        }
+    }
+
+    fn begin(&mut self, key: Key, sequence: u64) {
+        let rooms = self.rooms.clone();
+        self.under_way.push(Box::pin(async move {
+            let position = rooms.acknowledge(&key.0, &key.1, sequence).await;
+            Acknowledged { key, sequence, position }
+        }));
+    }
+
+    fn through(&mut self, acknowledged: Acknowledged) {
+        let Acknowledged { key, sequence, position } = acknowledged;
+        match position {
+            Ok(position) => self.stage.answer(key.0.clone(), Event::Acknowledged(position)),
+            Err(error) => self.reject(key.0.clone(), CommandKind::Acknowledge, sequence, error),
+        }
+        if let Some(next) = self.waiting.get_mut(&key).and_then(VecDeque::pop_front) {
+            self.waiting_count -= 1;
+            return self.begin(key, next);
+        }
+        self.waiting.remove(&key);
+        if self.closing.contains(&key.0)
+            && let Some(flow) = self.stage.find(&key.0)
+        {
+            self.close(key.0, &flow);
+        }
+    }
+
+    /// Closes the room, when what was acknowledged in it is through.
+    fn close(&mut self, room_id: RoomId, flow: &Flow) {
+        if self.waiting.keys().any(|(acknowledging, _)| *acknowledging == room_id) {
+            self.closing.insert(room_id);
+        } else {
+            self.closing.remove(&room_id);
+            flow.close();
+        }
+    }
+
+    /// The client gives no more commands.
+    fn close_all(&mut self) {
+        for (room_id, flow) in self.stage.all() {
+            if flow.until_caught_up {
+                flow.no_more_credit();
+            } else {
+                self.close(room_id, &flow);
+            }
+        }
+    }
+
+    fn reject(&self, room_id: RoomId, kind: CommandKind, sequence: u64, error: Error) {
+        self.stage.answer(room_id, Event::Rejected { kind, sequence, error });
+    }
+}
+
+fn not_open() -> Error {
+    Error::new(Reason::SubscriptionNotOpen, "the room is not open on this stream")
+}

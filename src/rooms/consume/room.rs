@@ -1,0 +1,138 @@
+//! One room's subscription on a Consume stream: what comes, within its credit.
+
+use std::{pin::pin, sync::Arc};
+
+use async_stream::stream;
+use futures_util::{Stream, StreamExt};
+use tokio::{
+    sync::Semaphore,
+    time::{self, Instant},
+};
+
+use super::{Consumed, Event, flow::Flow, stage::Stage};
+use crate::{
+    error::Result,
+    rooms::{Frame, Rooms, Session, SubscribeOptions, subscription::Way},
+};
+
+/// So many encoded bytes of a room go out before it is another one's turn, beyond one message.
+const TURN_BYTES: usize = 8 * 1024;
+
+/// The subscription's life, with `Closed` as its end. When that is told the room can be opened again.
+pub(super) fn consumed(
+    rooms: Rooms,
+    options: SubscribeOptions,
+    flow: Arc<Flow>,
+    opens: Arc<Semaphore>,
+    stage: Arc<Stage>,
+) -> impl Stream<Item = Consumed> + Send {
+    let room_id = options.room_id.clone();
+    stream! {
+        let closed = {
+            let mut frames = pin!(frames(rooms, options, &flow, opens));
+            loop {
+                match frames.next().await {
+                    Some(Ok((frame, session))) => {
+                        yield Consumed { room_id: room_id.clone(), event: Event::Frame(frame, session) };
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
+                }
+            }
+        };
+        stage.remove(&room_id);
+        yield Consumed { room_id, event: Event::Closed(closed) };
+    }
+}
+
+/// The frames, messages only within the credit. Ends without an error when the client closed it, or it ended by itself.
+fn frames(
+    rooms: Rooms,
+    options: SubscribeOptions,
+    flow: &Flow,
+    opens: Arc<Semaphore>,
+) -> impl Stream<Item = Result<(Frame, Option<Arc<Session>>)>> + Send {
+    stream! {
+        let opening = async {
+            let _one_of_few = opens.acquire().await;
+            rooms.subscribe(options).await
+        };
+        let subscription = tokio::select! {
+            biased;
+            () = flow.closed() => return,
+            subscription = opening => match subscription {
+                Ok(subscription) => subscription,
+                Err(error) => {
+                    yield Err(error);
+                    return;
+                }
+            }
+        };
+        let session = subscription.auto_acks.clone();
+        let ending = subscription.ending.clone();
+        let heartbeat_interval = subscription.heartbeat_interval;
+        let has_log = matches!(subscription.way, Way::Log(_));
+        let mut frames = subscription.frames();
+        let mut position = 0;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = flow.closed() => return,
+                next = frames.next() => next,
+            };
+            let mut held = match next {
+                Some(Ok(Frame::Messages(slice))) => Some(slice),
+                Some(Ok(frame)) => {
+                    position = reached(&frame, flow).unwrap_or(position);
+                    yield Ok((frame, session.clone()));
+                    None
+                }
+                Some(Err(error)) => {
+                    yield Err(error);
+                    return;
+                }
+                None => return,
+            };
+            while let Some(mut slice) = held.take() {
+                // what is held keeps the frames from going on, so their signs of life and their end are told from here
+                let mut heartbeat = Instant::now() + heartbeat_interval;
+                let may_send = loop {
+                    tokio::select! {
+                        biased;
+                        may_send = flow.may_send() => break may_send,
+                        end = ending.wait() => {
+                            yield Err(if has_log { end.at(position) } else { end.into() });
+                            return;
+                        }
+                        () = time::sleep_until(heartbeat) => {
+                            yield Ok((Frame::Heartbeat { position }, session.clone()));
+                            heartbeat = Instant::now() + heartbeat_interval;
+                        }
+                    }
+                };
+                if !may_send {
+                    return;
+                }
+                held = flow.spend(&mut slice, TURN_BYTES);
+                if has_log {
+                    position = slice.last_sequence();
+                    flow.tell(position);
+                }
+                yield Ok((Frame::Messages(slice), session.clone()));
+            }
+        }
+    }
+}
+
+/// The position that a frame other than messages tells; and the end of the room goes to the flow.
+fn reached(frame: &Frame, flow: &Flow) -> Option<u64> {
+    match frame {
+        Frame::Opened { position, last_sequence, .. } => {
+            flow.tell(*last_sequence);
+            Some(*position)
+        }
+        Frame::Gap(gap) => Some(gap.to),
+        Frame::CaughtUp { position } | Frame::Heartbeat { position } => Some(*position),
+        Frame::Messages(_) => None,
+    }
+}

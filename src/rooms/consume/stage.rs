@@ -1,0 +1,141 @@
+//! What the two sides of a Consume stream share: the open rooms, the answers that wait, and the end.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{Consumed, Event, flow::Flow};
+use crate::{
+    domain::RoomId,
+    error::{Error, Reason, Result},
+    limits::{CONSUME_ANSWERS_MAX, CONSUME_ROOMS_MAX},
+    rooms::SubscribeOptions,
+};
+
+/// What the side that sends does next.
+pub(super) enum Turn {
+    Answer(Consumed),
+    Open(SubscribeOptions, Arc<Flow>),
+    End(Result<()>),
+}
+
+/// How the stream ends.
+#[derive(Debug)]
+struct End {
+    result: Result<()>,
+    /// Once every room is closed; else at once.
+    when_closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: HashMap<RoomId, Arc<Flow>>,
+    /// Open, and not known to the other side yet.
+    arriving: VecDeque<(SubscribeOptions, Arc<Flow>)>,
+    answers: VecDeque<Consumed>,
+    end: Option<End>,
+}
+
+/// Between reading and sending.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    inner: Mutex<Inner>,
+    /// There is a turn.
+    turn: Notify,
+    /// There is space for answers.
+    space: Notify,
+}
+
+impl Stage {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn turn(&self) -> Option<Turn> {
+        let mut inner = self.inner();
+        if let Some(answer) = inner.answers.pop_front() {
+            self.space.notify_one();
+            return Some(Turn::Answer(answer));
+        }
+        if let Some((options, flow)) = inner.arriving.pop_front() {
+            return Some(Turn::Open(options, flow));
+        }
+        let open = !inner.open.is_empty();
+        inner.end.take_if(|end| !(open && end.when_closed)).map(|end| Turn::End(end.result))
+    }
+
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn wait_for_turn(&self) {
+        self.turn.notified().await;
+    }
+
+    pub(super) fn has_space(&self) -> bool {
+        self.inner().answers.len() < CONSUME_ANSWERS_MAX
+    }
+
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn wait_for_space(&self) {
+        self.space.notified().await;
+    }
+
+    /// A room is to be opened.
+    ///
+    /// # Errors
+    /// `LIMIT_REACHED`. It must not be open.
+    pub(super) fn open(&self, options: SubscribeOptions, flow: Flow) -> Result<()> {
+        let mut inner = self.inner();
+        if inner.open.len() >= CONSUME_ROOMS_MAX {
+            return Err(Error::new(
+                Reason::LimitReached,
+                format!("a Consume stream takes {CONSUME_ROOMS_MAX} open rooms; close one, or use another stream"),
+            )
+            .with("limit", "rooms of a Consume stream"));
+        }
+        let flow = Arc::new(flow);
+        inner.open.insert(options.room_id.clone(), Arc::clone(&flow));
+        inner.arriving.push_back((options, flow));
+        self.turn.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn find(&self, room_id: &RoomId) -> Option<Arc<Flow>> {
+        self.inner().open.get(room_id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<(RoomId, Arc<Flow>)> {
+        self.inner().open.iter().map(|(room_id, flow)| (room_id.clone(), Arc::clone(flow))).collect()
+    }
+
+    pub(super) fn remove(&self, room_id: &RoomId) {
+        self.inner().open.remove(room_id);
+    }
+
+    /// Tells the client. Confirmations of a room that wait become one.
+    pub(super) fn answer(&self, room_id: RoomId, event: Event) {
+        let mut inner = self.inner();
+        if let Event::Acknowledged(position) = event {
+            let waiting = inner.answers.iter_mut().filter(|answer| answer.room_id == room_id);
+            let confirmed = waiting.filter_map(|answer| match &mut answer.event {
+                Event::Acknowledged(confirmed) => Some(confirmed),
+                _ => None,
+            });
+            if let Some(confirmed) = confirmed.last() {
+                *confirmed = position.max(*confirmed);
+                return;
+            }
+        }
+        inner.answers.push_back(Consumed { room_id, event });
+        self.turn.notify_one();
+    }
+
+    /// Nothing more is read.
+    pub(super) fn end(&self, result: Result<()>, when_closed: bool) {
+        self.inner().end = Some(End { result, when_closed });
+        self.turn.notify_one();
+    }
+}

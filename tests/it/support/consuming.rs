@@ -1,0 +1,197 @@
+//! A Consume stream as a test drives and reads it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use unibus::v1::{
+    AcknowledgeRequest, ConsumeClose, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumeRejected, ConsumeRequest,
+    ConsumeResponse, Message, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
+};
+
+use super::Client;
+
+/// How long a frame may take before the test gives up.
+const FRAME_WAIT: Duration = Duration::from_secs(20);
+
+/// An open Consume call. Dropping it cancels the call.
+pub(crate) struct Consuming {
+    commands: Option<mpsc::Sender<ConsumeRequest>>,
+    frames: Streaming<ConsumeResponse>,
+    /// What was read while another room's frame was wanted.
+    passed: HashMap<String, VecDeque<Frame>>,
+}
+
+impl Consuming {
+    /// A stream on which nothing is open.
+    pub(crate) async fn start(client: &Client) -> Self {
+        let (commands, requests) = mpsc::channel(64);
+        let frames = client.clone().consume(ReceiverStream::new(requests)).await.expect("a stream").into_inner();
+        Self { commands: Some(commands), frames, passed: HashMap::new() }
+    }
+
+    /// Sends what may be no proper command.
+    pub(crate) async fn send(&self, command: Option<Command>) {
+        let commands = self.commands.as_ref().expect("not half-closed");
+        timeout(FRAME_WAIT, commands.send(ConsumeRequest { command })).await.expect("in time").expect("an open stream");
+    }
+
+    /// Asks for a subscription without bounds.
+    pub(crate) async fn ask(&self, subscribe: SubscribeRequest) {
+        self.ask_within(subscribe, 0, 0).await;
+    }
+
+    /// Asks for a subscription with this credit.
+    pub(crate) async fn ask_within(&self, subscribe: SubscribeRequest, credit_messages: u32, credit_bytes: u64) {
+        let open = ConsumeOpen { subscribe: Some(subscribe), credit_messages, credit_bytes };
+        self.send(Some(Command::Open(open))).await;
+    }
+
+    /// Opens a subscription without bounds.
+    pub(crate) async fn open(&mut self, subscribe: SubscribeRequest) -> Opened {
+        self.open_within(subscribe, 0, 0).await
+    }
+
+    /// Opens a subscription with this credit.
+    pub(crate) async fn open_within(&mut self, subscribe: SubscribeRequest, messages: u32, bytes: u64) -> Opened {
+        let room_id = subscribe.room_id.clone();
+        self.ask_within(subscribe, messages, bytes).await;
+        match self.next_of(&room_id).await {
+            Frame::Opened(opened) => opened,
+            other => panic!("the first frame of {room_id} is {other:?}"),
+        }
+    }
+
+    pub(crate) async fn acknowledge(&self, room_id: &str, sequence: u64) {
+        self.acknowledge_as(room_id, "", sequence).await;
+    }
+
+    pub(crate) async fn acknowledge_as(&self, room_id: &str, subscriber: &str, sequence: u64) {
+        let ack = AcknowledgeRequest { room_id: room_id.into(), subscriber: subscriber.into(), sequence };
+        self.send(Some(Command::Ack(ack))).await;
+    }
+
+    pub(crate) async fn credit(&self, room_id: &str, messages: u32, bytes: u64) {
+        self.send(Some(Command::Credit(ConsumeCredit { room_id: room_id.into(), messages, bytes }))).await;
+    }
+
+    pub(crate) async fn close(&self, room_id: &str) {
+        self.send(Some(Command::Close(ConsumeClose { room_id: room_id.into() }))).await;
+    }
+
+    /// No more commands.
+    pub(crate) fn half_close(&mut self) {
+        self.commands = None;
+    }
+
+    /// The next frame of whatever room, with its room; `None` when the stream ended with OK.
+    pub(crate) async fn next(&mut self) -> Result<Option<(String, Frame)>, Status> {
+        let next = timeout(FRAME_WAIT, self.frames.message()).await.expect("a frame in time")?;
+        Ok(next.map(|response| (response.room_id, response.frame.expect("a response holds a frame"))))
+    }
+
+    /// The next frame of this room; those of others are kept for when they are wanted.
+    pub(crate) async fn next_of(&mut self, room_id: &str) -> Frame {
+        if let Some(frame) = self.passed.get_mut(room_id).and_then(VecDeque::pop_front) {
+            return frame;
+        }
+        loop {
+            match self.next().await {
+                Ok(Some((of, frame))) if of == room_id => return frame,
+                Ok(Some((of, frame))) => self.passed.entry(of).or_default().push_back(frame),
+                end => panic!("the stream ended before a frame of {room_id}: {end:?}"),
+            }
+        }
+    }
+
+    /// The next frame of this room that is no heartbeat.
+    pub(crate) async fn next_told(&mut self, room_id: &str) -> Frame {
+        loop {
+            match self.next_of(room_id).await {
+                Frame::Heartbeat(_) => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    /// The next `count` messages of this room; `caught_up` and heartbeats are passed over.
+    pub(crate) async fn messages(&mut self, room_id: &str, count: usize) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(count);
+        while messages.len() < count {
+            match self.next_told(room_id).await {
+                Frame::Message(message) => messages.push(message),
+                Frame::CaughtUp(_) => {}
+                other => panic!("{} of {count} messages, then {other:?}", messages.len()),
+            }
+        }
+        messages
+    }
+
+    /// The sequences of the next `count` messages of this room; confirmations too are passed over.
+    pub(crate) async fn messages_and_acks(&mut self, room_id: &str, count: usize) -> Vec<u64> {
+        let mut sequences = Vec::with_capacity(count);
+        while sequences.len() < count {
+            match self.next_told(room_id).await {
+                Frame::Message(message) => sequences.push(message.sequence),
+                Frame::CaughtUp(_) | Frame::Acked(_) => {}
+                other => panic!("{} of {count} messages, then {other:?}", sequences.len()),
+            }
+        }
+        sequences
+    }
+
+    /// The answer to an ack: the next frame that is neither message nor sign of life.
+    pub(crate) async fn acked(&mut self, room_id: &str) -> u64 {
+        loop {
+            match self.next_told(room_id).await {
+                Frame::Acked(acked) => return acked.position,
+                Frame::Message(_) | Frame::CaughtUp(_) => {}
+                other => panic!("instead of acked: {other:?}"),
+            }
+        }
+    }
+
+    /// The refusal of a command: which, its sequence, and why.
+    pub(crate) async fn rejected(&mut self, room_id: &str) -> (ConsumeCommand, u64, Status) {
+        loop {
+            match self.next_told(room_id).await {
+                Frame::Rejected(ConsumeRejected { command, sequence, error }) => {
+                    let command = ConsumeCommand::try_from(command).expect("a known command");
+                    return (command, sequence, status(&error.expect("an error")));
+                }
+                Frame::Message(_) | Frame::CaughtUp(_) => {}
+                other => panic!("instead of rejected: {other:?}"),
+            }
+        }
+    }
+
+    /// What this room's subscription ended with; the frames before are passed over.
+    pub(crate) async fn closed(&mut self, room_id: &str) -> Status {
+        loop {
+            if let Frame::Closed(closed) = self.next_of(room_id).await {
+                return status(&closed);
+            }
+        }
+    }
+
+    /// Reads to the end, and gives the status that the stream ended with.
+    pub(crate) async fn end(&mut self) -> Status {
+        loop {
+            match self.next().await {
+                Ok(Some((room_id, frame))) => self.passed.entry(room_id).or_default().push_back(frame),
+                Ok(None) => return Status::new(Code::Ok, ""),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+/// A status in a frame as one that ends a call.
+fn status(message: &tonic_types::pb::Status) -> Status {
+    let details = prost::Message::encode_to_vec(message);
+    Status::with_details(message.code.into(), message.message.clone(), details.into())
+}

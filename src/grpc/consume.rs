@@ -79,7 +79,7 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
     let mut taken = None;
     let wire = match event {
         Event::Frame(frame, session) => {
-            taken = session.zip(complete(&frame));
+            taken = complete(&frame, session);
             match wire(frame) {
                 Ok(frame) => alike(frame),
                 Err(slice) => return Piece { bytes: tagged(&room_id, &slice), taken },

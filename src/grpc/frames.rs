@@ -26,7 +26,7 @@ use crate::{
     delivery::{Slice, TakenChunks},
     domain::{Message, RoomId},
     error::Result,
-    rooms::{Frame, Frames, Session, Subscription},
+    rooms::{Frame, Frames, Mark, Session, Subscription},
     v1::{self, subscribe_response::Frame as Wire},
 };
 
@@ -61,16 +61,20 @@ pub(super) fn put_prefix(length: usize, into: &mut BytesMut) {
 pub(super) struct Piece {
     pub bytes: Bytes,
     /// Whom to tell that the client's stream has taken everything up to a position, which is complete with this.
-    pub taken: Option<(Arc<Session>, u64)>,
+    pub taken: Option<(Arc<Session>, Mark)>,
 }
 
-/// Everything up to this position is in the frame, or said in it to be missing.
-pub(super) fn complete(frame: &Frame) -> Option<u64> {
-    match frame {
-        Frame::Messages(slice) => Some(slice.last_sequence()),
-        Frame::Gap(gap) => Some(gap.to),
-        Frame::Opened { .. } | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => None,
-    }
+/// Whom to tell when the frame was taken, and of what: everything up to there is in it, or said in it to be missing.
+pub(super) fn complete(frame: &Frame, session: Option<Arc<Session>>) -> Option<(Arc<Session>, Mark)> {
+    let position = match frame {
+        Frame::Messages(slice) => slice.last_sequence(),
+        Frame::Gap(gap) => gap.to,
+        Frame::Opened { .. } | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => return None,
+    };
+    session.map(|session| {
+        let mark = session.mark(position);
+        (session, mark)
+    })
 }
 
 /// The response to Subscribe, whose body [`send_frames`] puts in place.
@@ -128,7 +132,7 @@ impl SubscriptionPieces {
         if let (Frame::Messages(slice), Some(_)) = (&mut frame, &self.session) {
             self.rest = slice.split_off(GATHER_BYTES_ACKNOWLEDGED);
         }
-        let taken = self.session.clone().zip(complete(&frame));
+        let taken = complete(&frame, self.session.clone());
         let bytes = match wire(frame) {
             Err(slice) => slice.bytes(),
             Ok(frame) => {
@@ -171,7 +175,7 @@ impl Stream for SubscriptionPieces {
 }
 
 /// Who is told of which positions.
-type Complete = Vec<(Arc<Session>, u64)>;
+type Complete = Vec<(Arc<Session>, Mark)>;
 
 /// Pieces as a body.
 struct FrameBody<P> {
@@ -226,11 +230,11 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
         }
     }
 
-    fn note(&mut self, (session, position): (Arc<Session>, u64)) {
+    fn note(&mut self, (session, mark): (Arc<Session>, Mark)) {
         self.acknowledges = true;
         match self.complete.iter_mut().find(|(noted, _)| Arc::ptr_eq(noted, &session)) {
-            Some((_, noted)) => *noted = position.max(*noted),
-            None => self.complete.push((session, position)),
+            Some((_, noted)) => *noted = mark.max(*noted),
+            None => self.complete.push((session, mark)),
         }
     }
 
@@ -238,8 +242,8 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
     fn tell(&mut self) {
         let taken = self.chunks.asked();
         while self.given.front().is_some_and(|(chunk, _)| *chunk <= taken) {
-            for (session, position) in self.given.pop_front().into_iter().flat_map(|(_, complete)| complete) {
-                session.taken(position);
+            for (session, mark) in self.given.pop_front().into_iter().flat_map(|(_, complete)| complete) {
+                session.taken(mark);
             }
         }
     }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{subscribers::Session, subscription_limit::SubscriptionPlace};
+use super::{
+    subscribers::{Seek, Session},
+    subscription_limit::SubscriptionPlace,
+};
 use crate::{
     error::{Error, Reason},
     store::{Registered, not_found},
@@ -27,6 +30,8 @@ pub(super) enum End {
     Gone(Error),
     /// Another subscription can go on where this one stood.
     Resumable(Error),
+    /// It goes on elsewhere: the subscriber was moved.
+    Sought(Seek),
 }
 
 impl End {
@@ -35,6 +40,7 @@ impl End {
         match self {
             Self::Gone(error) => error,
             Self::Resumable(error) => error.with("position", position),
+            Self::Sought(seek) => moved().with("position", seek.position),
         }
     }
 }
@@ -43,19 +49,31 @@ impl From<End> for Error {
     fn from(end: End) -> Self {
         match end {
             End::Gone(error) | End::Resumable(error) => error,
+            End::Sought(_) => moved(),
         }
     }
 }
 
 impl Ending {
-    /// Whatever ends the subscription first.
+    /// The number of the seek that what is sent follows.
+    pub(super) fn followed(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.followed())
+    }
+
+    /// Whatever ends the subscription first, or the first seek with a higher number than `seen`.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn wait(&self) -> End {
+    pub(super) async fn wait(&self, seen: u64) -> End {
         let ended = async {
             match &self.session {
                 Some(session) => session.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sought = async {
+            match &self.session {
+                Some(session) => session.sought(seen).await,
                 None => std::future::pending().await,
             }
         };
@@ -64,6 +82,7 @@ impl Ending {
             () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
             error = ended => End::Resumable(error),
             () = self.draining.cancelled() => End::Resumable(draining()),
+            seek = sought => End::Sought(seek),
         }
     }
 
@@ -76,6 +95,10 @@ impl Ending {
         }
         error.again().with("position", position)
     }
+}
+
+fn moved() -> Error {
+    Error::new(Reason::Conflict, "the subscriber was moved; subscribe again, which starts there")
 }
 
 pub(super) fn draining() -> Error {

@@ -27,7 +27,7 @@ pub(crate) use self::{
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     publish::Publishing,
     subscribe::SubscribeOptions,
-    subscribers::{Session, SubscriberPage},
+    subscribers::{Mark, Session, SubscriberPage},
     subscription::{Frames, Subscription},
 };
 use self::{subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};

@@ -12,7 +12,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     Encode, Frame,
-    ending::Ending,
+    ending::{End, Ending},
     log_batches::{LogBatch, LogBatches},
     subscribers::Session,
     upstream::Tap,
@@ -65,39 +65,46 @@ impl Subscription {
     /// ephemeral room is told how much it lost.
     pub(crate) fn frames(self) -> Frames {
         let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
-        let opened = |position, state: RoomState| Frame::Opened {
+        let manner = Manner { heartbeat_interval, until_caught_up };
+        match way {
+            Way::Log(start) => Box::pin(log_frames(*start, resumed, ending, manner)),
+            Way::Ephemeral(tap) => Box::pin(ephemeral_frames(tap, ending, manner)),
+        }
+    }
+}
+
+/// How the frames are to be.
+#[derive(Clone, Copy)]
+struct Manner {
+    heartbeat_interval: Duration,
+    until_caught_up: bool,
+}
+
+impl Manner {
+    fn opened(self, position: u64, state: &RoomState, resumed: bool) -> Frame {
+        Frame::Opened {
             position,
             first_sequence: state.first_sequence,
             last_sequence: state.last_sequence,
-            heartbeat_interval,
+            heartbeat_interval: self.heartbeat_interval,
             resumed,
-        };
-        match way {
-            Way::Log(start) => {
-                let opened = opened(start.position, start.state);
-                Box::pin(log_frames(*start, opened, ending, heartbeat_interval, until_caught_up))
-            }
-            Way::Ephemeral(tap) => {
-                let opened = opened(0, RoomState::default());
-                Box::pin(ephemeral_frames(tap, opened, ending, heartbeat_interval, until_caught_up))
-            }
         }
     }
 }
 
 fn log_frames(
     start: LogStart,
-    opened: Frame,
+    resumed: bool,
     ending: Ending,
-    heartbeat_interval: Duration,
-    until_caught_up: bool,
+    manner: Manner,
 ) -> impl Stream<Item = Result<Frame>> + Send {
+    let Manner { heartbeat_interval, until_caught_up } = manner;
     let LogStart { store, encode, mut tap, state, position } = start;
     let epoch = state.epoch;
     let expires = ending.registered.room.retention.expires();
     let (mut delivery, first) = LogDelivery::open(position, &state, expires, ending.registered.purged_through(epoch));
     stream! {
-        yield Ok(opened);
+        yield Ok(manner.opened(position, &state, resumed));
         for step in first {
             let last = until_caught_up && matches!(step, Step::CaughtUp(_));
             yield Ok(frame(step, None));
@@ -105,20 +112,18 @@ fn log_frames(
                 return;
             }
         }
-        let mut end = pin!(ending.wait());
+        let mut end = pin!(ending.wait(0));
         let mut heartbeat = pin!(time::sleep(heartbeat_interval));
         let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
         // reads what the ring does not hold, while it is needed
         let mut behind: Option<Box<LogBatches>> = None;
         loop {
+            let position = delivery.position();
+            let mut ended = None;
             if asked_at.elapsed() > ENDING_CHECK_INTERVAL {
                 asked_at = Instant::now();
-                if let Some(error) = end.as_mut().now_or_never() {
-                    yield Err(error.at(delivery.position()));
-                    return;
-                }
+                ended = end.as_mut().now_or_never();
             }
-            let position = delivery.position();
             let next = {
                 let ring = tap.ring();
                 match delivery.source(&ring) {
@@ -126,12 +131,13 @@ fn log_frames(
                     Source::Log => None,
                 }
             };
-            let event = match next {
-                Some(Next::Batch(batch)) => {
+            let event = match (ended, next) {
+                (Some(ended), _) => Event::End(ended),
+                (None, Some(Next::Batch(batch))) => {
                     behind = None;
                     Event::Batch { batch, ends_log: false }
                 }
-                next => {
+                (None, next) => {
                     if next.is_some() {
                         behind = None;
                         if let Some(error) = tap.end() {
@@ -148,10 +154,7 @@ fn log_frames(
                     let arrived = loop {
                         tokio::select! {
                             biased;
-                            error = &mut end => {
-                                yield Err(error.at(position));
-                                return;
-                            }
+                            ended = &mut end => break Ok(Event::End(ended)),
                             arrived = &mut arriving => break arrived,
                             () = &mut heartbeat => {
                                 if sent_at.elapsed() >= heartbeat_interval {
@@ -176,6 +179,30 @@ fn log_frames(
                 Event::Batch { batch, ends_log } => (delivery.arrive(batch.items(), ends_log), Some(batch)),
                 Event::NothingFollows(state) => (delivery.nothing_follows(&state), None),
                 Event::Changed => continue,
+                Event::End(End::Sought(seek)) => {
+                    end.set(ending.wait(seek.number));
+                    behind = None;
+                    let state = match store.log_state(&ending.registered.room).await {
+                        Ok(state) => state,
+                        Err(error) => {
+                            yield Err(error.with("position", seek.position));
+                            return;
+                        }
+                    };
+                    let position = seek.position.min(state.last_sequence);
+                    if let Some(session) = &ending.session {
+                        session.follow(seek);
+                    }
+                    yield Ok(manner.opened(position, &state, true));
+                    let (moved, first) =
+                        LogDelivery::open(position, &state, expires, ending.registered.purged_through(epoch));
+                    delivery = moved;
+                    (first, None)
+                }
+                Event::End(end) => {
+                    yield Err(end.at(position));
+                    return;
+                }
             };
             for step in steps {
                 let last = until_caught_up && matches!(step, Step::CaughtUp(_));
@@ -199,6 +226,7 @@ enum Event {
     Changed,
     /// The log holds this and nothing after the position.
     NothingFollows(RoomState),
+    End(End),
 }
 
 /// A backlog that is not through.
@@ -243,24 +271,19 @@ async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<
     }
 }
 
-fn ephemeral_frames(
-    mut tap: Tap,
-    opened: Frame,
-    ending: Ending,
-    heartbeat_interval: Duration,
-    until_caught_up: bool,
-) -> impl Stream<Item = Result<Frame>> + Send {
+fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream<Item = Result<Frame>> + Send {
     let mut delivery = {
         let ring = tap.ring();
         LiveDelivery::open(ring.last(), ring.disconnections())
     };
+    let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
-        yield Ok(opened);
+        yield Ok(manner.opened(0, &RoomState::default(), false));
         yield Ok(Frame::CaughtUp { position: 0 });
         if until_caught_up {
             return;
         }
-        let mut end = pin!(ending.wait());
+        let mut end = pin!(ending.wait(0));
         let mut heartbeat = pin!(time::sleep(heartbeat_interval));
         let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
         loop {

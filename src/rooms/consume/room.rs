@@ -12,7 +12,7 @@ use tokio::{
 use super::{Consumed, Event, flow::Flow, stage::Stage};
 use crate::{
     error::Result,
-    rooms::{Frame, Rooms, Session, SubscribeOptions, subscription::Way},
+    rooms::{Frame, Rooms, Session, SubscribeOptions, ending::End, subscription::Way},
 };
 
 /// So many encoded bytes of a room go out before it is another one's turn, beyond one message.
@@ -74,7 +74,7 @@ fn frames(
         let has_log = matches!(subscription.way, Way::Log(_));
         let mut frames = subscription.frames();
         let mut position = 0;
-        loop {
+        'frames: loop {
             let next = tokio::select! {
                 biased;
                 () = flow.closed() => return,
@@ -100,7 +100,11 @@ fn frames(
                     tokio::select! {
                         biased;
                         may_send = flow.may_send() => break may_send,
-                        end = ending.wait() => {
+                        end = ending.wait(ending.followed()) => {
+                            if matches!(end, End::Sought(_)) {
+                                // what is held lies elsewhere than the subscriber is now
+                                continue 'frames;
+                            }
                             yield Err(if has_log { end.at(position) } else { end.into() });
                             return;
                         }

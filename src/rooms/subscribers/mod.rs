@@ -12,14 +12,17 @@ mod write_back;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tracing::warn;
 
 use self::session::{End, Inner};
-pub(crate) use self::{list::SubscriberPage, session::Session};
+pub(crate) use self::{
+    list::SubscriberPage,
+    session::{Mark, Seek, Session},
+};
 use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
@@ -132,7 +135,13 @@ impl Subscribers {
                 return Ok(None);
             }
         }
-        Ok(Some(Session { inner, subscribers: Arc::downgrade(self), position, resumed: !bookmark.created }))
+        Ok(Some(Session {
+            inner,
+            subscribers: Arc::downgrade(self),
+            position,
+            resumed: !bookmark.created,
+            followed: AtomicU64::default(),
+        }))
     }
 
     /// This instance as the owner.

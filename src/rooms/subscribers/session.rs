@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -29,6 +29,15 @@ pub(crate) struct Session {
     pub position: u64,
     /// The subscriber was there before.
     pub resumed: bool,
+    /// The seek after which the frames go on that are sent now.
+    pub(super) followed: AtomicU64,
+}
+
+/// A position within what was sent after one seek.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Mark {
+    seek: u64,
+    position: u64,
 }
 
 /// A move of the position, either way, while the subscription is open.
@@ -176,26 +185,36 @@ impl Inner {
 }
 
 impl Session {
-    /// The client's stream has taken everything up to `position`, and nothing was sought since the subscription opened.
-    pub(crate) fn taken(&self, position: u64) {
-        self.taken_since(0, position);
+    /// The position that is reached by a frame that is sent now.
+    pub(crate) fn mark(&self, position: u64) -> Mark {
+        Mark { seek: self.followed(), position }
     }
 
-    /// The client's stream has taken everything up to `position`, of what was sent after the seek with this number. Does
-    /// nothing when there was a newer seek: what was sent before it must not undo it.
-    pub(crate) fn taken_since(&self, seek: u64, position: u64) {
+    /// The client's stream has taken everything up to here. Does nothing when there was a newer seek: what was sent before
+    /// it must not undo it.
+    pub(crate) fn taken(&self, Mark { seek, position }: Mark) {
         self.inner.progress().has_taken(seek, position);
+    }
+
+    /// From now on what is sent follows this seek.
+    pub(crate) fn follow(&self, seek: Seek) {
+        self.followed.store(seek.number, Ordering::Relaxed);
+    }
+
+    /// The number of the seek that what is sent follows.
+    pub(crate) fn followed(&self) -> u64 {
+        self.followed.load(Ordering::Relaxed)
     }
 
     /// The newest seek, once there is one with a higher number than `seen`; 0 to begin with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    #[expect(dead_code, reason = "for the loop of the open subscription, which does not follow seeks yet")]
     pub(crate) async fn sought(&self, seen: u64) -> Seek {
         let mut seeks = self.inner.sought.subscribe();
-        match seeks.wait_for(|newest| newest.number > seen).await {
-            Ok(newest) => *newest,
+        let found = seeks.wait_for(|newest| newest.number > seen).await.map(|newest| *newest);
+        match found {
+            Ok(newest) => newest,
             // the sender lives in the session
             Err(_) => std::future::pending().await,
         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_stream::stream;
 use futures_util::{Stream, StreamExt, stream::SelectAll};
 use tokio::sync::Semaphore;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::flow::Credit;
 use self::{
@@ -99,11 +99,13 @@ impl Rooms {
         S: Stream<Item = Result<Command>> + Send + 'static,
     {
         let stage = Arc::new(Stage::default());
-        let reading = self.tasks.spawn(Reader::new(self.clone(), Arc::clone(&stage)).run(commands));
-        let reading = AbortOnDropHandle::new(reading);
+        let gone = CancellationToken::new();
+        // ends soon after the stream: what it had begun to acknowledge is still carried out
+        self.tasks.spawn(Reader::new(self.clone(), Arc::clone(&stage), gone.clone()).run(commands));
+        let gone = gone.drop_guard();
         let rooms = self.clone();
         stream! {
-            let _reading = reading;
+            let _gone = gone;
             let opens = Arc::new(Semaphore::new(OPENS_AT_ONCE));
             let mut open = SelectAll::new();
             loop {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Command, CommandKind, Event,
@@ -33,6 +34,8 @@ struct Acknowledged {
 pub(super) struct Reader {
     rooms: Rooms,
     stage: Arc<Stage>,
+    /// Nobody listens any more.
+    gone: CancellationToken,
     under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Acknowledged> + Send>>>,
     /// Those of a subscriber come one after the other: what waits for the one under way.
     waiting: HashMap<Key, VecDeque<u64>>,
@@ -42,20 +45,22 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(rooms: Rooms, stage: Arc<Stage>) -> Self {
+    pub(super) fn new(rooms: Rooms, stage: Arc<Stage>, gone: CancellationToken) -> Self {
         let (under_way, waiting, closing) = (FuturesUnordered::new(), HashMap::new(), HashSet::new());
-        Self { rooms, stage, under_way, waiting, waiting_count: 0, closing }
+        Self { rooms, stage, gone, under_way, waiting, waiting_count: 0, closing }
     }
 
-    /// Obeys the commands, until there are no more or the service drains; then until the last acknowledgement is through.
+    /// Obeys the commands, until there are no more, the client is gone or the service drains; then until the last
+    /// acknowledgement is through.
     pub(super) async fn run<S: Stream<Item = Result<Command>>>(mut self, commands: S) {
         let stage = Arc::clone(&self.stage);
-        let draining_begins = self.rooms.draining.clone();
+        let (gone, draining_begins) = (self.gone.clone(), self.rooms.draining.clone());
         let mut commands = pin!(commands);
         let (end, when_closed) = loop {
             let may_read = self.under_way.len() + self.waiting_count < CONSUME_ANSWERS_MAX && stage.has_space();
             tokio::select! {
                 biased;
+                () = gone.cancelled() => break (Ok(()), false),
                 () = draining_begins.cancelled() => break (Err(draining()), true),
                 Some(acknowledged) = self.under_way.next(), if !self.under_way.is_empty() => self.through(acknowledged),
                 command = commands.next(), if may_read => match command {
@@ -160,7 +165,8 @@ impl Reader {
             Ok(position) => self.stage.answer(key.0.clone(), Event::Acknowledged(position)),
             Err(error) => self.reject(key.0.clone(), CommandKind::Acknowledge, sequence, error),
         }
-        if let Some(next) = self.waiting.get_mut(&key).and_then(VecDeque::pop_front) {
+        let next = self.waiting.get_mut(&key).and_then(VecDeque::pop_front);
+        if let Some(next) = next.filter(|_| !self.gone.is_cancelled()) {
             self.waiting_count -= 1;
             return self.begin(key, next);
         }

@@ -82,7 +82,7 @@ impl Ending {
             () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
             error = ended => End::Resumable(error),
             () = self.draining.cancelled() => End::Resumable(draining()),
-            seek = sought => End::Sought(seek),
+            newest = sought => End::Sought(newest),
         }
     }
 

@@ -92,6 +92,7 @@ impl Manner {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one loop, read from top to bottom; its parts share all of its state")]
 fn log_frames(
     start: LogStart,
     resumed: bool,
@@ -119,11 +120,11 @@ fn log_frames(
         let mut behind: Option<Box<LogBatches>> = None;
         loop {
             let position = delivery.position();
-            let mut ended = None;
-            if asked_at.elapsed() > ENDING_CHECK_INTERVAL {
+            let due = asked_at.elapsed() > ENDING_CHECK_INTERVAL;
+            if due {
                 asked_at = Instant::now();
-                ended = end.as_mut().now_or_never();
             }
+            let ended = if due { end.as_mut().now_or_never() } else { None };
             let next = {
                 let ring = tap.ring();
                 match delivery.source(&ring) {

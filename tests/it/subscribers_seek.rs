@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use unibus::v1::{
     DeleteRoomRequest, SeekSubscriberRequest, Start, SubscribeRequest, history_request::Anchor, start::At,
+    subscribe_response::Frame,
 };
 
 use crate::support::{
@@ -151,4 +152,55 @@ async fn what_cannot_be_sought_is_refused() {
     create_ephemeral(&client, "live").await;
     assert_status(seek(&client, "live", "ann", At::All(())).await, Code::FailedPrecondition, "ROOM_NOT_PERSISTED");
     assert_eq!(floor(&nats, "lobby", "ann").await, 2);
+}
+
+/// The next frame that is not a sign of life.
+async fn next(frames: &mut Frames) -> Frame {
+    loop {
+        match frames.next_frame(Duration::from_secs(10)).await.unwrap().expect("open") {
+            Frame::Heartbeat(_) => {}
+            frame => return frame,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_subscription_follows_a_seek_and_says_so() {
+    // Goal: who is moved while it listens goes on there, in either mode, and what was sent before does not undo the move.
+    // Method: read everything; seek back, then forwards, then to the end, through another instance; each time `opened` with
+    // the position comes, then exactly what lies after it; the next subscription starts where this one was moved and read to.
+    let nats = Nats::start().await;
+    let (first, second) = (Unibus::start(&nats).await, Unibus::start(&nats).await);
+    let (client, other) = (first.client().await, second.client().await);
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 20).await;
+    for subscriber in ["auto", "explicit"] {
+        let request = match subscriber {
+            "auto" => SubscribeRequest { subscriber: subscriber.into(), room_id: "lobby".into(), ..Default::default() },
+            _ => explicit("lobby", subscriber),
+        };
+        let mut frames = Frames::open(&client, request.clone()).await.unwrap();
+        let backlog = frames.until_caught_up().await;
+        let last = *sequences(&backlog).last().unwrap();
+        for to in [5, 0, 12, last] {
+            assert_eq!(seek(&other, "lobby", subscriber, At::AfterSequence(to)).await.unwrap(), to);
+            match next(&mut frames).await {
+                Frame::Opened(opened) => assert_eq!((opened.position, opened.resumed), (to, true)),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(sequences(&frames.until_caught_up().await), listed(to + 1..=last));
+        }
+        publish(&client, "lobby", "live").await.unwrap();
+        assert_eq!(sequences(&frames.messages(1).await), [last + 1]);
+        // back again, and away before anything is read: nothing of before counts
+        seek(&other, "lobby", subscriber, At::AfterSequence(3)).await.unwrap();
+        let Frame::Opened(opened) = next(&mut frames).await else { panic!("not opened") };
+        assert_eq!(opened.position, 3);
+        drop(frames);
+        let again = Frames::open(&client, request).await.unwrap();
+        assert!(again.opened().position >= 3);
+        if subscriber == "explicit" {
+            assert_eq!(again.opened().position, 3);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use async_nats::{StatusCode, Subscriber, jetstream};
@@ -74,12 +75,12 @@ impl Expected {
         (&mut self.reply).await.ok()
     }
 
-    /// As [`Self::reply`], if that is known by now. Nothing is to be asked again once it was.
-    pub(super) fn try_reply(&mut self) -> Option<Option<Reply>> {
+    /// As [`Self::reply`], once that is known. Nothing is to be asked again after it was.
+    pub(super) fn try_reply(&mut self) -> Poll<Option<Reply>> {
         match self.reply.try_recv() {
-            Ok(reply) => Some(Some(reply)),
-            Err(TryRecvError::Closed) => Some(None),
-            Err(TryRecvError::Empty) => None,
+            Ok(reply) => Poll::Ready(Some(reply)),
+            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => Poll::Pending,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! since it would come out of order. Where it pays, what waits is committed in groups (see `group`); a group that
 //! JetStream refuses as a whole goes plainly, so that each message gets an answer of its own.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -194,7 +194,9 @@ impl Worker {
             reply = answer => {
                 self.settle(reply);
                 // those that came with it
-                while let Some(reply) = self.sent.front_mut().and_then(|sent| sent.expected.try_reply()) {
+                while let Some(sent) = self.sent.front_mut()
+                    && let Poll::Ready(reply) = sent.expected.try_reply()
+                {
                     self.settle(reply);
                 }
             }

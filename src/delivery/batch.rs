@@ -104,6 +104,14 @@ impl Slice {
         }
     }
 
+    /// Leaves out the messages up to and including this sequence; the last one that was left out.
+    pub(crate) fn skip_through(&mut self, sequence: u64) -> Option<u64> {
+        let skipped = self.items().partition_point(|item| item.sequence <= sequence);
+        let last = skipped.checked_sub(1).and_then(|last| self.items().get(last)).map(|item| item.sequence);
+        self.range.start += skipped;
+        last
+    }
+
     /// How many messages.
     pub(crate) fn messages(&self) -> u64 {
         self.range.len() as u64

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Code;
-use unibus::v1::{SubscribeRequest, consume_response::Frame};
+use unibus::v1::{GapReason, PurgeRoomRequest, SubscribeRequest, consume_response::Frame};
 
 use crate::support::{
     Client, Consuming, Nats, Random, Unibus, assert_status, create_ephemeral, create_room, listed, metadata, publish,
@@ -154,6 +154,40 @@ async fn a_room_without_credit_holds_back_no_other_and_still_ends() {
     assert_eq!(metadata(&over, "position"), "2");
     publish_n(&client, "free", 1).await;
     assert_eq!(sequences(&stream.messages("free", 1).await), [11]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_purged_while_it_waited_for_credit_does_not_come() {
+    // Goal: a purge counts for what waits in the service. Method: credit for two of ten small messages, which wait together;
+    // a purge up to the sixth; then credit: a gap for those that are gone, then the others; the same for a purge of all.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    room_of(&client, 10, 10).await;
+    let mut stream = Consuming::start(&client).await;
+    stream.open_within(subscription("red", ""), 2, 0).await;
+    assert_eq!(sequences(&stream.messages("red", 2).await), [1, 2]);
+    let mut position = 2;
+    for (up_to_sequence, purged, then) in [(Some(6), 6, 7..=8), (None, 11, 12..=12)] {
+        let purge = PurgeRoomRequest { room_id: "red".into(), up_to_sequence };
+        client.clone().purge_room(purge).await.unwrap();
+        publish(&client, "red", "on").await.unwrap();
+        let then = listed(then);
+        stream.credit("red", u32::try_from(then.len()).unwrap(), 0).await;
+        while position < purged {
+            match stream.next_told("red").await {
+                Frame::Gap(gap) => {
+                    assert_eq!((gap.from_sequence, gap.reason()), (position + 1, GapReason::Purged));
+                    position = gap.to_sequence;
+                }
+                Frame::CaughtUp(_) => {}
+                other => panic!("after {position}: {other:?}"),
+            }
+        }
+        assert_eq!(position, purged);
+        assert_eq!(sequences(&stream.messages("red", then.len()).await), then);
+        position = then[then.len() - 1];
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

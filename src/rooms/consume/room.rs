@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{Consumed, Event, flow::Flow, stage::Stage};
 use crate::{
+    domain::{Gap, GapReason},
     error::Result,
     rooms::{Frame, Rooms, Session, SubscribeOptions, ending::End, subscription::Way},
 };
@@ -71,7 +72,10 @@ fn frames(
         let session = subscription.auto_acks.clone();
         let ending = subscription.ending.clone();
         let heartbeat_interval = subscription.heartbeat_interval;
-        let has_log = matches!(subscription.way, Way::Log(_));
+        let epoch = match &subscription.way {
+            Way::Log(start) => Some(start.state.epoch),
+            Way::Ephemeral(_) => None,
+        };
         let mut frames = subscription.frames();
         let mut position = 0;
         'frames: loop {
@@ -105,7 +109,7 @@ fn frames(
                                 // what is held lies elsewhere than the subscriber is now
                                 continue 'frames;
                             }
-                            yield Err(if has_log { end.at(position) } else { end.into() });
+                            yield Err(if epoch.is_some() { end.at(position) } else { end.into() });
                             return;
                         }
                         () = time::sleep_until(heartbeat) => {
@@ -117,8 +121,20 @@ fn frames(
                 if !may_send {
                     return;
                 }
+                // it may have been purged while it was held
+                let purged = epoch.map_or(0, |epoch| ending.registered.purged_through(epoch));
+                if let Some(to) = slice.skip_through(purged) {
+                    let gap = Gap { from: position + 1, to, reason: GapReason::Purged, dropped: 0 };
+                    position = to;
+                    yield Ok((Frame::Gap(gap), session.clone()));
+                    if slice.messages() == 0 {
+                        break;
+                    }
+                    held = Some(slice);
+                    continue;
+                }
                 held = flow.spend(&mut slice, TURN_BYTES);
-                if has_log {
+                if epoch.is_some() {
                     position = slice.last_sequence();
                     flow.tell(position);
                 }

@@ -181,3 +181,48 @@ impl BatchBuilder {
         (!items.is_empty()).then(|| Arc::new(Batch { items: items.into_boxed_slice(), bytes }))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    const MESSAGE_BYTES: usize = 7;
+
+    #[test]
+    fn a_slice_is_cut_within_each_of_its_bounds_and_loses_nothing() {
+        let mut builder = BatchBuilder::default();
+        for (sequence, payload_bytes) in [(1, 0), (2, 10), (3, 0), (4, 10), (5, 10), (6, 0)] {
+            builder.message(sequence, 1, payload_bytes, |bytes| {
+                bytes.extend_from_slice(&[u8::try_from(sequence).unwrap(); MESSAGE_BYTES])
+            });
+        }
+        let batch = builder.finish().unwrap();
+        let sequences = |slice: &Slice| slice.encoded().map(|bytes| u64::from(bytes[0])).collect::<Vec<_>>();
+        let all = u64::MAX;
+        for (bytes, messages, payload_bytes, kept) in [
+            (usize::MAX, all, all, 5),
+            (usize::MAX, 3, all, 3),
+            (3 * MESSAGE_BYTES - 1, all, all, 2),
+            (2 * MESSAGE_BYTES, 4, all, 2),
+            (0, all, all, 1),
+            (usize::MAX, all, 1, 1),
+            (usize::MAX, all, 10, 1),
+            (usize::MAX, all, 11, 3),
+            (usize::MAX, all, 20, 3),
+            (usize::MAX, all, 21, 4),
+            (usize::MAX, all, 31, 5),
+            (usize::MAX, 2, 11, 2),
+            (usize::MAX, 0, 0, 1),
+        ] {
+            let mut slice = Slice::new(&batch, 1..6);
+            let rest = slice.split_off_within(bytes, messages, payload_bytes);
+            let case = (bytes, messages, payload_bytes);
+            assert_eq!(slice.messages(), kept, "{case:?}");
+            assert_eq!(sequences(&slice), (2..2 + kept).collect::<Vec<_>>(), "{case:?}");
+            assert_eq!(rest.as_ref().map(sequences).unwrap_or_default(), (2 + kept..7).collect::<Vec<_>>(), "{case:?}");
+            assert_eq!(rest.is_none(), kept == 5, "{case:?}");
+            assert_eq!(slice.payload_bytes() + rest.map_or(0, |rest| rest.payload_bytes()), 30, "{case:?}");
+        }
+    }
+}

@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{GapReason, PurgeRoomRequest, SubscribeRequest, consume_response::Frame};
 
 use crate::support::{
-    Client, Consuming, Nats, Random, Unibus, assert_status, create_ephemeral, create_room, listed, metadata, publish,
-    publish_n, sequences, subscription,
+    Client, Consuming, Nats, Random, Unibus, assert_status, create_ephemeral, create_room, floor_reaches, listed,
+    metadata, publish, publish_n, sequences, subscription,
 };
 
 /// Long enough for a message that should not come.
@@ -148,6 +148,8 @@ async fn a_room_without_credit_holds_back_no_other_and_still_ends() {
     assert_eq!(stream.closed("one").await.code(), Code::Ok);
     client.clone().delete_room(unibus::v1::DeleteRoomRequest { room_id: "two".into() }).await.unwrap();
     assert_status::<()>(Err(stream.closed("two").await), Code::NotFound, "ROOM_NOT_FOUND");
+    // what was taken is written about once a second
+    assert_eq!(floor_reaches(&nats, "three", "ann", 2).await, 2);
     let mut other = Consuming::start(&client).await;
     assert_eq!(other.open(subscription("three", "ann")).await.position, 2);
     let over = assert_status::<()>(Err(stream.closed("three").await), Code::Aborted, "TAKEN_OVER");

@@ -194,7 +194,7 @@ mod tests {
         let mut builder = BatchBuilder::default();
         for (sequence, payload_bytes) in [(1, 0), (2, 10), (3, 0), (4, 10), (5, 10), (6, 0)] {
             builder.message(sequence, 1, payload_bytes, |bytes| {
-                bytes.extend_from_slice(&[u8::try_from(sequence).unwrap(); MESSAGE_BYTES])
+                bytes.extend_from_slice(&[u8::try_from(sequence).unwrap(); MESSAGE_BYTES]);
             });
         }
         let batch = builder.finish().unwrap();

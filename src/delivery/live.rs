@@ -3,6 +3,7 @@
 use super::{
     Step,
     batch::{Item, Kind},
+    deliver,
 };
 use crate::domain::{Gap, GapReason};
 
@@ -52,12 +53,6 @@ impl LiveDelivery {
         self.disconnections = self.disconnections.max(disconnections);
         let dropped = (dropped > 0).then(|| lost(GapReason::SlowReader, dropped));
         dropped.into_iter().chain((unheard > 0).then(|| lost(GapReason::Disconnected, 0))).collect()
-    }
-}
-
-fn deliver(range: std::ops::Range<usize>, steps: &mut Vec<Step>) {
-    if !range.is_empty() {
-        steps.push(Step::Deliver(range));
     }
 }
 

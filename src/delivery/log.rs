@@ -3,6 +3,7 @@
 use super::{
     Step,
     batch::{Item, Kind},
+    deliver,
     ring::Ring,
 };
 use crate::domain::{Gap, GapReason, RoomState};
@@ -136,11 +137,5 @@ impl LogDelivery {
             self.caught_up = true;
             steps.push(Step::CaughtUp(self.position));
         }
-    }
-}
-
-fn deliver(range: std::ops::Range<usize>, steps: &mut Vec<Step>) {
-    if !range.is_empty() {
-        steps.push(Step::Deliver(range));
     }
 }

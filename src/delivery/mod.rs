@@ -27,3 +27,9 @@ pub(crate) enum Step {
     /// The backlog of the opening is through, up to this position.
     CaughtUp(u64),
 }
+
+fn deliver(range: std::ops::Range<usize>, steps: &mut Vec<Step>) {
+    if !range.is_empty() {
+        steps.push(Step::Deliver(range));
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 
 use async_stream::stream;
 use futures_util::{FutureExt, Stream};
-use tokio::time::{self, Instant};
+use tokio::time::{self, Instant, Sleep};
 
 use super::{
     Encode, Frame,
@@ -92,7 +92,50 @@ impl Manner {
     }
 }
 
-#[allow(clippy::too_many_lines, reason = "one loop, read from top to bottom; its parts share all of its state")]
+/// When a subscription gives a sign of life, and when one that always has something to send asks whether it is to end.
+struct Pace {
+    heartbeat_interval: Duration,
+    timer: Pin<Box<Sleep>>,
+    sent_at: Instant,
+    asked_at: Instant,
+}
+
+impl Pace {
+    fn new(heartbeat_interval: Duration) -> Self {
+        let timer = Box::pin(time::sleep(heartbeat_interval));
+        Self { heartbeat_interval, timer, sent_at: Instant::now(), asked_at: Instant::now() }
+    }
+
+    /// A frame was sent.
+    fn sent(&mut self) {
+        self.sent_at = Instant::now();
+    }
+
+    /// Returns when nothing was sent for the heartbeat interval.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    async fn silent(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            if self.sent_at.elapsed() >= self.heartbeat_interval {
+                return;
+            }
+            // not set anew with each frame, which would cost more than this
+            self.timer.as_mut().reset(self.sent_at + self.heartbeat_interval);
+        }
+    }
+
+    /// What `end` says, if it is time to ask it.
+    fn ask<T>(&mut self, end: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        if self.asked_at.elapsed() <= ENDING_CHECK_INTERVAL {
+            return None;
+        }
+        self.asked_at = Instant::now();
+        end.now_or_never()
+    }
+}
+
 fn log_frames(
     start: LogStart,
     resumed: bool,
@@ -103,28 +146,26 @@ fn log_frames(
     let LogStart { store, encode, mut tap, state, position } = start;
     let epoch = state.epoch;
     let expires = ending.registered.room.retention.expires();
-    let (mut delivery, first) = LogDelivery::open(position, &state, expires, ending.registered.purged_through(epoch));
+    let purged = ending.registered.purged_through(epoch);
+    let (mut delivery, mut steps) = LogDelivery::open(position, &state, expires, purged);
     stream! {
         yield Ok(manner.opened(position, &state, resumed));
-        for step in first {
-            let last = until_caught_up && matches!(step, Step::CaughtUp(_));
-            yield Ok(frame(step, None));
-            if last {
-                return;
-            }
-        }
+        let mut batch: Option<Arc<Batch>> = None;
         let mut end = pin!(ending.wait(0));
-        let mut heartbeat = pin!(time::sleep(heartbeat_interval));
-        let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
+        let mut pace = Pace::new(heartbeat_interval);
         // reads what the ring does not hold, while it is needed
         let mut behind: Option<Box<LogBatches>> = None;
         loop {
-            let position = delivery.position();
-            let due = asked_at.elapsed() > ENDING_CHECK_INTERVAL;
-            if due {
-                asked_at = Instant::now();
+            for frame in frames(std::mem::take(&mut steps), batch.take()) {
+                let last = until_caught_up && matches!(frame, Frame::CaughtUp { .. });
+                yield Ok(frame);
+                pace.sent();
+                if last {
+                    return;
+                }
             }
-            let ended = if due { end.as_mut().now_or_never() } else { None };
+            let position = delivery.position();
+            let ended = pace.ask(end.as_mut());
             let next = {
                 let ring = tap.ring();
                 match delivery.source(&ring) {
@@ -132,55 +173,45 @@ fn log_frames(
                     Source::Log => None,
                 }
             };
+            if next.is_some() {
+                behind = None;
+            }
             let event = match (ended, next) {
-                (Some(ended), _) => Event::End(ended),
-                (None, Some(Next::Batch(batch))) => {
-                    behind = None;
-                    Event::Batch { batch, ends_log: false }
-                }
+                (Some(ended), _) => Ok(Event::End(ended)),
+                (None, Some(Next::Batch(batch))) => Ok(Event::Batch { batch, ends_log: false }),
                 (None, next) => {
-                    if next.is_some() {
-                        behind = None;
-                        if let Some(error) = tap.end() {
-                            yield Err(ending.explain(error, position).await);
-                            return;
-                        }
-                    } else if behind.is_none() {
+                    if next.is_none() && behind.is_none() {
                         let room = &ending.registered.room;
                         behind = Some(Box::new(LogBatches::new(&store, room, epoch, position, encode)));
                     }
                     let backlog = (!delivery.is_caught_up()).then_some(Backlog { store: &store, ending: &ending, epoch, position });
                     let mut arriving = pin!(arrive(behind.as_deref_mut(), &mut tap, backlog));
                     // kept over heartbeats: a reader that is slow to begin is not begun again and again
-                    let arrived = loop {
+                    loop {
                         tokio::select! {
                             biased;
                             ended = &mut end => break Ok(Event::End(ended)),
                             arrived = &mut arriving => break arrived,
-                            () = &mut heartbeat => {
-                                if sent_at.elapsed() >= heartbeat_interval {
-                                    yield Ok(Frame::Heartbeat { position });
-                                    sent_at = Instant::now();
-                                }
-                                heartbeat.as_mut().reset(sent_at + heartbeat_interval);
+                            () = pace.silent() => {
+                                yield Ok(Frame::Heartbeat { position });
+                                pace.sent();
                             }
-                        }
-                    };
-                    match arrived {
-                        Ok(event) => event,
-                        Err(error) => {
-                            yield Err(ending.explain(&error, position).await);
-                            return;
                         }
                     }
                 }
             };
-            delivery.purged(ending.registered.purged_through(epoch));
-            let (steps, batch) = match event {
-                Event::Batch { batch, ends_log } => (delivery.arrive(batch.items(), ends_log), Some(batch)),
-                Event::NothingFollows(state) => (delivery.nothing_follows(&state), None),
-                Event::Changed => continue,
-                Event::End(End::Sought(seek)) => {
+            match event {
+                Ok(Event::Batch { batch: arrived, ends_log }) => {
+                    delivery.purged(ending.registered.purged_through(epoch));
+                    steps = delivery.arrive(arrived.items(), ends_log);
+                    batch = Some(arrived);
+                }
+                Ok(Event::NothingFollows(state)) => {
+                    delivery.purged(ending.registered.purged_through(epoch));
+                    steps = delivery.nothing_follows(&state);
+                }
+                Ok(Event::Changed) => {}
+                Ok(Event::End(End::Sought(seek))) => {
                     end.set(ending.wait(seek.number));
                     behind = None;
                     let state = match store.log_state(&ending.registered.room).await {
@@ -195,24 +226,18 @@ fn log_frames(
                         session.follow(seek);
                     }
                     yield Ok(manner.opened(position, &state, true));
-                    let (moved, first) =
-                        LogDelivery::open(position, &state, expires, ending.registered.purged_through(epoch));
-                    delivery = moved;
-                    (first, None)
+                    let purged = ending.registered.purged_through(epoch);
+                    (delivery, steps) = LogDelivery::open(position, &state, expires, purged);
                 }
-                Event::End(end) => {
+                Ok(Event::End(end)) => {
                     yield Err(end.at(position));
                     return;
                 }
-            };
-            for step in steps {
-                let last = until_caught_up && matches!(step, Step::CaughtUp(_));
-                yield Ok(frame(step, batch.as_ref()));
-                if last {
+                Err(error) => {
+                    yield Err(ending.explain(&error, position).await);
                     return;
                 }
             }
-            sent_at = Instant::now();
         }
     }
 }
@@ -253,6 +278,9 @@ impl Backlog<'_> {
 async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<Backlog<'_>>) -> Result<Event> {
     let arriving = async {
         let Some(batches) = behind else {
+            if let Some(error) = tap.end() {
+                return Err(error.again());
+            }
             tap.changed().await;
             return Ok(Event::Changed);
         };
@@ -285,15 +313,11 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
             return;
         }
         let mut end = pin!(ending.wait(0));
-        let mut heartbeat = pin!(time::sleep(heartbeat_interval));
-        let (mut sent_at, mut asked_at) = (Instant::now(), Instant::now());
+        let mut pace = Pace::new(heartbeat_interval);
         loop {
-            if asked_at.elapsed() > ENDING_CHECK_INTERVAL {
-                asked_at = Instant::now();
-                if let Some(error) = end.as_mut().now_or_never() {
-                    yield Err(error.into());
-                    return;
-                }
+            if let Some(end) = pace.ask(end.as_mut()) {
+                yield Err(end.into());
+                return;
             }
             let next = tap.ring().next(delivery.position());
             let (steps, batch) = match next {
@@ -306,35 +330,32 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
                     }
                     tokio::select! {
                         biased;
-                        error = &mut end => {
-                            yield Err(error.into());
+                        end = &mut end => {
+                            yield Err(end.into());
                             return;
                         }
                         () = tap.changed() => {}
-                        () = &mut heartbeat => {
-                            if sent_at.elapsed() >= heartbeat_interval {
-                                yield Ok(Frame::Heartbeat { position: 0 });
-                                sent_at = Instant::now();
-                            }
-                            heartbeat.as_mut().reset(sent_at + heartbeat_interval);
+                        () = pace.silent() => {
+                            yield Ok(Frame::Heartbeat { position: 0 });
+                            pace.sent();
                         }
                     }
                     continue;
                 }
             };
-            for step in steps {
-                yield Ok(frame(step, batch.as_ref()));
+            for frame in frames(steps, batch) {
+                yield Ok(frame);
+                pace.sent();
             }
-            sent_at = Instant::now();
         }
     }
 }
 
-fn frame(step: Step, batch: Option<&Arc<Batch>>) -> Frame {
-    match (step, batch) {
-        (Step::Deliver(range), Some(batch)) => Frame::Messages(Slice::new(batch, range)),
-        (Step::Gap(gap), _) => Frame::Gap(gap),
-        (Step::CaughtUp(position), _) => Frame::CaughtUp { position },
-        (Step::Deliver(_), None) => Frame::Heartbeat { position: 0 },
-    }
+/// The frames of these steps, whose messages are the batch's.
+fn frames(steps: Vec<Step>, batch: Option<Arc<Batch>>) -> impl Iterator<Item = Frame> {
+    steps.into_iter().filter_map(move |step| match step {
+        Step::Deliver(range) => batch.as_ref().map(|batch| Frame::Messages(Slice::new(batch, range))),
+        Step::Gap(gap) => Some(Frame::Gap(gap)),
+        Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
+    })
 }

@@ -11,13 +11,13 @@ use tonic::{Code, Status};
 use unibus::{
     NatsSync,
     v1::{
-        CreateRoomRequest, Durability, Message, PublishRequest, PublishResponse, Start, SubscribeRequest,
-        history_request::Anchor, start::At, subscribe_response::Frame,
+        CreateRoomRequest, Durability, PublishRequest, PublishResponse, Start, SubscribeRequest, start::At,
+        subscribe_response::Frame,
     },
 };
 
 use crate::support::{
-    Client, Cluster, Frames, Unibus, eventually, history, page, persisted, publish, sequences, subscription,
+    Client, Cluster, Frames, Unibus, eventually, everything, history, page, persisted, publish, sequences, subscription,
 };
 
 /// How long the cluster may take to elect a leader and serve again: generous, for machines that are busy with other tests.
@@ -125,19 +125,6 @@ async fn follow(client: &Client, subscriber: &str) -> Vec<u64> {
     }
 }
 
-/// Every message of the room.
-async fn everything(client: &Client) -> Vec<Message> {
-    let mut messages: Vec<Message> = Vec::new();
-    loop {
-        let after = messages.last().map_or(0, |message| message.sequence);
-        let read = page(client, "lobby", 1000, Anchor::AfterSequence(after)).await.unwrap();
-        messages.extend(read.messages);
-        if !read.has_newer {
-            return messages;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_death_of_the_leaders_server_loses_nothing() {
     // Goal: with three copies a server may die. Method: four publishers with message ids and retries, a durable and a
@@ -171,7 +158,7 @@ async fn the_death_of_the_leaders_server_loses_nothing() {
     let following = join(follow(&client, "ann"), follow(&client, ""));
     let (acknowledged, (durable, transient), ()) = join3(publishing, following, killing).await;
 
-    let messages = everything(&client).await;
+    let messages = everything(&client, "lobby").await;
     let count = acknowledged.iter().map(Vec::len).sum::<usize>() + 1;
     assert_eq!(sequences(&messages), Vec::from_iter(1..=count as u64));
     for (sequence, payload) in acknowledged.iter().flatten() {

@@ -7,8 +7,9 @@ use tonic::Code;
 use unibus::v1::{GapReason, subscribe_response::Frame};
 
 use crate::support::{
-    Circumstances, Frames, Mode, Nats, Proxy, Random, Traffic, Unibus, Way, assert_status, connect, create_ephemeral,
-    create_room, eventually, floor_reaches, note, publish, publish_n, reason, sequences, subscription,
+    Circumstances, Client, Frames, Mode, Nats, Proxy, Random, Traffic, Unibus, Way, assert_status, connect,
+    create_ephemeral, create_room, eventually, floor_reaches, note, publish, publish_n, reason, sequences,
+    subscription,
 };
 
 /// How soon everything works again when the network does.
@@ -62,6 +63,16 @@ impl Disturbance {
     }
 }
 
+/// The traffic goes on after each disturbance, and at the end everything agrees.
+async fn outlasts_all_disturbances(traffic: Traffic, random: &mut Random, proxy: &Proxy, client: &Client) {
+    traffic.goes_on(50, HEAL_WITHIN).await;
+    for (disturbance, lasting) in disturbances(random) {
+        disturbance.befall(proxy, lasting).await;
+        traffic.goes_on(30, HEAL_WITHIN).await;
+    }
+    traffic.finish(client).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_network_to_nats_costs_time_and_nothing_else() {
     // Goal: whatever happens between the service and NATS, what is acknowledged is kept, and subscribers miss nothing.
@@ -73,12 +84,7 @@ async fn a_bad_network_to_nats_costs_time_and_nothing_else() {
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     let traffic = Traffic::start(unibus.address(), Circumstances::default()).await;
-    traffic.goes_on(50, HEAL_WITHIN).await;
-    for (disturbance, lasting) in disturbances(&mut random) {
-        disturbance.befall(&proxy, lasting).await;
-        traffic.goes_on(30, HEAL_WITHIN).await;
-    }
-    traffic.finish(&client).await;
+    outlasts_all_disturbances(traffic, &mut random, &proxy, &client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,12 +196,7 @@ async fn a_bad_network_to_the_clients_costs_time_and_nothing_else() {
     create_room(&client, "lobby").await;
     let circumstances = Circumstances { client_network: true, ..Circumstances::default() };
     let traffic = Traffic::start(proxy.address(), circumstances).await;
-    traffic.goes_on(50, HEAL_WITHIN).await;
-    for (disturbance, lasting) in disturbances(&mut random) {
-        disturbance.befall(&proxy, lasting).await;
-        traffic.goes_on(30, HEAL_WITHIN).await;
-    }
-    traffic.finish(&client).await;
+    outlasts_all_disturbances(traffic, &mut random, &proxy, &client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,10 +13,11 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
-use unibus::v1::{Message, PublishRequest, SubscribeRequest, history_request::Anchor, subscribe_response::Frame};
+use unibus::v1::{Message, PublishRequest, SubscribeRequest, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, listed, page, sequences, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, everything, explicit, grows_by, listed, page,
+    sequences, subscription,
 };
 
 const PUBLISHERS: usize = 8;
@@ -106,19 +107,6 @@ async fn subscriber(client: Client, request: SubscribeRequest) -> Vec<Message> {
     }
 }
 
-/// Everything that the room holds, page by page.
-async fn everything(client: &Client) -> Vec<Message> {
-    let mut messages: Vec<Message> = Vec::new();
-    loop {
-        let after = messages.last().map_or(0, |message| message.sequence);
-        let next = page(client, "lobby", 1000, Anchor::AfterSequence(after)).await.unwrap();
-        messages.extend(next.messages);
-        if !next.has_newer {
-            return messages;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_message_is_kept_once_and_delivered_in_order_whatever_happens_to_nats() {
     // Goal: an acknowledgement is a promise. Method: eight clients publish through two instances, three durables read, while
@@ -148,18 +136,18 @@ async fn every_acknowledged_message_is_kept_once_and_delivered_in_order_whatever
 
     // Once shorter and once longer than calls wait for a lost connection.
     for outage in [Duration::ZERO, Duration::from_secs(3)] {
-        more_are_acknowledged(&acknowledged, 400).await;
+        grows_by(FINISH_WITHIN, &acknowledged, 400).await;
         nats.kill9();
         sleep(outage).await;
         nats.restart().await;
     }
-    more_are_acknowledged(&acknowledged, 400).await;
+    grows_by(FINISH_WITHIN, &acknowledged, 400).await;
     stop.store(true, Ordering::Relaxed);
     let answered = timeout(FINISH_WITHIN, join_all(publishers)).await.expect("the publishers end");
     let answered: BTreeMap<String, u64> = answered.into_iter().flat_map(Result::unwrap).collect();
     crate::support::publish(&clients[0], "lobby", "last").await.unwrap();
 
-    let kept = everything(&clients[0]).await;
+    let kept = everything(&clients[0], "lobby").await;
     assert_eq!(sequences(&kept), listed(1..=kept.len() as u64));
     let ids = kept.iter().filter(|message| !message.message_id.is_empty());
     let by_id: BTreeMap<String, u64> = ids.map(|message| (message.message_id.clone(), message.sequence)).collect();
@@ -171,14 +159,4 @@ async fn every_acknowledged_message_is_kept_once_and_delivered_in_order_whatever
         assert_eq!(sequences(&messages), sequences(&kept));
         assert!(messages.iter().zip(&kept).all(|(read, kept)| read.payload == kept.payload));
     }
-}
-
-/// Waits until so many more messages are acknowledged.
-async fn more_are_acknowledged(acknowledged: &AtomicU64, count: u64) {
-    let before = acknowledged.load(Ordering::Relaxed);
-    eventually(FINISH_WITHIN, async || {
-        let more = acknowledged.load(Ordering::Relaxed) - before;
-        (more >= count).then_some(()).ok_or_else(|| format!("{more} of {count}"))
-    })
-    .await;
 }

@@ -6,7 +6,7 @@ use tonic::Code;
 use unibus::v1::{DeleteRoomRequest, history_request::Anchor};
 
 use crate::support::{
-    Nats, Unibus, assert_status, create_room, eventually, history, page, publish, publish_n, sequences,
+    Nats, Unibus, assert_status, bare_stream, create_room, eventually, history, page, publish, publish_n, sequences,
 };
 
 /// The two ways to give a cursor.
@@ -72,7 +72,7 @@ async fn the_cursor_of_a_former_life_is_refused() {
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let mut client = unibus.client().await;
-    let room = create_room(&client, "lobby").await;
+    create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 3).await;
     let first = history(&client, "lobby", 0).await.messages[1].cursor.clone();
 
@@ -89,11 +89,7 @@ async fn the_cursor_of_a_former_life_is_refused() {
 
     let jetstream = nats.jetstream().await;
     jetstream.delete_stream("UNIBUS_lobby").await.unwrap();
-    let bare = async_nats::jetstream::stream::Config {
-        name: "UNIBUS_lobby".into(),
-        subjects: vec![room.subject],
-        ..Default::default()
-    };
+    let bare = bare_stream("lobby");
     jetstream.create_stream(bare).await.unwrap();
     for cursor in [first, second] {
         for anchor in anchors(&cursor) {

@@ -4,30 +4,20 @@ use std::time::Duration;
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull},
-    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
+    stream::{DiscardPolicy, RetentionPolicy, StorageType},
 };
 use futures_util::{StreamExt, TryStreamExt};
 use tonic::Code;
 use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, Retention, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, durable_info, eventually,
-    explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish, publish_n, sequences, settled,
-    starting, subscription,
+    Client, Frames, Nats, Unibus, acknowledge, assert_status, bare_stream, create_ephemeral, create_room, durable_info,
+    eventually, explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish, publish_n, sequences,
+    settled, starting, subscription,
 };
 
 /// How long something may take that nobody asks for.
 const SOON: Duration = Duration::from_secs(10);
-
-/// What a native client sends when it makes sure of the stream: its name, its subject, files.
-fn bare_stream(mapped_room: &str) -> stream::Config {
-    stream::Config {
-        name: format!("UNIBUS_{mapped_room}"),
-        subjects: vec![format!("unibus.room.{mapped_room}")],
-        storage: StorageType::File,
-        ..stream::Config::default()
-    }
-}
 
 /// What a native client sends when it makes sure of a durable.
 fn bare_durable(name: &str) -> pull::Config {

@@ -6,8 +6,8 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, PublishBatchRequest, PublishRequest};
 
 use crate::support::{
-    Nats, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually, fields, history, metadata,
-    payloads, persisted, publish, publish_n,
+    Nats, Unibus, assert_field, assert_status, bare_stream, create_ephemeral, create_room, eventually, fields, history,
+    metadata, payloads, persisted, publish, publish_n,
     publishing::{batch, by_batch, named, plain, together},
     reason, sequences, settled,
 };
@@ -228,13 +228,9 @@ async fn an_atomic_batch_survives_a_stream_that_was_stripped_or_deleted() {
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
-    let room = create_room(&client, "lobby").await;
+    create_room(&client, "lobby").await;
     let jetstream = nats.jetstream().await;
-    let bare = async_nats::jetstream::stream::Config {
-        name: "UNIBUS_lobby".into(),
-        subjects: vec![room.subject],
-        ..Default::default()
-    };
+    let bare = bare_stream("lobby");
     jetstream.update_stream(&bare).await.unwrap();
     let stored = together(&client, numbered(10)).await.unwrap();
     assert_eq!(stored[9].sequence, 10);

@@ -19,13 +19,10 @@ use proptest::{
 };
 use tokio::time::{sleep, timeout};
 use tonic::Code;
-use unibus::{
-    NatsSync,
-    v1::{Message, PublishRequest, history_request::Anchor},
-};
+use unibus::{NatsSync, v1::PublishRequest};
 
 use crate::support::{
-    Client, NatsOptions, Unibus, create_room, eventually, page,
+    Client, NatsOptions, Unibus, create_room, eventually, everything, grows_by, page,
     publishing::{Outcome, by_batch, by_calls, by_stream_until, named, plain, together},
     reason, sequences,
 };
@@ -128,18 +125,6 @@ async fn client(client: Client, number: usize, acknowledged: Arc<AtomicU64>, sto
     diary
 }
 
-/// Everything that the room holds.
-async fn everything(client: &Client) -> Vec<Message> {
-    let mut all: Vec<Message> = Vec::new();
-    loop {
-        let next = page(client, "lobby", 1000, Anchor::AfterSequence(all.len() as u64)).await.unwrap();
-        all.extend(next.messages);
-        if !next.has_newer {
-            return all;
-        }
-    }
-}
-
 /// Runs clients while NATS is killed twice, then compares what they were told with what the room holds.
 async fn check(sync: NatsSync) {
     let mut nats = NatsOptions::new().sync_always().start().await;
@@ -155,16 +140,16 @@ async fn check(sync: NatsSync) {
     }
     // once shorter and once longer than calls wait for a lost connection
     for outage in [Duration::ZERO, Duration::from_secs(3)] {
-        more_are_acknowledged(&acknowledged, 3_000).await;
+        grows_by(FINISH_WITHIN, &acknowledged, 3_000).await;
         nats.kill9();
         sleep(outage).await;
         nats.restart().await;
     }
-    more_are_acknowledged(&acknowledged, 3_000).await;
+    grows_by(FINISH_WITHIN, &acknowledged, 3_000).await;
     stop.store(true, Ordering::Relaxed);
     let diaries = timeout(FINISH_WITHIN, join_all(clients)).await.expect("the clients end");
 
-    let kept = everything(&reader).await;
+    let kept = everything(&reader, "lobby").await;
     assert_eq!(sequences(&kept), Vec::from_iter(1..=kept.len() as u64));
     let mut places: BTreeMap<String, u64> = BTreeMap::new();
     for message in &kept {
@@ -204,15 +189,6 @@ async fn check(sync: NatsSync) {
     }
     assert!(places.is_empty(), "nobody published {places:?}");
     assert!(unknown < told / 4, "{unknown} of {told} are unknown");
-}
-
-async fn more_are_acknowledged(acknowledged: &AtomicU64, count: u64) {
-    let before = acknowledged.load(Ordering::Relaxed);
-    eventually(FINISH_WITHIN, async || {
-        let more = acknowledged.load(Ordering::Relaxed) - before;
-        (more >= count).then_some(()).ok_or_else(|| format!("{more} of {count}"))
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,7 +242,7 @@ async fn what_a_frozen_server_leaves_open_is_said_to_be_unknown() {
         all_stored.then_some((streamed, batched, atomic)).ok_or_else(|| String::from("not all are stored"))
     })
     .await;
-    let kept = everything(&client).await;
+    let kept = everything(&client, "lobby").await;
     assert_eq!(kept.len(), 300, "a retry was stored twice");
     let outcomes = streamed.iter().chain(&batched).chain(&atomic);
     let ids = ["stream", "batch", "atomic"].into_iter().flat_map(requests);
@@ -310,7 +286,7 @@ async fn what_is_said_not_to_be_stored_is_not_stored_later() {
         })
         .await;
         let kept: BTreeMap<_, _> =
-            everything(&client).await.into_iter().map(|message| (message.payload, message.sequence)).collect();
+            everything(&client, "lobby").await.into_iter().map(|message| (message.payload, message.sequence)).collect();
         let mut unknown = 0;
         for (stream, outcomes) in outcomes.into_iter().enumerate() {
             let outcomes = outcomes.unwrap();

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use unibus::{NatsSync, v1::PublishRequest};
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, create_room, eventually, history, payloads, publish,
+    Client, Frames, Nats, NatsOptions, Unibus, bare_stream, create_room, eventually, history, payloads, publish,
     publishing::{by_stream, named, plain},
     sequences,
 };
@@ -135,13 +135,9 @@ async fn a_stream_that_takes_no_batches_is_published_to_plainly_and_repaired() {
     let nats = NatsOptions::new().sync_always().start().await;
     let unibus = grouping(&nats).await;
     let client = unibus.client().await;
-    let room = create_room(&client, "lobby").await;
+    create_room(&client, "lobby").await;
     let jetstream = nats.jetstream().await;
-    let bare = async_nats::jetstream::stream::Config {
-        name: "UNIBUS_lobby".into(),
-        subjects: vec![room.subject],
-        ..Default::default()
-    };
+    let bare = bare_stream("lobby");
     let mut expected = Vec::new();
     for round in 0..5 {
         jetstream.update_stream(&bare).await.unwrap();

@@ -7,17 +7,9 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, GetRoomRequest, Retention};
 
 use crate::support::{
-    Frames, Nats, Unibus, assert_status, create_room, eventually, history, payloads, persisted, publish, settled,
+    Frames, Nats, Unibus, assert_status, bare_stream, create_room, eventually, history, payloads, persisted, publish,
+    settled,
 };
-
-/// What a native client sets up for the room `legacy`: the bare configuration.
-fn bare() -> stream::Config {
-    stream::Config {
-        name: "UNIBUS_legacy".into(),
-        subjects: vec!["unibus.room.legacy".into()],
-        ..stream::Config::default()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_existing_stream_is_adopted_with_its_messages() {
@@ -26,7 +18,7 @@ async fn an_existing_stream_is_adopted_with_its_messages() {
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
-    nats.jetstream().await.create_stream(bare()).await.unwrap();
+    nats.jetstream().await.create_stream(bare_stream("legacy")).await.unwrap();
     nats.publish_n("unibus.room.legacy", 3).await;
 
     let room = create_room(&client, "legacy").await;
@@ -48,9 +40,9 @@ async fn a_stream_that_cannot_be_the_rooms_is_left_alone() {
     let mut client = unibus.client().await;
     let jetstream = nats.jetstream().await;
     let incompatible = [
-        stream::Config { subjects: vec!["elsewhere".into()], ..bare() },
-        stream::Config { subjects: vec!["unibus.room.legacy".into(), "more".into()], ..bare() },
-        stream::Config { retention: RetentionPolicy::WorkQueue, ..bare() },
+        stream::Config { subjects: vec!["elsewhere".into()], ..bare_stream("legacy") },
+        stream::Config { subjects: vec!["unibus.room.legacy".into(), "more".into()], ..bare_stream("legacy") },
+        stream::Config { retention: RetentionPolicy::WorkQueue, ..bare_stream("legacy") },
     ];
     for config in incompatible {
         let before = jetstream.create_stream(config).await.unwrap();
@@ -86,7 +78,7 @@ async fn a_native_client_may_set_up_the_stream_again_and_it_is_repaired() {
     publish(&client, "legacy", "1").await.unwrap();
 
     let jetstream = nats.jetstream().await;
-    let stripped = jetstream.create_or_update_stream(bare()).await.unwrap();
+    let stripped = jetstream.create_or_update_stream(bare_stream("legacy")).await.unwrap();
     assert!(stripped.config.max_messages <= 0, "the test strips nothing");
 
     eventually(Duration::from_secs(10), async || {

@@ -1,6 +1,9 @@
 //! Waiting for what takes a moment, without a guess of how long.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -21,4 +24,14 @@ where
         assert!(Instant::now() < end, "not within {deadline:?}, last reason: {reason}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Waits until a counter has grown by this much. Panics after `deadline`.
+pub(crate) async fn grows_by(deadline: Duration, counter: &AtomicU64, more: u64) {
+    let before = counter.load(Ordering::Relaxed);
+    eventually(deadline, async || {
+        let grown = counter.load(Ordering::Relaxed) - before;
+        (grown >= more).then_some(()).ok_or_else(|| format!("{grown} of {more}"))
+    })
+    .await;
 }

@@ -291,6 +291,16 @@ impl Drop for Nats {
     }
 }
 
+/// What a native client sends when it makes sure of the stream of the room with this mapped id: its name, its subject, files.
+pub(crate) fn bare_stream(mapped_id: &str) -> jetstream::stream::Config {
+    jetstream::stream::Config {
+        name: format!("UNIBUS_{mapped_id}"),
+        subjects: vec![format!("unibus.room.{mapped_id}")],
+        storage: jetstream::stream::StorageType::File,
+        ..jetstream::stream::Config::default()
+    }
+}
+
 /// The nats-server that the tests run: the one that cargo's runner names, else the first on the PATH.
 pub(crate) fn nats_server_binary() -> PathBuf {
     if let Some(path) = env::var_os("UNIBUS_NATS_SERVER") {

@@ -64,6 +64,19 @@ pub(crate) async fn page(
     Ok(client.clone().history(request).await?.into_inner())
 }
 
+/// Everything that a room holds, page by page.
+pub(crate) async fn everything(client: &Client, room_id: &str) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::new();
+    loop {
+        let after = messages.last().map_or(0, |message| message.sequence);
+        let next = page(client, room_id, 1000, Anchor::AfterSequence(after)).await.unwrap();
+        messages.extend(next.messages);
+        if !next.has_newer {
+            return messages;
+        }
+    }
+}
+
 /// A page of the rooms.
 pub(crate) async fn list_rooms(client: &Client, page_size: i32, page_token: &str) -> Result<ListRoomsResponse, Status> {
     let request = ListRoomsRequest { page_size, page_token: page_token.into() };

@@ -20,14 +20,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use unibus::v1::{
-    GetRoomRequest, Message, PublishRequest, SubscribeRequest, history_request::Anchor, start::At,
-    subscribe_response::Frame,
-};
+use unibus::v1::{GetRoomRequest, PublishRequest, SubscribeRequest, start::At, subscribe_response::Frame};
 
 use super::{
-    Client, Frames, acknowledge, eventually, explicit, list_rooms, listed, metadata, page, sequences, starting,
-    subscription, unibus::connect,
+    Client, Frames, acknowledge, eventually, everything, explicit, list_rooms, listed, metadata, page, sequences,
+    starting, subscription, unibus::connect,
 };
 
 /// No call to the service takes longer, whatever befalls NATS.
@@ -126,7 +123,7 @@ impl Traffic {
         })
         .await;
 
-        let kept = everything(client).await;
+        let kept = everything(client, "lobby").await;
         let last = kept.last().expect("a message").sequence;
         let by_id: BTreeMap<&str, u64> =
             kept.iter().map(|message| (message.message_id.as_str(), message.sequence)).collect();
@@ -326,19 +323,6 @@ async fn follow(
             }
             Frame::Heartbeat(at) => assert_eq!(at.position, position, "{kind:?}"),
             other @ Frame::Opened(_) => panic!("{other:?}"),
-        }
-    }
-}
-
-/// Everything that the room holds, page by page.
-async fn everything(client: &Client) -> Vec<Message> {
-    let mut messages: Vec<Message> = Vec::new();
-    loop {
-        let after = messages.last().map_or(0, |message| message.sequence);
-        let next = page(client, "lobby", 1000, Anchor::AfterSequence(after)).await.unwrap();
-        messages.extend(next.messages);
-        if !next.has_newer {
-            return messages;
         }
     }
 }

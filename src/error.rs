@@ -42,6 +42,14 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// No valid token or client certificate came with the call. Nothing was done.
+    Unauthenticated = "UNAUTHENTICATED", Unauthenticated;
+    /// The token or certificate has expired, perhaps while the stream was open; `position` is then in the metadata. Call again with a new one.
+    CredentialsExpired = "CREDENTIALS_EXPIRED", Unauthenticated;
+    /// The caller is not, or no longer, a member of the room, or its role does not allow the call. Nothing was done.
+    PermissionDenied = "PERMISSION_DENIED", PermissionDenied;
+    /// The durable subscriber belongs to another endpoint than the caller. Nothing was done.
+    SubscriberForeign = "SUBSCRIBER_FOREIGN", PermissionDenied;
     /// One or more fields are wrong; `BadRequest` names each. Nothing was done.
     InvalidField = "INVALID_FIELD", InvalidArgument;
     /// Payload or headers exceed what the NATS server or the room takes. Nothing was stored.
@@ -54,6 +62,8 @@ reasons! {
     SubscriberNotFound = "SUBSCRIBER_NOT_FOUND", NotFound;
     /// No message with this sequence.
     MessageNotFound = "MESSAGE_NOT_FOUND", NotFound;
+    /// No such member of the room.
+    MemberNotFound = "MEMBER_NOT_FOUND", NotFound;
     /// The room is open on this Consume stream already, or not quite closed.
     SubscriptionOpen = "SUBSCRIPTION_OPEN", AlreadyExists;
     /// The room exists with other settings.
@@ -84,6 +94,8 @@ reasons! {
     RemovalDenied = "REMOVAL_DENIED", FailedPrecondition;
     /// The room is not open on this Consume stream.
     SubscriptionNotOpen = "SUBSCRIPTION_NOT_OPEN", FailedPrecondition;
+    /// The room's only owner can neither leave nor become something less. Nothing was done.
+    LastOwner = "LAST_OWNER", FailedPrecondition;
     /// The position lies after the room's last sequence, which is in the metadata as `last_sequence`.
     PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
     /// A newer subscription of the same subscriber took over; `position` is in the metadata.
@@ -94,6 +106,8 @@ reasons! {
     Conflict = "CONFLICT", Aborted;
     /// A limit of the NATS server, its account, or the service is reached; it is in the metadata as `limit`.
     LimitReached = "LIMIT_REACHED", ResourceExhausted;
+    /// The caller calls faster than it may; `RetryInfo` says when the same call is allowed. Nothing was done.
+    RateLimited = "RATE_LIMITED", ResourceExhausted;
     /// The NATS server has no room left for messages. Nothing was stored.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// NATS cannot be reached, or has no leader just now. Nothing was done.
@@ -114,6 +128,8 @@ reasons! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the gRPC guide")]
 pub enum Code {
+    Unauthenticated,
+    PermissionDenied,
     InvalidArgument,
     NotFound,
     AlreadyExists,
@@ -132,6 +148,8 @@ impl Code {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
             Self::InvalidArgument => "INVALID_ARGUMENT",
             Self::NotFound => "NOT_FOUND",
             Self::AlreadyExists => "ALREADY_EXISTS",
@@ -150,6 +168,8 @@ impl Code {
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
+            Self::Unauthenticated => 401,
+            Self::PermissionDenied => 403,
             Self::InvalidArgument | Self::FailedPrecondition | Self::OutOfRange => 400,
             Self::NotFound => 404,
             Self::AlreadyExists | Self::Aborted => 409,
@@ -167,10 +187,17 @@ impl Reason {
     #[must_use]
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::NatsUnavailable => Some(Duration::from_secs(1)),
+            // the least; the error itself may know better
+            Self::NatsUnavailable | Self::RateLimited => Some(Duration::from_secs(1)),
             Self::Draining | Self::Conflict => Some(Duration::from_millis(100)),
             Self::OutcomeUnknown | Self::Timeout => Some(Duration::from_millis(500)),
-            Self::InvalidField
+            Self::Unauthenticated
+            | Self::CredentialsExpired
+            | Self::PermissionDenied
+            | Self::SubscriberForeign
+            | Self::MemberNotFound
+            | Self::LastOwner
+            | Self::InvalidField
             | Self::PayloadTooLarge
             | Self::CursorInvalid
             | Self::RoomNotFound

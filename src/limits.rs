@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const ROOM_ID_CHARS_MAX: usize = 128;
 /// Characters of a subscriber id: what is left of a consumer name beside the longest room id.
 pub const SUBSCRIBER_ID_CHARS_MAX: usize = 126;
+/// Characters of a member's id: a subscriber id begins with it.
+pub const MEMBER_ID_CHARS_MAX: usize = 126;
 /// Characters of a stream or consumer name (nats-server: `JSMaxNameLen`).
 pub const NATS_NAME_CHARS_MAX: usize = 255;
 /// Characters of a subject given by the creator.

@@ -1,5 +1,6 @@
 //! The nouns of the service as validated types. Refuses to know tonic and async-nats.
 
+mod caller;
 mod cursor;
 mod message;
 mod names;
@@ -7,9 +8,10 @@ mod position;
 mod room;
 mod subject;
 
+pub use caller::{Caller, Identity};
 pub use cursor::Cursor;
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
-pub use names::{RoomId, SubscriberId, mapped};
+pub use names::{MemberId, RoomId, SubscriberId, mapped};
 pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
 pub use room::{Labels, Purged, Retention, Room, RoomState};
 pub use subject::Subject;

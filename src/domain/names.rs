@@ -1,4 +1,4 @@
-//! Room and subscriber ids, and the mapping of both to NATS names.
+//! Room, subscriber and member ids, and the mapping of them to NATS names.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    limits::{ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
+    limits::{MEMBER_ID_CHARS_MAX, ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
 };
 
 /// The part of a NATS name that stands for `id`: every character outside `[A-Za-z0-9_]` becomes `_`.
@@ -78,6 +78,12 @@ id!(
     /// A durable subscriber's name: 1 to 126 characters, none of them white space or a control character.
     SubscriberId,
     SUBSCRIBER_ID_CHARS_MAX
+);
+id!(
+    /// A caller's name, as its token or certificate gives it: 1 to 126 characters, none of them white space or a control
+    /// character.
+    MemberId,
+    MEMBER_ID_CHARS_MAX
 );
 
 fn problem(id: &str, chars_max: usize) -> Option<String> {

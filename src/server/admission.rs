@@ -16,7 +16,7 @@ use tonic::Status;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service, ServiceExt};
 
-use super::connections::{Call, Caller};
+use super::connections::{Call, Client};
 use crate::{
     error::{Error, Reason},
     grpc,
@@ -64,10 +64,10 @@ where
 }
 
 fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
-    let Some(caller) = request.extensions().get::<Arc<Caller>>() else { return Ok(None) };
-    let bounds = caller.bounds();
+    let Some(client) = request.extensions().get::<Arc<Client>>() else { return Ok(None) };
+    let bounds = client.bounds();
     let path = request.uri().path();
-    if !ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix)) && !caller.has_place() {
+    if !ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix)) && !client.has_place() {
         return Err(limit_reached(
             "--max-connections",
             format!(
@@ -77,7 +77,7 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
             ),
         ));
     }
-    let call = caller.begin_call().ok_or_else(|| {
+    let call = client.begin_call().ok_or_else(|| {
         limit_reached(
             "--max-streams-per-connection",
             format!(

@@ -115,13 +115,13 @@ enum Place {
 
 /// What the calls of a connection share.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct Client {
     places: Arc<Places>,
     place: Mutex<Place>,
     calls: AtomicU32,
 }
 
-impl Caller {
+impl Client {
     /// Whether the connection has a place; takes one that became free meanwhile.
     pub(super) fn has_place(&self) -> bool {
         let mut place = self.place();
@@ -153,7 +153,7 @@ impl Caller {
 
 /// An open call. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Call(Arc<Caller>);
+pub(super) struct Call(Arc<Client>);
 
 impl Drop for Call {
     fn drop(&mut self) {
@@ -164,7 +164,7 @@ impl Drop for Call {
 /// An accepted connection. Its place is free again when it is dropped.
 pub(super) struct Connection {
     stream: TcpStream,
-    caller: Arc<Caller>,
+    client: Arc<Client>,
     /// Until the first byte: HTTP has no ping for a client that never said a word.
     unheard: Option<Pin<Box<Sleep>>>,
 }
@@ -172,23 +172,23 @@ pub(super) struct Connection {
 impl Connection {
     fn new(stream: TcpStream, place: Place, places: Arc<Places>) -> Self {
         let unheard = Some(Box::pin(time::sleep(places.bounds.silence_max)));
-        let caller = Caller { places, place: Mutex::new(place), calls: AtomicU32::new(0) };
-        Self { stream, caller: Arc::new(caller), unheard }
+        let client = Client { places, place: Mutex::new(place), calls: AtomicU32::new(0) };
+        Self { stream, client: Arc::new(client), unheard }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         // calls may outlive the connection for a moment
-        *self.caller.place() = Place::None;
+        *self.client.place() = Place::None;
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Arc<Caller>;
+    type ConnectInfo = Arc<Client>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        Arc::clone(&self.caller)
+        Arc::clone(&self.client)
     }
 }
 

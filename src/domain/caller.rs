@@ -1,0 +1,36 @@
+//! Who makes a call.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::MemberId;
+
+/// Who makes a call, as the service has verified it.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Authorisation is off: whoever it is may do everything, and is not named.
+    Anyone,
+    /// A verified identity.
+    Known(Arc<Identity>),
+}
+
+/// What a token or a client certificate says of its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The endpoint id: the name under which the caller is a member of rooms.
+    pub id: MemberId,
+    /// Whether it may do everything in every room.
+    pub administrator: bool,
+    /// When the proof ends, and with it what was opened by it.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl Caller {
+    /// The caller's name; `None` when authorisation is off.
+    #[must_use]
+    pub fn id(&self) -> Option<&MemberId> {
+        match self {
+            Self::Anyone => None,
+            Self::Known(identity) => Some(&identity.id),
+        }
+    }
+}

@@ -99,8 +99,12 @@ pub const NATS_GRACE: Duration = Duration::from_millis(1500);
 pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of a publish, from the call to the acknowledgement.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the positions of AUTO subscribers are written back.
+/// How often the position of an AUTO subscriber is written back at most.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
+/// Positions of AUTO subscribers that an instance writes back each second: beyond, each is written less often.
+pub const BOOKMARKS_PER_SECOND: usize = 200;
+/// How old an unwritten position of an AUTO subscriber gets, however many there are.
+pub const BOOKMARK_AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a newer subscription waits for the older one to write its last position.
 pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 

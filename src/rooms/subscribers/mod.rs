@@ -1,7 +1,7 @@
 //! Durable subscribers of this instance: their open subscriptions, and the one place that moves positions.
 //!
 //! The instance that owns a subscriber moves its position, one move at a time, only forwards but for a seek. Others ask it.
-//! AUTO positions are gathered and written back about once a second; an end, an Acknowledge, a take-over and a drain write
+//! AUTO positions are gathered and written back now and then; an end, an Acknowledge, a take-over and a drain write
 //! at once.
 
 mod commands;
@@ -15,13 +15,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
-use self::session::{End, Inner};
 pub(crate) use self::{
     list::SubscriberPage,
     session::{Mark, Seek, Session},
+};
+use self::{
+    session::{End, Inner},
+    write_back::WriteQueue,
 };
 use crate::{
     domain::{Room, RoomId, SubscriberId},
@@ -43,13 +46,12 @@ pub(crate) struct Subscribers {
     sessions: Mutex<HashMap<Key, Arc<Inner>>>,
     /// One lock for each subscriber whose position is being moved.
     moves: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
-    /// A session was closed.
-    wake: Notify,
+    queue: WriteQueue,
 }
 
 impl Subscribers {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, sessions: Mutex::default(), moves: Mutex::default(), wake: Notify::new() }
+        Self { store, sessions: Mutex::default(), moves: Mutex::default(), queue: WriteQueue::default() }
     }
 
     /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `start` tells where a
@@ -168,9 +170,14 @@ impl Subscribers {
 
     fn remove(&self, session: &Arc<Inner>) {
         let mut open = self.sessions();
-        if open.get(&session.key()).is_some_and(|found| Arc::ptr_eq(found, session)) {
+        if is_held(&open, session) {
             open.remove(&session.key());
         }
+    }
+
+    /// Whether it is the one session of its subscriber.
+    fn holds(&self, session: &Arc<Inner>) -> bool {
+        is_held(&self.sessions(), session)
     }
 
     /// Ends the subscriber's open subscription on this instance and writes its position.
@@ -202,4 +209,8 @@ impl Subscribers {
         moves.insert(key.clone(), Arc::downgrade(&lock));
         lock
     }
+}
+
+fn is_held(open: &HashMap<Key, Arc<Inner>>, session: &Arc<Inner>) -> bool {
+    open.get(&session.key()).is_some_and(|found| Arc::ptr_eq(found, session))
 }

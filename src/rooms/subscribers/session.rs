@@ -80,11 +80,20 @@ struct Progress {
     written: u64,
     moved_at: SystemTime,
     looked_at: Option<Instant>,
+    /// It is known that there is something to write.
+    queued: bool,
 }
 
 impl Progress {
     fn new(position: u64) -> Self {
-        Self { seek: 0, taken: position, written: position, moved_at: SystemTime::now(), looked_at: None }
+        Self {
+            seek: 0,
+            taken: position,
+            written: position,
+            moved_at: SystemTime::now(),
+            looked_at: None,
+            queued: false,
+        }
     }
 
     fn unwritten(&self) -> Option<u64> {
@@ -97,6 +106,19 @@ impl Progress {
         }
     }
 
+    /// Whether there is something to write, which nobody knew of.
+    fn is_news(&mut self) -> bool {
+        let news = !self.queued && self.unwritten().is_some();
+        self.queued |= news;
+        news
+    }
+
+    /// Whether there is something to write after all was written that was known of.
+    fn is_still_unwritten(&mut self) -> bool {
+        self.queued = self.unwritten().is_some();
+        self.queued
+    }
+
     fn has_written(&mut self, position: u64) {
         if position > self.written {
             self.written = position;
@@ -106,7 +128,7 @@ impl Progress {
     }
 
     fn has_sought(&mut self, position: u64) -> u64 {
-        *self = Self { seek: self.seek + 1, ..Self::new(position) };
+        *self = Self { seek: self.seek + 1, queued: self.queued, ..Self::new(position) };
         self.seek
     }
 }
@@ -156,9 +178,9 @@ impl Inner {
         must
     }
 
-    /// Its turn among so many.
-    pub(super) fn turn(&self, turns: u32) -> u32 {
-        u32::try_from(self.revision % u64::from(turns)).unwrap_or_default()
+    /// Whether there is something to write after all was written that was known of; then it is known of.
+    pub(super) fn is_still_unwritten(&self) -> bool {
+        self.progress().is_still_unwritten()
     }
 
     pub(super) fn moved_at(&self) -> SystemTime {
@@ -193,7 +215,14 @@ impl Session {
     /// The client's stream has taken everything up to here. Does nothing when there was a newer seek: what was sent before
     /// it must not undo it.
     pub(crate) fn taken(&self, Mark { seek, position }: Mark) {
-        self.inner.progress().has_taken(seek, position);
+        let news = {
+            let mut progress = self.inner.progress();
+            progress.has_taken(seek, position);
+            progress.is_news()
+        };
+        if news && let Some(subscribers) = self.subscribers.upgrade() {
+            subscribers.queue.moved(&self.inner);
+        }
     }
 
     /// From now on what is sent follows this seek.
@@ -243,7 +272,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.inner.closed.store(true, Ordering::Relaxed);
         if let Some(subscribers) = self.subscribers.upgrade() {
-            subscribers.wake.notify_one();
+            subscribers.queue.closed(&self.inner);
         }
     }
 }

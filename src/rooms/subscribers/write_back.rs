@@ -1,55 +1,124 @@
-//! Writes positions back: about once a second what AUTO subscribers have taken, at once what a closed subscription had.
+//! Writes positions back: now and then what AUTO subscribers have taken, at once what a closed subscription had.
+//!
+//! A position that moved waits in a queue for its turn, which comes after [`BOOKMARK_INTERVAL`]; with so many of them that
+//! writing each so often would take the NATS server's time from the messages, later: [`BOOKMARKS_PER_SECOND`] are written,
+//! or as many as it takes for none to wait longer than [`BOOKMARK_AGE_MAX`].
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
-use tokio::time::{self, MissedTickBehavior};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{End, Inner, Subscribers, WRITES_AT_ONCE};
 use crate::{
     error::{Reason, Result},
-    limits::BOOKMARK_INTERVAL,
+    limits::{BOOKMARK_AGE_MAX, BOOKMARK_INTERVAL, BOOKMARKS_PER_SECOND},
 };
 
-/// The sessions take turns within the interval, so that many of them do not trouble NATS all at once.
-const TURNS: u32 = 20;
+/// How often the queue is looked at.
+const TICK: Duration = Duration::from_millis(50);
 /// Positions written back at the same time while nobody waits for it.
 const BOOKMARKS_AT_ONCE: usize = 2;
 
+/// Sessions whose position is to be written.
+#[derive(Debug, Default)]
+pub(super) struct WriteQueue {
+    waiting: Mutex<Waiting>,
+    /// A session was closed.
+    closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Open, with the time since when; each once, in the order of these times.
+    open: VecDeque<(Instant, Arc<Inner>)>,
+    closed: Vec<Arc<Inner>>,
+}
+
+impl WriteQueue {
+    /// The position of an open subscription has moved since it was written.
+    pub(super) fn moved(&self, session: &Arc<Inner>) {
+        self.waiting().open.push_back((Instant::now(), Arc::clone(session)));
+    }
+
+    /// A subscription was closed.
+    pub(super) fn closed(&self, session: &Arc<Inner>) {
+        self.waiting().closed.push(Arc::clone(session));
+        self.closed.notify_one();
+    }
+
+    /// Takes the open ones whose turn it is.
+    fn due(&self) -> Vec<Arc<Inner>> {
+        let open = &mut self.waiting().open;
+        let now = Instant::now();
+        let ripe = open.partition_point(|(since, _)| now.duration_since(*since) >= BOOKMARK_INTERVAL);
+        open.drain(..ripe.min(turns(open.len()))).map(|(_, session)| session).collect()
+    }
+
+    fn take_closed(&self) -> Vec<Arc<Inner>> {
+        std::mem::take(&mut self.waiting().closed)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many of so many that wait are written in one tick.
+fn turns(waiting: usize) -> usize {
+    let ticks = |span: Duration| usize::try_from(span.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
+    (BOOKMARKS_PER_SECOND / ticks(Duration::from_secs(1))).max(waiting.div_ceil(ticks(BOOKMARK_AGE_MAX)))
+}
+
 impl Subscribers {
-    /// Writes positions back about once a second, and at once when a session was closed, until `stop`.
+    /// Writes positions back now and then, and at once when a session was closed, until `stop`.
     pub(crate) async fn write_back(self: Arc<Self>, stop: CancellationToken) {
-        let mut tick = time::interval(BOOKMARK_INTERVAL / TURNS);
+        let mut tick = time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turn = 0;
         loop {
-            tokio::select! {
+            let due = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.wake.notified() => self.write_some(Inner::is_closed, WRITES_AT_ONCE).await,
-                _ = tick.tick() => {
-                    turn = (turn + 1) % TURNS;
-                    let due = |session: &Inner| {
-                        session.is_closed() || (session.turn(TURNS) == turn && session.unwritten().is_some())
-                    };
-                    self.write_some(due, BOOKMARKS_AT_ONCE).await;
-                }
-            }
+                () = self.queue.closed.notified() => Vec::new(),
+                _ = tick.tick() => self.queue.due(),
+            };
+            // those that could not be written are tried again with the next tick
+            self.write_all(self.queue.take_closed(), WRITES_AT_ONCE).await;
+            self.write_all(due, BOOKMARKS_AT_ONCE).await;
         }
     }
 
     /// Writes back whatever is not yet written, once.
     pub(crate) async fn write_back_all(&self) {
-        self.write_some(|_| true, WRITES_AT_ONCE).await;
+        let sessions = self.sessions().values().cloned().collect();
+        self.write_all(sessions, WRITES_AT_ONCE).await;
     }
 
-    async fn write_some(&self, choose: impl Fn(&Inner) -> bool, at_once: usize) {
-        let chosen: Vec<_> = self.sessions().values().filter(|session| choose(session)).cloned().collect();
-        stream::iter(chosen)
+    async fn write_all(&self, sessions: Vec<Arc<Inner>>, at_once: usize) {
+        stream::iter(sessions)
             .for_each_concurrent(at_once, |session| async move {
-                if let Err(error) = self.write(&session).await {
+                if !self.holds(&session) {
+                    return; // taken over or forgotten meanwhile
+                }
+                let written = self.write(&session).await;
+                if let Err(error) = &written {
                     debug!(subscriber = %session.ownership.subscriber, %error, "a position could not be written back yet");
+                }
+                if !self.holds(&session) {
+                    return;
+                }
+                if session.is_closed() {
+                    self.queue.waiting().closed.push(session);
+                } else if session.is_still_unwritten() {
+                    self.queue.moved(&session);
                 }
             })
             .await;
@@ -100,5 +169,17 @@ impl Subscribers {
         };
         session.has_written(position);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turns;
+
+    #[test]
+    fn a_few_are_written_at_once_and_many_at_a_bounded_rate_and_age() {
+        for (waiting, written) in [(0, 10), (1, 10), (1000, 10), (2000, 10), (2001, 11), (100_000, 500)] {
+            assert_eq!(turns(waiting), written, "{waiting} wait");
+        }
     }
 }

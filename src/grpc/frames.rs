@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame as BodyFrame};
 use tonic::{Response, Status};
 
-use super::convert;
+use super::{convert, prepared::Prepared};
 use crate::{
     delivery::{Slice, TakenChunks},
     domain::{Message, RoomId},
@@ -77,13 +77,13 @@ pub(super) fn complete(frame: &Frame, session: Option<Arc<Session>>) -> Option<(
     })
 }
 
-/// The response to Subscribe, whose body [`send_frames`] puts in place.
+/// The response to Subscribe, whose body [`SendFrames`](super::SendFrames) puts in place.
 pub(super) fn respond<S>(subscription: Subscription) -> Response<tokio_stream::Empty<S>> {
     let session = subscription.auto_acks.clone();
     respond_with(SubscriptionPieces { frames: subscription.frames(), rest: None, session })
 }
 
-/// A response of these pieces, whose body [`send_frames`] puts in place.
+/// A response of these pieces, whose body [`SendFrames`](super::SendFrames) puts in place.
 pub(super) fn respond_with<S, P>(pieces: P) -> Response<tokio_stream::Empty<S>>
 where
     P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
@@ -92,6 +92,7 @@ where
         pieces: Some(pieces),
         gathered: BytesMut::new(),
         complete: Vec::new(),
+        drained: false,
         end: None,
         acknowledges: false,
         chunks: TakenChunks::default(),
@@ -99,24 +100,8 @@ where
         given: VecDeque::new(),
     };
     let mut response = Response::new(tokio_stream::empty());
-    response.extensions_mut().insert(Prepared(Arc::new(Mutex::new(Some(tonic::body::Body::new(body))))));
+    response.extensions_mut().insert(Prepared::new(body));
     response
-}
-
-#[derive(Clone)]
-struct Prepared(Arc<Mutex<Option<tonic::body::Body>>>);
-
-/// Gives the responses that have prepared one their own body.
-pub(crate) fn send_frames<B>(mut response: http::Response<B>) -> http::Response<tonic::body::Body>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<tonic::codegen::StdError>,
-{
-    let prepared = response.extensions_mut().remove::<Prepared>();
-    match prepared.and_then(|prepared| prepared.0.lock().unwrap_or_else(PoisonError::into_inner).take()) {
-        Some(body) => response.map(|_| body),
-        None => response.map(tonic::body::Body::new),
-    }
 }
 
 /// The frames of one subscription, encoded. Keeps its session open until it is dropped.
@@ -184,6 +169,8 @@ struct FrameBody<P> {
     gathered: BytesMut,
     /// What is complete with what is ready.
     complete: Complete,
+    /// Nothing more was ready when the last chunk was given.
+    drained: bool,
     /// The status to end with.
     end: Option<Status>,
     /// Somebody wants to know what was taken.
@@ -220,7 +207,10 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
                 }
                 Poll::Ready(Some(Err(error))) => self.finish(error.into()),
                 Poll::Ready(None) => self.finish(Status::ok("")),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.drained = true;
+                    break;
+                }
             }
         }
         match first {
@@ -276,6 +266,10 @@ impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBod
     ) -> Poll<Option<std::result::Result<BodyFrame<Bytes>, Infallible>>> {
         let this = &mut *self;
         this.tell();
+        // what is held back follows at once, without asking for what was not there a moment ago
+        if std::mem::take(&mut this.drained) && this.chunks.holds() {
+            return Poll::Ready(Some(Ok(BodyFrame::data(this.cut(Bytes::new())))));
+        }
         let ready = match this.gather(cx) {
             Poll::Ready(ready) => this.cut(ready),
             Poll::Pending if this.chunks.holds() => this.cut(Bytes::new()),

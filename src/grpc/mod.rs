@@ -4,6 +4,7 @@
 mod consume;
 mod convert;
 mod frames;
+mod prepared;
 mod publish_stream;
 mod status;
 
@@ -12,7 +13,7 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-pub(crate) use self::frames::{encode_message, send_frames};
+pub(crate) use self::{frames::encode_message, prepared::SendFrames};
 use crate::{
     error::{Error, Reason},
     limits::{PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES},

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +95,27 @@ impl Ending {
             return not_found(&self.registered.room.room_id);
         }
         error.again().with("position", position)
+    }
+}
+
+/// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was
+/// woken itself.
+pub(super) struct Rare<F>(FuturesUnordered<F>);
+
+impl<F: Future> Rare<F> {
+    pub(super) fn new(future: F) -> Self {
+        Self(FuturesUnordered::from_iter([future]))
+    }
+
+    /// The future's output; nothing more once it was given.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn wait(&mut self) -> F::Output {
+        match self.0.next().await {
+            Some(output) => output,
+            None => std::future::pending().await,
+        }
     }
 }
 

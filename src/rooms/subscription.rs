@@ -12,7 +12,7 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     Encode, Frame,
-    ending::{End, Ending},
+    ending::{End, Ending, Rare},
     log_batches::{LogBatch, LogBatches},
     subscribers::Session,
     upstream::Tap,
@@ -127,7 +127,7 @@ impl Pace {
     }
 
     /// What `end` says, if it is time to ask it.
-    fn ask<T>(&mut self, end: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    fn ask<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
         if self.asked_at.elapsed() <= ENDING_CHECK_INTERVAL {
             return None;
         }
@@ -151,7 +151,7 @@ fn log_frames(
     stream! {
         yield Ok(manner.opened(position, &state, resumed));
         let mut batch: Option<Arc<Batch>> = None;
-        let mut end = pin!(ending.wait(0));
+        let mut end = Rare::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         // reads what the ring does not hold, while it is needed
         let mut behind: Option<Box<LogBatches>> = None;
@@ -165,7 +165,7 @@ fn log_frames(
                 }
             }
             let position = delivery.position();
-            let ended = pace.ask(end.as_mut());
+            let ended = pace.ask(end.wait());
             let next = {
                 let ring = tap.ring();
                 match delivery.source(&ring) {
@@ -190,7 +190,7 @@ fn log_frames(
                     loop {
                         tokio::select! {
                             biased;
-                            ended = &mut end => break Ok(Event::End(ended)),
+                            ended = end.wait() => break Ok(Event::End(ended)),
                             arrived = &mut arriving => break arrived,
                             () = pace.silent() => {
                                 yield Ok(Frame::Heartbeat { position });
@@ -212,7 +212,7 @@ fn log_frames(
                 }
                 Ok(Event::Changed) => {}
                 Ok(Event::End(End::Sought(seek))) => {
-                    end.set(ending.wait(seek.number));
+                    end = Rare::new(ending.wait(seek.number));
                     behind = None;
                     let state = match store.log_state(&ending.registered.room).await {
                         Ok(state) => state,
@@ -312,10 +312,10 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
         if until_caught_up {
             return;
         }
-        let mut end = pin!(ending.wait(0));
+        let mut end = Rare::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         loop {
-            if let Some(end) = pace.ask(end.as_mut()) {
+            if let Some(end) = pace.ask(end.wait()) {
                 yield Err(end.into());
                 return;
             }
@@ -330,7 +330,7 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
                     }
                     tokio::select! {
                         biased;
-                        end = &mut end => {
+                        end = end.wait() => {
                             yield Err(end.into());
                             return;
                         }

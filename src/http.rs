@@ -4,7 +4,7 @@
 use axum::{
     Router,
     extract::{Path, RawQuery, State},
-    http::{StatusCode, header},
+    http::{Extensions, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Anchor, RoomId},
+    domain::{Anchor, Caller, RoomId},
     error::Error,
     limits::{HISTORY_HTTP_BYTES_MAX, HISTORY_LIMIT_MAX},
     rooms::Rooms,
@@ -37,13 +37,19 @@ pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router 
     Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
 }
 
-async fn history(State(rooms): State<Rooms>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
+async fn history(
+    State(rooms): State<Rooms>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    extensions: Extensions,
+) -> Response {
     let limit = limit(query.as_deref().unwrap_or_default());
-    let page = match RoomId::parse("room_id", id) {
-        Ok(id) => rooms.history_within(&id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await,
-        Err(error) => Err(error),
+    let page = async {
+        let caller = Caller::require(extensions.get())?;
+        let id = RoomId::parse("room_id", id)?;
+        rooms.history_within(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
     };
-    match page {
+    match page.await {
         Ok(page) => {
             let messages: Vec<_> = page.messages.iter().map(|message| STANDARD.encode(&message.payload)).collect();
             json_response(StatusCode::OK, &json!({ "messages": messages }))

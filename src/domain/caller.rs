@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::MemberId;
+use crate::error::{Error, Result};
 
 /// Who makes a call, as the service has verified it.
 #[derive(Clone, Debug)]
@@ -25,6 +26,14 @@ pub struct Identity {
 }
 
 impl Caller {
+    /// The caller that was found with a call.
+    ///
+    /// # Errors
+    /// `INTERNAL` if there is none: nobody has verified the call, so it must not be served.
+    pub fn require(found: Option<&Self>) -> Result<Self> {
+        found.cloned().ok_or_else(|| Error::internal().because("a call came without its caller"))
+    }
+
     /// The caller's name; `None` when authorisation is off.
     #[must_use]
     pub fn id(&self) -> Option<&MemberId> {

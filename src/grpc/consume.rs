@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     delivery::Slice,
-    domain::{RoomId, SubscriberId},
+    domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
     rooms::{Command, CommandKind, Consumed, Credit, Event, Rooms},
     v1::{
@@ -29,9 +29,13 @@ const MESSAGE_TAG: u32 = 3;
 const MESSAGE_KEY_BYTES: usize = 1;
 
 /// The response to a Consume stream.
-pub(super) fn respond<S>(rooms: &Rooms, requests: Streaming<v1::ConsumeRequest>) -> Response<tokio_stream::Empty<S>> {
+pub(super) fn respond<S>(
+    rooms: &Rooms,
+    caller: &Caller,
+    requests: Streaming<v1::ConsumeRequest>,
+) -> Response<tokio_stream::Empty<S>> {
     let commands = requests.map(|request| command(request.map_err(unreadable)?));
-    respond_with(Box::pin(pieces(rooms.consume(commands))))
+    respond_with(Box::pin(pieces(rooms.consume(caller, commands))))
 }
 
 fn pieces(consumed: impl Stream<Item = Result<Consumed>>) -> impl Stream<Item = Result<Piece>> {

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 pub(crate) use self::{frames::encode_message, prepared::SendFrames};
 use crate::{
+    domain::Caller,
     error::{Error, Reason},
     limits::{PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES},
     rooms::Rooms,
@@ -71,6 +72,11 @@ pub(crate) fn no_such_call() -> http::Response<tonic::body::Body> {
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Who makes the call.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    Ok(Caller::require(request.extensions().get())?)
+}
+
 fn not_implemented<T>(call: &str) -> Result<Response<T>, Status> {
     Err(Error::new(Reason::NotImplemented, format!("{call} is part of the contract and not of this version")).into())
 }
@@ -81,12 +87,14 @@ impl RoomService for Service {
         &self,
         request: Request<v1::CreateRoomRequest>,
     ) -> Result<Response<v1::CreateRoomResponse>, Status> {
-        let (room, state) = self.rooms.create(convert::create_room(request.into_inner())).await?;
+        let caller = caller(&request)?;
+        let (room, state) = self.rooms.create(&caller, convert::create_room(request.into_inner())).await?;
         Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
     }
 
     async fn get_room(&self, request: Request<v1::GetRoomRequest>) -> Result<Response<v1::GetRoomResponse>, Status> {
-        let (room, state) = self.rooms.get(&convert::room_id(request.into_inner().room_id)?).await?;
+        let caller = caller(&request)?;
+        let (room, state) = self.rooms.get(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
         Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
     }
 
@@ -94,15 +102,17 @@ impl RoomService for Service {
         &self,
         request: Request<v1::ListRoomsRequest>,
     ) -> Result<Response<v1::ListRoomsResponse>, Status> {
+        let caller = caller(&request)?;
         let (after, page_size) = convert::room_page(request.get_ref())?;
-        Ok(Response::new(convert::rooms(self.rooms.list(after.as_ref(), page_size))))
+        Ok(Response::new(convert::rooms(self.rooms.list(&caller, after.as_ref(), page_size))))
     }
 
     async fn update_room(
         &self,
         request: Request<v1::UpdateRoomRequest>,
     ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
-        let (room, state) = self.rooms.update(convert::life::update_room(request.into_inner())).await?;
+        let caller = caller(&request)?;
+        let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
         Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
     }
 
@@ -110,7 +120,8 @@ impl RoomService for Service {
         &self,
         request: Request<v1::DeleteRoomRequest>,
     ) -> Result<Response<v1::DeleteRoomResponse>, Status> {
-        self.rooms.delete(&convert::room_id(request.into_inner().room_id)?).await?;
+        let caller = caller(&request)?;
+        self.rooms.delete(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
         Ok(Response::new(v1::DeleteRoomResponse {}))
     }
 
@@ -118,28 +129,31 @@ impl RoomService for Service {
         &self,
         request: Request<v1::PurgeRoomRequest>,
     ) -> Result<Response<v1::PurgeRoomResponse>, Status> {
+        let caller = caller(&request)?;
         let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
-        let outcome = self.rooms.purge(&convert::room_id(room_id)?, up_to_sequence).await?;
+        let outcome = self.rooms.purge(&caller, &convert::room_id(room_id)?, up_to_sequence).await?;
         Ok(Response::new(convert::life::purged(outcome)))
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, draft) = convert::publish(request.into_inner())?;
-        Ok(Response::new(convert::acknowledged(self.rooms.publish(&room, draft).await?)))
+        Ok(Response::new(convert::acknowledged(self.rooms.publish(&caller, &room, draft).await?)))
     }
 
     async fn publish_batch(
         &self,
         request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         if request.atomic {
             let (room, drafts) = convert::atomic_batch(request)?;
-            let stored = self.rooms.publish_all(&room, drafts).await?;
+            let stored = self.rooms.publish_all(&caller, &room, drafts).await?;
             return Ok(Response::new(convert::batch_outcomes(stored.into_iter().map(Ok))));
         }
         let (room, drafts) = convert::batch(request)?;
-        Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&room, drafts).await?)))
+        Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&caller, &room, drafts).await?)))
     }
 
     type PublishStreamStream = Responses<v1::PublishStreamResponse>;
@@ -148,7 +162,8 @@ impl RoomService for Service {
         &self,
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        Ok(Response::new(publish_stream::results(self.rooms.publishing(), request.into_inner())))
+        let caller = caller(&request)?;
+        Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner())))
     }
 
     type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;
@@ -157,16 +172,18 @@ impl RoomService for Service {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = caller(&request)?;
         let options = convert::subscribe(request.into_inner())?;
-        Ok(frames::respond(self.rooms.subscribe(options).await?))
+        Ok(frames::respond(self.rooms.subscribe(&caller, options).await?))
     }
 
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,
     ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
-        let position = self.rooms.acknowledge(&room, &subscriber, sequence).await?;
+        let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
         Ok(Response::new(v1::AcknowledgeResponse { position }))
     }
 
@@ -176,12 +193,14 @@ impl RoomService for Service {
         &self,
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        Ok(consume::respond(&self.rooms, request.into_inner()))
+        let caller = caller(&request)?;
+        Ok(consume::respond(&self.rooms, &caller, request.into_inner()))
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, limit, anchor) = convert::history(request.into_inner())?;
-        let page = self.rooms.history(&room, limit, anchor).await?;
+        let page = self.rooms.history(&caller, &room, limit, anchor).await?;
         Ok(Response::new(convert::page(page, &room)))
     }
 
@@ -189,8 +208,9 @@ impl RoomService for Service {
         &self,
         request: Request<v1::DeleteMessageRequest>,
     ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, sequence) = convert::life::delete_message(request.into_inner())?;
-        self.rooms.delete_message(&room, sequence).await?;
+        self.rooms.delete_message(&caller, &room, sequence).await?;
         Ok(Response::new(v1::DeleteMessageResponse {}))
     }
 
@@ -216,8 +236,9 @@ impl RoomService for Service {
         &self,
         request: Request<v1::ListSubscribersRequest>,
     ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
-        let page = self.rooms.list_subscribers(&room, after.as_ref(), page_size).await?;
+        let page = self.rooms.list_subscribers(&caller, &room, after.as_ref(), page_size).await?;
         Ok(Response::new(convert::subscribers::subscribers(page)))
     }
 
@@ -225,8 +246,9 @@ impl RoomService for Service {
         &self,
         request: Request<v1::DeleteSubscriberRequest>,
     ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
-        self.rooms.delete_subscriber(&room, &subscriber).await?;
+        self.rooms.delete_subscriber(&caller, &room, &subscriber).await?;
         Ok(Response::new(v1::DeleteSubscriberResponse {}))
     }
 
@@ -234,8 +256,9 @@ impl RoomService for Service {
         &self,
         request: Request<v1::SeekSubscriberRequest>,
     ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
+        let caller = caller(&request)?;
         let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
-        let position = self.rooms.seek_subscriber(&room, &subscriber, to).await?;
+        let position = self.rooms.seek_subscriber(&caller, &room, &subscriber, to).await?;
         Ok(Response::new(v1::SeekSubscriberResponse { position }))
     }
 }

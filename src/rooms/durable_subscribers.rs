@@ -1,8 +1,8 @@
 //! Durable subscribers as such: listed, moved, deleted, whether or not they have an open subscription.
 
-use super::{Rooms, subscribers::SubscriberPage};
+use super::{Rooms, access::Right, subscribers::SubscriberPage};
 use crate::{
-    domain::{RoomId, Start, SubscriberId},
+    domain::{Caller, RoomId, Start, SubscriberId},
     error::Result,
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
     store::DurableToken,
@@ -15,11 +15,12 @@ impl Rooms {
     /// `ROOM_NOT_FOUND`.
     pub(crate) async fn list_subscribers(
         &self,
+        caller: &Caller,
         id: &RoomId,
         after: Option<&DurableToken>,
         page_size: usize,
     ) -> Result<SubscriberPage> {
-        let registered = self.store.registry.find(id).await?;
+        let registered = self.permit(caller, id, Right::Read).await?;
         let room = &registered.room;
         if !room.persist {
             return Ok(SubscriberPage::default());
@@ -33,8 +34,13 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `CONFLICT`.
-    pub(crate) async fn delete_subscriber(&self, id: &RoomId, subscriber: &SubscriberId) -> Result<()> {
-        let registered = self.persisted(id).await?;
+    pub(crate) async fn delete_subscriber(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        subscriber: &SubscriberId,
+    ) -> Result<()> {
+        let registered = self.permit_persisted(caller, id, Right::Read).await?;
         self.subscribers.forget(&registered.room, subscriber).await
     }
 
@@ -43,8 +49,14 @@ impl Rooms {
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `POSITION_AFTER_END`, `CURSOR_INVALID`,
     /// `CURSOR_EXPIRED`, `CONFLICT`: the position is as it was.
-    pub(crate) async fn seek_subscriber(&self, id: &RoomId, subscriber: &SubscriberId, to: Start) -> Result<u64> {
-        let registered = self.persisted(id).await?;
+    pub(crate) async fn seek_subscriber(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        subscriber: &SubscriberId,
+        to: Start,
+    ) -> Result<u64> {
+        let registered = self.permit_persisted(caller, id, Right::Read).await?;
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;

@@ -1,8 +1,8 @@
 //! Pages of stored messages.
 
-use super::Rooms;
+use super::{Rooms, access::Right};
 use crate::{
-    domain::{Anchor, Cursor, Page, PageRequest, Room, RoomId, RoomState},
+    domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
     error::Result,
     limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
     store::PageLimits,
@@ -13,13 +13,20 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
-    pub(crate) async fn history(&self, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
-        self.history_within(id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
+    pub(crate) async fn history(&self, caller: &Caller, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
+        self.history_within(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
     }
 
     /// As [`Self::history`], with another bound on the page's bytes.
-    pub(crate) async fn history_within(&self, id: &RoomId, limit: usize, bytes: usize, anchor: Anchor) -> Result<Page> {
-        let registered = self.store.registry.find(id).await?;
+    pub(crate) async fn history_within(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        limit: usize,
+        bytes: usize,
+        anchor: Anchor,
+    ) -> Result<Page> {
+        let registered = self.permit(caller, id, Right::Read).await?;
         let room = &registered.room;
         if !room.persist {
             return Ok(Page::default());

@@ -9,9 +9,9 @@ pub(crate) use self::{
     removal::PurgeOutcome,
     update::{Fixed, RoomField, UpdateRoom},
 };
-use super::Rooms;
+use super::{Rooms, access::Right};
 use crate::{
-    domain::{Labels, Retention, Room, RoomId, RoomState, Subject},
+    domain::{Caller, Labels, Retention, Room, RoomId, RoomState, Subject},
     error::{Error, Reason, Result, Violations},
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
     store::{Registered, Registration},
@@ -102,7 +102,7 @@ impl Rooms {
     /// # Errors
     /// `INVALID_FIELD`; `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
     /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`. No room was created.
-    pub(crate) async fn create(&self, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
+    pub(crate) async fn create(&self, _caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
         let room = request.check(self.payload_bytes_max())?;
         if room.persist {
             self.store.require_jetstream()?;
@@ -134,8 +134,8 @@ impl Rooms {
     }
 
     /// The room and what it holds.
-    pub(crate) async fn get(&self, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
-        let registered = self.store.registry.find(id).await?;
+    pub(crate) async fn get(&self, caller: &Caller, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
+        let registered = self.permit(caller, id, Right::Read).await?;
         self.describe(&registered).await
     }
 
@@ -146,7 +146,7 @@ impl Rooms {
     }
 
     /// Rooms after `after`, by ascending id; 0 is the default page size.
-    pub(crate) fn list(&self, after: Option<&RoomId>, page_size: usize) -> RoomPage {
+    pub(crate) fn list(&self, _caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
         let mut found = self.store.registry.list(after, size + 1);
         let more = found.len() > size;
@@ -156,9 +156,10 @@ impl Rooms {
     }
 
     /// Deletes the room with all that belongs to it.
-    pub(crate) async fn delete(&self, id: &RoomId) -> Result<()> {
+    pub(crate) async fn delete(&self, caller: &Caller, id: &RoomId) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let registered = self.store.registry.find_fresh(id).await?;
+            self.allow(caller, &registered, Right::Own)?;
             match self.store.registry.begin_deletion(&registered).await {
                 Ok(deleting) => return self.finish_deletion(&deleting).await,
                 Err(error) if error.reason() == Reason::Conflict => {}

@@ -1,6 +1,7 @@
 //! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
 //! async-nats.
 
+mod access;
 mod consume;
 mod durable_subscribers;
 mod ending;
@@ -34,8 +35,7 @@ use self::{subscribers::Subscribers, subscription_limit::SubscriptionLimit, upst
 pub(crate) use crate::store::DurableToken;
 use crate::{
     domain::{Message, RoomId},
-    error::{Error, Reason, Result},
-    store::{PeerListener, Registered, Store},
+    store::{PeerListener, Store},
 };
 
 /// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
@@ -93,16 +93,5 @@ impl Rooms {
     /// Writes every position back that is not yet. For the end of the service.
     pub(crate) async fn write_back_all(&self) {
         self.subscribers.write_back_all().await;
-    }
-
-    async fn persisted(&self, id: &RoomId) -> Result<Arc<Registered>> {
-        let registered = self.store.registry.find(id).await?;
-        if registered.room.persist {
-            return Ok(registered);
-        }
-        Err(Error::new(
-            Reason::RoomNotPersisted,
-            "the room is ephemeral: it has no log, and so no sequences, positions or durable subscribers",
-        ))
     }
 }

@@ -4,9 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Rooms;
+use super::{Rooms, access::Right};
 use crate::{
-    domain::{Acknowledged, Draft, RoomId},
+    domain::{Acknowledged, Caller, Draft, RoomId},
     error::{Error, Reason, Result, Violations},
     limits::{PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX},
     store::{Pending, Registered, Source, ttl_not_allowed},
@@ -17,14 +17,14 @@ impl Rooms {
     ///
     /// # Errors
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
-    pub(crate) async fn publish(&self, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
-        let registered = self.store.registry.find(id).await?;
+    pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
+        let registered = self.permit(caller, id, Right::Write).await?;
         self.enter(&registered, draft, None).await?.outcome().await
     }
 
     /// A client that publishes without waiting for each answer.
-    pub(crate) fn publishing(&self) -> Publishing {
-        Publishing { source: self.store.source(), rooms: self.clone() }
+    pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
+        Publishing { source: self.store.source(), rooms: self.clone(), caller: caller.clone() }
     }
 
     /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
@@ -34,11 +34,12 @@ impl Rooms {
     /// When nothing at all was done: no such room, too many messages, or too large together.
     pub(crate) async fn publish_each(
         &self,
+        caller: &Caller,
         id: &RoomId,
         drafts: Vec<Result<Draft>>,
     ) -> Result<Vec<Result<Acknowledged>>> {
         check_batch(drafts.len(), drafts.iter().flatten().map(Draft::bytes).sum())?;
-        let registered = self.store.registry.find(id).await?;
+        let registered = self.permit(caller, id, Right::Write).await?;
         let source = self.store.source();
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
@@ -61,9 +62,14 @@ impl Rooms {
     ///
     /// # Errors
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored them, and then all.
-    pub(crate) async fn publish_all(&self, id: &RoomId, drafts: Vec<Draft>) -> Result<Vec<Acknowledged>> {
+    pub(crate) async fn publish_all(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        drafts: Vec<Draft>,
+    ) -> Result<Vec<Acknowledged>> {
         check_batch(drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
-        let registered = self.store.registry.find(id).await?;
+        let registered = self.permit(caller, id, Right::Write).await?;
         if !registered.room.persist {
             return Err(Error::new(
                 Reason::RoomNotPersisted,
@@ -120,6 +126,7 @@ impl Rooms {
 #[derive(Clone, Debug)]
 pub(crate) struct Publishing {
     rooms: Rooms,
+    caller: Caller,
     source: Source,
 }
 
@@ -132,7 +139,7 @@ impl Publishing {
     /// # Cancel safety
     /// A call that is dropped has not stored the message.
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
-        let registered = self.rooms.store.registry.find(id).await?;
+        let registered = self.rooms.permit(&self.caller, id, Right::Write).await?;
         self.rooms.enter(&registered, draft, Some(self.source)).await
     }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::{
     Rooms,
+    access::Right,
     ending::{Ending, draining},
     start::check_end,
     subscribers::Session,
     subscription::{LogStart, Subscription, Way},
 };
 use crate::{
-    domain::{AckMode, RoomId, Start, SubscriberId},
+    domain::{AckMode, Caller, RoomId, Start, SubscriberId},
     error::{Error, Reason, Result},
     store::Registered,
 };
@@ -31,12 +32,12 @@ impl Rooms {
     ///
     /// # Errors
     /// As the contract lists them; nothing was changed.
-    pub(crate) async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription> {
+    pub(crate) async fn subscribe(&self, caller: &Caller, options: SubscribeOptions) -> Result<Subscription> {
         if self.draining.is_cancelled() {
             return Err(draining());
         }
         let place = Arc::new(self.open_subscriptions.take()?);
-        let registered = self.store.registry.find(&options.room_id).await?;
+        let registered = self.permit(caller, &options.room_id, Right::Read).await?;
         let (way, session) = if registered.room.persist {
             let (start, session) = self.open_log(&registered, &options).await?;
             (Way::Log(Box::new(start)), session)
@@ -59,8 +60,14 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `POSITION_AFTER_END`.
-    pub(crate) async fn acknowledge(&self, id: &RoomId, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
-        let registered = self.persisted(id).await?;
+    pub(crate) async fn acknowledge(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        subscriber: &SubscriberId,
+        sequence: u64,
+    ) -> Result<u64> {
+        let registered = self.permit_persisted(caller, id, Right::Read).await?;
         let state = self.store.log_state(&registered.room).await?;
         check_end("sequence", sequence, &state)?;
         self.subscribers.acknowledge(&registered.room, subscriber, sequence).await

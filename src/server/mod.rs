@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     config::{Config, NatsSync},
-    domain::Durability,
+    domain::{Caller, Durability},
     error::{Error, Reason, Result},
     grpc, http,
     limits::{
@@ -140,7 +140,8 @@ impl Server {
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())
-            .layer(AdmissionLayer);
+            .layer(AdmissionLayer)
+            .layer(axum::Extension(Caller::Anyone));
         let bounds = Bounds {
             connections_max: config.max_connections,
             calls_max: config.max_streams_per_connection,

@@ -24,7 +24,7 @@ use self::{
 };
 use super::{Frame, Rooms, Session, SubscribeOptions};
 use crate::{
-    domain::{RoomId, SubscriberId},
+    domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
 };
 
@@ -94,16 +94,20 @@ impl Rooms {
     /// Ends without an error after the last command, when the rooms that do not end by themselves are closed and the others
     /// have ended; with one when the service drains, after every room's `Closed`, or when a command could not be read.
     /// Dropping the stream closes everything.
-    pub(crate) fn consume<S>(&self, commands: S) -> impl Stream<Item = Result<Consumed>> + Send + 'static
+    pub(crate) fn consume<S>(
+        &self,
+        caller: &Caller,
+        commands: S,
+    ) -> impl Stream<Item = Result<Consumed>> + Send + 'static
     where
         S: Stream<Item = Result<Command>> + Send + 'static,
     {
         let stage = Arc::new(Stage::default());
         let gone = CancellationToken::new();
         // ends soon after the stream: what it had begun to acknowledge is still carried out
-        self.tasks.spawn(Reader::new(self.clone(), Arc::clone(&stage), gone.clone()).run(commands));
+        self.tasks.spawn(Reader::new(self.clone(), caller.clone(), Arc::clone(&stage), gone.clone()).run(commands));
         let gone = gone.drop_guard();
-        let rooms = self.clone();
+        let (rooms, caller) = (self.clone(), caller.clone());
         stream! {
             let _gone = gone;
             let opens = Arc::new(Semaphore::new(OPENS_AT_ONCE));
@@ -112,7 +116,8 @@ impl Rooms {
                 match stage.turn() {
                     Some(Turn::Answer(answer)) => yield Ok(answer),
                     Some(Turn::Open(options, flow)) => {
-                        let frames = room::consumed(rooms.clone(), options, flow, Arc::clone(&opens), Arc::clone(&stage));
+                        let (opens, stage) = (Arc::clone(&opens), Arc::clone(&stage));
+                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, stage);
                         open.push(Box::pin(frames));
                     }
                     Some(Turn::End(end)) => {

@@ -15,7 +15,7 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    domain::{RoomId, SubscriberId},
+    domain::{Caller, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     limits::CONSUME_ANSWERS_MAX,
     rooms::{Rooms, SubscribeOptions, ending::draining},
@@ -33,6 +33,7 @@ struct Acknowledged {
 /// The side of a Consume stream that reads.
 pub(super) struct Reader {
     rooms: Rooms,
+    caller: Caller,
     stage: Arc<Stage>,
     /// Nobody listens any more.
     gone: CancellationToken,
@@ -45,9 +46,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(rooms: Rooms, stage: Arc<Stage>, gone: CancellationToken) -> Self {
+    pub(super) fn new(rooms: Rooms, caller: Caller, stage: Arc<Stage>, gone: CancellationToken) -> Self {
         let (under_way, waiting, closing) = (FuturesUnordered::new(), HashMap::new(), HashSet::new());
-        Self { rooms, stage, gone, under_way, waiting, waiting_count: 0, closing }
+        Self { rooms, caller, stage, gone, under_way, waiting, waiting_count: 0, closing }
     }
 
     /// Obeys the commands, until there are no more, the client is gone or the service drains; then until the last
@@ -152,9 +153,9 @@ impl Reader {
     }
 
     fn begin(&mut self, key: Key, sequence: u64) {
-        let rooms = self.rooms.clone();
+        let (rooms, caller) = (self.rooms.clone(), self.caller.clone());
         self.under_way.push(Box::pin(async move {
-            let position = rooms.acknowledge(&key.0, &key.1, sequence).await;
+            let position = rooms.acknowledge(&caller, &key.0, &key.1, sequence).await;
             Acknowledged { key, sequence, position }
         }));
     }

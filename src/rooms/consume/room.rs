@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Consumed, Event, flow::Flow, stage::Stage};
 use crate::{
-    domain::{Gap, GapReason},
+    domain::{Caller, Gap, GapReason},
     error::Result,
     rooms::{Frame, Rooms, Session, SubscribeOptions, ending::End, subscription::Way},
 };
@@ -22,6 +22,7 @@ const TURN_BYTES: usize = 8 * 1024;
 /// The subscription's life, with `Closed` as its end. When that is told the room can be opened again.
 pub(super) fn consumed(
     rooms: Rooms,
+    caller: Caller,
     options: SubscribeOptions,
     flow: Arc<Flow>,
     opens: Arc<Semaphore>,
@@ -30,7 +31,7 @@ pub(super) fn consumed(
     let room_id = options.room_id.clone();
     stream! {
         let closed = {
-            let mut frames = pin!(frames(rooms, options, &flow, opens));
+            let mut frames = pin!(frames(rooms, caller, options, &flow, opens));
             loop {
                 match frames.next().await {
                     Some(Ok((frame, session))) => {
@@ -49,6 +50,7 @@ pub(super) fn consumed(
 /// The frames, messages only within the credit. Ends without an error when the client closed it, or it ended by itself.
 fn frames(
     rooms: Rooms,
+    caller: Caller,
     options: SubscribeOptions,
     flow: &Flow,
     opens: Arc<Semaphore>,
@@ -56,7 +58,7 @@ fn frames(
     stream! {
         let opening = async {
             let _one_of_few = opens.acquire().await;
-            rooms.subscribe(options).await
+            rooms.subscribe(&caller, options).await
         };
         let subscription = tokio::select! {
             biased;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    domain::{Purged, Room, RoomId, RoomState},
+    domain::{Caller, Purged, Room, RoomId, RoomState},
     error::{Error, Reason, Result},
-    rooms::{Rooms, start::check_end},
+    rooms::{Rooms, access::Right, start::check_end},
     store::Registered,
 };
 
@@ -26,10 +26,11 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`, `REMOVAL_DENIED`, `CONFLICT`: nothing was removed.
-    pub(crate) async fn purge(&self, id: &RoomId, up_to: Option<u64>) -> Result<PurgeOutcome> {
+    pub(crate) async fn purge(&self, caller: &Caller, id: &RoomId, up_to: Option<u64>) -> Result<PurgeOutcome> {
         for _ in 0..ATTEMPTS {
-            self.persisted(id).await?;
+            self.permit_persisted(caller, id, Right::Own).await?;
             let registered = self.store.registry.find_fresh(id).await?;
+            self.allow(caller, &registered, Right::Own)?;
             let state = self.store.log_state(&registered.room).await?;
             let through = up_to.unwrap_or(state.last_sequence);
             check_end("up_to_sequence", through, &state)?;
@@ -74,8 +75,8 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `MESSAGE_NOT_FOUND`, `REMOVAL_DENIED`: nothing was removed.
-    pub(crate) async fn delete_message(&self, id: &RoomId, sequence: u64) -> Result<()> {
-        let registered = self.persisted(id).await?;
+    pub(crate) async fn delete_message(&self, caller: &Caller, id: &RoomId, sequence: u64) -> Result<()> {
+        let registered = self.permit_persisted(caller, id, Right::Own).await?;
         let state = self.store.log_state(&registered.room).await?;
         let in_range = (state.first_sequence..=state.last_sequence).contains(&sequence);
         if in_range && self.store.delete_message(&registered.room, sequence).await? {

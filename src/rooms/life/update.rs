@@ -1,9 +1,9 @@
 //! A room's settings changed after its creation: labels, retention, copies.
 
 use crate::{
-    domain::{Labels, Retention, Room, RoomId, RoomState},
+    domain::{Caller, Labels, Retention, Room, RoomId, RoomState},
     error::{Error, Reason, Result, Violations},
-    rooms::Rooms,
+    rooms::{Rooms, access::Right},
 };
 
 use super::check_replicas;
@@ -104,7 +104,7 @@ impl Rooms {
     ///
     /// # Errors
     /// `INVALID_FIELD`; `ROOM_NOT_FOUND`; `REPLICAS_UNAVAILABLE`, `STORAGE_FULL`, `CONFLICT`. The room is as it was.
-    pub(crate) async fn update(&self, mut request: UpdateRoom) -> Result<(Room, Option<RoomState>)> {
+    pub(crate) async fn update(&self, caller: &Caller, mut request: UpdateRoom) -> Result<(Room, Option<RoomState>)> {
         let id = std::mem::take(&mut request.room_id);
         let mut violations = std::mem::take(&mut request.violations);
         let Some(id) = violations.check(RoomId::parse("room.room_id", id)) else {
@@ -115,6 +115,9 @@ impl Rooms {
                 Ok(registered) => registered,
                 Err(error) => return violations.finish().and(Err(error)),
             };
+            if let Err(error) = self.allow(caller, &registered, Right::Own) {
+                return violations.finish().and(Err(error));
+            }
             let room = request.apply(&registered.room, self.payload_bytes_max(), &mut violations);
             std::mem::take(&mut violations).finish()?;
             if room.persist {

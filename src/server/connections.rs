@@ -24,6 +24,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
+use super::coalesce::Coalescing;
 use crate::limits::EXCESS_CONNECTIONS_MAX;
 
 /// How long accepting rests when the process has no descriptor left: trying again at once would be a storm.
@@ -163,7 +164,7 @@ impl Drop for Call {
 
 /// An accepted connection. Its place is free again when it is dropped.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Coalescing<TcpStream>,
     client: Arc<Client>,
     /// Until the first byte: HTTP has no ping for a client that never said a word.
     unheard: Option<Pin<Box<Sleep>>>,
@@ -173,7 +174,7 @@ impl Connection {
     fn new(stream: TcpStream, place: Place, places: Arc<Places>) -> Self {
         let unheard = Some(Box::pin(time::sleep(places.bounds.silence_max)));
         let client = Client { places, place: Mutex::new(place), calls: AtomicU32::new(0) };
-        Self { stream, client: Arc::new(client), unheard }
+        Self { stream: Coalescing::new(stream), client: Arc::new(client), unheard }
     }
 }
 
@@ -209,18 +210,6 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
 
 mod admission;
+mod coalesce;
 mod connections;
 
 use std::{net::SocketAddr, time::Duration};

@@ -18,6 +18,38 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
 
+    /// Who may call: with `off` everybody may do everything, with `enforce` a caller needs a token
+    #[arg(long, env = "UNIBUS_AUTH", value_enum, default_value_t = AuthMode::Off)]
+    pub auth: AuthMode,
+
+    /// PEM files with the public keys that tokens are signed with: Ed25519, ECDSA on P-256, or RSA
+    #[arg(long, env = "UNIBUS_AUTH_KEYS", value_delimiter = ',', value_name = "FILES")]
+    pub auth_keys: Vec<PathBuf>,
+
+    /// The only issuer (`iss`) whose tokens are taken; unset: any that signs with one of the keys
+    #[arg(long, env = "UNIBUS_AUTH_ISSUER")]
+    pub auth_issuer: Option<String>,
+
+    /// The audience (`aud`) that tokens must be for; unset: tokens that name an audience are refused
+    #[arg(long, env = "UNIBUS_AUTH_AUDIENCE")]
+    pub auth_audience: Option<String>,
+
+    /// How far the clocks of issuers may differ: tokens count for so long after `exp` and before `nbf`; at most 5m
+    #[arg(long, env = "UNIBUS_AUTH_LEEWAY", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub auth_leeway: Duration,
+
+    /// Endpoint ids of administrators, who may do everything in every room
+    #[arg(long, env = "UNIBUS_AUTH_ADMINS", value_delimiter = ',', value_name = "IDS")]
+    pub auth_admins: Vec<String>,
+
+    /// Claim of administrators' tokens: `NAME`, which must be true, or `NAME=VALUE`, which it must be or hold
+    #[arg(long, env = "UNIBUS_AUTH_ADMIN_CLAIM", value_name = "NAME[=VALUE]")]
+    pub auth_admin_claim: Option<String>,
+
+    /// Insist on `--auth off` although others than this machine can reach `--listen`
+    #[arg(long, env = "UNIBUS_AUTH_INSECURE")]
+    pub auth_insecure: bool,
+
     /// NATS server or cluster to use, such as nats://a:4222,nats://b:4222; unset: an own nats-server
     #[arg(long, env = "UNIBUS_NATS_URL")]
     pub nats_url: Option<String>,
@@ -107,6 +139,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Whether callers must say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// Everybody may do everything: for development.
+    Off,
+    /// Every call but health and reflection needs a token.
+    Enforce,
+}
+
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -142,6 +183,14 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
+            auth: AuthMode::Off,
+            auth_keys: Vec::new(),
+            auth_issuer: None,
+            auth_audience: None,
+            auth_leeway: Duration::from_secs(30),
+            auth_admins: Vec::new(),
+            auth_admin_claim: None,
+            auth_insecure: false,
             nats_url: None,
             nats_connect_timeout: Duration::from_secs(30),
             nats_credentials: None,

@@ -4,7 +4,7 @@
 use axum::{
     Router,
     extract::{Path, RawQuery, State},
-    http::{Extensions, StatusCode, header},
+    http::{Extensions, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -83,7 +83,11 @@ pub(crate) fn error_response(error: &Error) -> Response {
     let body = json!({
         "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }
     });
-    json_response(status, &body)
+    let mut response = json_response(status, &body);
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }
 
 fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -8,7 +8,7 @@
 //! Dependencies point one way:
 //!
 //! ```text
-//! main -> server -> { grpc, http } -> rooms -> { delivery, store } -> { domain, error, limits }
+//! main -> server -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits }
 //! ```
 //!
 //! | place | owns | refuses to know |
@@ -16,6 +16,7 @@
 //! | `server` | composition, listeners, health, the drain | |
 //! | `grpc` | the generated types: read a request, make one call, convert the answer; every status | async-nats |
 //! | `http` | the JSON history endpoint, liveness and readiness | async-nats |
+//! | `auth` | who makes a call: tokens, keys, client certificates | tonic, async-nats, what a caller may do |
 //! | `rooms` | the use cases: rooms, publishing, subscriptions, positions, history | tonic, async-nats |
 //! | `delivery` | the subscription as state machines without I/O | tonic, async-nats |
 //! | `store` | NATS: streams, consumers, the registry, the own nats-server; alone names async-nats | tonic |
@@ -43,6 +44,7 @@
 //! Deliberately absent: any look into a payload; a database; state that an instance would have to hand over; a `NATS`
 //! trait with one implementation; a simulated NATS in tests.
 
+mod auth;
 mod config;
 mod delivery;
 mod domain;
@@ -56,7 +58,7 @@ mod shutdown;
 mod store;
 
 pub use crate::{
-    config::{Config, LogFormat, NatsSync},
+    config::{AuthMode, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},
     server::Server,
     shutdown::StopSignals,

@@ -93,6 +93,19 @@ pub const CONSUME_ROOMS_MAX: usize = 1000;
 /// wait for the client to read them; beyond either no further command is read.
 pub const CONSUME_ANSWERS_MAX: usize = 1024;
 
+/// Bytes of a bearer token.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Public keys that an instance verifies tokens with.
+pub const AUTH_KEYS_MAX: usize = 64;
+/// Verified tokens that an instance remembers, so that a token's signature is verified once and not with every call.
+pub const AUTH_TOKENS_MAX: usize = 10_000;
+/// Largest `--auth-leeway`.
+pub const AUTH_LEEWAY_MAX: Duration = Duration::from_secs(300);
+/// Bits of an RSA key at least (RFC 7518, 3.3).
+pub const RSA_KEY_BITS_MIN: usize = 2048;
+/// Bits of an RSA key at most.
+pub const RSA_KEY_BITS_MAX: usize = 8192;
+
 /// How long a call waits for a lost NATS connection to come back before it answers that NATS is unavailable.
 pub const NATS_GRACE: Duration = Duration::from_millis(1500);
 /// Limit of one JetStream request.

@@ -1,4 +1,4 @@
-//! Says no to calls beyond the bounds of their connection, in the form that the call wants its answers in.
+//! Says no to calls beyond the bounds of their connection.
 
 use std::{
     convert::Infallible,
@@ -9,21 +9,16 @@ use std::{
 
 use ::http::{Request, Response};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::Status;
-use tonic_web::{GrpcWebLayer, GrpcWebService};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
-use super::connections::{Call, Client};
-use crate::{
-    error::{Error, Reason},
-    grpc,
+use super::{
+    connections::{Call, Client},
+    refusal::{Refusal, is_always_served, refuse},
 };
-
-/// What operators ask when everybody is refused.
-const ALWAYS_SERVED: &[&str] = &["/grpc.health.", "/grpc.reflection."];
+use crate::error::{Error, Reason};
 
 /// Puts [`Admission`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +61,7 @@ where
 fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
     let Some(client) = request.extensions().get::<Arc<Client>>() else { return Ok(None) };
     let bounds = client.bounds();
-    let path = request.uri().path();
-    if !ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix)) && !client.has_place() {
+    if !is_always_served(request.uri().path()) && !client.has_place() {
         return Err(limit_reached(
             "--max-connections",
             format!(
@@ -92,24 +86,6 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
 
 fn limit_reached(flag: &str, message: String) -> Error {
     Error::new(Reason::LimitReached, message).with("limit", flag)
-}
-
-type Refusal = BoxFuture<'static, Response<tonic::body::Body>>;
-
-fn refuse(request: Request<tonic::body::Body>, error: Error) -> Refusal {
-    if !grpc::is_grpc(request.headers()) {
-        return Box::pin(async move { crate::http::error_response(&error).map(tonic::body::Body::new) });
-    }
-    let status = Status::from(error);
-    let answer = tower::service_fn(move |_| std::future::ready(Ok(status.clone().into_http::<tonic::body::Body>())));
-    let answer: GrpcWebService<_> = GrpcWebLayer::new().layer(answer);
-    Box::pin(async move {
-        let answered: Result<_, Infallible> = answer.oneshot(request).await;
-        match answered {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    })
 }
 
 pin_project! {

@@ -1,8 +1,10 @@
 //! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
 
 mod admission;
+mod authentication;
 mod coalesce;
 mod connections;
+mod refusal;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,11 +23,13 @@ use tracing::{Span, info, info_span, warn};
 
 use self::{
     admission::AdmissionLayer,
+    authentication::AuthenticationLayer,
     connections::{Bounds, accept},
 };
 use crate::{
-    config::{Config, NatsSync},
-    domain::{Caller, Durability},
+    auth::{self, Auth},
+    config::{AuthMode, Config, NatsSync},
+    domain::Durability,
     error::{Error, Reason, Result},
     grpc, http,
     limits::{
@@ -83,7 +87,7 @@ impl Server {
     /// Calls are served when this returns.
     ///
     /// # Errors
-    /// When NATS cannot be reached or is too old, the own nats-server cannot be started, the data directory belongs to
+    /// When authentication is off and others than this machine could call, or a key cannot be read; when NATS cannot be reached or is too old, the own nats-server cannot be started, the data directory belongs to
     /// another process, or an address cannot be bound. Nothing is left running.
     pub async fn bind(config: Config) -> Result<Self> {
         // boxed, for callers that hold the future
@@ -91,6 +95,7 @@ impl Server {
     }
 
     async fn assemble(config: Config) -> Result<Self> {
+        let auth = authentication(&config)?;
         let listener = bind("listen", config.listen).await?;
         let admin_listener = bind("admin_listen", config.admin_listen).await?;
         let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
@@ -142,7 +147,7 @@ impl Server {
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(AdmissionLayer)
-            .layer(axum::Extension(Caller::Anyone));
+            .layer(AuthenticationLayer(auth));
         let bounds = Bounds {
             connections_max: config.max_connections,
             calls_max: config.max_streams_per_connection,
@@ -272,6 +277,30 @@ fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
             tls_key: config.nats_tls_key.clone(),
         },
     }
+}
+
+/// How callers are known. Open doors on a network are refused unless they are insisted upon.
+fn authentication(config: &Config) -> Result<Auth> {
+    if config.auth == AuthMode::Enforce {
+        return Auth::enforce(&auth::Settings {
+            keys: config.auth_keys.clone(),
+            issuer: config.auth_issuer.clone(),
+            audience: config.auth_audience.clone(),
+            leeway: config.auth_leeway,
+            admins: config.auth_admins.clone(),
+            admin_claim: config.auth_admin_claim.clone(),
+        });
+    }
+    let is_local = config.listen.ip().to_canonical().is_loopback();
+    if !is_local && !config.auth_insecure {
+        return Err(Error::field(
+            "auth",
+            "is off, and others than this machine can reach --listen: everybody could do everything; \
+             give --auth enforce, or insist with --auth-insecure",
+        ));
+    }
+    warn!(is_local, "authentication is off: whoever reaches the port can do everything");
+    Ok(Auth::off())
 }
 
 /// A connection is a descriptor: who allows more connections than descriptors should know at the start.

@@ -16,10 +16,11 @@ const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
     ("lib", &["config", "error", "server", "shutdown"]),
     ("main", &[]),
-    ("server", &["config", "domain", "error", "grpc", "http", "limits", "rooms", "store"]),
+    ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store"]),
     ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1"]),
     // readiness asks the store whether the connection stands
     ("http", &["rooms", "store", "domain", "error", "limits"]),
+    ("auth", &["domain", "error", "limits"]),
     ("rooms", &["delivery", "store", "domain", "error", "limits"]),
     ("delivery", &["domain", "error", "limits"]),
     ("store", &["domain", "error", "limits"]),
@@ -36,6 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["grpc", "http", "server", "lib"]),
     ("prost", &["grpc", "lib"]),
     ("axum", &["http", "server"]),
+    ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
     ("clap", &["config", "main"]),
 ];
@@ -271,6 +273,9 @@ fn a_planted_violation_is_found() {
         ("delivery/log.rs", "use crate::rooms::Rooms;"),
         ("rooms/publish.rs", "use crate::{domain::Room, grpc::convert};"),
         ("rooms/publish.rs", "use crate::v1::Room;"),
+        ("rooms/publish.rs", "use crate::auth::Auth;"),
+        ("auth/mod.rs", "use tonic::Status;"),
+        ("grpc/mod.rs", "use jsonwebtoken::decode;"),
         ("http.rs", "use crate::{\n    error::Error,\n    v1,\n};"),
         ("store/mod.rs", "use crate::rooms::Rooms;"),
         ("store/live.rs", "use super::super::rooms::Rooms;"),

@@ -12,11 +12,10 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest,
 };
-use unibus::v1::room_service_client::RoomServiceClient;
 
 use crate::support::{
     Frames, Nats, Process, Unibus, assert_status, create_ephemeral, create_room, eventually, list_rooms, metadata,
-    publish, subscription,
+    over, publish, subscription,
 };
 
 /// A refusal comes at once, and so does the end of a connection that is not kept.
@@ -47,7 +46,7 @@ async fn a_connection_beyond_the_limit_is_told_so_in_every_protocol_and_served_w
 
     let endpoint = Endpoint::from_shared(format!("http://{}", unibus.address())).unwrap();
     let channel = endpoint.connect().await.unwrap();
-    let third = RoomServiceClient::new(channel.clone());
+    let third = over(channel.clone());
     let refused = timeout(SOON, list_rooms(&third, 0, "")).await.expect("an answer at once");
     let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
     assert_eq!(metadata(&refused, "limit"), "--max-connections");
@@ -191,7 +190,7 @@ async fn a_process_that_runs_out_of_descriptors_serves_whom_it_has_and_recovers(
     drop(connections);
     eventually(SOON, async || {
         let connected = Endpoint::from_shared(format!("http://{}", service.address())).unwrap().connect().await;
-        let client = RoomServiceClient::new(connected.map_err(|error| error.to_string())?);
+        let client = over(connected.map_err(|error| error.to_string())?);
         list_rooms(&client, 0, "").await.map_err(|status| status.to_string())
     })
     .await;

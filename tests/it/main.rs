@@ -9,6 +9,7 @@
 
 mod acknowledge;
 mod architecture;
+mod auth;
 mod bad_input;
 mod bad_publish;
 mod cluster;

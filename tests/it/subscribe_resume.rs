@@ -11,11 +11,10 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, transport::Endpoint};
-use unibus::v1::room_service_client::RoomServiceClient;
 
 use crate::support::{
     Client, Frames, Nats, Process, Unibus, acknowledge, assert_status, client_with_window, create_room, explicit,
-    floor, floor_reaches, listed, metadata, publish, publish_n, sequences,
+    floor, floor_reaches, listed, metadata, over, publish, publish_n, sequences,
 };
 
 /// How soon a message that was not acknowledged comes again: far below the ack wait of a durable.
@@ -151,7 +150,7 @@ impl Wire {
 
     async fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
-        RoomServiceClient::new(endpoint.connect().await.unwrap())
+        over(endpoint.connect().await.unwrap())
     }
 }
 

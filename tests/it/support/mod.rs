@@ -6,6 +6,7 @@ mod consuming;
 mod errors;
 mod eventually;
 mod frames;
+mod identity;
 mod nats;
 mod operator;
 mod process;
@@ -24,6 +25,7 @@ pub(crate) use self::{
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::{eventually, grows_by},
     frames::Frames,
+    identity::{Credentials, Issuer, seconds_from_now},
     nats::{Nats, NatsOptions, bare_stream, free_port, settled},
     operator::Operator,
     process::Process,
@@ -37,5 +39,5 @@ pub(crate) use self::{
         acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
     },
     traffic::{Circumstances, Traffic},
-    unibus::{Client, Unibus, connect},
+    unibus::{Client, Unibus, connect, connect_with, over},
 };

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use async_nats::jetstream::consumer;
 use tonic::{Status, transport::Endpoint};
-use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, room_service_client::RoomServiceClient, start::At};
+use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, start::At};
 
-use super::{Client, Nats, eventually};
+use super::{Client, Nats, eventually, over};
 
 /// A subscription with automatic acks at the default place; durable unless `subscriber` is empty.
 pub(crate) fn subscription(room_id: &str, subscriber: &str) -> SubscribeRequest {
@@ -61,7 +61,7 @@ pub(crate) async fn floor_reaches(nats: &Nats, mapped_room: &str, mapped_subscri
 pub(crate) async fn client_with_window(address: SocketAddr, bytes: u32) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
     let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024);
-    RoomServiceClient::new(endpoint.connect().await.expect("a connection"))
+    over(endpoint.connect().await.expect("a connection"))
 }
 
 /// These, as a list to compare with: most often the sequences that are expected.

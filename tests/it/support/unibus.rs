@@ -3,14 +3,17 @@
 use std::{net::SocketAddr, path::Path, sync::Once, time::Duration};
 
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
 use tracing_subscriber::EnvFilter;
 use unibus::{Config, Server, v1::room_service_client::RoomServiceClient};
 
-use super::{Nats, nats::nats_server_binary};
+use super::{Credentials, Nats, nats::nats_server_binary};
 
-/// The generated client.
-pub(crate) type Client = RoomServiceClient<Channel>;
+/// The generated client, with what it says of itself.
+pub(crate) type Client = RoomServiceClient<InterceptedService<Channel, Credentials>>;
 
 /// One instance of the service, on free ports, with a data directory of its own.
 pub(crate) struct Unibus {
@@ -92,8 +95,19 @@ fn log_if_asked() {
     });
 }
 
-/// A client of the service at this address.
+/// A client of the service at this address, without credentials.
 pub(crate) async fn connect(address: SocketAddr) -> Client {
+    connect_with(address, Credentials::default()).await
+}
+
+/// A client of the service at this address, with these credentials.
+pub(crate) async fn connect_with(address: SocketAddr, credentials: Credentials) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
-    RoomServiceClient::new(endpoint.connect().await.expect("a connection"))
+    let channel = endpoint.connect().await.expect("a connection");
+    RoomServiceClient::with_interceptor(channel, credentials)
+}
+
+/// A client over this connection, without credentials.
+pub(crate) fn over(channel: Channel) -> Client {
+    RoomServiceClient::with_interceptor(channel, Credentials::default())
 }

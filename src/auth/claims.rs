@@ -1,0 +1,117 @@
+//! What the claims of a token must be, and whom they name.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::Validation;
+use serde_json::Value;
+
+use super::{Settings, strict::Object, token::Refused};
+use crate::{
+    domain::{Identity, MemberId},
+    error::Violations,
+};
+
+/// The end of the year 9999: beyond it, a number is no time.
+const TIME_MAX: f64 = 253_402_300_799.0;
+
+/// What is asked of claims.
+#[derive(Debug)]
+pub(super) struct Rules {
+    issuer: Option<String>,
+    audience: Option<String>,
+    leeway: Duration,
+    admins: HashSet<MemberId>,
+    admin_claim: Option<AdminClaim>,
+}
+
+/// The claim of administrators.
+#[derive(Debug)]
+struct AdminClaim {
+    name: String,
+    /// `None`: it must be true.
+    value: Option<String>,
+}
+
+impl AdminClaim {
+    fn parse(given: &str) -> Option<Self> {
+        let (name, value) = match given.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (given, None),
+        };
+        let whole = !name.is_empty() && value.as_ref().is_none_or(|value| !value.is_empty());
+        whole.then(|| Self { name: name.to_owned(), value })
+    }
+
+    fn is_in(&self, Object(claims): &Object) -> bool {
+        match (&self.value, claims.get(&self.name)) {
+            (None, Some(Value::Bool(true))) => true,
+            (Some(value), Some(Value::String(given))) => given == value,
+            (Some(value), Some(Value::Array(given))) => given.iter().any(|given| given.as_str() == Some(value)),
+            _ => false,
+        }
+    }
+}
+
+impl Rules {
+    /// The rules of the settings; what is wrong with them is added to `wrong`.
+    pub(super) fn new(settings: &Settings, wrong: &mut Violations) -> Self {
+        let admins = settings.admins.iter();
+        let admins = admins.filter_map(|id| wrong.check(MemberId::parse("auth_admins", id.as_str()))).collect();
+        let admin_claim = settings.admin_claim.as_deref().and_then(|given| {
+            let claim = AdminClaim::parse(given);
+            if claim.is_none() {
+                wrong.add("auth_admin_claim", "must be the name of a claim, or NAME=VALUE");
+            }
+            claim
+        });
+        let Settings { issuer, audience, leeway, .. } = settings.clone();
+        Self { issuer, audience, leeway, admins, admin_claim }
+    }
+
+    /// What the library checks beside the signature. A token that names an audience is refused unless this service is
+    /// part of it (RFC 7519, 4.1.3), also when the service has no name.
+    pub(super) fn demand(&self, validation: &mut Validation) {
+        let mut required = vec!["exp", "sub"];
+        validation.leeway = self.leeway.as_secs() + u64::from(self.leeway.subsec_nanos() > 0);
+        validation.validate_nbf = true;
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        if let Some(audience) = &self.audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+    }
+
+    /// Whom verified claims name, if they count at this moment.
+    pub(super) fn identity(&self, claims: &Object, now: SystemTime) -> Result<Identity, Refused> {
+        let expires_at = time(claims, "exp")?.ok_or(Refused::Claims)? + self.leeway;
+        for claim in ["nbf", "iat"] {
+            if time(claims, claim)?.is_some_and(|begin| begin > now + self.leeway) {
+                return Err(Refused::TooEarly);
+            }
+        }
+        let id = claims.0.get("sub").and_then(Value::as_str).ok_or(Refused::Subject)?;
+        let id = MemberId::parse("sub", id).map_err(|_| Refused::Subject)?;
+        let administrator =
+            self.is_administrator(&id) || self.admin_claim.as_ref().is_some_and(|claim| claim.is_in(claims));
+        Ok(Identity { id, administrator, expires_at: Some(expires_at) })
+    }
+
+    /// Whether the endpoint is in the list of administrators.
+    pub(super) fn is_administrator(&self, id: &MemberId) -> bool {
+        self.admins.contains(id)
+    }
+}
+
+/// A `NumericDate` (RFC 7519, 2): a number, perhaps with a fraction.
+fn time(Object(claims): &Object, name: &str) -> Result<Option<SystemTime>, Refused> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_f64().filter(|seconds| (0.0..=TIME_MAX).contains(seconds)).ok_or(Refused::Claims)?;
+    Ok(Some(UNIX_EPOCH + Duration::from_secs_f64(seconds)))
+}

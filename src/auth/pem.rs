@@ -1,0 +1,52 @@
+//! Public keys from PEM files.
+
+use std::{fs, path::Path};
+
+use pkcs8::{
+    ObjectIdentifier,
+    der::Decode,
+    spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef},
+};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+
+use super::keys::Key;
+
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// Every key of a file, which must hold nothing else; says what is wrong with it otherwise.
+pub(super) fn read(file: &Path) -> Result<Vec<Key>, String> {
+    parse(&fs::read(file).map_err(|error| error.to_string())?)
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
+    let mut keys = Vec::new();
+    for section in <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(text) {
+        let (kind, der) = section.map_err(|_| "not a PEM file".to_owned())?;
+        match kind {
+            SectionKind::PublicKey => keys.push(key(&der)?),
+            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                return Err("holds a private key, which belongs to the issuer alone; give the public one".to_owned());
+            }
+            _ => return Err("holds something else than public keys (BEGIN PUBLIC KEY)".to_owned()),
+        }
+    }
+    if keys.is_empty() { Err("holds no public key (BEGIN PUBLIC KEY)".to_owned()) } else { Ok(keys) }
+}
+
+fn key(der: &[u8]) -> Result<Key, String> {
+    let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| "a public key is malformed".to_owned())?;
+    let bits = info.subject_public_key.as_bytes().ok_or("a public key is malformed")?;
+    match info.algorithm.oid {
+        ED25519 => Key::ed25519(bits),
+        EC if curve(info.algorithm) == Some(P256) => Key::p256(bits),
+        RSA => Key::rsa(bits),
+        _ => Err("a public key is neither Ed25519, nor ECDSA on P-256, nor RSA".to_owned()),
+    }
+}
+
+fn curve(algorithm: AlgorithmIdentifierRef<'_>) -> Option<ObjectIdentifier> {
+    algorithm.parameters?.decode_as().ok()
+}

@@ -1,0 +1,125 @@
+//! Reads a JWT by the advice of RFC 8725: the key says which algorithm counts, and whatever is not understood is refused.
+
+use std::time::SystemTime;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
+use thiserror::Error;
+
+use super::{claims::Rules, keys::Key, strict::Object};
+use crate::{domain::Identity, limits::TOKEN_BYTES_MAX};
+
+/// Why a caller is refused: for the log.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub(super) enum Refused {
+    #[error("neither a token nor a certificate")]
+    Nothing,
+    #[error("not exactly one authorization header of the form `Bearer ...`")]
+    Header,
+    #[error("the token is longer than is allowed")]
+    TooLong,
+    #[error("not three parts of base64url")]
+    Form,
+    #[error("the token's header is not understood")]
+    TokenHeader,
+    #[error("the token's type is not that of an access token")]
+    Type,
+    #[error("no key of this id and algorithm")]
+    NoKey,
+    #[error("no key has made this signature")]
+    Signature,
+    #[error("expired")]
+    Expired,
+    #[error("not valid yet")]
+    TooEarly,
+    #[error("a claim is missing, twice there, or of a wrong kind")]
+    Claims,
+    #[error("the issuer is another")]
+    Issuer,
+    #[error("the audience is another")]
+    Audience,
+    #[error("the subject is no endpoint id")]
+    Subject,
+}
+
+/// What the header says: nothing that could name a key by itself (`jwk`, `jku`, `x5u`, `x5c`) is looked at.
+struct Header {
+    algorithm: Algorithm,
+    key_id: Option<String>,
+}
+
+/// Verifies a token with the keys of its algorithm, those of its key id before those without one.
+pub(super) fn verify(token: &str, keys: &[Key], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Refused::TooLong);
+    }
+    let header = header(token)?;
+    let fits = |key: &&Key| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
+    let named = header.key_id.is_some() && keys.iter().any(|key| key.id == header.key_id);
+    let mut refused = Refused::NoKey;
+    for key in keys.iter().filter(fits).filter(|key| !named || key.id.is_some()) {
+        match claims(token, key, rules) {
+            Ok(claims) => return rules.identity(&claims, now),
+            Err(Refused::Signature) => refused = Refused::Signature,
+            Err(other) => return Err(other),
+        }
+    }
+    Err(refused)
+}
+
+fn header(token: &str) -> Result<Header, Refused> {
+    let mut parts = token.split('.');
+    let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refused::Form);
+    };
+    if claims.is_empty() || signature.is_empty() {
+        return Err(Refused::Form);
+    }
+    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Refused::Form)?;
+    let Object(header) = serde_json::from_slice(&header).map_err(|_| Refused::TokenHeader)?;
+    // RFC 7515, 4.1.11: who does not understand an extension that is critical must refuse; none is understood here
+    if header.contains_key("crit") {
+        return Err(Refused::TokenHeader);
+    }
+    let text = |name: &str| match header.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_str().map(Some).ok_or(Refused::TokenHeader),
+    };
+    if !text("typ")?.is_none_or(is_access_token) {
+        return Err(Refused::Type);
+    }
+    let algorithm = match text("alg")? {
+        Some("EdDSA") => Algorithm::EdDSA,
+        Some("ES256") => Algorithm::ES256,
+        Some("RS256") => Algorithm::RS256,
+        _ => return Err(Refused::TokenHeader),
+    };
+    Ok(Header { algorithm, key_id: text("kid")?.map(str::to_owned) })
+}
+
+/// The two types of tokens for access (RFC 7519, 5.1; RFC 9068, 2.1). Others are for other purposes (RFC 8725, 3.11).
+fn is_access_token(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt")
+}
+
+/// The claims, if this key has signed them and they are for this service and this moment.
+fn claims(token: &str, key: &Key, rules: &Rules) -> Result<Object, Refused> {
+    let mut validation = Validation::new(key.algorithm);
+    rules.demand(&mut validation);
+    match decode::<Object>(token, &key.public, &validation) {
+        Ok(token) => Ok(token.claims),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Refused::Signature,
+            ErrorKind::ExpiredSignature => Refused::Expired,
+            ErrorKind::ImmatureSignature => Refused::TooEarly,
+            ErrorKind::InvalidIssuer => Refused::Issuer,
+            ErrorKind::InvalidAudience => Refused::Audience,
+            ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => {
+                Refused::Claims
+            }
+            _ => Refused::Form,
+        }),
+    }
+}

@@ -25,6 +25,16 @@ pub struct Identity {
     pub expires_at: Option<SystemTime>,
 }
 
+/// What the verified certificate of a client says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Whom it names: the first URI of its alternative names, else the first DNS name, else the common name. Not yet
+    /// checked to be a member's id.
+    pub id: String,
+    /// When it ends. A connection may last longer.
+    pub expires_at: SystemTime,
+}
+
 impl Caller {
     /// The caller that was found with a call.
     ///

@@ -8,7 +8,7 @@ mod position;
 mod room;
 mod subject;
 
-pub use caller::{Caller, Identity};
+pub use caller::{Caller, ClientCertificate, Identity};
 pub use cursor::Cursor;
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
 pub use names::{MemberId, RoomId, SubscriberId, mapped};

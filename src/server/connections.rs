@@ -25,7 +25,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::coalesce::Coalescing;
-use crate::limits::EXCESS_CONNECTIONS_MAX;
+use crate::{domain::ClientCertificate, limits::EXCESS_CONNECTIONS_MAX};
 
 /// How long accepting rests when the process has no descriptor left: trying again at once would be a storm.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -120,6 +120,7 @@ pub(super) struct Client {
     places: Arc<Places>,
     place: Mutex<Place>,
     calls: AtomicU32,
+    certificate: Option<ClientCertificate>,
 }
 
 impl Client {
@@ -140,6 +141,12 @@ impl Client {
         let open = self.calls.fetch_add(1, Ordering::Relaxed);
         let call = Call(Arc::clone(self));
         (open < self.places.bounds.calls_max).then_some(call)
+    }
+
+    /// What the client's verified certificate says, if it has shown one.
+    #[allow(dead_code, reason = "for the layer that finds out who calls")]
+    pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_ref()
     }
 
     /// The bounds that are in force.
@@ -173,7 +180,7 @@ pub(super) struct Connection {
 impl Connection {
     fn new(stream: TcpStream, place: Place, places: Arc<Places>) -> Self {
         let unheard = Some(Box::pin(time::sleep(places.bounds.silence_max)));
-        let client = Client { places, place: Mutex::new(place), calls: AtomicU32::new(0) };
+        let client = Client { places, place: Mutex::new(place), calls: AtomicU32::new(0), certificate: None };
         Self { stream: Coalescing::new(stream), client: Arc::new(client), unheard }
     }
 }

@@ -83,7 +83,7 @@ where
                 }
                 send_prepared
             }
-            SendFrames::BeforeTranslation if request.extensions().get::<Untranslated>().is_some() => send_as_is,
+            SendFrames::BeforeTranslation if request.extensions().get::<Untranslated>().is_some() => send_later,
             SendFrames::BeforeTranslation => send_prepared,
         };
         self.inner.call(request).map_ok(send)
@@ -98,6 +98,14 @@ fn send_as_is<B>(response: Response<B>) -> Response<Sent<B>> {
     response.map(|body| Sent::AsIs { body })
 }
 
+/// The body that is replaced goes at once, with what it has allocated; what the layers make of its place stays.
+fn send_later<B>(response: Response<B>) -> Response<Sent<B>> {
+    if response.extensions().get::<Prepared>().is_some() {
+        return response.map(|_| Sent::Nothing);
+    }
+    send_as_is(response)
+}
+
 fn send_prepared<B>(mut response: Response<B>) -> Response<Sent<B>> {
     match Prepared::take(&mut response) {
         Some(body) => response.map(|replaced| Sent::Prepared { body, _replaced: replaced }),
@@ -106,10 +114,11 @@ fn send_prepared<B>(mut response: Response<B>) -> Response<Sent<B>> {
 }
 
 pin_project! {
-    /// The body of a response: as it came, or the prepared one.
+    /// The body of a response: as it came, nothing until the prepared one takes its place, or that one.
     #[project = SentProjection]
     pub(crate) enum Sent<B> {
         AsIs { #[pin] body: B },
+        Nothing,
         // what the layers put into their bodies lives as long as the call
         Prepared { #[pin] body: tonic::body::Body, _replaced: B },
     }
@@ -126,6 +135,7 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.project() {
             SentProjection::AsIs { body } => body.poll_frame(cx).map_err(Into::into),
+            SentProjection::Nothing => Poll::Ready(None),
             SentProjection::Prepared { body, .. } => body.poll_frame(cx).map_err(Into::into),
         }
     }
@@ -133,6 +143,7 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::AsIs { body } => body.is_end_stream(),
+            Self::Nothing => true,
             Self::Prepared { body, .. } => body.is_end_stream(),
         }
     }
@@ -140,6 +151,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::AsIs { body } => body.size_hint(),
+            Self::Nothing => SizeHint::with_exact(0),
             Self::Prepared { body, .. } => body.size_hint(),
         }
     }

@@ -1,6 +1,6 @@
 //! What ends a subscription from outside, and the status that it ends with.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time;
@@ -100,11 +100,12 @@ impl Ending {
 
 /// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was
 /// woken itself.
-pub(super) struct Rare<F>(FuturesUnordered<F>);
+pub(super) struct Rare<F>(FuturesUnordered<Pin<Box<F>>>);
 
 impl<F: Future> Rare<F> {
     pub(super) fn new(future: F) -> Self {
-        Self(FuturesUnordered::from_iter([future]))
+        // boxed, since the set allocates as much again as its future takes
+        Self(FuturesUnordered::from_iter([Box::pin(future)]))
     }
 
     /// The future's output; nothing more once it was given.

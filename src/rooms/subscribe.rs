@@ -93,7 +93,7 @@ impl Rooms {
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
         let position = position.min(state.last_sequence);
         let tap = self.upstreams.of_log(registered, state.epoch, state.last_sequence);
-        Ok((LogStart { store: self.store.clone(), encode: self.settings.encode, tap, state, position }, session))
+        Ok((LogStart { store: self.upstreams.store(), encode: self.settings.encode, tap, state, position }, session))
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) enum Way {
 
 /// Where a subscription of a room with a log begins.
 pub(super) struct LogStart {
-    pub store: Store,
+    pub store: Arc<Store>,
     pub encode: Encode,
     pub tap: Tap,
     pub state: RoomState,
@@ -67,7 +67,7 @@ impl Subscription {
         let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
         let manner = Manner { heartbeat_interval, until_caught_up };
         match way {
-            Way::Log(start) => Box::pin(log_frames(*start, resumed, ending, manner)),
+            Way::Log(start) => Box::pin(log_frames(start, resumed, ending, manner)),
             Way::Ephemeral(tap) => Box::pin(ephemeral_frames(tap, ending, manner)),
         }
     }
@@ -136,20 +136,22 @@ impl Pace {
     }
 }
 
+// what happens seldom is boxed: an idle subscription holds the room that its largest await needs
 fn log_frames(
-    start: LogStart,
+    mut start: Box<LogStart>,
     resumed: bool,
     ending: Ending,
     manner: Manner,
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let Manner { heartbeat_interval, until_caught_up } = manner;
-    let LogStart { store, encode, mut tap, state, position } = start;
-    let epoch = state.epoch;
-    let expires = ending.registered.room.retention.expires();
-    let purged = ending.registered.purged_through(epoch);
-    let (mut delivery, mut steps) = LogDelivery::open(position, &state, expires, purged);
     stream! {
-        yield Ok(manner.opened(position, &state, resumed));
+        let LogStart { store, encode, tap, state, position } = &mut *start;
+        let (store, encode, position) = (&*store, *encode, *position);
+        let epoch = state.epoch;
+        let expires = ending.registered.room.retention.expires();
+        let purged = ending.registered.purged_through(epoch);
+        let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, purged);
+        yield Ok(manner.opened(position, state, resumed));
         let mut batch: Option<Arc<Batch>> = None;
         let mut end = Rare::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
@@ -182,10 +184,10 @@ fn log_frames(
                 (None, next) => {
                     if next.is_none() && behind.is_none() {
                         let room = &ending.registered.room;
-                        behind = Some(Box::new(LogBatches::new(&store, room, epoch, position, encode)));
+                        behind = Some(Box::new(LogBatches::new(store, room, epoch, position, encode)));
                     }
-                    let backlog = (!delivery.is_caught_up()).then_some(Backlog { store: &store, ending: &ending, epoch, position });
-                    let mut arriving = pin!(arrive(behind.as_deref_mut(), &mut tap, backlog));
+                    let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
+                    let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog));
                     // kept over heartbeats: a reader that is slow to begin is not begun again and again
                     loop {
                         tokio::select! {
@@ -214,7 +216,7 @@ fn log_frames(
                 Ok(Event::End(End::Sought(seek))) => {
                     end = Rare::new(ending.wait(seek.number));
                     behind = None;
-                    let state = match store.log_state(&ending.registered.room).await {
+                    let state = match Box::pin(store.log_state(&ending.registered.room)).await {
                         Ok(state) => state,
                         Err(error) => {
                             yield Err(error.with("position", seek.position));
@@ -234,7 +236,7 @@ fn log_frames(
                     return;
                 }
                 Err(error) => {
-                    yield Err(ending.explain(&error, position).await);
+                    yield Err(Box::pin(ending.explain(&error, position)).await);
                     return;
                 }
             }
@@ -284,7 +286,7 @@ async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<
             tap.changed().await;
             return Ok(Event::Changed);
         };
-        let LogBatch { batch, ends_log } = batches.next().await?;
+        let LogBatch { batch, ends_log } = Box::pin(batches.next()).await?;
         Ok(Event::Batch { batch, ends_log })
     };
     let Some(backlog) = backlog else { return arriving.await };
@@ -294,7 +296,7 @@ async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<
             arrived = &mut arriving => return arrived,
             () = time::sleep(BACKLOG_CHECK_INTERVAL) => {}
         }
-        if let Some(state) = backlog.nothing_follows().await {
+        if let Some(state) = Box::pin(backlog.nothing_follows()).await {
             return Ok(Event::NothingFollows(state));
         }
     }

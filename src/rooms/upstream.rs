@@ -50,7 +50,7 @@ type Key = (RoomId, Option<i64>);
 /// The upstreams of this instance.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    store: Store,
+    store: Arc<Store>,
     encode: Encode,
     tasks: TaskTracker,
     draining: CancellationToken,
@@ -109,7 +109,13 @@ impl Tap {
 
 impl Upstreams {
     pub(super) fn new(store: Store, encode: Encode, tasks: TaskTracker, draining: CancellationToken) -> Self {
+        let store = Arc::new(store);
         Self { store, encode, tasks, draining, budget: Budget::new(FANOUT_BYTES_TOTAL_MAX), active: Mutex::default() }
+    }
+
+    /// What the upstreams read, to be shared by those who read beside them.
+    pub(super) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
     }
 
     /// Shares the upstream of a room with a log, whose last sequence was `last` a moment ago.

@@ -118,8 +118,6 @@ reasons! {
     OutcomeUnknown = "OUTCOME_UNKNOWN", DeadlineExceeded;
     /// NATS did not answer in time. What was asked for may have been done; asking again is safe.
     Timeout = "TIMEOUT", DeadlineExceeded;
-    /// The call is part of the contract and not of this version.
-    NotImplemented = "NOT_IMPLEMENTED", Unimplemented;
     /// A defect of the service, or an answer of NATS that it does not understand; the log has the request id.
     Internal = "INTERNAL", Internal;
 }
@@ -139,7 +137,6 @@ pub enum Code {
     ResourceExhausted,
     Unavailable,
     DeadlineExceeded,
-    Unimplemented,
     Internal,
 }
 
@@ -159,7 +156,6 @@ impl Code {
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::Unimplemented => "UNIMPLEMENTED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -176,7 +172,6 @@ impl Code {
             Self::ResourceExhausted => 429,
             Self::Unavailable => 503,
             Self::DeadlineExceeded => 504,
-            Self::Unimplemented => 501,
             Self::Internal => 500,
         }
     }
@@ -223,7 +218,6 @@ impl Reason {
             | Self::RoomRecreated
             | Self::LimitReached
             | Self::StorageFull
-            | Self::NotImplemented
             | Self::Internal => None,
         }
     }

@@ -8,6 +8,10 @@ pub const ROOM_ID_CHARS_MAX: usize = 128;
 pub const SUBSCRIBER_ID_CHARS_MAX: usize = 126;
 /// Characters of a member's id: a subscriber id begins with it.
 pub const MEMBER_ID_CHARS_MAX: usize = 126;
+/// Members of a room beside its owners; every instance knows them all.
+pub const MEMBERS_PER_ROOM_MAX: usize = 10_000;
+/// Owners of a room.
+pub const OWNERS_PER_ROOM_MAX: usize = 100;
 /// Characters of a stream or consumer name (nats-server: `JSMaxNameLen`).
 pub const NATS_NAME_CHARS_MAX: usize = 255;
 /// Characters of a subject given by the creator.

@@ -2,6 +2,7 @@
 
 mod caller;
 mod cursor;
+mod member;
 mod message;
 mod names;
 mod position;
@@ -10,8 +11,10 @@ mod subject;
 
 pub use caller::{Caller, ClientCertificate, Identity};
 pub use cursor::Cursor;
+pub use member::{Member, Membership, Role, Visible};
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
 pub use names::{MemberId, RoomId, SubscriberId, mapped};
 pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
+pub(crate) use room::rfc3339;
 pub use room::{Labels, Purged, Retention, Room, RoomState};
 pub use subject::Subject;

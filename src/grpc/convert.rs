@@ -1,6 +1,7 @@
 //! Between generated types and the service's own: what comes in is checked field by field, what goes out is total.
 
 pub(super) mod life;
+pub(super) mod members;
 mod publish;
 pub(super) mod subscribers;
 
@@ -36,7 +37,6 @@ pub(super) fn create_room(request: v1::CreateRoomRequest) -> CreateRoom {
         replicas: request.replicas,
         allow_message_ttl: request.allow_message_ttl,
         labels: request.labels.into_iter().collect(),
-        creator: String::new(),
         violations,
     }
 }

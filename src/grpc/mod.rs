@@ -77,10 +77,6 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     Ok(Caller::require(request.extensions().get())?)
 }
 
-fn not_implemented<T>(call: &str) -> Result<Response<T>, Status> {
-    Err(Error::new(Reason::NotImplemented, format!("{call} is part of the contract and not of this version")).into())
-}
-
 #[tonic::async_trait]
 impl RoomService for Service {
     async fn create_room(
@@ -214,22 +210,34 @@ impl RoomService for Service {
         Ok(Response::new(v1::DeleteMessageResponse {}))
     }
 
-    async fn add_member(&self, _: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberResponse>, Status> {
-        not_implemented("AddMember")
+    async fn add_member(
+        &self,
+        request: Request<v1::AddMemberRequest>,
+    ) -> Result<Response<v1::AddMemberResponse>, Status> {
+        let caller = caller(&request)?;
+        let (room, id, role, visible_from) = convert::members::add_member(request.into_inner())?;
+        let member = self.rooms.add_member(&caller, &room, id, role, visible_from).await?;
+        Ok(Response::new(v1::AddMemberResponse { member: Some(convert::members::member(member)) }))
     }
 
     async fn remove_member(
         &self,
-        _: Request<v1::RemoveMemberRequest>,
+        request: Request<v1::RemoveMemberRequest>,
     ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
-        not_implemented("RemoveMember")
+        let caller = caller(&request)?;
+        let (room, id) = convert::members::remove_member(request.into_inner())?;
+        self.rooms.remove_member(&caller, &room, &id).await?;
+        Ok(Response::new(v1::RemoveMemberResponse {}))
     }
 
     async fn list_members(
         &self,
-        _: Request<v1::ListMembersRequest>,
+        request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
-        not_implemented("ListMembers")
+        let caller = caller(&request)?;
+        let (room, after, page_size) = convert::members::member_page(request.into_inner())?;
+        let page = self.rooms.list_members(&caller, &room, after.as_ref(), page_size).await?;
+        Ok(Response::new(convert::members::members(page)))
     }
 
     async fn list_subscribers(

@@ -2,9 +2,13 @@
 //!
 //! Requests are read only while the results that the client has not taken fit a window, so a client that does not read
 //! is not read from either. The stream ends with OK after the client's half-close, and with a status when the service
-//! stops or the client breaks the stream; in either case after the results of all that was read.
+//! stops, the caller's credentials expire or the client breaks the stream; in either case after the results of all that was read.
 
-use std::{collections::VecDeque, pin::Pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use async_stream::stream;
 use tokio::time::timeout;
@@ -91,7 +95,7 @@ impl Entering {
     }
 }
 
-/// Reads what a client sends that has not heard yet that the service stops. Without it the connection would be closed over
+/// Reads what a client sends that has not heard yet that its stream ends. Without it the connection would be closed over
 /// data that nobody has read, and the client's system would throw away the last results with it.
 async fn discard(mut requests: Streaming<v1::PublishStreamRequest>) {
     let read = async { while let Ok(Some(_)) = requests.message().await {} };
@@ -106,6 +110,8 @@ pub(super) fn results(
 ) -> Responses<v1::PublishStreamResponse> {
     Box::pin(stream! {
         let draining = publishing.draining();
+        let mut expired = pin!(publishing.expired());
+        let mut ended_early = false;
         let mut window = Window::default();
         let mut entering = None;
         let mut ended: Option<Result<(), Status>> = None;
@@ -118,7 +124,14 @@ pub(super) fn results(
             tokio::select! {
                 response = window.next() => yield Ok(response),
                 outstanding = Entering::finish(&mut entering) => window.push(outstanding),
-                () = draining.cancelled(), if ended.is_none() => ended = Some(Err(Publishing::drained().into())),
+                () = draining.cancelled(), if ended.is_none() => {
+                    ended_early = true;
+                    ended = Some(Err(Publishing::drained().into()));
+                }
+                error = &mut expired, if ended.is_none() => {
+                    ended_early = true;
+                    ended = Some(Err(error.into()));
+                }
                 request = requests.message(), if may_read => match request {
                     Ok(Some(request)) => entering = Some(Entering::new(&publishing, request)),
                     Ok(None) => ended = Some(Ok(())),
@@ -127,7 +140,7 @@ pub(super) fn results(
             }
         }
         if let Some(Err(status)) = ended {
-            if draining.is_cancelled() {
+            if ended_early {
                 publishing.follow(discard(requests));
             }
             yield Err(status);

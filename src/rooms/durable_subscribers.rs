@@ -9,10 +9,11 @@ use crate::{
 };
 
 impl Rooms {
-    /// A page of the room's durable subscribers; 0 is the default page size. An ephemeral room has none.
+    /// A page of the room's durable subscribers, for who does not own the room only of its own, so that a page may have fewer
+    /// than asked for; 0 is the default page size. An ephemeral room has none.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`.
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
     pub(crate) async fn list_subscribers(
         &self,
         caller: &Caller,
@@ -21,13 +22,21 @@ impl Rooms {
         page_size: usize,
     ) -> Result<SubscriberPage> {
         let registered = self.permit(caller, id, Right::Read).await?;
+        let sees_all = self.allow(caller, &registered, Right::Own).is_ok();
         let room = &registered.room;
         if !room.persist {
             return Ok(SubscriberPage::default());
         }
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
         let state = self.store.log_state(room).await?;
-        self.subscribers.page(room, after, &state, size).await
+        let Some(own) = caller.id().filter(|_| !sees_all) else {
+            return self.subscribers.page(room, after, &state, size, &|_| true).await;
+        };
+        let mapped = own.mapped();
+        let mut page = self.subscribers.page(room, after, &state, size, &|name| name.starts_with(&mapped)).await?;
+        // names that are mapped to the same beginning are not the same
+        page.subscribers.retain(|found| self.is_own(own, room, &found.name));
+        Ok(page)
     }
 
     /// Deletes a durable subscriber; its open subscription ends.
@@ -41,6 +50,7 @@ impl Rooms {
         subscriber: &SubscriberId,
     ) -> Result<()> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
+        self.allow_over(caller, &registered, subscriber)?;
         self.subscribers.forget(&registered.room, subscriber).await
     }
 
@@ -57,9 +67,12 @@ impl Rooms {
         to: Start,
     ) -> Result<u64> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
+        let visible = self.allow(caller, &registered, Right::Read)?;
+        self.allow_over(caller, &registered, subscriber)?;
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;
+        let position = position.max(visible.hidden_through(state.epoch).min(state.last_sequence));
         self.subscribers.seek(room, subscriber, position).await
     }
 }

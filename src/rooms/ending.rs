@@ -7,6 +7,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::Standing,
     subscribers::{Seek, Session},
     subscription_limit::SubscriptionPlace,
 };
@@ -21,6 +22,7 @@ pub(super) struct Ending {
     pub session: Option<Arc<Session>>,
     pub registered: Arc<Registered>,
     pub draining: CancellationToken,
+    pub standing: Standing,
     /// Free again when the subscription is dropped.
     #[expect(dead_code, reason = "held, not read")]
     pub place: Arc<SubscriptionPlace>,
@@ -82,6 +84,7 @@ impl Ending {
             biased;
             () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
             error = ended => End::Resumable(error),
+            error = self.standing.ended() => End::Resumable(error),
             () = self.draining.cancelled() => End::Resumable(draining()),
             newest = sought => End::Sought(newest),
         }

@@ -12,7 +12,7 @@ impl Rooms {
     /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
     pub(crate) async fn history(&self, caller: &Caller, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
         self.history_within(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
     }
@@ -26,13 +26,19 @@ impl Rooms {
         bytes: usize,
         anchor: Anchor,
     ) -> Result<Page> {
-        let registered = self.permit(caller, id, Right::Read).await?;
+        let registered = self.store.registry.find(id).await?;
+        let visible = self.allow(caller, &registered, Right::Read)?;
         let room = &registered.room;
         if !room.persist {
             return Ok(Page::default());
         }
         let state = self.store.log_state(room).await?;
         let want = resolve(room, &state, &anchor)?;
+        let state = self.visible_state(room, state, visible).await?;
+        let want = match want {
+            PageRequest::From { start } => PageRequest::From { start: start.max(state.first_sequence) },
+            want => want,
+        };
         if state.messages == 0 {
             return Ok(Page { state: Some(state), ..Page::default() });
         }

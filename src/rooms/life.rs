@@ -9,12 +9,15 @@ pub(crate) use self::{
     removal::PurgeOutcome,
     update::{Fixed, RoomField, UpdateRoom},
 };
-use super::{Rooms, access::Right};
+use super::{
+    Rooms,
+    access::{Right, bound},
+};
 use crate::{
-    domain::{Caller, Labels, Retention, Room, RoomId, RoomState, Subject},
+    domain::{Caller, Labels, MemberId, Retention, Room, RoomId, RoomState, Subject, Visible},
     error::{Error, Reason, Result, Violations},
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::{Registered, Registration},
+    store::{Registered, Registration, Store},
 };
 
 /// How often a creation begins again because of another call on the same room.
@@ -31,7 +34,6 @@ pub(crate) struct CreateRoom {
     pub replicas: u32,
     pub allow_message_ttl: bool,
     pub labels: Vec<(String, String)>,
-    pub creator: String,
     /// What was found wrong before.
     pub violations: Violations,
 }
@@ -45,7 +47,7 @@ pub(crate) struct RoomPage {
 }
 
 impl CreateRoom {
-    fn check(self, payload_bytes_max: usize) -> Result<Room> {
+    fn check(self, creator: String, payload_bytes_max: usize) -> Result<Room> {
         let mut violations = self.violations;
         let id = if self.room_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { self.room_id };
         let room_id = violations.check(RoomId::parse("room_id", id));
@@ -79,7 +81,7 @@ impl CreateRoom {
                 allow_message_ttl: self.allow_message_ttl,
                 labels,
                 created_at: SystemTime::now(),
-                creator: self.creator,
+                creator,
                 purged: None,
             }),
             _ => Err(violations.into_error()),
@@ -101,16 +103,30 @@ impl Rooms {
     ///
     /// # Errors
     /// `INVALID_FIELD`; `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
-    /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`. No room was created.
-    pub(crate) async fn create(&self, _caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
-        let room = request.check(self.payload_bytes_max())?;
+    /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`; `PERMISSION_DENIED`. No room was created.
+    pub(crate) async fn create(&self, caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
+        let creator = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
+        let room = request.check(creator, self.payload_bytes_max())?;
         if room.persist {
             self.store.require_jetstream()?;
+            if bound(caller).is_some() {
+                // before the name is registered, which would make it readable
+                self.store.check_adopts_nothing(&room).await?;
+            }
         }
         for _ in 0..ATTEMPTS {
-            let registered = match self.store.registry.register(&room).await? {
+            let registration = self.store.registry.register(&room).await;
+            if let Err(error) = &registration
+                && error.reason() == Reason::RoomExists
+            {
+                self.find_existing(caller, &room.room_id).await?;
+            }
+            let registered = match registration? {
                 Registration::New(registered) => registered,
-                Registration::Existing(registered) => return self.describe(&registered).await,
+                Registration::Existing => {
+                    let (registered, visible) = self.find_existing(caller, &room.room_id).await?;
+                    return self.describe(&registered, visible).await;
+                }
                 Registration::Deleting(registered) => {
                     self.finish_deletion(&registered).await?;
                     continue;
@@ -135,24 +151,49 @@ impl Rooms {
 
     /// The room and what it holds.
     pub(crate) async fn get(&self, caller: &Caller, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
-        let registered = self.permit(caller, id, Right::Read).await?;
-        self.describe(&registered).await
+        let registered = self.store.registry.find(id).await?;
+        let visible = self.allow(caller, &registered, Right::Read)?;
+        self.describe(&registered, visible).await
     }
 
-    async fn describe(&self, registered: &Registered) -> Result<(Room, Option<RoomState>)> {
+    /// The room that somebody wanted to create. Who is not a member of it hears that it exists and nothing more.
+    async fn find_existing(&self, caller: &Caller, id: &RoomId) -> Result<(Arc<Registered>, Visible)> {
+        let registered = self.store.registry.find(id).await?;
+        match self.allow(caller, &registered, Right::Read) {
+            Ok(visible) => Ok((registered, visible)),
+            Err(_) => Err(Error::new(Reason::RoomExists, "room_id: the room exists; choose another id")),
+        }
+    }
+
+    async fn describe(&self, registered: &Registered, visible: Visible) -> Result<(Room, Option<RoomState>)> {
         let room = registered.room.clone();
-        let state = if room.persist { Some(self.store.log_state(&room).await?) } else { None };
-        Ok((room, state))
+        if !room.persist {
+            return Ok((room, None));
+        }
+        let state = self.store.log_state(&room).await?;
+        let state = self.visible_state(&room, state, visible).await?;
+        Ok((room, Some(state)))
     }
 
-    /// Rooms after `after`, by ascending id; 0 is the default page size.
-    pub(crate) fn list(&self, _caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
+    /// Rooms after `after` that the caller is a member of, by ascending id; 0 is the default page size.
+    pub(crate) fn list(&self, caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
-        let mut found = self.store.registry.list(after, size + 1);
+        let mut found = match bound(caller) {
+            None => self.store.registry.list(after, size + 1),
+            Some(identity) => self.rooms_of(&identity.id, after, size + 1),
+        };
         let more = found.len() > size;
         found.truncate(size);
         let next_after = found.last().filter(|_| more).map(|last| last.room.room_id.clone());
         RoomPage { rooms: found.iter().map(|registered| registered.room.clone()).collect(), next_after }
+    }
+
+    fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
+        let Store { registry, members, .. } = &self.store;
+        let mut rooms = members.rooms_of(member, after);
+        rooms.extend(registry.created_by(member.as_str(), after));
+        let found = rooms.iter().filter_map(|id| registry.known(id));
+        found.filter(|registered| members.of(&registered.room, member).is_some()).take(limit).collect()
     }
 
     /// Deletes the room with all that belongs to it.

@@ -9,6 +9,7 @@ mod frame;
 mod history;
 mod life;
 mod log_batches;
+mod members;
 mod publish;
 mod start;
 mod subscribe;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     consume::{Command, CommandKind, Consumed, Credit, Event},
     frame::Frame,
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
+    members::MemberPage,
     publish::Publishing,
     subscribe::SubscribeOptions,
     subscribers::{Mark, Session, SubscriberPage},

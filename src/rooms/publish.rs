@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Rooms, access::Right};
+use super::{
+    Rooms,
+    access::{Right, expired, expires_at},
+};
 use crate::{
     domain::{Acknowledged, Caller, Draft, RoomId},
     error::{Error, Reason, Result, Violations},
@@ -141,6 +144,14 @@ impl Publishing {
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
         let registered = self.rooms.permit(&self.caller, id, Right::Write).await?;
         self.rooms.enter(&registered, draft, Some(self.source)).await
+    }
+
+    /// Completes when the caller's credentials expire, with the error that the stream ends with then.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) fn expired(&self) -> impl Future<Output = Error> + Send + 'static {
+        expired(expires_at(&self.caller))
     }
 
     /// Fires when the service begins to stop.

@@ -11,7 +11,7 @@ use super::{
     subscription::{LogStart, Subscription, Way},
 };
 use crate::{
-    domain::{AckMode, Caller, RoomId, Start, SubscriberId},
+    domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
     store::Registered,
 };
@@ -37,9 +37,13 @@ impl Rooms {
             return Err(draining());
         }
         let place = Arc::new(self.open_subscriptions.take()?);
-        let registered = self.permit(caller, &options.room_id, Right::Read).await?;
+        let registered = self.store.registry.find(&options.room_id).await?;
+        let (visible, standing) = self.admit(caller, &registered)?;
+        if let Some(subscriber) = &options.subscriber {
+            self.allow_as(caller, &registered.room, subscriber)?;
+        }
         let (way, session) = if registered.room.persist {
-            let (start, session) = self.open_log(&registered, &options).await?;
+            let (start, session) = self.open_log(&registered, &options, visible).await?;
             (Way::Log(Box::new(start)), session)
         } else {
             check_ephemeral(&options)?;
@@ -49,7 +53,7 @@ impl Rooms {
         Ok(Subscription {
             auto_acks: session.clone().filter(|_| options.ack_mode == AckMode::Auto),
             resumed: session.as_ref().is_some_and(|session| session.resumed),
-            ending: Ending { session, registered, draining: self.draining.clone(), place },
+            ending: Ending { session, registered, draining: self.draining.clone(), standing, place },
             way,
             heartbeat_interval: self.settings.heartbeat_interval,
             until_caught_up: options.until_caught_up,
@@ -59,7 +63,8 @@ impl Rooms {
     /// Everything up to and including `sequence` is processed; answers with the position.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `POSITION_AFTER_END`.
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_FOREIGN`, `SUBSCRIBER_NOT_FOUND`,
+    /// `POSITION_AFTER_END`.
     pub(crate) async fn acknowledge(
         &self,
         caller: &Caller,
@@ -68,6 +73,7 @@ impl Rooms {
         sequence: u64,
     ) -> Result<u64> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
+        self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         check_end("sequence", sequence, &state)?;
         self.subscribers.acknowledge(&registered.room, subscriber, sequence).await
@@ -77,10 +83,12 @@ impl Rooms {
         &self,
         registered: &Arc<Registered>,
         options: &SubscribeOptions,
+        visible: Visible,
     ) -> Result<(LogStart, Option<Session>)> {
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
-        let start = || self.start_position(room, state, options.start.clone());
+        let hidden = visible.hidden_through(state.epoch);
+        let start = || async { Ok(self.start_position(room, state, options.start.clone()).await?.max(hidden)) };
         let (session, position) = match &options.subscriber {
             Some(subscriber) => {
                 let session = self.subscribers.open(registered, subscriber, start).await?;
@@ -91,9 +99,10 @@ impl Rooms {
             None => (None, start().await?),
         };
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
-        let position = position.min(state.last_sequence);
+        let position = position.max(hidden).min(state.last_sequence);
         let tap = self.upstreams.of_log(registered, state.epoch, state.last_sequence);
-        Ok((LogStart { store: self.upstreams.store(), encode: self.settings.encode, tap, state, position }, session))
+        let store = self.upstreams.store();
+        Ok((LogStart { store, encode: self.settings.encode, tap, state, position, hidden }, session))
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct LogStart {
     pub tap: Tap,
     pub state: RoomState,
     pub position: u64,
+    /// Nothing up to this sequence may be seen.
+    pub hidden: u64,
 }
 
 /// The frames of a subscription.
@@ -81,10 +83,10 @@ struct Manner {
 }
 
 impl Manner {
-    fn opened(self, position: u64, state: &RoomState, resumed: bool) -> Frame {
+    fn opened(self, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
         Frame::Opened {
             position,
-            first_sequence: state.first_sequence,
+            first_sequence: if hidden == 0 { state.first_sequence } else { state.first_sequence.max(hidden + 1) },
             last_sequence: state.last_sequence,
             heartbeat_interval: self.heartbeat_interval,
             resumed,
@@ -145,13 +147,13 @@ fn log_frames(
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
-        let LogStart { store, encode, tap, state, position } = &mut *start;
-        let (store, encode, position) = (&*store, *encode, *position);
+        let LogStart { store, encode, tap, state, position, hidden } = &mut *start;
+        let (store, encode, position, hidden) = (&*store, *encode, *position, *hidden);
         let epoch = state.epoch;
         let expires = ending.registered.room.retention.expires();
         let purged = ending.registered.purged_through(epoch);
         let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, purged);
-        yield Ok(manner.opened(position, state, resumed));
+        yield Ok(manner.opened(position, state, hidden, resumed));
         let mut batch: Option<Arc<Batch>> = None;
         let mut end = Rare::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
@@ -223,11 +225,11 @@ fn log_frames(
                             return;
                         }
                     };
-                    let position = seek.position.min(state.last_sequence);
+                    let position = seek.position.max(hidden).min(state.last_sequence);
                     if let Some(session) = &ending.session {
                         session.follow(seek);
                     }
-                    yield Ok(manner.opened(position, &state, true));
+                    yield Ok(manner.opened(position, &state, hidden, true));
                     let purged = ending.registered.purged_through(epoch);
                     (delivery, steps) = LogDelivery::open(position, &state, expires, purged);
                 }
@@ -309,7 +311,7 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
     };
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
-        yield Ok(manner.opened(0, &RoomState::default(), false));
+        yield Ok(manner.opened(0, &RoomState::default(), 0, false));
         yield Ok(Frame::CaughtUp { position: 0 });
         if until_caught_up {
             return;

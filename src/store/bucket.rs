@@ -152,6 +152,11 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
+    /// Tells the watches that `key` is deleted, whether or not it was there.
+    pub(super) async fn mark_deleted(&self, key: &str) -> Result<()> {
+        self.store().await?.delete(key).await.map_err(|error| self.failed(error))
+    }
+
     /// Removes every key that begins with the token `prefix`, without a trace.
     pub(super) async fn purge_below(&self, prefix: &str) -> Result<()> {
         let filter = format!("$KV.{}.{prefix}.>", self.config.bucket);

@@ -70,7 +70,7 @@ struct Listed {
     missing: Option<Vec<String>>,
 }
 
-/// The durables after `after`, up to `limit`.
+/// The durables after `after` whose mapped name is wanted, up to `limit`.
 ///
 /// # Errors
 /// `NATS_UNAVAILABLE` also when one of them has no leader just now.
@@ -80,6 +80,7 @@ pub(super) async fn page(
     after: Option<&DurableToken>,
     state: &RoomState,
     limit: usize,
+    is_wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<DurablePage> {
     let stream = streams::name(&room.room_id);
     let prefix = format!("{}_", room.room_id.mapped());
@@ -91,7 +92,10 @@ pub(super) async fn page(
         let count = listed.len();
         for (index, info) in listed.iter().enumerate() {
             let Some(mapped) = info.name.strip_prefix(&prefix) else { continue };
-            if !durables::is_subscriber(info) || last.as_deref().is_some_and(|last| info.name.as_str() <= last) {
+            if !is_wanted(mapped)
+                || !durables::is_subscriber(info)
+                || last.as_deref().is_some_and(|last| info.name.as_str() <= last)
+            {
                 continue;
             }
             if page.durables.len() == limit {

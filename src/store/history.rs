@@ -132,7 +132,7 @@ impl Log<'_> {
     }
 
     /// The oldest messages from `origin` on, stored before `until`.
-    async fn oldest(&self, origin: Origin, until: Option<SystemTime>) -> Result<Page> {
+    async fn oldest(&self, mut origin: Origin, until: Option<SystemTime>) -> Result<Page> {
         let first = self.state.first_sequence;
         let mut page: Vec<Message> = Vec::new();
         let mut bytes = 0;
@@ -144,6 +144,14 @@ impl Log<'_> {
             if let Origin::Time(start) = from {
                 // of a time after the last message the server gives the room from its beginning
                 batch.messages.retain(|message| message.published_at >= start);
+            }
+            if let (Origin::Time(_), Some(found)) = (from, batch.messages.first())
+                && found.sequence < first
+            {
+                // it was asked for less than is stored
+                origin = Origin::Sequence(first);
+                from = origin;
+                continue;
             }
             let more = batch.pending > 0;
             if let (false, Origin::Sequence(start)) = (more, from) {

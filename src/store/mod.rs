@@ -10,6 +10,7 @@ mod durables;
 mod embedded;
 mod history;
 mod live;
+mod members;
 mod nats;
 mod owners;
 mod peers;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     embedded::{EmbeddedNats, Options as EmbeddedOptions},
     history::PageLimits,
     live::{Live, LiveEvent},
+    members::{Actor, Members, Pass},
     nats::{Nats, Target},
     owners::{Owned, OwnerChange, Owners, Ownership},
     peers::{Asked, PeerListener, PeerReply, PeerRequest},
@@ -52,6 +54,7 @@ pub(crate) struct Store {
     instance: Arc<str>,
     pub(crate) registry: Registry,
     pub(crate) owners: Owners,
+    pub(crate) members: Members,
     publisher: Arc<Publisher>,
     tasks: TaskTracker,
 }
@@ -72,12 +75,16 @@ impl Store {
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
+        let members = Members::new(&nats, replicas);
+        let (members_complete, members_known) = oneshot::channel();
+        tasks.spawn(members.clone().follow(stop.clone(), members_complete));
         known.await.map_err(|_| nats::unavailable())?;
+        members_known.await.map_err(|_| nats::unavailable())?;
         if nats.has_jetstream() {
             tasks.spawn(Watchdog::new(&nats, &registry).await?.run(stop.clone()));
         }
         let owners = Owners::new(&nats, replicas);
-        Ok((Self { nats, instance, registry, owners, publisher, tasks: tasks.clone() }, peers))
+        Ok((Self { nats, instance, registry, owners, members, publisher, tasks: tasks.clone() }, peers))
     }
 
     /// Runs a task that the service waits for when it stops.
@@ -106,6 +113,17 @@ impl Store {
     /// Refuses what needs JetStream when there is none.
     pub(crate) fn require_jetstream(&self) -> Result<()> {
         self.nats.require_jetstream()
+    }
+
+    /// Refuses a room whose log would be one that holds messages already, unless it is registered.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub(crate) async fn check_adopts_nothing(&self, room: &Room) -> Result<()> {
+        if self.registry.is_registered(&room.room_id).await? {
+            return Ok(());
+        }
+        streams::check_holds_nothing(&self.nats, &room.room_id).await
     }
 
     /// Creates or adopts the room's log.
@@ -157,8 +175,9 @@ impl Store {
         streams::delete_message(&self.nats, room, sequence).await
     }
 
-    /// Deletes the room's log with everything in it.
+    /// Deletes the room's log with everything in it, and the room's members.
     pub(crate) async fn delete_log(&self, room: &Room) -> Result<()> {
+        self.members.forget_room(&room.room_id).await?;
         if !self.nats.has_jetstream() {
             return Ok(());
         }
@@ -266,15 +285,16 @@ impl Store {
         durables::delete(&self.nats, room, subscriber).await
     }
 
-    /// A page of the room's durable subscribers, as NATS knows them.
+    /// A page of those of the room's durable subscribers whose mapped name is wanted, as NATS knows them.
     pub(crate) async fn durables(
         &self,
         room: &Room,
         after: Option<&DurableToken>,
         state: &RoomState,
         limit: usize,
+        is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<DurablePage> {
-        durable_list::page(&self.nats, room, after, state, limit).await
+        durable_list::page(&self.nats, room, after, state, limit, is_wanted).await
     }
 
     /// Asks another instance. `None`: there is no such instance any more.

@@ -4,7 +4,7 @@
 //! registry lives in this process alone, for ephemeral rooms.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Bound,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -77,7 +77,7 @@ pub(crate) enum Registration {
     /// The name was free and is now the room's.
     New(Arc<Registered>),
     /// The very same room is there.
-    Existing(Arc<Registered>),
+    Existing,
     /// A room of this name is being deleted; finish that, then try again.
     Deleting(Arc<Registered>),
 }
@@ -93,6 +93,7 @@ pub(crate) struct Registry {
 struct Known {
     by_id: BTreeMap<RoomId, Arc<Registered>>,
     id_by_name: HashMap<String, RoomId>,
+    by_creator: HashMap<String, BTreeSet<RoomId>>,
     /// Names told since the watch began again; `None` once all were told.
     told: Option<HashSet<String>>,
 }
@@ -167,7 +168,8 @@ impl Registry {
         known.by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
-    fn known(&self, id: &RoomId) -> Option<Arc<Registered>> {
+    /// The room, if this instance knows it.
+    pub(crate) fn known(&self, id: &RoomId) -> Option<Arc<Registered>> {
         lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
@@ -181,6 +183,19 @@ impl Registry {
             .take(limit)
             .map(|(_, registered)| Arc::clone(registered))
             .collect()
+    }
+
+    /// Whether the name is a room's, also while it is being deleted.
+    pub(crate) async fn is_registered(&self, id: &RoomId) -> Result<bool> {
+        Ok(self.read(&id.mapped()).await?.is_some())
+    }
+
+    /// The rooms with an id after `after` that `creator` created.
+    pub(crate) fn created_by(&self, creator: &str, after: Option<&RoomId>) -> BTreeSet<RoomId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let known = lock(&self.known);
+        let created = known.by_creator.get(creator).into_iter();
+        created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
     /// Takes name and subject for `room`.
@@ -328,13 +343,16 @@ impl Known {
                 registered.newest_purged = Arc::clone(&before.newest_purged);
             } else {
                 before.gone.cancel();
-                self.by_id.remove(&before.room.room_id);
+                self.forget(&before.room.room_id);
             }
         }
         if registered.deleting {
             registered.gone.cancel();
         }
         self.id_by_name.insert(name.to_owned(), id.clone());
+        if !registered.room.creator.is_empty() {
+            self.by_creator.entry(registered.room.creator.clone()).or_default().insert(id.clone());
+        }
         self.by_id.insert(id, Arc::new(registered));
     }
 
@@ -361,9 +379,21 @@ impl Known {
 
     fn remove(&mut self, name: &str, id: &RoomId) {
         self.id_by_name.remove(name);
-        if let Some(registered) = self.by_id.remove(id) {
+        if let Some(registered) = self.forget(id) {
             registered.gone.cancel();
         }
+    }
+
+    fn forget(&mut self, id: &RoomId) -> Option<Arc<Registered>> {
+        let registered = self.by_id.remove(id)?;
+        let creator = &registered.room.creator;
+        if let Some(created) = self.by_creator.get_mut(creator) {
+            created.remove(id);
+            if created.is_empty() {
+                self.by_creator.remove(creator);
+            }
+        }
+        Some(registered)
     }
 }
 
@@ -389,7 +419,7 @@ fn judge(wanted: &Room, found: Arc<Registered>) -> Result<Registration> {
             "room_id: maps to the NATS name of another room; choose an id that differs in letters, digits or underscores",
         ))
     } else if found.room.same_settings(wanted) {
-        Ok(Registration::Existing(found))
+        Ok(Registration::Existing)
     } else {
         Err(Error::new(Reason::RoomExists, "room_id: the room exists with other settings; GetRoom shows them"))
     }

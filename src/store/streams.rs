@@ -74,6 +74,18 @@ pub(super) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
     }
 }
 
+/// # Errors
+/// `PERMISSION_DENIED` when there is a stream of the room's name with messages.
+pub(super) async fn check_holds_nothing(nats: &Nats, room: &RoomId) -> Result<()> {
+    if info(nats, room).await?.is_none_or(|found| found.state.messages == 0) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::PermissionDenied,
+        "a NATS stream of the room's mapped name exists and holds messages, which only an administrator may make a room's",
+    ))
+}
+
 async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     let found = info(nats, &room.room_id).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
     let Config { subjects, retention, storage, mirror, sources, sealed, no_ack, .. } = &found.config;

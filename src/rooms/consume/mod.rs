@@ -92,7 +92,7 @@ pub(crate) enum Event {
 impl Rooms {
     /// Obeys the commands of one stream. The rooms' frames in turn, each room's in their order, and answers to commands.
     /// Ends without an error after the last command, when the rooms that do not end by themselves are closed and the others
-    /// have ended; with one when the service drains, after every room's `Closed`, or when a command could not be read.
+    /// have ended; with one when the service drains or the credentials expire, after every room's `Closed`, or when a command could not be read.
     /// Dropping the stream closes everything.
     pub(crate) fn consume<S>(
         &self,

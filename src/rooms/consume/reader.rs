@@ -18,7 +18,11 @@ use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     limits::CONSUME_ANSWERS_MAX,
-    rooms::{Rooms, SubscribeOptions, ending::draining},
+    rooms::{
+        Rooms, SubscribeOptions,
+        access::{expired, expires_at},
+        ending::draining,
+    },
 };
 
 type Key = (RoomId, SubscriberId);
@@ -51,18 +55,20 @@ impl Reader {
         Self { rooms, caller, stage, gone, under_way, waiting, waiting_count: 0, closing }
     }
 
-    /// Obeys the commands, until there are no more, the client is gone or the service drains; then until the last
+    /// Obeys the commands, until there are no more, the client is gone, its credentials expire or the service drains; then until the last
     /// acknowledgement is through.
     pub(super) async fn run<S: Stream<Item = Result<Command>>>(mut self, commands: S) {
         let stage = Arc::clone(&self.stage);
         let (gone, draining_begins) = (self.gone.clone(), self.rooms.draining.clone());
         let mut commands = pin!(commands);
+        let mut expired = pin!(expired(expires_at(&self.caller)));
         let (end, when_closed) = loop {
             let may_read = self.under_way.len() + self.waiting_count < CONSUME_ANSWERS_MAX && stage.has_space();
             tokio::select! {
                 biased;
                 () = gone.cancelled() => break (Ok(()), false),
                 () = draining_begins.cancelled() => break (Err(draining()), true),
+                error = &mut expired => break (Err(error), true),
                 Some(acknowledged) = self.under_way.next(), if !self.under_way.is_empty() => self.through(acknowledged),
                 command = commands.next(), if may_read => match command {
                     Some(Ok(command)) => self.obey(command),

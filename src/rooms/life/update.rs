@@ -1,7 +1,7 @@
 //! A room's settings changed after its creation: labels, retention, copies.
 
 use crate::{
-    domain::{Caller, Labels, Retention, Room, RoomId, RoomState},
+    domain::{Caller, Labels, Retention, Room, RoomId, RoomState, Visible},
     error::{Error, Reason, Result, Violations},
     rooms::{Rooms, access::Right},
 };
@@ -125,11 +125,11 @@ impl Rooms {
                 self.store.update_log(&room).await?;
             }
             if room == registered.room {
-                return self.describe(&registered).await;
+                return self.describe(&registered, Visible::default()).await;
             }
             if let Some(registered) = self.store.registry.update(&registered, room).await? {
                 // looks at the log once more: whoever still knew the room as it was may have put that back
-                return self.describe(&registered).await;
+                return self.describe(&registered, Visible::default()).await;
             }
         }
         Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))

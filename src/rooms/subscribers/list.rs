@@ -44,15 +44,16 @@ pub(crate) struct SubscriberPage {
 type OpenSince = Option<SystemTime>;
 
 impl Subscribers {
-    /// Up to `limit` subscribers after `after`. `state` is the room's, as it was a moment ago.
+    /// Up to `limit` subscribers after `after` whose mapped name is wanted. `state` is the room's, as it was a moment ago.
     pub(crate) async fn page(
         &self,
         room: &Room,
         after: Option<&DurableToken>,
         state: &RoomState,
         limit: usize,
+        is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<SubscriberPage> {
-        let found = self.store.durables(room, after, state, limit).await?;
+        let found = self.store.durables(room, after, state, limit, is_wanted).await?;
         let names = found.durables.iter().map(|durable| durable.mapped.as_str());
         let owned = self.store.owners.of(&room.room_id, names).await?;
         let open = self.open_anywhere(&room.room_id, &owned).await;

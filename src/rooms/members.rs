@@ -1,0 +1,88 @@
+//! The members of a room: added, changed, removed, listed.
+
+use super::{
+    Rooms,
+    access::{Right, actor},
+    start::check_end,
+};
+use crate::{
+    domain::{Caller, Member, MemberId, Membership, Role, RoomId, Visible},
+    error::{Error, Reason, Result},
+    limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
+};
+
+/// Members by ascending id.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberPage {
+    pub members: Vec<Member>,
+    /// The last member of the page, if more follow.
+    pub next_after: Option<MemberId>,
+}
+
+impl Rooms {
+    /// Adds a member, or changes what it may do and see. This instance enforces it when this returns, others in a moment.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`; where something is to be hidden,
+    /// `INVALID_FIELD`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`. Nothing was changed.
+    pub(crate) async fn add_member(
+        &self,
+        caller: &Caller,
+        room: &RoomId,
+        id: MemberId,
+        role: Role,
+        visible_from: u64,
+    ) -> Result<Member> {
+        if role == Role::Owner && visible_from > 0 {
+            return Err(Error::field("visible_from", "is for readers and writers: an owner sees all messages"));
+        }
+        let registered = self.permit(caller, room, Right::Own).await?;
+        let room = &registered.room;
+        let mut visible = Visible::default();
+        if visible_from > 0 {
+            if !room.persist {
+                return Err(Error::new(
+                    Reason::RoomNotPersisted,
+                    "the room is ephemeral: it has no earlier messages that `visible_from` could hide",
+                ));
+            }
+            let state = self.store.log_state(room).await?;
+            check_end("visible_from", visible_from - 1, &state)?;
+            visible = Visible { from: visible_from, epoch: state.epoch };
+        }
+        let member = Member { id, membership: Membership { role, visible } };
+        self.store.members.set(room, &member, actor(caller)).await?;
+        Ok(member)
+    }
+
+    /// Removes a member. This instance enforces it when this returns, others in a moment.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was.
+    pub(crate) async fn remove_member(&self, caller: &Caller, room: &RoomId, id: &MemberId) -> Result<()> {
+        // everybody may leave
+        let right = if caller.id() == Some(id) { Right::Read } else { Right::Own };
+        let registered = self.permit(caller, room, right).await?;
+        self.store.members.remove(&registered.room, id, actor(caller)).await
+    }
+
+    /// The members after `after`, by ascending id; 0 is the default page size.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
+    pub(crate) async fn list_members(
+        &self,
+        caller: &Caller,
+        room: &RoomId,
+        after: Option<&MemberId>,
+        page_size: usize,
+    ) -> Result<MemberPage> {
+        let registered = self.permit(caller, room, Right::Read).await?;
+        let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
+        let mut members = self.store.members.list(&registered.room, after, size + 1);
+        let more = members.len() > size;
+        members.truncate(size);
+        let next_after = members.last().filter(|_| more).map(|last| last.id.clone());
+        Ok(MemberPage { members, next_after })
+    }
+}

@@ -1,0 +1,257 @@
+//! The members of all rooms in memory: by room, and the rooms of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
+
+use super::{
+    super::{Registered, bucket::Versioned},
+    pass::Pass,
+    record::{Grant, Key, Record, member_key, owners_key, read_key},
+};
+use crate::domain::{Member, MemberId, Membership, Role, Room, RoomId, Visible};
+
+/// Passes of a room before those that nobody holds are looked for.
+const PASSES_UNPRUNED: usize = 64;
+
+/// A value of the bucket, with the room's creation time: what is of an earlier room of the same name does not count.
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    value: T,
+    room_created_at: SystemTime,
+    revision: u64,
+}
+
+#[derive(Debug, Default)]
+struct RoomMembers {
+    owners: Option<Entry<BTreeMap<MemberId, Grant>>>,
+    /// `None`: deleted by this instance, which the watch has not told yet.
+    members: BTreeMap<MemberId, Entry<Option<Membership>>>,
+    passes: HashMap<MemberId, Weak<Pass>>,
+    prune_at: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    rooms: HashMap<RoomId, RoomMembers>,
+    /// The rooms of a mapped name, since keys have that: one, and perhaps former ones.
+    ids: HashMap<String, BTreeSet<RoomId>>,
+    rooms_of: HashMap<MemberId, BTreeSet<RoomId>>,
+    /// Keys told since the watch began again; `None` once all were told.
+    told: Option<HashSet<String>>,
+}
+
+impl Known {
+    /// What `member` is in the room.
+    pub(super) fn of(&self, room: &Room, member: &MemberId) -> Option<Membership> {
+        let members = self.rooms.get(&room.room_id);
+        let is_owner = match members.and_then(|members| members.owners_of(room)) {
+            Some(owners) => owners.contains_key(member),
+            None => room.creator == member.as_str(),
+        };
+        if is_owner {
+            return Some(OWNER);
+        }
+        let found = members?.members.get(member)?;
+        found.value.filter(|_| found.room_created_at == room.created_at)
+    }
+
+    /// Up to `limit` members with an id after `after`, by ascending id.
+    pub(super) fn list(&self, room: &Room, after: Option<&MemberId>, limit: usize) -> Vec<Member> {
+        let mut found: BTreeMap<MemberId, Membership> = BTreeMap::new();
+        let members = self.rooms.get(&room.room_id);
+        let is_after = |id: &MemberId| after.is_none_or(|after| id > after);
+        if let Some(members) = members {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let present = members.members.range((from, Bound::Unbounded)).filter_map(|(id, entry)| {
+                let membership = entry.value.filter(|_| entry.room_created_at == room.created_at)?;
+                Some((id.clone(), membership))
+            });
+            found.extend(present.take(limit));
+        }
+        let creator = || MemberId::parse("creator", room.creator.clone()).ok().into_iter().collect();
+        let owners: Vec<MemberId> = match members.and_then(|members| members.owners_of(room)) {
+            Some(owners) => owners.keys().cloned().collect(),
+            None => creator(),
+        };
+        found.extend(owners.into_iter().filter(is_after).map(|id| (id, OWNER)));
+        found.into_iter().take(limit).map(|(id, membership)| Member { id, membership }).collect()
+    }
+
+    /// Members of the room other than its owners, at least.
+    pub(super) fn count(&self, room: &RoomId) -> usize {
+        self.rooms.get(room).map_or(0, |members| members.members.len())
+    }
+
+    /// Rooms after `after` that the bucket names `member` in. It may be none of them any more; the rooms that it created
+    /// and owns alone are not among them.
+    pub(super) fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>) -> BTreeSet<RoomId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rooms = self.rooms_of.get(member).into_iter();
+        rooms.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
+    }
+
+    /// The pass of a member; `None` if it is none.
+    pub(super) fn pass(&mut self, registered: &Arc<Registered>, member: &MemberId) -> Option<(Membership, Arc<Pass>)> {
+        let membership = self.of(&registered.room, member)?;
+        let members = self.rooms.entry(registered.room.room_id.clone()).or_default();
+        let present = members.passes.get(member).and_then(Weak::upgrade);
+        if let Some(pass) = present
+            && pass.registered.room.created_at == registered.room.created_at
+            && pass.follow(Some(membership))
+        {
+            return Some((membership, pass));
+        }
+        if members.passes.len() >= members.prune_at.max(PASSES_UNPRUNED) {
+            members.passes.retain(|_, pass| pass.strong_count() > 0);
+            members.prune_at = members.passes.len() * 2;
+        }
+        let pass = Arc::new(Pass::new(registered, membership.visible));
+        members.passes.insert(member.clone(), Arc::downgrade(&pass));
+        Some((membership, pass))
+    }
+
+    pub(super) fn begin_again(&mut self) {
+        self.told = Some(HashSet::new());
+    }
+
+    pub(super) fn put(&mut self, key: &str, record: Versioned<Record>) {
+        if let Some(told) = &mut self.told {
+            told.insert(key.to_owned());
+        }
+        let room = record.value.room_id().clone();
+        self.ids.entry(room.mapped()).or_default().insert(room.clone());
+        let members = self.rooms.entry(room.clone()).or_default();
+        let revision = record.revision;
+        let changed = match record.value {
+            Record::Member(record) => {
+                let member = record.member_id;
+                if members.members.get(&member).is_some_and(|present| present.revision >= revision) {
+                    return;
+                }
+                // owners are named in one place alone
+                let role = record.role.min(Role::Writer);
+                let membership = Membership { role, visible: record.visible };
+                let entry = Entry { value: Some(membership), room_created_at: record.room_created_at, revision };
+                members.members.insert(member.clone(), entry);
+                BTreeSet::from([member])
+            }
+            Record::Owners(record) => {
+                if members.owners.as_ref().is_some_and(|present| present.revision >= revision) {
+                    return;
+                }
+                let mut changed: BTreeSet<_> = record.owners.keys().cloned().collect();
+                let entry = Entry { value: record.owners, room_created_at: record.room_created_at, revision };
+                let before = members.owners.replace(entry);
+                changed.extend(before.into_iter().flat_map(|before| before.value.into_keys()));
+                // a creator that the bucket does not name any more
+                changed.extend(members.passes.keys().cloned());
+                changed
+            }
+        };
+        self.settle(&room, &changed);
+    }
+
+    /// What this instance has deleted, which had this revision.
+    pub(super) fn deleted(&mut self, room: &RoomId, member: &MemberId, revision: u64) {
+        if let Some(entry) = self.rooms.get_mut(room).and_then(|members| members.members.get_mut(member))
+            && entry.revision <= revision
+        {
+            *entry = Entry { value: None, revision, ..entry.clone() };
+        }
+        self.settle(room, &BTreeSet::from([member.clone()]));
+    }
+
+    /// The watch tells of a deletion. That of the owners is the end of the room.
+    pub(super) fn delete(&mut self, key: &str, revision: u64) {
+        let Some(key) = read_key(key) else { return };
+        let (Key::Owners { room: name } | Key::Member { room: name, .. }) = key;
+        for room in self.ids.get(name).cloned().unwrap_or_default() {
+            let Some(members) = self.rooms.get_mut(&room) else { continue };
+            let changed = match &key {
+                Key::Owners { .. } => members.forget(|_, entry| entry < revision),
+                Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
+            };
+            self.settle(&room, &changed);
+        }
+    }
+
+    /// Forgets what the bucket did not have when it was read from the beginning.
+    pub(super) fn forget_untold(&mut self) {
+        let Some(told) = self.told.take() else { return };
+        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            let Some(members) = self.rooms.get_mut(&room) else { continue };
+            let changed = members.forget(|member, _| {
+                !told.contains(&member.map_or_else(|| owners_key(&room), |member| member_key(&room, member)))
+            });
+            self.settle(&room, &changed);
+        }
+    }
+
+    /// After what is known of these members of the room has changed.
+    fn settle(&mut self, room: &RoomId, changed: &BTreeSet<MemberId>) {
+        for member in changed {
+            let Some(members) = self.rooms.get(room) else { return };
+            let pass = members.passes.get(member).cloned();
+            let is_named = members.members.get(member).is_some_and(|entry| entry.value.is_some())
+                || members.owners.as_ref().is_some_and(|owners| owners.value.contains_key(member));
+            let rooms = self.rooms_of.entry(member.clone()).or_default();
+            if is_named {
+                rooms.insert(room.clone());
+            } else {
+                rooms.remove(room);
+            }
+            if rooms.is_empty() {
+                self.rooms_of.remove(member);
+            }
+            let Some(pass) = pass else { continue };
+            let goes_on = pass.upgrade().is_some_and(|pass| pass.follow(self.of(&pass.registered.room, member)));
+            if !goes_on && let Some(members) = self.rooms.get_mut(room) {
+                members.passes.remove(member);
+            }
+        }
+        if self.rooms.get(room).is_some_and(RoomMembers::is_empty) {
+            self.rooms.remove(room);
+            let name = room.mapped();
+            if let Some(ids) = self.ids.get_mut(&name) {
+                ids.remove(room);
+                if ids.is_empty() {
+                    self.ids.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+const OWNER: Membership = Membership { role: Role::Owner, visible: Visible { from: 0, epoch: 0 } };
+
+impl RoomMembers {
+    fn owners_of(&self, room: &Room) -> Option<&BTreeMap<MemberId, Grant>> {
+        let owners = self.owners.as_ref()?;
+        (owners.room_created_at == room.created_at).then_some(&owners.value)
+    }
+
+    /// Removes the values that are such, given whose they are (`None`: the owners) and their revision; those concerned.
+    fn forget(&mut self, is_such: impl Fn(Option<&MemberId>, u64) -> bool) -> BTreeSet<MemberId> {
+        let mut changed = BTreeSet::new();
+        self.members.retain(|member, entry| {
+            let goes = is_such(Some(member), entry.revision);
+            if goes {
+                changed.insert(member.clone());
+            }
+            !goes
+        });
+        if let Some(owners) = self.owners.take_if(|owners| is_such(None, owners.revision)) {
+            changed.extend(owners.value.into_keys());
+            changed.extend(self.passes.keys().cloned());
+        }
+        changed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.owners.is_none() && self.members.is_empty() && self.passes.values().all(|pass| pass.strong_count() == 0)
+    }
+}

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods)] // a test's tasks end with its runtime
 #![allow(clippy::from_iter_instead_of_collect)] // `Vec::from_iter(1..=5)` says what is expected, beside what was seen
 
+mod access_table;
 mod acknowledge;
 mod architecture;
 mod auth;
@@ -39,6 +40,10 @@ mod limits_connections;
 mod limits_nats;
 mod limits_subscriptions;
 mod many;
+mod members;
+mod members_durables;
+mod members_revoked;
+mod members_visible;
 mod native;
 mod nats_auth;
 mod operations;

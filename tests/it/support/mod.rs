@@ -7,6 +7,7 @@ mod errors;
 mod eventually;
 mod frames;
 mod identity;
+pub(crate) mod membership;
 mod nats;
 mod operator;
 mod process;

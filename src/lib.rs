@@ -35,6 +35,8 @@
 //!   ring that all its subscriptions share. The ring and the log speak of the same sequences, so a subscription's position
 //!   alone says whether the ring has all that it lacks; who is behind reads the log until it has.
 //! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
+//! - **One place decides who may do what**, from memory: members are watched like rooms, so a decision costs no round trip,
+//!   and what is open holds a signal that fires when its caller may no longer have it.
 //! - **Names are claimed by compare-and-set.** A room's key is its mapped name, so two ids that map to one NATS name
 //!   cannot both exist.
 //! - **One queue for each room.** What is published to a persisted room is sent by one worker, so that order holds around

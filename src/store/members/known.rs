@@ -255,3 +255,128 @@ impl RoomMembers {
         self.owners.is_none() && self.members.is_empty() && self.passes.values().all(|pass| pass.strong_count() == 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::{super::record::MemberRecord, *};
+    use crate::domain::{Labels, Retention, Subject};
+
+    const CREATED: Duration = Duration::from_secs(1_000_000_000);
+
+    fn room(id: &str, since: Duration) -> Room {
+        let room_id = RoomId::parse("room_id", id).unwrap();
+        Room {
+            subject: Subject::default_of(&room_id),
+            room_id,
+            persist: true,
+            retention: Retention::default(),
+            replicas: 1,
+            allow_message_ttl: false,
+            labels: Labels::default(),
+            created_at: SystemTime::UNIX_EPOCH + since,
+            creator: "ann".into(),
+            purged: None,
+        }
+    }
+
+    fn id(id: &str) -> MemberId {
+        MemberId::parse("member_id", id).unwrap()
+    }
+
+    fn grant() -> Grant {
+        Grant { since: SystemTime::UNIX_EPOCH, by: String::new() }
+    }
+
+    fn member(room: &Room, name: &str, role: Role, revision: u64) -> (String, Versioned<Record>) {
+        let record = MemberRecord {
+            room_id: room.room_id.clone(),
+            room_created_at: room.created_at,
+            member_id: id(name),
+            role,
+            visible: Visible::default(),
+            grant: grant(),
+        };
+        (member_key(&room.room_id, &id(name)), Versioned { value: Record::Member(record), revision })
+    }
+
+    fn owners(room: &Room, names: &[&str], revision: u64) -> (String, Versioned<Record>) {
+        let record = super::super::record::OwnersRecord {
+            room_id: room.room_id.clone(),
+            room_created_at: room.created_at,
+            owners: names.iter().map(|name| (id(name), grant())).collect(),
+        };
+        (owners_key(&room.room_id), Versioned { value: Record::Owners(record), revision })
+    }
+
+    fn role(known: &Known, room: &Room, name: &str) -> Option<Role> {
+        known.of(room, &id(name)).map(|membership| membership.role)
+    }
+
+    fn put(known: &mut Known, (key, record): (String, Versioned<Record>)) {
+        known.put(&key, record);
+    }
+
+    #[test]
+    fn what_was_deleted_here_does_not_come_back_with_what_the_watch_tells_late() {
+        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        put(&mut known, member(&room, "bob", Role::Writer, 5));
+        known.deleted(&room.room_id, &id("bob"), 5);
+        assert_eq!(role(&known, &room, "bob"), None);
+        put(&mut known, member(&room, "bob", Role::Reader, 4));
+        put(&mut known, member(&room, "bob", Role::Writer, 5));
+        assert_eq!(role(&known, &room, "bob"), None);
+        assert!(known.rooms_of(&id("bob"), None).is_empty());
+        known.delete(&member_key(&room.room_id, &id("bob")), 6);
+        put(&mut known, member(&room, "bob", Role::Reader, 7));
+        assert_eq!(role(&known, &room, "bob"), Some(Role::Reader));
+    }
+
+    #[test]
+    fn the_creator_owns_the_room_until_owners_are_named_and_nobody_owns_by_a_members_value() {
+        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        assert_eq!(role(&known, &room, "ann"), Some(Role::Owner));
+        put(&mut known, owners(&room, &["bob"], 1));
+        assert_eq!(role(&known, &room, "ann"), None);
+        assert_eq!(role(&known, &room, "bob"), Some(Role::Owner));
+        put(&mut known, member(&room, "eve", Role::Owner, 2));
+        assert_eq!(role(&known, &room, "eve"), Some(Role::Writer));
+        let listed: Vec<_> = known.list(&room, None, 9).into_iter().map(|member| member.id).collect();
+        assert_eq!(listed, [id("bob"), id("eve")]);
+    }
+
+    #[test]
+    fn members_of_a_former_room_are_not_this_ones() {
+        let mut known = Known::default();
+        let (former, present) = (room("a-b", CREATED), room("a-b", CREATED + Duration::from_nanos(1)));
+        put(&mut known, owners(&former, &["eve"], 1));
+        put(&mut known, member(&former, "bob", Role::Writer, 2));
+        assert_eq!(role(&known, &present, "eve"), None);
+        assert_eq!(role(&known, &present, "bob"), None);
+        assert_eq!(role(&known, &present, "ann"), Some(Role::Owner));
+        assert_eq!(known.list(&present, None, 9).len(), 1);
+        // the end of the room takes along what was told before it
+        put(&mut known, member(&present, "cat", Role::Reader, 4));
+        known.delete(&owners_key(&former.room_id), 3);
+        assert_eq!(role(&known, &former, "eve"), None);
+        assert_eq!(role(&known, &present, "cat"), Some(Role::Reader));
+    }
+
+    #[test]
+    fn what_is_not_told_again_is_forgotten_and_memory_with_it() {
+        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        for (revision, name) in [(1, "bob"), (2, "cat")] {
+            put(&mut known, member(&room, name, Role::Writer, revision));
+        }
+        known.begin_again();
+        put(&mut known, member(&room, "cat", Role::Writer, 2));
+        known.forget_untold();
+        assert_eq!(role(&known, &room, "bob"), None);
+        assert_eq!(role(&known, &room, "cat"), Some(Role::Writer));
+        known.begin_again();
+        known.forget_untold();
+        assert!(known.rooms.is_empty() && known.ids.is_empty() && known.rooms_of.is_empty());
+    }
+}

@@ -26,6 +26,18 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_AUTH_KEYS", value_delimiter = ',', value_name = "FILES")]
     pub auth_keys: Vec<PathBuf>,
 
+    /// Key set (JWKS) that tokens are signed with: a file, or a URL; https, or http on this machine
+    #[arg(long, env = "UNIBUS_AUTH_JWKS", value_name = "FILE|URL")]
+    pub auth_jwks: Option<String>,
+
+    /// How often a key set at a URL is fetched again
+    #[arg(long, env = "UNIBUS_AUTH_JWKS_REFRESH", default_value = "5m", value_parser = positive_duration)]
+    pub auth_jwks_refresh: Duration,
+
+    /// How long keys count whose file or URL cannot be read any more
+    #[arg(long, env = "UNIBUS_AUTH_KEYS_MAX_AGE", default_value = "1h", value_parser = positive_duration)]
+    pub auth_keys_max_age: Duration,
+
     /// The only issuer (`iss`) whose tokens are taken; unset: any that signs with one of the keys
     #[arg(long, env = "UNIBUS_AUTH_ISSUER")]
     pub auth_issuer: Option<String>,
@@ -185,6 +197,9 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
             auth: AuthMode::Off,
             auth_keys: Vec::new(),
+            auth_jwks: None,
+            auth_jwks_refresh: Duration::from_secs(300),
+            auth_keys_max_age: Duration::from_secs(3600),
             auth_issuer: None,
             auth_audience: None,
             auth_leeway: Duration::from_secs(30),

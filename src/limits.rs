@@ -99,8 +99,16 @@ pub const CONSUME_ANSWERS_MAX: usize = 1024;
 
 /// Bytes of a bearer token.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Public keys that an instance verifies tokens with.
+/// Public keys in one file or key set.
 pub const AUTH_KEYS_MAX: usize = 64;
+/// Bytes of a file of keys, and of a key set.
+pub const AUTH_KEYS_BYTES_MAX: usize = 256 * 1024;
+/// How often files of keys are looked at for changes.
+pub const AUTH_FILES_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the host of a key set may take for it.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a key set at a URL is fetched again at the soonest: after a failure, and when a token names an unknown key.
+pub const JWKS_FETCH_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// Verified tokens that an instance remembers, so that a token's signature is verified once and not with every call.
 pub const AUTH_TOKENS_MAX: usize = 10_000;
 /// Largest `--auth-leeway`.

@@ -1,20 +1,12 @@
-//! The public keys, each with the one algorithm that it is for, and the tokens that were verified with them.
-
-use std::{fmt, sync::Arc, time::SystemTime};
+//! A public key, with the one algorithm that it is for.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
-use pkcs8::der::{self, Decode, Reader, SliceReader, asn1::UintRef};
-use quick_cache::sync::Cache;
-use ring::digest::{SHA256, digest};
+use pkcs8::der::{
+    self, Decode, Encode, Reader, SliceReader, Tag,
+    asn1::{AnyRef, UintRef},
+};
 
-use super::{
-    claims::Rules,
-    token::{self, Refused},
-};
-use crate::{
-    domain::Identity,
-    limits::{AUTH_TOKENS_MAX, RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN},
-};
+use crate::limits::{RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN};
 
 /// A public key.
 #[derive(Debug)]
@@ -51,6 +43,16 @@ impl Key {
         Ok(Self { id: None, algorithm: Algorithm::RS256, public: DecodingKey::from_rsa_der(der) })
     }
 
+    /// Modulus and exponent, as a key set has them.
+    pub(super) fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<Self, String> {
+        let encoded = || {
+            let mut both = UintRef::new(modulus)?.to_der()?;
+            UintRef::new(exponent)?.encode_to_vec(&mut both)?;
+            AnyRef::new(Tag::Sequence, &both)?.to_der()
+        };
+        Self::rsa(&encoded().map_err(|_: der::Error| "not an RSA key".to_owned())?)
+    }
+
     /// Whether a token of this key id can be signed with it: a key without an id may be any.
     pub(super) fn may_be(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
@@ -70,34 +72,4 @@ fn modulus_bits(der: &[u8]) -> der::Result<usize> {
         Ok(bytes.len() * 8 - first)
     })?;
     reader.finish(bits)
-}
-
-/// Keys, and what was verified with exactly these: with other keys comes another set, which has verified nothing yet.
-pub(super) struct KeySet {
-    keys: Vec<Key>,
-    verified: Cache<[u8; 32], Arc<Identity>>,
-}
-
-impl KeySet {
-    pub(super) fn new(keys: Vec<Key>) -> Self {
-        Self { keys, verified: Cache::new(AUTH_TOKENS_MAX) }
-    }
-
-    /// Whom the token names. The caller looks whether it has expired meanwhile.
-    pub(super) fn verified(&self, token: &str, rules: &Rules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
-        let mut name = [0; 32];
-        name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        if let Some(identity) = self.verified.get(&name) {
-            return Ok(identity);
-        }
-        let identity = Arc::new(token::verify(token, &self.keys, rules, now)?);
-        self.verified.insert(name, Arc::clone(&identity));
-        Ok(identity)
-    }
-}
-
-impl fmt::Debug for KeySet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeySet").field("keys", &self.keys.len()).finish_non_exhaustive()
-    }
 }

@@ -3,21 +3,30 @@
 
 mod claims;
 mod crypto;
+mod fetch;
+mod jwks;
+mod keyring;
 mod keys;
 mod pem;
+mod sources;
 mod strict;
 mod token;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ::http::{HeaderMap, header::AUTHORIZATION};
 use tracing::debug;
 
-use self::{claims::Rules, keys::KeySet, token::Refused};
+pub(crate) use self::sources::Sources;
+use self::{claims::Rules, keyring::Keyring, token::Refused};
 use crate::{
     domain::{Caller, Identity, MemberId},
     error::{Error, Reason, Result, Violations},
-    limits::{AUTH_KEYS_MAX, AUTH_LEEWAY_MAX},
+    limits::AUTH_LEEWAY_MAX,
 };
 
 /// What is asked of callers' tokens.
@@ -25,12 +34,18 @@ use crate::{
 pub(crate) struct Settings {
     /// PEM files of public keys.
     pub keys: Vec<PathBuf>,
+    /// File or URL of a key set.
+    pub jwks: Option<String>,
+    /// How often a key set at a URL is fetched.
+    pub jwks_refresh: Duration,
+    /// How long keys count that cannot be read again.
+    pub keys_max_age: Duration,
     /// The only `iss`.
     pub issuer: Option<String>,
     /// The `aud` that must be among a token's.
     pub audience: Option<String>,
     /// Tolerated difference of clocks.
-    pub leeway: std::time::Duration,
+    pub leeway: Duration,
     /// Endpoint ids of administrators.
     pub admins: Vec<String>,
     /// `NAME` or `NAME=VALUE`.
@@ -56,7 +71,7 @@ pub(crate) struct Auth {
 #[derive(Debug)]
 struct Enforced {
     rules: Rules,
-    keys: KeySet,
+    keys: Arc<Keyring>,
 }
 
 impl Auth {
@@ -65,32 +80,21 @@ impl Auth {
         Self { enforced: None }
     }
 
-    /// Everybody is asked.
+    /// Everybody is asked. The keys are those of now until somebody awaits [`Sources::keep_fresh`].
     ///
     /// # Errors
     /// `INVALID_FIELD` when a key cannot be read or is not fit to verify tokens, or there is none.
-    pub(crate) fn enforce(settings: &Settings) -> Result<Self> {
+    pub(crate) async fn enforce(settings: &Settings) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
-        let mut keys = Vec::new();
-        for file in &settings.keys {
-            match pem::read(file) {
-                Ok(read) => keys.extend(read),
-                Err(problem) => wrong.add("auth_keys", format!("{}: {problem}", file.display())),
-            }
-        }
-        if settings.keys.is_empty() {
-            wrong.add("auth_keys", "enforcement needs at least one public key");
-        }
-        if keys.len() > AUTH_KEYS_MAX {
-            wrong.add("auth_keys", format!("holds {} keys; at most {AUTH_KEYS_MAX} are allowed", keys.len()));
-        }
         if settings.leeway > AUTH_LEEWAY_MAX {
             wrong.add("auth_leeway", format!("must be at most {} seconds", AUTH_LEEWAY_MAX.as_secs()));
         }
         let rules = Rules::new(settings, &mut wrong);
+        let sources = Sources::open(settings, &mut wrong).await;
         wrong.finish()?;
-        Ok(Self { enforced: Some(Arc::new(Enforced { rules, keys: KeySet::new(keys) })) })
+        let enforced = Enforced { rules, keys: sources.keyring() };
+        Ok((Self { enforced: Some(Arc::new(enforced)) }, sources))
     }
 
     /// Who sends these headers over a connection with this client certificate. A token comes before a certificate, and an

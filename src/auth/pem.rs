@@ -1,7 +1,5 @@
 //! Public keys from PEM files.
 
-use std::{fs, path::Path};
-
 use pkcs8::{
     ObjectIdentifier,
     der::Decode,
@@ -17,11 +15,7 @@ const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// Every key of a file, which must hold nothing else; says what is wrong with it otherwise.
-pub(super) fn read(file: &Path) -> Result<Vec<Key>, String> {
-    parse(&fs::read(file).map_err(|error| error.to_string())?)
-}
-
-fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(text) {
         let (kind, der) = section.map_err(|_| "not a PEM file".to_owned())?;

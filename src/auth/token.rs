@@ -1,6 +1,6 @@
 //! Reads a JWT by the advice of RFC 8725: the key says which algorithm counts, and whatever is not understood is refused.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
@@ -49,12 +49,12 @@ struct Header {
 }
 
 /// Verifies a token with the keys of its algorithm, those of its key id before those without one.
-pub(super) fn verify(token: &str, keys: &[Key], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
+pub(super) fn verify(token: &str, keys: &[Arc<Key>], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
     }
     let header = header(token)?;
-    let fits = |key: &&Key| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
+    let fits = |key: &&Arc<Key>| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
     let named = header.key_id.is_some() && keys.iter().any(|key| key.id == header.key_id);
     let mut refused = Refused::NoKey;
     for key in keys.iter().filter(fits).filter(|key| !named || key.id.is_some()) {

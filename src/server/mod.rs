@@ -95,7 +95,7 @@ impl Server {
     }
 
     async fn assemble(config: Config) -> Result<Self> {
-        let auth = authentication(&config)?;
+        let (auth, keys) = authentication(&config).await?;
         let listener = bind("listen", config.listen).await?;
         let admin_listener = bind("admin_listen", config.admin_listen).await?;
         let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
@@ -128,6 +128,10 @@ impl Server {
             encode: grpc::encode_message,
         };
         let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
+
+        if let Some(keys) = keys {
+            tasks.spawn(keys.keep_fresh(stop.clone()));
+        }
 
         let (health, health_service) = tonic_health::server::health_reporter();
         report(&health, true).await;
@@ -279,17 +283,22 @@ fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
     }
 }
 
-/// How callers are known. Open doors on a network are refused unless they are insisted upon.
-fn authentication(config: &Config) -> Result<Auth> {
+/// How callers are known, and what keeps the keys fresh. Open doors on a network are refused unless they are insisted upon.
+async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)> {
     if config.auth == AuthMode::Enforce {
-        return Auth::enforce(&auth::Settings {
+        let settings = auth::Settings {
             keys: config.auth_keys.clone(),
+            jwks: config.auth_jwks.clone(),
+            jwks_refresh: config.auth_jwks_refresh,
+            keys_max_age: config.auth_keys_max_age,
             issuer: config.auth_issuer.clone(),
             audience: config.auth_audience.clone(),
             leeway: config.auth_leeway,
             admins: config.auth_admins.clone(),
             admin_claim: config.auth_admin_claim.clone(),
-        });
+        };
+        let (auth, sources) = Auth::enforce(&settings).await?;
+        return Ok((auth, Some(sources)));
     }
     let is_local = config.listen.ip().to_canonical().is_loopback();
     if !is_local && !config.auth_insecure {
@@ -300,7 +309,7 @@ fn authentication(config: &Config) -> Result<Auth> {
         ));
     }
     warn!(is_local, "authentication is off: whoever reaches the port can do everything");
-    Ok(Auth::off())
+    Ok((Auth::off(), None))
 }
 
 /// A connection is a descriptor: who allows more connections than descriptors should know at the start.

@@ -1,0 +1,91 @@
+//! Reads documents of keys: bounded in size and in time, and from nowhere else than where the operator said.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use ::http::{StatusCode, Uri, uri::Scheme};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tokio::{fs::File, io::AsyncReadExt, time::timeout};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::limits::{AUTH_KEYS_BYTES_MAX, JWKS_TIMEOUT};
+
+/// Somewhere on the web.
+#[derive(Debug)]
+pub(super) struct Page {
+    url: Uri,
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+impl Page {
+    /// Whether this is meant as a URL, rather than a file.
+    pub(super) fn is_url(given: &str) -> bool {
+        given.contains("://")
+    }
+
+    /// Checks a URL. Plain http is for this machine: whoever stands between could hand out keys of their own.
+    pub(super) fn new(given: &str) -> Result<Self, String> {
+        let url: Uri = given.parse().map_err(|_| "not a URL".to_owned())?;
+        let is_encrypted = url.scheme() == Some(&Scheme::HTTPS);
+        let is_near = url.scheme() == Some(&Scheme::HTTP) && url.host().is_some_and(is_this_machine);
+        if !is_encrypted && !is_near {
+            return Err("must begin with https://; http:// is for this machine alone".to_owned());
+        }
+        if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("must not hold a user or a password".to_owned());
+        }
+        let mut trusted = RootCertStore::empty();
+        trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        Ok(Self { url, client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) })
+    }
+
+    /// What is there now; nowhere else, if it has moved.
+    pub(super) async fn read(&self) -> Result<Vec<u8>, String> {
+        let read = async {
+            let response = self.client.get(self.url.clone()).await.map_err(|error| innermost(&error))?;
+            if response.status() != StatusCode::OK {
+                return Err(format!("answered with the status {}", response.status().as_u16()));
+            }
+            let body = Limited::new(response.into_body(), AUTH_KEYS_BYTES_MAX).collect().await;
+            Ok(body.map_err(|error| innermost(&*error))?.to_bytes().to_vec())
+        };
+        timeout(JWKS_TIMEOUT, read).await.map_err(|_| "no whole answer in time".to_owned())?
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Why something failed, without what was tried.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// What a file holds now.
+pub(super) async fn file(path: &Path) -> Result<Vec<u8>, String> {
+    let problem = |error: std::io::Error| error.to_string();
+    let mut document = Vec::new();
+    let bound = AUTH_KEYS_BYTES_MAX as u64 + 1;
+    File::open(path).await.map_err(problem)?.take(bound).read_to_end(&mut document).await.map_err(problem)?;
+    if document.len() > AUTH_KEYS_BYTES_MAX {
+        return Err(format!("longer than {AUTH_KEYS_BYTES_MAX} bytes"));
+    }
+    Ok(document)
+}

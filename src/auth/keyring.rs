@@ -1,0 +1,78 @@
+//! The keys that count now, and the tokens that were verified with them.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use quick_cache::sync::Cache;
+use ring::digest::{SHA256, digest};
+use tokio::sync::Notify;
+
+use super::{
+    claims::Rules,
+    keys::Key,
+    token::{self, Refused},
+};
+use crate::{domain::Identity, limits::AUTH_TOKENS_MAX};
+
+/// Keys, and what was verified with exactly these: with other keys comes another set, which has verified nothing yet.
+struct Set {
+    keys: Vec<Arc<Key>>,
+    verified: Cache<[u8; 32], Arc<Identity>>,
+}
+
+impl Set {
+    fn new(keys: Vec<Arc<Key>>) -> Arc<Self> {
+        Arc::new(Self { keys, verified: Cache::new(AUTH_TOKENS_MAX) })
+    }
+}
+
+/// The set that counts, until it is replaced.
+pub(super) struct Keyring {
+    set: RwLock<Arc<Set>>,
+    missed: Notify,
+}
+
+impl Keyring {
+    pub(super) fn new(keys: Vec<Arc<Key>>) -> Self {
+        Self { set: RwLock::new(Set::new(keys)), missed: Notify::new() }
+    }
+
+    /// From now on these keys count, and no others: every token is verified anew.
+    pub(super) fn replace(&self, keys: Vec<Arc<Key>>) {
+        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Set::new(keys);
+    }
+
+    /// Completes when a token named a key that is not there; many of them complete it once.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn missed(&self) {
+        self.missed.notified().await;
+    }
+
+    /// Whom the token names. Whether it has expired since it was verified is for the caller to see.
+    pub(super) fn verified(&self, token: &str, rules: &Rules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
+        let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
+        let mut name = [0; 32];
+        name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        if let Some(identity) = set.verified.get(&name) {
+            return Ok(identity);
+        }
+        let verified = token::verify(token, &set.keys, rules, now);
+        if let Err(Refused::NoKey) = verified {
+            self.missed.notify_one();
+        }
+        let identity = Arc::new(verified?);
+        set.verified.insert(name, Arc::clone(&identity));
+        Ok(identity)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! Where the keys come from, and how they stay those of their sources: files are looked at again and again, a key set at a
+//! URL is fetched again and again. What cannot be read keeps its keys for a while, and then has none.
+
+use std::{fmt, mem, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    Settings,
+    fetch::{self, Page},
+    jwks,
+    keyring::Keyring,
+    keys::Key,
+    pem,
+};
+use crate::{
+    error::Violations,
+    limits::{AUTH_FILES_INTERVAL, AUTH_KEYS_MAX, JWKS_FETCH_INTERVAL_MIN},
+};
+
+/// One place that keys come from.
+#[derive(Debug)]
+enum Place {
+    Pem(PathBuf),
+    SetInFile(PathBuf),
+    SetAtUrl(Box<Page>),
+}
+
+impl Place {
+    async fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Pem(path) | Self::SetInFile(path) => fetch::file(path).await,
+            Self::SetAtUrl(page) => page.read().await,
+        }
+    }
+
+    fn keys(&self, document: &[u8]) -> Result<Vec<Key>, String> {
+        let keys = match self {
+            Self::Pem(_) => pem::parse(document),
+            Self::SetInFile(_) | Self::SetAtUrl(_) => jwks::parse(document),
+        }?;
+        if keys.len() > AUTH_KEYS_MAX {
+            return Err(format!("holds {} keys; at most {AUTH_KEYS_MAX} are allowed", keys.len()));
+        }
+        Ok(keys)
+    }
+
+    fn is_url(&self) -> bool {
+        matches!(self, Self::SetAtUrl(_))
+    }
+}
+
+/// The operator's name for it: a URL may hold a secret, and is not shown.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pem(path) | Self::SetInFile(path) => path.display().fmt(f),
+            Self::SetAtUrl(_) => f.write_str("the key set at the URL"),
+        }
+    }
+}
+
+/// A place, and what was read there last.
+#[derive(Debug)]
+struct Source {
+    place: Place,
+    document: Option<Vec<u8>>,
+    keys: Vec<Arc<Key>>,
+    read_at: Instant,
+    failing: bool,
+}
+
+impl Source {
+    fn new(place: Place) -> Self {
+        Self { place, document: None, keys: Vec::new(), read_at: Instant::now(), failing: false }
+    }
+
+    /// Reads it now; says whether its keys are others than before.
+    async fn read(&mut self) -> Result<bool, String> {
+        let document = self.place.read().await?;
+        if self.document.as_ref() == Some(&document) {
+            self.read_at = Instant::now();
+            return Ok(false);
+        }
+        self.keys = self.place.keys(&document)?.into_iter().map(Arc::new).collect();
+        self.document = Some(document);
+        self.read_at = Instant::now();
+        Ok(true)
+    }
+
+    /// As [`Self::read`], after the start: a failure is told once, and leaves the keys for as long as they may count.
+    async fn read_again(&mut self, age_max: Duration) -> bool {
+        match self.read().await {
+            Ok(changed) => {
+                if mem::take(&mut self.failing) {
+                    info!(place = %self.place, "keys for tokens can be read again");
+                }
+                if changed {
+                    info!(place = %self.place, keys = self.keys.len(), "the keys for tokens have changed");
+                }
+                changed
+            }
+            Err(problem) => {
+                if !mem::replace(&mut self.failing, true) {
+                    warn!(place = %self.place, problem, "keys for tokens cannot be read; those of before count for now");
+                }
+                let over = self.read_at.elapsed() >= age_max && self.document.take().is_some();
+                if over {
+                    error!(place = %self.place, "keys for tokens could not be read for too long and do not count any more");
+                    self.keys.clear();
+                }
+                over
+            }
+        }
+    }
+}
+
+/// All places, and who wants to know of changes.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    sources: Vec<Source>,
+    keyring: Arc<Keyring>,
+    refresh: Duration,
+    age_max: Duration,
+}
+
+impl Sources {
+    /// Reads every place; what is wrong with one is added to `wrong`.
+    pub(super) async fn open(settings: &Settings, wrong: &mut Violations) -> Self {
+        let mut sources: Vec<_> = settings.keys.iter().cloned().map(Place::Pem).map(Source::new).collect();
+        match settings.jwks.as_deref() {
+            None => {}
+            Some(given) if !Page::is_url(given) => sources.push(Source::new(Place::SetInFile(given.into()))),
+            Some(given) => match Page::new(given) {
+                Ok(page) => sources.push(Source::new(Place::SetAtUrl(Box::new(page)))),
+                Err(problem) => wrong.add("auth_jwks", problem),
+            },
+        }
+        if settings.keys.is_empty() && settings.jwks.is_none() {
+            wrong.add("auth_keys", "enforcement needs keys: give --auth-keys or --auth-jwks");
+        }
+        for source in &mut sources {
+            let field = if matches!(source.place, Place::Pem(_)) { "auth_keys" } else { "auth_jwks" };
+            match source.read().await {
+                Ok(_) if source.keys.is_empty() => wrong.add(field, format!("{}: holds no usable key", source.place)),
+                Ok(_) => {}
+                Err(problem) => wrong.add(field, format!("{}: {problem}", source.place)),
+            }
+        }
+        let keyring = Arc::new(Keyring::new(keys(&sources)));
+        Self { sources, keyring, refresh: settings.jwks_refresh, age_max: settings.keys_max_age }
+    }
+
+    /// Where the keys are found.
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keyring)
+    }
+
+    /// Keeps the keys those of their places until the service stops.
+    pub(crate) async fn keep_fresh(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.follow()).await;
+    }
+
+    async fn follow(&mut self) {
+        let mut fetched = Instant::now();
+        let mut look = Instant::now() + AUTH_FILES_INTERVAL;
+        let mut fetch = fetched + self.refresh;
+        loop {
+            tokio::select! {
+                () = sleep_until(look) => {
+                    self.read(|place| !place.is_url()).await;
+                    look = Instant::now() + AUTH_FILES_INTERVAL;
+                }
+                () = sleep_until(fetch) => {
+                    fetched = Instant::now();
+                    let pause = if self.read(Place::is_url).await {
+                        self.refresh
+                    } else {
+                        self.refresh.min(JWKS_FETCH_INTERVAL_MIN)
+                    };
+                    fetch = fetched + pause;
+                }
+                // strangers can ask for this too: never sooner than the interval allows
+                () = self.keyring.missed() => fetch = fetch.min(fetched + JWKS_FETCH_INTERVAL_MIN),
+            }
+        }
+    }
+
+    /// Reads some of the places again; says whether all could be read.
+    async fn read(&mut self, chosen: impl Fn(&Place) -> bool) -> bool {
+        let mut changed = false;
+        let mut whole = true;
+        for source in self.sources.iter_mut().filter(|source| chosen(&source.place)) {
+            changed |= source.read_again(self.age_max).await;
+            whole &= !source.failing;
+        }
+        if changed {
+            self.keyring.replace(keys(&self.sources));
+        }
+        whole
+    }
+}
+
+fn keys(sources: &[Source]) -> Vec<Arc<Key>> {
+    sources.iter().flat_map(|source| &source.keys).cloned().collect()
+}

@@ -8,12 +8,13 @@
 //! Dependencies point one way:
 //!
 //! ```text
-//! main -> server -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits }
+//! main -> { server, tokens } -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits }
 //! ```
 //!
 //! | place | owns | refuses to know |
 //! |---|---|---|
 //! | `server` | composition, listeners, health, the drain | |
+//! | `tokens` | the commands that make keys and tokens, for trying the service | the service |
 //! | `grpc` | the generated types: read a request, make one call, convert the answer; every status | async-nats |
 //! | `http` | the JSON history endpoint, liveness and readiness | async-nats |
 //! | `auth` | who makes a call: tokens, keys, client certificates | tonic, async-nats, what a caller may do |
@@ -58,12 +59,14 @@ mod rooms;
 mod server;
 mod shutdown;
 mod store;
+mod tokens;
 
 pub use crate::{
     config::{AuthMode, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},
     server::Server,
     shutdown::StopSignals,
+    tokens::Command,
 };
 
 /// The generated client and messages of the contract, package `unibus.v1`.

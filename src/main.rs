@@ -1,17 +1,36 @@
 //! The service as a program.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{Metadata, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-use unibus::{Config, LogFormat, Server, StopSignals};
+use unibus::{Command, Config, LogFormat, Server, StopSignals};
+
+/// Rooms over gRPC on NATS JetStream.
+///
+/// Without a command this is the service. Without --nats-url it runs its own nats-server, on loopback, with its data under
+/// --data-dir.
+#[derive(Debug, Parser)]
+#[command(name = "unibus", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: Config,
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = Config::parse();
+    let Arguments { command, config } = Arguments::parse();
+    if let Some(command) = command {
+        return obey(&command);
+    }
     start_log(config.log_format);
     match Box::pin(run(config)).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -20,6 +39,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a command makes is all that stands on standard output.
+fn obey(command: &Command) -> ExitCode {
+    let done = command.run().map_err(|error| error.message().to_owned());
+    let told = match &done {
+        Ok(made) => io::stdout().write_all(made.as_bytes()),
+        Err(problem) => writeln!(io::stderr(), "{problem}"),
+    };
+    if done.is_ok() && told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -54,7 +83,7 @@ fn start_log(format: LogFormat) {
     let discreet = filter_fn(|line| !shows_payloads(line));
     match format {
         LogFormat::Text => {
-            log.with(fmt::layer().with_ansi(std::io::stdout().is_terminal()).with_filter(discreet)).init();
+            log.with(fmt::layer().with_ansi(io::stdout().is_terminal()).with_filter(discreet)).init();
         }
         LogFormat::Json => log.with(fmt::layer().json().with_filter(discreet)).init(),
     }

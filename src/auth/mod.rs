@@ -4,12 +4,15 @@
 mod claims;
 mod crypto;
 mod fetch;
+pub(crate) mod issue;
 mod jwks;
 mod keyring;
 mod keys;
 mod pem;
 mod sources;
 mod strict;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::{

@@ -14,13 +14,14 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Modules of `src/`, each with those of the other modules that it may name.
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
-    ("lib", &["config", "error", "server", "shutdown"]),
+    ("lib", &["config", "error", "server", "shutdown", "tokens"]),
     ("main", &[]),
     ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store"]),
     ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1"]),
     // readiness asks the store whether the connection stands
     ("http", &["rooms", "store", "domain", "error", "limits"]),
     ("auth", &["domain", "error", "limits"]),
+    ("tokens", &["auth", "domain", "error"]),
     ("rooms", &["delivery", "store", "domain", "error", "limits"]),
     ("delivery", &["domain", "error", "limits"]),
     ("store", &["domain", "error", "limits"]),
@@ -39,7 +40,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "server"]),
     ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
-    ("clap", &["config", "main"]),
+    ("clap", &["config", "main", "tokens"]),
 ];
 
 /// A token of Rust that matters here: a word, `::`, or one of `{`, `}`, `,` and `;`.

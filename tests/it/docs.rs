@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Subcommand};
 use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
 use tonic_prost::ProstCodec;
-use unibus::{Config, Reason, v1};
+use unibus::{Command, Config, Reason, v1};
 
 use crate::support::{Nats, Unibus};
 
@@ -57,6 +57,21 @@ fn the_flags_are_those_of_the_program() {
         writeln!(table, "| `--{flag}` | `{env}` | {} | {meaning}{choice} |", code(&default.join(","))).unwrap();
     }
     assert_marked("flags", &table);
+}
+
+#[test]
+fn the_commands_are_those_of_the_program() {
+    // Goal: who makes tokens by hand finds every flag. Method: make the table from the commands.
+    let mut table = String::from("| command | flag | default | meaning |\n|---|---|---|---|\n");
+    for command in Command::augment_subcommands(clap::Command::new("unibus")).get_subcommands() {
+        for arg in command.get_arguments() {
+            let (name, flag) = (command.get_name(), arg.get_long().expect("a long flag"));
+            let default = arg.get_default_values().first().map(|value| format!("`{}`", value.to_string_lossy()));
+            let meaning = arg.get_help().expect("every flag is explained");
+            writeln!(table, "| `unibus {name}` | `--{flag}` | {} | {meaning} |", default.unwrap_or_default()).unwrap();
+        }
+    }
+    assert_marked("commands", &table);
 }
 
 #[test]

@@ -81,4 +81,5 @@ mod subscribers_list;
 mod subscribers_seek;
 mod support;
 mod takeover;
+mod tokens;
 mod upstream;

@@ -1,0 +1,219 @@
+//! What the headers of a call say of its caller, without the network between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime},
+};
+
+use ::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::{
+    Auth, Certificate, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, token::Refused,
+};
+use crate::{
+    domain::{Caller, Identity},
+    error::{Reason, Result, Violations},
+};
+
+/// A key, and what signs with it.
+struct Issuer {
+    private: PathBuf,
+    public: String,
+    _dir: TempDir,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let files = issue::new_key().unwrap();
+        let private = dir.path().join("key");
+        fs::write(&private, files.private.as_bytes()).unwrap();
+        Self { private, public: files.public, _dir: dir }
+    }
+
+    fn token(&self, claims: Value) -> String {
+        let Value::Object(claims) = claims else { panic!("claims are an object") };
+        issue::sign(&self.private, &claims).unwrap()
+    }
+
+    fn keyring(&self) -> Keyring {
+        Keyring::new(pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect())
+    }
+
+    fn auth(&self, settings: &Settings) -> Auth {
+        crypto::install();
+        let enforced = Enforced { rules: rules(settings), keys: Arc::new(self.keyring()) };
+        Auth { enforced: Some(Arc::new(enforced)) }
+    }
+}
+
+fn rules(settings: &Settings) -> Rules {
+    let mut wrong = Violations::default();
+    let rules = Rules::new(settings, &mut wrong);
+    wrong.finish().unwrap();
+    rules
+}
+
+/// The end of time, as far as tokens go: 2100.
+const FAR: u64 = 4_102_444_800;
+
+fn identify(auth: &Auth, value: &[u8], certificate: Option<Certificate<'_>>) -> Result<Arc<Identity>> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+    known(auth.identify(&headers, certificate))
+}
+
+fn known(caller: Result<Caller>) -> Result<Arc<Identity>> {
+    caller.map(|caller| match caller {
+        Caller::Known(identity) => identity,
+        Caller::Anyone => panic!("anyone"),
+    })
+}
+
+static ISSUER: LazyLock<Issuer> = LazyLock::new(Issuer::new);
+static AUTH: LazyLock<Auth> = LazyLock::new(|| ISSUER.auth(&Settings::default()));
+static TOKEN: LazyLock<String> = LazyLock::new(|| ISSUER.token(json!({ "sub": "ann", "exp": FAR })));
+
+fn is_refused(value: &[u8]) -> bool {
+    // what HTTP does not let through never comes here
+    let Ok(value) = HeaderValue::from_bytes(value) else { return true };
+    match identify(&AUTH, value.as_bytes(), None) {
+        Ok(_) => false,
+        Err(error) => error.reason() == Reason::Unauthenticated,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_header_of_chance_lets_anybody_in(value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(is_refused(&value));
+        prop_assert!(is_refused(&[b"Bearer ", &value[..]].concat()));
+    }
+
+    #[test]
+    fn no_text_in_three_parts_lets_anybody_in(
+        header in "\\{\"(alg|kid|typ|crit)\":(\"(EdDSA|none|HS256|ES256)\"|[0-9]{1,3}|null|\\[\\])(,\"alg\":\"EdDSA\")?\\}|\\PC{0,40}",
+        claims in "\\{\"sub\":\"[a-z]{0,4}\",\"exp\":[0-9]{0,20}\\}|\\PC{0,40}",
+        signature in proptest::collection::vec(any::<u8>(), 0..70),
+    ) {
+        let part = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
+        let (header, claims, signature) = (part(header.as_bytes()), part(claims.as_bytes()), part(&signature));
+        let value = format!("Bearer {header}.{claims}.{signature}");
+        prop_assert!(is_refused(value.as_bytes()));
+    }
+
+    #[test]
+    fn no_slip_in_a_genuine_token_lets_anybody_in(at in any::<prop::sample::Index>(), byte in any::<u8>(), way in 0..4) {
+        let genuine = format!("Bearer {}", *TOKEN).into_bytes();
+        let mut given = genuine.clone();
+        let at = 7 + at.index(genuine.len() - 7);
+        match way {
+            0 => given[at] = byte,
+            1 => given.insert(at, byte),
+            2 => drop(given.remove(at)),
+            _ => given.truncate(at),
+        }
+        // trimmed by HTTP, and letters of the scheme aside, nothing else may be the same token
+        prop_assert!(given == genuine || is_refused(&given));
+    }
+}
+
+#[test]
+fn the_genuine_token_of_these_tests_lets_its_holder_in() {
+    let identity = identify(&AUTH, format!("Bearer {}", *TOKEN).as_bytes(), None).unwrap();
+    assert_eq!(identity.id.as_str(), "ann");
+    assert!(!identity.administrator);
+    assert_eq!(identity.expires_at, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(FAR)));
+}
+
+#[test]
+fn a_token_is_verified_once_for_each_set_of_keys() {
+    // the identity that is given is the very one of before, until the keys are others
+    crypto::install();
+    let (keyring, rules, now) = (ISSUER.keyring(), rules(&Settings::default()), SystemTime::now());
+    let first = keyring.verified(&TOKEN, &rules, now).unwrap();
+    assert!(Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
+    keyring.replace(pem::parse(ISSUER.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
+    assert!(!Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
+    keyring.replace(pem::parse(Issuer::new().public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
+    assert_eq!(keyring.verified(&TOKEN, &rules, now), Err(Refused::Signature));
+    keyring.replace(Vec::new());
+    assert_eq!(keyring.verified(&TOKEN, &rules, now), Err(Refused::NoKey));
+}
+
+#[test]
+fn a_certificate_counts_when_there_is_no_token() {
+    let auth = ISSUER.auth(&Settings { admins: vec!["root".into()], ..Settings::default() });
+    let later = SystemTime::now() + Duration::from_secs(60);
+    let certificate = |id, expires_at| Some(Certificate { id, expires_at });
+    let reason = |result: Result<Arc<Identity>>| result.err().map(|error| error.reason());
+
+    let none = HeaderMap::new();
+    let bob = known(auth.identify(&none, certificate("bob", later))).unwrap();
+    assert_eq!((bob.id.as_str(), bob.administrator, bob.expires_at), ("bob", false, Some(later)));
+    assert!(known(auth.identify(&none, certificate("root", later))).unwrap().administrator);
+    let past = SystemTime::now() - Duration::from_secs(1);
+    let expired = known(auth.identify(&none, certificate("bob", past)));
+    assert_eq!(reason(expired), Some(Reason::CredentialsExpired));
+    let nameless = known(auth.identify(&none, certificate("two words", later)));
+    assert_eq!(reason(nameless), Some(Reason::Unauthenticated));
+    assert_eq!(reason(known(auth.identify(&none, None))), Some(Reason::Unauthenticated));
+
+    let ann = identify(&auth, format!("Bearer {}", *TOKEN).as_bytes(), certificate("bob", later)).unwrap();
+    assert_eq!(ann.id.as_str(), "ann");
+    for invalid in ["Bearer x", "Basic x", "Bearer", ""] {
+        let refused = identify(&auth, invalid.as_bytes(), certificate("bob", later));
+        assert_eq!(reason(refused), Some(Reason::Unauthenticated), "{invalid}");
+    }
+}
+
+#[test]
+fn administrators_are_those_of_the_list_and_of_the_claim() {
+    let is_administrator = |admin_claim: Option<&str>, name: &str, value: Value| {
+        let admin_claim = admin_claim.map(str::to_owned);
+        let auth = ISSUER.auth(&Settings { admins: vec!["root".into()], admin_claim, ..Settings::default() });
+        let mut claims = Map::from_iter([("sub".to_owned(), json!("ann")), ("exp".to_owned(), json!(FAR))]);
+        claims.insert(name.to_owned(), value);
+        let token = ISSUER.token(Value::Object(claims));
+        identify(&auth, format!("Bearer {token}").as_bytes(), None).unwrap().administrator
+    };
+    assert!(is_administrator(None, "sub", json!("root")));
+    for (claim, name, value) in [
+        ("admin", "admin", json!(true)),
+        ("role=admin", "role", json!("admin")),
+        ("roles=admin", "roles", json!(["user", "admin"])),
+        ("https://example.org/role=a=b", "https://example.org/role", json!("a=b")),
+    ] {
+        assert!(is_administrator(Some(claim), name, value.clone()), "{claim} {value}");
+        assert!(!is_administrator(None, name, value));
+    }
+    for (claim, name, value) in [
+        ("admin", "admin", json!("true")),
+        ("admin", "admin", json!(1)),
+        ("admin", "admin", json!(false)),
+        ("admin", "Admin", json!(true)),
+        ("admin", "x", json!({ "admin": true })),
+        ("admin=true", "admin", json!(true)),
+        ("role=admin", "role", json!("administrator")),
+        ("role=admin", "role", json!("user admin")),
+        ("role=admin", "role", json!([["admin"]])),
+        ("role=admin", "role", json!({ "admin": true })),
+    ] {
+        assert!(!is_administrator(Some(claim), name, value.clone()), "{claim} {value}");
+    }
+    for wrong in ["", "=", "=admin", "admin="] {
+        let settings = Settings { admin_claim: Some(wrong.into()), ..Settings::default() };
+        let mut violations = Violations::default();
+        Rules::new(&settings, &mut violations);
+        assert!(violations.finish().is_err(), "{wrong}");
+    }
+}

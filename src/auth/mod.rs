@@ -27,7 +27,7 @@ use tracing::debug;
 pub(crate) use self::sources::Sources;
 use self::{claims::Rules, keyring::Keyring, token::Refused};
 use crate::{
-    domain::{Caller, Identity, MemberId},
+    domain::{Caller, ClientCertificate, Identity, MemberId},
     error::{Error, Reason, Result, Violations},
     limits::AUTH_LEEWAY_MAX,
 };
@@ -53,15 +53,6 @@ pub(crate) struct Settings {
     pub admins: Vec<String>,
     /// `NAME` or `NAME=VALUE`.
     pub admin_claim: Option<String>,
-}
-
-/// What a verified client certificate says.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Certificate<'a> {
-    /// Its subject's name.
-    pub id: &'a str,
-    /// The end of its validity.
-    pub expires_at: SystemTime,
 }
 
 /// Says who makes a call.
@@ -105,7 +96,7 @@ impl Auth {
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, with no more than that for the caller; `CREDENTIALS_EXPIRED` for a proof that was valid once.
-    pub(crate) fn identify(&self, headers: &HeaderMap, certificate: Option<Certificate<'_>>) -> Result<Caller> {
+    pub(crate) fn identify(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<Caller> {
         let Some(enforced) = &self.enforced else { return Ok(Caller::Anyone) };
         let now = SystemTime::now();
         let identity = match bearer(headers) {
@@ -122,8 +113,8 @@ impl Auth {
 }
 
 impl Enforced {
-    fn holder(&self, certificate: Certificate<'_>) -> Result<Arc<Identity>, Refused> {
-        let id = MemberId::parse("sub", certificate.id).map_err(|_| Refused::Subject)?;
+    fn holder(&self, certificate: &ClientCertificate) -> Result<Arc<Identity>, Refused> {
+        let id = MemberId::parse("sub", certificate.id.as_str()).map_err(|_| Refused::Subject)?;
         let administrator = self.rules.is_administrator(&id);
         Ok(Arc::new(Identity { id, administrator, expires_at: Some(certificate.expires_at) }))
     }

@@ -14,11 +14,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{
-    Auth, Certificate, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, token::Refused,
-};
+use super::{Auth, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, token::Refused};
 use crate::{
-    domain::{Caller, Identity},
+    domain::{Caller, ClientCertificate, Identity},
     error::{Reason, Result, Violations},
 };
 
@@ -64,7 +62,7 @@ fn rules(settings: &Settings) -> Rules {
 /// The end of time, as far as tokens go: 2100.
 const FAR: u64 = 4_102_444_800;
 
-fn identify(auth: &Auth, value: &[u8], certificate: Option<Certificate<'_>>) -> Result<Arc<Identity>> {
+fn identify(auth: &Auth, value: &[u8], certificate: Option<&ClientCertificate>) -> Result<Arc<Identity>> {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
     known(auth.identify(&headers, certificate))
@@ -154,24 +152,24 @@ fn a_token_is_verified_once_for_each_set_of_keys() {
 fn a_certificate_counts_when_there_is_no_token() {
     let auth = ISSUER.auth(&Settings { admins: vec!["root".into()], ..Settings::default() });
     let later = SystemTime::now() + Duration::from_secs(60);
-    let certificate = |id, expires_at| Some(Certificate { id, expires_at });
+    let certificate = |id: &str, expires_at| ClientCertificate { id: id.to_owned(), expires_at };
     let reason = |result: Result<Arc<Identity>>| result.err().map(|error| error.reason());
 
     let none = HeaderMap::new();
-    let bob = known(auth.identify(&none, certificate("bob", later))).unwrap();
+    let bob = known(auth.identify(&none, Some(&certificate("bob", later)))).unwrap();
     assert_eq!((bob.id.as_str(), bob.administrator, bob.expires_at), ("bob", false, Some(later)));
-    assert!(known(auth.identify(&none, certificate("root", later))).unwrap().administrator);
+    assert!(known(auth.identify(&none, Some(&certificate("root", later)))).unwrap().administrator);
     let past = SystemTime::now() - Duration::from_secs(1);
-    let expired = known(auth.identify(&none, certificate("bob", past)));
+    let expired = known(auth.identify(&none, Some(&certificate("bob", past))));
     assert_eq!(reason(expired), Some(Reason::CredentialsExpired));
-    let nameless = known(auth.identify(&none, certificate("two words", later)));
+    let nameless = known(auth.identify(&none, Some(&certificate("two words", later))));
     assert_eq!(reason(nameless), Some(Reason::Unauthenticated));
     assert_eq!(reason(known(auth.identify(&none, None))), Some(Reason::Unauthenticated));
 
-    let ann = identify(&auth, format!("Bearer {}", *TOKEN).as_bytes(), certificate("bob", later)).unwrap();
+    let ann = identify(&auth, format!("Bearer {}", *TOKEN).as_bytes(), Some(&certificate("bob", later))).unwrap();
     assert_eq!(ann.id.as_str(), "ann");
     for invalid in ["Bearer x", "Basic x", "Bearer", ""] {
-        let refused = identify(&auth, invalid.as_bytes(), certificate("bob", later));
+        let refused = identify(&auth, invalid.as_bytes(), Some(&certificate("bob", later)));
         assert_eq!(reason(refused), Some(Reason::Unauthenticated), "{invalid}");
     }
 }

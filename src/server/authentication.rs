@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +14,10 @@ use futures_util::{
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::refusal::{Refusal, is_always_served, refuse};
+use super::{
+    connections::Client,
+    refusal::{Refusal, is_always_served, refuse},
+};
 use crate::auth::Auth;
 
 /// Puts [`Authentication`] before a service.
@@ -52,7 +56,9 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if !is_always_served(request.uri().path()) {
-            match self.auth.identify(request.headers(), None) {
+            let client = request.extensions().get::<Arc<Client>>();
+            let certificate = client.and_then(|client| client.certificate());
+            match self.auth.identify(request.headers(), certificate) {
                 Ok(caller) => drop(request.extensions_mut().insert(caller)),
                 Err(error) => return Either::Right(refuse(request, error).map(Ok)),
             }

@@ -144,7 +144,6 @@ impl Client {
     }
 
     /// What the client's verified certificate says, if it has shown one.
-    #[allow(dead_code, reason = "for the layer that finds out who calls")]
     pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
         self.certificate.as_ref()
     }

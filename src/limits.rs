@@ -26,10 +26,19 @@ pub const LABELS_BYTES_MAX: usize = 4096;
 
 /// Characters of a header name.
 pub const HEADER_NAME_CHARS_MAX: usize = 128;
+/// Headers of a message.
+pub const HEADERS_MAX: usize = 1000;
 /// Bytes of all headers of a message, names and values.
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// Characters of a message id.
 pub const MESSAGE_ID_CHARS_MAX: usize = 255;
+/// Bytes that NATS adds to each header.
+pub const HEADER_FRAMING_BYTES: usize = 4;
+/// Bytes of the headers that say who published a message: each character of a member's id may take four bytes, each of them
+/// written as three.
+pub const SENDER_HEADERS_BYTES_MAX: usize = 12 * MEMBER_ID_CHARS_MAX + 256;
+/// Bytes of the headers that JetStream reads, the message id aside, and of what begins and ends all headers.
+pub const JETSTREAM_HEADERS_BYTES_MAX: usize = 1024;
 /// What the NATS server's `max_payload` holds beside a payload: the headers, their framing, and the service's own.
 pub const HEADROOM_BYTES: usize = 64 * 1024;
 /// Messages of one `PublishBatch`: what JetStream takes in one atomic batch.
@@ -58,6 +67,9 @@ pub const DURATION_MAX: Duration = Duration::from_secs(3_153_600_000);
 pub const MAX_AGE_MIN: Duration = Duration::from_millis(100);
 /// Window within which a message id is remembered, unless the room keeps messages for less.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How far the time at which a message is stored may be from the time at which the service signed it for its sender. Half of
+/// the window of message ids: so what has an id is never stored again while its signature counts.
+pub const SIGNATURE_TIME_TOLERANCE: Duration = Duration::from_secs(60);
 /// Consumers that a room's stream may have; given explicitly, since the server's default is 1000.
 pub const CONSUMERS_PER_ROOM_MAX: i32 = 100_000;
 
@@ -151,7 +163,9 @@ const _: () = {
     // stream prefix; room, separator and subscriber of a consumer name
     assert!("UNIBUS_".len() + ROOM_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
     assert!(ROOM_ID_CHARS_MAX + 1 + SUBSCRIBER_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
-    assert!(HEADERS_BYTES_MAX + MESSAGE_ID_CHARS_MAX < HEADROOM_BYTES);
+    let headers = HEADERS_BYTES_MAX + HEADERS_MAX * HEADER_FRAMING_BYTES + MESSAGE_ID_CHARS_MAX;
+    assert!(headers + SENDER_HEADERS_BYTES_MAX + JETSTREAM_HEADERS_BYTES_MAX <= HEADROOM_BYTES);
+    assert!(2 * SIGNATURE_TIME_TOLERANCE.as_secs() <= DUPLICATE_WINDOW.as_secs());
     assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
     assert!(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX);
     assert!(PUBLISH_BATCH_MESSAGES_MAX <= ROOM_QUEUE_MESSAGES_MAX && PUBLISH_BATCH_BYTES_MAX <= ROOM_QUEUE_BYTES_MAX);

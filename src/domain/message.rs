@@ -7,9 +7,10 @@ use std::{
 
 use bytes::Bytes;
 
+use super::MemberId;
 use crate::{
     error::{Error, Result, Violations},
-    limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, MESSAGE_ID_CHARS_MAX},
+    limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, MESSAGE_ID_CHARS_MAX},
 };
 
 /// Header names that NATS or the service uses for itself begin with one of these, in any case.
@@ -45,6 +46,8 @@ pub struct Draft {
     pub expected_last_sequence: Option<u64>,
     /// Lifetime, in whole seconds.
     pub ttl: Option<Duration>,
+    /// The authenticated publisher, if there is one.
+    pub sender: Option<MemberId>,
 }
 
 impl Draft {
@@ -85,6 +88,9 @@ impl Headers {
             if let Some(problem) = name_problem(name).or_else(|| value_problem(value)) {
                 violations.add(format!("{field}[{name:?}]"), problem);
             }
+        }
+        if pairs.len() > HEADERS_MAX {
+            violations.add(field, format!("are {}; at most {HEADERS_MAX} are allowed", pairs.len()));
         }
         let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > HEADERS_BYTES_MAX {

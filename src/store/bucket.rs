@@ -20,6 +20,9 @@ use crate::error::{Error, Reason, Result};
 /// Keys read with one request; the server takes 1024.
 const KEYS_AT_ONCE: usize = 1000;
 
+/// The error would repeat what was read, which may be a secret: only its place is told.
+const UNREADABLE: &str = "a value cannot be read and is passed over";
+
 /// A value and its revision in the bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Versioned<T> {
@@ -117,7 +120,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
                 match serde_json::from_slice(&message.payload) {
                     Ok(value) => values.push((value, stored_at(&message))),
                     Err(error) => {
-                        warn!(bucket, subject = %message.subject, %error, "a value cannot be read and is passed over");
+                        let (line, column) = (error.line(), error.column());
+                        warn!(bucket, subject = %message.subject, line, column, "{UNREADABLE}");
                     }
                 }
             }
@@ -238,7 +242,8 @@ fn read<T: DeserializeOwned>(entry: &kv::Entry) -> Option<Versioned<T>> {
     match serde_json::from_slice(&entry.value) {
         Ok(value) => Some(Versioned { value, revision: entry.revision }),
         Err(error) => {
-            warn!(bucket = entry.bucket, key = entry.key, %error, "a value cannot be read and is passed over");
+            let (line, column) = (error.line(), error.column());
+            warn!(bucket = entry.bucket, key = entry.key, line, column, "{UNREADABLE}");
             None
         }
     }

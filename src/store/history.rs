@@ -6,15 +6,17 @@
 
 use std::{collections::VecDeque, time::SystemTime};
 
-use async_nats::{StatusCode, header};
+use async_nats::{HeaderName, HeaderValue, StatusCode, header};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time;
 
 use super::{
+    message::Stored,
     nats::{ApiError, Nats, unavailable},
-    reader, streams,
+    signatures::Signatures,
+    streams,
 };
 use crate::{
     domain::{Message, Page, PageRequest, Room, RoomState},
@@ -43,12 +45,13 @@ pub(crate) struct PageLimits {
 /// `NATS_UNAVAILABLE`, `TIMEOUT`.
 pub(super) async fn page(
     nats: &Nats,
+    signatures: &Signatures,
     room: &Room,
     state: RoomState,
     want: PageRequest,
     limits: PageLimits,
 ) -> Result<Page> {
-    let log = Log { nats, room, state, limits };
+    let log = Log { nats, signatures, room, state, limits };
     match want {
         PageRequest::Before { end } => log.newest_before(end.min(state.last_sequence + 1)).await,
         PageRequest::From { start } => log.oldest(Origin::Sequence(start.max(1)), None).await,
@@ -59,6 +62,7 @@ pub(super) async fn page(
 /// One room's log as it was when the page was asked for.
 struct Log<'a> {
     nats: &'a Nats,
+    signatures: &'a Signatures,
     room: &'a Room,
     state: RoomState,
     limits: PageLimits,
@@ -206,8 +210,11 @@ impl Log<'_> {
         }
         let subject = self.room.subject.as_str();
         let Some(last) = get(self.nats, self.room, &json!({ "last_by_subj": subject })).await? else { return Ok(()) };
+        let last = last.attributed(self.signatures, self.room).await;
         for sequence in from..last.sequence {
-            found.extend(stored_at(self.nats, self.room, sequence).await?);
+            if let Some(stored) = stored_at(self.nats, self.room, sequence).await? {
+                found.push(stored.attributed(self.signatures, self.room).await);
+            }
         }
         if last.sequence >= from {
             found.push(last);
@@ -260,7 +267,11 @@ impl Log<'_> {
         let mut messages = Vec::new();
         while let Some(reply) = replies.next().await {
             match reply.status {
-                None => messages.extend(read(reply)),
+                None => {
+                    if let Some(stored) = read(reply) {
+                        messages.push(stored.attributed(self.signatures, self.room).await);
+                    }
+                }
                 Some(StatusCode::NOT_FOUND) => return Ok(Batch { messages, pending: 0 }),
                 Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoResponders.into()),
                 // 204 ends a batch
@@ -275,12 +286,12 @@ impl Log<'_> {
 }
 
 #[derive(Deserialize)]
-struct Stored {
-    message: StoredMessage,
+struct Found {
+    message: FoundMessage,
 }
 
 #[derive(Deserialize)]
-struct StoredMessage {
+struct FoundMessage {
     seq: u64,
     time: String,
     #[serde(default)]
@@ -290,16 +301,16 @@ struct StoredMessage {
 }
 
 /// The message with this sequence, from the leader; `None` if it is not stored.
-pub(super) async fn stored_at(nats: &Nats, room: &Room, sequence: u64) -> Result<Option<Message>> {
+pub(super) async fn stored_at(nats: &Nats, room: &Room, sequence: u64) -> Result<Option<Stored>> {
     get(nats, room, &json!({ "seq": sequence })).await
 }
 
 /// One message from the leader; `None` if it is not stored.
-async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Option<Message>> {
+async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Option<Stored>> {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let subject = format!("STREAM.MSG.GET.{}", streams::name(&room.room_id));
-    let found: StoredMessage = match nats.api::<_, Stored>(subject, request).await {
-        Ok(Stored { message }) => message,
+    let found: FoundMessage = match nats.api::<_, Found>(subject, request).await {
+        Ok(Found { message }) => message,
         Err(error) if error.is(async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -310,13 +321,19 @@ async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Op
         return Err(Error::internal());
     };
     let headers = parse_headers(&String::from_utf8_lossy(&headers));
-    Ok(Some(reader::stored(found.seq, time, Some(&headers), payload.into())))
+    Ok(Some(Stored::new(found.seq, time, Some(&headers), payload.into())))
 }
 
 /// The first message stored at or after `time`; `None` if there is none.
-pub(super) async fn first_since(nats: &Nats, room: &Room, state: RoomState, time: SystemTime) -> Result<Option<u64>> {
+pub(super) async fn first_since(
+    nats: &Nats,
+    signatures: &Signatures,
+    room: &Room,
+    state: RoomState,
+    time: SystemTime,
+) -> Result<Option<u64>> {
     let limits = PageLimits { messages: 1, bytes: 1 };
-    let log = Log { nats, room, state, limits };
+    let log = Log { nats, signatures, room, state, limits };
     let batch = log.read(Origin::Time(time), 1).await?;
     Ok(batch.messages.first().filter(|message| message.published_at >= time).map(|message| message.sequence))
 }
@@ -324,18 +341,21 @@ pub(super) async fn first_since(nats: &Nats, room: &Room, state: RoomState, time
 fn parse_headers(text: &str) -> async_nats::HeaderMap {
     let mut headers = async_nats::HeaderMap::new();
     for (name, value) in text.lines().skip(1).filter_map(|line| line.split_once(':')) {
-        headers.append(name, value.trim());
+        // any program may have written them
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.trim().parse::<HeaderValue>()) {
+            headers.append(name, value);
+        }
     }
     headers
 }
 
 /// A reply of a direct get. The server appends its own headers, so of a name that occurs twice the last is the server's.
-fn read(reply: async_nats::Message) -> Option<Message> {
+fn read(reply: async_nats::Message) -> Option<Stored> {
     let headers = reply.headers.as_ref()?;
     let sequence = number(Some(headers), header::NATS_SEQUENCE)?;
     let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str();
     let time = humantime::parse_rfc3339(time).ok()?;
-    Some(reader::stored(sequence, time, Some(headers), reply.payload))
+    Some(Stored::new(sequence, time, Some(headers), reply.payload))
 }
 
 fn number(headers: Option<&async_nats::HeaderMap>, name: impl header::IntoHeaderName) -> Option<u64> {

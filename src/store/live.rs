@@ -7,8 +7,9 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 
 use super::{
+    message::Stored,
     nats::{Nats, unavailable},
-    reader,
+    signatures::{Attribution, Seal, Signatures},
 };
 use crate::{
     domain::{Message, Room},
@@ -29,19 +30,23 @@ pub(crate) enum LiveEvent {
 #[derive(Debug)]
 pub(crate) struct Live {
     messages: Subscriber,
+    signatures: Signatures,
+    room: Room,
+    /// Not given yet, since it is not known who published it.
+    held: Option<(Message, Seal)>,
     connections: watch::Receiver<u64>,
 }
 
 impl Live {
     /// Listens from now on: what is published after this returned is heard.
-    pub(super) async fn open(nats: &Nats, room: &Room) -> Result<Self> {
+    pub(super) async fn open(nats: &Nats, signatures: &Signatures, room: &Room) -> Result<Self> {
         nats.ready().await?;
         let mut connections = nats.connections();
         connections.mark_unchanged();
         let subject = room.subject.as_str().to_owned();
         let messages = nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error))?;
         nats.settled().await?;
-        Ok(Self { messages, connections })
+        Ok(Self { messages, signatures: signatures.clone(), room: room.clone(), held: None, connections })
     }
 
     /// The next event. Messages come in the order of the NATS server.
@@ -49,23 +54,43 @@ impl Live {
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
     pub(crate) async fn next(&mut self) -> LiveEvent {
-        tokio::select! {
-            biased;
-            Ok(()) = self.connections.changed() => LiveEvent::Reconnected,
-            message = self.messages.next() => event(message),
+        loop {
+            if let Some((message, seal)) = &mut self.held {
+                self.signatures.attribute_surely(&self.room, message, seal).await;
+            }
+            if let Some((message, _)) = self.held.take() {
+                return LiveEvent::Message(message);
+            }
+            let message = tokio::select! {
+                biased;
+                Ok(()) = self.connections.changed() => return LiveEvent::Reconnected,
+                message = self.messages.next() => message,
+            };
+            if let Some(event) = self.event(message) {
+                return event;
+            }
         }
     }
 
     /// The next event if it is here already.
     pub(crate) fn take_ready(&mut self) -> Option<LiveEvent> {
-        if self.connections.has_changed().unwrap_or(false) {
+        if self.held.is_some() || self.connections.has_changed().unwrap_or(false) {
             return None;
         }
-        self.messages.next().now_or_never().map(event)
+        let message = self.messages.next().now_or_never()?;
+        self.event(message)
     }
-}
 
-fn event(message: Option<async_nats::Message>) -> LiveEvent {
-    let Some(message) = message else { return LiveEvent::Closed };
-    LiveEvent::Message(reader::stored(0, SystemTime::now(), message.headers.as_ref(), message.payload))
+    /// What this means; `None` if it is held until more is known.
+    fn event(&mut self, message: Option<async_nats::Message>) -> Option<LiveEvent> {
+        let Some(message) = message else { return Some(LiveEvent::Closed) };
+        let Stored { mut message, seal } = Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
+        if let Some(seal) = seal
+            && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
+        {
+            self.held = Some((message, seal));
+            return None;
+        }
+        Some(LiveEvent::Message(message))
+    }
 }

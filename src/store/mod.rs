@@ -11,20 +11,23 @@ mod embedded;
 mod history;
 mod live;
 mod members;
+mod message;
 mod nats;
 mod owners;
 mod peers;
 mod publish;
 mod reader;
 mod registry;
+mod signatures;
 mod streams;
 mod version;
 mod watchdog;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 pub(crate) use self::{
     durable_list::{DurablePage, DurableToken},
@@ -40,11 +43,11 @@ pub(crate) use self::{
     reader::{Arrival, Reader},
     registry::{Registered, Registration, Registry, not_found},
 };
-use self::{publish::Publisher, watchdog::Watchdog};
+use self::{publish::Publisher, signatures::Signatures, watchdog::Watchdog};
 use crate::{
     domain::{Acknowledged, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
-    limits::TAKE_OVER_TIMEOUT,
+    limits::{NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
 };
 
 /// Everything that is kept in NATS. Cheap to clone.
@@ -56,6 +59,7 @@ pub(crate) struct Store {
     pub(crate) owners: Owners,
     pub(crate) members: Members,
     publisher: Arc<Publisher>,
+    signatures: Signatures,
     tasks: TaskTracker,
 }
 
@@ -71,7 +75,8 @@ impl Store {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let peers = peers::listen(&nats, &instance).await?;
         let registry = Registry::new(&nats, replicas);
-        let (publisher, acks) = Publisher::new(&nats, &registry, durability, tasks).await?;
+        let signatures = Signatures::new(&nats, replicas);
+        let (publisher, acks) = Publisher::new(&nats, &registry, &signatures, durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
@@ -80,11 +85,18 @@ impl Store {
         tasks.spawn(members.clone().follow(stop.clone(), members_complete));
         known.await.map_err(|_| nats::unavailable())?;
         members_known.await.map_err(|_| nats::unavailable())?;
+        let (complete, known) = oneshot::channel();
+        tasks.spawn(signatures.clone().follow(stop.clone(), complete));
+        if time::timeout(NATS_REQUEST_TIMEOUT, known).await.is_err() {
+            warn!(
+                "there is no key yet to sign with who published a message; only callers who are not known can publish"
+            );
+        }
         if nats.has_jetstream() {
             tasks.spawn(Watchdog::new(&nats, &registry).await?.run(stop.clone()));
         }
         let owners = Owners::new(&nats, replicas);
-        Ok((Self { nats, instance, registry, owners, members, publisher, tasks: tasks.clone() }, peers))
+        Ok((Self { nats, instance, registry, owners, members, publisher, signatures, tasks: tasks.clone() }, peers))
     }
 
     /// Runs a task that the service waits for when it stops.
@@ -229,11 +241,11 @@ impl Store {
         want: PageRequest,
         limits: PageLimits,
     ) -> Result<Page> {
-        match history::page(&self.nats, room, state, want, limits).await {
+        match history::page(&self.nats, &self.signatures, room, state, want, limits).await {
             // nobody answers direct gets when another program has switched them off: repair, once
             Err(error) if error.reason() == Reason::NatsUnavailable && self.is_connected() => {
                 let state = self.ensure_log(room).await?;
-                history::page(&self.nats, room, state, want, limits).await
+                history::page(&self.nats, &self.signatures, room, state, want, limits).await
             }
             page => page,
         }
@@ -246,17 +258,17 @@ impl Store {
         state: RoomState,
         time: std::time::SystemTime,
     ) -> Result<Option<u64>> {
-        history::first_since(&self.nats, room, state, time).await
+        history::first_since(&self.nats, &self.signatures, room, state, time).await
     }
 
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
     pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64) -> Reader {
-        Reader::new(&self.nats, &self.tasks, room, epoch, position)
+        Reader::new(&self.nats, &self.signatures, &self.tasks, room, epoch, position)
     }
 
     /// A listener of an ephemeral room.
     pub(crate) async fn live(&self, room: &Room) -> Result<Live> {
-        Live::open(&self.nats, room).await
+        Live::open(&self.nats, &self.signatures, room).await
     }
 
     /// A durable subscriber's position, made if there is none.

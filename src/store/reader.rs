@@ -4,18 +4,12 @@
 //! connection, a jump in its own count) it is dropped and another is made at the next sequence. So nothing is lost or
 //! doubled, whatever dies in between.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
-use async_nats::{
-    HeaderMap, header,
-    jetstream::{
-        self, ErrorCode,
-        consumer::{AckPolicy, DeliverPolicy, pull},
-        stream::ConsumerErrorKind,
-    },
+use async_nats::jetstream::{
+    self, ErrorCode,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    stream::ConsumerErrorKind,
 };
 use futures_util::{FutureExt, StreamExt};
 use tokio::{runtime::Handle, sync::watch, time};
@@ -23,11 +17,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{
+    message::Stored,
     nats::{ApiError, Nats, unavailable},
+    signatures::{Attribution, Seal, Signatures},
     streams,
 };
 use crate::{
-    domain::{Headers, Message, Room, RoomState},
+    domain::{Message, Room, RoomState},
     error::{Error, Reason, Result},
     limits::{READ_AHEAD_BYTES_MAX, READ_AHEAD_MESSAGES_MAX},
 };
@@ -52,12 +48,15 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Reader {
     nats: Nats,
+    signatures: Signatures,
     tasks: TaskTracker,
     room: Room,
     epoch: i64,
     /// The next sequence to ask for.
     next: u64,
     source: Option<Source>,
+    /// Not given yet, since it is not known who published it.
+    held: Option<(Arrival, Seal)>,
     /// Since when it has not been possible to read.
     down_since: Option<time::Instant>,
 }
@@ -78,14 +77,23 @@ impl std::fmt::Debug for Source {
 
 impl Reader {
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
-    pub(super) fn new(nats: &Nats, tasks: &TaskTracker, room: &Room, epoch: i64, position: u64) -> Self {
+    pub(super) fn new(
+        nats: &Nats,
+        signatures: &Signatures,
+        tasks: &TaskTracker,
+        room: &Room,
+        epoch: i64,
+        position: u64,
+    ) -> Self {
         Self {
             nats: nats.clone(),
+            signatures: signatures.clone(),
             tasks: tasks.clone(),
             room: room.clone(),
             epoch,
             next: position + 1,
             source: None,
+            held: None,
             down_since: None,
         }
     }
@@ -99,6 +107,9 @@ impl Reader {
     /// May be dropped at any point without losing a message.
     pub(crate) async fn next(&mut self) -> Result<Arrival> {
         loop {
+            if let Some(arrival) = self.release().await {
+                return Ok(arrival);
+            }
             if self.source.is_none() {
                 self.source = Some(self.open().await?);
             }
@@ -125,7 +136,7 @@ impl Reader {
 
     /// The next message if it is here already. What else there is to do is left to [`Self::next`].
     pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
-        loop {
+        while self.held.is_none() {
             let source = self.source.as_mut()?;
             if source.connections.has_changed().unwrap_or(true) {
                 return None;
@@ -142,6 +153,14 @@ impl Reader {
                 }
             }
         }
+        None
+    }
+
+    /// What is held, as soon as everything that can be known of it is.
+    async fn release(&mut self) -> Option<Arrival> {
+        let (arrival, seal) = self.held.as_mut()?;
+        self.signatures.attribute_surely(&self.room, &mut arrival.message, seal).await;
+        self.held.take().map(|(arrival, _)| arrival)
     }
 
     /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
@@ -165,7 +184,14 @@ impl Reader {
         }
         self.next = sequence + 1;
         let delivered = message.message;
-        let message = stored(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        let Stored { mut message, seal } =
+            Stored::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        if let Some(seal) = seal
+            && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
+        {
+            self.held = Some((Arrival { message, pending }, seal));
+            return None;
+        }
         Some(Arrival { message, pending })
     }
 
@@ -275,30 +301,4 @@ fn consumer_error(error: jetstream::stream::ConsumerError) -> Error {
         return recreated();
     }
     ApiError::Refused(refusal).into()
-}
-
-/// A message as it came out of NATS.
-pub(super) fn stored(
-    sequence: u64,
-    published_at: SystemTime,
-    headers: Option<&HeaderMap>,
-    payload: bytes::Bytes,
-) -> Message {
-    let mut message = Message {
-        sequence,
-        payload,
-        headers: Headers::default(),
-        published_at,
-        message_id: String::new(),
-        sender: String::new(),
-    };
-    if let Some(headers) = headers.filter(|headers| !headers.is_empty()) {
-        let pairs: HashMap<&str, &[async_nats::HeaderValue]> =
-            headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
-        message.message_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
-        message.headers = Headers::from_stored(
-            pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
-        );
-    }
-    message
 }

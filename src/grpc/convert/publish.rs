@@ -17,6 +17,7 @@ fn draft(message: v1::BatchMessage, prefix: &str, violations: &mut Violations) -
         message_id: Some(message.message_id).filter(|id| !id.is_empty()),
         expected_last_sequence: message.expected_last_sequence,
         ttl,
+        sender: None,
     };
     draft.check(prefix, violations);
     draft

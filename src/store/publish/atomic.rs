@@ -9,7 +9,7 @@ use super::{
     Publisher, acknowledged,
     acks::Reply,
     lane::{Outcome, Work},
-    wire::{is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
+    wire::{Outgoing, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
 };
 use crate::{
     domain::{Acknowledged, Draft},
@@ -36,19 +36,24 @@ impl Publisher {
         {
             return Ok(vec![self.enter(registered, draft, None).await?.outcome().await?]);
         }
-        let drafts: Arc<[Draft]> = drafts.into();
-        let outcome = self.queue(registered, Work::All(Arc::clone(&drafts)), None).await?;
+        let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
+        let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
+        let outcome = self.queue(registered, Work::All(Arc::clone(&messages)), None).await?;
         match outcome.await {
             Ok(Outcome::Stored { sequence: last, .. }) => {
-                let first = (last + 1).saturating_sub(drafts.len() as u64);
+                let first = (last + 1).saturating_sub(messages.len() as u64);
                 let durability = self.durability_of(&registered.room);
-                Ok(drafts.iter().zip(first..).map(|(_, sequence)| acknowledged(sequence, false, durability)).collect())
+                Ok(messages
+                    .iter()
+                    .zip(first..)
+                    .map(|(_, sequence)| acknowledged(sequence, false, durability))
+                    .collect())
             }
             Ok(Outcome::Refused(error)) if is_duplicate(&error) || is_mismatch(&error) => {
-                let known = self.known(registered, &drafts).await?;
+                let known = self.known(registered, &messages).await?;
                 if let Some(first) = stored_together(&known) {
                     let durability = self.durability_of(&registered.room);
-                    let sequences = first..first + drafts.len() as u64;
+                    let sequences = first..first + messages.len() as u64;
                     return Ok(sequences.map(|sequence| acknowledged(sequence, true, durability)).collect());
                 }
                 let index = known.iter().position(Option::is_some);
@@ -77,11 +82,11 @@ impl Publisher {
     }
 
     /// Where each message was stored before, as JetStream knows by the message ids; nothing is stored by asking.
-    async fn known(&self, registered: &Registered, drafts: &[Draft]) -> Result<Vec<Option<u64>>> {
+    async fn known(&self, registered: &Registered, messages: &[Outgoing]) -> Result<Vec<Option<u64>>> {
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let stream: Arc<str> = streams::name(&registered.room.room_id).into();
-        let mut asked = Vec::with_capacity(drafts.len());
-        for draft in drafts {
+        let mut asked = Vec::with_capacity(messages.len());
+        for Outgoing { draft, .. } in messages {
             if draft.message_id.is_none() {
                 asked.push(None);
                 continue;

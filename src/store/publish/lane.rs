@@ -11,9 +11,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::super::{Registered, lock, nats::unavailable};
+use super::{
+    super::{Registered, lock, nats::unavailable},
+    wire::Outgoing,
+};
 use crate::{
-    domain::Draft,
     error::{Error, Result},
     limits::{PUBLISH_TIMEOUT, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
 };
@@ -25,9 +27,9 @@ pub(crate) struct Source(pub(super) u64);
 /// What is stored together or not at all.
 #[derive(Debug)]
 pub(super) enum Work {
-    One(Draft),
+    One(Outgoing),
     /// As one atomic batch; two or more.
-    All(Arc<[Draft]>),
+    All(Arc<[Outgoing]>),
 }
 
 /// What became of a [`Job`].
@@ -144,8 +146,8 @@ impl Lane {
         let since = Instant::now();
         let deadline = since + PUBLISH_TIMEOUT;
         let (messages, bytes) = match &work {
-            Work::One(draft) => (1, draft.bytes()),
-            Work::All(drafts) => (drafts.len(), drafts.iter().map(Draft::bytes).sum()),
+            Work::One(message) => (1, message.draft.bytes()),
+            Work::All(messages) => (messages.len(), messages.iter().map(|message| message.draft.bytes()).sum()),
         };
         let share = |wanted: usize, all: usize| u32::try_from(wanted.min(all)).unwrap_or(u32::MAX);
         let place = async {

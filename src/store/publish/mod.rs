@@ -27,12 +27,14 @@ use self::{
     acks::{AckListener, Acks},
     lane::{Lanes, Outcome, Work},
     sender::Sender,
+    wire::Outgoing,
     worker::Worker,
 };
 pub(crate) use self::{lane::Source, pending::Pending, wire::ttl_not_allowed};
 use super::{
     Registered, Registry,
     nats::{Nats, unavailable},
+    signatures::Signatures,
     streams,
 };
 use crate::{
@@ -44,6 +46,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Publisher {
     sender: Sender,
+    signatures: Signatures,
     registry: Registry,
     lanes: Lanes,
     durability: Durability,
@@ -57,12 +60,14 @@ impl Publisher {
     pub(super) async fn new(
         nats: &Nats,
         registry: &Registry,
+        signatures: &Signatures,
         durability: Durability,
         tasks: &TaskTracker,
     ) -> Result<(Arc<Self>, AckListener)> {
         let (acks, listener) = Acks::open(nats).await?;
         let publisher = Self {
             sender: Sender { nats: nats.clone(), acks },
+            signatures: signatures.clone(),
             registry: registry.clone(),
             lanes: Lanes::default(),
             durability,
@@ -84,12 +89,13 @@ impl Publisher {
     pub(super) async fn send(&self, room: &Room, draft: Draft) -> Result<Acknowledged> {
         let nats = &self.sender.nats;
         nats.ready().await?;
-        let headers = wire::headers(&draft);
+        let outgoing = self.seal(room, draft)?;
+        let (headers, payload) = (wire::headers(&outgoing), outgoing.draft.payload);
         let subject = room.subject.as_str().to_owned();
         let sent = if headers.is_empty() {
-            nats.client.publish(subject, draft.payload).await
+            nats.client.publish(subject, payload).await
         } else {
-            nats.client.publish_with_headers(subject, headers, draft.payload).await
+            nats.client.publish_with_headers(subject, headers, payload).await
         };
         sent.map_err(|error| unavailable().because(error))?;
         Ok(acknowledged(0, false, Durability::None))
@@ -110,8 +116,15 @@ impl Publisher {
         source: Option<Source>,
     ) -> Result<Pending> {
         let expectation = draft.message_id.clone().zip(draft.expected_last_sequence);
-        let outcome = self.queue(registered, Work::One(draft), source).await?;
+        let outgoing = self.seal(&registered.room, draft)?;
+        let outcome = self.queue(registered, Work::One(outgoing), source).await?;
         Ok(Pending::new(self, registered, expectation, outcome))
+    }
+
+    /// Signs for whoever publishes.
+    fn seal(&self, room: &Room, draft: Draft) -> Result<Outgoing> {
+        let seal = self.signatures.seal(room, &draft)?;
+        Ok(Outgoing { draft, seal })
     }
 
     async fn queue(

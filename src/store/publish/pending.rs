@@ -87,5 +87,5 @@ async fn stored_before(
     let (Some((id, expected)), true) = (expectation, is_mismatch(error)) else { return Ok(None) };
     let sequence = expected.saturating_add(1);
     let found = history::stored_at(nats, &registered.room, sequence).await?;
-    Ok(found.filter(|found| found.message_id == id).map(|_| sequence))
+    Ok(found.filter(|found| found.message.message_id == id).map(|_| sequence))
 }

@@ -7,12 +7,9 @@ use tokio::time::{self, Instant};
 use super::{
     super::nats::{Nats, unavailable},
     acks::{Acks, Batch, Expected, Reply},
-    wire::{batch_headers, headers},
+    wire::{Outgoing, batch_headers, headers},
 };
-use crate::{
-    domain::{Draft, Room},
-    error::Result,
-};
+use crate::{domain::Room, error::Result};
 
 /// How long after the connection was made anew an answer to what was sent before is still awaited.
 pub(super) const LOST_ACK_GRACE: Duration = Duration::from_secs(1);
@@ -42,13 +39,13 @@ impl Sender {
         &self,
         stream: &Arc<str>,
         room: &Room,
-        draft: &Draft,
+        outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Expected> {
         let (expected, reply_to) = self.acks.expect(stream, None);
         let subject = room.subject.as_str().to_owned();
-        let headers = headers(draft);
-        let payload = draft.payload.clone();
+        let headers = headers(outgoing);
+        let payload = outgoing.draft.payload.clone();
         let sending = async {
             if headers.is_empty() {
                 self.nats.client.publish_with_reply(subject, reply_to, payload).await
@@ -65,16 +62,22 @@ impl Sender {
 
     /// Sends all as one batch, and waits for what becomes of it. Only the commit asks for an answer: whatever was wrong
     /// with the others makes the batch incomplete.
-    pub(super) async fn commit(&self, stream: &Arc<str>, room: &Room, drafts: &[&Draft], deadline: Instant) -> Commit {
+    pub(super) async fn commit(
+        &self,
+        stream: &Arc<str>,
+        room: &Room,
+        messages: &[&Outgoing],
+        deadline: Instant,
+    ) -> Commit {
         let mut connections = self.nats.connections();
         connections.mark_unchanged();
         let id = uuid::Uuid::new_v4().simple().to_string().into();
-        let batch = Batch { id, messages: drafts.len() as u64 };
+        let batch = Batch { id, messages: messages.len() as u64 };
         let (mut expected, reply_to) = self.acks.expect(stream, Some(batch.clone()));
         let sending = async {
-            for (draft, place) in drafts.iter().zip(1..) {
-                let (subject, headers) = (room.subject.as_str().to_owned(), batch_headers(draft, &batch, place));
-                let payload = draft.payload.clone();
+            for (outgoing, place) in messages.iter().zip(1..) {
+                let (subject, headers) = (room.subject.as_str().to_owned(), batch_headers(outgoing, &batch, place));
+                let payload = outgoing.draft.payload.clone();
                 if place == batch.messages {
                     let reply_to = reply_to.clone();
                     self.nats.client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await?;

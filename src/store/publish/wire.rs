@@ -5,15 +5,26 @@ use async_nats::{
     jetstream::{self, ErrorCode},
 };
 
-use super::super::nats::{ApiError, unavailable};
+use super::super::{
+    nats::{ApiError, unavailable},
+    signatures::Seal,
+};
 use super::acks::Batch;
 use crate::{
     domain::Draft,
     error::{Error, Reason},
 };
 
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub draft: Draft,
+    /// If it is known who publishes it.
+    pub seal: Option<Seal>,
+}
+
 /// The headers of a message, the service's own among them.
-pub(super) fn headers(draft: &Draft) -> HeaderMap {
+pub(super) fn headers(Outgoing { draft, seal }: &Outgoing) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in draft.headers.iter() {
         headers.insert(name, value);
@@ -27,12 +38,15 @@ pub(super) fn headers(draft: &Draft) -> HeaderMap {
     if let Some(ttl) = draft.ttl {
         headers.insert(header::NATS_MESSAGE_TTL, format!("{}s", ttl.as_secs()));
     }
+    if let Some(seal) = seal {
+        seal.write(&mut headers);
+    }
     headers
 }
 
 /// The headers of the message with this place, from 1, in an atomic batch (ADR-50).
-pub(super) fn batch_headers(draft: &Draft, batch: &Batch, place: u64) -> HeaderMap {
-    let mut headers = headers(draft);
+pub(super) fn batch_headers(outgoing: &Outgoing, batch: &Batch, place: u64) -> HeaderMap {
+    let mut headers = headers(outgoing);
     headers.insert(header::NATS_BATCH_ID, &*batch.id);
     headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
     if place == batch.messages {
@@ -44,7 +58,8 @@ pub(super) fn batch_headers(draft: &Draft, batch: &Batch, place: u64) -> HeaderM
 /// Headers with which a message is never stored: one whose id is known is answered as the duplicate that it is, and any
 /// other is refused for its rollup, which JetStream looks at later.
 pub(super) fn probe_headers(draft: &Draft) -> HeaderMap {
-    let mut headers = headers(&Draft { expected_last_sequence: None, ..draft.clone() });
+    let draft = Draft { expected_last_sequence: None, ..draft.clone() };
+    let mut headers = headers(&Outgoing { draft, seal: None });
     headers.insert(header::NATS_ROLLUP, "none");
     headers
 }

@@ -170,8 +170,8 @@ impl Worker {
 
     /// Sends one message, without waiting for its answer.
     async fn send(&mut self, job: Job) {
-        let Work::One(draft) = &job.work else { return job.tell_unavailable() };
-        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, draft, job.deadline).await {
+        let Work::One(message) = &job.work else { return job.tell_unavailable() };
+        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, message, job.deadline).await {
             Ok(expected) => {
                 self.sent_bytes += job.bytes;
                 let deadline = job.deadline;
@@ -300,15 +300,15 @@ impl Worker {
     /// Commits jobs of one message each together, or leaves them to be published plainly.
     async fn commit_group(&mut self, jobs: Vec<Job>) {
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
-        let drafts: Vec<_> = jobs
+        let messages: Vec<_> = jobs
             .iter()
             .filter_map(|job| match &job.work {
-                Work::One(draft) => Some(draft),
+                Work::One(message) => Some(message),
                 Work::All(_) => None,
             })
             .collect();
         let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
-        match self.publisher.sender.commit(&self.lane.stream, room, &drafts, deadline).await {
+        match self.publisher.sender.commit(&self.lane.stream, room, &messages, deadline).await {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
                 self.refusals = 0;
                 self.retry_delay = RETRY_DELAY;
@@ -336,10 +336,10 @@ impl Worker {
 
     /// Commits the messages of one job together, or none of them.
     async fn commit_all(&mut self, job: Job) {
-        let Work::All(drafts) = &job.work else { return job.tell_unavailable() };
-        let drafts: Vec<_> = drafts.iter().collect();
+        let Work::All(messages) = &job.work else { return job.tell_unavailable() };
+        let messages: Vec<_> = messages.iter().collect();
         let room = &job.registered.room;
-        match self.publisher.sender.commit(&self.lane.stream, room, &drafts, job.deadline).await {
+        match self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
                 self.retry_delay = RETRY_DELAY;
                 job.tell(Outcome::Stored { sequence, duplicate });

@@ -1,0 +1,97 @@
+//! A key that signs, as the bucket of secrets has it.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Bytes of a key: those of the digest, as RFC 2104 advises.
+const KEY_BYTES: usize = 32;
+
+/// A key of the service's instances. Never shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "Record", into = "Record")]
+pub(super) struct SigningKey {
+    bytes: [u8; KEY_BYTES],
+    pub hmac: hmac::Key,
+}
+
+/// The key as the bucket's JSON has it.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    /// 32 bytes in standard base64.
+    key: String,
+}
+
+impl SigningKey {
+    /// A key that nobody else has.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the system gives no random numbers.
+    pub(super) fn generate() -> Result<Self> {
+        let mut bytes = [0; KEY_BYTES];
+        SystemRandom::new().fill(&mut bytes).map_err(|_| Error::internal())?;
+        Ok(Self::new(bytes))
+    }
+
+    pub(super) fn new(bytes: [u8; KEY_BYTES]) -> Self {
+        Self { bytes, hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
+    }
+}
+
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(..)")
+    }
+}
+
+impl TryFrom<Record> for SigningKey {
+    // what was given is not repeated: this is logged
+    type Error = &'static str;
+
+    fn try_from(record: Record) -> Result<Self, Self::Error> {
+        let bytes = STANDARD.decode(record.key).map_err(|_| "the key is not base64")?;
+        Ok(Self::new(bytes.try_into().map_err(|_| "the key does not have 32 bytes")?))
+    }
+}
+
+impl From<SigningKey> for Record {
+    fn from(key: SigningKey) -> Self {
+        Self { key: STANDARD.encode(key.bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_writing_and_is_never_shown() {
+        let key = SigningKey::generate().unwrap();
+        let json = serde_json::to_string(&key).unwrap();
+        assert!(serde_json::from_str::<SigningKey>(&json).unwrap() == key);
+        assert!(SigningKey::generate().unwrap() != key);
+        assert_eq!(format!("{key:?}"), "SigningKey(..)");
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_without_being_repeated() {
+        for json in [r#"{"key":"canary"}"#, r#"{"key":"Y2FuYXJ5"}"#, r#"{"key":""}"#, "{}"] {
+            let error = serde_json::from_str::<SigningKey>(json).unwrap_err().to_string();
+            assert!(!error.contains("canary") && !error.contains("Y2FuYXJ5"), "{error}");
+        }
+    }
+}

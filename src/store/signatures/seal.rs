@@ -1,0 +1,112 @@
+//! What a signature covers, and the two headers that carry it.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::HeaderMap;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use ring::{digest, hmac};
+
+use super::key::SigningKey;
+use crate::domain::{Headers, Room};
+
+/// Who published, percent-encoded.
+const SENDER: &str = "Unibus-Sender";
+/// `<key id>.<milliseconds since 1970>.<MAC in URL-safe base64>`.
+const SIGNATURE: &str = "Unibus-Signature";
+/// What else these keys may come to sign begins otherwise.
+const PURPOSE: &[u8] = b"unibus sender 1";
+/// A percent sign begins an encoded byte; what is not ASCII is encoded anyway.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
+
+/// What a message says of its sender, beside its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Seal {
+    /// Percent-encoded.
+    sender: String,
+    pub(super) key: u64,
+    signed_ms: u64,
+    mac: Vec<u8>,
+}
+
+/// What is signed.
+#[derive(Clone, Copy)]
+pub(super) struct Content<'a> {
+    pub room: &'a Room,
+    /// Empty if there is none.
+    pub message_id: &'a str,
+    pub headers: &'a Headers,
+    pub payload: &'a [u8],
+}
+
+impl Seal {
+    /// Signs.
+    pub(super) fn new(id: u64, key: &SigningKey, sender: &str, at: SystemTime, content: Content<'_>) -> Self {
+        let sender: Cow<'_, str> = utf8_percent_encode(sender, ENCODED).into();
+        let signed_ms = unix_ms(at);
+        let mac = hmac::sign(&key.hmac, &signed(&sender, signed_ms, content)).as_ref().to_vec();
+        Self { sender: sender.into_owned(), key: id, signed_ms, mac }
+    }
+
+    /// The sender, if this is the seal of this content.
+    pub(super) fn open(&self, key: &SigningKey, content: Content<'_>) -> Option<String> {
+        hmac::verify(&key.hmac, &signed(&self.sender, self.signed_ms, content), &self.mac).ok()?;
+        percent_decode_str(&self.sender).decode_utf8().ok().map(Cow::into_owned)
+    }
+
+    /// How far the signing is from this time.
+    pub(super) fn distance(&self, time: SystemTime) -> Duration {
+        Duration::from_millis(self.signed_ms.abs_diff(unix_ms(time)))
+    }
+
+    /// Adds the headers.
+    pub(in crate::store) fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(SENDER, self.sender.as_str());
+        let mac = URL_SAFE_NO_PAD.encode(&self.mac);
+        headers.insert(SIGNATURE, format!("{}.{}.{mac}", self.key, self.signed_ms));
+    }
+
+    /// What the headers say; nothing of it is proven.
+    pub(in crate::store) fn read(headers: &HeaderMap) -> Option<Self> {
+        let signature = headers.get(SIGNATURE)?.as_str();
+        let sender = headers.get(SENDER)?.as_str().to_owned();
+        let mut parts = signature.splitn(3, '.');
+        let (key, signed_ms, mac) = (parts.next()?, parts.next()?, parts.next()?);
+        let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
+        Some(Self { sender, key: key.parse().ok()?, signed_ms: signed_ms.parse().ok()?, mac })
+    }
+}
+
+/// Every part with its length before it, so that no two contents give the same bytes; of the payload its digest, so that a
+/// large one is not copied.
+fn signed(sender: &str, signed_ms: u64, content: Content<'_>) -> Vec<u8> {
+    let Content { room, message_id, headers, payload } = content;
+    let created_at = room.created_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut pairs: Vec<_> = headers.iter().collect();
+    pairs.sort_unstable();
+    let mut bytes = Vec::with_capacity(256);
+    let mut add = |part: &[u8]| {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    };
+    add(PURPOSE);
+    add(room.room_id.as_str().as_bytes());
+    add(&created_at.as_nanos().to_be_bytes());
+    add(sender.as_bytes());
+    add(message_id.as_bytes());
+    add(&signed_ms.to_be_bytes());
+    for (name, value) in pairs {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    add(digest::digest(&digest::SHA256, payload).as_ref());
+    bytes
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::MemberId;
+use super::{Caller, MemberId};
 use crate::{
     error::{Error, Result, Violations},
     limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, MESSAGE_ID_CHARS_MAX},
@@ -51,6 +51,12 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// The message, as this caller publishes it.
+    #[must_use]
+    pub fn by(self, caller: &Caller) -> Self {
+        Self { sender: caller.id().cloned(), ..self }
+    }
+
     /// Bytes of payload, headers and message id.
     #[must_use]
     pub fn bytes(&self) -> usize {

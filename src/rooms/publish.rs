@@ -22,7 +22,7 @@ impl Rooms {
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let registered = self.permit(caller, id, Right::Write).await?;
-        self.enter(&registered, draft, None).await?.outcome().await
+        self.enter(&registered, draft.by(caller), None).await?.outcome().await
     }
 
     /// A client that publishes without waiting for each answer.
@@ -47,7 +47,7 @@ impl Rooms {
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
             pending.push(match draft {
-                Ok(draft) => self.enter(&registered, draft, Some(source)).await,
+                Ok(draft) => self.enter(&registered, draft.by(caller), Some(source)).await,
                 Err(error) => Err(error),
             });
         }
@@ -83,6 +83,7 @@ impl Rooms {
         for (index, draft) in drafts.iter().enumerate() {
             self.check(&registered, draft, &format!("messages[{index}]."))?;
         }
+        let drafts = drafts.into_iter().map(|draft| draft.by(caller)).collect();
         self.store.store_all(&registered, drafts).await
     }
 
@@ -143,7 +144,7 @@ impl Publishing {
     /// A call that is dropped has not stored the message.
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
         let registered = self.rooms.permit(&self.caller, id, Right::Write).await?;
-        self.rooms.enter(&registered, draft, Some(self.source)).await
+        self.rooms.enter(&registered, draft.by(&self.caller), Some(self.source)).await
     }
 
     /// Completes when the caller's credentials expire, with the error that the stream ends with then.

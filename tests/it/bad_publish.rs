@@ -50,6 +50,9 @@ async fn bad_headers_message_ids_and_lifetimes_are_refused() {
         let case = format!("{name:?}: {value:.20?}");
         assert_field(client.publish(request).await, "headers", &case);
     }
+    let headers = (0..1001).map(|number| (format!("h{number}"), String::new())).collect();
+    let request = PublishRequest { headers, ..plain.clone() };
+    assert_field(client.publish(request).await, "headers", "1001 headers");
     let long = "x".repeat(256);
     for message_id in [" ", "a b", "a\n", "a\tb", "\u{e9}", "a\u{7f}", &long] {
         let request = PublishRequest { message_id: message_id.into(), ..plain.clone() };

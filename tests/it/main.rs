@@ -70,6 +70,7 @@ mod room_names;
 mod room_purge;
 mod room_update;
 mod rooms;
+mod sender;
 mod slow_subscriber;
 mod subscribe_basic;
 mod subscribe_ephemeral;

@@ -7,7 +7,7 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, PublishRequest, Retention, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, fields, history,
+    Client, Frames, Issuer, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, fields, history,
     persisted, publish, reason,
 };
 
@@ -105,16 +105,18 @@ async fn a_payload_that_is_too_large_never_reaches_nats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_payload_may_have_the_largest_headers() {
-    // Goal: the bounds on payload, headers and message id hold together. Method: a message at all of its bounds at once,
-    // stored and sent.
+    // Goal: the bounds on payload, headers, message id and sender hold together. Method: a message at all of its bounds at
+    // once, with as many headers as there may be, by the member with the longest id; stored and sent.
     let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let issuer = Issuer::new();
+    let unibus = issuer.guard(&nats, |_| {}).await;
+    let sender = "\u{1f422}".repeat(126);
+    let mut client = issuer.client(&unibus, &sender).await;
     create_room(&client, "lobby").await;
     create_ephemeral(&client, "live").await;
     let limit = payload_limit(&client, "lobby", 2 * MEBIBYTE).await;
     let before = history(&client, "lobby", 1).await.last_sequence;
-    let headers = (0..31).map(|number| (format!("header{number:02}"), "x".repeat(1000)));
+    let headers = (0..1000).map(|number| (format!("header{number:03}"), "x".repeat(23)));
     let headers: HashMap<String, String> = headers.collect();
 
     let stored = PublishRequest {
@@ -134,6 +136,7 @@ async fn the_largest_payload_may_have_the_largest_headers() {
     for message in [&stored[0], &live.messages(1).await[0]] {
         assert_eq!(message.payload.len(), limit);
         assert_eq!(message.headers, headers);
+        assert_eq!(message.sender, sender);
     }
 }
 

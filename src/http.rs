@@ -97,7 +97,17 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::limit;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_query_gives_a_limit_within_bounds(query in any::<String>(), value in "[-+0-9a-f&=%]{0,30}") {
+            prop_assert!(limit(&query) <= HISTORY_LIMIT_MAX);
+            prop_assert!(limit(&format!("limit={value}")) <= HISTORY_LIMIT_MAX);
+        }
+    }
 
     #[test]
     fn limits_are_clamped_and_garbage_is_the_default() {

@@ -106,6 +106,18 @@ mod tests {
         }
 
         #[test]
+        fn a_spoilt_cursor_is_never_another_rooms(epoch in any::<i64>(), at in 0_usize..99, byte in any::<u8>()) {
+            let mut text = Cursor::new(&room("a"), epoch, 7).encode().into_bytes();
+            let at = at % text.len();
+            if let Some(place) = text.get_mut(at) {
+                *place = byte;
+            }
+            if let Ok(cursor) = Cursor::decode("c", &String::from_utf8_lossy(&text)) {
+                prop_assert!(cursor.sequence_in("c", &room("b"), epoch).is_err());
+            }
+        }
+
+        #[test]
         fn garbage_is_refused_without_panic(text in any::<String>()) {
             prop_assert!(Cursor::decode("c", &text).is_err());
         }

@@ -52,12 +52,16 @@ fn retention(retention: v1::Retention, violations: &mut Violations) -> Retention
 }
 
 fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
-    let normal =
-        duration.nanos.abs() < 1_000_000_000 && i64::from(duration.nanos.signum()) * duration.seconds.signum() >= 0;
+    let (seconds, nanos) = (duration.seconds, duration.nanos);
+    let normal = nanos.unsigned_abs() < 1_000_000_000 && i64::from(nanos.signum()) * seconds.signum() >= 0;
     if !normal {
         return Err(Error::field(field, "must have nanos of the same sign as seconds, and of less than a second"));
     }
-    let duration = Duration::try_from(duration).map_err(|_| Error::field(field, "must not be negative"))?;
+    // prost's own conversion overflows at the least number of seconds
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
+        return Err(Error::field(field, "must not be negative"));
+    };
+    let duration = Duration::new(seconds, nanos);
     if duration > DURATION_MAX {
         return Err(Error::field(field, "must be at most 100 years"));
     }
@@ -66,7 +70,7 @@ fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
 
 fn time(field: &str, time: prost_types::Timestamp) -> Result<SystemTime> {
     let in_range = (0..=253_402_300_799).contains(&time.seconds) && (0..=999_999_999).contains(&time.nanos);
-    let converted = SystemTime::try_from(time).ok().filter(|_| in_range);
+    let converted = in_range.then(|| SystemTime::try_from(time).ok()).flatten();
     converted.ok_or_else(|| Error::field(field, "must be a time from 1970 to 9999"))
 }
 

@@ -157,6 +157,8 @@ async fn bad_replicas_and_retention_are_refused() {
     let max_age = |age| Retention { max_age: Some(age), ..none };
     let cases = [
         ("retention.max_age", max_age(duration(-1, 0))),
+        ("retention.max_age", max_age(duration(i64::MIN, 0))),
+        ("retention.max_age", max_age(duration(0, i32::MIN))),
         ("retention.max_age", max_age(duration(0, -1))),
         ("retention.max_age", max_age(duration(0, 1))),
         ("retention.max_age", max_age(duration(0, 99_999_999))),

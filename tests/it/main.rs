@@ -33,6 +33,7 @@ mod faults_process;
 mod faults_publishers;
 mod faults_purge;
 mod faults_stall;
+mod fuzz;
 mod handover;
 mod history;
 mod history_anchors;

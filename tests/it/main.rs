@@ -17,6 +17,7 @@ mod auth_keys;
 mod auth_log;
 mod bad_input;
 mod bad_publish;
+mod canaries;
 mod cluster;
 mod consume;
 mod consume_acks;

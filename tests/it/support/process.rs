@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -23,6 +23,7 @@ const START_WAIT: Duration = Duration::from_secs(60);
 pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    errors: Arc<Mutex<Vec<String>>>,
     address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     _data_dir: Option<TempDir>,
@@ -50,18 +51,26 @@ impl Process {
         Self::run(args, None, None)
     }
 
+    /// As [`Self::spawn`], logging what `RUST_LOG` is then set to.
+    pub(crate) fn spawn_logging(args: &[&str], rust_log: &str) -> Self {
+        Self::run(args, None, Some(rust_log))
+    }
+
     fn run(args: &[&str], data_dir: Option<TempDir>, rust_log: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unibus"));
         if let Some(filter) = rust_log {
             command.env("RUST_LOG", filter);
         }
+        if !args.iter().any(|arg| arg.starts_with("--log-format")) {
+            command.args(["--log-format", "json"]);
+        }
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--log-format", "json"])
             .args(args)
             .env("UNIBUS_NATS_SERVER", nats_server_binary())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -69,14 +78,18 @@ impl Process {
         let sink = Arc::clone(&lines);
         // Ends with the pipe, that is with the process.
         thread::spawn(move || collect(stdout, &sink));
-        Self { child, lines, address: None, admin_address: None, _data_dir: data_dir }
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let stderr = child.stderr.take().expect("a pipe");
+        let sink = Arc::clone(&errors);
+        thread::spawn(move || collect(stderr, &sink));
+        Self { child, lines, errors, address: None, admin_address: None, _data_dir: data_dir }
     }
 
     /// Waits until the process says that it listens.
     pub(crate) async fn ready(&mut self) {
         let (address, admin_address) = eventually(START_WAIT, async || {
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("ended with {status}: {:?}", self.stdout());
+                panic!("ended with {status}: {:?} {:?}", self.stdout(), self.stderr());
             }
             let lines = self.stdout();
             let listening = lines.iter().find_map(|line| listening(line));
@@ -110,6 +123,11 @@ impl Process {
     /// The lines that the process has written so far.
     pub(crate) fn stdout(&self) -> Vec<String> {
         self.lines.lock().expect("no panic while held").clone()
+    }
+
+    /// The lines of its standard error so far.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.errors.lock().expect("no panic while held").clone()
     }
 
     /// Ends the process at once, as a crash would.
@@ -154,19 +172,26 @@ impl Drop for Process {
     }
 }
 
-fn collect(stdout: ChildStdout, sink: &Mutex<Vec<String>>) {
-    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+fn collect(output: impl Read, sink: &Mutex<Vec<String>>) {
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
         sink.lock().expect("no panic while held").push(line);
     }
 }
 
 /// The addresses in the log line that says that the service listens.
 fn listening(line: &str) -> Option<(SocketAddr, Option<SocketAddr>)> {
-    let line: Value = serde_json::from_str(line).ok()?;
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return listening_in_text(line) };
     let fields = line.get("fields").unwrap_or(&line);
     if fields.get("message")? != "listening" {
         return None;
     }
     let address = |name: &str| fields.get(name)?.as_str()?.parse().ok();
     Some((address("address")?, address("admin_address")))
+}
+
+/// The same in a line for people.
+fn listening_in_text(line: &str) -> Option<(SocketAddr, Option<SocketAddr>)> {
+    let (_, rest) = line.split_once(": listening ")?;
+    let value = |name: &str| rest.split_whitespace().find_map(|field| field.strip_prefix(name)?.parse().ok());
+    Some((value("address=")?, value("admin_address=")))
 }

@@ -140,7 +140,7 @@ impl Upstreams {
         // whoever comes first opens it, the others wait for that; if it fails the next one tries
         let start = || async {
             let live = self.store.live(&registered.room).await?;
-            self.tasks.spawn(Arc::clone(self).run(key.clone(), Arc::clone(&upstream), Feed::Ephemeral(live)));
+            self.tasks.spawn(Arc::clone(self).run(key.clone(), Arc::clone(&upstream), Feed::Ephemeral(Box::new(live))));
             Ok::<_, Error>(())
         };
         let started = upstream.started.get_or_try_init(start).await;
@@ -230,7 +230,7 @@ fn remove(active: &mut HashMap<Key, Arc<Upstream>>, key: &Key, upstream: &Arc<Up
 /// Where an upstream reads.
 enum Feed {
     Log(Box<LogBatches>),
-    Ephemeral(Live),
+    Ephemeral(Box<Live>),
 }
 
 impl Feed {

@@ -24,10 +24,7 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Duration, Instant};
 
-use super::{
-    lane::{Job, Work},
-    wire::Outgoing,
-};
+use super::lane::{Job, Work};
 use crate::domain::{Draft, Durability, Room};
 
 /// Fewer than this go plainly.
@@ -67,7 +64,8 @@ pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     let mut bytes = 0;
     let mut count = 0;
     for job in jobs.iter().take(GROUP_MESSAGES_MAX) {
-        let Work::One(Outgoing { draft, .. }) = &job.work else { break };
+        let Work::One(message) = &job.work else { break };
+        let draft = &message.draft;
         if !may_join(draft)
             || job.deadline < by
             || Some(&job.registered.room.subject) != subject

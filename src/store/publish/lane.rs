@@ -27,7 +27,7 @@ pub(crate) struct Source(pub(super) u64);
 /// What is stored together or not at all.
 #[derive(Debug)]
 pub(super) enum Work {
-    One(Outgoing),
+    One(Box<Outgoing>),
     /// As one atomic batch; two or more.
     All(Arc<[Outgoing]>),
 }

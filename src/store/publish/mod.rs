@@ -117,7 +117,7 @@ impl Publisher {
     ) -> Result<Pending> {
         let expectation = draft.message_id.clone().zip(draft.expected_last_sequence);
         let outgoing = self.seal(&registered.room, draft)?;
-        let outcome = self.queue(registered, Work::One(outgoing), source).await?;
+        let outcome = self.queue(registered, Work::One(Box::new(outgoing)), source).await?;
         Ok(Pending::new(self, registered, expectation, outcome))
     }
 

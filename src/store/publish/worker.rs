@@ -303,7 +303,7 @@ impl Worker {
         let messages: Vec<_> = jobs
             .iter()
             .filter_map(|job| match &job.work {
-                Work::One(message) => Some(message),
+                Work::One(message) => Some(&**message),
                 Work::All(_) => None,
             })
             .collect();

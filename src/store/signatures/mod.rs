@@ -211,12 +211,11 @@ impl Known {
                 false
             }
             Change::Put(name, key) => {
-                match number(&name) {
-                    Some(id) => {
-                        self.told.insert(id);
-                        self.keys.insert(id, Arc::new(key.value));
-                    }
-                    None => warn!(name, "not the name of a key that signs messages; passed over"),
+                if let Some(id) = number(&name) {
+                    self.told.insert(id);
+                    self.keys.insert(id, Arc::new(key.value));
+                } else {
+                    warn!(name, "not the name of a key that signs messages; passed over");
                 }
                 false
             }

@@ -313,8 +313,8 @@ async fn any_bytes_on_the_port_harm_nobody() {
     let contract = Contract::read();
     for round in 0..120 {
         let noise = some_bytes(&mut random, 60);
-        let text: String = String::from_utf8_lossy(&noise).chars().filter(|c| c.is_ascii_graphic()).collect();
-        let encoded: String = noise.iter().map(|byte| format!("%{byte:02x}")).collect();
+        let text: String = String::from_utf8_lossy(&noise).chars().filter(char::is_ascii_graphic).collect();
+        let encoded: String = noise.iter().fold(String::new(), |text, byte| text + &format!("%{byte:02x}"));
         let limit = random.choice(&["-1", "1e9", "99999999999999999999", "0x10", "%31", "", "+5", "1&limit=2"]);
         let method = random.choice(&contract.methods).name().to_owned();
         let frame = [&noise[..], &random.within(0..u64::MAX).to_be_bytes(), &some_bytes(&mut random, 40)].concat();

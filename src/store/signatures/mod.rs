@@ -50,7 +50,8 @@ const TEND_DELAY: Duration = Duration::from_secs(1);
 /// Signs and verifies. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Signatures {
-    bucket: Option<Bucket<SigningKey>>,
+    // shared, since every open reader has it
+    bucket: Option<Arc<Bucket<SigningKey>>>,
     known: Arc<Mutex<Known>>,
     /// The bucket lacks a key.
     lacking: Arc<Notify>,
@@ -76,9 +77,8 @@ pub(super) enum Attribution {
 
 impl Signatures {
     pub(super) fn new(nats: &Nats, replicas: usize) -> Self {
-        let bucket = nats
-            .has_jetstream()
-            .then(|| Bucket::new(nats, "unibus_secrets", "unibus: keys that sign who published a message", replicas));
+        let description = "unibus: keys that sign who published a message";
+        let bucket = nats.has_jetstream().then(|| Arc::new(Bucket::new(nats, "unibus_secrets", description, replicas)));
         Self { bucket, known: Arc::default(), lacking: Arc::default() }
     }
 
@@ -94,7 +94,7 @@ impl Signatures {
             let _ = complete.send(());
             return;
         };
-        let watching = bucket.clone().watch(stop.clone(), |change| {
+        let watching = Bucket::clone(&bucket).watch(stop.clone(), |change| {
             if lock(&self.known).lacks_after(change) {
                 self.lacking.notify_one();
             }

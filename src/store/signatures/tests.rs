@@ -120,7 +120,7 @@ async fn no_forgery_has_a_sender() {
     let other = published(&signatures, &room("lobby"), &draft("bob", HashMap::new(), b"bye"));
     let signature = genuine.headers.get("Unibus-Signature").unwrap().to_string();
     let parts: Vec<&str> = signature.splitn(3, '.').collect();
-    let [key, time, mac] = parts[..] else { panic!("{signature}") };
+    let [key, time, mac] = parts[..] else { unreachable!("{signature}") };
     let without = |name: &str| {
         let mut wire = genuine.clone();
         wire.headers =

@@ -80,7 +80,7 @@ impl Unibus {
 
     /// Stops the instance and waits until it has.
     pub(crate) async fn shutdown(self) -> Result<(), unibus::Error> {
-        self.server.shutdown().await
+        Box::pin(self.server.shutdown()).await
     }
 }
 

@@ -1,4 +1,5 @@
-//! Pages of a room's log by batched direct get (ADR-31): two requests for the newest page of a room without holes.
+//! Pages of a room's log: small ones by batched direct get (ADR-31), two requests for the newest page of a room without
+//! holes; large ones by a consumer's fetch, three requests.
 //!
 //! A page is complete whenever enough messages exist: where sequences are missing, more of the log is looked at, in spans
 //! that grow over emptiness and shrink where messages are dense or large. Any replica may answer a direct get, so what the
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::time;
 
 use super::{
+    fetch::{Batch, Origin, fetch},
     message::Stored,
     nats::{ApiError, Nats, unavailable},
     signatures::Signatures,
@@ -28,6 +30,8 @@ use crate::{
 const READ_SLACK_BYTES: usize = 1024 * 1024;
 /// What a message costs in a page beside its payload and headers.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// Reads of so many messages are worth a consumer.
+const FETCHED_FROM: usize = 100;
 /// How much wider the next span is when the one before held nothing.
 const SPAN_GROWTH: u64 = 8;
 
@@ -66,19 +70,6 @@ struct Log<'a> {
     room: &'a Room,
     state: RoomState,
     limits: PageLimits,
-}
-
-#[derive(Clone, Copy)]
-enum Origin {
-    Sequence(u64),
-    Time(SystemTime),
-}
-
-/// What one direct get brought, ascending.
-struct Batch {
-    messages: Vec<Message>,
-    /// Messages that are stored after the last of these.
-    pending: u64,
 }
 
 #[derive(Serialize)]
@@ -236,6 +227,13 @@ impl Log<'_> {
 
     async fn read(&self, origin: Origin, messages: u64) -> Result<Batch> {
         let batch = usize::try_from(messages).unwrap_or(usize::MAX).min(self.limits.messages + 1);
+        if batch >= FETCHED_FROM {
+            self.nats.ready().await?;
+            let fetching = fetch(self.nats, self.signatures, self.room, origin, (batch, self.read_bytes()));
+            if let Ok(Some(fetched)) = time::timeout(NATS_REQUEST_TIMEOUT / 2, fetching).await {
+                return Ok(fetched);
+            }
+        }
         let request = match origin {
             Origin::Sequence(seq) => {
                 BatchRequest { seq: Some(seq), start_time: None, batch, max_bytes: self.read_bytes() }

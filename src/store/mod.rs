@@ -8,6 +8,7 @@ mod direct;
 mod durable_list;
 mod durables;
 mod embedded;
+mod fetch;
 mod history;
 mod live;
 mod members;

@@ -62,6 +62,22 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_AUTH_INSECURE")]
     pub auth_insecure: bool,
 
+    /// PEM file with the certificate chain to show to clients; only TLS is then served. Read again when it changes
+    #[arg(long, env = "UNIBUS_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// PEM file with the certificate's key
+    #[arg(long, env = "UNIBUS_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM file with the authorities of client certificates; clients are then asked for one
+    #[arg(long, env = "UNIBUS_TLS_CLIENT_CA", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Whether a client must show a certificate when `--tls-client-ca` is given; one that does not verify is always refused
+    #[arg(long, env = "UNIBUS_TLS_CLIENT_AUTH", value_enum, default_value_t = ClientAuth::Required)]
+    pub tls_client_auth: ClientAuth,
+
     /// NATS server or cluster to use, such as nats://a:4222,nats://b:4222; unset: an own nats-server
     #[arg(long, env = "UNIBUS_NATS_URL")]
     pub nats_url: Option<String>,
@@ -138,6 +154,10 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_KEEPALIVE_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     pub keepalive_timeout: Duration,
 
+    /// How long a connection may be without an open call before it is closed; signs of life do not count
+    #[arg(long, env = "UNIBUS_IDLE_TIMEOUT", default_value = "15m", value_parser = positive_duration)]
+    pub idle_timeout: Duration,
+
     /// Longest silence on a subscription
     #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = humantime::parse_duration)]
     pub heartbeat_interval: Duration,
@@ -167,6 +187,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientAuth {
+    /// A connection without one is refused.
+    Required,
+    /// A client may show one.
+    Optional,
 }
 
 /// When an external NATS server syncs to disk.
@@ -206,6 +235,10 @@ impl Default for Config {
             auth_admins: Vec::new(),
             auth_admin_claim: None,
             auth_insecure: false,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_client_auth: ClientAuth::Required,
             nats_url: None,
             nats_connect_timeout: Duration::from_secs(30),
             nats_credentials: None,
@@ -225,6 +258,7 @@ impl Default for Config {
             max_subscriptions: 100_000,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(15 * 60),
             heartbeat_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),
             log_format: LogFormat::Text,

@@ -13,7 +13,7 @@
 //!
 //! | place | owns | refuses to know |
 //! |---|---|---|
-//! | `server` | composition, listeners, health, the drain | |
+//! | `server` | composition, listeners, TLS, health, the drain | |
 //! | `tokens` | the commands that make keys and tokens, for trying the service | the service |
 //! | `grpc` | the generated types: read a request, make one call, convert the answer; every status | async-nats |
 //! | `http` | the JSON history endpoint, liveness and readiness | async-nats |
@@ -62,7 +62,7 @@ mod store;
 mod tokens;
 
 pub use crate::{
-    config::{AuthMode, Config, LogFormat, NatsSync},
+    config::{AuthMode, ClientAuth, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},
     server::Server,
     shutdown::StopSignals,

@@ -150,6 +150,17 @@ pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 /// HTTP/2 streams of a connection beyond `--max-streams-per-connection`, on which calls are answered that there are too many:
 /// clients wait without a word for streams that HTTP/2 itself does not grant.
 pub const EXCESS_STREAMS_MAX: u32 = 1024;
+/// HTTP/2 streams of a connection that its client reset before the service had begun with their calls; beyond it the
+/// connection is closed.
+pub const RESET_STREAMS_MAX: usize = 64;
+/// HTTP/2 streams of a connection that the service reset for a fault of its client; beyond it the connection is closed.
+pub const FAULTY_STREAMS_MAX: usize = 1024;
+/// Bytes of the header fields of a call, or of the head of an HTTP/1.1 request.
+pub const CALL_HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// TLS handshakes under way; a further one ends the oldest.
+pub const TLS_HANDSHAKES_MAX: usize = 1024;
+/// Limit of a TLS handshake.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// File descriptors that the process needs beside those of its clients' connections.
 pub const OTHER_DESCRIPTORS: u64 = 64;
 /// Bytes that a client may send on one HTTP/2 stream before the service has read them.

@@ -1,4 +1,4 @@
-//! Accepts connections within bounds, and counts the calls of each one.
+//! A connection within bounds, and what its calls share.
 //!
 //! A connection has a place, of which there are as many as `--max-connections` says, or is one of a few in excess that are
 //! kept only to be told so; what comes beyond these is closed at once, so that descriptors are left for the rest.
@@ -14,23 +14,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use super::{coalesce::Coalescing, stream::Stream};
+use crate::{domain::ClientCertificate, limits::EXCESS_CONNECTIONS_MAX};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{self, Sleep},
+    time::{self, Instant, Sleep},
 };
-use tonic::transport::server::Connected;
-use tracing::{debug, warn};
 
-use super::coalesce::Coalescing;
-use crate::{domain::ClientCertificate, limits::EXCESS_CONNECTIONS_MAX};
-
-/// How long accepting rests when the process has no descriptor left: trying again at once would be a storm.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Failures to accept are told at most this often.
-const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is allowed to the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -39,75 +32,53 @@ pub(super) struct Bounds {
     pub connections_max: u32,
     /// Open calls of one connection.
     pub calls_max: u32,
-    /// How long a new connection may send nothing at all.
-    pub silence_max: Duration,
+    /// Silence of a client before it is asked for a sign of life.
+    pub keepalive_interval: Duration,
+    /// How long it may take for that sign.
+    pub keepalive_timeout: Duration,
+    /// How long a connection may be without an open call.
+    pub idle_timeout: Duration,
 }
 
-/// The connections of a listener, for as long as it is polled.
-pub(super) fn accept(listener: TcpListener, bounds: Bounds) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Places {
-        regular: Arc::new(Semaphore::new(bounds.connections_max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
-        excess: Arc::new(Semaphore::new(EXCESS_CONNECTIONS_MAX)),
-        bounds,
-    });
-    async_stream::stream! {
-        let mut told: Option<time::Instant> = None;
-        let mut tell = move || {
-            let now = time::Instant::now();
-            let due = told.is_none_or(|last| now - last >= TELL_INTERVAL);
-            if due {
-                told = Some(now);
-            }
-            due
-        };
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) if is_of_one_client(&error) => continue,
-                Err(error) => {
-                    if tell() {
-                        warn!(%error, "no connection can be accepted; raise the limit of open files");
-                    }
-                    time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Some(place) = places.take() else {
-                if tell() {
-                    warn!(max_connections = bounds.connections_max, "connections beyond the limit are closed");
-                }
-                continue;
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "a connection without TCP_NODELAY");
-            }
-            yield Ok(Connection::new(stream, place, Arc::clone(&places)));
-        }
+impl Bounds {
+    /// How long a client may take to say what it has to say first.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.keepalive_interval.saturating_add(self.keepalive_timeout)
     }
 }
 
-/// Whether accepting failed because of that one client, and the next one may be accepted at once.
-fn is_of_one_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
+/// The places that the connections of one listener share.
 #[derive(Debug)]
-struct Places {
+pub(super) struct Places {
     regular: Arc<Semaphore>,
     excess: Arc<Semaphore>,
     bounds: Bounds,
 }
 
 impl Places {
-    fn take(&self) -> Option<Place> {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            regular: Arc::new(Semaphore::new(bounds.connections_max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
+            excess: Arc::new(Semaphore::new(EXCESS_CONNECTIONS_MAX)),
+            bounds,
+        })
+    }
+
+    /// The bounds that are in force.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// A place, or one among those in excess; `None` when neither is free.
+    pub(super) fn take(&self) -> Option<Place> {
         let regular = Arc::clone(&self.regular).try_acquire_owned().map(Place::Regular);
         regular.or_else(|_| Arc::clone(&self.excess).try_acquire_owned().map(Place::Excess)).ok()
     }
 }
 
+/// What a connection holds for as long as it lasts.
 #[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     Regular(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     Excess(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// The connection is closed: calls that still come to their end hold nothing.
@@ -120,6 +91,8 @@ pub(super) struct Client {
     places: Arc<Places>,
     place: Mutex<Place>,
     calls: AtomicU32,
+    /// When the last call ended, or the connection began.
+    quiet_since: Mutex<Instant>,
     certificate: Option<ClientCertificate>,
 }
 
@@ -138,9 +111,35 @@ impl Client {
 
     /// Counts a call until the guard is dropped; `None` when the connection has as many as it may.
     pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
-        let open = self.calls.fetch_add(1, Ordering::Relaxed);
+        let open = self.calls.fetch_add(1, Ordering::AcqRel);
         let call = Call(Arc::clone(self));
         (open < self.places.bounds.calls_max).then_some(call)
+    }
+
+    /// Whether a call is open.
+    pub(super) fn has_calls(&self) -> bool {
+        self.calls.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until no call has been open for as long as a connection may be idle.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn is_idle(&self) {
+        let idle_timeout = self.places.bounds.idle_timeout;
+        loop {
+            let now = Instant::now();
+            let since = if self.has_calls() { now } else { *self.quiet_since() };
+            let left = idle_timeout.saturating_sub(now - since);
+            if left.is_zero() {
+                return;
+            }
+            time::sleep(left).await;
+        }
+    }
+
+    fn quiet_since(&self) -> MutexGuard<'_, Instant> {
+        self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the client's verified certificate says, if it has shown one.
@@ -164,23 +163,63 @@ pub(super) struct Call(Arc<Client>);
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        // before the count: who sees no call sees since when
+        *self.0.quiet_since() = Instant::now();
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// An accepted connection. Its place is free again when it is dropped.
+/// A connection that is served. Its place is free again when it is dropped.
+#[derive(Debug)]
 pub(super) struct Connection {
-    stream: Coalescing<TcpStream>,
+    stream: Coalescing<Stream>,
     client: Arc<Client>,
-    /// Until the first byte: HTTP has no ping for a client that never said a word.
-    unheard: Option<Pin<Box<Sleep>>>,
+    opening: Option<Opening>,
+}
+
+/// Until it is known which HTTP the client speaks: no later bound holds before.
+#[derive(Debug)]
+struct Opening {
+    deadline: Pin<Box<Sleep>>,
+    /// How much of the preface of HTTP/2 was heard.
+    heard: usize,
+}
+
+impl Opening {
+    /// Whether that is known with these bytes: they complete the preface, are none of it, or are the end.
+    fn is_over_with(&mut self, bytes: &[u8]) -> bool {
+        let awaited = HTTP2_PREFACE.get(self.heard..).unwrap_or_default();
+        self.heard += bytes.len();
+        bytes.is_empty() || bytes.len() >= awaited.len() || !awaited.starts_with(bytes)
+    }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: Place, places: Arc<Places>) -> Self {
-        let unheard = Some(Box::pin(time::sleep(places.bounds.silence_max)));
-        let client = Client { places, place: Mutex::new(place), calls: AtomicU32::new(0), certificate: None };
-        Self { stream: Coalescing::new(stream), client: Arc::new(client), unheard }
+    /// A connection that has just been accepted, with what the client's certificate says.
+    pub(super) fn new(
+        stream: Stream,
+        place: Place,
+        places: Arc<Places>,
+        certificate: Option<ClientCertificate>,
+    ) -> Self {
+        let deadline = Box::pin(time::sleep(places.bounds.silence_max()));
+        let client = Client {
+            places,
+            place: Mutex::new(place),
+            calls: AtomicU32::new(0),
+            quiet_since: Mutex::new(Instant::now()),
+            certificate,
+        };
+        Self {
+            stream: Coalescing::new(stream),
+            client: Arc::new(client),
+            opening: Some(Opening { deadline, heard: 0 }),
+        }
+    }
+
+    /// What its calls share.
+    pub(super) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
 }
 
@@ -191,24 +230,19 @@ impl Drop for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Arc<Client>;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        Arc::clone(&self.client)
-    }
-}
-
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        let Some(unheard) = &mut this.unheard else { return polled };
+        let Some(opening) = &mut this.opening else { return polled };
         if polled.is_ready() {
-            this.unheard = None;
+            if opening.is_over_with(buf.filled().get(before..).unwrap_or_default()) {
+                this.opening = None;
+            }
             return polled;
         }
-        ready!(unheard.as_mut().poll(cx));
+        ready!(opening.deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

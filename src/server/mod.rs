@@ -4,7 +4,11 @@ mod admission;
 mod authentication;
 mod coalesce;
 mod connections;
+mod deadline;
+mod listener;
 mod refusal;
+mod stream;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -24,7 +28,9 @@ use tracing::{Span, info, info_span, warn};
 use self::{
     admission::AdmissionLayer,
     authentication::AuthenticationLayer,
-    connections::{Bounds, accept},
+    connections::Bounds,
+    deadline::DeadlineLayer,
+    tls::{Tls, TlsFiles},
 };
 use crate::{
     auth::{self, Auth},
@@ -32,9 +38,7 @@ use crate::{
     domain::Durability,
     error::{Error, Reason, Result},
     grpc, http,
-    limits::{
-        CONNECTION_WINDOW_BYTES, EXCESS_CONNECTIONS_MAX, EXCESS_STREAMS_MAX, OTHER_DESCRIPTORS, STREAM_WINDOW_BYTES,
-    },
+    limits::{EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, TLS_HANDSHAKES_MAX},
     rooms::{Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
@@ -72,7 +76,7 @@ pub struct Server {
     drain_timeout: Duration,
     rooms: Rooms,
     health: HealthReporter,
-    serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    serving: AbortOnDropHandle<()>,
     admin: AbortOnDropHandle<std::io::Result<()>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -96,6 +100,10 @@ impl Server {
 
     async fn assemble(config: Config) -> Result<Self> {
         let (auth, keys) = authentication(&config).await?;
+        let tls = match tls_files(&config)? {
+            Some(files) => Some(Tls::open(files).await?),
+            None => None,
+        };
         let listener = bind("listen", config.listen).await?;
         let admin_listener = bind("admin_listen", config.admin_listen).await?;
         let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
@@ -114,7 +122,7 @@ impl Server {
         let target = target(&config, embedded.as_ref());
         let nats = Nats::connect(&target).await?;
 
-        warn_of_few_descriptors(config.max_connections);
+        warn_of_few_descriptors(config.max_connections, tls.is_some());
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let draining = CancellationToken::new();
@@ -145,34 +153,33 @@ impl Server {
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
             .fallback(no_such_path);
-        let layers = tower::ServiceBuilder::new()
+        let service = tower::ServiceBuilder::new()
             .layer(grpc::SendFrames::Outermost)
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(AdmissionLayer)
-            .layer(AuthenticationLayer(auth));
+            .layer(AuthenticationLayer(auth))
+            .layer(DeadlineLayer)
+            .service(tonic::service::Routes::from(router).prepare());
         let bounds = Bounds {
             connections_max: config.max_connections,
             calls_max: config.max_streams_per_connection,
-            silence_max: config.keepalive_interval + config.keepalive_timeout,
+            keepalive_interval: config.keepalive_interval,
+            keepalive_timeout: config.keepalive_timeout,
+            idle_timeout: config.idle_timeout,
         };
-        let serving = tonic::transport::Server::builder()
-            .accept_http1(true)
-            .max_concurrent_streams(config.max_streams_per_connection.saturating_add(EXCESS_STREAMS_MAX))
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keepalive_interval(Some(config.keepalive_interval))
-            .http2_keepalive_timeout(Some(config.keepalive_timeout))
-            .layer(layers)
-            .add_routes(tonic::service::Routes::from(router))
-            .serve_with_incoming_shutdown(accept(listener, bounds), draining.clone().cancelled_owned());
+        if let Some(tls) = &tls {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
+        let encrypted = tls.is_some();
+        let serving = listener::serve(listener, bounds, tls, service, draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
         let admin = axum::serve(admin_listener, http::admin_routes(store, draining.clone()))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         let admin = AbortOnDropHandle::new(tasks.spawn(admin.into_future()));
 
-        info!(address = %local_addr, admin_address = %admin_addr, "listening");
+        info!(address = %local_addr, admin_address = %admin_addr, tls = encrypted, "listening");
         Ok(Self {
             local_addr,
             admin_addr,
@@ -312,9 +319,29 @@ async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)
     Ok((Auth::off(), None))
 }
 
+/// The files of TLS towards clients; `None` without TLS.
+fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
+    let client_ca = config.tls_client_ca.clone();
+    match (&config.tls_certificate, &config.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca,
+            client_auth: config.tls_client_auth,
+        })),
+        (Some(_), None) => Err(Error::field("tls_key", "the key of tls_certificate is missing")),
+        (None, Some(_)) => Err(Error::field("tls_certificate", "the certificate of tls_key is missing")),
+        (None, None) if client_ca.is_some() => {
+            Err(Error::field("tls_certificate", "tls_client_ca needs tls_certificate and tls_key"))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 /// A connection is a descriptor: who allows more connections than descriptors should know at the start.
-fn warn_of_few_descriptors(connections_max: u32) {
-    let needed = u64::from(connections_max) + EXCESS_CONNECTIONS_MAX as u64 + OTHER_DESCRIPTORS;
+fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
+    let handshakes = if tls { TLS_HANDSHAKES_MAX } else { 0 };
+    let needed = u64::from(connections_max) + (EXCESS_CONNECTIONS_MAX + handshakes) as u64 + OTHER_DESCRIPTORS;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
         warn!(

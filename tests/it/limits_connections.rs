@@ -181,7 +181,7 @@ async fn a_process_that_runs_out_of_descriptors_serves_whom_it_has_and_recovers(
         connections.push(TcpStream::connect(service.address()).await.unwrap());
     }
     eventually(SOON, async || {
-        let told = service.stdout().iter().any(|line| line.contains("unibus::server::connections"));
+        let told = service.stdout().iter().any(|line| line.contains("unibus::server::listener"));
         told.then_some(()).ok_or_else(|| String::from("not told"))
     })
     .await;

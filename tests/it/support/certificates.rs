@@ -49,6 +49,15 @@ impl Certificates {
         self.sign("client", &params)
     }
 
+    /// A certificate for a client that ended long ago.
+    pub(crate) fn expired_client(&self) -> Certified {
+        let mut params = named("expired");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        self.sign("expired", &params)
+    }
+
     fn sign(&self, name: &str, params: &CertificateParams) -> Certified {
         let key_pair = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key_pair, &self.authority).expect("a certificate");

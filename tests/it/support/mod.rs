@@ -6,6 +6,7 @@ mod consuming;
 mod errors;
 mod eventually;
 mod frames;
+pub(crate) mod http2;
 mod identity;
 pub(crate) mod membership;
 mod nats;
@@ -16,11 +17,12 @@ pub(crate) mod publishing;
 mod random;
 mod requests;
 mod subscribers;
+mod tls;
 mod traffic;
 mod unibus;
 
 pub(crate) use self::{
-    certificates::Certificates,
+    certificates::{Certificates, Certified},
     cluster::Cluster,
     consuming::Consuming,
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
@@ -39,6 +41,7 @@ pub(crate) use self::{
     subscribers::{
         acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
     },
+    tls::{TlsSocket, certificate_in, shown_certificate, tls_client, tls_endpoint, try_tls_client},
     traffic::{Circumstances, Traffic},
     unibus::{Client, Unibus, connect, connect_with, over},
 };

@@ -1,0 +1,136 @@
+//! The PEM files of TLS, and what is made from them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio_rustls::rustls::{
+    self, RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+
+use super::certificate;
+use crate::{
+    config::ClientAuth,
+    error::{Error, Result},
+};
+
+/// What clients may speak inside, in the order of the service's preference.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Where the certificates are.
+#[derive(Debug)]
+pub(in crate::server) struct TlsFiles {
+    /// The chain that is shown, the own certificate first.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities of client certificates; `None`: clients are not asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether they must show one.
+    pub client_auth: ClientAuth,
+}
+
+/// What the files held at one time.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+// a key is not for a log
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents").finish_non_exhaustive()
+    }
+}
+
+impl Contents {
+    /// The end of the service's own certificate, for the log.
+    pub(super) fn certificate_ends(&self) -> Option<String> {
+        let own = CertificateDer::pem_slice_iter(&self.certificate).next()?.ok()?;
+        certificate::expires_at(&own).map(|end| humantime::format_rfc3339_seconds(end).to_string())
+    }
+}
+
+impl TlsFiles {
+    /// Reads all files.
+    pub(super) async fn read(&self) -> Result<Contents> {
+        Ok(Contents {
+            certificate: read("tls_certificate", &self.certificate).await?,
+            key: read("tls_key", &self.key).await?,
+            client_ca: match &self.client_ca {
+                Some(path) => Some(read("tls_client_ca", path).await?),
+                None => None,
+            },
+        })
+    }
+
+    /// What these contents mean for a handshake.
+    pub(super) fn config(&self, contents: &Contents) -> Result<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .map_err(|error| Error::internal().because(error))?;
+        let builder = match &contents.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(pem)?), provider);
+                let verifier = match self.client_auth {
+                    ClientAuth::Required => verifier,
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                };
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| {
+                    Error::field("tls_client_ca", format!("the authorities do not serve: {error}")).because(error)
+                })?)
+            }
+        };
+        let chain = certificates("tls_certificate", &contents.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map_err(|error| Error::field("tls_key", "the file holds no private key in PEM").because(error))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                Error::field("tls_key", "the key is not that of the certificate").because(error)
+            }
+            error => Error::field("tls_certificate", format!("the certificate or its key does not serve: {error}"))
+                .because(error),
+        })?;
+        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        if contents.client_ca.is_some() {
+            // a resumed session would bring a client back whose certificate has ended meanwhile
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(config)
+    }
+}
+
+async fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
+    tokio::fs::read(path).await.map_err(|error| {
+        Error::field(field, format!("the file {} cannot be read: {error}", path.display())).because(error)
+    })
+}
+
+/// All certificates of a PEM file, of which there is at least one.
+fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(Error::field(field, "the file holds no certificate in PEM")),
+        Err(error) => Err(Error::field(field, "the file is not valid PEM").because(error)),
+    }
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates("tls_client_ca", pem)? {
+        roots.add(authority).map_err(|error| {
+            Error::field("tls_client_ca", "a certificate of the file is not one of an authority").because(error)
+        })?;
+    }
+    Ok(roots)
+}

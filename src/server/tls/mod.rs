@@ -1,0 +1,86 @@
+//! TLS towards clients: the certificates in force, which follow their files, and handshakes within bounds.
+//!
+//! Refuses to know HTTP and who a client is: it says what a verified certificate says.
+
+mod certificate;
+mod files;
+mod handshake;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{files::Contents, handshake::Handshakes};
+pub(super) use self::{files::TlsFiles, handshake::Handshake};
+use crate::error::Result;
+
+/// How often the files are looked at.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// TLS of a listener.
+#[derive(Clone, Debug)]
+pub(super) struct Tls {
+    files: Arc<TlsFiles>,
+    current: watch::Sender<Arc<ServerConfig>>,
+    contents: Contents,
+    handshakes: Arc<Handshakes>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one cannot be read or holds nothing of use, or the key is not the certificate's; the field is that of the
+    /// configuration.
+    pub(super) async fn open(files: TlsFiles) -> Result<Self> {
+        let contents = files.read().await?;
+        let config = files.config(&contents)?;
+        info!(certificate_ends = contents.certificate_ends(), "TLS is on");
+        let current = watch::Sender::new(Arc::new(config));
+        Ok(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() })
+    }
+
+    /// Begins a handshake with what is in force now.
+    pub(super) fn begin(&self) -> Handshake {
+        self.handshakes.begin(Arc::clone(&self.current.borrow()))
+    }
+
+    /// Follows the files until `stop`: what they hold is in force for the next handshake, once it is whole. Open connections
+    /// stay as they are.
+    pub(super) fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let Self { files, current, mut contents, handshakes: _ } = self.clone();
+        async move {
+            let mut unreadable = false;
+            while stop.run_until_cancelled(time::sleep(POLL_INTERVAL)).await.is_some() {
+                let read = match files.read().await {
+                    Ok(read) => read,
+                    Err(error) => {
+                        if !unreadable {
+                            warn!(%error, "the files of TLS cannot be read; what was read before stays in force");
+                        }
+                        unreadable = true;
+                        continue;
+                    }
+                };
+                unreadable = false;
+                if read == contents {
+                    continue;
+                }
+                // what is wrong is told once, and tried again when it is no longer the same
+                contents = read;
+                match files.config(&contents) {
+                    Ok(config) => {
+                        current.send_replace(Arc::new(config));
+                        info!(certificate_ends = contents.certificate_ends(), "TLS has new certificates");
+                    }
+                    Err(error) => {
+                        warn!(%error, "the files of TLS changed and do not serve; what was read before stays in force");
+                    }
+                }
+            }
+        }
+    }
+}

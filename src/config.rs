@@ -146,6 +146,22 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_MAX_SUBSCRIPTIONS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_subscriptions: u32,
 
+    /// Messages that a caller may publish in a second; unset: as many as it can
+    #[arg(long, env = "UNIBUS_LIMIT_PUBLISHES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit_publishes: Option<u32>,
+
+    /// Bytes of payloads, headers and message ids that a caller may publish in a second; unset: as many as it can
+    #[arg(long, env = "UNIBUS_LIMIT_PUBLISH_BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit_publish_bytes: Option<u32>,
+
+    /// Open subscriptions of a caller; unset: no bound but that of all together
+    #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit_subscriptions: Option<u32>,
+
+    /// Rooms that exist and that a caller has created; unset: as many as NATS takes
+    #[arg(long, env = "UNIBUS_LIMIT_ROOMS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit_rooms: Option<u32>,
+
     /// Silence of a client before it is asked for a sign of life
     #[arg(long, env = "UNIBUS_KEEPALIVE_INTERVAL", default_value = "20s", value_parser = positive_duration)]
     pub keepalive_interval: Duration,
@@ -256,6 +272,10 @@ impl Default for Config {
             max_connections: 10_000,
             max_streams_per_connection: 10_000,
             max_subscriptions: 100_000,
+            limit_publishes: None,
+            limit_publish_bytes: None,
+            limit_subscriptions: None,
+            limit_rooms: None,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(15 * 60),

@@ -248,6 +248,7 @@ struct Inner {
     message: Cow<'static, str>,
     violations: Vec<Violation>,
     metadata: Vec<(&'static str, String)>,
+    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
@@ -259,6 +260,7 @@ impl Error {
             message: message.into(),
             violations: Vec::new(),
             metadata: Vec::new(),
+            retry_after: reason.retry_after(),
             source: None,
         }))
     }
@@ -277,9 +279,10 @@ impl Error {
 
     /// The same for another caller, without the cause.
     pub(crate) fn again(&self) -> Self {
-        let Inner { reason, message, violations, metadata, source: _ } = &*self.0;
+        let Inner { reason, message, violations, metadata, retry_after, source: _ } = &*self.0;
         let (message, violations, metadata) = (message.clone(), violations.clone(), metadata.clone());
-        Self(Box::new(Inner { reason: *reason, message, violations, metadata, source: None }))
+        let (reason, retry_after) = (*reason, *retry_after);
+        Self(Box::new(Inner { reason, message, violations, metadata, retry_after, source: None }))
     }
 
     /// What went wrong below, for the log alone.
@@ -294,6 +297,19 @@ impl Error {
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.metadata.push((key, value.to_string()));
         self
+    }
+
+    /// When the same call may succeed, where that is known better than from the reason alone.
+    #[must_use]
+    pub(crate) fn retry_in(mut self, delay: Duration) -> Self {
+        self.0.retry_after = Some(delay);
+        self
+    }
+
+    /// How long to wait before the same call may succeed; `None` when repeating it unchanged does not help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// Why the call failed.

@@ -22,7 +22,7 @@ impl From<Error> for Status {
         for violation in error.violations() {
             details.add_bad_request_violation(&violation.field, &violation.description);
         }
-        if let Some(delay) = error.reason().retry_after() {
+        if let Some(delay) = error.retry_after() {
             details.set_retry_info(Some(delay));
         }
         Self::with_error_details(code(error.reason().code()), error.message(), details)

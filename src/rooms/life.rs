@@ -114,6 +114,10 @@ impl Rooms {
                 self.store.check_adopts_nothing(&room).await?;
             }
         }
+        let _turn = self.allowances.turn_to_create(caller).await;
+        if self.store.registry.known_by_name(&room.room_id.mapped()).is_none() {
+            self.allowances.create(caller, |creator| self.store.registry.count_of(creator))?;
+        }
         for _ in 0..ATTEMPTS {
             let registration = self.store.registry.register(&room).await;
             if let Err(error) = &registration

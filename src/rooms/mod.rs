@@ -11,6 +11,7 @@ mod life;
 mod log_batches;
 mod members;
 mod publish;
+mod quotas;
 mod start;
 mod subscribe;
 mod subscribers;
@@ -29,11 +30,12 @@ pub(crate) use self::{
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     members::MemberPage,
     publish::Publishing,
+    quotas::Quotas,
     subscribe::SubscribeOptions,
     subscribers::{Mark, Session, SubscriberPage},
     subscription::{Frames, Subscription},
 };
-use self::{subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};
+use self::{quotas::Allowances, subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};
 pub(crate) use crate::store::DurableToken;
 use crate::{
     domain::{Message, RoomId},
@@ -49,6 +51,8 @@ pub(crate) struct Settings {
     pub heartbeat_interval: Duration,
     /// Open subscriptions of this instance.
     pub subscriptions_max: u32,
+    /// What each caller may take of it.
+    pub quotas: Quotas,
     pub encode: Encode,
 }
 
@@ -59,6 +63,7 @@ pub(crate) struct Rooms {
     subscribers: Arc<Subscribers>,
     upstreams: Arc<Upstreams>,
     open_subscriptions: SubscriptionLimit,
+    allowances: Arc<Allowances>,
     settings: Settings,
     tasks: TaskTracker,
     /// The service is stopping: open subscriptions end.
@@ -83,8 +88,10 @@ impl Rooms {
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
         let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));
-        let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max);
-        Self { store, subscribers, upstreams, open_subscriptions, settings, tasks: tasks.clone(), draining }
+        let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max, settings.quotas.subscriptions);
+        let allowances = Arc::new(Allowances::new(settings.quotas));
+        tasks.spawn(Arc::clone(&allowances).forget_idle(stop.clone()));
+        Self { store, subscribers, upstreams, open_subscriptions, allowances, settings, tasks: tasks.clone(), draining }
     }
 
     /// Largest payload that can be published.

@@ -22,7 +22,7 @@ impl Rooms {
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let registered = self.permit(caller, id, Right::Write).await?;
-        self.enter(&registered, draft.by(caller), None).await?.outcome().await
+        self.enter_one(caller, &registered, draft, None).await?.outcome().await
     }
 
     /// A client that publishes without waiting for each answer.
@@ -34,7 +34,8 @@ impl Rooms {
     /// passed through.
     ///
     /// # Errors
-    /// When nothing at all was done: no such room, too many messages, or too large together.
+    /// When nothing at all was done: no such room, too many messages, too large together, or more than the caller may publish
+    /// now.
     pub(crate) async fn publish_each(
         &self,
         caller: &Caller,
@@ -43,6 +44,8 @@ impl Rooms {
     ) -> Result<Vec<Result<Acknowledged>>> {
         check_batch(drafts.len(), drafts.iter().flatten().map(Draft::bytes).sum())?;
         let registered = self.permit(caller, id, Right::Write).await?;
+        let valid = drafts.iter().flatten();
+        self.allowances.publish(caller, valid.clone().count(), valid.map(Draft::bytes).sum())?;
         let source = self.store.source();
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
@@ -83,8 +86,22 @@ impl Rooms {
         for (index, draft) in drafts.iter().enumerate() {
             self.check(&registered, draft, &format!("messages[{index}]."))?;
         }
+        self.allowances.publish(caller, drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
         let drafts = drafts.into_iter().map(|draft| draft.by(caller)).collect();
         self.store.store_all(&registered, drafts).await
+    }
+
+    /// As [`Self::enter`], and counts it among what the caller may publish.
+    async fn enter_one(
+        &self,
+        caller: &Caller,
+        registered: &Arc<Registered>,
+        draft: Draft,
+        source: Option<Source>,
+    ) -> Result<Pending> {
+        self.check(registered, &draft, "")?;
+        self.allowances.publish(caller, 1, draft.bytes())?;
+        self.store.enter(registered, draft.by(caller), source).await
     }
 
     async fn enter(&self, registered: &Arc<Registered>, draft: Draft, source: Option<Source>) -> Result<Pending> {
@@ -144,7 +161,7 @@ impl Publishing {
     /// A call that is dropped has not stored the message.
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
         let registered = self.rooms.permit(&self.caller, id, Right::Write).await?;
-        self.rooms.enter(&registered, draft.by(&self.caller), Some(self.source)).await
+        self.rooms.enter_one(&self.caller, &registered, draft, Some(self.source)).await
     }
 
     /// Completes when the caller's credentials expire, with the error that the stream ends with then.

@@ -36,7 +36,7 @@ impl Rooms {
         if self.draining.is_cancelled() {
             return Err(draining());
         }
-        let place = Arc::new(self.open_subscriptions.take()?);
+        let place = Arc::new(self.open_subscriptions.take(caller)?);
         let registered = self.store.registry.find(&options.room_id).await?;
         let (visible, standing) = self.admit(caller, &registered)?;
         if let Some(subscriber) = &options.subscriber {

@@ -39,7 +39,7 @@ use crate::{
     error::{Error, Reason, Result},
     grpc, http,
     limits::{EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, TLS_HANDSHAKES_MAX},
-    rooms::{Rooms, Settings},
+    rooms::{Quotas, Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
 
@@ -133,6 +133,12 @@ impl Server {
         let settings = Settings {
             heartbeat_interval: config.heartbeat_interval,
             subscriptions_max: config.max_subscriptions,
+            quotas: Quotas {
+                publishes: config.limit_publishes,
+                publish_bytes: config.limit_publish_bytes,
+                subscriptions: config.limit_subscriptions,
+                rooms: config.limit_rooms,
+            },
             encode: grpc::encode_message,
         };
         let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());

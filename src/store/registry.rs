@@ -198,6 +198,11 @@ impl Registry {
         created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
+    /// How many rooms this creator has.
+    pub(crate) fn count_of(&self, creator: &str) -> usize {
+        lock(&self.known).by_creator.get(creator).map_or(0, BTreeSet::len)
+    }
+
     /// Takes name and subject for `room`.
     ///
     /// # Errors

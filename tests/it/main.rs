@@ -42,6 +42,7 @@ mod history_cursors;
 mod history_holes;
 mod http_history;
 mod least_privilege;
+mod limits_callers;
 mod limits_connections;
 mod limits_nats;
 mod limits_slow_clients;

@@ -1,0 +1,176 @@
+//! What one caller may take: rates of publishing, open subscriptions, rooms. Without authorisation all callers are one.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use unibus::{Config, v1::PublishRequest};
+
+use crate::support::{
+    Frames, Nats, Unibus, assert_status, create_ephemeral, create_room, ephemeral, eventually, history, list_rooms,
+    metadata, persisted, publish,
+    publishing::{batch, by_batch, by_calls, by_stream, plain, together},
+    reason, subscription,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn limited(nats: &Nats, change: impl FnOnce(&mut Config)) -> Unibus {
+    let url = nats.url();
+    Unibus::configured(|config| {
+        config.nats_url = Some(url);
+        change(config);
+    })
+    .await
+}
+
+fn numbered(count: usize) -> Vec<PublishRequest> {
+    (1..=count).map(|number| plain("lobby", number.to_string())).collect()
+}
+
+/// When the caller is told to come back.
+#[track_caller]
+fn delay(refused: &Status, flag: &str) -> Duration {
+    assert_eq!((refused.code(), &*reason(refused)), (Code::ResourceExhausted, "RATE_LIMITED"), "{refused:?}");
+    assert_eq!(metadata(refused, "limit"), flag);
+    refused.get_details_retry_info().and_then(|info| info.retry_delay).expect("a delay")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_publishes_too_fast_is_told_when_to_go_on() {
+    // Goal: the rate holds by every way to publish, and the delay that is told is enough. Method: ten at once by each way, of
+    // five in a second: those that are refused store nothing and tell a delay, after which the same message is stored.
+    let nats = Nats::start().await;
+    for way in 0..2 {
+        let unibus = limited(&nats, |config| config.limit_publishes = Some(5)).await;
+        let client = unibus.client().await;
+        create_room(&client, "lobby").await;
+        let before = history(&client, "lobby", 1).await.last_sequence;
+        let begun = Instant::now();
+        let outcomes = match way {
+            0 => by_calls(&client, numbered(10)).await,
+            _ => by_stream(&client, numbered(10)).await,
+        };
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let allowed = 5.0 + 5.0 * begun.elapsed().as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "few")]
+        let exceeded = stored as f64 > allowed;
+        assert!(stored >= 5 && !exceeded, "{stored} of {allowed}");
+        assert!(stored < 10, "the machine is too slow for this test: {:?}", begun.elapsed());
+        assert_eq!(history(&client, "lobby", 1).await.last_sequence, before + stored as u64);
+        let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).expect("one that is refused");
+        let delay = delay(refused, "--limit-publishes");
+        assert!(delay <= Duration::from_millis(201), "{delay:?}");
+        sleep(delay + Duration::from_millis(200)).await;
+        publish(&client, "lobby", "again").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_counts_each_message_and_is_admitted_as_a_whole() {
+    // Goal: batches are no way around a rate. Method: batches of both kinds that use a whole second's rate; the next is refused
+    // as a whole, and stored after the delay that is told; one that is larger than the rate is told that it never will be.
+    let nats = Nats::start().await;
+    let unibus = limited(&nats, |config| config.limit_publishes = Some(20)).await;
+    let mut client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    for outcome in by_batch(&client, numbered(20)).await {
+        outcome.unwrap();
+    }
+    for atomic in [false, true] {
+        let refused = client.publish_batch(batch(numbered(20), atomic)).await.expect_err("too fast");
+        let before = history(&client, "lobby", 1).await.last_sequence;
+        let delay = delay(&refused, "--limit-publishes");
+        assert!(delay > Duration::from_millis(500) && delay <= Duration::from_secs(1), "{delay:?}");
+        sleep(delay).await;
+        if atomic {
+            together(&client, numbered(20)).await.unwrap();
+        } else {
+            client.publish_batch(batch(numbered(20), atomic)).await.unwrap();
+        }
+        assert_eq!(history(&client, "lobby", 1).await.last_sequence, before + 20);
+    }
+    for atomic in [false, true] {
+        let never = client.publish_batch(batch(numbered(21), atomic)).await;
+        let never = assert_status(never, Code::ResourceExhausted, "LIMIT_REACHED");
+        assert_eq!(metadata(&never, "limit"), "--limit-publishes");
+        assert!(never.get_details_retry_info().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_have_a_rate_of_their_own() {
+    // Goal: few large messages are bounded as many small ones are. Method: a message of nearly a second's bytes is stored, the
+    // next is refused with a delay, in a stream too, a small one in between is stored; one that is larger never will be.
+    let nats = Nats::start().await;
+    let unibus = limited(&nats, |config| config.limit_publish_bytes = Some(10_000)).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let large = |bytes: usize| plain("lobby", "x".repeat(bytes));
+    let outcomes = by_stream(&client, vec![large(9_000), large(9_000), plain("lobby", "small")]).await;
+    assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
+    let delay = delay(outcomes[1].as_ref().unwrap_err(), "--limit-publish-bytes");
+    assert!(delay > Duration::from_millis(500) && delay < Duration::from_secs(1), "{delay:?}");
+    sleep(delay + Duration::from_millis(50)).await;
+    assert!(by_calls(&client, vec![large(9_000)]).await[0].is_ok());
+    let never = by_calls(&client, vec![large(10_001)]).await.remove(0);
+    let never = assert_status(never, Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(metadata(&never, "limit"), "--limit-publish-bytes");
+    // empty messages have no bytes
+    for outcome in by_batch(&client, vec![plain("lobby", ""); 100]).await {
+        outcome.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_has_so_many_open_subscriptions_and_no_more() {
+    // Goal: the bound is exact over connections, and places are given back. Method: two are open, on two connections; a third is
+    // refused with the flag; one ends, and it is opened.
+    let nats = Nats::start().await;
+    let unibus = limited(&nats, |config| config.limit_subscriptions = Some(2)).await;
+    let (client, other) = (unibus.client().await, unibus.client().await);
+    create_room(&client, "lobby").await;
+    create_ephemeral(&client, "live").await;
+    let first = Frames::durable(&client, "lobby", "ann").await;
+    let _second = Frames::transient(&other, "live").await;
+    for (client, room) in [(&client, "lobby"), (&other, "live")] {
+        let refused = Frames::open(client, subscription(room, "")).await.map(|_| ());
+        let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+        assert_eq!(metadata(&refused, "limit"), "--limit-subscriptions");
+    }
+    drop(first);
+    eventually(SOON, async || {
+        let opened = Frames::open(&other, subscription("lobby", "ann")).await;
+        opened.map_err(|status| status.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_creates_so_many_rooms_and_no_more() {
+    // Goal: the bound is exact, also for calls at once. Method: thirty creations at once, of three rooms that are allowed: three
+    // exist; the same request for one of these is answered; one is deleted, and another is created; of both kinds.
+    let nats = Nats::start().await;
+    let unibus = limited(&nats, |config| config.limit_rooms = Some(3)).await;
+    let client = unibus.client().await;
+    let request = |number: usize| {
+        let id = format!("room{number}");
+        if number.is_multiple_of(2) { persisted(&id) } else { ephemeral(&id) }
+    };
+    let create = async |number: usize| client.clone().create_room(request(number)).await;
+    let created = futures_util::future::join_all((0..30).map(create)).await;
+    assert_eq!(created.iter().filter(|created| created.is_ok()).count(), 3);
+    for refused in created.into_iter().filter(Result::is_err) {
+        let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+        assert_eq!(metadata(&refused, "limit"), "--limit-rooms");
+    }
+    let rooms = list_rooms(&client, 0, "").await.unwrap().rooms;
+    assert_eq!(rooms.len(), 3);
+    let number: usize = rooms[0].room_id.trim_start_matches("room").parse().unwrap();
+    create(number).await.unwrap();
+    let delete = unibus::v1::DeleteRoomRequest { room_id: rooms[0].room_id.clone() };
+    client.clone().delete_room(delete).await.unwrap();
+    create(100).await.unwrap();
+    assert_status(create(101).await, Code::ResourceExhausted, "LIMIT_REACHED");
+}

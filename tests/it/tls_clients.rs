@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use unibus::ClientAuth;
+use tonic::Code;
+use unibus::{ClientAuth, v1::room_service_client::RoomServiceClient};
 
-use crate::support::{Certificates, Certified, Nats, Unibus, list_rooms, try_tls_client};
+use crate::support::{
+    Certificates, Certified, Client, Credentials, Frames, Issuer, Nats, Unibus, assert_status, create_room, list_rooms,
+    subscription, tls_endpoint, try_tls_client,
+};
 
 /// A refusal comes at once.
 const SOON: Duration = Duration::from_secs(5);
@@ -71,4 +75,41 @@ async fn a_client_does_not_trust_a_service_of_another_authority() {
     let (nats, certificates) = (Nats::start().await, Certificates::new());
     let unibus = asking(&nats, &certificates, ClientAuth::Optional).await;
     assert!(!is_served(&unibus, &Certificates::new(), None).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_says_who_calls_unless_a_token_does() {
+    // Goal: a certificate and a token are two proofs of one name, and a wrong token is never made good by a certificate.
+    // Method: with authentication on, one open subscription for each caller: the holder of a certificate has one, so who has a
+    // token of the same name has none, and another has; no proof, and a wrong token beside the certificate, are refused.
+    let (nats, certificates) = (Nats::start().await, Certificates::new());
+    let (server, authority) = (certificates.server(), certificates.authority());
+    let issuer = Issuer::new();
+    let unibus = issuer
+        .guard(&nats, |config| {
+            config.tls_certificate = Some(server.certificate);
+            config.tls_key = Some(server.key);
+            config.tls_client_ca = Some(certificates.authority());
+            config.tls_client_auth = ClientAuth::Optional;
+            config.limit_subscriptions = Some(1);
+        })
+        .await;
+    let shown = certificates.client();
+    let with = async |shown: Option<&Certified>, credentials: Credentials| -> Client {
+        let channel = tls_endpoint(unibus.address(), &authority, shown).connect().await.unwrap();
+        RoomServiceClient::with_interceptor(channel, credentials)
+    };
+    let holder = with(Some(&shown), Credentials::default()).await;
+    create_room(&holder, "lobby").await;
+    let _open = Frames::open(&holder, subscription("lobby", "")).await.unwrap();
+    let same = with(None, Credentials::bearer(&issuer.token("client"))).await;
+    let refused = Frames::open(&same, subscription("lobby", "")).await.map(drop);
+    assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    let other = with(Some(&shown), Credentials::bearer(&issuer.token("bob"))).await;
+    Frames::open(&other, subscription("lobby", "")).await.unwrap();
+
+    let forged = Issuer::new().token("client");
+    for nobody in [with(None, Credentials::default()).await, with(Some(&shown), Credentials::bearer(&forged)).await] {
+        assert_status(list_rooms(&nobody, 0, "").await, Code::Unauthenticated, "UNAUTHENTICATED");
+    }
 }

@@ -61,7 +61,7 @@ impl Web {
         format!("http://{}/keys.json", self.address)
     }
 
-    fn now_answers(&self, status: StatusCode, body: impl ToString) {
+    fn now_answers(&self, status: StatusCode, body: &impl ToString) {
         *self.page.answer.lock().unwrap() = (status, body.to_string());
     }
 
@@ -136,11 +136,11 @@ async fn a_key_set_at_a_url_is_followed_as_keys_come_and_go() {
     call(&unibus, &old_token).await.unwrap();
     assert_status(call(&unibus, &new_token).await, Code::Unauthenticated, "UNAUTHENTICATED");
 
-    web.now_answers(StatusCode::OK, set(&[jwk(&old, "old"), jwk(&new, "new")]));
+    web.now_answers(StatusCode::OK, &set(&[jwk(&old, "old"), jwk(&new, "new")]));
     is_let_in(&unibus, &new_token).await;
     call(&unibus, &old_token).await.unwrap();
 
-    web.now_answers(StatusCode::OK, set(&[jwk(&new, "new")]));
+    web.now_answers(StatusCode::OK, &set(&[jwk(&new, "new")]));
     let unknown = token(&old, "never published");
     eventually(SOON, async || {
         call(&unibus, &unknown).await.unwrap_err();
@@ -244,7 +244,7 @@ async fn keys_that_cannot_be_fetched_any_more_count_for_a_while() {
     let token = token(&issuer, "1");
     for (status, body) in [(StatusCode::INTERNAL_SERVER_ERROR, good.to_string()), (StatusCode::OK, "{}".into())] {
         is_let_in(&unibus, &token).await;
-        web.now_answers(status, body);
+        web.now_answers(status, &body);
         let asked = web.asked();
         eventually(SOON, async || (web.asked() > asked + 2).then_some(()).ok_or("not asked".into())).await;
         call(&unibus, &token).await.unwrap();

@@ -19,12 +19,12 @@ const SOON: Duration = Duration::from_secs(20);
 /// How bytes could stand in a log line: as text, in base64 and hexadecimal, and as the numbers of a list.
 fn writings(bytes: &[u8]) -> Vec<String> {
     let numbers: Vec<_> = bytes.iter().map(u8::to_string).collect();
-    let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hexadecimal: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     vec![
         String::from_utf8_lossy(bytes).into_owned(),
         STANDARD_NO_PAD.encode(bytes),
         URL_SAFE_NO_PAD.encode(bytes),
-        hexadecimal,
+        hexadecimal.concat(),
         numbers.join(", "),
     ]
 }

@@ -60,7 +60,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         signal = signals.next() => info!(signal, "stopping; the same signal again stops at once"),
-        () = server.stopped() => anyhow::bail!("the listener broke"),
+        () = server.stopped() => anyhow::bail!("the service cannot go on"),
     }
     tokio::select! {
         stopped = server.shutdown() => stopped.context("not everything ended in time"),

@@ -23,7 +23,7 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
 };
-use tracing::{Span, info, info_span, warn};
+use tracing::{Span, error, info, info_span, warn};
 
 use self::{
     admission::AdmissionLayer,
@@ -80,6 +80,7 @@ pub struct Server {
     admin: AbortOnDropHandle<std::io::Result<()>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    broken: CancellationToken,
     draining: CancellationToken,
     embedded: Option<EmbeddedNats>,
     // the tasks end with the server even if nobody shuts it down
@@ -149,7 +150,8 @@ impl Server {
 
         let (health, health_service) = tonic_health::server::health_reporter();
         report(&health, true).await;
-        tasks.spawn(follow_connection(store.clone(), health.clone(), draining.clone()));
+        let broken = CancellationToken::new();
+        tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
         let router = grpc::routes(rooms.clone())?
             .add_service(health_service)
@@ -197,6 +199,7 @@ impl Server {
             admin,
             tasks,
             stop,
+            broken,
             draining,
             embedded,
             _stop_on_drop: stop_on_drop,
@@ -221,12 +224,15 @@ impl Server {
         &self.nats_url
     }
 
-    /// Completes when the service stops serving by itself, which it does only if its listener breaks.
+    /// Completes when the service cannot serve any more: its listener broke, or its NATS client did. The log says why.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
     pub async fn stopped(&mut self) {
-        let _ = (&mut self.serving).await;
+        tokio::select! {
+            _ = &mut self.serving => {}
+            () = self.broken.cancelled() => {}
+        }
     }
 
     /// Stops the service: health turns to not serving, open subscriptions end with their position, calls under way finish,
@@ -377,7 +383,12 @@ async fn report(health: &HealthReporter, serving: bool) {
     }
 }
 
-async fn follow_connection(store: Store, health: HealthReporter, draining: CancellationToken) {
+async fn follow_connection(
+    store: Store,
+    health: HealthReporter,
+    broken: CancellationToken,
+    draining: CancellationToken,
+) {
     let mut was = true;
     loop {
         tokio::select! {
@@ -389,6 +400,12 @@ async fn follow_connection(store: Store, health: HealthReporter, draining: Cance
             warn!(connected = is, "health follows the NATS connection");
             report(&health, is).await;
             was = is;
+        }
+        if store.has_died().await {
+            error!("the NATS client has died of what it received; only a new process can go on");
+            report(&health, false).await;
+            broken.cancel();
+            return;
         }
     }
 }

@@ -118,6 +118,11 @@ impl Store {
         self.nats.is_connected()
     }
 
+    /// Whether the NATS client has come to an end of its own, from which it does not come back.
+    pub(crate) async fn has_died(&self) -> bool {
+        self.nats.has_died().await
+    }
+
     /// Largest payload that the NATS server takes beside headers.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         self.nats.payload_bytes_max()

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
+    client::FlushErrorKind,
     connection::State,
     jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
 };
@@ -111,6 +112,14 @@ impl Nats {
     /// Whether the connection stands.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Whether the client has come to an end of its own, from which it does not come back: async-nats panics over a header
+    /// value with a bare CR in it, which any program can publish.
+    pub(crate) async fn has_died(&self) -> bool {
+        // while there is no connection this waits
+        let flushed = time::timeout(Duration::from_millis(100), self.client.flush()).await;
+        matches!(flushed, Ok(Err(error)) if error.kind() == FlushErrorKind::SendError)
     }
 
     /// Counts connections: changes each time that the connection is made anew.

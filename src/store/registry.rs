@@ -198,9 +198,13 @@ impl Registry {
         created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
-    /// How many rooms this creator has.
+    /// How many rooms this creator has; for the empty name, those of nobody.
     pub(crate) fn count_of(&self, creator: &str) -> usize {
-        lock(&self.known).by_creator.get(creator).map_or(0, BTreeSet::len)
+        let known = lock(&self.known);
+        if creator.is_empty() {
+            return known.by_id.values().filter(|registered| registered.room.creator.is_empty()).count();
+        }
+        known.by_creator.get(creator).map_or(0, BTreeSet::len)
     }
 
     /// Takes name and subject for `room`.

@@ -8,8 +8,8 @@ use tonic_types::StatusExt;
 use unibus::{Config, v1::PublishRequest};
 
 use crate::support::{
-    Frames, Nats, Unibus, assert_status, create_ephemeral, create_room, ephemeral, eventually, history, list_rooms,
-    metadata, persisted, publish,
+    Frames, Issuer, Nats, Unibus, assert_status, create_ephemeral, create_room, ephemeral, eventually, history,
+    list_rooms, metadata, persisted, publish,
     publishing::{batch, by_batch, by_calls, by_stream, plain, together},
     reason, subscription,
 };
@@ -173,4 +173,28 @@ async fn a_caller_creates_so_many_rooms_and_no_more() {
     client.clone().delete_room(delete).await.unwrap();
     create(100).await.unwrap();
     assert_status(create(101).await, Code::ResourceExhausted, "LIMIT_REACHED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_caller_with_a_name_has_bounds_of_its_own() {
+    // Goal: nobody uses up what is another's, administrators included. Method: with authentication on, one room and one message
+    // in a second: ann uses up both, the administrator can still do the same, and then no more either.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let unibus = issuer
+        .guard(&nats, |config| {
+            config.limit_rooms = Some(1);
+            config.limit_publishes = Some(1);
+            config.auth_admins = vec!["root".into()];
+        })
+        .await;
+    for caller in ["ann", "root"] {
+        let client = issuer.client(&unibus, caller).await;
+        create_room(&client, caller).await;
+        let refused = client.clone().create_room(persisted(&format!("{caller}2"))).await;
+        let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+        assert_eq!(metadata(&refused, "limit"), "--limit-rooms");
+        let outcomes = by_stream(&client, vec![plain(caller, "1"), plain(caller, "2")]).await;
+        outcomes[0].as_ref().unwrap();
+        delay(outcomes[1].as_ref().unwrap_err(), "--limit-publishes");
+    }
 }

@@ -31,7 +31,7 @@ const READ_SLACK_BYTES: usize = 1024 * 1024;
 /// What a message costs in a page beside its payload and headers.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 /// Reads of so many messages are worth a consumer.
-const FETCHED_FROM: usize = 100;
+const FETCHED_FROM: usize = 400;
 /// How much wider the next span is when the one before held nothing.
 const SPAN_GROWTH: u64 = 8;
 

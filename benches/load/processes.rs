@@ -64,6 +64,7 @@ impl Stand {
 pub(crate) struct Nats {
     process: Process,
     url: String,
+    disk: Disk,
     _dir: TempDir,
 }
 
@@ -92,7 +93,7 @@ impl Nats {
             Ok(ports.and_then(|ports| Some(ports.get("nats")?.get(0)?.as_str()?.to_owned())))
         })
         .await?;
-        let nats = Self { process, url, _dir: dir };
+        let nats = Self { process, url, disk, _dir: dir };
         native::connect(&nats).await?.query_account().await.context("JetStream")?;
         Ok(nats)
     }
@@ -114,9 +115,13 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// In front of this nats-server.
+    /// In front of this nats-server, and told when that syncs: on one that syncs every write the service commits in groups.
     pub(crate) async fn before(nats: &Nats) -> Result<Self> {
-        Self::run(&["--nats-url", nats.url()], None).await
+        let sync = match nats.disk {
+            Disk::Interval => "interval",
+            Disk::Always => "always",
+        };
+        Self::run(&["--nats-url", nats.url(), "--nats-sync", sync], None).await
     }
 
     /// With a nats-server of its own, on an empty directory.

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub admins: Vec<String>,
     /// `NAME` or `NAME=VALUE`.
     pub admin_claim: Option<String>,
+    /// Client certificates say who calls, too: without keys for tokens they alone do.
+    pub certificates: bool,
 }
 
 /// Says who makes a call.

@@ -138,8 +138,8 @@ impl Sources {
                 Err(problem) => wrong.add("auth_jwks", problem),
             },
         }
-        if settings.keys.is_empty() && settings.jwks.is_none() {
-            wrong.add("auth_keys", "enforcement needs keys: give --auth-keys or --auth-jwks");
+        if settings.keys.is_empty() && settings.jwks.is_none() && !settings.certificates {
+            wrong.add("auth_keys", "enforcement needs keys: give --auth-keys or --auth-jwks, or ask for certificates");
         }
         for source in &mut sources {
             let field = if matches!(source.place, Place::Pem(_)) { "auth_keys" } else { "auth_jwks" };

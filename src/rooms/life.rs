@@ -116,6 +116,12 @@ impl Rooms {
         }
         let _turn = self.allowances.turn_to_create(caller).await;
         if self.store.registry.known_by_name(&room.room_id.mapped()).is_none() {
+            if bound(caller).is_some() && room.subject != Subject::default_of(&room.room_id) {
+                return Err(Error::new(
+                    Reason::PermissionDenied,
+                    "subject: only an administrator may choose it, since native programs may speak on it already; leave it empty",
+                ));
+            }
             self.allowances.create(caller, |creator| self.store.registry.count_of(creator))?;
         }
         for _ in 0..ATTEMPTS {

@@ -315,6 +315,7 @@ async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)
             leeway: config.auth_leeway,
             admins: config.auth_admins.clone(),
             admin_claim: config.auth_admin_claim.clone(),
+            certificates: config.tls_client_ca.is_some(),
         };
         let (auth, sources) = Auth::enforce(&settings).await?;
         return Ok((auth, Some(sources)));

@@ -329,7 +329,7 @@ async fn pages(client: &crate::support::Client, size: i32) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_that_exists_and_a_stream_with_messages_are_nobodys_to_claim() {
     // Goal: creating is no way in. Method: strangers create what exists, alike and different; a stream with messages becomes
-    // a room of an administrator alone, and an empty one of anybody.
+    // a room of an administrator alone, and an empty one of anybody; a subject of one's own choice is an administrator's too.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let admins = |config: &mut unibus::Config| config.auth_admins = vec![String::from("root")];
@@ -354,6 +354,11 @@ async fn a_room_that_exists_and_a_stream_with_messages_are_nobodys_to_claim() {
     let root = issuer.client(&unibus, "root").await;
     create_room(&root, "old").await;
     assert_eq!(history(&root, "old", 10).await.messages.len(), 3);
+    let spied = CreateRoomRequest { subject: "orders.new".into(), ..persisted("spied") };
+    let rooms = list_rooms(&eve, 0, "").await.unwrap().rooms.len();
+    assert_status(eve.create_room(spied.clone()).await, Code::PermissionDenied, "PERMISSION_DENIED");
+    assert_eq!(list_rooms(&eve, 0, "").await.unwrap().rooms.len(), rooms);
+    root.clone().create_room(spied).await.unwrap();
     unibus.shutdown().await.unwrap();
 }
 

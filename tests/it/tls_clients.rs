@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Code;
-use unibus::{ClientAuth, v1::room_service_client::RoomServiceClient};
+use unibus::{AuthMode, ClientAuth, v1::room_service_client::RoomServiceClient};
 
 use crate::support::{
     Certificates, Certified, Client, Credentials, Frames, Issuer, Nats, Unibus, assert_status, create_room, list_rooms,
@@ -112,6 +112,36 @@ async fn a_certificate_says_who_calls_unless_a_token_does() {
 
     let forged = Issuer::new().token("client");
     for nobody in [with(None, Credentials::default()).await, with(Some(&shown), Credentials::bearer(&forged)).await] {
+        assert_status(list_rooms(&nobody, 0, "").await, Code::Unauthenticated, "UNAUTHENTICATED");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_alone_are_enough_to_know_callers() {
+    // Goal: who has a public key infrastructure needs no tokens. Method: enforced without any key for tokens: the holder of a
+    // certificate owns the room that it makes; no token counts, with a certificate or without.
+    let (nats, certificates) = (Nats::start().await, Certificates::new());
+    let (url, server, authority) = (nats.url(), certificates.server(), certificates.authority());
+    let unibus = Unibus::configured(|config| {
+        config.nats_url = Some(url);
+        config.auth = AuthMode::Enforce;
+        config.tls_certificate = Some(server.certificate);
+        config.tls_key = Some(server.key);
+        config.tls_client_ca = Some(certificates.authority());
+        config.tls_client_auth = ClientAuth::Optional;
+    })
+    .await;
+    let shown = certificates.client();
+    let with = async |shown: Option<&Certified>, credentials: Credentials| -> Client {
+        let channel = tls_endpoint(unibus.address(), &authority, shown).connect().await.unwrap();
+        RoomServiceClient::with_interceptor(channel, credentials)
+    };
+    let room = create_room(&with(Some(&shown), Credentials::default()).await, "lobby").await;
+    assert_eq!(room.creator, "client");
+    let token = Credentials::bearer(&Issuer::new().token("client"));
+    for nobody in
+        [with(None, Credentials::default()).await, with(None, token.clone()).await, with(Some(&shown), token).await]
+    {
         assert_status(list_rooms(&nobody, 0, "").await, Code::Unauthenticated, "UNAUTHENTICATED");
     }
 }

@@ -270,6 +270,11 @@ impl Error {
         Self::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
     }
 
+    /// So much is allowed and no more: `limit` names what bounds it, for a flag's bound the flag.
+    pub(crate) fn limit_reached(limit: &str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Reason::LimitReached, message).with("limit", limit)
+    }
+
     /// One wrong field.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         let mut violations = Violations::default();

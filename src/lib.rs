@@ -8,7 +8,7 @@
 //! Dependencies point one way:
 //!
 //! ```text
-//! main -> { server, tokens } -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits }
+//! main -> { server, tokens } -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits, sync }
 //! ```
 //!
 //! | place | owns | refuses to know |
@@ -21,7 +21,7 @@
 //! | `rooms` | the use cases: rooms, publishing, subscriptions, positions, history | tonic, async-nats |
 //! | `delivery` | the subscription as state machines without I/O | tonic, async-nats |
 //! | `store` | NATS: streams, consumers, the registry, the own nats-server; alone names async-nats | tonic |
-//! | `domain`, `error`, `limits` | the nouns, the closed set of reasons, every bound | everything else |
+//! | `domain`, `error`, `limits`, `sync` | the nouns, the closed set of reasons, every bound, locking | everything else |
 //!
 //! `tests/it/architecture.rs` keeps these arrows.
 //!
@@ -59,6 +59,7 @@ mod rooms;
 mod server;
 mod shutdown;
 mod store;
+mod sync;
 mod tokens;
 
 pub use crate::{

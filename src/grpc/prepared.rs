@@ -5,7 +5,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
@@ -15,6 +15,8 @@ use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
+
+use crate::sync::lock;
 
 /// A body that waits in the extensions of a response.
 #[derive(Clone)]
@@ -31,7 +33,7 @@ impl Prepared {
 
     fn take<B>(response: &mut Response<B>) -> Option<tonic::body::Body> {
         let Self(body) = response.extensions_mut().remove()?;
-        body.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&body).take()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Reason, Result},
+    sync::lock,
 };
 
 /// How often callers are forgotten whose allowance is whole again.
@@ -89,7 +90,7 @@ impl Allowances {
     pub(super) async fn turn_to_create(&self, caller: &Caller) -> Option<OwnedMutexGuard<()>> {
         self.rooms?;
         let turn = {
-            let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut creating = lock(&self.creating);
             creating.retain(|_, turn| turn.strong_count() > 0);
             let known = creating.entry(caller.id().cloned()).or_default();
             known.upgrade().unwrap_or_else(|| {
@@ -111,11 +112,10 @@ impl Allowances {
         if u32::try_from(count(creator)).is_ok_and(|count| count < max) {
             return Ok(());
         }
-        Err(Error::new(
-            Reason::LimitReached,
+        Err(Error::limit_reached(
+            "--limit-rooms",
             format!("the caller has created as many rooms as --limit-rooms allows ({max}); delete one"),
-        )
-        .with("limit", "--limit-rooms"))
+        ))
     }
 
     /// Forgets callers that have not published for a while, until `stop`.
@@ -160,13 +160,12 @@ impl<C: Clock> Rate<C> {
                 let message = format!("the caller publishes faster than {flag} allows ({max} in a second); wait");
                 Err(Error::new(Reason::RateLimited, message).with("limit", flag).retry_in(delay))
             }
-            Err(_) => Err(Error::new(
-                Reason::LimitReached,
+            Err(_) => Err(Error::limit_reached(
+                flag,
                 format!(
                     "is more at once ({amount}) than {flag} ever allows ({max}); publish less at once, or raise it"
                 ),
-            )
-            .with("limit", flag)),
+            )),
         }
     }
 }

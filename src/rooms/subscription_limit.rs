@@ -2,14 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::{Caller, MemberId},
-    error::{Error, Reason, Result},
+    error::{Error, Result},
+    sync::lock,
 };
 
 /// The bounds on open subscriptions of this instance, of all callers together and of each. Clones count together.
@@ -58,14 +59,13 @@ impl SubscriptionLimit {
         let of_caller = self.of_caller.as_ref().map(|limit| limit.take(caller)).transpose()?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let max = self.max;
-            Error::new(
-                Reason::LimitReached,
+            Error::limit_reached(
+                "--max-subscriptions",
                 format!(
                     "this instance has as many open subscriptions as --max-subscriptions allows ({max}); \
                      use another instance, or raise it"
                 ),
             )
-            .with("limit", "--max-subscriptions")
         })?;
         Ok(SubscriptionPlace { _place: place, _of_caller: of_caller })
     }
@@ -78,14 +78,13 @@ impl OfCaller {
         let open = all.entry(caller.clone()).or_insert(0);
         if *open >= self.max {
             let max = self.max;
-            return Err(Error::new(
-                Reason::LimitReached,
+            return Err(Error::limit_reached(
+                "--limit-subscriptions",
                 format!(
                     "the caller has as many open subscriptions on this instance as --limit-subscriptions allows ({max}); \
                      close one"
                 ),
-            )
-            .with("limit", "--limit-subscriptions"));
+            ));
         }
         *open += 1;
         drop(all);
@@ -93,7 +92,7 @@ impl OfCaller {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Option<MemberId>, u32>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 

@@ -17,7 +17,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Result},
     limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX},
     store::{Live, LiveEvent, Registered, Store},
+    sync::lock,
 };
 
 /// How long an upstream outlives its last subscription, for one that comes back.
@@ -71,7 +72,7 @@ struct Upstream {
 
 impl Upstream {
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ring)
     }
 
     fn is_usable(&self) -> bool {
@@ -174,7 +175,7 @@ impl Upstreams {
     }
 
     fn active(&self) -> MutexGuard<'_, HashMap<Key, Arc<Upstream>>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.active)
     }
 
     /// Feeds the ring until nobody wants it, or nothing more will come.

@@ -18,7 +18,7 @@ use super::{
     connections::{Call, Client},
     refusal::{Refusal, is_always_served, refuse},
 };
-use crate::error::{Error, Reason};
+use crate::error::Error;
 
 /// Puts [`Admission`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
     let Some(client) = request.extensions().get::<Arc<Client>>() else { return Ok(None) };
     let bounds = client.bounds();
     if !is_always_served(request.uri().path()) && !client.has_place() {
-        return Err(limit_reached(
+        return Err(Error::limit_reached(
             "--max-connections",
             format!(
                 "this instance has as many connections as --max-connections allows ({}); \
@@ -72,7 +72,7 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
         ));
     }
     let call = client.begin_call().ok_or_else(|| {
-        limit_reached(
+        Error::limit_reached(
             "--max-streams-per-connection",
             format!(
                 "this connection has as many open calls as --max-streams-per-connection allows ({}); \
@@ -82,10 +82,6 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
         )
     })?;
     Ok(Some(call))
-}
-
-fn limit_reached(flag: &str, message: String) -> Error {
-    Error::new(Reason::LimitReached, message).with("limit", flag)
 }
 
 pin_project! {

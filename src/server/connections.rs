@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
@@ -15,6 +15,7 @@ use std::{
 };
 
 use super::{coalesce::Coalescing, stream::Stream};
+use crate::sync::lock;
 use crate::{domain::ClientCertificate, limits::EXCESS_CONNECTIONS_MAX};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -139,7 +140,7 @@ impl Client {
     }
 
     fn quiet_since(&self) -> MutexGuard<'_, Instant> {
-        self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.quiet_since)
     }
 
     /// What the client's verified certificate says, if it has shown one.
@@ -153,7 +154,7 @@ impl Client {
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.place)
     }
 }
 

@@ -92,8 +92,9 @@ impl Server {
     /// Calls are served when this returns.
     ///
     /// # Errors
-    /// When authentication is off and others than this machine could call, or a key cannot be read; when NATS cannot be reached or is too old, the own nats-server cannot be started, the data directory belongs to
-    /// another process, or an address cannot be bound. Nothing is left running.
+    /// When authentication is off and others than this machine could call, or a key cannot be read; when NATS cannot be
+    /// reached or is too old, the own nats-server cannot be started, the data directory belongs to another process, or an
+    /// address cannot be bound. Nothing is left running.
     pub async fn bind(config: Config) -> Result<Self> {
         // boxed, for callers that hold the future
         Box::pin(Self::assemble(config)).await

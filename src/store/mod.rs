@@ -24,7 +24,7 @@ mod streams;
 mod version;
 mod watchdog;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::{sync::oneshot, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,6 +49,7 @@ use crate::{
     domain::{Acknowledged, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
     limits::{NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
+    sync::lock,
 };
 
 /// Everything that is kept in NATS. Cheap to clone.
@@ -319,11 +320,6 @@ impl Store {
     pub(crate) async fn ask(&self, instance: &str, request: &PeerRequest) -> Result<Option<PeerReply>> {
         peers::ask(&self.nats, instance, request, TAKE_OVER_TIMEOUT).await
     }
-}
-
-/// Locks a mutex whose holders cannot leave its value half changed, so that poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<embedded::EmbeddedError> for Error {

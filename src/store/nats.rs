@@ -254,17 +254,15 @@ fn refused(error: &jetstream::Error) -> Error {
         ErrorCode::STREAM_SUBJECT_OVERLAP => {
             Error::new(Reason::SubjectTaken, "subject: belongs to another stream on the NATS server; choose another")
         }
-        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::new(
-            Reason::LimitReached,
+        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::limit_reached(
+            "max_consumers",
             "the room has as many consumers as JetStream allows, for durable subscribers and open readers; \
              raise max_consumers of the NATS account, and then of the room's stream",
-        )
-        .with("limit", "max_consumers"),
-        ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::new(
-            Reason::LimitReached,
+        ),
+        ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::limit_reached(
+            "max_streams",
             "the NATS account has as many streams as it may; raise max_streams of the account",
-        )
-        .with("limit", "max_streams"),
+        ),
         ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
         | ErrorCode::INSUFFICIENT_RESOURCES

@@ -16,18 +16,19 @@ const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
     ("lib", &["config", "error", "server", "shutdown", "tokens"]),
     ("main", &[]),
-    ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store"]),
-    ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1"]),
+    ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store", "sync"]),
+    ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1", "sync"]),
     // readiness asks the store whether the connection stands
     ("http", &["rooms", "store", "domain", "error", "limits"]),
     ("auth", &["domain", "error", "limits"]),
     ("tokens", &["auth", "domain", "error"]),
-    ("rooms", &["delivery", "store", "domain", "error", "limits"]),
+    ("rooms", &["delivery", "store", "domain", "error", "limits", "sync"]),
     ("delivery", &["domain", "error", "limits"]),
-    ("store", &["domain", "error", "limits"]),
+    ("store", &["domain", "error", "limits", "sync"]),
     ("domain", &["error", "limits"]),
     ("error", &[]),
     ("limits", &[]),
+    ("sync", &[]),
     ("config", &[]),
     ("shutdown", &[]),
 ];

@@ -9,9 +9,8 @@ use std::{
 
 use tempfile::TempDir;
 use tonic::Code;
-use unibus::{AuthMode, Config};
 
-use crate::support::{Credentials, Nats, Unibus, assert_status, connect_with, list_rooms};
+use crate::support::{Credentials, Nats, assert_status, connect_with, guarded, list_rooms};
 
 /// Runs a command of the program to its end.
 fn unibus(args: &[&str]) -> Output {
@@ -37,17 +36,6 @@ fn token(key: &Path, args: &[&str]) -> String {
     made.strip_suffix('\n').expect("a line").to_owned()
 }
 
-async fn guarded(nats: &Nats, key: &Path, change: impl FnOnce(&mut Config)) -> Unibus {
-    let (url, key) = (nats.url(), public(key));
-    Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.auth = AuthMode::Enforce;
-        config.auth_keys = vec![key];
-        change(config);
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_of_the_command_lets_its_holder_in() {
     // Goal: the documented way works. Method: make a key and tokens with the binary; the service takes one that is made as it
@@ -55,7 +43,7 @@ async fn a_token_of_the_command_lets_its_holder_in() {
     let nats = Nats::start().await;
     let dir = TempDir::new().unwrap();
     let key = key(dir.path());
-    let service = guarded(&nats, &key, |config| {
+    let service = guarded(&nats, public(&key), |config| {
         config.auth_issuer = Some("here".into());
         config.auth_audience = Some("unibus".into());
         config.auth_leeway = std::time::Duration::ZERO;

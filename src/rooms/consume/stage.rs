@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::Notify;
@@ -10,9 +10,10 @@ use tokio::sync::Notify;
 use super::{Consumed, Event, flow::Flow};
 use crate::{
     domain::RoomId,
-    error::{Error, Reason, Result},
+    error::{Error, Result},
     limits::{CONSUME_ANSWERS_MAX, CONSUME_ROOMS_MAX},
     rooms::SubscribeOptions,
+    sync::lock,
 };
 
 /// What the side that sends does next.
@@ -51,7 +52,7 @@ pub(super) struct Stage {
 
 impl Stage {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     pub(super) fn turn(&self) -> Option<Turn> {
@@ -90,11 +91,10 @@ impl Stage {
     pub(super) fn open(&self, options: SubscribeOptions, flow: Flow) -> Result<()> {
         let mut inner = self.inner();
         if inner.open.len() >= CONSUME_ROOMS_MAX {
-            return Err(Error::new(
-                Reason::LimitReached,
+            return Err(Error::limit_reached(
+                "rooms of a Consume stream",
                 format!("a Consume stream takes {CONSUME_ROOMS_MAX} open rooms; close one, or use another stream"),
-            )
-            .with("limit", "rooms of a Consume stream"));
+            ));
         }
         let flow = Arc::new(flow);
         inner.open.insert(options.room_id.clone(), Arc::clone(&flow));

@@ -12,7 +12,7 @@ mod write_back;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, Weak, atomic::AtomicU64},
 };
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -30,6 +30,7 @@ use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     store::{Ownership, Registered, Store},
+    sync::lock,
 };
 
 /// How often a subscription is bound again because its subscriber is deleted at the same moment.
@@ -195,12 +196,12 @@ impl Subscribers {
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Arc<Inner>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sessions)
     }
 
     /// The lock under which the subscriber's position is moved.
     fn moving(&self, key: &Key) -> Arc<AsyncMutex<()>> {
-        let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moves = lock(&self.moves);
         if let Some(lock) = moves.get(key).and_then(Weak::upgrade) {
             return lock;
         }

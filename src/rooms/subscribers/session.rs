@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -15,6 +15,7 @@ use super::{Key, Subscribers};
 use crate::{
     error::{Error, Reason},
     store::{Ownership, Registered},
+    sync::lock,
 };
 
 /// How often the position of an open subscription is read before it is written.
@@ -202,7 +203,7 @@ impl Inner {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.progress)
     }
 }
 

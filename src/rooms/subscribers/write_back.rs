@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use super::{End, Inner, Subscribers, WRITES_AT_ONCE};
 use crate::{
     error::{Reason, Result},
     limits::{BOOKMARK_AGE_MAX, BOOKMARK_INTERVAL, BOOKMARKS_PER_SECOND},
+    sync::lock,
 };
 
 /// How often the queue is looked at.
@@ -69,7 +70,7 @@ impl WriteQueue {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use super::certificate;
 use crate::{
     domain::ClientCertificate,
     limits::{TLS_HANDSHAKE_TIMEOUT, TLS_HANDSHAKES_MAX},
+    sync::lock,
 };
 
 /// The handshakes under way.
@@ -45,7 +46,7 @@ impl Handshakes {
     }
 
     fn begun(&self) -> MutexGuard<'_, Begun> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+
+use crate::sync::lock;
 
 /// How the guard tells the server's process id.
 const PID_PREFIX: &str = "unibus-guard: nats-server pid ";
@@ -44,7 +46,7 @@ impl Observed {
     }
 
     fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recent)
     }
 
     fn line(&self, line: &str) {

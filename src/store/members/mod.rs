@@ -332,7 +332,7 @@ fn check_not_last(owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
 }
 
 fn too_many(limit: &'static str, max: usize) -> Error {
-    Error::new(Reason::LimitReached, format!("the room has as many as it may: {max} {limit}")).with("limit", limit)
+    Error::limit_reached(limit, format!("the room has as many as it may: {max} {limit}"))
 }
 
 fn conflict() -> Error {

@@ -147,14 +147,7 @@ impl Issuer {
 
     /// An instance in front of this nats-server that takes this issuer's tokens and no others, with what `change` sets.
     pub(crate) async fn guard(&self, nats: &Nats, change: impl FnOnce(&mut Config)) -> Unibus {
-        let (url, key) = (nats.url(), self.public_key());
-        Unibus::configured(|config| {
-            config.nats_url = Some(url);
-            config.auth = AuthMode::Enforce;
-            config.auth_keys = vec![key];
-            change(config);
-        })
-        .await
+        guarded(nats, self.public_key(), change).await
     }
 
     /// A client with a connection of its own and a token for this endpoint.
@@ -197,4 +190,16 @@ impl Interceptor for Credentials {
         }
         Ok(request)
     }
+}
+
+/// An instance in front of this nats-server that takes tokens signed with this key, with what `change` sets.
+pub(crate) async fn guarded(nats: &Nats, public_key: PathBuf, change: impl FnOnce(&mut Config)) -> Unibus {
+    let url = nats.url();
+    Unibus::configured(|config| {
+        config.nats_url = Some(url);
+        config.auth = AuthMode::Enforce;
+        config.auth_keys = vec![public_key];
+        change(config);
+    })
+    .await
 }

@@ -28,7 +28,7 @@ pub(crate) use self::{
     errors::{assert_field, assert_status, fields, metadata, names_field, reason},
     eventually::{eventually, grows_by},
     frames::Frames,
-    identity::{Credentials, Issuer, claims, seconds_from_now},
+    identity::{Credentials, Issuer, claims, guarded, seconds_from_now},
     nats::{Nats, NatsOptions, bare_stream, free_port, settled},
     operator::Operator,
     process::Process,

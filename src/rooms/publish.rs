@@ -27,7 +27,7 @@ impl Rooms {
 
     /// A client that publishes without waiting for each answer.
     pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
-        Publishing { source: self.store.source(), rooms: self.clone(), caller: caller.clone() }
+        Publishing { source: self.store.source(), rooms: Arc::new(self.clone()), caller: caller.clone() }
     }
 
     /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
@@ -146,7 +146,8 @@ impl Rooms {
 /// One client's publishing: what it submits to a room is stored in that order.
 #[derive(Clone, Debug)]
 pub(crate) struct Publishing {
-    rooms: Rooms,
+    /// Shared, since every message that waits for its place holds it.
+    rooms: Arc<Rooms>,
     caller: Caller,
     source: Source,
 }

@@ -5,7 +5,6 @@ mod batch;
 mod live;
 mod log;
 mod ring;
-mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +13,6 @@ pub(crate) use self::{
     live::LiveDelivery,
     log::{LogDelivery, Source},
     ring::{Budget, Next, Ring, RingLimits},
-    taken::TakenChunks,
 };
 use crate::domain::Gap;
 

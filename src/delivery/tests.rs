@@ -11,9 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
-use super::{
-    Batch, BatchBuilder, Budget, LiveDelivery, LogDelivery, Next, Ring, RingLimits, Slice, Source, Step, TakenChunks,
-};
+use super::{Batch, BatchBuilder, Budget, LiveDelivery, LogDelivery, Next, Ring, RingLimits, Slice, Source, Step};
 use crate::domain::{Gap, GapReason, RoomState};
 
 const SUBSCRIBERS: usize = 3;
@@ -161,16 +159,14 @@ struct Client {
     backlog_end: u64,
     /// How far it has read in the log, while it reads there.
     behind: Option<u64>,
-    /// Encoded, and not given to the transport.
-    ready: VecDeque<(Bytes, u64)>,
-    chunks: TakenChunks,
-    /// Bytes given to the transport, and how many the client's window has allowed in all.
-    given: usize,
-    window: usize,
-    /// Where each position ends in the body.
-    ends: Vec<(usize, u64)>,
+    /// The end of what was encoded, in the body and in the room.
     encoded: usize,
     encoded_to: u64,
+    /// Where each chunk ends in the body, and the position that is complete with it, of those that were not taken.
+    chunks: VecDeque<(usize, u64)>,
+    /// How many bytes the client's window has allowed in all.
+    window: usize,
+    taken: u64,
 }
 
 impl Client {
@@ -183,13 +179,11 @@ impl Client {
             caught_up: 0,
             backlog_end: log.last,
             behind: None,
-            ready: VecDeque::new(),
-            chunks: TakenChunks::default(),
-            given: 0,
-            window: 0,
-            ends: Vec::new(),
             encoded: 0,
             encoded_to: 0,
+            chunks: VecDeque::new(),
+            window: 0,
+            taken: 0,
         };
         client.apply(None, steps, log);
         client
@@ -228,8 +222,7 @@ impl Client {
             };
             self.encoded += bytes.len();
             self.encoded_to = self.encoded_to.max(position);
-            self.ends.push((self.encoded, self.encoded_to));
-            self.ready.push_back((bytes, self.encoded_to));
+            self.chunks.push_back((self.encoded, self.encoded_to));
         }
     }
 
@@ -266,24 +259,14 @@ impl Client {
         }
     }
 
-    /// What the transport does: it asks for a chunk, passes it on when its first byte fits the window, and asks again.
+    /// What the transport does: it passes on what fits the window, and a chunk whose last byte went tells its position.
     /// Answers with the newest position that is said to be taken.
     fn transport(&mut self, granted: usize) -> u64 {
         self.window += granted;
-        loop {
-            let taken = self.chunks.asked();
-            let end = self.ends.iter().find(|(_, position)| *position >= taken).map_or(0, |(end, _)| *end);
-            assert!(taken == 0 || end <= self.window, "{taken} ends at {end}, and the window is {}", self.window);
-            if self.window <= self.given {
-                return taken;
-            }
-            let chunk = match self.ready.pop_front() {
-                Some((bytes, position)) => self.chunks.chunk(bytes, position),
-                None if self.chunks.holds() => self.chunks.chunk(Bytes::new(), self.encoded_to),
-                None => return taken,
-            };
-            self.given += chunk.len();
+        while let Some((_, position)) = self.chunks.pop_front_if(|(end, _)| *end <= self.window) {
+            self.taken = position;
         }
+        self.taken
     }
 }
 

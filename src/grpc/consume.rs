@@ -132,7 +132,7 @@ fn tagged(room_id: &RoomId, slice: &Slice) -> Bytes {
         let message = encoded.get(PREFIX_BYTES + MESSAGE_KEY_BYTES..).unwrap_or_default();
         let length = room_bytes + key_len(MESSAGE_TAG) + message.len();
         bytes.reserve(PREFIX_BYTES + length);
-        put_prefix(length, &mut bytes);
+        put_prefix(0, length, &mut bytes);
         encode_key(ROOM_ID_TAG, WireType::LengthDelimited, &mut bytes);
         encode_varint(room_id.len() as u64, &mut bytes);
         bytes.put_slice(room_id.as_bytes());

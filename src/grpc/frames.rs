@@ -4,11 +4,9 @@
 //! once, with the prefix that gRPC puts before it, and its bytes are shared by all who receive it. What is ready goes out
 //! together.
 //!
-//! The body is also where AUTO acknowledgements come from: see [`TakenChunks`]. It is cut as a whole: when a chunk was taken,
-//! every session that had something in it hears of its position.
+//! The body is also where AUTO acknowledgements come from: each [`Chunk`] tells when the client's stream has taken it.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -21,9 +19,13 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame as BodyFrame};
 use tonic::{Response, Status};
 
-use super::{convert, prepared::Prepared};
+use super::{
+    chunk::{Chunk, Complete, Outstanding},
+    convert,
+    prepared::Prepared,
+};
 use crate::{
-    delivery::{Slice, TakenChunks},
+    delivery::Slice,
     domain::{Message, RoomId},
     error::Result,
     rooms::{Frame, Frames, Mark, Session, Subscription},
@@ -47,13 +49,13 @@ pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message
 pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
     let length = response.encoded_len();
     into.reserve(PREFIX_BYTES + length);
-    put_prefix(length, into);
+    put_prefix(0, length, into);
     response.encode_raw(into);
 }
 
 /// Appends what gRPC puts before a message of so many bytes.
-pub(super) fn put_prefix(length: usize, into: &mut BytesMut) {
-    into.put_u8(0);
+pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
+    into.put_u8(flags);
     into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
@@ -91,13 +93,10 @@ where
     let body = FrameBody {
         pieces: Some(pieces),
         gathered: BytesMut::new(),
-        complete: Vec::new(),
-        drained: false,
+        complete: Complete::new(),
         end: None,
         acknowledges: false,
-        chunks: TakenChunks::default(),
-        chunk: 0,
-        given: VecDeque::new(),
+        outstanding: Arc::default(),
     };
     let mut response = Response::new(tokio_stream::empty());
     response.extensions_mut().insert(Prepared::new(body));
@@ -159,9 +158,6 @@ impl Stream for SubscriptionPieces {
     }
 }
 
-/// Who is told of which positions.
-type Complete = Vec<(Arc<Session>, Mark)>;
-
 /// Pieces as a body.
 struct FrameBody<P> {
     pieces: Option<P>,
@@ -169,17 +165,11 @@ struct FrameBody<P> {
     gathered: BytesMut,
     /// What is complete with what is ready.
     complete: Complete,
-    /// Nothing more was ready when the last chunk was given.
-    drained: bool,
     /// The status to end with.
     end: Option<Status>,
     /// Somebody wants to know what was taken.
     acknowledges: bool,
-    chunks: TakenChunks,
-    /// Number of the last chunk.
-    chunk: u64,
-    /// Chunks that are not known to be taken, and what is complete with each.
-    given: VecDeque<(u64, Complete)>,
+    outstanding: Arc<Outstanding>,
 }
 
 impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
@@ -207,10 +197,7 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
                 }
                 Poll::Ready(Some(Err(error))) => self.finish(error.into()),
                 Poll::Ready(None) => self.finish(Status::ok("")),
-                Poll::Pending => {
-                    self.drained = true;
-                    break;
-                }
+                Poll::Pending => break,
             }
         }
         match first {
@@ -228,28 +215,6 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
         }
     }
 
-    /// The next chunk is asked for: tells what was taken.
-    fn tell(&mut self) {
-        let taken = self.chunks.asked();
-        while self.given.front().is_some_and(|(chunk, _)| *chunk <= taken) {
-            for (session, mark) in self.given.pop_front().into_iter().flat_map(|(_, complete)| complete) {
-                session.taken(mark);
-            }
-        }
-    }
-
-    /// The chunk to give when `ready` follows.
-    fn cut(&mut self, ready: Bytes) -> Bytes {
-        if !self.acknowledges {
-            return ready;
-        }
-        self.chunk += 1;
-        if !self.complete.is_empty() {
-            self.given.push_back((self.chunk, std::mem::take(&mut self.complete)));
-        }
-        self.chunks.chunk(ready, self.chunk)
-    }
-
     fn finish(&mut self, status: Status) {
         self.pieces = None;
         self.end = Some(status);
@@ -257,27 +222,21 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
 }
 
 impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBody<P> {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<BodyFrame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<std::result::Result<BodyFrame<Chunk>, Infallible>>> {
         let this = &mut *self;
-        this.tell();
-        // what is held back follows at once, without asking for what was not there a moment ago
-        if std::mem::take(&mut this.drained) && this.chunks.holds() {
-            return Poll::Ready(Some(Ok(BodyFrame::data(this.cut(Bytes::new())))));
-        }
-        let ready = match this.gather(cx) {
-            Poll::Ready(ready) => this.cut(ready),
-            Poll::Pending if this.chunks.holds() => this.cut(Bytes::new()),
-            Poll::Pending => return Poll::Pending,
-        };
+        let ready = ready!(this.gather(cx));
         if !ready.is_empty() {
-            return Poll::Ready(Some(Ok(BodyFrame::data(ready))));
+            let complete = std::mem::take(&mut this.complete);
+            return Poll::Ready(Some(Ok(BodyFrame::data(Chunk::new(ready, complete, &this.outstanding)))));
         }
+        // the sessions close with this body, and write back what is known to be taken
+        ready!(this.outstanding.poll_settled(cx));
         Poll::Ready(this.end.take().map(|status| Ok(BodyFrame::trailers(trailers(&status)))))
     }
 

@@ -1,6 +1,7 @@
 //! The contract's service: each handler reads, makes one call, converts. The only place that names generated types.
 //! Refuses to know async-nats.
 
+mod chunk;
 mod consume;
 mod convert;
 mod frames;

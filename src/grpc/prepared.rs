@@ -1,37 +1,44 @@
-//! The body that a handler has prepared, and the layers that put it in the place of tonic's.
+//! The body that a handler has prepared, and the layer that puts it in the place of tonic's.
 //!
 //! It is put there by the outermost layer, so that what the layers between do for each frame of a body is not done for the
-//! frames of a subscription; but where gRPC-Web is translated, before the translation, which has to see it.
+//! frames of a subscription. One of those layers is the translation to gRPC-Web, which is done here for them instead.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{TryFutureExt, future::MapOk};
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
+use super::{
+    chunk::Chunk,
+    frames::{PREFIX_BYTES, put_prefix},
+};
 use crate::sync::lock;
+
+/// Set in the first byte of a message's prefix: the message is the trailers. From the protocol of gRPC-Web.
+const TRAILERS_FLAG: u8 = 0x80;
+
+type BoxBody = Pin<Box<dyn Body<Data = Chunk, Error = Infallible> + Send>>;
 
 /// A body that waits in the extensions of a response.
 #[derive(Clone)]
-pub(super) struct Prepared(Arc<Mutex<Option<tonic::body::Body>>>);
+pub(super) struct Prepared(Arc<Mutex<Option<BoxBody>>>);
 
 impl Prepared {
-    pub(super) fn new<B>(body: B) -> Self
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<tonic::codegen::StdError>,
-    {
-        Self(Arc::new(Mutex::new(Some(tonic::body::Body::new(body)))))
+    pub(super) fn new(body: impl Body<Data = Chunk, Error = Infallible> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(body)))))
     }
 
-    fn take<B>(response: &mut Response<B>) -> Option<tonic::body::Body> {
+    fn take<B>(response: &mut Response<B>) -> Option<BoxBody> {
         let Self(body) = response.extensions_mut().remove()?;
         lock(&body).take()
     }
@@ -39,18 +46,13 @@ impl Prepared {
 
 /// Puts prepared bodies in their place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum SendFrames {
-    /// Around every layer.
-    Outermost,
-    /// Around the handlers.
-    BeforeTranslation,
-}
+pub(crate) struct SendFrames;
 
 impl<S> Layer<S> for SendFrames {
     type Service = SendingFrames<S>;
 
     fn layer(&self, inner: S) -> SendingFrames<S> {
-        SendingFrames { inner, place: *self }
+        SendingFrames { inner }
     }
 }
 
@@ -58,12 +60,7 @@ impl<S> Layer<S> for SendFrames {
 #[derive(Clone, Debug)]
 pub(crate) struct SendingFrames<S> {
     inner: S,
-    place: SendFrames,
 }
-
-/// The request goes through all layers untranslated.
-#[derive(Clone, Copy)]
-struct Untranslated;
 
 impl<S, R, B> Service<Request<R>> for SendingFrames<S>
 where
@@ -77,52 +74,80 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<R>) -> Self::Future {
-        let send = match self.place {
-            SendFrames::Outermost => {
-                if !is_grpc_web(&request) {
-                    request.extensions_mut().insert(Untranslated);
-                }
-                send_prepared
-            }
-            SendFrames::BeforeTranslation if request.extensions().get::<Untranslated>().is_some() => send_later,
-            SendFrames::BeforeTranslation => send_prepared,
-        };
+    fn call(&mut self, request: Request<R>) -> Self::Future {
         self.inner.call(request).map_ok(send)
     }
 }
 
-fn is_grpc_web<B>(request: &Request<B>) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web"))
-}
-
-fn send_as_is<B>(response: Response<B>) -> Response<Sent<B>> {
-    response.map(|body| Sent::AsIs { body })
-}
-
-/// The body that is replaced goes at once, with what it has allocated; what the layers make of its place stays.
-fn send_later<B>(response: Response<B>) -> Response<Sent<B>> {
-    if response.extensions().get::<Prepared>().is_some() {
-        return response.map(|_| Sent::Nothing);
-    }
-    send_as_is(response)
-}
-
-fn send_prepared<B>(mut response: Response<B>) -> Response<Sent<B>> {
+fn send<B>(mut response: Response<B>) -> Response<Sent<B>> {
     match Prepared::take(&mut response) {
-        Some(body) => response.map(|replaced| Sent::Prepared { body, _replaced: replaced }),
-        None => send_as_is(response),
+        Some(body) => {
+            let protocol = Protocol::of(response.headers());
+            response.map(|replaced| Sent::Prepared { body, protocol, _replaced: replaced })
+        }
+        None => response.map(|body| Sent::AsIs { body }),
     }
+}
+
+/// How the client speaks gRPC.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    Grpc,
+    /// With the trailers as the last message.
+    GrpcWeb,
+    /// With base64 around that.
+    GrpcWebText,
+}
+
+impl Protocol {
+    /// By the headers of a response.
+    fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
+        if kind.starts_with(b"application/grpc-web-text") {
+            Self::GrpcWebText
+        } else if kind.starts_with(b"application/grpc-web") {
+            Self::GrpcWeb
+        } else {
+            Self::Grpc
+        }
+    }
+
+    fn translate(self, frame: Frame<Chunk>) -> Frame<Chunk> {
+        if matches!(self, Self::Grpc) {
+            return frame;
+        }
+        let chunk = match frame.into_data() {
+            Ok(chunk) => chunk,
+            Err(frame) => trailers_message(&frame.into_trailers().unwrap_or_default()).into(),
+        };
+        Frame::data(match self {
+            Self::GrpcWebText => chunk.encoded(|bytes| BASE64_STANDARD.encode(bytes).into()),
+            Self::Grpc | Self::GrpcWeb => chunk,
+        })
+    }
+}
+
+/// Trailers as gRPC-Web has them: as lines of HTTP/1.
+fn trailers_message(trailers: &HeaderMap) -> Bytes {
+    let length = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
+    let mut message = BytesMut::with_capacity(PREFIX_BYTES + length);
+    put_prefix(TRAILERS_FLAG, length, &mut message);
+    for (name, value) in trailers {
+        message.put_slice(name.as_ref());
+        message.put_u8(b':');
+        message.put_slice(value.as_bytes());
+        message.put_slice(b"\r\n");
+    }
+    message.freeze()
 }
 
 pin_project! {
-    /// The body of a response: as it came, nothing until the prepared one takes its place, or that one.
+    /// The body of a response: as it came, or the prepared one.
     #[project = SentProjection]
     pub(crate) enum Sent<B> {
         AsIs { #[pin] body: B },
-        Nothing,
         // what the layers put into their bodies lives as long as the call
-        Prepared { #[pin] body: tonic::body::Body, _replaced: B },
+        Prepared { body: BoxBody, protocol: Protocol, _replaced: B },
     }
 }
 
@@ -131,21 +156,24 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = tonic::codegen::StdError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, Self::Error>>> {
         match self.project() {
-            SentProjection::AsIs { body } => body.poll_frame(cx).map_err(Into::into),
-            SentProjection::Nothing => Poll::Ready(None),
-            SentProjection::Prepared { body, .. } => body.poll_frame(cx).map_err(Into::into),
+            SentProjection::AsIs { body } => {
+                body.poll_frame(cx).map_ok(|frame| frame.map_data(Chunk::from)).map_err(Into::into)
+            }
+            SentProjection::Prepared { body, protocol, .. } => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                Poll::Ready(frame.map(|Ok(frame)| Ok(protocol.translate(frame))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::AsIs { body } => body.is_end_stream(),
-            Self::Nothing => true,
             Self::Prepared { body, .. } => body.is_end_stream(),
         }
     }
@@ -153,7 +181,6 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::AsIs { body } => body.size_hint(),
-            Self::Nothing => SizeHint::with_exact(0),
             Self::Prepared { body, .. } => body.size_hint(),
         }
     }

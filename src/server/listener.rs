@@ -3,7 +3,6 @@
 use std::{convert::Infallible, error::Error as StdError, io, pin::pin, sync::Arc, time::Duration};
 
 use ::http::{Request, Response};
-use bytes::Bytes;
 use http_body::Body;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -51,7 +50,7 @@ pub(super) async fn serve<S, B>(
 ) where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data: Send> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let http = Arc::new(http(bounds));
@@ -167,7 +166,7 @@ async fn attend<S, B>(connection: Connection, http: &Http, service: S, draining:
 where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data: Send> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let client = connection.client();

@@ -158,12 +158,11 @@ impl Server {
             .add_service(health_service)
             .prepare()
             .into_axum_router()
-            .route_layer(grpc::SendFrames::BeforeTranslation)
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
             .fallback(no_such_path);
         let service = tower::ServiceBuilder::new()
-            .layer(grpc::SendFrames::Outermost)
+            .layer(grpc::SendFrames)
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())

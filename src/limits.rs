@@ -136,6 +136,8 @@ pub const NATS_GRACE: Duration = Duration::from_millis(1500);
 pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of a publish, from the call to the acknowledgement.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of that is kept for the acknowledgement: what waited for the rest is not sent any more, and surely not stored.
+pub const ACK_TIME_MIN: Duration = Duration::from_secs(1);
 /// How often the position of an AUTO subscriber is written back at most.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Positions of AUTO subscribers that an instance writes back each second: beyond, each is written less often.

@@ -14,7 +14,10 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-pub(crate) use self::{frames::encode_message, prepared::SendFrames};
+pub(crate) use self::{
+    frames::encode_message,
+    prepared::{SendFrames, free_replaced},
+};
 use crate::{
     domain::Caller,
     error::{Error, Reason},

@@ -1,7 +1,8 @@
 //! The body that a handler has prepared, and the layer that puts it in the place of tonic's.
 //!
 //! It is put there by the outermost layer, so that what the layers between do for each frame of a body is not done for the
-//! frames of a subscription. One of those layers is the translation to gRPC-Web, which is done here for them instead.
+//! frames of a subscription. One of those layers is the translation to gRPC-Web, which is done here for them instead. What
+//! tonic has allocated for its own body is freed at once: an idle subscription would hold 8 KiB for nothing.
 
 use std::{
     convert::Infallible,
@@ -42,6 +43,14 @@ impl Prepared {
         let Self(body) = response.extensions_mut().remove()?;
         lock(&body).take()
     }
+}
+
+/// Frees the body that a prepared one will replace. For the layer around the handlers.
+pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
+    if response.extensions().get::<Prepared>().is_some() {
+        return response.map(|_| B::default());
+    }
+    response
 }
 
 /// Puts prepared bodies in their place.

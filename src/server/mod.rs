@@ -19,6 +19,7 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::MapResponseLayer;
 use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
@@ -158,6 +159,7 @@ impl Server {
             .add_service(health_service)
             .prepare()
             .into_axum_router()
+            .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
             .fallback(no_such_path);

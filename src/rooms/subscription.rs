@@ -2,7 +2,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -28,6 +28,11 @@ use crate::{
 const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a subscription that always has something to send asks whether it is to end.
 const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Signs of life go out at so many moments of their interval, which all subscriptions share: those of one connection then
+/// go in one write.
+const BEATS: u32 = 16;
+static BEATS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// An open subscription. Dropping it ends it.
 pub(crate) struct Subscription {
@@ -104,8 +109,9 @@ struct Pace {
 
 impl Pace {
     fn new(heartbeat_interval: Duration) -> Self {
-        let timer = Box::pin(time::sleep(heartbeat_interval));
-        Self { heartbeat_interval, timer, sent_at: Instant::now(), asked_at: Instant::now() }
+        let now = Instant::now();
+        let timer = Box::pin(time::sleep_until(beat(now, heartbeat_interval)));
+        Self { heartbeat_interval, timer, sent_at: now, asked_at: now }
     }
 
     /// A frame was sent.
@@ -113,18 +119,19 @@ impl Pace {
         self.sent_at = Instant::now();
     }
 
-    /// Returns when nothing was sent for the heartbeat interval.
+    /// Returns when nothing was sent for nearly the heartbeat interval, and in time before it is over.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
     async fn silent(&mut self) {
         loop {
             self.timer.as_mut().await;
-            if self.sent_at.elapsed() >= self.heartbeat_interval {
+            let due = beat(self.sent_at, self.heartbeat_interval);
+            if due <= Instant::now() {
                 return;
             }
             // not set anew with each frame, which would cost more than this
-            self.timer.as_mut().reset(self.sent_at + self.heartbeat_interval);
+            self.timer.as_mut().reset(due);
         }
     }
 
@@ -136,6 +143,13 @@ impl Pace {
         self.asked_at = Instant::now();
         end.now_or_never()
     }
+}
+
+/// The last of the moments for signs of life that is within `interval` after `since`.
+fn beat(since: Instant, interval: Duration) -> Instant {
+    let end = since + interval;
+    let after_last = end.duration_since(*BEATS_FROM).as_nanos() % (interval / BEATS).as_nanos().max(1);
+    end - Duration::from_nanos(u64::try_from(after_last).unwrap_or(0))
 }
 
 // what happens seldom is boxed: an idle subscription holds the room that its largest await needs
@@ -362,4 +376,25 @@ fn frames(steps: Vec<Step>, batch: Option<Arc<Batch>>) -> impl Iterator<Item = F
         Step::Gap(gap) => Some(Frame::Gap(gap)),
         Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_of_life_come_within_the_interval_and_together() {
+        let interval = Duration::from_secs(15);
+        let start = *BEATS_FROM;
+        let beats: std::collections::BTreeSet<_> = (0..15_000)
+            .map(|milliseconds| {
+                let sent_at = start + Duration::from_millis(milliseconds);
+                let beat = beat(sent_at, interval);
+                assert!((interval - interval / BEATS..=interval).contains(&(beat - sent_at)), "{:?}", beat - sent_at);
+                beat
+            })
+            .collect();
+        assert_eq!(beats.len(), BEATS as usize);
+        assert_eq!(beat(start, Duration::from_nanos(1)), start + Duration::from_nanos(1));
+    }
 }

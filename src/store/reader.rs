@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The server is silent for twice this before a consumer counts as lost.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 /// An abandoned consumer goes after this.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);

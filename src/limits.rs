@@ -141,7 +141,7 @@ pub const ACK_TIME_MIN: Duration = Duration::from_secs(1);
 /// How often the position of an AUTO subscriber is written back at most.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Positions of AUTO subscribers that an instance writes back each second: beyond, each is written less often.
-pub const BOOKMARKS_PER_SECOND: usize = 200;
+pub const BOOKMARKS_PER_SECOND: usize = 100;
 /// How old an unwritten position of an AUTO subscriber gets, however many there are.
 pub const BOOKMARK_AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a newer subscription waits for the older one to write its last position.

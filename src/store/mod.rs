@@ -21,6 +21,7 @@ mod reader;
 mod registry;
 mod signatures;
 mod streams;
+mod turn;
 mod version;
 mod watchdog;
 

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::{
     history,
     nats::{ApiError, Nats},
+    turn,
 };
 use crate::{
     domain::{Room, RoomId, RoomState},
@@ -133,11 +134,7 @@ pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> 
 pub(super) async fn update(nats: &Nats, room: &Room) -> Result<()> {
     nats.require_jetstream()?;
     let Some(found) = info(nats, &room.room_id).await? else { return create(nats, room).await.map(drop) };
-    let wanted = settings(room, found.config.clone());
-    if wanted == found.config {
-        return Ok(());
-    }
-    Ok(set(nats, "UPDATE", wanted).await.map(drop)?)
+    Ok(bring_about(nats, room, found).await.map(drop)?)
 }
 
 /// Removes every message up to and including `through`; answers how many there were.
@@ -197,21 +194,42 @@ pub(super) async fn delete(nats: &Nats, room: &RoomId) -> Result<()> {
 
 /// Writes back what another program's bare create-or-update stripped.
 async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
-    let wanted = settings(room, found.config.clone());
-    if wanted == found.config {
+    if settings(room, found.config.clone()) == found.config {
         return Ok(state(&found));
     }
     info!(room = %room.room_id, "repairing the settings of the room's stream");
+    let before = state(&found);
     // boxed: rare, and too large for the future of every reader
-    match Box::pin(set(nats, "UPDATE", wanted)).await {
+    match Box::pin(bring_about(nats, room, found)).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => {
             // the room can be used as it is; what it lacks is said in the log
             warn!(room = %room.room_id, %error, "the settings of the room's stream cannot be repaired");
-            Ok(state(&found))
+            Ok(before)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives the stream that was found the settings of `room`; its subject, if it lost it, alone.
+async fn bring_about(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiError> {
+    if found.config.subjects.iter().any(|subject| subject == room.subject.as_str()) {
+        return update_if_other(nats, room, found).await;
+    }
+    let turn = turn::take(nats, &found.config.name).await?;
+    let updated = async {
+        // it may have changed meanwhile
+        let found = info(nats, &room.room_id).await?.ok_or(ApiError::NoResponders)?;
+        update_if_other(nats, room, found).await
+    };
+    let updated = updated.await;
+    turn.end().await;
+    updated
+}
+
+async fn update_if_other(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiError> {
+    let wanted = settings(room, found.config.clone());
+    if wanted == found.config { Ok(found) } else { set(nats, "UPDATE", wanted).await }
 }
 
 /// Creates or updates the stream. NATS refuses one that may have more consumers than its account: it then gets as many as

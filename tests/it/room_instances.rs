@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use futures_util::future::{join, join_all};
 use tonic::Code;
 use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, Retention};
@@ -199,4 +200,31 @@ async fn rooms_outlive_the_instances() {
     let refused = client.create_room(persisted("a_b")).await;
     assert_status(refused, Code::AlreadyExists, "ROOM_NAME_TAKEN");
     knows(&client, "live").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subject_is_given_back_by_one_instance_alone() {
+    // Goal: instances that repair a stream at the same time do not make NATS store each message more than once, as updates
+    // at the same time do. Method: another program takes the subject away, again and again, and each time a message is
+    // published through each of four instances at once; each is stored once.
+    const ROUNDS: usize = 60;
+    const INSTANCES: usize = 4;
+    let nats = Nats::start().await;
+    let instances = join_all((0..INSTANCES).map(|_| Unibus::start(&nats))).await;
+    let clients = join_all(instances.iter().map(Unibus::client)).await;
+    create_room(&clients[0], "lobby").await;
+    for client in &clients {
+        eventually(KNOWN_WITHIN, async || knows(client, "lobby").await).await;
+    }
+    let jetstream = nats.jetstream().await;
+    let config = nats.stream("lobby").await.cached_info().config.clone();
+    let away = Config { subjects: vec!["elsewhere".into()], ..config };
+    for round in 1..=ROUNDS {
+        jetstream.update_stream(&away).await.unwrap();
+        for stored in join_all(clients.iter().map(|client| publish(client, "lobby", "once"))).await {
+            stored.unwrap();
+        }
+        let kept = nats.stream("lobby").await.cached_info().state.messages;
+        assert_eq!(kept, (round * INSTANCES) as u64, "after {round} rounds");
+    }
 }

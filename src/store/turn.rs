@@ -1,0 +1,81 @@
+//! Turns of the instances at one stream.
+//!
+//! nats-server 2.15.1 works on several updates of a stream at once, and subscribes to a subject for each of them that adds
+//! it: from then on the stream stores every message so many times, until the server starts again. (Without turns, two
+//! updates at the same time did so in 409 of 500 tries.) So whoever gives a stream its subject back holds a consumer of a
+//! fixed name meanwhile: only one can create it, and it goes by itself when its holder does not come back.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_nats::jetstream::{
+    ErrorCode,
+    consumer::{AckPolicy, IntoConsumerConfig, pull},
+};
+use serde_json::json;
+use tokio::time::{self, Instant};
+use tracing::warn;
+
+use super::nats::{ApiError, Nats};
+
+const NAME: &str = "unibus_turn";
+const METADATA_HOLDER: &str = "unibus.holder";
+/// A turn that was not given back ends after this.
+const LEASE: Duration = Duration::from_secs(3);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// To be given back.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Turn {
+    nats: Nats,
+    stream: String,
+}
+
+/// Waits for the stream's turn.
+///
+/// # Errors
+/// When NATS does not answer, or refuses the consumer, or another instance does not give its turn back. Where no further
+/// consumer is allowed the turn is taken without one.
+///
+/// # Cancel safety
+/// A turn that is taken while this is dropped ends by itself after a while.
+pub(super) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
+    // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
+    let config = pull::Config {
+        name: Some(NAME.to_owned()),
+        ack_policy: AckPolicy::None,
+        inactive_threshold: LEASE,
+        memory_storage: true,
+        num_replicas: 1,
+        // a request for the very consumer that exists would be granted
+        metadata: HashMap::from([(METADATA_HOLDER.to_owned(), uuid::Uuid::new_v4().to_string())]),
+        ..pull::Config::default()
+    }
+    .into_consumer_config();
+    let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+    let give_up = Instant::now() + 2 * LEASE;
+    loop {
+        match nats.api::<_, serde::de::IgnoredAny>(format!("CONSUMER.CREATE.{stream}.{NAME}"), &request).await {
+            Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) && Instant::now() < give_up => {
+                time::sleep(RETRY_DELAY).await;
+            }
+            Err(error) if error.is(ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => {
+                warn!(stream, %error, "a turn at the stream is taken without regard to other instances");
+                break;
+            }
+            result => {
+                result?;
+                break;
+            }
+        }
+    }
+    Ok(Turn { nats: nats.clone(), stream: stream.to_owned() })
+}
+
+impl Turn {
+    /// Gives the turn back. One that is dropped instead, or that NATS does not hear of, ends by itself.
+    pub(super) async fn end(self) {
+        let subject = format!("CONSUMER.DELETE.{}.{NAME}", self.stream);
+        let _ = self.nats.api::<_, serde::de::IgnoredAny>(subject, &json!({})).await;
+    }
+}

@@ -2,9 +2,11 @@
 //!
 //! 1,000 messages/s of 256 B go into a room: up to 200 of them by one call of Publish after the other, each timed, the rest
 //! from a native peer. Ours: the room has 100 durable subscribers that the service acknowledges for, on 4 connections.
-//! Baselines: the same load into a room without subscribers, on the same service; and, to tell what the acknowledgements
-//! take, into one with as many subscribers without a name. A turn fails unless every subscriber received every message. Then
-//! the same with 1,000 subscribers and 100 messages/s, which are the timed calls alone.
+//! Baselines: the same load into a room without subscribers, on the same service; to tell what the acknowledgements take,
+//! into one with as many subscribers without a name; and, to tell what any delivery takes on these cores, into a room
+//! without subscribers whose messages the bare server, fed by NATS, delivers to as many. A turn fails unless every
+//! subscriber received every message. Then the same with 1,000 subscribers and 100 messages/s, which are the timed calls
+//! alone.
 
 use std::{
     sync::{
@@ -23,7 +25,7 @@ use crate::{
     crowd::Crowd,
     measure::{Measured, Scale, Side, Turn, in_turns},
     native,
-    processes::{Disk, Stand},
+    processes::{Baseline, Disk, Stand},
     report::{Line, Outcome, Reach, Unit},
 };
 
@@ -42,32 +44,39 @@ async fn compare(outcome: &mut Outcome, scale: Scale, subscribers: usize, per_se
     let stand = Stand::start(Disk::Interval).await?;
     let channels = client::channels(stand.service.url(), CONNECTIONS).await?;
     let context = native::connect(&stand.nats).await?;
+    let feeder = Baseline::fed(&stand.nats, &client::subject("fed")).await?;
+    let to_fed = client::channels(feeder.url(), CONNECTIONS).await?;
+    let [service, nats] = stand.ours();
+    let processes = [service, nats, ("bare", feeder.id())];
     let side = |name, room: &'static str, crowd: Option<Arc<Crowd>>, channel| {
         let (stream, subject) = (client::stream_name(room), client::subject(room));
         let publish = Publish::natively(&context, &stream, &subject, &client::payload(PAYLOAD_BYTES));
         let client = Client::new(channel);
         let turn = move || timed(client.clone(), room, publish.clone(), crowd.clone(), scale.turn, per_second);
-        Side::new(name, &stand.ours(), turn)
+        Side::new(name, &processes, turn)
     };
     let control = client::channel(stand.service.url()).await?;
-    client::create_room(&control, "busy").await?;
-    client::create_room(&control, "unnamed").await?;
-    client::create_room(&control, "quiet").await?;
+    for room in ["busy", "unnamed", "fed", "quiet"] {
+        client::create_room(&control, room).await?;
+    }
     let named = Arc::new(Crowd::open(&channels, "busy", subscribers, true).await?);
     let unnamed = Arc::new(Crowd::open(&channels, "unnamed", subscribers, false).await?);
+    let fed = Arc::new(Crowd::open(&to_fed, "fed", subscribers, false).await?);
     let sides = [
         side("unibus", "busy", Some(named), control.clone()),
         side("unnamed subscribers", "unnamed", Some(unnamed), control.clone()),
+        side("subscribers of the bare server", "fed", Some(fed), control.clone()),
         side("no subscribers", "quiet", None, control),
     ];
-    let [ours, unnamed, alone] = in_turns(&scale, sides).await?;
+    let [ours, unnamed, bare, alone] = in_turns(&scale, sides).await?;
     let claim = format!("Publish while {subscribers} receive {per_second} messages/s, p50");
-    outcome.spent(claim.trim_end_matches(", p50"), &[&ours, &unnamed, &alone]);
+    outcome.spent(claim.trim_end_matches(", p50"), &[&ours, &unnamed, &bare, &alone]);
     let beside = |what, side: &Measured| {
         anyhow::Ok(Line::new(&claim, Unit::Seconds, ours.figure("p50")?, (what, side.figure("p50")?)))
     };
     outcome.lines.push(beside("without subscribers", &alone)?.reach(Reach::AtMost(1.5)));
     outcome.lines.push(beside("with unnamed subscribers", &unnamed)?);
+    outcome.lines.push(beside("with as many of the bare server", &bare)?);
     Ok(())
 }
 

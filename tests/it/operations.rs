@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::StreamExt;
 use prost::Message as _;
 use reqwest::StatusCode;
@@ -12,9 +13,12 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
-use unibus::v1::{ListRoomsRequest, ListRoomsResponse};
+use unibus::v1::{
+    ListRoomsRequest, ListRoomsResponse, Start, SubscribeRequest, SubscribeResponse, start::At,
+    subscribe_response::Frame,
+};
 
-use crate::support::{Nats, Unibus, create_room, eventually, history, publish};
+use crate::support::{Nats, Unibus, create_room, eventually, floor_reaches, history, publish};
 
 /// How long a change of NATS may take to be seen.
 const SOON: Duration = Duration::from_secs(20);
@@ -135,41 +139,90 @@ async fn a_browser_calls_over_grpc_web() {
     let unibus = Unibus::start(&nats).await;
     create_room(&unibus.client().await, "lobby").await;
 
-    let (data, trailers) = web_call(&unibus, "ListRooms", &ListRoomsRequest::default()).await;
+    let (data, trailers) = web_call(&unibus, WEB, "ListRooms", &ListRoomsRequest::default()).await;
     assert_eq!(status_in(&trailers), Some("0"), "{trailers}");
-    let rooms = ListRoomsResponse::decode(&*data.expect("an answer")).unwrap().rooms;
+    let [data] = &data[..] else { panic!("{} answers", data.len()) };
+    let rooms = ListRoomsResponse::decode(&**data).unwrap().rooms;
     let ids: Vec<&str> = rooms.iter().map(|room| room.room_id.as_str()).collect();
     assert_eq!(ids, ["lobby"]);
 
     let unknown = unibus::v1::GetRoomRequest { room_id: "nowhere".into() };
-    let (data, trailers) = web_call(&unibus, "GetRoom", &unknown).await;
-    assert_eq!(data, None);
+    let (data, trailers) = web_call(&unibus, WEB, "GetRoom", &unknown).await;
+    assert_eq!(data, Vec::<Vec<u8>>::new());
     assert_eq!(status_in(&trailers), Some("5"), "{trailers}");
 }
 
-/// Makes a gRPC-Web call; gives the message that is answered and the trailers as text, wherever they were.
-async fn web_call(unibus: &Unibus, method: &str, request: &impl prost::Message) -> (Option<Vec<u8>>, String) {
-    const KIND: &str = "application/grpc-web+proto";
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_subscribes_over_grpc_web() {
+    // Goal: a subscription is translated as any other answer, and what was sent counts as taken. Method: over HTTP/1.1, in
+    // both encodings: a durable subscriber reads a room to its end, and its position moves; then a room that is not there.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    // of all lengths that base64 pads differently, and more than go out together
+    let sent: Vec<_> = (0..50).map(|number| "x".repeat(number * 20 + number % 3)).collect();
+    for payload in &sent {
+        publish(&client, "lobby", payload.clone()).await.unwrap();
+    }
+    for (kind, subscriber) in [(WEB, "binary"), (WEB_TEXT, "text")] {
+        let request = SubscribeRequest {
+            room_id: "lobby".into(),
+            subscriber: subscriber.into(),
+            start: Some(Start { at: Some(At::All(())) }),
+            until_caught_up: true,
+            ..SubscribeRequest::default()
+        };
+        let (data, trailers) = web_call(&unibus, kind, "Subscribe", &request).await;
+        assert_eq!(status_in(&trailers), Some("0"), "{trailers}");
+        let frames = data.iter().map(|frame| SubscribeResponse::decode(&**frame).unwrap().frame.unwrap());
+        let received: Vec<_> = frames
+            .filter_map(|frame| match frame {
+                Frame::Message(message) => Some(String::from_utf8(message.payload.to_vec()).unwrap()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(received, sent);
+        assert_eq!(floor_reaches(&nats, "lobby", subscriber, 50).await, 50);
+        let nowhere = SubscribeRequest { room_id: "nowhere".into(), ..request };
+        let (data, trailers) = web_call(&unibus, kind, "Subscribe", &nowhere).await;
+        assert_eq!((data.len(), status_in(&trailers)), (0, Some("5")), "{trailers}");
+    }
+}
+
+/// The kinds of gRPC-Web: as it is, and in base64.
+const WEB: &str = "application/grpc-web+proto";
+const WEB_TEXT: &str = "application/grpc-web-text+proto";
+
+/// Makes a gRPC-Web call; gives the messages that are answered and the trailers as text, wherever they were.
+async fn web_call(unibus: &Unibus, kind: &str, method: &str, request: &impl prost::Message) -> (Vec<Vec<u8>>, String) {
     let message = request.encode_to_vec();
     let mut body = vec![0];
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     body.extend(message);
     let url = format!("http://{}/{SERVICE}/{method}", unibus.address());
-    let call = reqwest::Client::new().post(url).header("content-type", KIND).header("x-grpc-web", "1").body(body);
-    let response = call.send().await.expect("an answer");
+    if kind == WEB_TEXT {
+        body = BASE64_STANDARD.encode(body).into();
+    }
+    let call = reqwest::Client::new().post(url).header("content-type", kind).header("accept", kind);
+    let response = call.header("x-grpc-web", "1").body(body).send().await.expect("an answer");
     assert_eq!(response.version(), reqwest::Version::HTTP_11);
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(response.headers()["content-type"], KIND);
+    assert_eq!(response.headers()["content-type"], kind);
     let header =
         response.headers().get("grpc-status").map(|status| format!("grpc-status:{}", status.to_str().unwrap()));
     let mut trailers = header.unwrap_or_default();
-    let mut data = None;
-    let body = response.bytes().await.expect("a body");
+    let mut data = Vec::new();
+    let mut body = response.bytes().await.expect("a body").to_vec();
+    if kind == WEB_TEXT {
+        // each part is padded by itself
+        body = body.chunks(4).flat_map(|four| BASE64_STANDARD.decode(four).unwrap()).collect();
+    }
     let mut rest = &body[..];
     while let [flags, a, b, c, d, tail @ ..] = rest {
         let (frame, tail) = tail.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
         match flags {
-            0 => data = Some(frame.to_vec()),
+            0 => data.push(frame.to_vec()),
             0x80 => trailers.push_str(std::str::from_utf8(frame).unwrap()),
             _ => panic!("a frame with the flags {flags}"),
         }

@@ -22,7 +22,6 @@ use crate::rooms::{Mark, Session};
 pub(super) type Complete = Vec<(Arc<Session>, Mark)>;
 
 /// A part of a response's body.
-#[derive(Default)]
 pub(crate) struct Chunk {
     bytes: Bytes,
     taken: Option<Taken>,
@@ -58,12 +57,11 @@ impl Chunk {
 
     fn tell_if_taken(&mut self) {
         if self.bytes.is_empty()
-            && let Some(taken) = &mut self.taken
+            && let Some(mut taken) = self.taken.take()
         {
             for (session, mark) in taken.complete.drain(..) {
                 session.taken(mark);
             }
-            self.taken = None;
         }
     }
 }

@@ -9,7 +9,7 @@ use async_nats::jetstream::{
     ErrorCode,
     consumer::{AckPolicy, Info, pull},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
@@ -37,13 +37,6 @@ pub(crate) struct Bookmark {
     pub created: bool,
 }
 
-#[derive(Serialize)]
-struct CreateRequest<'a> {
-    stream_name: &'a str,
-    config: pull::Config,
-    action: &'static str,
-}
-
 #[derive(Deserialize)]
 struct ResetResponse {
     ack_floor: Floor,
@@ -68,18 +61,16 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) ->
         }
         return Ok(Bookmark { position: info.ack_floor.stream_sequence, created: false });
     }
-    let stream = streams::name(&room.room_id);
     let name = name(&room.room_id, subscriber);
     let config = pull::Config {
         durable_name: Some(name.clone()),
-        name: Some(name.clone()),
+        name: Some(name),
         ack_policy: AckPolicy::Explicit,
         metadata: HashMap::from([(METADATA_SUBSCRIBER.to_owned(), subscriber.as_str().to_owned())]),
         ..pull::Config::default()
     };
-    let request = CreateRequest { stream_name: &stream, config, action: "create" };
-    match nats.api::<_, serde::de::IgnoredAny>(format!("CONSUMER.CREATE.{stream}.{name}"), &request).await {
-        Ok(_) => Ok(Bookmark { position: 0, created: true }),
+    match nats.create_consumer(&streams::name(&room.room_id), config).await {
+        Ok(()) => Ok(Bookmark { position: 0, created: true }),
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
             Ok(Bookmark { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
         }
@@ -117,9 +108,8 @@ pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &SubscriberId) 
     if position(nats, room, subscriber).await?.is_none() {
         return Ok(false);
     }
-    let subject = format!("CONSUMER.DELETE.{}.{}", streams::name(&room.room_id), name(&room.room_id, subscriber));
-    match nats.api::<_, serde::de::IgnoredAny>(subject, &json!({})).await {
-        Ok(_) => Ok(true),
+    match nats.delete_consumer(&streams::name(&room.room_id), &name(&room.room_id, subscriber)).await {
+        Ok(()) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }

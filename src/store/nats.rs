@@ -6,11 +6,19 @@ use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
     client::FlushErrorKind,
     connection::State,
-    jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
+    jetstream::{
+        self, ErrorCode,
+        consumer::{IntoConsumerConfig, pull},
+        context::RequestErrorKind,
+        response::Response,
+    },
 };
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::json;
 use tokio::{sync::watch, time};
 use tracing::{debug, info, warn};
@@ -181,10 +189,26 @@ impl Nats {
         }
     }
 
+    /// Creates a consumer that is named in its configuration, and does not exist yet with another.
+    ///
+    /// # Errors
+    /// `CONSUMER_ALREADY_EXISTS` if it does.
+    pub(super) async fn create_consumer(&self, stream: &str, config: pull::Config) -> Result<(), ApiError> {
+        // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
+        let config = config.into_consumer_config();
+        let subject = format!("CONSUMER.CREATE.{stream}.{}", config.name.as_deref().unwrap_or_default());
+        let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+        self.api::<_, IgnoredAny>(subject, &request).await.map(drop)
+    }
+
+    pub(super) async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), ApiError> {
+        self.api::<_, IgnoredAny>(format!("CONSUMER.DELETE.{stream}.{name}"), &json!({})).await.map(drop)
+    }
+
     /// Whether JetStream answers, waiting for a leader if the server says that it has JetStream.
     async fn probe(&self, deadline: time::Instant) -> Result<bool> {
         loop {
-            let error = match self.api::<_, serde::de::IgnoredAny>("INFO".to_owned(), &json!({})).await {
+            let error = match self.api::<_, IgnoredAny>("INFO".to_owned(), &json!({})).await {
                 Ok(_) => return Ok(true),
                 Err(ApiError::Refused(error))
                     if matches!(

@@ -268,10 +268,10 @@ impl Drop for Abandon {
     fn drop(&mut self) {
         // without a runtime the service is being torn down
         let Ok(runtime) = Handle::try_current() else { return };
-        let (nats, subject) = (self.nats.clone(), format!("CONSUMER.DELETE.{}.{}", self.stream, self.name));
+        let (nats, stream, name) = (self.nats.clone(), self.stream.clone(), self.name.clone());
         let delete = async move {
             // gone already, or out of reach: either way nothing is left to do
-            let _ = nats.api::<_, serde::de::IgnoredAny>(subject, &serde_json::json!({})).await;
+            let _ = nats.delete_consumer(&stream, &name).await;
         };
         self.tasks.spawn_on(delete, &runtime);
     }

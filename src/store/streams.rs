@@ -221,8 +221,8 @@ async fn bring_about(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiE
         // it may have changed meanwhile
         let found = info(nats, &room.room_id).await?.ok_or(ApiError::NoResponders)?;
         update_if_other(nats, room, found).await
-    };
-    let updated = updated.await;
+    }
+    .await;
     turn.end().await;
     updated
 }

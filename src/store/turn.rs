@@ -9,9 +9,8 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::{AckPolicy, IntoConsumerConfig, pull},
+    consumer::{AckPolicy, pull},
 };
-use serde_json::json;
 use tokio::time::{self, Instant};
 use tracing::warn;
 
@@ -40,7 +39,6 @@ pub(super) struct Turn {
 /// # Cancel safety
 /// A turn that is taken while this is dropped ends by itself after a while.
 pub(super) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
-    // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
     let config = pull::Config {
         name: Some(NAME.to_owned()),
         ack_policy: AckPolicy::None,
@@ -50,32 +48,26 @@ pub(super) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
         // a request for the very consumer that exists would be granted
         metadata: HashMap::from([(METADATA_HOLDER.to_owned(), uuid::Uuid::new_v4().to_string())]),
         ..pull::Config::default()
-    }
-    .into_consumer_config();
-    let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+    };
     let give_up = Instant::now() + 2 * LEASE;
-    loop {
-        match nats.api::<_, serde::de::IgnoredAny>(format!("CONSUMER.CREATE.{stream}.{NAME}"), &request).await {
+    let taken = loop {
+        match nats.create_consumer(stream, config.clone()).await {
             Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) && Instant::now() < give_up => {
                 time::sleep(RETRY_DELAY).await;
             }
             Err(error) if error.is(ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => {
                 warn!(stream, %error, "a turn at the stream is taken without regard to other instances");
-                break;
+                break Ok(());
             }
-            result => {
-                result?;
-                break;
-            }
+            result => break result,
         }
-    }
-    Ok(Turn { nats: nats.clone(), stream: stream.to_owned() })
+    };
+    taken.map(|()| Turn { nats: nats.clone(), stream: stream.to_owned() })
 }
 
 impl Turn {
     /// Gives the turn back. One that is dropped instead, or that NATS does not hear of, ends by itself.
     pub(super) async fn end(self) {
-        let subject = format!("CONSUMER.DELETE.{}.{NAME}", self.stream);
-        let _ = self.nats.api::<_, serde::de::IgnoredAny>(subject, &json!({})).await;
+        let _ = self.nats.delete_consumer(&self.stream, NAME).await;
     }
 }

@@ -52,14 +52,21 @@ pub(super) struct Job {
     pub source: Option<Source>,
     pub bytes: usize,
     pub since: Instant,
-    /// When it has to be sent, so that its acknowledgement can come in time.
-    pub send_by: Instant,
     pub deadline: Instant,
     tell: oneshot::Sender<Outcome>,
     _place: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
+/// When what has this deadline has to be sent, so that its acknowledgement can come in time.
+fn send_by(deadline: Instant) -> Instant {
+    deadline - ACK_TIME_MIN
+}
+
 impl Job {
+    pub(super) fn send_by(&self) -> Instant {
+        send_by(self.deadline)
+    }
+
     /// Answers. The caller may have gone meanwhile.
     pub(super) fn tell(self, outcome: Outcome) {
         let _ = self.tell.send(outcome);
@@ -147,7 +154,6 @@ impl Lane {
     ) -> Result<(oneshot::Receiver<Outcome>, bool)> {
         let since = Instant::now();
         let deadline = since + PUBLISH_TIMEOUT;
-        let send_by = deadline - ACK_TIME_MIN;
         let (messages, bytes) = match &work {
             Work::One(message) => (1, message.draft.bytes()),
             Work::All(messages) => (messages.len(), messages.iter().map(|message| message.draft.bytes()).sum()),
@@ -158,10 +164,10 @@ impl Lane {
             let bytes = Arc::clone(&self.bytes).acquire_many_owned(share(bytes, ROOM_QUEUE_BYTES_MAX)).await;
             places.ok().zip(bytes.ok())
         };
-        let Ok(Some(place)) = timeout_at(send_by, place).await else { return Err(unavailable()) };
+        let Ok(Some(place)) = timeout_at(send_by(deadline), place).await else { return Err(unavailable()) };
         let (tell, outcome) = oneshot::channel();
         let registered = Arc::clone(registered);
-        let job = Job { registered, work, source, bytes, since, send_by, deadline, tell, _place: place };
+        let job = Job { registered, work, source, bytes, since, deadline, tell, _place: place };
         let mut queue = lock(&self.queue);
         queue.jobs.push_back(job);
         let needs_worker = !std::mem::replace(&mut queue.is_served, true);

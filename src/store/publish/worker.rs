@@ -111,7 +111,7 @@ impl Worker {
         let lane = Arc::clone(&self.lane);
         let mut queue = lock(&lane.queue);
         let now = Instant::now();
-        while let Some(job) = pop_if(&mut queue.jobs, |job| job.is_abandoned() || job.send_by <= now) {
+        while let Some(job) = pop_if(&mut queue.jobs, |job| job.is_abandoned() || job.send_by() <= now) {
             job.tell_unavailable();
         }
         let Some(first) = queue.jobs.front() else {
@@ -218,9 +218,9 @@ impl Worker {
         let queue = lock(&self.lane.queue);
         let waiting = queue.jobs.front().map(|job| {
             if self.publisher.sender.nats.is_connected() {
-                job.send_by
+                job.send_by()
             } else {
-                job.send_by.min(job.since + NATS_GRACE).min(now + CONNECTION_TICK)
+                job.send_by().min(job.since + NATS_GRACE).min(now + CONNECTION_TICK)
             }
         });
         let sent = self.sent.front().map(|sent| sent.deadline);
@@ -233,7 +233,7 @@ impl Worker {
             self.settle(None);
         }
         let is_connected = self.publisher.sender.nats.is_connected();
-        let has_expired = |job: &Job| job.send_by <= now || (!is_connected && job.since + NATS_GRACE <= now);
+        let has_expired = |job: &Job| job.send_by() <= now || (!is_connected && job.since + NATS_GRACE <= now);
         let mut queue = lock(&self.lane.queue);
         while let Some(job) = pop_if(&mut queue.jobs, has_expired) {
             job.tell_unavailable();
@@ -279,7 +279,7 @@ impl Worker {
         time::sleep(self.retry_delay).await;
         self.retry_delay *= 2;
         let now = Instant::now();
-        for job in self.held.extract_if(.., |job| job.send_by <= now + self.retry_delay) {
+        for job in self.held.extract_if(.., |job| job.send_by() <= now + self.retry_delay) {
             job.tell_unavailable();
         }
         let held = std::mem::take(&mut self.held);

@@ -84,6 +84,9 @@ pub const HISTORY_LIMIT_DEFAULT: usize = 200;
 pub const HISTORY_LIMIT_MAX: usize = 1000;
 /// Bytes of a history page over gRPC: a default client decodes 4 MiB.
 pub const HISTORY_PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Bytes of all history pages that are on their way from NATS to an instance; further pages wait. The NATS server drops a
+/// connection for which more than its `max_pending` waits, 64 MiB by default.
+pub const PAGES_UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of payload in an answer of the HTTP history endpoint, before base64.
 pub const HISTORY_HTTP_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -129,6 +132,19 @@ pub const AUTH_LEEWAY_MAX: Duration = Duration::from_secs(300);
 pub const RSA_KEY_BITS_MIN: usize = 2048;
 /// Bits of an RSA key at most.
 pub const RSA_KEY_BITS_MAX: usize = 8192;
+
+/// Rooms that are read over a connection of their own because a message was found in them that the NATS client cannot parse.
+pub const SUSPECT_ROOMS_MAX: usize = 10_000;
+/// How long a replica may be silent before the leader is asked.
+pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// High-water marks that are kept before those of rooms that are gone are looked for.
+pub const HIGH_WATER_MARKS_UNPRUNED: usize = 10_000;
+/// How long a call asks again when NATS answers less than this instance knows.
+pub const STALE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so long in which NATS only answered less than this instance knows, it has lost what it had acknowledged.
+pub const ROLLED_BACK_AFTER: Duration = Duration::from_secs(60);
+/// How long a call about a position in a replicated room waits for an answer that knows this position.
+pub const POSITION_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a call waits for a lost NATS connection to come back before it answers that NATS is unavailable.
 pub const NATS_GRACE: Duration = Duration::from_millis(1500);

@@ -130,7 +130,3 @@ fn moved() -> Error {
 pub(super) fn draining() -> Error {
     Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly")
 }
-
-pub(super) fn unavailable() -> Error {
-    Error::new(Reason::NatsUnavailable, "the NATS connection is closed; subscribe again")
-}

@@ -110,7 +110,8 @@ impl LogBatches {
                 (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
             });
             self.position = sequence;
-            ends_log = pending == 0;
+            // a replica may lag, so that nothing after it there means nothing
+            ends_log = pending == 0 && self.room.replicas < 2;
         }
         batch.finish().map(|batch| LogBatch { batch, ends_log })
     }

@@ -3,7 +3,6 @@
 use super::{
     Rooms,
     access::{Right, actor},
-    start::check_end,
 };
 use crate::{
     domain::{Caller, Member, MemberId, Membership, Role, RoomId, Visible},
@@ -47,7 +46,7 @@ impl Rooms {
                 ));
             }
             let state = self.store.log_state(room).await?;
-            check_end("visible_from", visible_from - 1, &state)?;
+            self.check_end("visible_from", visible_from - 1, room, state).await?;
             visible = Visible { from: visible_from, epoch: state.epoch };
         }
         let member = Member { id, membership: Membership { role, visible } };

@@ -23,13 +23,13 @@ impl Rooms {
             Start::Default | Start::All => state.first_sequence - 1,
             Start::New => state.last_sequence,
             Start::AfterSequence(sequence) => {
-                check_end(&format!("{field}.after_sequence"), sequence, &state)?;
+                self.check_end(&format!("{field}.after_sequence"), sequence, room, state).await?;
                 sequence
             }
             Start::AfterCursor(cursor) => {
                 let field = format!("{field}.after_cursor");
                 let sequence = cursor.sequence_in(&field, &room.room_id, state.epoch)?;
-                check_end(&field, sequence, &state)?;
+                self.check_end(&field, sequence, room, state).await?;
                 sequence
             }
             Start::Since(time) => match self.store.first_since(room, state, time).await? {
@@ -60,16 +60,26 @@ impl Rooms {
         }
         Ok(end - 1)
     }
-}
 
-/// Refuses a position that no message has yet.
-pub(super) fn check_end(field: &str, sequence: u64, state: &RoomState) -> Result<()> {
-    if sequence <= state.last_sequence {
-        return Ok(());
+    /// Refuses a position that no message has yet; answers with a state that has it.
+    ///
+    /// # Errors
+    /// `POSITION_AFTER_END`.
+    pub(super) async fn check_end(
+        &self,
+        field: &str,
+        sequence: u64,
+        room: &Room,
+        state: RoomState,
+    ) -> Result<RoomState> {
+        let state = self.store.log_reaching(room, sequence, state).await?;
+        if sequence <= state.last_sequence {
+            return Ok(state);
+        }
+        Err(Error::new(
+            Reason::PositionAfterEnd,
+            format!("{field}: {sequence} lies after the room's last sequence, {}", state.last_sequence),
+        )
+        .with("last_sequence", state.last_sequence))
     }
-    Err(Error::new(
-        Reason::PositionAfterEnd,
-        format!("{field}: {sequence} lies after the room's last sequence, {}", state.last_sequence),
-    )
-    .with("last_sequence", state.last_sequence))
 }

@@ -6,7 +6,6 @@ use super::{
     Rooms,
     access::Right,
     ending::{Ending, draining},
-    start::check_end,
     subscribers::Session,
     subscription::{LogStart, Subscription, Way},
 };
@@ -75,7 +74,7 @@ impl Rooms {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
         self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
-        check_end("sequence", sequence, &state)?;
+        self.check_end("sequence", sequence, &registered.room, state).await?;
         self.subscribers.acknowledge(&registered.room, subscriber, sequence).await
     }
 
@@ -99,6 +98,7 @@ impl Rooms {
             None => (None, start().await?),
         };
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
+        let state = self.store.log_reaching(room, position, state).await?;
         let position = position.max(hidden).min(state.last_sequence);
         let tap = self.upstreams.of_log(registered, state.epoch, state.last_sequence);
         let store = self.upstreams.store();

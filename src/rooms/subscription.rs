@@ -19,13 +19,15 @@ use super::{
 };
 use crate::{
     delivery::{Batch, LiveDelivery, LogDelivery, Next, Slice, Source, Step},
-    domain::{PageRequest, RoomState},
+    domain::RoomState,
     error::Result,
-    store::{PageLimits, Store},
+    store::Store,
 };
 
 /// How often a backlog that does not end is looked at: its last messages may have been deleted.
 const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval doubles up to this.
+const BACKLOG_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(4);
 /// How often a subscription that always has something to send asks whether it is to end.
 const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -284,12 +286,8 @@ struct Backlog<'a> {
 impl Backlog<'_> {
     /// What the log holds, if it is the same log and holds nothing after the position.
     async fn nothing_follows(&self) -> Option<RoomState> {
-        let room = &self.ending.registered.room;
-        let state = self.store.log_state(room).await.ok().filter(|state| state.epoch == self.epoch)?;
-        let limits = PageLimits { messages: 1, bytes: 1 };
-        let want = PageRequest::From { start: self.position + 1 };
-        let page = self.store.page(room, state, want, limits).await.ok()?;
-        page.messages.is_empty().then_some(state)
+        let state = self.store.nothing_after(&self.ending.registered.room, self.position).await.ok()??;
+        (state.epoch == self.epoch).then_some(state)
     }
 }
 
@@ -307,10 +305,11 @@ async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<
     };
     let Some(backlog) = backlog else { return arriving.await };
     let mut arriving = pin!(arriving);
+    let mut interval = BACKLOG_CHECK_INTERVAL;
     loop {
         tokio::select! {
             arrived = &mut arriving => return arrived,
-            () = time::sleep(BACKLOG_CHECK_INTERVAL) => {}
+            () = time::sleep(interval) => interval = (interval * 2).min(BACKLOG_CHECK_INTERVAL_MAX),
         }
         if let Some(state) = Box::pin(backlog.nothing_follows()).await {
             return Ok(Event::NothingFollows(state));

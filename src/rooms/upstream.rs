@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use super::{Encode, ending::unavailable, log_batches::LogBatches};
+use super::{Encode, log_batches::LogBatches};
 use crate::{
     delivery::{BatchBuilder, Budget, Ring, RingLimits},
     domain::RoomId,
@@ -269,7 +269,6 @@ async fn feed_from_subject(live: &mut Live, upstream: &Upstream, encode: Encode)
                     batch.message(number, 0, message.payload.len(), |bytes| encode(room, None, message, bytes));
                 }
                 LiveEvent::Reconnected => batch.disconnected(number),
-                LiveEvent::Closed => return unavailable(),
             }
             next = if batch.is_full() { None } else { live.take_ready() };
         }

@@ -1,37 +1,24 @@
-//! Pages of a room's log: small ones by batched direct get (ADR-31), two requests for the newest page of a room without
-//! holes; large ones by a consumer's fetch, three requests.
+//! Pages of a room's log, put together from excerpts of it: two requests for the newest page of a room without holes.
 //!
-//! A page is complete whenever enough messages exist: where sequences are missing, more of the log is looked at, in spans
-//! that grow over emptiness and shrink where messages are dense or large. Any replica may answer a direct get, so what the
-//! leader says is stored and did not come is asked of the leader once more.
+//! A page is complete whenever enough messages exist: where sequences are missing, more of the log is read, in spans that
+//! grow over emptiness and shrink where messages are dense or large.
 
 use std::{collections::VecDeque, time::SystemTime};
 
-use async_nats::{HeaderName, HeaderValue, StatusCode, header};
-use futures_util::StreamExt;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use tokio::time;
-
 use super::{
-    fetch::{Batch, Origin, fetch},
-    message::Stored,
-    nats::{ApiError, Nats, unavailable},
-    signatures::Signatures,
-    streams,
+    excerpt::{ExcerptLimits, Excerpts},
+    fetch::{Batch, Origin},
 };
 use crate::{
-    domain::{Message, Page, PageRequest, Room, RoomState},
-    error::{Error, Result},
-    limits::NATS_REQUEST_TIMEOUT,
+    domain::{Message, Page, PageRequest, RoomState},
+    error::Result,
+    limits::HISTORY_PAGE_BYTES_MAX,
 };
 
 /// Bytes of one read beyond the page's own bound, so that one more message of any size fits.
 const READ_SLACK_BYTES: usize = 1024 * 1024;
 /// What a message costs in a page beside its payload and headers.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
-/// Reads of so many messages are worth a consumer.
-const FETCHED_FROM: usize = 400;
 /// How much wider the next span is when the one before held nothing.
 const SPAN_GROWTH: u64 = 8;
 
@@ -47,17 +34,10 @@ pub(crate) struct PageLimits {
 ///
 /// # Errors
 /// `NATS_UNAVAILABLE`, `TIMEOUT`.
-pub(super) async fn page(
-    nats: &Nats,
-    signatures: &Signatures,
-    room: &Room,
-    state: RoomState,
-    want: PageRequest,
-    limits: PageLimits,
-) -> Result<Page> {
-    let log = Log { nats, signatures, room, state, limits };
+pub(super) async fn page(excerpts: Excerpts<'_>, want: PageRequest, limits: PageLimits) -> Result<Page> {
+    let log = Log { excerpts, state: excerpts.state, limits };
     match want {
-        PageRequest::Before { end } => log.newest_before(end.min(state.last_sequence + 1)).await,
+        PageRequest::Before { end } => log.newest_before(end.min(log.state.last_sequence + 1)).await,
         PageRequest::From { start } => log.oldest(Origin::Sequence(start.max(1)), None).await,
         PageRequest::Between { start, end } => log.oldest(Origin::Time(start), end).await,
     }
@@ -65,21 +45,9 @@ pub(super) async fn page(
 
 /// One room's log as it was when the page was asked for.
 struct Log<'a> {
-    nats: &'a Nats,
-    signatures: &'a Signatures,
-    room: &'a Room,
+    excerpts: Excerpts<'a>,
     state: RoomState,
     limits: PageLimits,
-}
-
-#[derive(Serialize)]
-struct BatchRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<String>,
-    batch: usize,
-    max_bytes: usize,
 }
 
 impl Log<'_> {
@@ -94,15 +62,16 @@ impl Log<'_> {
         while !full && page.len() < self.limits.messages && top > first {
             let bottom = top.saturating_sub(span).max(first);
             let batch = self.read(Origin::Sequence(bottom), top - bottom).await?;
-            let complete = batch.pending == 0 || batch.messages.last().is_some_and(|last| last.sequence + 1 >= top);
+            let reaches_top = batch.messages.last().is_some_and(|last| last.sequence + 1 >= top);
+            let mut complete = batch.pending == 0 || reaches_top;
             let mut found: Vec<_> = batch.messages.into_iter().filter(|message| message.sequence < top).collect();
+            if complete && !reaches_top {
+                complete = self.excerpts.complete(&mut found, bottom, top - 1, self.excerpt(usize::MAX)).await?;
+            }
             if !complete && bottom + 1 < top {
                 // more than one read holds: look nearer to the end
                 span = (span / 2).max(1);
                 continue;
-            }
-            if top > self.state.last_sequence {
-                self.fill_tail(&mut found, bottom).await?;
             }
             span = next_span(top - bottom, found.len() as u64, (self.limits.messages - page.len()) as u64);
             for message in found.into_iter().rev() {
@@ -120,7 +89,7 @@ impl Log<'_> {
         let newest = page.back().map_or(end.saturating_sub(1), |message| message.sequence);
         Ok(Page {
             has_older: self.state.messages > 0 && first < oldest,
-            has_newer: self.exists_after(newest.max(end.saturating_sub(1))).await?,
+            has_newer: self.excerpts.exists_after(newest.max(end.saturating_sub(1))).await?,
             messages: page.into(),
             state: Some(self.state),
         })
@@ -148,9 +117,16 @@ impl Log<'_> {
                 from = origin;
                 continue;
             }
-            let more = batch.pending > 0;
-            if let (false, Origin::Sequence(start)) = (more, from) {
-                self.fill_tail(&mut batch.messages, start).await?;
+            let mut more = batch.pending > 0;
+            let start = match (from, batch.messages.first()) {
+                (Origin::Sequence(start), _) => Some(start),
+                (Origin::Time(_), Some(first)) => Some(first.sequence),
+                // the server that answered may not have what there is
+                (Origin::Time(time), None) => self.excerpts.first_at(time).await?,
+            };
+            if let (false, Some(start)) = (more, start) {
+                let (end, limits) = (self.state.last_sequence, self.excerpt(usize::MAX));
+                more = !self.excerpts.complete(&mut batch.messages, start, end, limits).await?;
             }
             let Some(last) = batch.messages.last().map(|message| message.sequence) else { break };
             for message in batch.messages {
@@ -182,182 +158,39 @@ impl Log<'_> {
         self.state.messages == 0 || matches!(origin, Origin::Sequence(start) if start > self.state.last_sequence)
     }
 
+    async fn read(&self, origin: Origin, messages: u64) -> Result<Batch> {
+        self.excerpts.read(origin, self.excerpt(usize::try_from(messages).unwrap_or(usize::MAX))).await
+    }
+
+    /// What one read may bring: one message more than the page takes.
+    fn excerpt(&self, messages: usize) -> ExcerptLimits {
+        ExcerptLimits {
+            messages: messages.min(self.limits.messages + 1),
+            bytes: self.limits.bytes.min(HISTORY_PAGE_BYTES_MAX) + READ_SLACK_BYTES,
+        }
+    }
+
     /// Sequences that the page should span if the messages are as large and as dense as they are on average.
     fn first_span(&self) -> u64 {
         let messages = self.state.messages.max(1);
         let average = usize::try_from(self.state.bytes / messages).unwrap_or(usize::MAX).max(1);
         // a page's bytes are counted without NATS's own bookkeeping, so this errs on the small side
-        let fits = (self.limits.bytes / average).max(1).min(self.limits.messages) as u64;
+        let fits = (self.limits.bytes.min(HISTORY_PAGE_BYTES_MAX) / average).max(1).min(self.limits.messages) as u64;
         let sequences = (self.state.last_sequence + 1).saturating_sub(self.state.first_sequence).max(1);
         let holes = sequences / messages;
         fits.saturating_mul(holes.max(1))
     }
-
-    /// Adds what the leader has after the last of `found`, and the replica that answered had not yet.
-    async fn fill_tail(&self, found: &mut Vec<Message>, bottom: u64) -> Result<()> {
-        let from = found.last().map_or(bottom, |message| message.sequence + 1);
-        if self.room.replicas < 2 || from > self.state.last_sequence {
-            return Ok(());
-        }
-        let subject = self.room.subject.as_str();
-        let Some(last) = get(self.nats, self.room, &json!({ "last_by_subj": subject })).await? else { return Ok(()) };
-        let last = last.attributed(self.signatures, self.room).await;
-        for sequence in from..last.sequence {
-            if let Some(stored) = stored_at(self.nats, self.room, sequence).await? {
-                found.push(stored.attributed(self.signatures, self.room).await);
-            }
-        }
-        if last.sequence >= from {
-            found.push(last);
-        }
-        Ok(())
-    }
-
-    /// Whether a message is stored after `sequence`.
-    async fn exists_after(&self, sequence: u64) -> Result<bool> {
-        if sequence >= self.state.last_sequence || self.state.messages == 0 {
-            return Ok(false);
-        }
-        if self.state.is_dense() {
-            return Ok(true);
-        }
-        let batch = self.read(Origin::Sequence(sequence + 1), 1).await?;
-        Ok(!batch.messages.is_empty())
-    }
-
-    async fn read(&self, origin: Origin, messages: u64) -> Result<Batch> {
-        let batch = usize::try_from(messages).unwrap_or(usize::MAX).min(self.limits.messages + 1);
-        if batch >= FETCHED_FROM {
-            self.nats.ready().await?;
-            let fetching = fetch(self.nats, self.signatures, self.room, origin, (batch, self.read_bytes()));
-            if let Ok(Some(fetched)) = time::timeout(NATS_REQUEST_TIMEOUT / 2, fetching).await {
-                return Ok(fetched);
-            }
-        }
-        let request = match origin {
-            Origin::Sequence(seq) => {
-                BatchRequest { seq: Some(seq), start_time: None, batch, max_bytes: self.read_bytes() }
-            }
-            Origin::Time(time) => BatchRequest {
-                seq: None,
-                start_time: Some(humantime::format_rfc3339_nanos(time).to_string()),
-                batch,
-                max_bytes: self.read_bytes(),
-            },
-        };
-        time::timeout(NATS_REQUEST_TIMEOUT, self.direct_get(&request))
-            .await
-            .map_err(|_| Error::from(ApiError::TimedOut))?
-    }
-
-    fn read_bytes(&self) -> usize {
-        self.limits.bytes + READ_SLACK_BYTES.max(self.nats.client.max_payload())
-    }
-
-    async fn direct_get(&self, request: &BatchRequest) -> Result<Batch> {
-        self.nats.ready().await?;
-        let client = &self.nats.client;
-        let inbox = client.new_inbox();
-        let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable().because(error))?;
-        let body = serde_json::to_vec(request).map_err(|error| Error::internal().because(error))?;
-        let subject = format!("$JS.API.DIRECT.GET.{}", streams::name(&self.room.room_id));
-        client.publish_with_reply(subject, inbox, body.into()).await.map_err(|error| unavailable().because(error))?;
-        let mut messages = Vec::new();
-        while let Some(reply) = replies.next().await {
-            match reply.status {
-                None => {
-                    if let Some(stored) = read(reply) {
-                        messages.push(stored.attributed(self.signatures, self.room).await);
-                    }
-                }
-                Some(StatusCode::NOT_FOUND) => return Ok(Batch { messages, pending: 0 }),
-                Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoResponders.into()),
-                // 204 ends a batch
-                Some(_) => {
-                    let pending = number(reply.headers.as_ref(), "Nats-Num-Pending").unwrap_or(0);
-                    return Ok(Batch { messages, pending });
-                }
-            }
-        }
-        Err(unavailable())
-    }
-}
-
-#[derive(Deserialize)]
-struct Found {
-    message: FoundMessage,
-}
-
-#[derive(Deserialize)]
-struct FoundMessage {
-    seq: u64,
-    time: String,
-    #[serde(default)]
-    hdrs: Option<String>,
-    #[serde(default)]
-    data: Option<String>,
-}
-
-/// The message with this sequence, from the leader; `None` if it is not stored.
-pub(super) async fn stored_at(nats: &Nats, room: &Room, sequence: u64) -> Result<Option<Stored>> {
-    get(nats, room, &json!({ "seq": sequence })).await
-}
-
-/// One message from the leader; `None` if it is not stored.
-async fn get(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Option<Stored>> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let subject = format!("STREAM.MSG.GET.{}", streams::name(&room.room_id));
-    let found: FoundMessage = match nats.api::<_, Found>(subject, request).await {
-        Ok(Found { message }) => message,
-        Err(error) if error.is(async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let decode = |text: Option<String>| STANDARD.decode(text.unwrap_or_default());
-    let (Ok(headers), Ok(payload), Ok(time)) =
-        (decode(found.hdrs), decode(found.data), humantime::parse_rfc3339(&found.time))
-    else {
-        return Err(Error::internal());
-    };
-    let headers = parse_headers(&String::from_utf8_lossy(&headers));
-    Ok(Some(Stored::new(found.seq, time, Some(&headers), payload.into())))
 }
 
 /// The first message stored at or after `time`; `None` if there is none.
-pub(super) async fn first_since(
-    nats: &Nats,
-    signatures: &Signatures,
-    room: &Room,
-    state: RoomState,
-    time: SystemTime,
-) -> Result<Option<u64>> {
-    let limits = PageLimits { messages: 1, bytes: 1 };
-    let log = Log { nats, signatures, room, state, limits };
-    let batch = log.read(Origin::Time(time), 1).await?;
-    Ok(batch.messages.first().filter(|message| message.published_at >= time).map(|message| message.sequence))
-}
-
-fn parse_headers(text: &str) -> async_nats::HeaderMap {
-    let mut headers = async_nats::HeaderMap::new();
-    for (name, value) in text.lines().skip(1).filter_map(|line| line.split_once(':')) {
-        // any program may have written them
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.trim().parse::<HeaderValue>()) {
-            headers.append(name, value);
-        }
+pub(super) async fn first_since(excerpts: Excerpts<'_>, time: SystemTime) -> Result<Option<u64>> {
+    let limits = ExcerptLimits { messages: 1, bytes: HISTORY_PAGE_BYTES_MAX };
+    let batch = excerpts.read(Origin::Time(time), limits).await?;
+    match batch.messages.first().filter(|message| message.published_at >= time) {
+        Some(message) => Ok(Some(message.sequence)),
+        // the server that answered may not have what there is
+        None => excerpts.first_at(time).await,
     }
-    headers
-}
-
-/// A reply of a direct get. The server appends its own headers, so of a name that occurs twice the last is the server's.
-fn read(reply: async_nats::Message) -> Option<Stored> {
-    let headers = reply.headers.as_ref()?;
-    let sequence = number(Some(headers), header::NATS_SEQUENCE)?;
-    let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str();
-    let time = humantime::parse_rfc3339(time).ok()?;
-    Some(Stored::new(sequence, time, Some(headers), reply.payload))
-}
-
-fn number(headers: Option<&async_nats::HeaderMap>, name: impl header::IntoHeaderName) -> Option<u64> {
-    headers?.get_last(name)?.as_str().parse().ok()
 }
 
 /// Bytes that a message takes in a page.

@@ -1,10 +1,11 @@
 //! Live messages of an ephemeral room, by a core NATS subscription, with an account of what was lost.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Subscriber;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
+use tracing::debug;
 
 use super::{
     message::Stored,
@@ -16,19 +17,21 @@ use crate::{
     error::Result,
 };
 
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
 /// What happens in an ephemeral room.
 #[derive(Debug)]
 pub(crate) enum LiveEvent {
     Message(Message),
     /// The NATS connection was lost and is back; what was published meanwhile is gone.
     Reconnected,
-    /// The connection is closed for good.
-    Closed,
 }
 
 /// One listener of an ephemeral room. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Live {
+    nats: Nats,
     messages: Subscriber,
     signatures: Signatures,
     room: Room,
@@ -40,13 +43,9 @@ pub(crate) struct Live {
 impl Live {
     /// Listens from now on: what is published after this returned is heard.
     pub(super) async fn open(nats: &Nats, signatures: &Signatures, room: &Room) -> Result<Self> {
-        nats.ready().await?;
-        let mut connections = nats.connections();
-        connections.mark_unchanged();
-        let subject = room.subject.as_str().to_owned();
-        let messages = nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error))?;
-        nats.settled().await?;
-        Ok(Self { messages, signatures: signatures.clone(), room: room.clone(), held: None, connections })
+        let (messages, connections) = listen(nats, room).await?;
+        let (nats, signatures, room) = (nats.clone(), signatures.clone(), room.clone());
+        Ok(Self { nats, messages, signatures, room, held: None, connections })
     }
 
     /// The next event. Messages come in the order of the NATS server.
@@ -66,9 +65,29 @@ impl Live {
                 Ok(()) = self.connections.changed() => return LiveEvent::Reconnected,
                 message = self.messages.next() => message,
             };
+            let Some(message) = message else {
+                self.listen_again().await;
+                return LiveEvent::Reconnected;
+            };
             if let Some(event) = self.event(message) {
                 return event;
             }
+        }
+    }
+
+    /// The NATS client came to its end, over a message that it could not parse.
+    async fn listen_again(&mut self) {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            match listen(&self.nats, &self.room).await {
+                Ok((messages, connections)) => {
+                    (self.messages, self.connections) = (messages, connections);
+                    return;
+                }
+                Err(error) => debug!(room = %self.room.room_id, %error, "an ephemeral room cannot be heard yet"),
+            }
+            time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
         }
     }
 
@@ -77,13 +96,12 @@ impl Live {
         if self.held.is_some() || self.connections.has_changed().unwrap_or(false) {
             return None;
         }
-        let message = self.messages.next().now_or_never()?;
+        let message = self.messages.next().now_or_never()??;
         self.event(message)
     }
 
     /// What this means; `None` if it is held until more is known.
-    fn event(&mut self, message: Option<async_nats::Message>) -> Option<LiveEvent> {
-        let Some(message) = message else { return Some(LiveEvent::Closed) };
+    fn event(&mut self, message: async_nats::Message) -> Option<LiveEvent> {
         let Stored { mut message, seal } = Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
         if let Some(seal) = seal
             && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
@@ -93,4 +111,15 @@ impl Live {
         }
         Some(LiveEvent::Message(message))
     }
+}
+
+async fn listen(nats: &Nats, room: &Room) -> Result<(Subscriber, watch::Receiver<u64>)> {
+    let nats = nats.live().await?;
+    nats.ready().await?;
+    let mut connections = nats.connections();
+    connections.mark_unchanged();
+    let subject = room.subject.as_str().to_owned();
+    let messages = nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error))?;
+    nats.settled().await?;
+    Ok((messages, connections))
 }

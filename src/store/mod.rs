@@ -8,15 +8,18 @@ mod direct;
 mod durable_list;
 mod durables;
 mod embedded;
+mod excerpt;
 mod fetch;
 mod history;
 mod live;
+mod logs;
 mod members;
 mod message;
 mod nats;
 mod owners;
 mod peers;
 mod publish;
+mod raw;
 mod reader;
 mod registry;
 mod signatures;
@@ -45,7 +48,7 @@ pub(crate) use self::{
     reader::{Arrival, Reader},
     registry::{Registered, Registration, Registry, not_found},
 };
-use self::{publish::Publisher, signatures::Signatures, watchdog::Watchdog};
+use self::{excerpt::Excerpts, logs::Logs, publish::Publisher, signatures::Signatures, watchdog::Watchdog};
 use crate::{
     domain::{Acknowledged, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
@@ -61,6 +64,7 @@ pub(crate) struct Store {
     pub(crate) registry: Registry,
     pub(crate) owners: Owners,
     pub(crate) members: Members,
+    logs: Logs,
     publisher: Arc<Publisher>,
     signatures: Signatures,
     tasks: TaskTracker,
@@ -79,7 +83,8 @@ impl Store {
         let peers = peers::listen(&nats, &instance).await?;
         let registry = Registry::new(&nats, replicas);
         let signatures = Signatures::new(&nats, replicas);
-        let (publisher, acks) = Publisher::new(&nats, &registry, &signatures, durability, tasks).await?;
+        let logs = Logs::new(&nats, &registry);
+        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
@@ -96,10 +101,13 @@ impl Store {
             );
         }
         if nats.has_jetstream() {
-            tasks.spawn(Watchdog::new(&nats, &registry).await?.run(stop.clone()));
+            tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
         }
         let owners = Owners::new(&nats, replicas);
-        Ok((Self { nats, instance, registry, owners, members, publisher, signatures, tasks: tasks.clone() }, peers))
+        Ok((
+            Self { nats, instance, registry, owners, members, logs, publisher, signatures, tasks: tasks.clone() },
+            peers,
+        ))
     }
 
     /// Runs a task that the service waits for when it stops.
@@ -156,10 +164,15 @@ impl Store {
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
     pub(crate) async fn log_state(&self, room: &Room) -> Result<RoomState> {
-        match streams::look(&self.nats, room).await? {
-            Some(state) => Ok(state),
-            None => self.ensure_log(room).await,
-        }
+        self.logs.state(room).await
+    }
+
+    /// A newer state than `state` in which `sequence` is stored, if there is one.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
+    pub(crate) async fn log_reaching(&self, room: &Room, sequence: u64, state: RoomState) -> Result<RoomState> {
+        self.logs.reaching(room, sequence, state).await
     }
 
     /// Brings the room's log to what the registry says.
@@ -167,8 +180,7 @@ impl Store {
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
     pub(crate) async fn ensure_log(&self, room: &Room) -> Result<RoomState> {
-        let registered = self.registry.find_fresh(&room.room_id).await?;
-        streams::ensure(&self.nats, &registered.room).await
+        self.logs.ensure(room).await
     }
 
     /// Gives the room's log the settings of `room`, which is not registered yet.
@@ -202,6 +214,7 @@ impl Store {
             return Ok(());
         }
         streams::delete(&self.nats, &room.room_id).await?;
+        self.logs.forget(&room.room_id);
         self.owners.forget_room(&room.room_id).await
     }
 
@@ -249,11 +262,11 @@ impl Store {
         want: PageRequest,
         limits: PageLimits,
     ) -> Result<Page> {
-        match history::page(&self.nats, &self.signatures, room, state, want, limits).await {
+        match history::page(self.excerpts(room, state), want, limits).await {
             // nobody answers direct gets when another program has switched them off: repair, once
             Err(error) if error.reason() == Reason::NatsUnavailable && self.is_connected() => {
                 let state = self.ensure_log(room).await?;
-                history::page(&self.nats, &self.signatures, room, state, want, limits).await
+                history::page(self.excerpts(room, state), want, limits).await
             }
             page => page,
         }
@@ -266,12 +279,27 @@ impl Store {
         state: RoomState,
         time: std::time::SystemTime,
     ) -> Result<Option<u64>> {
-        history::first_since(&self.nats, &self.signatures, room, state, time).await
+        history::first_since(self.excerpts(room, state), time).await
+    }
+
+    /// The state of the log, if nothing is stored after `position`.
+    pub(crate) async fn nothing_after(&self, room: &Room, position: u64) -> Result<Option<RoomState>> {
+        if logs::is_replicated(room) {
+            let listing = self.logs.list(room).await?;
+            return Ok(listing.first_from(position + 1).is_none().then_some(listing.state));
+        }
+        let state = self.log_state(room).await?;
+        let follows = self.excerpts(room, state).exists_after(position).await?;
+        Ok((!follows).then_some(state))
+    }
+
+    fn excerpts<'a>(&'a self, room: &'a Room, state: RoomState) -> Excerpts<'a> {
+        Excerpts { nats: &self.nats, logs: &self.logs, signatures: &self.signatures, room, state }
     }
 
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
     pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64) -> Reader {
-        Reader::new(&self.nats, &self.signatures, &self.tasks, room, epoch, position)
+        Reader::new(&self.nats, &self.logs, &self.signatures, &self.tasks, room, epoch, position)
     }
 
     /// A listener of an ephemeral room.

@@ -3,8 +3,12 @@
 //! An ephemeral consumer without acknowledgements delivers; when anything about it is in doubt (a missed heartbeat, a new
 //! connection, a jump in its own count) it is dropped and another is made at the next sequence. So nothing is lost or
 //! doubled, whatever dies in between.
+//!
+//! What made a consumer fail may be the next message itself, if the NATS client cannot parse it, or the replica that the
+//! consumer is on, if it lags. So after each failure the next message is asked of the leader by itself, and more of them while
+//! that helps.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -17,8 +21,10 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{
+    logs::{HighWaterMark, Logs},
     message::Stored,
     nats::{ApiError, Nats, unavailable},
+    raw::{self, Raw, Wanted},
     signatures::{Attribution, Seal, Signatures},
     streams,
 };
@@ -36,6 +42,15 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// How long NATS may be away before a reader gives up.
 const OUTAGE_MAX: Duration = Duration::from_secs(30);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// How long a consumer may give nothing although more is known to be stored.
+const STALL_MAX: Duration = Duration::from_secs(2);
+/// Messages that are read one by one after a message that cannot be parsed; doubles with each further one.
+const SINGLE_MIN: u32 = 32;
+const SINGLE_MAX: u32 = 4096;
+/// Messages that are read one by one when the replica of the consumer lags.
+const SINGLE_BEHIND: u32 = 256;
+/// How long the log's state is taken as known while messages are read one by one.
+const STATE_KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// A message and how many are stored after it.
 #[derive(Debug)]
@@ -48,6 +63,8 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Reader {
     nats: Nats,
+    logs: Logs,
+    mark: Option<Arc<HighWaterMark>>,
     signatures: Signatures,
     tasks: TaskTracker,
     room: Room,
@@ -59,6 +76,18 @@ pub(crate) struct Reader {
     held: Option<(Arrival, Seal)>,
     /// Since when it has not been possible to read.
     down_since: Option<time::Instant>,
+    /// Messages that are still to be read one by one.
+    single: u32,
+    /// How many were to be, the last time that one of them could not be parsed.
+    single_before: u32,
+    /// The log's state, and when it was asked for.
+    looked: Option<(time::Instant, RoomState)>,
+}
+
+/// How reading goes on.
+enum Begun {
+    Single(Box<Raw>),
+    Source(Box<Source>),
 }
 
 struct Source {
@@ -67,6 +96,8 @@ struct Source {
     /// The consumer's own count of the next message.
     delivery: u64,
     connections: watch::Receiver<u64>,
+    /// Its connection was made anew: what has come over the former one is still good.
+    is_cut: bool,
 }
 
 impl std::fmt::Debug for Source {
@@ -79,6 +110,7 @@ impl Reader {
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
     pub(super) fn new(
         nats: &Nats,
+        logs: &Logs,
         signatures: &Signatures,
         tasks: &TaskTracker,
         room: &Room,
@@ -87,6 +119,8 @@ impl Reader {
     ) -> Self {
         Self {
             nats: nats.clone(),
+            logs: logs.clone(),
+            mark: logs.mark(room),
             signatures: signatures.clone(),
             tasks: tasks.clone(),
             room: room.clone(),
@@ -95,6 +129,9 @@ impl Reader {
             source: None,
             held: None,
             down_since: None,
+            single: 0,
+            single_before: 0,
+            looked: None,
         }
     }
 
@@ -110,14 +147,36 @@ impl Reader {
             if let Some(arrival) = self.release().await {
                 return Ok(arrival);
             }
-            if self.source.is_none() {
-                self.source = Some(self.open().await?);
-            }
-            let Some(source) = &mut self.source else { continue };
-            let delivered = tokio::select! {
-                biased;
-                _ = source.connections.changed() => None,
-                delivered = source.messages.next() => delivered,
+            let Some(source) = &mut self.source else {
+                match self.begin().await? {
+                    Begun::Source(source) => self.source = Some(*source),
+                    Begun::Single(raw) => {
+                        if let Some(arrival) = self.take_single(*raw) {
+                            return Ok(arrival);
+                        }
+                    }
+                }
+                continue;
+            };
+            let delivered = if source.is_cut {
+                source.messages.next().now_or_never().flatten()
+            } else {
+                tokio::select! {
+                    biased;
+                    _ = source.connections.changed() => {
+                        source.is_cut = true;
+                        continue;
+                    }
+                    delivered = source.messages.next() => delivered,
+                    () = time::sleep(STALL_MAX), if self.mark.is_some() => {
+                        if self.mark.as_ref().is_some_and(|mark| mark.is_beyond(self.epoch, self.next)) {
+                            debug!(room = %self.room.room_id, next = self.next, "the replica that a reader reads lags");
+                            self.single = SINGLE_BEHIND;
+                            self.source = None;
+                        }
+                        continue;
+                    }
+                }
             };
             match delivered {
                 Some(Ok(message)) => {
@@ -127,9 +186,9 @@ impl Reader {
                 }
                 Some(Err(error)) => {
                     debug!(room = %self.room.room_id, %error, "a reader begins again");
-                    self.source = None;
+                    self.fail();
                 }
-                None => self.source = None,
+                None => self.fail(),
             }
         }
     }
@@ -138,7 +197,7 @@ impl Reader {
     pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
         while self.held.is_none() {
             let source = self.source.as_mut()?;
-            if source.connections.has_changed().unwrap_or(true) {
+            if source.is_cut || source.connections.has_changed().unwrap_or(true) {
                 return None;
             }
             match source.messages.next().now_or_never()?? {
@@ -149,7 +208,7 @@ impl Reader {
                 }
                 Err(error) => {
                     debug!(room = %self.room.room_id, %error, "a reader begins again");
-                    self.source = None;
+                    self.fail();
                 }
             }
         }
@@ -163,6 +222,12 @@ impl Reader {
         self.held.take().map(|(arrival, _)| arrival)
     }
 
+    /// The source is done with; what comes next is looked at by itself.
+    fn fail(&mut self) {
+        self.source = None;
+        self.single = self.single.max(1);
+    }
+
     /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
     fn take(&mut self, message: jetstream::Message) -> Option<Arrival> {
         let source = self.source.as_mut()?;
@@ -170,22 +235,40 @@ impl Reader {
             Ok(info) => (info.stream_sequence, info.consumer_sequence, info.pending, info.published),
             Err(error) => {
                 debug!(%error, "a delivery without JetStream's information");
-                self.source = None;
+                self.fail();
                 return None;
             }
         };
         if delivery != source.delivery {
-            self.source = None;
+            self.fail();
             return None;
         }
         source.delivery += 1;
         if sequence < self.next {
             return None;
         }
-        self.next = sequence + 1;
         let delivered = message.message;
-        let Stored { mut message, seal } =
-            Stored::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        let stored = Stored::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        self.arrived(stored, pending)
+    }
+
+    /// What was read by itself.
+    fn take_single(&mut self, Raw { stored, is_parsable }: Raw) -> Option<Arrival> {
+        self.single = self.single.saturating_sub(1);
+        if !is_parsable {
+            self.single_before = (self.single_before * 2).clamp(SINGLE_MIN, SINGLE_MAX);
+            self.single = self.single_before;
+        }
+        let last = self.looked.map_or(0, |(_, state)| state.last_sequence);
+        let pending = last.saturating_sub(stored.message.sequence);
+        self.arrived(stored, pending)
+    }
+
+    fn arrived(&mut self, Stored { mut message, seal }: Stored, pending: u64) -> Option<Arrival> {
+        self.next = message.sequence + 1;
+        if let Some(mark) = &self.mark {
+            mark.raise(self.epoch, message.sequence);
+        }
         if let Some(seal) = seal
             && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
         {
@@ -195,18 +278,20 @@ impl Reader {
         Some(Arrival { message, pending })
     }
 
-    async fn open(&mut self) -> Result<Source> {
+    /// Goes on reading, after a while if need be.
+    async fn begin(&mut self) -> Result<Begun> {
         let give_up = *self.down_since.get_or_insert_with(time::Instant::now) + OUTAGE_MAX;
         let mut delay = Duration::from_millis(10);
         loop {
-            let error = match self.try_open().await {
-                Ok(source) => {
+            let error = match self.try_begin().await {
+                Ok(begun) => {
                     self.down_since = None;
-                    return Ok(source);
+                    return Ok(begun);
                 }
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => error,
             };
+            self.looked = None;
             if time::Instant::now() + delay > give_up {
                 return Err(error);
             }
@@ -216,17 +301,32 @@ impl Reader {
         }
     }
 
-    async fn try_open(&self) -> Result<Source> {
-        let mut connections = self.nats.connections();
-        connections.mark_unchanged();
-        self.nats.ready().await?;
-        let state: RoomState = streams::look(&self.nats, &self.room).await?.ok_or_else(recreated)?;
-        if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
-            return Err(recreated());
+    async fn try_begin(&mut self) -> Result<Begun> {
+        let is_known = self.looked.is_some_and(|(at, _)| self.single > 0 && at.elapsed() < STATE_KNOWN_FOR);
+        if !is_known {
+            let state = self.logs.state(&self.room).await?;
+            if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
+                return Err(recreated());
+            }
+            self.looked = Some((time::Instant::now(), state));
         }
+        if self.single > 0 {
+            if let Some(raw) = raw::get(&self.nats, &self.room, Wanted::From(self.next)).await? {
+                return Ok(Begun::Single(Box::new(raw)));
+            }
+            self.single = 0;
+        }
+        self.open().await.map(|source| Begun::Source(Box::new(source)))
+    }
+
+    async fn open(&self) -> Result<Source> {
+        let nats = self.nats.reading(&self.room.room_id).await?;
+        let mut connections = nats.connections();
+        connections.mark_unchanged();
+        nats.ready().await?;
         let stream_name = streams::name(&self.room.room_id);
         let stream =
-            self.nats.jetstream.get_stream_no_info(&stream_name).await.map_err(|error| unavailable().because(error))?;
+            nats.jetstream.get_stream_no_info(&stream_name).await.map_err(|error| unavailable().because(error))?;
         let consumer = stream
             .create_consumer(pull::Config {
                 description: Some("unibus reader".to_owned()),
@@ -239,7 +339,7 @@ impl Reader {
             })
             .await
             .map_err(consumer_error)?;
-        let bytes = READ_AHEAD_BYTES_MAX + self.nats.client.max_payload();
+        let bytes = READ_AHEAD_BYTES_MAX + nats.client.max_payload();
         let messages = consumer
             .stream()
             .max_messages_per_batch(READ_AHEAD_MESSAGES_MAX)
@@ -251,7 +351,7 @@ impl Reader {
             .map_err(|error| unavailable().because(error))?;
         let name = consumer.cached_info().name.clone();
         let consumer = Abandon { nats: self.nats.clone(), tasks: self.tasks.clone(), stream: stream_name, name };
-        Ok(Source { _consumer: consumer, messages, delivery: 1, connections })
+        Ok(Source { _consumer: consumer, messages, delivery: 1, connections, is_cut: false })
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::{
-    history,
     nats::{ApiError, Nats},
+    raw::{self, Wanted},
     turn,
 };
 use crate::{
@@ -27,6 +27,29 @@ const METADATA_ROOM: &str = "unibus.room";
 /// The stream's name, carried over from the native bus.
 pub(super) fn name(room: &RoomId) -> String {
     format!("UNIBUS_{}", room.mapped())
+}
+
+/// What a log holds, sequence by sequence, as one server answered at one moment.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub state: RoomState,
+    /// Missing sequences between the first and the last, ascending.
+    deleted: Vec<u64>,
+}
+
+impl Listing {
+    /// The first sequence from `sequence` on that is stored.
+    pub(super) fn first_from(&self, sequence: u64) -> Option<u64> {
+        let mut next = sequence.max(self.state.first_sequence);
+        let missing = self.deleted.partition_point(|deleted| *deleted < next);
+        for deleted in self.deleted.iter().skip(missing) {
+            if *deleted > next {
+                break;
+            }
+            next += 1;
+        }
+        (next <= self.state.last_sequence).then_some(next)
+    }
 }
 
 #[derive(Deserialize)]
@@ -165,7 +188,7 @@ pub(super) async fn delete_message(nats: &Nats, room: &Room, sequence: u64) -> R
             let denied = info(nats, &room.room_id).await?.is_some_and(|info| info.config.deny_delete);
             if denied {
                 Err(removal_denied().because(error))
-            } else if history::stored_at(nats, room, sequence).await?.is_none() {
+            } else if raw::get(nats, room, Wanted::At(sequence)).await?.is_none() {
                 Ok(false)
             } else {
                 Err(error.into())
@@ -251,8 +274,22 @@ async fn set(nats: &Nats, action: &str, mut wanted: Config) -> Result<Info, ApiE
     }
 }
 
+/// What the room's stream holds, sequence by sequence; `None` if it is gone.
+pub(super) async fn list(nats: &Nats, room: &RoomId) -> Result<Option<Listing>> {
+    let found = info_with(nats, room, &json!({ "deleted_details": true })).await?;
+    Ok(found.map(|found| {
+        let mut deleted = found.state.deleted.clone().unwrap_or_default();
+        deleted.sort_unstable();
+        Listing { state: state(&found), deleted }
+    }))
+}
+
 async fn info(nats: &Nats, room: &RoomId) -> Result<Option<Info>, ApiError> {
-    match nats.api(format!("STREAM.INFO.{}", name(room)), &json!({})).await {
+    info_with(nats, room, &json!({})).await
+}
+
+async fn info_with(nats: &Nats, room: &RoomId, request: &serde_json::Value) -> Result<Option<Info>, ApiError> {
+    match nats.api(format!("STREAM.INFO.{}", name(room)), request).await {
         Ok(info) => Ok(Some(info)),
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
         Err(error) => Err(error),

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
+    logs::Logs,
     nats::{Nats, unavailable},
     registry::Registry,
-    streams,
 };
-use crate::error::Result;
+use crate::error::{Reason, Result};
 
 /// Advisories are gathered for this long: a native client updates the stream with every publish.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -21,19 +21,19 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// Listens to advisories about streams.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    nats: Nats,
     registry: Registry,
+    logs: Logs,
     advisories: Subscriber,
 }
 
 impl Watchdog {
-    pub(super) async fn new(nats: &Nats, registry: &Registry) -> Result<Self> {
+    pub(super) async fn new(nats: &Nats, registry: &Registry, logs: &Logs) -> Result<Self> {
         let advisories = nats
             .client
             .subscribe("$JS.EVENT.ADVISORY.STREAM.*.*")
             .await
             .map_err(|error| unavailable().because(error))?;
-        Ok(Self { nats: nats.clone(), registry: registry.clone(), advisories })
+        Ok(Self { registry: registry.clone(), logs: logs.clone(), advisories })
     }
 
     /// Runs until `stop`.
@@ -59,10 +59,11 @@ impl Watchdog {
 
     async fn look_after(&self, name: &str) {
         let Some(known) = self.registry.known_by_name(name).filter(|known| known.room.persist) else { return };
-        // memory may be older than a deletion by another instance
-        let Ok(registered) = self.registry.find_fresh(&known.room.room_id).await else { return };
-        if let Err(error) = streams::ensure(&self.nats, &registered.room).await {
-            warn!(room = %registered.room.room_id, %error, "the room's stream could not be looked after");
+        match self.logs.ensure(&known.room).await {
+            // deleted by another instance
+            Err(error) if error.reason() == Reason::RoomNotFound => {}
+            Err(error) => warn!(room = %known.room.room_id, %error, "the room's stream could not be looked after"),
+            Ok(_) => {}
         }
     }
 }

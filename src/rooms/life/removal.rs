@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     domain::{Caller, Purged, Room, RoomId, RoomState},
     error::{Error, Reason, Result},
-    rooms::{Rooms, access::Right, start::check_end},
+    rooms::{Rooms, access::Right},
     store::Registered,
 };
 
@@ -33,7 +33,7 @@ impl Rooms {
             self.allow(caller, &registered, Right::Own)?;
             let state = self.store.log_state(&registered.room).await?;
             let through = up_to.unwrap_or(state.last_sequence);
-            check_end("up_to_sequence", through, &state)?;
+            let state = self.check_end("up_to_sequence", through, &registered.room, state).await?;
             if through < state.first_sequence {
                 return Ok(PurgeOutcome { purged: 0, room: registered.room.clone(), state });
             }
@@ -78,6 +78,7 @@ impl Rooms {
     pub(crate) async fn delete_message(&self, caller: &Caller, id: &RoomId, sequence: u64) -> Result<()> {
         let registered = self.permit_persisted(caller, id, Right::Own).await?;
         let state = self.store.log_state(&registered.room).await?;
+        let state = self.store.log_reaching(&registered.room, sequence, state).await?;
         let in_range = (state.first_sequence..=state.last_sequence).contains(&sequence);
         if in_range && self.store.delete_message(&registered.room, sequence).await? {
             return Ok(());

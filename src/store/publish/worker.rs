@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    super::{lock, nats::unavailable, streams},
+    super::{lock, logs::HighWaterMark, nats::unavailable},
     Publisher,
     acks::{Expected, Reply},
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
@@ -41,6 +41,8 @@ struct Sent {
     job: Job,
     expected: Expected,
     deadline: Instant,
+    /// The life of the log that it was sent to, as far as that was known.
+    epoch: i64,
 }
 
 /// What to do next.
@@ -61,6 +63,8 @@ pub(super) struct Worker {
     lane: Arc<Lane>,
     publisher: Arc<Publisher>,
     groups: bool,
+    /// Of a room whose log has copies.
+    mark: Option<Arc<HighWaterMark>>,
     connections: watch::Receiver<u64>,
     sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -73,13 +77,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(lane: Arc<Lane>, publisher: Arc<Publisher>, groups: bool) -> Self {
+    pub(super) fn new(
+        lane: Arc<Lane>,
+        publisher: Arc<Publisher>,
+        groups: bool,
+        mark: Option<Arc<HighWaterMark>>,
+    ) -> Self {
         let mut connections = publisher.sender.nats.connections();
         connections.mark_unchanged();
         Self {
             lane,
             publisher,
             groups,
+            mark,
             connections,
             sent: VecDeque::new(),
             sent_bytes: 0,
@@ -175,7 +185,8 @@ impl Worker {
             Ok(expected) => {
                 self.sent_bytes += job.bytes;
                 let deadline = job.deadline;
-                self.sent.push_back(Sent { job, expected, deadline });
+                let epoch = self.epoch();
+                self.sent.push_back(Sent { job, expected, deadline, epoch });
             }
             Err(error) => job.tell(Outcome::Failed(error)),
         }
@@ -242,7 +253,7 @@ impl Worker {
 
     /// Takes the answer of the oldest that was sent; `None`: it is lost.
     fn settle(&mut self, reply: Option<Reply>) {
-        let Some(Sent { job, .. }) = self.sent.pop_front() else { return };
+        let Some(Sent { job, epoch, .. }) = self.sent.pop_front() else { return };
         self.sent_bytes -= job.bytes;
         let outcome = match reply {
             Some(Reply::NobodyListens) => {
@@ -253,6 +264,7 @@ impl Worker {
             Some(Reply::Stored { sequence, duplicate }) => {
                 self.retry_delay = RETRY_DELAY;
                 self.give_up_held(job.source);
+                self.stored(epoch, sequence);
                 Outcome::Stored { sequence, duplicate }
             }
             None => {
@@ -291,10 +303,21 @@ impl Worker {
         }
     }
 
+    /// The life of the room's log, as far as it is known.
+    fn epoch(&self) -> i64 {
+        self.mark.as_ref().map_or(0, |mark| mark.epoch())
+    }
+
+    /// What was sent to this life of the log is stored.
+    fn stored(&self, epoch: i64, sequence: u64) {
+        if let Some(mark) = &self.mark {
+            mark.raise(epoch, sequence);
+        }
+    }
+
     /// Brings the room's stream to what the registry says.
     async fn ensure(&self, job: &Job) -> Result<()> {
-        let registered = self.publisher.registry.find_fresh(&job.registered.room.room_id).await?;
-        streams::ensure(&self.publisher.sender.nats, &registered.room).await.map(drop)
+        self.publisher.logs.ensure(&job.registered.room).await.map(drop)
     }
 
     /// Commits jobs of one message each together, or leaves them to be published plainly.
@@ -308,8 +331,10 @@ impl Worker {
             })
             .collect();
         let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
+        let epoch = self.epoch();
         match self.publisher.sender.commit(&self.lane.stream, room, &messages, deadline).await {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
+                self.stored(epoch, last);
                 self.refusals = 0;
                 self.retry_delay = RETRY_DELAY;
                 let first = (last + 1).saturating_sub(jobs.len() as u64);
@@ -338,9 +363,10 @@ impl Worker {
     async fn commit_all(&mut self, job: Job) {
         let Work::All(messages) = &job.work else { return job.tell_unavailable() };
         let messages: Vec<_> = messages.iter().collect();
-        let room = &job.registered.room;
+        let (room, epoch) = (&job.registered.room, self.epoch());
         match self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
+                self.stored(epoch, sequence);
                 self.retry_delay = RETRY_DELAY;
                 job.tell(Outcome::Stored { sequence, duplicate });
             }

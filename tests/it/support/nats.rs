@@ -14,7 +14,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
 
 use super::eventually;
 
@@ -132,14 +136,33 @@ impl Nats {
     /// Publishes `count` messages to a captured subject, pipelined, with the payloads `1` to `count`.
     pub(crate) async fn publish_n(&self, subject: &str, count: usize) {
         let jetstream = self.jetstream().await;
-        let mut acks = Vec::with_capacity(count);
-        for number in 1..=count {
-            let payload = Bytes::from(number.to_string());
-            let ack = jetstream.publish(subject.to_owned(), payload).await;
-            acks.push(ack.expect("sent"));
+        let numbers: Vec<usize> = (1..=count).collect();
+        // the client waits without end for a place when too many acknowledgements are not asked for
+        for numbers in numbers.chunks(1000) {
+            let mut acks = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let payload = Bytes::from(number.to_string());
+                let ack = jetstream.publish(subject.to_owned(), payload).await;
+                acks.push(ack.expect("sent"));
+            }
+            for ack in acks {
+                ack.await.expect("an acknowledgement");
+            }
         }
-        for ack in acks {
-            ack.await.expect("an acknowledgement");
+    }
+
+    /// Publishes a payload with this header block as it stands, which no NATS client would send.
+    pub(crate) async fn publish_raw(&self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let mut connection = TcpStream::connect(self.address()).await.expect("a connection");
+        let (header_bytes, all_bytes) = (headers.len(), headers.len() + payload.len());
+        let mut wire = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n".to_vec();
+        wire.extend(format!("HPUB {subject} {header_bytes} {all_bytes}\r\n").bytes());
+        wire.extend([headers, payload, b"\r\nPING\r\n"].concat());
+        connection.write_all(&wire).await.expect("sent");
+        // the server answers when it has taken what was sent before
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|window| window == b"PONG") {
+            assert_ne!(connection.read_buf(&mut answer).await.expect("an answer"), 0, "{answer:?}");
         }
     }
 

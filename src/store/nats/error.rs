@@ -1,0 +1,85 @@
+//! Why a request to the JetStream API failed, and what that means to a caller.
+
+use async_nats::jetstream::{self, ErrorCode};
+
+use crate::error::{Error, Reason};
+
+/// Why a request to the JetStream API failed.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::store) enum ApiError {
+    #[error("not connected")]
+    Disconnected,
+    #[error("nobody answers")]
+    NoResponders,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Refused(#[from] jetstream::Error),
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    /// The error code of JetStream's refusal.
+    pub(in crate::store) fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused(error) => Some(error.error_code()),
+            Self::Disconnected | Self::NoResponders | Self::TimedOut | Self::Other(_) => None,
+        }
+    }
+
+    pub(in crate::store) fn is(&self, code: ErrorCode) -> bool {
+        self.code() == Some(code)
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            ApiError::Disconnected | ApiError::NoResponders => unavailable().because(error),
+            ApiError::TimedOut => {
+                Self::new(Reason::Timeout, "NATS did not answer in time; asking again is safe").because(error)
+            }
+            ApiError::Refused(refusal) => refused(refusal).because(error),
+            ApiError::Other(_) => Error::internal().because(error),
+        }
+    }
+}
+
+/// What JetStream's refusals mean wherever the operation does not know better. Codes: nats-server `errors.json`.
+fn refused(error: &jetstream::Error) -> Error {
+    const SYSTEM_UNAVAILABLE: u64 = 10008;
+    match error.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            Error::new(Reason::SubjectTaken, "subject: belongs to another stream on the NATS server; choose another")
+        }
+        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::limit_reached(
+            "max_consumers",
+            "the room has as many consumers as JetStream allows, for durable subscribers and open readers; \
+             raise max_consumers of the NATS account, and then of the room's stream",
+        ),
+        ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::limit_reached(
+            "max_streams",
+            "the NATS account has as many streams as it may; raise max_streams of the account",
+        ),
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STREAM_STORE_FAILED => Error::new(
+            Reason::StorageFull,
+            "the NATS server or account has no storage left; bound the rooms' retention or raise max_file",
+        ),
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => Error::new(
+            Reason::ReplicasUnavailable,
+            "replicas: the NATS server is not part of a cluster with that many servers; give fewer",
+        ),
+        // it is being deleted or made anew; whoever asks for its state brings it back
+        ErrorCode::STREAM_NOT_FOUND | ErrorCode(SYSTEM_UNAVAILABLE) => unavailable(),
+        _ if error.code() == 503 => unavailable(),
+        _ => Error::internal(),
+    }
+}
+
+pub(in crate::store) fn unavailable() -> Error {
+    Error::new(Reason::NatsUnavailable, "NATS cannot be reached just now; nothing was done, try again shortly")
+}

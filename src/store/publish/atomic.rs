@@ -9,6 +9,7 @@ use super::{
     Publisher, acknowledged,
     acks::Reply,
     lane::{Outcome, Work},
+    mismatch::Expectation,
     wire::{Outgoing, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
 };
 use crate::{
@@ -38,6 +39,7 @@ impl Publisher {
         }
         let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
         let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
+        let expectation = messages.first().and_then(|first| Expectation::of(&first.draft));
         let outcome = self.queue(registered, Work::All(Arc::clone(&messages)), None).await?;
         match outcome.await {
             Ok(Outcome::Stored { sequence: last, .. }) => {
@@ -50,7 +52,12 @@ impl Publisher {
                     .collect())
             }
             Ok(Outcome::Refused(error)) if is_duplicate(&error) || is_mismatch(&error) => {
-                let known = self.known(registered, &messages).await?;
+                if let Some(expectation) = expectation.filter(|_| is_mismatch(&error)) {
+                    let nats = &self.sender.nats;
+                    // it is certain from here on that the first message is stored; the others tell whether all are
+                    expectation.resolve(nats, &self.logs, registered, &error).await?;
+                }
+                let known = self.known(registered, &messages).await.map_err(|_| outcome_unknown())?;
                 if let Some(first) = stored_together(&known) {
                     let durability = self.durability_of(&registered.room);
                     let sequences = first..first + messages.len() as u64;

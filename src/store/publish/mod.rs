@@ -7,6 +7,7 @@ mod acks;
 mod atomic;
 mod group;
 mod lane;
+mod mismatch;
 mod pending;
 mod sender;
 mod wire;
@@ -26,13 +27,15 @@ use tokio_util::task::TaskTracker;
 use self::{
     acks::{AckListener, Acks},
     lane::{Lanes, Outcome, Work},
+    mismatch::Expectation,
     sender::Sender,
     wire::Outgoing,
     worker::Worker,
 };
 pub(crate) use self::{lane::Source, pending::Pending, wire::ttl_not_allowed};
 use super::{
-    Registered, Registry,
+    Registered,
+    logs::Logs,
     nats::{Nats, unavailable},
     signatures::Signatures,
     streams,
@@ -47,7 +50,7 @@ use crate::{
 pub(crate) struct Publisher {
     sender: Sender,
     signatures: Signatures,
-    registry: Registry,
+    logs: Logs,
     lanes: Lanes,
     durability: Durability,
     sources: AtomicU64,
@@ -59,7 +62,7 @@ impl Publisher {
     /// one replica means.
     pub(super) async fn new(
         nats: &Nats,
-        registry: &Registry,
+        logs: &Logs,
         signatures: &Signatures,
         durability: Durability,
         tasks: &TaskTracker,
@@ -68,7 +71,7 @@ impl Publisher {
         let publisher = Self {
             sender: Sender { nats: nats.clone(), acks },
             signatures: signatures.clone(),
-            registry: registry.clone(),
+            logs: logs.clone(),
             lanes: Lanes::default(),
             durability,
             sources: AtomicU64::default(),
@@ -115,7 +118,7 @@ impl Publisher {
         draft: Draft,
         source: Option<Source>,
     ) -> Result<Pending> {
-        let expectation = draft.message_id.clone().zip(draft.expected_last_sequence);
+        let expectation = Expectation::of(&draft);
         let outgoing = self.seal(&registered.room, draft)?;
         let outcome = self.queue(registered, Work::One(Box::new(outgoing)), source).await?;
         Ok(Pending::new(self, registered, expectation, outcome))
@@ -137,7 +140,8 @@ impl Publisher {
         let (outcome, needs_worker) = lane.enter(registered, work, source).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
-            self.tasks.spawn(Worker::new(lane, Arc::clone(self), groups).run());
+            let mark = self.logs.mark(&registered.room);
+            self.tasks.spawn(Worker::new(lane, Arc::clone(self), groups, mark).run());
         }
         Ok(outcome)
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Nats, Registered, history},
+    super::Registered,
     Publisher, acknowledged,
     lane::Outcome,
+    mismatch::Expectation,
     wire::{is_mismatch, outcome_unknown, refused},
 };
 use crate::{domain::Acknowledged, error::Result};
@@ -27,8 +27,7 @@ enum State {
 struct Waiting {
     publisher: Arc<Publisher>,
     registered: Arc<Registered>,
-    /// Message id and expected last sequence.
-    expectation: Option<(String, u64)>,
+    expectation: Option<Expectation>,
     outcome: oneshot::Receiver<Outcome>,
 }
 
@@ -36,7 +35,7 @@ impl Pending {
     pub(super) fn new(
         publisher: &Arc<Publisher>,
         registered: &Arc<Registered>,
-        expectation: Option<(String, u64)>,
+        expectation: Option<Expectation>,
         outcome: oneshot::Receiver<Outcome>,
     ) -> Self {
         let (publisher, registered) = (Arc::clone(publisher), Arc::clone(registered));
@@ -65,8 +64,11 @@ impl Pending {
         let nats = &publisher.sender.nats;
         match outcome.await {
             Ok(Outcome::Stored { sequence, duplicate }) => Ok(acknowledged(sequence, duplicate, durability)),
-            Ok(Outcome::Refused(error)) => match stored_before(nats, &registered, expectation, &error).await? {
-                Some(sequence) => Ok(acknowledged(sequence, true, durability)),
+            Ok(Outcome::Refused(error)) => match expectation.filter(|_| is_mismatch(&error)) {
+                Some(expectation) => {
+                    let sequence = expectation.resolve(nats, &publisher.logs, &registered, &error).await?;
+                    Ok(acknowledged(sequence, true, durability))
+                }
                 None => Err(refused(&error)),
             },
             Ok(Outcome::Failed(error)) => Err(error),
@@ -74,18 +76,4 @@ impl Pending {
             Err(_) => Err(outcome_unknown()),
         }
     }
-}
-
-/// JetStream looks at the expected sequence before it looks for duplicates, so a retry of a message that was stored is
-/// refused for the sequence that it itself took. That sequence, if it holds this very message.
-async fn stored_before(
-    nats: &Nats,
-    registered: &Registered,
-    expectation: Option<(String, u64)>,
-    error: &jetstream::Error,
-) -> Result<Option<u64>> {
-    let (Some((id, expected)), true) = (expectation, is_mismatch(error)) else { return Ok(None) };
-    let sequence = expected.saturating_add(1);
-    let found = history::stored_at(nats, &registered.room, sequence).await?;
-    Ok(found.filter(|found| found.message.message_id == id).map(|_| sequence))
 }

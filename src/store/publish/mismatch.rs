@@ -1,0 +1,126 @@
+//! What JetStream's refusal of an expected sequence means.
+//!
+//! JetStream checks the expected sequence before it looks for duplicates, so a retry of a message that was stored is refused
+//! for the sequence that it took itself. And where the log has copies, a deposed leader that has not noticed yet refuses
+//! what the leader stores. So a refusal is passed on only when it is certain that the message is not stored.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use tokio::time::{self, Instant};
+
+use super::{
+    super::{
+        Registered,
+        logs::{Logs, is_replicated},
+        nats::Nats,
+        raw::{self, Wanted},
+    },
+    wire::{outcome_unknown, refused},
+};
+use crate::{
+    domain::{Draft, Message, RoomState},
+    error::Result,
+    limits::STALE_ANSWER_TIMEOUT,
+};
+
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How far the clocks of this machine and of a NATS server may be apart.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
+
+/// A message that may only be stored after a certain sequence.
+#[derive(Debug)]
+pub(super) struct Expectation {
+    message_id: Option<String>,
+    payload: Bytes,
+    last_sequence: u64,
+    sent_at: SystemTime,
+}
+
+/// What holds the place that the message was to have.
+enum Place {
+    This,
+    Another,
+    /// One of these.
+    Unknown,
+}
+
+impl Expectation {
+    /// What the message expects, if it expects anything.
+    pub(super) fn of(draft: &Draft) -> Option<Self> {
+        let last_sequence = draft.expected_last_sequence?;
+        let (message_id, payload) = (draft.message_id.clone(), draft.payload.clone());
+        Some(Self { message_id, payload, last_sequence, sent_at: SystemTime::now() })
+    }
+
+    /// Where the refused message is stored all the same; `refusal` if it certainly is not.
+    ///
+    /// # Errors
+    /// `SEQUENCE_MISMATCH`; `OUTCOME_UNKNOWN` when it cannot be found out.
+    pub(super) async fn resolve(
+        &self,
+        nats: &Nats,
+        logs: &Logs,
+        registered: &Registered,
+        refusal: &jetstream::Error,
+    ) -> Result<u64> {
+        if !is_replicated(&registered.room) && self.message_id.is_none() {
+            return Err(refused(refusal));
+        }
+        let give_up = Instant::now() + STALE_ANSWER_TIMEOUT;
+        let place = async {
+            loop {
+                if let Ok(Some(place)) = self.place(nats, logs, registered).await {
+                    return place;
+                }
+                time::sleep(RETRY_DELAY).await;
+            }
+        };
+        match time::timeout_at(give_up, place).await {
+            Ok(Place::This) => Ok(self.last_sequence.saturating_add(1)),
+            Ok(Place::Another) => Err(refused(refusal)),
+            Ok(Place::Unknown) | Err(_) => Err(outcome_unknown()),
+        }
+    }
+
+    /// `None`: the message may still be on its way.
+    async fn place(&self, nats: &Nats, logs: &Logs, registered: &Registered) -> Result<Option<Place>> {
+        let (room, place) = (&registered.room, self.last_sequence.saturating_add(1));
+        let mut state: RoomState = logs.state(room).await?;
+        if state.last_sequence < self.last_sequence {
+            state = logs.reaching(room, self.last_sequence, state).await?;
+        }
+        if state.last_sequence < self.last_sequence {
+            // what is expected lies after the end, so no server takes the message
+            return Ok(Some(Place::Another));
+        }
+        if state.last_sequence == self.last_sequence {
+            return Ok((!is_replicated(room)).then_some(Place::Another));
+        }
+        if let Some(found) = raw::get(nats, room, Wanted::At(place)).await? {
+            return Ok(Some(self.compare(&found.stored.message)));
+        }
+        // removed, or the answer is stale: what follows tells when the place was taken at the latest
+        if is_replicated(room) && logs.list(room).await?.first_from(place) == Some(place) {
+            return Ok(None);
+        }
+        let follows = raw::get(nats, room, Wanted::From(place)).await?;
+        let is_old = follows.is_some_and(|found| self.is_older(&found.stored.message));
+        Ok(Some(if is_old || !is_replicated(room) { Place::Another } else { Place::Unknown }))
+    }
+
+    fn compare(&self, found: &Message) -> Place {
+        match &self.message_id {
+            Some(id) if *id == found.message_id => Place::This,
+            Some(_) => Place::Another,
+            None if self.payload != found.payload || self.is_older(found) => Place::Another,
+            None => Place::Unknown,
+        }
+    }
+
+    /// Whether it was stored before this message was sent.
+    fn is_older(&self, found: &Message) -> bool {
+        found.published_at.checked_add(CLOCKS_APART_MAX).is_some_and(|at| at < self.sent_at)
+    }
+}

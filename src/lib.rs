@@ -42,6 +42,10 @@
 //!   cannot both exist.
 //! - **One queue for each room.** What is published to a persisted room is sent by one worker, so that order holds around
 //!   retries, and what waits can be committed together.
+//! - **One answer never proves an absence.** Where a log has copies, an answer that knows less than this instance is stale and
+//!   asked for again (`store::logs`).
+//! - **Reading has connections of its own.** Neither a slow reader nor a message that the NATS client cannot parse costs a
+//!   publisher its connection (`store::nats`).
 //! - **A publish acknowledgement is believed only if it names the room's stream**, and a lost one is said to be lost.
 //!
 //! Deliberately absent: any look into a payload; a database; state that an instance would have to hand over; a `NATS`

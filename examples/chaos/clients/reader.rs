@@ -1,0 +1,262 @@
+//! Readers over Subscribe.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Streaming;
+use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, SubscribeResponse, start::At as StartAt};
+
+use super::{ANSWER_WITHIN, Client, Scene, failure, pause};
+use crate::{
+    oracle::{Ack, At, End, Frame, Start, Subscription},
+    plan::Reading,
+    world::HEARTBEAT,
+};
+
+/// How long a reader waits for a frame before it takes the connection for dead.
+const SILENCE_MAX: Duration = HEARTBEAT.saturating_mul(8);
+/// Messages of a sample at most.
+const SAMPLE_MAX: usize = 2000;
+
+/// A reader of the room, with what it remembers from one subscription to the next.
+struct Reader<'a> {
+    scene: &'a Scene,
+    room: usize,
+    kind: Reading,
+    durable: Option<String>,
+    /// Everything up to here was shown, or named as missing.
+    covered: u64,
+    /// What was acknowledged, or is to be.
+    acknowledged: u64,
+    rng: Rng,
+}
+
+/// How one subscription is read.
+struct Manner {
+    start: Start,
+    until_caught_up: bool,
+    /// The client leaves after this many messages.
+    messages_max: usize,
+    /// The client leaves at this time.
+    leave: Option<Instant>,
+    ack_every: u64,
+}
+
+/// Reads the room to the end of the episode: a durable reader, or one that remembers its own position.
+pub(crate) async fn read(scene: &Scene, kind: Reading, room: usize, name: &str, seed: u64) {
+    let durable = matches!(kind, Reading::Explicit | Reading::Auto).then(|| format!("admin/{name}"));
+    let mut reader = Reader { scene, room, kind, durable, covered: 0, acknowledged: 0, rng: Rng::with_seed(seed) };
+    while !reader.is_done() && !scene.is_over() {
+        let stays = reader.rng.u8(..4) > 0;
+        let manner = Manner {
+            start: if reader.durable.is_some() { Start::All } else { Start::After(reader.covered) },
+            until_caught_up: reader.rng.u8(..8) == 0,
+            messages_max: usize::MAX,
+            leave: (!stays).then(|| Instant::now() + Duration::from_millis(reader.rng.u64(100..3000))),
+            ack_every: reader.rng.u64(1..60),
+        };
+        reader.subscribe(manner).await;
+        pause(scene).await;
+    }
+    if !reader.is_done() {
+        let target = scene.target(room);
+        let told = format!("{name} {kind:?} stood at {} ({}), target {target:?}", reader.covered, reader.acknowledged);
+        scene.note(room, |room| room.unfinished.push(told));
+    }
+}
+
+/// Subscribes from anywhere, again and again, to the end of what is stored.
+pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    while scene.target(room).is_none() {
+        let latest = scene.latest(room);
+        let start = match rng.u8(..10) {
+            0 => Start::All,
+            1 => Start::New,
+            2 => Start::Last(rng.u64(1..200)),
+            3 => Start::Since(unix_micros().saturating_sub(rng.u64(..8_000_000))),
+            4..=6 => Start::After(latest.saturating_sub(rng.u64(..60))),
+            _ => Start::After(rng.u64(..=latest)),
+        };
+        let manner = Manner {
+            start,
+            until_caught_up: start != Start::New,
+            messages_max: SAMPLE_MAX,
+            leave: Some(Instant::now() + Duration::from_secs(if start == Start::New { 1 } else { 8 })),
+            ack_every: 1,
+        };
+        let kind = Reading::Sampling;
+        let rng_of_reader = Rng::with_seed(rng.u64(..));
+        let mut reader = Reader { scene, room, kind, durable: None, covered: 0, acknowledged: 0, rng: rng_of_reader };
+        reader.subscribe_as(manner, name).await;
+        sleep(Duration::from_millis(rng.u64(20..150))).await;
+    }
+}
+
+impl Reader<'_> {
+    fn is_done(&self) -> bool {
+        let acknowledged = self.kind != Reading::Explicit || self.scene.target(self.room) <= Some(self.acknowledged);
+        self.scene.target(self.room).is_some_and(|target| self.covered >= target) && acknowledged
+    }
+
+    async fn subscribe(&mut self, manner: Manner) {
+        let name = self.durable.clone().unwrap_or_else(|| "unnamed".to_owned());
+        self.subscribe_as(manner, &name).await;
+    }
+
+    /// One subscription, from the call to its end.
+    async fn subscribe_as(&mut self, manner: Manner, name: &str) {
+        let scene = self.scene;
+        let instance = self.rng.usize(..scene.instances());
+        let Some(mut client) = scene.client(instance) else { return };
+        let explicit = self.kind == Reading::Explicit;
+        let request = SubscribeRequest {
+            room_id: scene.room_id(self.room),
+            subscriber: self.durable.clone().unwrap_or_default(),
+            ack_mode: if explicit { AckMode::Explicit } else { AckMode::Auto }.into(),
+            start: self.durable.is_none().then(|| start(manner.start)),
+            until_caught_up: manner.until_caught_up,
+        };
+        let mut subscription = Subscription {
+            reader: name.to_owned(),
+            durable: self.durable.clone(),
+            explicit,
+            start: manner.start,
+            until_caught_up: manner.until_caught_up,
+            member: None,
+            credit: None,
+            instance,
+            asked: scene.now(),
+            frames: Vec::new(),
+            end: End::ByClient,
+            ended: 0,
+        };
+        subscription.end = match timeout(ANSWER_WITHIN, client.subscribe(scene.request(request))).await {
+            Ok(Ok(frames)) => self.follow(&client, instance, frames.into_inner(), &manner, &mut subscription).await,
+            Ok(Err(status)) => End::Failed(failure(&status)),
+            Err(_) => End::Silent,
+        };
+        subscription.ended = scene.now();
+        scene.note(self.room, |room| room.subscriptions.push(subscription));
+    }
+
+    /// Reads to the end of the subscription, or until the client has enough; acknowledges beside.
+    async fn follow(
+        &mut self,
+        client: &Client,
+        instance: usize,
+        mut frames: Streaming<SubscribeResponse>,
+        manner: &Manner,
+        subscription: &mut Subscription,
+    ) -> End {
+        let scene = self.scene;
+        let mut phase = scene.phase();
+        let mut messages = 0;
+        let mut wanted = None;
+        let mut acking: Option<std::pin::Pin<Box<dyn Future<Output = Ack> + Send>>> = None;
+        let leave = manner.leave.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        loop {
+            if acking.is_none()
+                && let (Some(sequence), Some(durable)) = (wanted.take(), &self.durable)
+            {
+                acking =
+                    Some(Box::pin(acknowledge(scene, client.clone(), self.room, instance, durable.clone(), sequence)));
+            }
+            if acking.is_none() && wanted.is_none() && (self.is_done() || messages >= manner.messages_max) {
+                return End::ByClient;
+            }
+            let frame = tokio::select! {
+                frame = timeout(SILENCE_MAX, frames.message()) => frame,
+                ack = async { match &mut acking { Some(acking) => acking.await, None => std::future::pending().await } } => {
+                    acking = None;
+                    if ack.answer.is_ok() {
+                        self.acknowledged = self.acknowledged.max(ack.sequence);
+                    }
+                    if ack.answer.is_err() {
+                        // the docs: it may have been done, and asking again is safe
+                        wanted = wanted.or(Some(ack.sequence));
+                        sleep(super::PAUSE).await;
+                    }
+                    scene.note(self.room, |room| room.acks.push(ack));
+                    continue;
+                }
+                () = tokio::time::sleep_until(leave) => return End::ByClient,
+                _ = phase.changed() => {
+                    if scene.is_over() {
+                        return End::ByClient;
+                    }
+                    if self.kind == Reading::Explicit && scene.target(self.room).is_some() {
+                        wanted = Some(self.covered.max(1));
+                    }
+                    continue;
+                }
+            };
+            let at = scene.now();
+            let frame = match frame {
+                Err(_) => return End::Silent,
+                Ok(Ok(None)) => return End::Ok,
+                Ok(Err(status)) => return End::Failed(failure(&status)),
+                Ok(Ok(Some(response))) => response.frame,
+            };
+            let Some(frame) = frame.map(super::seen) else { continue };
+            match &frame {
+                Frame::Message { sequence, .. } => {
+                    messages += 1;
+                    self.covered = self.covered.max(*sequence);
+                    let last = scene.target(self.room).is_some_and(|target| *sequence >= target);
+                    if self.kind == Reading::Explicit && (sequence.is_multiple_of(manner.ack_every) || last) {
+                        wanted = Some(*sequence);
+                    }
+                }
+                Frame::Gap { to, .. } => {
+                    self.covered = self.covered.max(*to);
+                    if self.kind == Reading::Explicit {
+                        wanted = Some(*to);
+                    }
+                }
+                Frame::CaughtUp(_) | Frame::Heartbeat(_) if self.kind == Reading::Explicit => {
+                    wanted = wanted.or(Some(self.covered)).filter(|sequence| *sequence > self.acknowledged);
+                }
+                Frame::Opened { .. } | Frame::CaughtUp(_) | Frame::Heartbeat(_) => {}
+            }
+            subscription.frames.push((at, frame));
+        }
+    }
+}
+
+/// Acknowledges, and takes down what came of it.
+async fn acknowledge(
+    scene: &Scene,
+    mut client: Client,
+    room: usize,
+    instance: usize,
+    durable: String,
+    sequence: u64,
+) -> Ack {
+    let request = AcknowledgeRequest { room_id: scene.room_id(room), subscriber: durable.clone(), sequence };
+    let started = scene.now();
+    let answer = scene.call("Acknowledge", room, instance, client.acknowledge(scene.request(request))).await;
+    Ack { durable, sequence, started, ended: scene.now(), answer: answer.map(|answer| answer.position) }
+}
+
+/// A start as the service knows it.
+fn start(start: Start) -> unibus::v1::Start {
+    let at = match start {
+        Start::All => StartAt::All(()),
+        Start::New => StartAt::New(()),
+        Start::After(sequence) => StartAt::AfterSequence(sequence),
+        Start::Last(count) => StartAt::Last(count),
+        Start::Since(micros) => StartAt::Since(prost_types::Timestamp {
+            seconds: i64::try_from(micros / 1_000_000).unwrap_or(0),
+            nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0),
+        }),
+    };
+    unibus::v1::Start { at: Some(at) }
+}
+
+/// Now, in microseconds since 1970.
+fn unix_micros() -> At {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0))
+}

@@ -1,0 +1,176 @@
+//! What was answered to publishers is what is stored.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Attempt, Facts, Findings, Frame, Group, Outcome, Publish, SECOND, room::Room, seconds};
+
+const KEPT: &str = "an acknowledged message is stored at its sequence";
+const ONCE: &str = "a message is stored once";
+const REFUSED: &str = "what is refused is not stored";
+const ORDER: &str = "messages are stored in their order";
+const WHOLE: &str = "an atomic batch is stored whole and in sequence, or not at all";
+const ANSWERS: &str = "a publish is answered as documented";
+
+pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {
+    let mut places: HashMap<u64, Vec<u64>> = HashMap::new();
+    for (sequence, stored) in &room.log.messages {
+        places.entry(stored.digest).or_default().push(*sequence);
+        found.require(room.published(stored.digest).is_some(), "what is stored was published", || {
+            format!("{sequence} is stored, and nobody published it")
+        });
+    }
+    let mut delivered: HashMap<u64, u64> = HashMap::new();
+    for (_, frame) in room.subscriptions.iter().flat_map(|subscription| &subscription.frames) {
+        if let Frame::Message { sequence, digest } = frame {
+            delivered.insert(*digest, *sequence);
+        }
+    }
+    for publish in &room.publishes {
+        let places = places.get(&publish.digest).map_or(&[][..], Vec::as_slice);
+        found.require(places.len() <= 1, ONCE, || format!("{} is stored at {places:?}", publish.label));
+        check_answers(facts, publish, found);
+        let seen = places.first().copied().or_else(|| delivered.get(&publish.digest).copied());
+        check_outcome(room, publish, seen, found);
+    }
+    check_order(room, &places, found);
+    check_streams(room, found);
+    check_groups(room, &places, found);
+}
+
+/// The answers to one message, beside what is stored: `seen` is where it is, or was delivered.
+fn check_outcome(room: &Room, publish: &Publish, seen: Option<u64>, found: &mut Findings) {
+    let answered: Vec<(u64, bool)> = publish
+        .attempts
+        .iter()
+        .filter_map(|attempt| match attempt.outcome {
+            Outcome::Stored { sequence, duplicate } => Some((sequence, duplicate)),
+            _ => None,
+        })
+        .collect();
+    let label = &publish.label;
+    if let Some((sequence, _)) = answered.first() {
+        found.require(answered.iter().all(|(other, _)| other == sequence), KEPT, || {
+            format!("{label} was answered with several sequences: {answered:?}")
+        });
+        found.require(answered.iter().skip(1).all(|(_, duplicate)| *duplicate), ONCE, || {
+            format!("{label} was published again, and the answer was no duplicate: {answered:?}")
+        });
+        let gone = seen.is_none() && room.may_be_removed(*sequence, u64::MAX);
+        found.require(seen == Some(*sequence) || gone, KEPT, || {
+            let there = room.log.messages.get(sequence).map(|stored| room.name(stored.digest));
+            format!("{label} was acknowledged as {sequence}; it is at {seen:?}, and there is {there:?}")
+        });
+        if let Some(expected) = publish.expected {
+            found.require(*sequence == expected + 1, "expected_last_sequence is met", || {
+                format!("{label} expected {expected} and was stored as {sequence}")
+            });
+        }
+    } else if publish.attempts.iter().all(|attempt| is_refusal(&attempt.outcome)) {
+        found.require(seen.is_none(), REFUSED, || {
+            format!("{label} was refused, and it is at {seen:?}: {:?}", publish.attempts)
+        });
+    }
+}
+
+/// Whether the answer says for certain that nothing was stored.
+fn is_refusal(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(failure) if !failure.is_open())
+}
+
+/// Refusals that a publisher may hear.
+fn check_answers(facts: &Facts, publish: &Publish, found: &mut Findings) {
+    for attempt in &publish.attempts {
+        let Outcome::Failed(failure) = &attempt.outcome else { continue };
+        let reason = failure.reason.as_str();
+        let allowed = match reason {
+            "" => facts.was_out(attempt.instance, attempt.started, attempt.ended),
+            "SEQUENCE_MISMATCH" => publish.expected.is_some(),
+            "BATCH_DUPLICATE" => publish.group.is_some() && publish.attempts.len() > 1,
+            "PERMISSION_DENIED" => publish.member.is_some(),
+            "OUTCOME_UNKNOWN" | "NATS_UNAVAILABLE" | "DRAINING" | "CONFLICT" | "TIMEOUT" => true,
+            "STORAGE_FULL" => facts.full,
+            _ => false,
+        };
+        found.require(allowed, ANSWERS, || {
+            let (from, to) = (seconds(attempt.started), seconds(attempt.ended));
+            format!("{} through {} from {from} to {to}: {failure:?}", publish.label, attempt.instance)
+        });
+    }
+}
+
+/// What began after something was acknowledged is stored after it.
+fn check_order(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Findings) {
+    for publish in &room.publishes {
+        let place = publish.sequence().or_else(|| places.get(&publish.digest)?.first().copied());
+        let Some(place) = place else { continue };
+        let before = room.acknowledged_before(publish.started());
+        found.require(place > before, ORDER, || {
+            format!(
+                "{} began at {} and is stored as {place}; {before} was acknowledged earlier",
+                publish.label,
+                seconds(publish.started())
+            )
+        });
+    }
+}
+
+/// What one PublishStream or PublishBatch stored has the order in which it was sent.
+fn check_streams(room: &Room, found: &mut Findings) {
+    let mut calls: BTreeMap<u64, Vec<(u64, u64, &str)>> = BTreeMap::new();
+    for publish in &room.publishes {
+        for attempt in &publish.attempts {
+            if let Attempt { call, place, outcome: Outcome::Stored { sequence, duplicate: false }, .. } = attempt {
+                calls.entry(*call).or_default().push((*place, *sequence, &publish.label));
+            }
+        }
+    }
+    for stored in calls.values_mut() {
+        stored.sort_unstable();
+        for pair in stored.windows(2) {
+            if let [(_, earlier, first), (_, later, second)] = pair {
+                found.require(later > earlier, ORDER, || {
+                    format!("{first} was sent before {second}, and they are stored as {earlier} and {later}")
+                });
+            }
+        }
+    }
+}
+
+fn check_groups(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Findings) {
+    let mut batches: BTreeMap<u64, Vec<(Group, &Publish)>> = BTreeMap::new();
+    for publish in &room.publishes {
+        if let Some(group) = publish.group {
+            batches.entry(group.batch).or_default().push((group, publish));
+        }
+    }
+    for members in batches.values() {
+        let place = |publish: &Publish| places.get(&publish.digest).and_then(|places| places.first().copied());
+        let answered = members.iter().find_map(|(group, publish)| Some(publish.sequence()?.wrapping_sub(group.index)));
+        let stored = members.iter().find_map(|(group, publish)| Some(place(publish)?.wrapping_sub(group.index)));
+        let Some(begin) = answered.or(stored) else { continue };
+        for (group, publish) in members {
+            let expected = begin + group.index;
+            let told = publish.sequence().is_none_or(|sequence| sequence == expected);
+            let is = place(publish);
+            let there = is == Some(expected) || is.is_none() && room.may_be_removed(expected, u64::MAX);
+            found.require(told && there, WHOLE, || {
+                let (told, label) = (publish.sequence(), &publish.label);
+                format!("{label} is {} of {} from {begin}; told {told:?}, stored at {is:?}", group.index, group.size)
+            });
+        }
+    }
+}
+
+impl Facts {
+    /// Whether this instance was away at some time of this span, or could have seemed so.
+    pub(super) fn was_out(&self, instance: usize, from: u64, to: u64) -> bool {
+        let near = SECOND / 2;
+        let outages = self.outages.iter().filter(|outage| outage.instance == instance);
+        outages.into_iter().any(|outage| outage.from <= to + near && from <= outage.to + near)
+    }
+
+    /// How long this program itself stood still within this span.
+    pub(super) fn stalled(&self, from: u64, to: u64) -> u64 {
+        self.stalls.iter().map(|(begin, end)| (*end).min(to).saturating_sub((*begin).max(from))).sum()
+    }
+}

@@ -1,0 +1,85 @@
+//! One room's facts with what many checks look up in them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+};
+
+use super::{At, Outcome, Publish, RoomFacts};
+
+/// The facts of a room, indexed.
+pub(super) struct Room<'a> {
+    facts: &'a RoomFacts,
+    /// By the digest of the payload.
+    published: HashMap<u64, &'a Publish>,
+    /// Messages with a lifetime of their own, by their sequence.
+    pub expiring: BTreeMap<u64, &'a Publish>,
+    /// When a publish was acknowledged, with the greatest sequence that was acknowledged by then.
+    acknowledged: Vec<(At, u64)>,
+}
+
+impl<'a> Room<'a> {
+    pub(super) fn new(facts: &'a RoomFacts) -> Self {
+        let published = facts.publishes.iter().map(|publish| (publish.digest, publish)).collect();
+        let expiring = facts.publishes.iter().filter(|publish| publish.ttl.is_some());
+        let expiring = expiring.filter_map(|publish| Some((publish.sequence()?, publish))).collect();
+        let attempts = facts.publishes.iter().flat_map(|publish| &publish.attempts);
+        let mut acknowledged: Vec<(At, u64)> = attempts
+            .filter_map(|attempt| match attempt.outcome {
+                Outcome::Stored { sequence, .. } => Some((attempt.ended, sequence)),
+                _ => None,
+            })
+            .collect();
+        acknowledged.sort_unstable();
+        let mut greatest = 0;
+        for (_, sequence) in &mut acknowledged {
+            greatest = greatest.max(*sequence);
+            *sequence = greatest;
+        }
+        Self { facts, published, expiring, acknowledged }
+    }
+
+    /// The message with this payload.
+    pub(super) fn published(&self, digest: u64) -> Option<&'a Publish> {
+        self.published.get(&digest).copied()
+    }
+
+    /// The same by its name, for evidence.
+    pub(super) fn name(&self, digest: u64) -> &str {
+        self.published(digest).map_or("a message that nobody published", |publish| publish.label.as_str())
+    }
+
+    /// The greatest sequence whose publish was acknowledged before this moment.
+    pub(super) fn acknowledged_before(&self, at: At) -> u64 {
+        let earlier = self.acknowledged.partition_point(|(ended, _)| *ended < at);
+        earlier.checked_sub(1).and_then(|place| self.acknowledged.get(place)).map_or(0, |(_, sequence)| *sequence)
+    }
+}
+
+impl Deref for Room<'_> {
+    type Target = RoomFacts;
+
+    fn deref(&self) -> &RoomFacts {
+        self.facts
+    }
+}
+
+impl Publish {
+    /// The sequence that was answered.
+    pub(super) fn sequence(&self) -> Option<u64> {
+        self.attempts.iter().find_map(|attempt| match attempt.outcome {
+            Outcome::Stored { sequence, .. } => Some(sequence),
+            _ => None,
+        })
+    }
+
+    /// When it was first tried.
+    pub(super) fn started(&self) -> At {
+        self.attempts.first().map_or(0, |attempt| attempt.started)
+    }
+
+    /// When its last try ended.
+    pub(super) fn ended(&self) -> At {
+        self.attempts.last().map_or(0, |attempt| attempt.ended)
+    }
+}

@@ -1,0 +1,117 @@
+//! A nats-server on loopback.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Raw, children::Child};
+
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// A nats-server that can be killed and started again on its port and store. Ends when dropped.
+pub(crate) struct Node {
+    pub name: String,
+    pub address: SocketAddr,
+    dir: PathBuf,
+    program: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+/// What differs between nats-servers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeOptions {
+    /// Ports of the cluster's routes, with this node's place among them.
+    pub cluster: Option<(Vec<u16>, usize)>,
+    /// Such as `20MB`.
+    pub max_file_store: Option<&'static str>,
+}
+
+impl Node {
+    /// Writes the configuration of a node; it does not run yet.
+    pub(crate) fn new(program: &Path, dir: &Path, name: &str, options: &NodeOptions) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let store = dir.join(name);
+        let max = options.max_file_store.map(|max| format!(", max_file_store: {max}")).unwrap_or_default();
+        let mut config = format!(
+            "server_name: \"{name}\"\nlisten: \"{address}\"\njetstream {{ store_dir: \"{}\"{max} }}\n",
+            store.display()
+        );
+        if let Some((ports, place)) = &options.cluster {
+            let routes: Vec<String> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+            let own = ports.get(*place).context("a port for each node")?;
+            config += &format!(
+                "cluster {{ name: chaos, listen: \"127.0.0.1:{own}\", routes: [{}], pool_size: 1, no_advertise: true }}\n",
+                routes.join(", ")
+            );
+        }
+        fs::write(dir.join(format!("{name}.conf")), config)?;
+        Ok(Self { name: name.into(), address, dir: dir.into(), program: program.into(), child: Mutex::default() })
+    }
+
+    /// Starts it.
+    pub(crate) fn start(&self) -> Result<()> {
+        let config = self.dir.join(format!("{}.conf", self.name));
+        let mut command = Command::new(&self.program);
+        let log = self.dir.join(format!("{}.log", self.name));
+        let child = Child::run(command.arg("-c").arg(config), &log)?;
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let asked = async { self.raw().await?.ask("INFO", &json!({})).await };
+            match asked.await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => {
+                    return Err(error).with_context(|| format!("{} does not serve", self.name));
+                }
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// A connection by hand.
+    pub(crate) async fn raw(&self) -> Result<Raw> {
+        Raw::connect(self.address, None).await
+    }
+
+    pub(crate) fn kill(&self) {
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(child) = &*self.child.lock().unwrap_or_else(PoisonError::into_inner) {
+            child.signal(signal);
+        }
+    }
+
+    /// Removes all that it has stored. It must not run.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.dir.join(&self.name))?)
+    }
+}
+
+/// A port that nothing listens on, below the range from which outgoing connections get theirs: it is still free when a
+/// server that was killed comes back to it.
+pub(crate) fn free_port() -> Result<u16> {
+    for _ in 0..1000 {
+        let port = fastrand::u16(11_000..31_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
+}

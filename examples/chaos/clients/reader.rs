@@ -1,6 +1,6 @@
 //! Readers over Subscribe.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,6 +31,9 @@ struct Reader<'a> {
     acknowledged: u64,
     rng: Rng,
 }
+
+/// An acknowledgement under way.
+type Acking<'a> = Pin<Box<dyn Future<Output = Ack> + Send + 'a>>;
 
 /// How one subscription is read.
 struct Manner {
@@ -94,7 +97,7 @@ pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn is_done(&self) -> bool {
         let acknowledged = self.kind != Reading::Explicit || self.scene.target(self.room) <= Some(self.acknowledged);
         self.scene.target(self.room).is_some_and(|target| self.covered >= target) && acknowledged
@@ -137,7 +140,9 @@ impl Reader<'_> {
             Ok(Err(status)) => End::Failed(failure(&status)),
             Err(_) => End::Silent,
         };
-        subscription.ended = scene.now();
+        if subscription.ended == 0 {
+            subscription.ended = scene.now();
+        }
         scene.note(self.room, |room| room.subscriptions.push(subscription));
     }
 
@@ -146,21 +151,46 @@ impl Reader<'_> {
         &mut self,
         client: &Client,
         instance: usize,
+        frames: Streaming<SubscribeResponse>,
+        manner: &Manner,
+        subscription: &mut Subscription,
+    ) -> End {
+        let mut acking = None;
+        let end = self.read_frames(client, instance, frames, manner, subscription, &mut acking).await;
+        subscription.ended = self.scene.now();
+        // What is under way may be carried out.
+        if let Some(acking) = acking {
+            self.acknowledged_by(acking.await);
+        }
+        end
+    }
+
+    fn acknowledged_by(&mut self, ack: Ack) {
+        if ack.answer.is_ok() {
+            self.acknowledged = self.acknowledged.max(ack.sequence);
+        }
+        self.scene.note(self.room, |room| room.acks.push(ack));
+    }
+
+    async fn read_frames(
+        &mut self,
+        client: &Client,
+        instance: usize,
         mut frames: Streaming<SubscribeResponse>,
         manner: &Manner,
         subscription: &mut Subscription,
+        acking: &mut Option<Acking<'a>>,
     ) -> End {
         let scene = self.scene;
         let mut phase = scene.phase();
         let mut messages = 0;
         let mut wanted = None;
-        let mut acking: Option<std::pin::Pin<Box<dyn Future<Output = Ack> + Send>>> = None;
         let leave = manner.leave.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         loop {
             if acking.is_none()
                 && let (Some(sequence), Some(durable)) = (wanted.take(), &self.durable)
             {
-                acking =
+                *acking =
                     Some(Box::pin(acknowledge(scene, client.clone(), self.room, instance, durable.clone(), sequence)));
             }
             if acking.is_none() && wanted.is_none() && (self.is_done() || messages >= manner.messages_max) {
@@ -168,17 +198,14 @@ impl Reader<'_> {
             }
             let frame = tokio::select! {
                 frame = timeout(SILENCE_MAX, frames.message()) => frame,
-                ack = async { match &mut acking { Some(acking) => acking.await, None => std::future::pending().await } } => {
-                    acking = None;
-                    if ack.answer.is_ok() {
-                        self.acknowledged = self.acknowledged.max(ack.sequence);
-                    }
+                ack = async { match acking.as_mut() { Some(acking) => acking.await, None => std::future::pending().await } } => {
+                    *acking = None;
                     if ack.answer.is_err() {
                         // the docs: it may have been done, and asking again is safe
                         wanted = wanted.or(Some(ack.sequence));
                         sleep(super::PAUSE).await;
                     }
-                    scene.note(self.room, |room| room.acks.push(ack));
+                    self.acknowledged_by(ack);
                     continue;
                 }
                 () = tokio::time::sleep_until(leave) => return End::ByClient,

@@ -29,16 +29,15 @@ pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {
         let places = places.get(&publish.digest).map_or(&[][..], Vec::as_slice);
         found.require(places.len() <= 1, ONCE, || format!("{} is stored at {places:?}", publish.label));
         check_answers(facts, publish, found);
-        let seen = places.first().copied().or_else(|| delivered.get(&publish.digest).copied());
-        check_outcome(room, publish, seen, found);
+        check_outcome(room, publish, places.first().copied(), delivered.get(&publish.digest).copied(), found);
     }
     check_order(room, &places, found);
     check_streams(room, found);
     check_groups(room, &places, found);
 }
 
-/// The answers to one message, beside what is stored: `seen` is where it is, or was delivered.
-fn check_outcome(room: &Room, publish: &Publish, seen: Option<u64>, found: &mut Findings) {
+/// The answers to one message, beside where it is stored, and where it was delivered.
+fn check_outcome(room: &Room, publish: &Publish, stored: Option<u64>, delivered: Option<u64>, found: &mut Findings) {
     let answered: Vec<(u64, bool)> = publish
         .attempts
         .iter()
@@ -55,10 +54,10 @@ fn check_outcome(room: &Room, publish: &Publish, seen: Option<u64>, found: &mut 
         found.require(answered.iter().skip(1).all(|(_, duplicate)| *duplicate), ONCE, || {
             format!("{label} was published again, and the answer was no duplicate: {answered:?}")
         });
-        let gone = seen.is_none() && room.may_be_removed(*sequence, u64::MAX);
-        found.require(seen == Some(*sequence) || gone, KEPT, || {
+        let gone = stored.is_none() && room.may_be_removed(*sequence, u64::MAX);
+        found.require(stored == Some(*sequence) || gone, KEPT, || {
             let there = room.log.messages.get(sequence).map(|stored| room.name(stored.digest));
-            format!("{label} was acknowledged as {sequence}; it is at {seen:?}, and there is {there:?}")
+            format!("{label} was acknowledged as {sequence}; it is at {stored:?}, and there is {there:?}")
         });
         if let Some(expected) = publish.expected {
             found.require(*sequence == expected + 1, "expected_last_sequence is met", || {
@@ -66,6 +65,7 @@ fn check_outcome(room: &Room, publish: &Publish, seen: Option<u64>, found: &mut 
             });
         }
     } else if publish.attempts.iter().all(|attempt| is_refusal(&attempt.outcome)) {
+        let seen = stored.or(delivered);
         found.require(seen.is_none(), REFUSED, || {
             format!("{label} was refused, and it is at {seen:?}: {:?}", publish.attempts)
         });

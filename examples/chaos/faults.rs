@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -42,20 +42,21 @@ impl Stage {
             Fault::LaggingFollower { messages } => self.lag(messages, &mut rng).await,
             Fault::KillInstance { instance, down } => self.restart_instance(instance, down, false).await,
             Fault::DrainInstance { instance, down } => self.restart_instance(instance, down, true).await,
-            Fault::CutLinks { instance } => {
-                self.links(instance, Duration::from_millis(200), Proxy::cut, |_| {}).await;
+            Fault::CutLinks { instance, link } => {
+                self.links((instance, link), Duration::from_millis(200), Proxy::cut, |_| {}).await;
                 Ok(())
             }
-            Fault::DownLinks { instance, time } => {
-                self.links(instance, time, |link| link.set(Mode::Down), |link| link.set(Mode::Pass)).await;
+            Fault::DownLinks { instance, link, time } => {
+                self.links((instance, link), time, |link| link.set(Mode::Down), |link| link.set(Mode::Pass)).await;
                 Ok(())
             }
-            Fault::BlackHole { instance, time } => {
-                self.links(instance, time, |link| link.set(Mode::BlackHole), |link| link.set(Mode::Pass)).await;
+            Fault::BlackHole { instance, link, time } => {
+                self.links((instance, link), time, |link| link.set(Mode::BlackHole), |link| link.set(Mode::Pass)).await;
                 Ok(())
             }
-            Fault::SlowLinks { instance, time, delay } => {
-                self.links(instance, time, |link| link.set(Mode::Delay(delay)), |link| link.set(Mode::Pass)).await;
+            Fault::SlowLinks { instance, link, time, delay } => {
+                self.links((instance, link), time, |link| link.set(Mode::Delay(delay)), |link| link.set(Mode::Pass))
+                    .await;
                 Ok(())
             }
             Fault::BareUpdate { cut } => native::bare_update(self, cut).await,
@@ -141,14 +142,30 @@ impl Stage {
         Ok(())
     }
 
-    /// Something befalls the links of an instance, for some time.
-    async fn links(&self, instance: usize, time: Duration, begin: impl Fn(&Proxy), end: impl Fn(&Proxy)) {
+    /// Something befalls the links of an instance, or one of them, for some time.
+    async fn links(
+        &self,
+        (instance, link): (usize, Option<usize>),
+        time: Duration,
+        begin: impl Fn(&Proxy),
+        end: impl Fn(&Proxy),
+    ) {
         let links = self.world.links.get(instance).map_or(&[][..], Vec::as_slice);
         let from = self.scene.now();
-        links.iter().for_each(begin);
+        let links: Vec<&Proxy> = match link {
+            Some(link) => links.get(link).into_iter().collect(),
+            None => links.iter().collect(),
+        };
+        for link in &links {
+            begin(link);
+        }
         sleep(time).await;
-        links.iter().for_each(end);
-        self.unreached(instance, from);
+        for link in &links {
+            end(link);
+        }
+        if link.is_none() {
+            self.unreached(instance, from);
+        }
     }
 
     /// A single nats-server that is away reaches nobody.
@@ -174,8 +191,8 @@ impl Stage {
     /// Waits until this succeeds, and takes down when it does not in time.
     pub(crate) async fn succeeds(&self, what: &str, within: Duration, mut attempt: impl AsyncFnMut() -> bool) {
         let until = Instant::now() + within;
-        while !attempt().await {
-            if Instant::now() > until {
+        while !timeout_at(until, attempt()).await.unwrap_or(false) {
+            if Instant::now() >= until {
                 self.require(false, &format!("{what} does not succeed within {within:?}"));
                 return;
             }

@@ -34,7 +34,13 @@ mod oracle;
 mod owner;
 mod plan;
 #[path = "../../tests/it/support/proxy.rs"]
-#[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, reason = "the tests' proxy, which may panic")]
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the proxy of the tests, which may panic"
+)]
 mod proxy;
 mod report;
 mod world;
@@ -42,7 +48,7 @@ mod world;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
@@ -52,7 +58,7 @@ use crate::{
     episode::Verdict,
     plan::{Fault, Plan, Setup},
     report::Report,
-    world::{Programs, Tmpfs, children},
+    world::{Programs, Tmpfs},
 };
 
 /// An episode that takes longer hangs.
@@ -72,9 +78,9 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Servers of the episodes; unset: all set-ups in turn
-    #[arg(long, value_enum)]
-    setup: Option<Setup>,
+    /// Servers of the episodes; `all`: each set-up in turn
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    setup: Choice,
 
     /// Run only the episode with this seed, as a violation's report names it
     #[arg(long)]
@@ -93,11 +99,40 @@ struct Options {
     markdown: bool,
 }
 
+/// Which set-ups are run.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    /// One instance, one nats-server
+    One,
+    /// Two instances, one nats-server
+    Two,
+    /// Two instances, a cluster of three nodes, three replicas
+    Cluster,
+    /// Each of them in turn
+    All,
+}
+
+impl Choice {
+    fn setup(self) -> Option<Setup> {
+        match self {
+            Self::One => Some(Setup::One),
+            Self::Two => Some(Setup::Two),
+            Self::Cluster => Some(Setup::Cluster),
+            Self::All => None,
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    tokio::spawn(end_with_children());
-    match Box::pin(run(&options)).await {
+    let run = async {
+        tokio::select! {
+            done = run(&options) => done,
+            () = told_to_end() => Err(anyhow::anyhow!("told to end")),
+        }
+    };
+    match Box::pin(run).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -113,9 +148,11 @@ async fn run(options: &Options) -> Result<bool> {
         Some(seed) => vec![seed],
         None => (0..options.episodes).map(|number| options.seed.wrapping_mul(1_000_000).wrapping_add(number)).collect(),
     };
-    let plans: Vec<Plan> = seeds.into_iter().map(|seed| Plan::new(seed, options.setup)).collect();
+    let plans: Vec<Plan> = seeds.into_iter().map(|seed| Plan::new(seed, options.setup.setup())).collect();
     if options.plan {
-        plans.iter().for_each(|plan| println!("{plan}"));
+        for plan in &plans {
+            println!("{plan}");
+        }
         return Ok(true);
     }
     let programs = Programs::find()?;
@@ -148,9 +185,11 @@ async fn run(options: &Options) -> Result<bool> {
     }
     println!("{}", report.table(&programs.versions()?));
     if !options.markdown {
-        report.missing().iter().for_each(|missing| println!("not run: {missing}"));
+        for missing in report.missing() {
+            println!("not run: {missing}");
+        }
     }
-    Ok(report.violations() == 0)
+    Ok(report.broken() == 0)
 }
 
 fn show(verdict: &Verdict) {
@@ -168,16 +207,14 @@ fn show(verdict: &Verdict) {
     }
 }
 
-/// Ends this program and its children when it is told to.
-async fn end_with_children() {
+/// Returns when this program is told to end. Its children end with what owns them.
+async fn told_to_end() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
-        return;
+        return std::future::pending().await;
     };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    children::kill_all();
-    std::process::exit(130);
 }

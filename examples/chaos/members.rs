@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fastrand::Rng;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use unibus::v1::{AddMemberRequest, RemoveMemberRequest, Role, Start as WireStart, SubscribeRequest, start::At};
 
 use crate::{
     clients::{Scene, Wish, failure, pause, request_as, seen, within},
     faults::Stage,
     oracle::{Attempt, End, MemberChange, Outcome, Start, Subscription},
+    plan::{Fault, Which},
 };
 
 const MEMBER: &str = "mallory";
@@ -23,19 +26,32 @@ pub(crate) async fn come_and_go(stage: &Stage, rng: &mut Rng) -> Result<()> {
     for _ in 0..ROUNDS {
         change(&stage.scene, true, rng.usize(..stage.scene.instances())).await;
         sleep(Duration::from_millis(1100)).await;
-        let mut busy = Vec::new();
+        let mut busy = JoinSet::new();
         for instance in 0..stage.scene.instances() {
             let (scene, token, seed) = (stage.scene.clone(), token.clone(), rng.u64(..));
-            busy.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            busy.spawn(async move {
                 tokio::join!(publish(&scene, instance, &token, seed), read(&scene, instance, &token));
-            })));
+            });
         }
         sleep(Duration::from_millis(rng.u64(500..1500))).await;
-        change(&stage.scene, false, rng.usize(..stage.scene.instances())).await;
-        for task in busy {
-            // bounded by the client's own deadline
-            let _ = timeout(Duration::from_secs(20), task).await;
+        let instance = rng.usize(..stage.scene.instances());
+        let remove = async {
+            sleep(Duration::from_millis(200)).await;
+            change(&stage.scene, false, instance).await;
+        };
+        // Whatever node dies or hangs at that moment.
+        let (which, time) = (Which::Random, Duration::from_secs(3));
+        let fault = match rng.u8(..3) {
+            0 => Some(Fault::KillNode { which, down: time }),
+            1 => Some(Fault::StopNode { which, pause: time }),
+            _ => None,
+        };
+        match fault.filter(|_| stage.world.nodes.len() > 1) {
+            Some(fault) => tokio::join!(Box::pin(stage.carry_out(fault, rng.u64(..))), remove).0?,
+            None => remove.await,
         }
+        // bounded by the clients' own deadlines
+        busy.join_all().await;
     }
     Ok(())
 }
@@ -106,7 +122,7 @@ async fn read(scene: &Scene, instance: usize, token: &str) {
         end: End::ByClient,
         ended: 0,
     };
-    let until = Instant::now() + Duration::from_millis(6000);
+    let until = Instant::now() + Duration::from_secs(6);
     subscription.end = match within(client.subscribe(request_as(Some(token), request))).await {
         Err(failure) => End::Failed(failure),
         Ok(frames) => {

@@ -82,11 +82,21 @@ pub(crate) async fn publish_bad_headers(stage: &Stage, count: u64, rng: &mut Rng
 /// Deletes the consumer that is a durable subscriber's position.
 pub(crate) async fn delete_durable(stage: &Stage, rng: &mut Rng) -> Result<()> {
     let name = if rng.bool() { "explicit" } else { "auto" };
-    let started = stage.scene.now();
-    let mut raw = stage.world.raw().await?;
-    let answer = raw.ask(&format!("CONSUMER.DELETE.{STREAM}.lobby_admin_{name}"), &json!({})).await;
-    let done = answer.is_ok().then(|| stage.scene.now());
-    let durable = format!("admin/{name}");
-    stage.scene.note(0, |room| room.moves.push(Move { durable, kind: MoveKind::Deleted, started, done }));
+    for _ in 0..20 {
+        let started = stage.scene.now();
+        let asked = async {
+            let mut raw = stage.world.raw().await?;
+            raw.ask(&format!("CONSUMER.DELETE.{STREAM}.lobby_admin_{name}"), &json!({})).await
+        };
+        let answer = asked.await;
+        let done = answer.is_ok().then(|| stage.scene.now());
+        let durable = format!("admin/{name}");
+        stage.scene.note(0, |room| room.moves.push(Move { durable, kind: MoveKind::Deleted, started, done }));
+        if answer.is_ok() {
+            break;
+        }
+        // A nats-server that is away just now answers later.
+        sleep(Duration::from_millis(500)).await;
+    }
     Ok(())
 }

@@ -2,11 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use clap::ValueEnum;
 use fastrand::Rng;
 
 /// Which servers an episode runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Setup {
     /// One instance in front of one nats-server.
     One,
@@ -40,14 +39,14 @@ pub(crate) enum Fault {
     KillInstance { instance: usize, down: Duration },
     /// The same with SIGTERM: the instance drains.
     DrainInstance { instance: usize, down: Duration },
-    /// Every connection of an instance to NATS is reset.
-    CutLinks { instance: usize },
+    /// Every connection of an instance to NATS is reset, or only those to one node.
+    CutLinks { instance: usize, link: Option<usize> },
     /// An instance and NATS are cut off from each other for a while: connections are refused.
-    DownLinks { instance: usize, time: Duration },
+    DownLinks { instance: usize, link: Option<usize>, time: Duration },
     /// What an instance and NATS send each other vanishes for a while.
-    BlackHole { instance: usize, time: Duration },
+    BlackHole { instance: usize, link: Option<usize>, time: Duration },
     /// An instance's links to NATS are slow.
-    SlowLinks { instance: usize, time: Duration, delay: Duration },
+    SlowLinks { instance: usize, link: Option<usize>, time: Duration, delay: Duration },
     /// The disk of the embedded nats-server is full for a while.
     FullDisk { time: Duration },
     /// Publishers fill a small store; purging and removing must work all the same.
@@ -141,16 +140,17 @@ impl Setup {
 /// Every kind of fault that makes sense in a set-up, drawn anew.
 fn faults(setup: Setup, rng: &mut Rng) -> Vec<Fault> {
     let instance = rng.usize(..setup.instances());
+    let link = (setup == Setup::Cluster && rng.bool()).then(|| rng.usize(..setup.nodes()));
     let mut millis = |from: u64, to: u64| Duration::from_millis(rng.u64(from..to));
     let mut faults = vec![
         Fault::KillNode { which: Which::Random, down: millis(100, 4000) },
         Fault::StopNode { which: Which::Random, pause: millis(1000, 8000) },
         Fault::KillInstance { instance, down: millis(100, 2000) },
         Fault::DrainInstance { instance, down: millis(100, 1000) },
-        Fault::CutLinks { instance },
-        Fault::DownLinks { instance, time: millis(200, 3000) },
-        Fault::BlackHole { instance, time: millis(500, 6000) },
-        Fault::SlowLinks { instance, time: millis(1000, 4000), delay: millis(5, 80) },
+        Fault::CutLinks { instance, link },
+        Fault::DownLinks { instance, link, time: millis(200, 3000) },
+        Fault::BlackHole { instance, link, time: millis(500, 6000) },
+        Fault::SlowLinks { instance, link, time: millis(1000, 4000), delay: millis(5, 80) },
     ];
     faults.extend([
         Fault::BareUpdate { cut: rng.bool() },
@@ -218,6 +218,23 @@ impl Fault {
         matches!(self, Self::FullDisk { .. } | Self::FullStore | Self::Members | Self::WipeNode { .. })
     }
 
+    /// A server, a link or a disk fails.
+    fn disturbs(self) -> bool {
+        match self {
+            Self::BareUpdate { cut } => cut,
+            Self::NativePublish { .. }
+            | Self::BadHeaders { .. }
+            | Self::NativeDelete
+            | Self::Members
+            | Self::FullStore
+            | Self::Purge { .. }
+            | Self::Delete { .. }
+            | Self::Seek { .. }
+            | Self::UpdateRoom => false,
+            _ => true,
+        }
+    }
+
     /// Takes a node away for some time. One at a time, so that what is acknowledged is never on a lost minority.
     pub(crate) fn is_of_nodes(self) -> bool {
         matches!(
@@ -272,6 +289,12 @@ impl Plan {
         let ttl = !bare && rng.u8(..3) == 0;
         let run = Duration::from_secs(8);
         Self { seed, setup, rooms: vec!["lobby".into(), "steps".into()], ttl, publishers, readers, faults: timed, run }
+    }
+
+    /// Whether a server, a link or a disk fails at some time.
+    pub(crate) fn disturbs(&self) -> bool {
+        let members_of_a_cluster = self.setup == Setup::Cluster && self.has(|fault| fault == Fault::Members);
+        members_of_a_cluster || self.has(Fault::disturbs)
     }
 
     /// Whether this episode has such a fault.

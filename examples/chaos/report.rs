@@ -1,6 +1,10 @@
 //! The table at the end.
 
-use std::{collections::BTreeMap, fmt::Write, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::SystemTime,
+};
 
 use crate::{
     episode::Verdict,
@@ -12,7 +16,8 @@ use crate::{
 struct Row {
     episodes: usize,
     counts: Counts,
-    violations: usize,
+    /// Promises broken, in each episode each once.
+    broken: usize,
 }
 
 /// Rows by set-up and fault. An episode counts in the row of each of its faults.
@@ -27,7 +32,8 @@ pub(crate) struct Report {
 impl Row {
     fn add(&mut self, verdict: &Verdict) {
         self.episodes += 1;
-        self.violations += verdict.violations.len();
+        let promises: BTreeSet<_> = verdict.violations.iter().map(|violation| violation.promise).collect();
+        self.broken += promises.len();
         self.counts.acknowledged += verdict.counts.acknowledged;
         self.counts.deliveries += verdict.counts.deliveries;
         self.counts.gaps += verdict.counts.gaps;
@@ -44,7 +50,7 @@ impl Row {
             counts.deliveries,
             counts.gaps,
             counts.pages,
-            self.violations,
+            self.broken,
         ]
         .map(|number| number.to_string())
     }
@@ -71,8 +77,8 @@ impl Report {
         self.not_run.push(format!("{plan}: {why}"));
     }
 
-    pub(crate) fn violations(&self) -> usize {
-        self.total.violations
+    pub(crate) fn broken(&self) -> usize {
+        self.total.broken
     }
 
     /// Episodes that could not be run, and why.
@@ -85,7 +91,7 @@ impl Report {
         let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let date = date.split('T').next().unwrap_or_default();
         let mut table = format!("{date}, {versions}\n\n");
-        table += "| set-up | fault | episodes | publishes acknowledged | subscriptions | deliveries | gaps checked | pages | violations |\n";
+        table += "| set-up | fault | episodes | publishes acknowledged | subscriptions | deliveries | gaps checked | pages | promises broken |\n";
         table += "|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
         for ((setup, fault), row) in &self.rows {
             let _ = writeln!(table, "| {} | {fault} | {} |", setup.name(), row.cells().join(" | "));

@@ -1,4 +1,4 @@
-//! Publishers over PublishBatch, plain and atomic.
+//! Publishers over `PublishBatch`, plain and atomic.
 
 use std::time::Duration;
 

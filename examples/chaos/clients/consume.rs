@@ -149,7 +149,7 @@ impl Stream<'_> {
                     }
                     let (sequence, started, durable) = (*sequence, *started, self.durable.clone());
                     scene.note(room, |room| {
-                        room.acks.push(Ack { durable, sequence, started, ended: at, answer: Ok(acked.position) })
+                        room.acks.push(Ack { durable, sequence, started, ended: at, answer: Ok(acked.position) });
                     });
                     false
                 });

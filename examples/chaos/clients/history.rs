@@ -55,6 +55,7 @@ async fn page(
         anchor,
         limit,
         messages: messages.collect(),
+        bytes: answer.messages.iter().map(|message| message.payload.len()).sum(),
         has_older: answer.has_older,
         has_newer: answer.has_newer,
         older_cursor: !answer.older_cursor.is_empty(),

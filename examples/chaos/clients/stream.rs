@@ -1,164 +1,203 @@
-//! Publishers over PublishStream.
+//! Publishers over `PublishStream`.
 
 use std::{collections::VecDeque, time::Duration};
 
 use fastrand::Rng;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use unibus::v1::{PublishStreamRequest, publish_stream_response};
+use tonic::Status;
+use unibus::v1::{PublishStreamRequest, PublishStreamResponse, publish_stream_response};
 
 use super::{ANSWER_WITHIN, Scene, Wish, failure, pause};
 use crate::oracle::{At, Attempt, Failure, Outcome};
 
 /// Messages of one stream at most; then the next one is opened.
-const STREAM_MAX: u64 = 400;
+const STREAM_MAX: usize = 400;
+/// Bytes of a message when there are many.
+const SMALL: usize = 100;
 
-/// Publishes at a steady pace; what a stream did not get acknowledged goes first into the next one, in its order.
+/// Publishes at a steady pace; what one stream did not get acknowledged goes first into the next one, in its order.
 pub(crate) async fn stream(scene: &Scene, seed: u64) {
     let mut rng = Rng::with_seed(seed);
-    let mut pending = VecDeque::new();
-    while scene.runs() || !pending.is_empty() && !scene.is_over() {
+    let mut open = VecDeque::new();
+    while scene.runs() || !open.is_empty() && !scene.is_over() {
         let pace = Duration::from_micros(rng.u64(500..10_000));
-        let more = |rng: &mut Rng| scene.runs().then(|| Wish::new(scene, 0, "stream", rng));
-        pending = one_stream(scene, pending, pace, &mut rng, more).await;
+        let mut session = Session::new(scene, open, &mut rng);
+        session.run(Some(pace), &mut rng).await;
+        open = session.end();
         pause(scene).await;
     }
-    for wish in pending {
-        scene.note(0, |room| room.publishes.push(wish.publish));
-    }
+    give_up(scene, open);
 }
 
 /// Publishes this many messages as fast as they are taken.
 pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
     let mut rng = Rng::with_seed(seed);
-    let mut pending: VecDeque<Wish> = (0..count).map(|_| small(scene, &mut rng)).collect();
-    while !pending.is_empty() && !scene.is_over() {
-        pending = one_stream(scene, pending, Duration::ZERO, &mut rng, |_| None).await;
-        if !pending.is_empty() {
+    let small = |_| {
+        let mut wish = Wish::new(scene, 0, "flood", &mut rng);
+        wish.payload.truncate(SMALL);
+        wish.publish.digest = super::digest(&wish.payload);
+        wish
+    };
+    let mut open: VecDeque<Wish> = (0..count).map(small).collect();
+    while !open.is_empty() && !scene.is_over() {
+        let mut session = Session::new(scene, open, &mut rng);
+        session.run(None, &mut rng).await;
+        open = session.end();
+        if !open.is_empty() {
             pause(scene).await;
         }
     }
-    for wish in pending {
+    give_up(scene, open);
+}
+
+/// The episode is over: what became of these nobody knows.
+fn give_up(scene: &Scene, open: VecDeque<Wish>) {
+    for wish in open {
         scene.note(0, |room| room.publishes.push(wish.publish));
     }
 }
 
-fn small(scene: &Scene, rng: &mut Rng) -> Wish {
-    let mut wish = Wish::new(scene, 0, "flood", rng);
-    wish.payload.truncate(100);
-    wish.publish.digest = super::digest(&wish.payload);
-    wish
+/// One `PublishStream`.
+struct Session<'a> {
+    scene: &'a Scene,
+    call: u64,
+    instance: usize,
+    /// Sent, in order, with the time of it; no response yet.
+    sent: VecDeque<(At, Wish)>,
+    /// Messages sent so far.
+    count: u64,
+    /// To be published again by the next stream.
+    again: VecDeque<Wish>,
+    requests: Option<mpsc::Sender<PublishStreamRequest>>,
+    receiver: Option<mpsc::Receiver<PublishStreamRequest>>,
+    /// What the messages without a response end with.
+    rest: Outcome,
 }
 
-/// One PublishStream, to its end; gives back what is still to be published.
-async fn one_stream(
-    scene: &Scene,
-    mut waiting: VecDeque<Wish>,
-    pace: Duration,
-    rng: &mut Rng,
-    mut more: impl FnMut(&mut Rng) -> Option<Wish>,
-) -> VecDeque<Wish> {
-    let (call, instance) = (scene.number(), rng.usize(..scene.instances()));
-    let Some(mut client) = scene.client(instance) else { return waiting };
-    // Room for all of them: sending never waits, so that responses are read all the time.
-    let (requests, receiver) = mpsc::channel(usize::try_from(STREAM_MAX).unwrap_or(0) + waiting.len() + 1);
-    let opened = timeout(ANSWER_WITHIN, client.publish_stream(scene.request(ReceiverStream::new(receiver))));
-    // The service answers when it has something to say: what waits goes first.
-    let mut requests = Some(requests);
-    let mut sent: VecDeque<(u64, At, Wish)> = VecDeque::new();
-    let mut again = VecDeque::new();
-    let mut place = 0;
-    let mut send = |scene: &Scene, requests: &Option<mpsc::Sender<_>>, sent: &mut VecDeque<_>, wish: Wish| {
-        let request = PublishStreamRequest { correlation_id: place, publish: Some(wish.request(scene)) };
-        if requests.as_ref().is_some_and(|requests| requests.try_send(request).is_ok()) {
-            sent.push_back((place, scene.now(), wish));
-        }
-        place += 1;
-        place
-    };
-    if waiting.is_empty() {
-        let Some(wish) = more(rng) else { return waiting };
-        waiting.push_back(wish);
-    }
-    for wish in waiting.drain(..) {
-        send(scene, &requests, &mut sent, wish);
-    }
-    let mut responses = match opened.await {
-        Ok(Ok(responses)) => Ok(responses.into_inner()),
-        Ok(Err(status)) => Err(Outcome::Failed(failure(&status))),
-        Err(_) => Err(Outcome::Unanswered),
-    };
-    let mut next = Instant::now() + pace;
-    if pace.is_zero() {
-        requests = None;
-    }
-    let rest = loop {
-        let stream = match &mut responses {
-            Ok(stream) => stream,
-            Err(outcome) => break outcome.clone(),
+impl<'a> Session<'a> {
+    /// A session that sends these messages first.
+    fn new(scene: &'a Scene, first: VecDeque<Wish>, rng: &mut Rng) -> Self {
+        // Room for all of them: sending never waits, so that responses are read all the time.
+        let (requests, receiver) = mpsc::channel(STREAM_MAX + first.len());
+        let mut session = Self {
+            scene,
+            call: scene.number(),
+            instance: rng.usize(..scene.instances()),
+            sent: VecDeque::new(),
+            count: 0,
+            again: VecDeque::new(),
+            requests: Some(requests),
+            receiver: Some(receiver),
+            rest: Outcome::Unanswered,
         };
-        if sent.is_empty() && requests.is_none() {
-            break Outcome::Unanswered;
+        for wish in first {
+            session.send(wish);
         }
-        let response = tokio::select! {
-            response = timeout(ANSWER_WITHIN, stream.message()) => response,
-            () = sleep_until(next), if requests.is_some() => {
-                next = Instant::now() + pace;
-                let places = more(rng).map(|wish| send(scene, &requests, &mut sent, wish));
-                if places.is_none_or(|places| places >= STREAM_MAX) {
-                    requests = None;
+        session
+    }
+
+    fn send(&mut self, wish: Wish) {
+        let request = PublishStreamRequest { correlation_id: self.count, publish: Some(wish.request(self.scene)) };
+        if self.requests.as_ref().is_some_and(|requests| requests.try_send(request).is_ok()) {
+            self.sent.push_back((self.scene.now(), wish));
+            self.count += 1;
+        }
+    }
+
+    /// Sends at this pace, or only what was given; reads responses to the end.
+    async fn run(&mut self, pace: Option<Duration>, rng: &mut Rng) {
+        let scene = self.scene;
+        let (Some(mut client), Some(receiver)) = (scene.client(self.instance), self.receiver.take()) else { return };
+        let opened = client.publish_stream(scene.request(ReceiverStream::new(receiver)));
+        let mut responses = match timeout(ANSWER_WITHIN, opened).await {
+            Ok(Ok(responses)) => responses.into_inner(),
+            Ok(Err(status)) => return self.rest = Outcome::Failed(failure(&status)),
+            Err(_) => return self.rest = late(),
+        };
+        if pace.is_none() {
+            self.requests = None;
+        }
+        let pace = pace.unwrap_or_default();
+        let mut next = Instant::now();
+        while self.requests.is_some() || !self.sent.is_empty() {
+            tokio::select! {
+                response = timeout(ANSWER_WITHIN, responses.message()), if !self.sent.is_empty() => {
+                    let Ok(response) = response else { return self.rest = late() };
+                    if !self.take(response) {
+                        return;
+                    }
                 }
-                continue;
+                () = sleep_until(next), if self.requests.is_some() => {
+                    next = Instant::now() + pace;
+                    if scene.runs() && self.count < STREAM_MAX as u64 {
+                        self.send(Wish::new(scene, 0, "stream", rng));
+                    } else {
+                        self.requests = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One response; false when the stream has ended.
+    fn take(&mut self, response: Result<Option<PublishStreamResponse>, Status>) -> bool {
+        let response = match response {
+            Ok(Some(response)) => response,
+            Ok(None) => {
+                self.unlike_promised(&format!("it ended with OK and without {} responses", self.sent.len()));
+                return false;
+            }
+            Err(status) => {
+                self.rest = Outcome::Failed(failure(&status));
+                return false;
             }
         };
-        match response {
-            Ok(Ok(Some(response))) => {
-                let Some((place, started, mut wish)) = sent.pop_front() else { break Outcome::Unanswered };
-                if place != response.correlation_id {
-                    scene.note(0, |room| {
-                        let told =
-                            format!("response {} of a PublishStream in place of {place}", response.correlation_id);
-                        room.unfinished.push(told);
-                    });
-                }
-                let outcome = match response.outcome {
-                    Some(publish_stream_response::Outcome::Result(result)) => {
-                        Outcome::Stored { sequence: result.sequence, duplicate: result.duplicate }
-                    }
-                    Some(publish_stream_response::Outcome::Error(error)) => {
-                        Outcome::Failed(failure(&super::status(&error)))
-                    }
-                    None => Outcome::Unanswered,
-                };
-                wish.tried(scene, Attempt { call, place, instance, started, ended: scene.now(), outcome });
-                if wish.is_open() {
-                    again.push_back(wish);
-                } else {
-                    scene.note(0, |room| room.publishes.push(wish.publish));
-                }
-            }
-            Ok(Ok(None)) => {
-                let lacking = sent.len();
-                if lacking > 0 {
-                    let told = format!("a PublishStream ended with OK and {lacking} responses missing");
-                    scene.note(0, |room| room.unfinished.push(told));
-                }
-                break Outcome::Unanswered;
-            }
-            // What has no response was not published when the instance drains; anything else leaves it open.
-            Ok(Err(status)) => break Outcome::Failed(failure(&status)),
-            Err(_) => break Outcome::Failed(Failure { code: "no response in time".into(), ..Failure::default() }),
+        let Some((started, wish)) = self.sent.pop_front() else { return false };
+        let number = self.count - 1 - self.sent.len() as u64;
+        if number != response.correlation_id {
+            self.unlike_promised(&format!("response {} came in place of {number}", response.correlation_id));
         }
-    };
-    for (place, started, mut wish) in sent {
-        wish.tried(scene, Attempt { call, place, instance, started, ended: scene.now(), outcome: rest.clone() });
-        again.push_back(wish);
+        let outcome = match response.outcome {
+            Some(publish_stream_response::Outcome::Result(result)) => {
+                Outcome::Stored { sequence: result.sequence, duplicate: result.duplicate }
+            }
+            Some(publish_stream_response::Outcome::Error(error)) => Outcome::Failed(failure(&super::status(&error))),
+            None => Outcome::Unanswered,
+        };
+        self.tried(number, started, wish, outcome);
+        true
     }
-    if !again.is_empty() {
-        sleep(super::PAUSE).await;
+
+    fn tried(&mut self, place: u64, started: At, mut wish: Wish, outcome: Outcome) {
+        let (call, instance, ended) = (self.call, self.instance, self.scene.now());
+        wish.tried(self.scene, Attempt { call, place, instance, started, ended, outcome });
+        if wish.is_open() {
+            self.again.push_back(wish);
+        } else {
+            self.scene.note(0, |room| room.publishes.push(wish.publish));
+        }
     }
-    again
+
+    /// What is to be published again, in its order.
+    fn end(mut self) -> VecDeque<Wish> {
+        let answered = self.count - self.sent.len() as u64;
+        let rest = self.rest.clone();
+        for (place, (started, wish)) in (answered..).zip(std::mem::take(&mut self.sent)) {
+            self.tried(place, started, wish, rest.clone());
+        }
+        self.again
+    }
+
+    fn unlike_promised(&self, told: &str) {
+        self.scene.note(0, |room| room.unfinished.push(format!("a PublishStream: {told}")));
+    }
+}
+
+/// No response came although the service had long enough.
+fn late() -> Outcome {
+    Outcome::Failed(Failure { code: "no response in time".into(), ..Failure::default() })
 }

@@ -18,7 +18,8 @@ pub(super) fn check(facts: &Facts, found: &mut Findings) {
         let Some(failure) = &call.failure else { continue };
         let allowed = match failure.reason.as_str() {
             "" => facts.was_out(call.instance, call.started, call.ended),
-            "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" | "CONFLICT" => true,
+            "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => facts.disturbed,
+            "CONFLICT" => true,
             // a second try, after an answer that was lost
             "MESSAGE_NOT_FOUND" => call.what == "DeleteMessage",
             "MEMBER_NOT_FOUND" => call.what == "RemoveMember",

@@ -85,11 +85,8 @@ fn check_completeness(room: &Room, name: &str, found: &mut Findings) {
         stood = stood.max(subscription.position().unwrap_or(0));
     }
     let end = stood;
-    let missing = room.log.messages.range(begin + 1..).map(|(sequence, _)| *sequence).find(|sequence| {
-        *sequence <= end
-            && *sequence > excused
-            && !delivered.contains(sequence)
-            && !swallowed.iter().any(|range| range.contains(sequence))
+    let missing = room.stored(begin + 1, end).map(|(sequence, _)| sequence).find(|sequence| {
+        *sequence > excused && !delivered.contains(sequence) && !swallowed.iter().any(|range| range.contains(sequence))
     });
     found.require(missing.is_none(), AT_LEAST_ONCE, || {
         let told = subscriptions.iter().find(|subscription| missing.is_some_and(|wanted| subscription.covers(wanted)));

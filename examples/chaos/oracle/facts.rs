@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub stalls: Vec<(At, At)>,
     /// `heartbeat_interval` of the subscriptions.
     pub heartbeat: At,
+    /// A server, a link or a disk failed: calls may then find NATS away.
+    pub disturbed: bool,
     /// The store may be full.
     pub full: bool,
 }
@@ -95,7 +97,7 @@ pub(crate) struct Group {
 /// One try to publish a message.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
-    /// Messages of one PublishStream or PublishBatch have the same number.
+    /// Messages of one `PublishStream` or `PublishBatch` have the same number.
     pub call: u64,
     /// The message's place in that call.
     pub place: u64,
@@ -122,9 +124,9 @@ pub(crate) enum Outcome {
 pub(crate) struct Failure {
     /// Such as `Unavailable`.
     pub code: String,
-    /// Of ErrorInfo; empty without ErrorInfo.
+    /// Of `ErrorInfo`; empty without it.
     pub reason: String,
-    /// `position` or `last_sequence` of ErrorInfo's metadata.
+    /// `position` or `last_sequence` of `ErrorInfo`'s metadata.
     pub sequence: Option<u64>,
     pub message: String,
 }
@@ -257,6 +259,8 @@ pub(crate) struct Page {
     pub anchor: Anchor,
     pub limit: usize,
     pub messages: Vec<(u64, u64)>,
+    /// Of the payloads.
+    pub bytes: usize,
     pub has_older: bool,
     pub has_newer: bool,
     pub older_cursor: bool,

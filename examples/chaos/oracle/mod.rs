@@ -49,7 +49,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Violation> {
         subscriptions::check(facts, room, &mut found);
         starts::check(room, &mut found);
         durables::check(room, &mut found);
-        pages::check(room, &mut found);
+        pages::check(facts, room, &mut found);
         members::check(facts, room, &mut found);
         for who in &room.unfinished {
             found.add("everybody comes to the end when the faults are over", who.clone());

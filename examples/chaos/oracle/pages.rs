@@ -1,16 +1,18 @@
 //! Pages of History.
 
-use super::{Anchor, Findings, Page, room::Room, seconds};
+use super::{Anchor, Facts, Findings, Page, room::Room, seconds};
 
 const CONTENT: &str = "history shows what is stored";
 const COMPLETE: &str = "a page of history leaves nothing out";
 const NEWEST: &str = "history shows what was acknowledged before the request";
+/// A page of so many bytes may be full: the next message can be a large one.
+const FULL: usize = 2 * 1024 * 1024;
 
-pub(super) fn check(room: &Room, found: &mut Findings) {
+pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {
     for page in &room.pages {
         check_page(room, page, found);
         let shown = page.messages.iter().map(|(sequence, _)| *sequence);
-        room.check_shown(found, &page.name(), page.instance, page.asked, shown);
+        room.check_shown(facts, found, &page.name(), page.instance, page.asked, shown);
     }
 }
 
@@ -49,7 +51,7 @@ fn check_page(room: &Room, page: &Page, found: &mut Findings) {
     let reaches = match page.anchor {
         Anchor::Newest => Some(u64::MAX),
         Anchor::Before(sequence) => Some(sequence - 1),
-        Anchor::After(_) if page.messages.len() < page.limit && !page.has_newer => Some(u64::MAX),
+        Anchor::After(_) if page.bytes < FULL && page.messages.len() < page.limit && !page.has_newer => Some(u64::MAX),
         Anchor::After(_) => None,
     };
     if let Some(reaches) = reaches {
@@ -82,12 +84,12 @@ fn check_older(room: &Room, page: &Page, found: &mut Findings) {
         Anchor::Before(sequence) => first.unwrap_or(sequence),
         Anchor::After(sequence) => first.unwrap_or(sequence + 1),
     };
-    let older = room.log.messages.range(..edge).next_back().map(|(sequence, _)| *sequence);
+    let older = room.stored(0, edge.saturating_sub(1)).next_back().map(|(sequence, _)| sequence);
     let known = older.filter(|older| *older <= room.acknowledged_before(page.asked));
     found.require(page.has_older || known.is_none(), COMPLETE, || {
         format!("{who}: says that nothing is older than {first:?}, and {known:?} is stored")
     });
-    let short = page.messages.len() < page.limit && !matches!(page.anchor, Anchor::After(_));
+    let short = page.bytes < FULL && page.messages.len() < page.limit && !matches!(page.anchor, Anchor::After(_));
     found.require(!short || known.is_none(), COMPLETE, || {
         format!("{who}: has {} messages, and {known:?} is older", page.messages.len())
     });

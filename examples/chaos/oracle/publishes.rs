@@ -87,7 +87,8 @@ fn check_answers(facts: &Facts, publish: &Publish, found: &mut Findings) {
             "SEQUENCE_MISMATCH" => publish.expected.is_some(),
             "BATCH_DUPLICATE" => publish.group.is_some() && publish.attempts.len() > 1,
             "PERMISSION_DENIED" => publish.member.is_some(),
-            "OUTCOME_UNKNOWN" | "NATS_UNAVAILABLE" | "DRAINING" | "CONFLICT" | "TIMEOUT" => true,
+            "OUTCOME_UNKNOWN" | "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => facts.disturbed,
+            "CONFLICT" => true,
             "STORAGE_FULL" => facts.full,
             _ => false,
         };
@@ -114,7 +115,7 @@ fn check_order(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Finding
     }
 }
 
-/// What one PublishStream or PublishBatch stored has the order in which it was sent.
+/// What one `PublishStream` or `PublishBatch` stored has the order in which it was sent.
 fn check_streams(room: &Room, found: &mut Findings) {
     let mut calls: BTreeMap<u64, Vec<(u64, u64, &str)>> = BTreeMap::new();
     for publish in &room.publishes {

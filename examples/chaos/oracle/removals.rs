@@ -1,6 +1,6 @@
 //! What explains that a message is gone, and that what is gone stays away.
 
-use super::{At, Findings, Removal, RemovalKind, SECOND, room::Room, seconds};
+use super::{At, Facts, Findings, Removal, RemovalKind, SECOND, room::Room, seconds};
 
 /// How long nats-server may take to remove a message whose lifetime has ended, and the service to hear of it.
 const EXPIRY_SLACK: At = 3 * SECOND;
@@ -28,7 +28,7 @@ impl Room<'_> {
     }
 
     /// Why a reader that asked this instance at this moment may not be shown the message any more.
-    fn surely_removed(&self, sequence: u64, instance: usize, asked: At) -> Option<String> {
+    fn surely_removed(&self, facts: &Facts, sequence: u64, instance: usize, asked: At) -> Option<String> {
         for removal in self.removals.iter().filter(|removal| removal.kind != RemovalKind::Bounds) {
             let slack = if removal.instance == Some(instance) { 0 } else { OTHER_INSTANCES };
             if let Some(done) = removal.done
@@ -39,13 +39,17 @@ impl Room<'_> {
             }
         }
         let publish = self.expiring.get(&sequence)?;
-        let expired = publish.ended() + publish.ttl? * SECOND + EXPIRY_SLACK;
+        let ended = publish.ended() + publish.ttl? * SECOND;
+        // A nats-server that was away removes what has expired when it is back.
+        let back = facts.unreached.iter().filter(|outage| outage.from < asked).map(|outage| outage.to);
+        let expired = ended.max(back.max().unwrap_or(0)) + EXPIRY_SLACK;
         (expired < asked).then(|| format!("its ttl had ended by {}", seconds(expired)))
     }
 
     /// Requires that what is gone stays away from who asks afterwards.
     pub(super) fn check_shown(
         &self,
+        facts: &Facts,
         found: &mut Findings,
         who: &str,
         instance: usize,
@@ -53,7 +57,7 @@ impl Room<'_> {
         sequences: impl Iterator<Item = u64>,
     ) {
         for sequence in sequences.filter(|sequence| !self.log.messages.contains_key(sequence)) {
-            if let Some(why) = self.surely_removed(sequence, instance, asked) {
+            if let Some(why) = self.surely_removed(facts, sequence, instance, asked) {
                 found.add(
                     "a message that is gone does not come to who asks afterwards",
                     format!("{who} asked instance {instance} at {} and got {sequence}; {why}", seconds(asked)),
@@ -65,8 +69,8 @@ impl Room<'_> {
 
     /// Why this range may not be told as missing at this moment.
     pub(super) fn false_gap(&self, from: u64, to: u64, at: At) -> Option<String> {
-        if let Some((sequence, _)) = self.log.messages.range(from..=to).next() {
-            let count = self.log.messages.range(from..=to).count();
+        if let Some((sequence, _)) = self.stored(from, to).next() {
+            let count = self.stored(from, to).count();
             return Some(format!("{sequence} is stored, as are {count} of {from}-{to}"));
         }
         let unexplained = (from..=to).find(|sequence| !self.may_be_removed(*sequence, at));

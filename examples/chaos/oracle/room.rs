@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::Deref,
+    ops::{Bound, Deref},
 };
 
-use super::{At, Outcome, Publish, RoomFacts};
+use super::{At, Outcome, Publish, RoomFacts, Stored};
 
 /// The facts of a room, indexed.
 pub(super) struct Room<'a> {
@@ -47,6 +47,14 @@ impl<'a> Room<'a> {
     /// The same by its name, for evidence.
     pub(super) fn name(&self, digest: u64) -> &str {
         self.published(digest).map_or("a message that nobody published", |publish| publish.label.as_str())
+    }
+
+    /// The stored messages from one sequence to another, both included; none where the first is the greater one.
+    pub(super) fn stored(&self, from: u64, to: u64) -> impl DoubleEndedIterator<Item = (u64, Stored)> {
+        let to = to.max(from.saturating_sub(1));
+        let range = (Bound::Included(from.min(to)), Bound::Included(to));
+        let messages = self.facts.log.messages.range(range).map(|(sequence, stored)| (*sequence, *stored));
+        messages.filter(move |(sequence, _)| *sequence >= from)
     }
 
     /// The greatest sequence whose publish was acknowledged before this moment.

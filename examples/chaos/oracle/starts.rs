@@ -1,6 +1,6 @@
 //! Where subscriptions without a name begin.
 
-use super::{Findings, Frame, Start, Subscription, room::Room, seconds};
+use super::{Findings, Frame, Publish, Start, Subscription, room::Room, seconds};
 
 const START: &str = "a subscription begins where it was asked to";
 const STATE: &str = "opened knows what was acknowledged before";
@@ -16,7 +16,7 @@ pub(super) fn check(room: &Room, found: &mut Findings) {
         found.require(*last <= room.log.last, STATE, || {
             format!("{who}: opened says that the last is {last}, and only {} were ever stored", room.log.last)
         });
-        let wrong_first = room.log.messages.range(..first).next().map(|(sequence, _)| *sequence);
+        let wrong_first = room.stored(0, first.saturating_sub(1)).next().map(|(sequence, _)| sequence);
         found.require(wrong_first.is_none(), STATE, || {
             format!("{who}: opened says that the first is {first}, and {wrong_first:?} is stored")
         });
@@ -28,13 +28,13 @@ pub(super) fn check(room: &Room, found: &mut Findings) {
 
 fn check_start(room: &Room, subscription: &Subscription, at: u64, position: u64, last: u64, found: &mut Findings) {
     let who = subscription.name();
-    let skipped = |from: u64| room.log.messages.range(from..=position).next().map(|(sequence, _)| *sequence);
+    let skipped = || room.stored(0, position).next().map(|(sequence, _)| sequence);
     match subscription.start {
         Start::After(sequence) => found.require(position == sequence, START, || {
             format!("{who}: asked for what comes after {sequence}, and it begins after {position}")
         }),
-        Start::All => found.require(skipped(0).is_none(), START, || {
-            format!("{who}: asked for all, and begins after {position}; {:?} is stored", skipped(0))
+        Start::All => found.require(skipped().is_none(), START, || {
+            format!("{who}: asked for all, and begins after {position}; {:?} is stored", skipped())
         }),
         Start::New => {
             let before = room.acknowledged_before(subscription.asked);
@@ -42,14 +42,14 @@ fn check_start(room: &Room, subscription: &Subscription, at: u64, position: u64,
                 format!("{who}: asked for new ones, and begins after {position}; {before} had been acknowledged")
             });
             let later = room.publishes.iter().filter(|publish| publish.started() > at);
-            let missed = later.filter_map(|publish| publish.sequence()).find(|sequence| *sequence <= position);
+            let missed = later.filter_map(Publish::sequence).find(|sequence| *sequence <= position);
             found.require(missed.is_none(), START, || {
                 format!("{who}: begins after {position} at {}, and {missed:?} was published later", seconds(at))
             });
         }
         Start::Last(count) => {
-            let kept = room.log.messages.range(position + 1..=last.max(position)).count() as u64;
-            let older = room.log.messages.range(..=position).next().is_some();
+            let kept = room.stored(position + 1, last).count() as u64;
+            let older = room.stored(0, position).next().is_some();
             let whole = room.removals.is_empty() && room.expiring.is_empty();
             let right = kept <= count && (kept == count || !older || !whole);
             found.require(right, START, || {
@@ -59,8 +59,8 @@ fn check_start(room: &Room, subscription: &Subscription, at: u64, position: u64,
             });
         }
         Start::Since(time) => {
-            let early = room.log.messages.range(position + 1..).find(|(_, stored)| stored.time < time);
-            let late = room.log.messages.range(..=position).rev().find(|(_, stored)| stored.time >= time);
+            let early = room.stored(position + 1, u64::MAX).find(|(_, stored)| stored.time < time);
+            let late = room.stored(0, position).rev().find(|(_, stored)| stored.time >= time);
             found.require(early.is_none() && late.is_none(), START, || {
                 format!("{who}: asked for since {time}, begins after {position}; earlier {early:?}, skipped {late:?}")
             });

@@ -28,7 +28,7 @@ pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {
             "no message comes without credit",
             || format!("{}: {count} messages came for a credit of {:?}", subscription.name(), subscription.credit),
         );
-        room.check_shown(found, &subscription.reader, subscription.instance, subscription.asked, shown);
+        room.check_shown(facts, found, &subscription.reader, subscription.instance, subscription.asked, shown);
     }
 }
 
@@ -125,9 +125,9 @@ fn check_end(facts: &Facts, room: &Room, subscription: &Subscription, found: &mu
     };
     let allowed = match failure.reason.as_str() {
         "" => facts.was_out(subscription.instance, subscription.asked, subscription.ended),
-        "NATS_UNAVAILABLE" | "DRAINING" => true,
+        "NATS_UNAVAILABLE" | "DRAINING" => facts.disturbed,
         // the answer to a call, not the end of what was open
-        "TIMEOUT" => !opened,
+        "TIMEOUT" => !opened && facts.disturbed,
         "TAKEN_OVER" => subscription.durable.is_some() && others().next().is_some(),
         "CONFLICT" => !opened || subscription.member.is_some(),
         "PERMISSION_DENIED" => subscription.member.is_some(),
@@ -160,10 +160,9 @@ impl Subscription {
     /// Everything up to here was shown or named as missing.
     pub(super) fn position(&self) -> Option<u64> {
         self.frames.last().map(|(_, frame)| match frame {
-            Frame::Opened { position, .. } => *position,
             Frame::Message { sequence, .. } => *sequence,
             Frame::Gap { to, .. } => *to,
-            Frame::CaughtUp(position) | Frame::Heartbeat(position) => *position,
+            Frame::Opened { position, .. } | Frame::CaughtUp(position) | Frame::Heartbeat(position) => *position,
         })
     }
 }

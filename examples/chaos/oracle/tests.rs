@@ -67,6 +67,7 @@ fn honest() -> Facts {
             anchor: Anchor::Newest,
             limit: 5,
             messages: (6..=COUNT).map(|number| (number, 100 + number)).collect(),
+            bytes: 500,
             has_older: true,
             has_newer: false,
             older_cursor: true,
@@ -74,7 +75,7 @@ fn honest() -> Facts {
         }],
         ..RoomFacts::default()
     };
-    Facts { rooms: vec![room], heartbeat: SECOND, ..Facts::default() }
+    Facts { rooms: vec![room], heartbeat: SECOND, disturbed: true, ..Facts::default() }
 }
 
 /// The promises that are broken when this is planted in the honest episode.
@@ -355,6 +356,10 @@ fn a_call_that_is_late_or_refused_wrongly_is_found() {
     finds("answered in time", |facts, _| facts.calls.push(call(20 * SECOND, None)));
     finds("a call is answered as documented", |facts, _| facts.calls.push(call(SECOND, Some("ROOM_NOT_FOUND"))));
     finds("a call is answered as documented", |facts, _| facts.calls.push(call(SECOND, Some(""))));
+    finds("a call is answered as documented", |facts, _| {
+        facts.disturbed = false;
+        facts.calls.push(call(SECOND, Some("NATS_UNAVAILABLE")));
+    });
     let out = Outage { instance: 0, from: 0, to: SECOND };
     let explained = broken(|facts, _| {
         facts.calls.push(call(SECOND, Some("")));

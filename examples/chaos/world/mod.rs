@@ -1,6 +1,6 @@
 //! The servers of an episode: real processes, with a proxy on every link between an instance and a nats-server.
 
-pub(crate) mod children;
+mod children;
 mod instance;
 mod node;
 mod raw;

@@ -1,6 +1,7 @@
 //! A nats-server on loopback.
 
 use std::{
+    fmt::Write,
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -49,9 +50,10 @@ impl Node {
         if let Some((ports, place)) = &options.cluster {
             let routes: Vec<String> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
             let own = ports.get(*place).context("a port for each node")?;
-            config += &format!(
-                "cluster {{ name: chaos, listen: \"127.0.0.1:{own}\", routes: [{}], pool_size: 1, no_advertise: true }}\n",
-                routes.join(", ")
+            let routes = routes.join(", ");
+            let _ = writeln!(
+                config,
+                "cluster {{ name: chaos, listen: \"127.0.0.1:{own}\", routes: [{routes}], pool_size: 1, no_advertise: true }}"
             );
         }
         fs::write(dir.join(format!("{name}.conf")), config)?;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How soon everything must work again after the last fault.
-const HEALS_WITHIN: Duration = Duration::from_secs(20);
+const HEALS_WITHIN: Duration = Duration::from_secs(15);
 /// How long readers may then take to the last message.
 const READS_WITHIN: Duration = Duration::from_secs(15);
 /// The longest that a client's last call may take.
@@ -80,20 +80,21 @@ pub(crate) async fn run(plan: &Plan, programs: &Programs, dir: &Path) -> Result<
 }
 
 async fn create_rooms(plan: &Plan, scene: &Scene) -> Result<()> {
-    for (place, room_id) in plan.rooms.iter().enumerate() {
-        let request = CreateRoomRequest {
-            room_id: room_id.clone(),
-            persist: true,
-            replicas: u32::try_from(plan.setup.nodes())?,
-            allow_message_ttl: plan.ttl && place == 0,
-            ..CreateRoomRequest::default()
-        };
+    let stored = plan.rooms.iter().enumerate().map(|(place, room_id)| CreateRoomRequest {
+        room_id: room_id.clone(),
+        persist: true,
+        replicas: u32::try_from(plan.setup.nodes()).unwrap_or(1),
+        allow_message_ttl: plan.ttl && place == 0,
+        ..CreateRoomRequest::default()
+    });
+    let air = CreateRoomRequest { room_id: clients::AIR.into(), ..CreateRoomRequest::default() };
+    for request in stored.chain([air]) {
         let until = Instant::now() + HEALS_WITHIN;
         let mut client = scene.client(0).context("an instance")?;
         loop {
             match client.create_room(scene.request(request.clone())).await {
                 Ok(_) => break,
-                Err(status) if Instant::now() > until => bail!("no room {room_id}: {status}"),
+                Err(status) if Instant::now() > until => bail!("no room {}: {status}", request.room_id),
                 Err(_) => sleep(Duration::from_millis(200)).await,
             }
         }
@@ -116,6 +117,8 @@ fn start_publishers(plan: &Plan, scene: &Arc<Scene>) -> JoinSet<()> {
             }
         });
     }
+    let (seed, scene) = (rng.u64(..), Arc::clone(scene));
+    publishers.spawn(async move { clients::speak(&scene, seed).await });
     publishers
 }
 
@@ -135,6 +138,8 @@ fn start_readers(plan: &Plan, scene: &Arc<Scene>) -> JoinSet<()> {
             }
         });
     }
+    let (seed, scene) = (rng.u64(..), Arc::clone(scene));
+    readers.spawn(async move { clients::listen(&scene, seed).await });
     readers
 }
 

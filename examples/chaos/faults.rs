@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{Scene, Wish, flood},
+    clients::{Scene, Wish, flood, sample_once},
     full, members, native,
-    oracle::{At, Outage},
+    oracle::{At, Outage, Start},
     owner,
     plan::{Fault, Which},
     proxy::{Mode, Proxy},
@@ -20,6 +23,10 @@ use crate::{
 
 /// How long an instance may take to end when it is asked to.
 const DRAIN_WITHIN: Duration = Duration::from_secs(15);
+
+/// Subscriptions that are opened while a follower catches up.
+const SAMPLES: u32 = 150;
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
 /// Everything that a fault needs.
 #[derive(Clone)]
@@ -121,7 +128,18 @@ impl Stage {
         node.kill();
         flood(&self.scene, messages, rng.u64(..)).await;
         node.start()?;
+        // Who subscribes now may be served by the copy that lags.
+        let mut samples = JoinSet::new();
+        for number in 0..SAMPLES {
+            let (scene, seed) = (Arc::clone(&self.scene), rng.u64(..));
+            let start = Start::After(rng.u64(..100).min(self.scene.latest(0)));
+            samples.spawn(async move {
+                sleep(SAMPLE_EVERY * number).await;
+                sample_once(&scene, 0, "late", start, 200, seed).await;
+            });
+        }
         node.ready().await?;
+        samples.join_all().await;
         self.world.replicated("UNIBUS_lobby").await
     }
 

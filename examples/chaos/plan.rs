@@ -331,7 +331,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
             let plan = Plan::new(seed, None);
-            seen.insert((plan.setup.name(), plan.faults[0].fault.name()));
+            seen.extend(plan.faults.first().map(|timed| (plan.setup.name(), timed.fault.name())));
         }
         assert_eq!(seen.iter().filter(|(setup, _)| *setup == Setup::One.name()).count(), 19);
         assert_eq!(seen.iter().filter(|(setup, _)| *setup == Setup::Cluster.name()).count(), 23);

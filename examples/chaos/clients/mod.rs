@@ -2,6 +2,7 @@
 
 mod batches;
 mod consume;
+mod ephemeral;
 mod history;
 mod reader;
 mod stream;
@@ -31,8 +32,9 @@ use unibus::v1::{room_service_client::RoomServiceClient, subscribe_response};
 pub(crate) use self::{
     batches::batches,
     consume::consume,
+    ephemeral::{AIR, listen, speak},
     history::{history, walk},
-    reader::{read, sample},
+    reader::{read, sample, sample_once},
     stream::{flood, stream},
     unary::{Wish, expecting, publish_surely, unary},
 };

@@ -82,19 +82,23 @@ pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
             4..=6 => Start::After(latest.saturating_sub(rng.u64(..60))),
             _ => Start::After(rng.u64(..=latest)),
         };
-        let manner = Manner {
-            start,
-            until_caught_up: start != Start::New,
-            messages_max: SAMPLE_MAX,
-            leave: Some(Instant::now() + Duration::from_secs(if start == Start::New { 1 } else { 8 })),
-            ack_every: 1,
-        };
-        let kind = Reading::Sampling;
-        let rng_of_reader = Rng::with_seed(rng.u64(..));
-        let mut reader = Reader { scene, room, kind, durable: None, covered: 0, acknowledged: 0, rng: rng_of_reader };
-        reader.subscribe_as(manner, name).await;
+        sample_once(scene, room, name, start, SAMPLE_MAX, rng.u64(..)).await;
         sleep(Duration::from_millis(rng.u64(20..150))).await;
     }
+}
+
+/// Subscribes once, to the end of what is stored, or for this many messages.
+pub(crate) async fn sample_once(scene: &Scene, room: usize, name: &str, start: Start, messages_max: usize, seed: u64) {
+    let manner = Manner {
+        start,
+        until_caught_up: start != Start::New,
+        messages_max,
+        leave: Some(Instant::now() + Duration::from_secs(if start == Start::New { 1 } else { 8 })),
+        ack_every: 1,
+    };
+    let (kind, rng) = (Reading::Sampling, Rng::with_seed(seed));
+    let mut reader = Reader { scene, room, kind, durable: None, covered: 0, acknowledged: 0, rng };
+    reader.subscribe_as(manner, name).await;
 }
 
 impl<'a> Reader<'a> {

@@ -1,6 +1,6 @@
 //! Publishers over `PublishStream`.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use fastrand::Rng;
 use tokio::{
@@ -17,7 +17,7 @@ use crate::oracle::{At, Attempt, Failure, Outcome};
 /// Messages of one stream at most; then the next one is opened.
 const STREAM_MAX: usize = 400;
 /// Bytes of a message when there are many.
-const SMALL: usize = 100;
+const SIZES: Range<usize> = 100..1500;
 
 /// Publishes at a steady pace; what one stream did not get acknowledged goes first into the next one, in its order.
 pub(crate) async fn stream(scene: &Scene, seed: u64) {
@@ -36,9 +36,10 @@ pub(crate) async fn stream(scene: &Scene, seed: u64) {
 /// Publishes this many messages as fast as they are taken.
 pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
     let mut rng = Rng::with_seed(seed);
+    let size = rng.usize(SIZES);
     let small = |_| {
         let mut wish = Wish::new(scene, 0, "flood", &mut rng);
-        wish.payload.truncate(SMALL);
+        wish.payload.resize(size, b'x');
         wish.publish.digest = super::digest(&wish.payload);
         wish
     };

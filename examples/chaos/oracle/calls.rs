@@ -20,6 +20,8 @@ pub(super) fn check(facts: &Facts, found: &mut Findings) {
             "" => facts.was_out(call.instance, call.started, call.ended),
             "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => facts.disturbed,
             "CONFLICT" => true,
+            // judged with the subscriber's other acknowledgements
+            "SUBSCRIBER_NOT_FOUND" => call.what == "Acknowledge",
             // a second try, after an answer that was lost
             "MESSAGE_NOT_FOUND" => call.what == "DeleteMessage",
             "MEMBER_NOT_FOUND" => call.what == "RemoveMember",

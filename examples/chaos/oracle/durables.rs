@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{At, End, Findings, Frame, MoveKind, RemovalKind, Subscription, room::Room, seconds};
+use super::{Ack, At, End, Findings, Frame, MoveKind, RemovalKind, SECOND, Subscription, room::Room, seconds};
 
 const AT_LEAST_ONCE: &str = "a durable subscriber gets every message at least once";
 const FORWARD: &str = "a position never moves back, except by a seek";
 const ACKS: &str = "an acknowledgement is answered as documented";
+/// How long a subscriber may be missing whose consumer was deleted natively.
+const MADE_AGAIN: At = 5 * SECOND;
 
 pub(super) fn check(room: &Room, found: &mut Findings) {
     let names: BTreeSet<&String> =
@@ -19,8 +21,9 @@ pub(super) fn check(room: &Room, found: &mut Findings) {
 }
 
 fn check_acks(room: &Room, name: &str, found: &mut Findings) {
-    let deleted = |at: At| {
-        room.moves.iter().any(|moved| moved.durable == name && moved.kind == MoveKind::Deleted && moved.started <= at)
+    let deleted = |ack: &Ack| {
+        let mut moves = room.moves.iter().filter(|moved| moved.durable == name && moved.kind == MoveKind::Deleted);
+        moves.any(|moved| moved.started <= ack.ended && moved.done.is_none_or(|done| ack.started <= done + MADE_AGAIN))
     };
     for ack in room.acks.iter().filter(|ack| ack.durable == name) {
         match &ack.answer {
@@ -31,7 +34,7 @@ fn check_acks(room: &Room, name: &str, found: &mut Findings) {
                 let allowed = match failure.reason.as_str() {
                     // which instances were away is judged where calls are
                     "" | "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => true,
-                    "SUBSCRIBER_NOT_FOUND" => deleted(ack.ended),
+                    "SUBSCRIBER_NOT_FOUND" => deleted(ack),
                     _ => false,
                 };
                 found.require(allowed, ACKS, || {

@@ -12,6 +12,7 @@ pub(crate) const SECOND: At = 1_000_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub rooms: Vec<RoomFacts>,
+    pub air: Air,
     /// Every unary call, of whatever room.
     pub calls: Vec<Call>,
     /// When an instance was killed or stopped, and when it listened again.
@@ -295,4 +296,31 @@ pub(crate) struct Call {
     pub started: At,
     pub ended: At,
     pub failure: Option<Failure>,
+}
+
+/// An ephemeral room.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Air {
+    pub messages: Vec<AirMessage>,
+    pub subscriptions: Vec<AirSubscription>,
+}
+
+/// A number that was published once.
+#[derive(Clone, Debug)]
+pub(crate) struct AirMessage {
+    pub number: u64,
+    pub instance: usize,
+    pub started: At,
+    pub ended: At,
+    pub failure: Option<Failure>,
+}
+
+/// A subscription to the ephemeral room. Of its messages the sequence is the number, and the digest what came as sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct AirSubscription {
+    pub instance: usize,
+    pub asked: At,
+    pub frames: Vec<(At, Frame)>,
+    pub end: End,
+    pub ended: At,
 }

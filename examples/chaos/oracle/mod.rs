@@ -2,6 +2,7 @@
 //!
 //! Each check names the promise that it found broken. `tests.rs` plants violations of every promise and sees them found.
 
+mod air;
 mod calls;
 mod durables;
 mod facts;
@@ -42,6 +43,7 @@ pub(crate) struct Counts {
 pub(crate) fn judge(facts: &Facts) -> Vec<Violation> {
     let mut found = Findings::default();
     calls::check(facts, &mut found);
+    air::check(facts, &mut found);
     for room in &facts.rooms {
         found.room_id.clone_from(&room.room_id);
         let room = &Room::new(room);

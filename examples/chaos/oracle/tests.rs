@@ -155,7 +155,7 @@ fn a_false_answer_to_a_publisher_is_found() {
         let _ = room.log.messages.insert(11, Stored { digest: 1, time: 0 });
     });
     finds("refused is not stored", |_, room| {
-        room.publishes[4].attempts[0].outcome = Outcome::Failed(failed("NATS_UNAVAILABLE"))
+        room.publishes[4].attempts[0].outcome = Outcome::Failed(failed("NATS_UNAVAILABLE"));
     });
     finds("refused is not stored", |_, room| {
         room.publishes[4].expected = Some(4);
@@ -178,7 +178,7 @@ fn a_false_answer_to_a_publisher_is_found() {
         room.log.messages.remove(&6);
     });
     finds("answered as documented", |_, room| {
-        room.publishes[4].attempts[0].outcome = Outcome::Failed(failed("ROOM_NOT_FOUND"))
+        room.publishes[4].attempts[0].outcome = Outcome::Failed(failed("ROOM_NOT_FOUND"));
     });
     finds("answered as documented", |_, room| room.publishes[4].attempts[0].outcome = Outcome::Failed(failed("")));
     finds("answered in time", |_, room| room.publishes[9].attempts[0].ended += 9 * SECOND);
@@ -193,7 +193,7 @@ fn a_false_subscription_is_found() {
     finds("in order, each once", |_, room| all(room, vec![message(2), message(1)]));
     finds("in order, each once", |_, room| all(room, vec![message(1), Frame::Heartbeat(2)]));
     finds("what is delivered is what is stored", |_, room| {
-        all(room, vec![Frame::Message { sequence: 1, digest: 102 }])
+        all(room, vec![Frame::Message { sequence: 1, digest: 102 }]);
     });
     let gap = |from, to| Frame::Gap { from, to, reason: "GAP_REASON_DELETED".into() };
     finds("a gap is true", |_, room| all(room, vec![gap(1, 5), message(6)]));
@@ -366,4 +366,32 @@ fn a_call_that_is_late_or_refused_wrongly_is_found() {
         facts.outages.push(out);
     });
     assert_eq!(explained, [""; 0]);
+}
+
+#[test]
+fn a_message_of_an_ephemeral_room_that_vanishes_or_comes_twice_is_found() {
+    // Goal: promises about ephemeral rooms can be seen broken. Method: five numbers, all of them shown, once without the third,
+    // and once with the third twice.
+    let air = |shown: &[u64]| {
+        let numbers = 1..=5;
+        let message = |number| AirMessage {
+            number,
+            instance: 0,
+            started: number * SECOND,
+            ended: number * SECOND + 1,
+            failure: None,
+        };
+        let opened = (1, Frame::Opened { position: 0, first: 0, last: 0, resumed: false });
+        let frames = shown.iter().map(|number| (number * SECOND + 1, Frame::Message { sequence: *number, digest: 0 }));
+        let frames = [opened].into_iter().chain(frames).collect();
+        let subscription = AirSubscription { instance: 0, asked: 0, frames, end: End::ByClient, ended: 9 * SECOND };
+        let air = Air { messages: numbers.map(message).collect(), subscriptions: vec![subscription] };
+        move |facts: &mut Facts, _: &mut RoomFacts| {
+            facts.disturbed = false;
+            facts.air = air;
+        }
+    };
+    assert_eq!(broken(air(&[1, 2, 3, 4, 5])), [""; 0]);
+    finds("loses nothing silently", air(&[1, 2, 4, 5]));
+    finds("at most once", air(&[1, 2, 3, 3, 4, 5]));
 }

@@ -126,13 +126,14 @@ impl Stage {
         let place = self.node(Which::Follower, rng).await;
         let node = self.world.nodes.get(place).context("a node")?;
         node.kill();
+        let known = self.scene.latest(0);
         flood(&self.scene, messages, rng.u64(..)).await;
         node.start()?;
-        // Who subscribes now may be served by the copy that lags.
+        // Who subscribes now may be served by the copy that lags, and knows little more than this.
         let mut samples = JoinSet::new();
         for number in 0..SAMPLES {
             let (scene, seed) = (Arc::clone(&self.scene), rng.u64(..));
-            let start = Start::After(rng.u64(..100).min(self.scene.latest(0)));
+            let start = Start::After(known.saturating_sub(rng.u64(..60)));
             samples.spawn(async move {
                 sleep(SAMPLE_EVERY * number).await;
                 sample_once(&scene, 0, "late", start, 200, seed).await;

@@ -156,6 +156,9 @@ async fn run(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     let programs = Programs::find()?;
+    if programs.are_stale() {
+        eprintln!("the sources are newer than {}, which is tested all the same", programs.unibus.display());
+    }
     let mut report = Report::default();
     for plan in &plans {
         eprintln!("{plan}");

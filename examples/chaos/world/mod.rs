@@ -71,6 +71,24 @@ impl Programs {
         Ok(Self { unibus, nats_server })
     }
 
+    /// Whether the sources are newer than the program that is tested.
+    pub(crate) fn are_stale(&self) -> bool {
+        let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut dirs = vec![sources];
+        let mut newest = None;
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    newest = newest.max(changed(&entry.path()));
+                }
+            }
+        }
+        newest > changed(&self.unibus)
+    }
+
     /// What both say that they are.
     pub(crate) fn versions(&self) -> Result<String> {
         let version = |program: &Path| -> Result<String> {

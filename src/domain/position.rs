@@ -83,6 +83,10 @@ pub struct Page {
     pub has_older: bool,
     /// Newer messages exist.
     pub has_newer: bool,
+    /// What comes before the page has a smaller sequence than this.
+    pub older_than: u64,
+    /// What comes after the page has a greater sequence than this.
+    pub newer_than: u64,
     /// What the room held when the page was read; `None` if it has no log.
     pub state: Option<RoomState>,
 }

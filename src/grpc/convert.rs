@@ -238,13 +238,12 @@ fn anchor(anchor: Option<v1::history_request::Anchor>) -> Result<Anchor> {
 pub(super) fn page(page: Page, room: &RoomId) -> v1::HistoryResponse {
     let Some(state) = page.state else { return v1::HistoryResponse::default() };
     let cursor = |sequence| Cursor::new(room, state.epoch, sequence).encode();
-    let older_cursor = page.messages.first().filter(|_| page.has_older).map(|first| cursor(first.sequence));
-    let newer_cursor = cursor(page.messages.last().map_or(state.last_sequence, |last| last.sequence));
+    let older_cursor = page.has_older.then(|| cursor(page.older_than));
     v1::HistoryResponse {
         has_older: page.has_older,
         has_newer: page.has_newer,
         older_cursor: older_cursor.unwrap_or_default(),
-        newer_cursor,
+        newer_cursor: cursor(page.newer_than),
         first_sequence: state.first_sequence,
         last_sequence: state.last_sequence,
         messages: page.messages.into_iter().map(|found| message(found, room, Some(state.epoch))).collect(),

@@ -40,7 +40,7 @@ impl Rooms {
             want => want,
         };
         if state.messages == 0 {
-            return Ok(Page { state: Some(state), ..Page::default() });
+            return Ok(Page { newer_than: state.last_sequence, state: Some(state), ..Page::default() });
         }
         let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
         self.store.page(room, state, want, PageLimits { messages, bytes }).await

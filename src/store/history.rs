@@ -85,14 +85,10 @@ impl Log<'_> {
             }
             top = bottom;
         }
-        let oldest = page.front().map_or(end, |message| message.sequence);
-        let newest = page.back().map_or(end.saturating_sub(1), |message| message.sequence);
-        Ok(Page {
-            has_older: self.state.messages > 0 && first < oldest,
-            has_newer: self.excerpts.exists_after(newest.max(end.saturating_sub(1))).await?,
-            messages: page.into(),
-            state: Some(self.state),
-        })
+        let newest = page.back().map_or(0, |message| message.sequence);
+        let has_newer = self.excerpts.exists_after(newest.max(end.saturating_sub(1))).await?;
+        // where nothing is found, nothing is stored from the first sequence to the end
+        Ok(self.page(page.into(), end.min(first), has_newer))
     }
 
     /// The oldest messages from `origin` on, stored before `until`.
@@ -100,7 +96,7 @@ impl Log<'_> {
         let first = self.state.first_sequence;
         let mut page: Vec<Message> = Vec::new();
         let mut bytes = 0;
-        let mut has_newer = false;
+        let mut next = None;
         let mut from = origin;
         'reading: while !self.is_past_end(from) {
             let wanted = (self.limits.messages - page.len() + 1) as u64;
@@ -134,7 +130,7 @@ impl Log<'_> {
                 let outside = until.is_some_and(|until| message.published_at >= until);
                 let full = page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty());
                 if outside || full {
-                    has_newer = true;
+                    next = Some(message.sequence);
                     break 'reading;
                 }
                 bytes += size;
@@ -145,13 +141,20 @@ impl Log<'_> {
             }
             from = Origin::Sequence(last + 1);
         }
-        let oldest = match (page.first(), origin) {
-            (Some(message), _) => message.sequence,
-            (None, Origin::Sequence(start)) => start,
-            (None, Origin::Time(_)) => self.state.last_sequence + 1,
+        let end = self.state.last_sequence + 1;
+        let begin = match origin {
+            Origin::Sequence(start) => start.min(end),
+            Origin::Time(_) => end,
         };
-        let has_older = self.state.messages > 0 && first < oldest;
-        Ok(Page { has_older, has_newer, messages: page, state: Some(self.state) })
+        Ok(self.page(page, next.unwrap_or(begin), next.is_some()))
+    }
+
+    /// The page of these messages. One without messages lies before the sequence `place`.
+    fn page(&self, messages: Vec<Message>, place: u64, has_newer: bool) -> Page {
+        let older_than = messages.first().map_or(place, |message| message.sequence);
+        let newer_than = messages.last().map_or(place.saturating_sub(1), |message| message.sequence);
+        let has_older = self.state.messages > 0 && self.state.first_sequence < older_than;
+        Page { messages, has_older, has_newer, older_than, newer_than, state: Some(self.state) }
     }
 
     fn is_past_end(&self, origin: Origin) -> bool {

@@ -40,6 +40,7 @@ mod history;
 mod history_anchors;
 mod history_cursors;
 mod history_holes;
+mod history_pages;
 mod http_history;
 mod least_privilege;
 mod limits_callers;

@@ -78,6 +78,9 @@ pub const PAGE_SIZE_DEFAULT: usize = 100;
 /// Rooms, members or subscribers on a page at most.
 pub const PAGE_SIZE_MAX: usize = 1000;
 
+/// How far a start `since` a time may lie ahead of the NATS server's clock; the call waits for the time to come.
+pub const SINCE_AHEAD_MAX: Duration = Duration::from_secs(5);
+
 /// Messages on a history page when the caller does not say.
 pub const HISTORY_LIMIT_DEFAULT: usize = 200;
 /// Messages on a history page at most.

@@ -1,12 +1,19 @@
 //! Where a subscription starts: every way to say it, resolved to a position in the log.
 
+use std::time::{Duration, SystemTime};
+
+use tokio::time;
+
 use super::Rooms;
 use crate::{
     domain::{PageRequest, Room, RoomState, Start},
     error::{Error, Reason, Result},
-    limits::{HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
+    limits::{HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX, SINCE_AHEAD_MAX},
     store::PageLimits,
 };
+
+/// How often the NATS server's clock is read again while a time comes.
+const CLOCK_READS: usize = 8;
 
 impl Rooms {
     /// The position before the first message that `start` asks for.
@@ -32,12 +39,38 @@ impl Rooms {
                 self.check_end(&field, sequence, room, state).await?;
                 sequence
             }
-            Start::Since(time) => match self.store.first_since(room, state, time).await? {
-                Some(sequence) => sequence - 1,
-                None => state.last_sequence,
-            },
+            Start::Since(time) => self.since_position(&format!("{field}.since"), room, time).await?,
             Start::Last(count) => self.last_position(room, state, count).await?,
         })
+    }
+
+    /// The position before the first message stored at or after `time`, also where none is stored yet.
+    async fn since_position(&self, field: &str, room: &Room, time: SystemTime) -> Result<u64> {
+        self.wait_for(field, room, time).await?;
+        // read after the time has come: what is stored later belongs to what was asked for
+        let state = self.store.log_state(room).await?;
+        let first = self.store.first_since(room, state, time).await?;
+        Ok(first.map_or(state.last_sequence, |sequence| sequence - 1))
+    }
+
+    /// Waits until `time` has come by the clock that dates the room's messages. Only what is stored then can be told from
+    /// what is stored before.
+    async fn wait_for(&self, field: &str, room: &Room, time: SystemTime) -> Result<()> {
+        for _ in 0..CLOCK_READS {
+            let now = self.store.log_clock(room).await?;
+            let ahead = time.duration_since(now).unwrap_or(Duration::ZERO);
+            if ahead.is_zero() {
+                return Ok(());
+            }
+            if ahead > SINCE_AHEAD_MAX {
+                break;
+            }
+            time::sleep(ahead).await;
+        }
+        Err(Error::field(
+            field,
+            format!("must be at most {SINCE_AHEAD_MAX:?} ahead of the NATS server's clock; `new` starts at the end"),
+        ))
     }
 
     /// The position before the newest `count` messages.

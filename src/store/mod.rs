@@ -28,7 +28,7 @@ mod turn;
 mod version;
 mod watchdog;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::{sync::oneshot, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -175,6 +175,15 @@ impl Store {
         self.logs.reaching(room, sequence, state).await
     }
 
+    /// The time by the clock that dates the room's messages.
+    pub(crate) async fn log_clock(&self, room: &Room) -> Result<SystemTime> {
+        if let Some(time) = streams::clock(&self.nats, &room.room_id).await? {
+            return Ok(time);
+        }
+        self.ensure_log(room).await?;
+        streams::clock(&self.nats, &room.room_id).await?.ok_or_else(nats::unavailable)
+    }
+
     /// Brings the room's log to what the registry says.
     ///
     /// # Errors
@@ -273,12 +282,7 @@ impl Store {
     }
 
     /// The first message stored at or after `time`.
-    pub(crate) async fn first_since(
-        &self,
-        room: &Room,
-        state: RoomState,
-        time: std::time::SystemTime,
-    ) -> Result<Option<u64>> {
+    pub(crate) async fn first_since(&self, room: &Room, state: RoomState, time: SystemTime) -> Result<Option<u64>> {
         history::first_since(self.excerpts(room, state), time).await
     }
 

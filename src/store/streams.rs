@@ -1,6 +1,6 @@
 //! The stream of a persisted room: created, adopted, repaired, changed, emptied, described, deleted.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -16,7 +16,7 @@ use super::{
     turn,
 };
 use crate::{
-    domain::{Room, RoomId, RoomState},
+    domain::{Room, RoomId, RoomState, rfc3339},
     error::{Error, Reason, Result},
     limits::{CONSUMERS_PER_ROOM_MAX, DUPLICATE_WINDOW, HEADROOM_BYTES},
 };
@@ -148,6 +148,20 @@ pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> 
     nats.require_jetstream()?;
     let found = info(nats, &room.room_id).await?;
     Ok(found.filter(|found| settings(room, found.config.clone()) == found.config).map(|found| state(&found)))
+}
+
+/// The time by the clock that dates the room's messages; `None` if the stream is gone.
+pub(super) async fn clock(nats: &Nats, room: &RoomId) -> Result<Option<SystemTime>> {
+    #[derive(Deserialize)]
+    struct Clock {
+        #[serde(with = "rfc3339")]
+        ts: SystemTime,
+    }
+    match nats.api::<_, Clock>(format!("STREAM.INFO.{}", name(room)), &json!({})).await {
+        Ok(Clock { ts }) => Ok(Some(ts)),
+        Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Gives the room's stream the settings of `room`, which is not registered yet.

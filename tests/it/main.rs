@@ -82,6 +82,7 @@ mod subscribe_basic;
 mod subscribe_ephemeral;
 mod subscribe_gaps;
 mod subscribe_resume;
+mod subscribe_since;
 mod subscribe_start;
 mod subscribers_delete;
 mod subscribers_list;

@@ -78,7 +78,7 @@ async fn after_a_cursor_of_a_message_or_a_page() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn since_a_time_includes_a_message_of_that_very_time() {
     // Goal: `since` is "at or after", to the nanosecond. Method: the exact time of each message, a nanosecond before and
-    // after; long before the first; in the future; in an empty room.
+    // after; long before the first; in an empty room.
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let client = unibus.client().await;
@@ -95,9 +95,7 @@ async fn since_a_time_includes_a_message_of_that_very_time() {
             assert_eq!(backlog(&client, since(at.seconds, at.nanos + 1)).await.1, later);
         }
     }
-    let first = messages[0].published_at.expect("a time");
     assert_eq!(backlog(&client, since(0, 0)).await, (0, vec![1, 2, 3, 4, 5]));
-    assert_eq!(backlog(&client, since(first.seconds + 3600, 0)).await, (5, vec![]));
     create_room(&client, "empty").await;
     let mut empty = Frames::open(&client, starting("empty", since(0, 0))).await.unwrap();
     assert_eq!(empty.until_caught_up().await, []);

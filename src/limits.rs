@@ -41,6 +41,8 @@ pub const SENDER_HEADERS_BYTES_MAX: usize = 12 * MEMBER_ID_CHARS_MAX + 256;
 pub const JETSTREAM_HEADERS_BYTES_MAX: usize = 1024;
 /// What the NATS server's `max_payload` holds beside a payload: the headers, their framing, and the service's own.
 pub const HEADROOM_BYTES: usize = 64 * 1024;
+/// What NATS counts for a stored message beside its subject, headers and payload, against a room's `max_bytes`.
+pub const STORED_OVERHEAD_BYTES: usize = 34;
 /// Messages of one `PublishBatch`: what JetStream takes in one atomic batch.
 pub const PUBLISH_BATCH_MESSAGES_MAX: usize = 1000;
 /// Bytes of one `PublishBatch`: payloads, headers and message ids of all its messages.

@@ -34,7 +34,7 @@ pub struct Message {
 }
 
 /// A message that a publisher gave, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     /// Opaque bytes.
     pub payload: Bytes,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{RoomId, Subject};
 use crate::{
     error::{Error, Result, Violations},
-    limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN},
+    limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN, STORED_OVERHEAD_BYTES},
 };
 
 /// A room as it is registered.
@@ -77,6 +77,13 @@ impl Room {
             && *replicas == other.replicas
             && *allow_message_ttl == other.allow_message_ttl
             && *labels == other.labels
+    }
+
+    /// What `max_bytes` leaves for one message's headers and payload, as NATS encodes them; 0 if it leaves nothing.
+    #[must_use]
+    pub fn content_bytes_max(&self) -> Option<u64> {
+        let max = u64::try_from(self.retention.max_bytes?).unwrap_or_default();
+        Some(max.saturating_sub((STORED_OVERHEAD_BYTES + self.subject.as_str().len()) as u64))
     }
 
     /// The last sequence that was purged in the life `epoch` of the log; 0 if none was.

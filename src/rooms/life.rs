@@ -109,6 +109,7 @@ impl Rooms {
         let room = request.check(creator, self.payload_bytes_max())?;
         if room.persist {
             self.store.require_jetstream()?;
+            self.store.check_bounds(&room, caller, "retention")?;
             if bound(caller).is_some() {
                 // before the name is registered, which would make it readable
                 self.store.check_adopts_nothing(&room).await?;

@@ -30,6 +30,7 @@ mod watchdog;
 
 use std::{sync::Arc, time::SystemTime};
 
+use bytes::Bytes;
 use tokio::{sync::oneshot, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -50,7 +51,7 @@ pub(crate) use self::{
 };
 use self::{excerpt::Excerpts, logs::Logs, publish::Publisher, signatures::Signatures, watchdog::Watchdog};
 use crate::{
-    domain::{Acknowledged, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
+    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
     limits::{NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
     sync::lock,
@@ -225,6 +226,15 @@ impl Store {
         streams::delete(&self.nats, &room.room_id).await?;
         self.logs.forget(&room.room_id);
         self.owners.forget_room(&room.room_id).await
+    }
+
+    /// Refuses bounds on what the room keeps that leave no room for any message of this caller.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming a field of `field`.
+    pub(crate) fn check_bounds(&self, room: &Room, caller: &Caller, field: &str) -> Result<()> {
+        let smallest = Draft { payload: Bytes::from_static(b"x"), ..Draft::default() };
+        self.publisher.check_bounds(room, smallest.by(caller), field)
     }
 
     /// A publisher whose messages to one room are stored in the order in which they [enter](Self::enter).

@@ -316,7 +316,6 @@ fn settings(room: &Room, base: Config) -> Config {
     let retention = &room.retention;
     let max_age = retention.max_age.unwrap_or_default();
     let duplicate_window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
-    let headroom = i32::try_from(HEADROOM_BYTES).unwrap_or(i32::MAX);
     // a bare create-or-update strips the metadata and this; beside the metadata it is what the account, or a person, made it
     let is_own = base.max_consumers > 0 && base.metadata.contains_key(METADATA_ROOM);
     let own = HashMap::from([(METADATA_ROOM.to_owned(), room.room_id.as_str().to_owned())]);
@@ -330,8 +329,7 @@ fn settings(room: &Room, base: Config) -> Config {
         max_bytes: retention.max_bytes.unwrap_or(-1),
         max_messages: retention.max_messages.unwrap_or(-1),
         max_messages_per_subject: -1,
-        // NATS counts headers too; the service itself holds payloads to the room's bound
-        max_message_size: retention.max_message_bytes.map_or(-1, |bytes| bytes.saturating_add(headroom)),
+        max_message_size: message_size_max(room),
         max_consumers: if is_own { base.max_consumers } else { CONSUMERS_PER_ROOM_MAX },
         duplicate_window,
         allow_direct: true,
@@ -340,6 +338,17 @@ fn settings(room: &Room, base: Config) -> Config {
         metadata: base.metadata.clone().into_iter().chain(own).collect(),
         ..base
     }
+}
+
+/// Largest headers and payload of one message; -1: no bound. A message larger than `max_bytes` would take all others with it,
+/// and then go itself. Of the room's bound for payloads NATS is told with room for headers: the service itself holds
+/// payloads to it.
+fn message_size_max(room: &Room) -> i32 {
+    let by_payload = room.retention.max_message_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+    let by_payload = by_payload.map(|bytes| bytes.saturating_add(HEADROOM_BYTES as u64));
+    let bound = by_payload.into_iter().chain(room.content_bytes_max()).min();
+    // a bound of 0 would be none
+    bound.and_then(|bound| i32::try_from(bound.max(1)).ok()).unwrap_or(-1)
 }
 
 fn state(info: &Info) -> RoomState {

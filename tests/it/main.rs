@@ -62,6 +62,7 @@ mod payload_limits;
 mod property;
 mod publish;
 mod publish_batch;
+mod publish_bounds;
 mod publish_ephemeral;
 mod publish_faults;
 mod publish_groups;

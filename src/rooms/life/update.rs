@@ -121,6 +121,7 @@ impl Rooms {
             let room = request.apply(&registered.room, self.payload_bytes_max(), &mut violations);
             std::mem::take(&mut violations).finish()?;
             if room.persist {
+                self.store.check_bounds(&room, caller, "room.retention")?;
                 // first the log, which NATS may refuse to change: the registry never says what is not so
                 self.store.update_log(&room).await?;
             }

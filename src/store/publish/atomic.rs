@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::{self, Instant};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     acks::Reply,
     lane::{Outcome, Work},
     mismatch::Expectation,
-    wire::{Outgoing, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
+    wire::{Outgoing, check_kept_together, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
 };
 use crate::{
     domain::{Acknowledged, Draft},
@@ -39,6 +40,7 @@ impl Publisher {
         }
         let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
         let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
+        check_kept_together(&registered.room, &messages)?;
         let expectation = messages.first().and_then(|first| Expectation::of(&first.draft));
         let outcome = self.queue(registered, Work::All(Arc::clone(&messages)), None).await?;
         match outcome.await {
@@ -94,16 +96,16 @@ impl Publisher {
         let stream: Arc<str> = streams::name(&registered.room.room_id).into();
         let mut asked = Vec::with_capacity(messages.len());
         for Outgoing { draft, .. } in messages {
-            if draft.message_id.is_none() {
+            let Some(message_id) = &draft.message_id else {
                 asked.push(None);
                 continue;
-            }
+            };
             let (expected, reply_to) = self.sender.acks.expect(&stream, None);
             let subject = registered.room.subject.as_str().to_owned();
-            let headers = probe_headers(draft);
+            let headers = probe_headers(message_id);
             let client = &self.sender.nats.client;
             client
-                .publish_with_reply_and_headers(subject, reply_to, headers, draft.payload.clone())
+                .publish_with_reply_and_headers(subject, reply_to, headers, Bytes::new())
                 .await
                 .map_err(|error| unavailable().because(error))?;
             asked.push(Some(expected));

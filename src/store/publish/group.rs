@@ -25,7 +25,10 @@ use std::collections::{HashSet, VecDeque};
 use tokio::time::{Duration, Instant};
 
 use super::lane::{Job, Work};
-use crate::domain::{Draft, Durability, Room};
+use crate::{
+    domain::{Draft, Durability, Room},
+    limits::HEADROOM_BYTES,
+};
 
 /// Fewer than this go plainly.
 pub(super) const GROUP_MESSAGES_MIN: usize = 32;
@@ -66,7 +69,7 @@ pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     for job in jobs.iter().take(GROUP_MESSAGES_MAX) {
         let Work::One(message) = &job.work else { break };
         let draft = &message.draft;
-        if !may_join(draft)
+        if !may_join(job, draft)
             || job.deadline < by
             || Some(&job.registered.room.subject) != subject
             || bytes + job.bytes > GROUP_BYTES_MAX
@@ -87,7 +90,9 @@ pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     }
 }
 
-/// An expectation is looked at for the batch as a whole.
-fn may_join(draft: &Draft) -> bool {
-    draft.expected_last_sequence.is_none()
+/// An expectation is looked at for the batch as a whole. The headers of a batch must not make a message larger than the room
+/// can keep.
+fn may_join(job: &Job, draft: &Draft) -> bool {
+    let bytes = (draft.payload.len() + HEADROOM_BYTES) as u64;
+    draft.expected_last_sequence.is_none() && job.registered.room.content_bytes_max().is_none_or(|max| bytes <= max)
 }

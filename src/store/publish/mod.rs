@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     domain::{Acknowledged, Draft, Durability, Room},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Publishes for all rooms of this process.
@@ -120,8 +120,23 @@ impl Publisher {
     ) -> Result<Pending> {
         let expectation = Expectation::of(&draft);
         let outgoing = self.seal(&registered.room, draft)?;
+        wire::check_kept(&registered.room, &outgoing, "payload")?;
         let outcome = self.queue(registered, Work::One(Box::new(outgoing)), source).await?;
         Ok(Pending::new(self, registered, expectation, outcome))
+    }
+
+    /// Refuses bounds on what a room keeps that leave no room for any message of this publisher.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming a field of `field`.
+    pub(super) fn check_bounds(&self, room: &Room, smallest: Draft, field: &str) -> Result<()> {
+        if room.content_bytes_max().is_none() {
+            return Ok(());
+        }
+        let outgoing = self.seal(room, smallest)?;
+        let Err(error) = wire::check_kept(room, &outgoing, field) else { return Ok(()) };
+        let description = "leaves no room for any message; NATS counts the subject, headers and 34 bytes for each";
+        Err(Error::field(format!("{field}.max_bytes"), description).because(error))
     }
 
     /// Signs for whoever publishes.

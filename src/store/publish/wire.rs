@@ -11,9 +11,14 @@ use super::super::{
 };
 use super::acks::Batch;
 use crate::{
-    domain::Draft,
-    error::{Error, Reason},
+    domain::{Draft, Room},
+    error::{Error, Reason, Result, Violations},
+    limits::{HEADER_FRAMING_BYTES, HEADROOM_BYTES, STORED_OVERHEAD_BYTES},
 };
+
+const HEADERS_BEGIN_AND_END: &str = "NATS/1.0\r\n\r\n";
+/// As long as every id of a batch.
+const BATCH_ID_PATTERN: &str = "00000000000000000000000000000000";
 
 /// A message on its way.
 #[derive(Debug)]
@@ -57,11 +62,59 @@ pub(super) fn batch_headers(outgoing: &Outgoing, batch: &Batch, place: u64) -> H
 
 /// Headers with which a message is never stored: one whose id is known is answered as the duplicate that it is, and any
 /// other is refused for its rollup, which JetStream looks at later.
-pub(super) fn probe_headers(draft: &Draft) -> HeaderMap {
-    let draft = Draft { expected_last_sequence: None, ..draft.clone() };
-    let mut headers = headers(&Outgoing { draft, seal: None });
+pub(super) fn probe_headers(message_id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_MESSAGE_ID, message_id);
     headers.insert(header::NATS_ROLLUP, "none");
     headers
+}
+
+/// Bytes of headers as NATS encodes them.
+pub(super) fn encoded_bytes(headers: &HeaderMap) -> usize {
+    if headers.is_empty() {
+        return 0;
+    }
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| name.len() + value.as_str().len() + HEADER_FRAMING_BYTES)
+    });
+    HEADERS_BEGIN_AND_END.len() + lines.sum::<usize>()
+}
+
+/// Refuses a message of which the room could keep nothing: it would take the place of all others, and then go itself.
+pub(super) fn check_kept(room: &Room, outgoing: &Outgoing, field: &str) -> Result<()> {
+    let Some(max) = room.content_bytes_max() else { return Ok(()) };
+    let bytes = outgoing.draft.payload.len() as u64;
+    if bytes.saturating_add(HEADROOM_BYTES as u64) <= max {
+        return Ok(());
+    }
+    let bytes = bytes.saturating_add(encoded_bytes(&headers(outgoing)) as u64);
+    if bytes <= max { Ok(()) } else { Err(never_kept(field, bytes, max)) }
+}
+
+/// Refuses an atomic batch that the room could not keep as a whole.
+pub(super) fn check_kept_together(room: &Room, messages: &[Outgoing]) -> Result<()> {
+    let count = messages.len() as u64;
+    if let Some(max) = room.retention.max_messages.and_then(|max| u64::try_from(max).ok())
+        && count > max
+    {
+        return Err(Error::field("messages", format!("are {count}; the room keeps at most {max} messages")));
+    }
+    let Some(max) = room.retention.max_bytes.and_then(|max| u64::try_from(max).ok()) else { return Ok(()) };
+    let batch = Batch { id: BATCH_ID_PATTERN.into(), messages: count };
+    let sizes = messages.iter().zip(1..).map(|(outgoing, place)| {
+        let headers = encoded_bytes(&batch_headers(outgoing, &batch, place));
+        (STORED_OVERHEAD_BYTES + room.subject.as_str().len() + headers + outgoing.draft.payload.len()) as u64
+    });
+    let bytes = sizes.sum();
+    if bytes <= max { Ok(()) } else { Err(never_kept("messages", bytes, max)) }
+}
+
+fn never_kept(field: &str, bytes: u64, max: u64) -> Error {
+    let mut violations = Violations::default();
+    let description = format!("takes {bytes} bytes with all headers; `max_bytes` of the room leaves at most {max}");
+    violations.add(field, description);
+    violations.because(Reason::PayloadTooLarge).into_error()
 }
 
 pub(super) fn is_mismatch(error: &jetstream::Error) -> bool {

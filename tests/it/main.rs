@@ -53,6 +53,7 @@ mod members;
 mod members_durables;
 mod members_revoked;
 mod members_visible;
+mod message_ids;
 mod native;
 mod nats_auth;
 mod operations;

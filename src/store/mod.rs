@@ -3,6 +3,7 @@
 //! One connection, cloned. A room's stream is looked at once and then trusted; when JetStream says that it is gone, the
 //! registry is asked whether the room still exists, and only then is the stream made anew.
 
+mod adoption;
 mod bucket;
 mod direct;
 mod durable_list;

@@ -4,13 +4,14 @@ use std::{collections::HashMap, time::SystemTime};
 
 use async_nats::jetstream::{
     ErrorCode,
-    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy},
 };
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::{
+    adoption,
     nats::{ApiError, Nats},
     raw::{self, Wanted},
     turn,
@@ -112,24 +113,16 @@ pub(super) async fn check_holds_nothing(nats: &Nats, room: &RoomId) -> Result<()
 
 async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     let found = info(nats, &room.room_id).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
-    let Config { subjects, retention, storage, mirror, sources, sealed, no_ack, .. } = &found.config;
-    let compatible = subjects.len() == 1
-        && subjects.first().is_some_and(|subject| subject == room.subject.as_str())
-        && *retention == RetentionPolicy::Limits
-        && *storage == StorageType::File
-        && mirror.is_none()
-        && sources.as_ref().is_none_or(Vec::is_empty)
-        && !sealed
-        && !no_ack;
-    if !compatible {
-        return Err(Error::new(
-            Reason::StreamIncompatible,
-            "a NATS stream of the room's mapped name exists with another subject or another kind of storage; \
-             give its subject, or choose another room_id",
-        ));
-    }
+    adoption::check(&found.config, room)?;
     info!(room = %room.room_id, messages = found.state.messages, "adopting the stream that has the room's name");
-    repair(nats, room, found).await
+    match bring_about(nats, room, found).await {
+        Ok(info) => Ok(state(&info)),
+        Err(error @ ApiError::Refused(_)) => match Error::from(error) {
+            error if error.reason() == Reason::Internal => Err(adoption::refused().because(error)),
+            error => Err(error),
+        },
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What the room's stream holds; made anew if it is gone, repaired if another program changed its settings. The caller has
@@ -311,7 +304,8 @@ async fn info_with(nats: &Nats, room: &RoomId, request: &serde_json::Value) -> R
 }
 
 /// `base` with all that the room asks for. Nothing is set that a native client's bare create-or-update could not take
-/// back, unless the room asks for it: `deny_delete`, `deny_purge` and `allow_message_ttl` make NATS refuse that.
+/// back, unless the room asks for it: `deny_delete`, `deny_purge` and `allow_message_ttl` make NATS refuse that. What NATS lets
+/// nobody take back stays as it is found: asking for it would keep everything else from being repaired.
 fn settings(room: &Room, base: Config) -> Config {
     let retention = &room.retention;
     let max_age = retention.max_age.unwrap_or_default();
@@ -324,6 +318,15 @@ fn settings(room: &Room, base: Config) -> Config {
         retention: RetentionPolicy::Limits,
         storage: base.storage,
         discard: DiscardPolicy::Old,
+        discard_new_per_subject: false,
+        no_ack: false,
+        // schedules need them, and cannot be switched off
+        allow_rollup: base.allow_message_schedules,
+        subject_transform: None,
+        mirror_direct: false,
+        sources: None,
+        subject_delete_marker_ttl: None,
+        consumer_limits: None,
         num_replicas: room.replicas.try_into().unwrap_or(1),
         max_age,
         max_bytes: retention.max_bytes.unwrap_or(-1),

@@ -159,6 +159,9 @@ pub(super) fn refused(error: &jetstream::Error) -> Error {
             Reason::Conflict,
             "message_id: a message of the same id is being stored at this moment; publish it again",
         ),
+        ErrorCode::STREAM_SEALED => {
+            Error::new(Reason::StorageFull, "another program has sealed the room's NATS stream; nothing was stored")
+        }
         ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
             Error::new(Reason::PayloadTooLarge, "payload: larger than the room's stream takes; nothing was stored")
         }

@@ -24,6 +24,7 @@ mod consume_acks;
 mod consume_credit;
 mod consume_ends;
 mod consume_fairness;
+mod consume_order;
 mod delete_message;
 mod docs;
 mod embedded;

@@ -53,6 +53,8 @@ enum Closing {
     No,
     /// When it ends by itself, or its credit is spent.
     NoMoreCredit,
+    /// When the acknowledgements under way are through; no message is sent any more.
+    Soon,
     Now,
 }
 
@@ -81,11 +83,25 @@ impl Flow {
     }
 
     pub(super) fn close(&self) {
-        self.state.send_modify(|(_, closing)| *closing = Closing::Now);
+        self.advance(Closing::Now);
+    }
+
+    /// Sends no further message. The subscription is closed by [`Self::close`].
+    pub(super) fn stop(&self) {
+        self.advance(Closing::Soon);
     }
 
     pub(super) fn no_more_credit(&self) {
-        self.state.send_modify(|(_, closing)| *closing = (*closing).max(Closing::NoMoreCredit));
+        self.advance(Closing::NoMoreCredit);
+    }
+
+    /// Whether the client closed it: its further commands do not count.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.borrow().1 >= Closing::Soon
+    }
+
+    fn advance(&self, to: Closing) {
+        self.state.send_modify(|(_, closing)| *closing = (*closing).max(to));
     }
 
     /// Returns when the subscription is to be closed at once.
@@ -96,7 +112,11 @@ impl Flow {
 
     /// Returns when something may be sent: true; or when nothing ever will: false.
     pub(super) async fn may_send(&self) -> bool {
-        let decided = |(credit, closing): &(Credit, Closing)| !credit.is_spent() || *closing != Closing::No;
+        let decided = |(credit, closing): &(Credit, Closing)| match closing {
+            Closing::No => !credit.is_spent(),
+            Closing::NoMoreCredit | Closing::Now => true,
+            Closing::Soon => false,
+        };
         let mut state = self.state.subscribe();
         state.wait_for(decided).await.is_ok_and(|state| !state.0.is_spent() && state.1 != Closing::Now)
     }

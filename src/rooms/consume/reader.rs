@@ -97,8 +97,8 @@ impl Reader {
                 }
             }
             Command::Credit { room_id, messages, bytes } => match self.stage.find(&room_id) {
-                Some(flow) => flow.add(messages, bytes),
-                None => self.reject(room_id, CommandKind::Credit, 0, not_open()),
+                Some(flow) if !flow.is_closing() => flow.add(messages, bytes),
+                Some(_) | None => self.reject(room_id, CommandKind::Credit, 0, not_open()),
             },
             Command::Close { room_id } => match self.stage.find(&room_id) {
                 Some(flow) => self.close(room_id, &flow),
@@ -129,6 +129,7 @@ impl Reader {
         match (self.stage.find(room_id), given) {
             (None, None) => Err(not_open()),
             (None, Some(given)) => Ok(given),
+            (Some(flow), _) if flow.is_closing() => Err(not_open()),
             (Some(flow), given) => match (&flow.subscriber, given) {
                 (None, _) => {
                     Err(Error::field("subscriber", "the room's subscription is not durable: it has no position"))
@@ -185,8 +186,9 @@ impl Reader {
         }
     }
 
-    /// Closes the room, when what was acknowledged in it is through.
+    /// Sends nothing more of the room, and closes it when what was acknowledged in it is through.
     fn close(&mut self, room_id: RoomId, flow: &Flow) {
+        flow.stop();
         if self.waiting.keys().any(|(acknowledging, _)| *acknowledging == room_id) {
             self.closing.insert(room_id);
         } else {
@@ -212,5 +214,5 @@ impl Reader {
 }
 
 fn not_open() -> Error {
-    Error::new(Reason::SubscriptionNotOpen, "the room is not open on this stream")
+    Error::new(Reason::SubscriptionNotOpen, "the room is not open on this stream, or is being closed")
 }

@@ -56,7 +56,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let mut server = tokio::select! {
         server = Server::bind(config) => server.context("cannot start")?,
-        signal = signals.next() => anyhow::bail!("stopped by {signal} before the service had started"),
+        signal = signals.next() => {
+            info!(signal, "stopped before the service had started");
+            return Ok(());
+        }
     };
     tokio::select! {
         signal = signals.next() => info!(signal, "stopping; the same signal again stops at once"),

@@ -1,21 +1,25 @@
 //! The signals that stop the service.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for SIGINT and SIGTERM from the moment it is made.
+/// Listens for SIGINT, SIGTERM and SIGHUP from the moment it is made. SIGHUP says that the terminal is gone; files that can
+/// change are read again by themselves, so it is not needed for that.
 #[derive(Debug)]
 pub struct StopSignals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    interrupt: Signal,
+    terminate: Signal,
+    /// None where the process was told to outlive its terminal.
+    hangup: Option<Signal>,
 }
 
 impl StopSignals {
-    /// Replaces the signals' default, which is to kill the process.
+    /// Replaces the signals' default, which is to kill the process. A SIGHUP that is ignored, as under nohup, stays ignored.
     ///
     /// # Errors
     /// When the operating system refuses to register a handler.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
     /// The next signal, by name.
@@ -26,6 +30,23 @@ impl StopSignals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            () = received(self.hangup.as_mut()) => "SIGHUP",
         }
     }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started the process had it ignore SIGHUP. Where the system does not say, it had not.
+fn ignores_hangup() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & SIGHUP_BIT != 0)
 }

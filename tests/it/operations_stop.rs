@@ -8,13 +8,14 @@ use std::{
 };
 
 use reqwest::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
     Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually, floor_reaches,
-    publish, reason,
+    free_port, publish, reason,
 };
 
 /// The drain timeout of these tests, and as a flag.
@@ -30,7 +31,13 @@ const SOON: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_calls_that_wait_for_nothing_do_not_delay_the_stop() {
     // Goal: a planned stop is quick. Method: idle subscriptions of a persisted and an ephemeral room and health watches are
-    // open; SIGTERM; the process ends with 0 long before the drain timeout, and every call with a status.
+    // open; SIGTERM, SIGINT and SIGHUP; the process ends with 0 long before the drain timeout, and every call with a status.
+    for stop in [Process::terminate, Process::interrupt, Process::hang_up] {
+        stops_quickly(stop).await;
+    }
+}
+
+async fn stops_quickly(stop: fn(&Process)) {
     let nats = Nats::start().await;
     let mut process = Process::start_with(&nats, &[], None).await;
     let client = process.client().await;
@@ -48,7 +55,7 @@ async fn open_calls_that_wait_for_nothing_do_not_delay_the_stop() {
     watch.message().await.unwrap();
 
     let begun = Instant::now();
-    process.terminate();
+    stop(&process);
     let status = process.wait(SOON).await;
     assert_eq!(status.code(), Some(0), "{:?}", process.stdout());
     assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
@@ -116,6 +123,62 @@ async fn a_second_signal_stops_at_once() {
         assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
         assert_eq!(status.code(), Some(1), "{:?}", process.stdout());
         assert!(says_error(&process), "{:?}", process.stdout());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_told_to_outlive_its_terminal_does() {
+    // Goal: nohup means what it says. Method: start the program with SIGHUP ignored; it still serves after SIGHUP, and ends
+    // with SIGTERM.
+    let nats = Nats::start().await;
+    let mut child = Command::new("nohup")
+        .arg(env!("CARGO_BIN_EXE_unibus"))
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-url", &nats.url()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nohup starts");
+    let pid = Pid::from_child(&child);
+    let caught = |mask: &str| -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{pid}/status", pid = pid.as_raw_nonzero())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(mask).map(str::trim).map(String::from));
+        line.map_or(0, |bits| u64::from_str_radix(&bits, 16).expect("a mask"))
+    };
+    // it handles SIGTERM, so it has decided about SIGHUP
+    eventually(SOON, async || {
+        (caught("SigCgt:") & (1 << 14) != 0).then_some(()).ok_or_else(|| String::from("not started"))
+    })
+    .await;
+    kill_process(pid, Signal::HUP).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it ended");
+    kill_process(pid, Signal::TERM).unwrap();
+    let status =
+        eventually(SOON, async || child.try_wait().unwrap().ok_or_else(|| String::from("still running"))).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_before_the_service_has_started_is_no_failure() {
+    // Goal: whoever takes a deployment back sees no error. Method: no NATS server listens; while the program waits for one, each
+    // of the signals; it ends with 0 at once, without an error in its log.
+    for stop in [Process::terminate, Process::interrupt, Process::hang_up] {
+        let url = format!("nats://127.0.0.1:{}", free_port());
+        let mut process = Process::spawn(&["--nats-url", &url]);
+        eventually(SOON, async || {
+            let lines = process.stdout();
+            let waits = lines.iter().any(|line| line.contains("trying again"));
+            waits.then_some(()).ok_or_else(|| format!("{lines:?}"))
+        })
+        .await;
+        let begun = Instant::now();
+        stop(&process);
+        let status = process.wait(SOON).await;
+        assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
+        assert_eq!(status.code(), Some(0), "{:?}", process.stdout());
+        assert!(!says_error(&process), "{:?}", process.stdout());
     }
 }
 

@@ -147,6 +147,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running process");
     }
 
+    /// Tells the process that its terminal is gone (SIGHUP).
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a running process");
+    }
+
     /// Bytes of memory that the process has in use now.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a running process");

@@ -90,7 +90,7 @@ impl Rooms {
         let start = || async { Ok(self.start_position(room, state, options.start.clone()).await?.max(hidden)) };
         let (session, position) = match &options.subscriber {
             Some(subscriber) => {
-                let session = self.subscribers.open(registered, subscriber, start).await?;
+                let session = self.subscribers.open(registered, state.epoch, subscriber, start).await?;
                 // messages may have been stored while the subscriber was bound
                 let position = session.position;
                 (Some(session), position)

@@ -3,7 +3,7 @@
 //! The consumer has the name and configuration of the native bus, so that native peers and tools see it. No message flows
 //! through it: its floor is moved by consumer reset (ADR-60).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, pin::pin, time::Duration};
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -11,6 +11,7 @@ use async_nats::jetstream::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time;
 
 use super::{
     nats::{ApiError, Nats},
@@ -20,6 +21,9 @@ use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
 };
+
+/// A consumer that has not answered its reset after this may be missing.
+const RESET_DOUBT: Duration = Duration::from_millis(250);
 
 pub(super) const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
 
@@ -96,7 +100,15 @@ pub(super) fn is_subscriber(info: &Info) -> bool {
 /// `SUBSCRIBER_NOT_FOUND`.
 pub(super) async fn move_to(nats: &Nats, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
     let subject = format!("CONSUMER.RESET.{}.{}", streams::name(&room.room_id), name(&room.room_id, subscriber));
-    match nats.api::<_, ResetResponse>(subject, &json!({ "seq": position + 1 })).await {
+    let request = json!({ "seq": position + 1 });
+    let mut reset = pin!(nats.api::<_, ResetResponse>(subject, &request));
+    // nats-server 2.15.1 never answers the reset of a consumer that is not there
+    let answer = match time::timeout(RESET_DOUBT, &mut reset).await {
+        Ok(answer) => answer,
+        Err(_) if info(nats, room, subscriber).await?.is_none() => return Err(not_found(subscriber)),
+        Err(_) => reset.await,
+    };
+    match answer {
         Ok(ResetResponse { ack_floor }) => Ok(ack_floor.stream_seq),
         Err(error) if is_missing(&error) => Err(not_found(subscriber)),
         Err(error) => Err(error.into()),

@@ -60,10 +60,7 @@ impl Subscribers {
                 return Ok(position);
             }
             let owner = self.store.owners.find(room, subscriber).await?;
-            if owner.is_none() || command != Command::Forget {
-                // before anything is written for it, the subscriber must exist
-                self.store.position(room, subscriber).await?;
-            }
+            let is_owned = owner.is_some();
             if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
                 match self.store.ask(&owner.instance, &request(room, subscriber, command)).await? {
                     Some(PeerReply::Position(position)) => return Ok(position),
@@ -74,6 +71,10 @@ impl Subscribers {
                     }
                     None => {}
                 }
+            }
+            if !is_owned || command != Command::Forget {
+                // before anything is written for it, the subscriber must exist
+                self.store.position(room, subscriber).await?;
             }
             self.store.owners.claim(room, &self.ownership(room, subscriber, None)).await?;
         }
@@ -100,22 +101,26 @@ impl Subscribers {
         let session = self.sessions().get(&key).cloned();
         match command {
             Command::Acknowledge(sequence) => {
-                let position = self.move_forwards(room, subscriber, sequence).await?;
+                let moved = self.move_forwards(room, subscriber, sequence).await;
+                let known = session.as_ref().map_or(0, |session| session.written());
+                let position = self.or_again(moved, session.as_ref(), sequence.max(known)).await?;
                 if let Some(session) = session {
                     session.has_written(position);
                 }
                 Ok(Some(position))
             }
             Command::Seek(position) => {
-                let position = self.store.move_to(room, subscriber, position).await?;
+                let moved = self.store.move_to(room, subscriber, position).await;
+                let position = self.or_again(moved, session.as_ref(), position).await?;
                 if let Some(session) = session {
                     session.has_sought(position);
                 }
                 Ok(Some(position))
             }
             Command::Forget => {
-                let existed = self.store.forget(room, subscriber).await?;
-                if let Some(session) = session.filter(|_| existed) {
+                // another program may have deleted the consumer of an open subscription
+                let existed = self.store.forget(room, subscriber).await? || session.is_some();
+                if let Some(session) = session {
                     session.end(End::Forgotten);
                     self.remove(&session);
                 }

@@ -4,6 +4,7 @@
 //! AUTO positions are gathered and written back now and then; an end, an Acknowledge, a take-over and a drain write
 //! at once.
 
+mod again;
 mod commands;
 mod list;
 mod peers;
@@ -55,14 +56,15 @@ impl Subscribers {
         Self { store, sessions: Mutex::default(), moves: Mutex::default(), queue: WriteQueue::default() }
     }
 
-    /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `start` tells where a
-    /// new subscriber begins.
+    /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `epoch` is the life of the
+    /// room's log. `start` tells where a new subscriber begins.
     ///
     /// # Errors
     /// `SUBSCRIBER_NAME_TAKEN`, `STREAM_INCOMPATIBLE`, `LIMIT_REACHED`, `CONFLICT`, and those of `start`.
     pub(crate) async fn open<F>(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
+        epoch: i64,
         subscriber: &SubscriberId,
         start: impl Fn() -> F,
     ) -> Result<Session>
@@ -78,7 +80,7 @@ impl Subscribers {
             Err(error) => return Err(error),
         };
         for _ in 0..ATTEMPTS {
-            if let Some(session) = self.try_open(registered, subscriber, first_position, &start).await? {
+            if let Some(session) = self.try_open(registered, epoch, subscriber, first_position, &start).await? {
                 return Ok(session);
             }
         }
@@ -89,6 +91,7 @@ impl Subscribers {
     async fn try_open<F>(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
+        epoch: i64,
         subscriber: &SubscriberId,
         first_position: Option<u64>,
         start: impl Fn() -> F,
@@ -123,7 +126,7 @@ impl Subscribers {
         } else {
             bookmark.position
         };
-        let inner = Arc::new(Inner::new(Arc::clone(registered), ownership, revision, position));
+        let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, ownership, revision, position));
         self.keep_newest(key, &inner);
         // a newer claim may have come before this session could be found, or a deletion
         match self.store.owners.find(room, subscriber).await? {
@@ -185,14 +188,21 @@ impl Subscribers {
     async fn release(&self, key: &Key) {
         let session = self.sessions().get(key).cloned();
         if let Some(session) = session {
-            if let Err(error) = self.write_position(&session).await {
-                warn!(subscriber = %key.1, %error, "the last position was not written; some messages will come again");
-            }
-            session.end(End::TakenOver);
-            self.remove(&session);
+            self.let_go(&session).await;
         }
         // whoever still moves the position was the owner when it began; wait for it
         drop(self.moving(key).lock().await);
+    }
+
+    /// Ends a session that a newer one takes over from, and writes its position.
+    async fn let_go(&self, session: &Arc<Inner>) {
+        session.release();
+        if let Err(error) = self.write_last_position(session).await {
+            let subscriber = &session.ownership.subscriber;
+            warn!(%subscriber, %error, "the last position was not written; some messages will come again");
+        }
+        session.end(End::TakenOver);
+        self.remove(session);
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Arc<Inner>>> {

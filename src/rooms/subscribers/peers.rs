@@ -72,18 +72,20 @@ impl Subscribers {
     }
 
     /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
+    /// What this instance itself claims it lets go of itself.
     pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
-        let owners = self.store.owners.clone();
+        let (owners, instance) = (self.store.owners.clone(), self.store.instance().to_owned());
         owners
             .follow(stop, |change| match change {
                 OwnerChange::Owned(ownership, revision) => {
-                    let key = (ownership.room_id.clone(), ownership.subscriber.clone());
-                    let mut open = self.sessions();
-                    let superseded = open.get(&key).is_some_and(|session| {
+                    let key = (ownership.room_id, ownership.subscriber);
+                    let session = self.sessions().get(&key).cloned();
+                    let superseded = session.filter(|session| {
                         session.revision < revision && session.ownership.session != ownership.session
                     });
-                    if superseded && let Some(session) = open.remove(&key) {
-                        session.end(End::TakenOver);
+                    if let Some(session) = superseded.filter(|_| ownership.instance != instance) {
+                        let subscribers = Arc::clone(&self);
+                        self.store.spawn(async move { subscribers.let_go(&session).await });
                     }
                 }
                 OwnerChange::Forgotten(name, revision) => self.sessions().retain(|_, session| {

@@ -62,6 +62,8 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub registered: Arc<Registered>,
+    /// The life of the log that positions are of.
+    pub epoch: i64,
     pub ownership: Ownership,
     /// Revision of the claim: what is older in the bucket's watch says nothing about this session.
     pub revision: u64,
@@ -70,6 +72,8 @@ pub(super) struct Inner {
     end: OnceLock<End>,
     ended: CancellationToken,
     closed: AtomicBool,
+    /// A newer subscription has claimed the subscriber, and waits for the last position of this one.
+    releasing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -135,9 +139,16 @@ impl Progress {
 }
 
 impl Inner {
-    pub(super) fn new(registered: Arc<Registered>, ownership: Ownership, revision: u64, position: u64) -> Self {
+    pub(super) fn new(
+        registered: Arc<Registered>,
+        epoch: i64,
+        ownership: Ownership,
+        revision: u64,
+        position: u64,
+    ) -> Self {
         Self {
             registered,
+            epoch,
             ownership,
             revision,
             progress: Mutex::new(Progress::new(position)),
@@ -145,6 +156,7 @@ impl Inner {
             end: OnceLock::new(),
             ended: CancellationToken::new(),
             closed: AtomicBool::new(false),
+            releasing: AtomicBool::new(false),
         }
     }
 
@@ -155,6 +167,11 @@ impl Inner {
     /// What was taken and is not written yet.
     pub(super) fn unwritten(&self) -> Option<u64> {
         self.progress().unwritten()
+    }
+
+    /// The subscriber's position as far as it is known.
+    pub(super) fn written(&self) -> u64 {
+        self.progress().written
     }
 
     /// The subscriber's position is at least this. Under the subscriber's lock.
@@ -172,7 +189,9 @@ impl Inner {
     /// it further. One that did so since the last look is moved back, and gets again what it had acknowledged.
     pub(super) fn must_look(&self) -> bool {
         let looked_at = &mut self.progress().looked_at;
-        let must = looked_at.is_none_or(|looked_at| looked_at.elapsed() > LOOK_INTERVAL) || self.is_closed();
+        let must = looked_at.is_none_or(|looked_at| looked_at.elapsed() > LOOK_INTERVAL)
+            || self.is_closed()
+            || self.is_releasing();
         if must {
             *looked_at = Some(Instant::now());
         }
@@ -200,6 +219,14 @@ impl Inner {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn release(&self) {
+        self.releasing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_releasing(&self) -> bool {
+        self.releasing.load(Ordering::Relaxed)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -127,7 +127,8 @@ impl Subscribers {
 
     async fn write(&self, session: &Arc<Inner>) -> Result<()> {
         let closed = session.is_closed();
-        let gone = match self.write_position(session).await {
+        let written = if closed { self.write_last_position(session).await } else { self.write_position(session).await };
+        let gone = match written {
             Ok(()) => false,
             Err(error) if matches!(error.reason(), Reason::SubscriberNotFound | Reason::RoomNotFound) => true,
             Err(error) => return Err(error),
@@ -144,32 +145,52 @@ impl Subscribers {
         Ok(())
     }
 
-    /// The consumer of an open subscription is gone.
+    /// The consumer of an open subscription is gone, and is not to be made again.
     async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
         let room = &session.registered.room;
         if self.store.owners.find(room, &session.ownership.subscriber).await?.is_none() {
             session.end(End::Forgotten);
             self.remove(session);
         } else if let Some(taken) = session.unwritten() {
-            // another program deleted it; it is made anew by the next subscription, which must find this one
+            // the subscription ends by itself: it was taken over, or the log is another one
             session.has_written(taken);
         }
         Ok(())
     }
 
-    pub(super) async fn write_position(&self, session: &Inner) -> Result<()> {
+    /// Writes what was taken and is not written yet.
+    async fn write_position(&self, session: &Arc<Inner>) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
-        let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(()) };
+        self.write_unwritten(session).await.map(drop)
+    }
+
+    /// As [`Self::write_position`]. The subscriber then has its position also where there was nothing to write and another
+    /// program has deleted its consumer.
+    pub(super) async fn write_last_position(&self, session: &Arc<Inner>) -> Result<()> {
+        let moving = self.moving(&session.key());
+        let _one_at_a_time = moving.lock().await;
+        if self.write_unwritten(session).await? || session.is_ended() {
+            return Ok(());
+        }
+        let (room, subscriber) = (&session.registered.room, &session.ownership.subscriber);
+        let found = self.store.position(room, subscriber).await;
+        self.or_again(found, Some(session), session.written()).await.map(drop)
+    }
+
+    /// False: there was nothing to write. Under the subscriber's lock.
+    async fn write_unwritten(&self, session: &Arc<Inner>) -> Result<bool> {
+        let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(false) };
         let room = &session.registered.room;
         let subscriber = &session.ownership.subscriber;
-        let position = if session.must_look() {
-            self.move_forwards(room, subscriber, taken).await?
+        let moved = if session.must_look() {
+            self.move_forwards(room, subscriber, taken).await
         } else {
-            self.store.move_to(room, subscriber, taken).await?
+            self.store.move_to(room, subscriber, taken).await
         };
+        let position = self.or_again(moved, Some(session), taken).await?;
         session.has_written(position);
-        Ok(())
+        Ok(true)
     }
 }
 

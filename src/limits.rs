@@ -155,6 +155,13 @@ pub const POSITION_WAIT: Duration = Duration::from_secs(1);
 pub const NATS_GRACE: Duration = Duration::from_millis(1500);
 /// Limit of one JetStream request.
 pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one server may take to answer a read of the registry or a write to it, before it is asked again: a server that
+/// hangs keeps its connections open.
+pub const REGISTRY_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a read of the registry goes on until a server answers that knows as much as this instance has seen.
+pub const REGISTRY_READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a watch of the registry that begins may be silent before it begins again, perhaps on another server.
+pub const REGISTRY_WATCH_PATIENCE: Duration = Duration::from_secs(3);
 /// Limit of a publish, from the call to the acknowledgement.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of that is kept for the acknowledgement: what waited for the rest is not sent any more, and surely not stored.

@@ -20,6 +20,8 @@ pub(super) struct Found {
     pub messages: Vec<Message>,
     /// Messages that the replica has after the last of these.
     pub pending: u64,
+    /// The sequence up to which it knew the stream; of the last messages of subjects, and if there is any, alone.
+    pub up_to: Option<u64>,
 }
 
 impl Nats {
@@ -54,6 +56,7 @@ impl Nats {
                     Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoResponders),
                     Some(status) if status.as_u16() == END_OF_BATCH => {
                         found.pending = number(reply.headers.as_ref(), "Nats-Num-Pending").unwrap_or(0);
+                        found.up_to = number(reply.headers.as_ref(), "Nats-UpTo-Sequence");
                         return Ok(());
                     }
                     Some(status) => return Err(ApiError::Other(format!("status {status} for a direct get").into())),
@@ -65,9 +68,9 @@ impl Nats {
     }
 
     /// The last message of each subject that has one, in no order; up to 1024 subjects.
-    pub(super) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<Vec<Message>, ApiError> {
+    pub(super) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<Found, ApiError> {
         let request = json!({ "multi_last": subjects });
-        Ok(self.direct_get(stream, &request, NATS_REQUEST_TIMEOUT).await?.messages)
+        self.direct_get(stream, &request, NATS_REQUEST_TIMEOUT).await
     }
 }
 

@@ -71,6 +71,7 @@ mod publish_groups;
 mod publish_lifetime;
 mod publish_paths;
 mod publish_stream;
+mod registry_reads;
 mod room_adoption;
 mod room_instances;
 mod room_list;

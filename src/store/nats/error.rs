@@ -46,6 +46,16 @@ impl From<ApiError> for Error {
     }
 }
 
+/// Whether the server or the account has no storage left for anything.
+pub(in crate::store) fn is_full(error: &jetstream::Error) -> bool {
+    matches!(
+        error.error_code(),
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+    )
+}
+
 /// What JetStream's refusals mean wherever the operation does not know better. Codes: nats-server `errors.json`.
 fn refused(error: &jetstream::Error) -> Error {
     const SYSTEM_UNAVAILABLE: u64 = 10008;
@@ -62,10 +72,7 @@ fn refused(error: &jetstream::Error) -> Error {
             "max_streams",
             "the NATS account has as many streams as it may; raise max_streams of the account",
         ),
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED
-        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-        | ErrorCode::INSUFFICIENT_RESOURCES
-        | ErrorCode::STREAM_STORE_FAILED => Error::new(
+        _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED => Error::new(
             Reason::StorageFull,
             "the NATS server or account has no storage left; bound the rooms' retention or raise max_file",
         ),

@@ -36,7 +36,7 @@ use tracing::info;
 pub(crate) use self::connect::Target;
 use self::links::Links;
 pub(super) use self::{
-    error::{ApiError, unavailable},
+    error::{ApiError, is_full, unavailable},
     links::Suspects,
 };
 use crate::{

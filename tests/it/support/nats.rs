@@ -233,6 +233,12 @@ impl Nats {
         self.child = None;
     }
 
+    /// Ends the server and deletes all that it has stored, as the loss of its disk would.
+    pub(crate) fn wipe(&mut self) {
+        self.kill9();
+        fs::remove_dir_all(self.dir.path().join("store")).expect("a store");
+    }
+
     /// Starts the server again on the same port and store, killing it first if it runs.
     pub(crate) async fn restart(&mut self) {
         self.kill9();

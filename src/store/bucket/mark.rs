@@ -1,0 +1,152 @@
+//! How much of a bucket this instance has seen, so that an answer that knows less is not believed.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::domain::rfc3339;
+
+/// What a server answers about the bucket.
+#[derive(Debug, Deserialize)]
+pub(super) struct Info {
+    #[serde(with = "rfc3339")]
+    created: SystemTime,
+    config: Config,
+    state: State,
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    num_replicas: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct State {
+    last_seq: u64,
+    /// Those that were asked for and have messages.
+    #[serde(default)]
+    subjects: HashMap<String, IgnoredAny>,
+}
+
+impl Info {
+    /// Whether there is none of the subjects that were asked for.
+    pub(super) fn has_none(&self) -> bool {
+        self.state.subjects.is_empty()
+    }
+}
+
+/// The bucket as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Tells this bucket from one of the same name that was lost.
+    created: SystemTime,
+    replicas: usize,
+}
+
+impl Found {
+    pub(super) fn new(info: &Info) -> Self {
+        Self { created: info.created, replicas: info.config.num_replicas }
+    }
+
+    /// Whether several servers have copies, so that one of them may answer with an old one.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.replicas > 1
+    }
+}
+
+/// The high-water mark of a bucket.
+#[derive(Debug, Default)]
+pub(super) struct Mark {
+    found: Option<Found>,
+    life: Option<SystemTime>,
+    /// Of the bucket that was created at `life`.
+    revision: u64,
+}
+
+impl Mark {
+    /// The bucket, if it was found and not lost since.
+    pub(super) fn found(&self) -> Option<Found> {
+        self.found
+    }
+
+    pub(super) fn set_found(&mut self, found: Found) {
+        self.found = Some(found);
+        self.begin(found.created);
+    }
+
+    /// The bucket is to be looked up again.
+    pub(super) fn set_lost(&mut self) {
+        self.found = None;
+    }
+
+    /// A revision of the bucket that was found last.
+    pub(super) fn raise(&mut self, revision: u64) {
+        if self.found.map(|found| found.created) == self.life {
+            self.revision = self.revision.max(revision);
+        }
+    }
+
+    /// Whether who knows the bucket up to `revision` knows as much as this instance has seen.
+    pub(super) fn is_reached_by(&self, revision: u64) -> bool {
+        revision >= self.revision
+    }
+
+    /// Whether the answer knows as much as this instance has seen. A bucket that was created later replaces the one that
+    /// was known.
+    pub(super) fn judge(&mut self, info: &Info) -> bool {
+        self.begin(info.created);
+        let is_fresh = self.life == Some(info.created) && self.is_reached_by(info.state.last_seq);
+        if is_fresh {
+            self.revision = info.state.last_seq;
+        }
+        is_fresh
+    }
+
+    fn begin(&mut self, created: SystemTime) {
+        if self.life.is_none_or(|life| life < created) {
+            self.life = Some(created);
+            self.revision = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn info(created: &str, last: u64) -> Info {
+        let (created, state) = (format!("2026-01-0{created}T00:00:00Z"), json!({ "last_seq": last }));
+        serde_json::from_value(json!({ "created": created, "config": { "num_replicas": 3 }, "state": state })).unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_knows_less_than_was_seen_is_stale() {
+        let mut mark = Mark::default();
+        mark.set_found(Found::new(&info("2", 5)));
+        assert!(mark.judge(&info("2", 5)));
+        mark.raise(7);
+        for (created, last, is_fresh) in
+            [("2", 6, false), ("2", 7, true), ("1", 9, false), ("2", 8, true), ("2", 7, false)]
+        {
+            assert_eq!(mark.judge(&info(created, last)), is_fresh, "{created} {last}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_was_made_again_begins_again() {
+        let mut mark = Mark::default();
+        mark.set_found(Found::new(&info("2", 5)));
+        mark.raise(100);
+        assert!(mark.judge(&info("3", 1)));
+        // of the bucket that was found before, which this revision cannot be told of any more
+        mark.raise(101);
+        assert!(mark.is_reached_by(1));
+        assert!(!mark.judge(&info("2", 200)));
+        mark.set_found(Found::new(&info("3", 1)));
+        mark.raise(2);
+        assert!(!mark.judge(&info("3", 1)));
+    }
+}

@@ -1,0 +1,201 @@
+//! Writes to a bucket: by compare-and-set, so that an attempt that was not answered can be made again.
+
+use async_nats::{
+    HeaderMap,
+    client::RequestErrorKind,
+    header,
+    jetstream::{self, ErrorCode},
+};
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time;
+use tracing::debug;
+
+use super::{
+    super::{
+        lock,
+        nats::{ApiError, is_full, unavailable},
+    },
+    Bucket,
+    read::{Backoff, Entry},
+};
+use crate::{
+    error::{Error, Reason, Result},
+    limits::NATS_REQUEST_TIMEOUT,
+};
+
+const OPERATION: &str = "KV-Operation";
+const DELETE: &str = "DEL";
+
+/// What JetStream answers to a write.
+#[derive(Deserialize)]
+struct PubAck {
+    stream: Option<String>,
+    seq: Option<u64>,
+    error: Option<jetstream::Error>,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+enum Written {
+    Revision(u64),
+    /// The key has another revision than expected.
+    Refused,
+}
+
+impl<T: Serialize> Bucket<T> {
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist). `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
+    pub(in crate::store) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
+        let json = Bytes::from(serde_json::to_vec(value).map_err(|error| Error::internal().because(error))?);
+        if let Written::Revision(revision) =
+            self.write(key, json.clone(), HeaderMap::new(), Some(expected.unwrap_or_default())).await?
+        {
+            return Ok(Some(revision));
+        }
+        if expected.is_some() {
+            return Ok(None);
+        }
+        // a key that was deleted has a revision too
+        let Some(deletion) = self.entry(key).await?.filter(Entry::is_deletion) else { return Ok(None) };
+        match self.write(key, json, HeaderMap::new(), Some(deletion.revision)).await? {
+            Written::Revision(revision) => Ok(Some(revision)),
+            Written::Refused => Ok(None),
+        }
+    }
+}
+
+impl<T> Bucket<T> {
+    /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(in crate::store) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
+        let written = self.write(key, Bytes::new(), deletion(), Some(expected)).await?;
+        Ok(matches!(written, Written::Revision(_)))
+    }
+
+    /// Tells the watches that `key` is deleted, whether or not it was there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(in crate::store) async fn mark_deleted(&self, key: &str) -> Result<()> {
+        self.write(key, Bytes::new(), deletion(), None).await.map(drop)
+    }
+
+    /// Removes every key that begins with the token `prefix`, without a trace.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
+    pub(in crate::store) async fn purge_below(&self, prefix: &str) -> Result<()> {
+        let request = json!({ "filter": self.subject(&format!("{prefix}.>")) });
+        let mut backoff = Backoff::within(NATS_REQUEST_TIMEOUT);
+        loop {
+            self.nats.ready().await?;
+            let purge = async {
+                self.find().await?;
+                self.nats.api::<_, IgnoredAny>(format!("STREAM.PURGE.{}", self.stream()), &request).await
+            };
+            match time::timeout(backoff.attempt(), purge).await.unwrap_or(Err(ApiError::TimedOut)) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    debug!(bucket = self.config.bucket, %error, "keys could not be removed, trying again");
+                    if !backoff.wait().await {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes until it is known what became of it, or the time is over.
+    async fn write(&self, key: &str, value: Bytes, mut headers: HeaderMap, expected: Option<u64>) -> Result<Written> {
+        // by this the writer knows its own value again when it was stored and the answer was lost
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        if let Some(expected) = expected {
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        }
+        let mut may_be_written = false;
+        let mut backoff = Backoff::within(NATS_REQUEST_TIMEOUT);
+        loop {
+            self.nats
+                .ready()
+                .await
+                .map_err(|error| if may_be_written { unanswered().because(error) } else { error })?;
+            let sent = time::timeout(backoff.attempt(), self.send(key, value.clone(), headers.clone())).await;
+            let error = match sent.unwrap_or(Err(ApiError::TimedOut)) {
+                Ok(revision) => {
+                    lock(&self.mark).raise(revision);
+                    return Ok(Written::Revision(revision));
+                }
+                Err(ApiError::Refused(error)) if is_other_revision(&error) => {
+                    if may_be_written && let Some(revision) = self.written_as(key, &id).await? {
+                        return Ok(Written::Revision(revision));
+                    }
+                    return Ok(Written::Refused);
+                }
+                Err(error) => error,
+            };
+            match &error {
+                ApiError::NoResponders => lock(&self.mark).set_lost(),
+                ApiError::TimedOut | ApiError::Other(_) => may_be_written = true,
+                ApiError::Disconnected => {}
+                ApiError::Refused(refusal) if refusal.code() == BUSY && !is_full(refusal) => {}
+                ApiError::Refused(_) => return Err(error.into()),
+            }
+            debug!(bucket = self.config.bucket, %error, "a write was not answered, trying again");
+            if !backoff.wait().await {
+                return Err(if may_be_written { unanswered() } else { unavailable() }.because(error));
+            }
+        }
+    }
+
+    async fn send(&self, key: &str, value: Bytes, headers: HeaderMap) -> Result<u64, ApiError> {
+        self.find().await?;
+        let request = self.nats.client.request_with_headers(self.subject(key), headers, value).await;
+        let reply = request.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ApiError::NoResponders,
+            RequestErrorKind::TimedOut => ApiError::TimedOut,
+            _ => ApiError::Other(error.into()),
+        })?;
+        let ack: PubAck = serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
+        match ack {
+            PubAck { error: Some(error), .. } => Err(ApiError::Refused(error)),
+            PubAck { stream: Some(stream), seq: Some(revision), .. } if stream == self.stream() => Ok(revision),
+            PubAck { .. } => Err(ApiError::Other("another program answered in JetStream's place".into())),
+        }
+    }
+
+    /// The revision of the write with this id, if it is the key's newest.
+    async fn written_as(&self, key: &str, id: &str) -> Result<Option<u64>> {
+        let entry = self.entry(key).await.map_err(|error| unanswered().because(error))?;
+        let is_own =
+            |headers: &HeaderMap| headers.get(header::NATS_MESSAGE_ID).is_some_and(|found| found.as_str() == id);
+        Ok(entry.filter(|entry| is_own(&entry.headers)).map(|entry| entry.revision))
+    }
+}
+
+/// JetStream's code for what may pass.
+const BUSY: usize = 503;
+
+fn is_other_revision(error: &jetstream::Error) -> bool {
+    matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+}
+
+fn deletion() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(OPERATION, DELETE);
+    headers
+}
+
+fn unanswered() -> Error {
+    Error::new(
+        Reason::Timeout,
+        "NATS did not answer in time; what was asked for may have been done, asking again is safe",
+    )
+}

@@ -162,6 +162,14 @@ pub const REGISTRY_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const REGISTRY_READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a watch of the registry that begins may be silent before it begins again, perhaps on another server.
 pub const REGISTRY_WATCH_PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of storage that are kept for the registry, for when the NATS server or account has none left.
+pub const RESERVE_BYTES: usize = 1024 * 1024;
+/// Bytes of them that are freed at once: far more than a value of the registry has.
+pub const RESERVE_PIECE_BYTES: usize = 64 * 1024;
+/// How long after a piece was freed the reserve is filled again, and how often that is tried.
+pub const RESERVE_REFILL_DELAY: Duration = Duration::from_secs(2);
+/// How long an instance refuses publishes by itself after the NATS server refused one for want of storage.
+pub const STORAGE_FULL_INTERVAL: Duration = Duration::from_secs(1);
 /// Limit of a publish, from the call to the acknowledgement.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of that is kept for the acknowledgement: what waited for the rest is not sent any more, and surely not stored.

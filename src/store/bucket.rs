@@ -21,6 +21,7 @@ use self::mark::Mark;
 use super::{
     lock,
     nats::{ApiError, Nats},
+    reserve::Reserve,
 };
 use crate::{
     error::{Error, Reason, Result},
@@ -45,10 +46,19 @@ pub(super) enum Change<T> {
     Complete,
 }
 
+/// What all buckets have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Buckets {
+    pub nats: Nats,
+    pub replicas: usize,
+    pub reserve: Reserve,
+}
+
 /// A bucket of JSON values of one type.
 #[derive(Debug)]
 pub(super) struct Bucket<T> {
     nats: Nats,
+    reserve: Reserve,
     config: kv::Config,
     mark: Arc<Mutex<Mark>>,
     value: PhantomData<fn() -> T>,
@@ -56,20 +66,27 @@ pub(super) struct Bucket<T> {
 
 impl<T> Clone for Bucket<T> {
     fn clone(&self) -> Self {
-        Self { nats: self.nats.clone(), config: self.config.clone(), mark: Arc::clone(&self.mark), value: PhantomData }
+        Self {
+            nats: self.nats.clone(),
+            reserve: self.reserve.clone(),
+            config: self.config.clone(),
+            mark: Arc::clone(&self.mark),
+            value: PhantomData,
+        }
     }
 }
 
 impl<T> Bucket<T> {
-    pub(super) fn new(nats: &Nats, name: &str, description: &str, replicas: usize) -> Self {
+    pub(super) fn new(buckets: &Buckets, name: &str, description: &str) -> Self {
+        let Buckets { nats, replicas, reserve } = buckets;
         let config = kv::Config {
             bucket: name.to_owned(),
             description: description.to_owned(),
             history: 1,
-            num_replicas: replicas,
+            num_replicas: *replicas,
             ..kv::Config::default()
         };
-        Self { nats: nats.clone(), config, mark: Arc::default(), value: PhantomData }
+        Self { nats: nats.clone(), reserve: reserve.clone(), config, mark: Arc::default(), value: PhantomData }
     }
 
     /// The stream that the bucket is.

@@ -23,6 +23,7 @@ mod publish;
 mod raw;
 mod reader;
 mod registry;
+mod reserve;
 mod signatures;
 mod streams;
 mod turn;
@@ -36,6 +37,15 @@ use tokio::{sync::oneshot, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
+use self::{
+    bucket::Buckets,
+    excerpt::Excerpts,
+    logs::Logs,
+    publish::{Gate, Publisher},
+    reserve::Reserve,
+    signatures::Signatures,
+    watchdog::Watchdog,
+};
 pub(crate) use self::{
     durable_list::{DurablePage, DurableToken},
     durables::{Bookmark, not_found as subscriber_not_found},
@@ -50,7 +60,6 @@ pub(crate) use self::{
     reader::{Arrival, Reader},
     registry::{Registered, Registration, Registry, not_found},
 };
-use self::{excerpt::Excerpts, logs::Logs, publish::Publisher, signatures::Signatures, watchdog::Watchdog};
 use crate::{
     domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
@@ -83,14 +92,17 @@ impl Store {
     ) -> Result<(Self, PeerListener)> {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let peers = peers::listen(&nats, &instance).await?;
-        let registry = Registry::new(&nats, replicas);
-        let signatures = Signatures::new(&nats, replicas);
+        let gate = Gate::default();
+        let reserve = Reserve::new(&nats, replicas, &gate);
+        let buckets = Buckets { nats: nats.clone(), replicas, reserve: reserve.clone() };
+        let registry = Registry::new(&buckets);
+        let signatures = Signatures::new(&buckets);
         let logs = Logs::new(&nats, &registry);
-        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, durability, tasks).await?;
+        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate, durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
-        let members = Members::new(&nats, replicas);
+        let members = Members::new(&buckets);
         let (members_complete, members_known) = oneshot::channel();
         tasks.spawn(members.clone().follow(stop.clone(), members_complete));
         known.await.map_err(|_| nats::unavailable())?;
@@ -103,9 +115,10 @@ impl Store {
             );
         }
         if nats.has_jetstream() {
+            tasks.spawn(reserve.keep_full(stop.clone()));
             tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
         }
-        let owners = Owners::new(&nats, replicas);
+        let owners = Owners::new(&buckets);
         Ok((
             Self { nats, instance, registry, owners, members, logs, publisher, signatures, tasks: tasks.clone() },
             peers,

@@ -8,10 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    bucket::{Bucket, Change},
-    nats::Nats,
-};
+use super::bucket::{Bucket, Buckets, Change};
 use crate::{
     domain::{Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
@@ -62,9 +59,9 @@ pub(crate) struct Owners {
 }
 
 impl Owners {
-    pub(super) fn new(nats: &Nats, replicas: usize) -> Self {
+    pub(super) fn new(buckets: &Buckets) -> Self {
         let description = "unibus: owners of durable subscribers by mapped room and subscriber";
-        Self { bucket: Bucket::new(nats, "unibus_subscribers", description, replicas) }
+        Self { bucket: Bucket::new(buckets, "unibus_subscribers", description) }
     }
 
     /// Who owns the subscriber.

@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    bucket::{Bucket, Change, Versioned},
+    bucket::{Bucket, Buckets, Change, Versioned},
     lock,
-    nats::Nats,
 };
 use crate::{
     domain::{Purged, Room, RoomId, Subject},
@@ -100,12 +99,12 @@ struct Known {
 
 impl Registry {
     /// The registry of this NATS account, or one of this process alone if there is no JetStream.
-    pub(crate) fn new(nats: &Nats, replicas: usize) -> Self {
-        let available = nats.has_jetstream();
+    pub(super) fn new(buckets: &Buckets) -> Self {
+        let available = buckets.nats.has_jetstream();
         Self {
-            rooms: available.then(|| Bucket::new(nats, "unibus_rooms", "unibus: rooms by mapped name", replicas)),
+            rooms: available.then(|| Bucket::new(buckets, "unibus_rooms", "unibus: rooms by mapped name")),
             subjects: available
-                .then(|| Bucket::new(nats, "unibus_subjects", "unibus: subjects that creators chose", replicas)),
+                .then(|| Bucket::new(buckets, "unibus_subjects", "unibus: subjects that creators chose")),
             known: Arc::default(),
         }
     }
@@ -219,7 +218,7 @@ impl Registry {
         self.claim_subject(room).await?;
         let record = Record { room: room.clone(), deleting: false };
         let revision = match &self.rooms {
-            Some(bucket) => bucket.put(&name, &record, None).await?,
+            Some(bucket) => bucket.create(&name, &record).await?,
             None => Some(1),
         };
         let Some(revision) = revision else {
@@ -294,7 +293,7 @@ impl Registry {
         let Some(bucket) = &self.subjects else { return self.check_subject_in_memory(room) };
         let key = room.subject.as_str();
         let claim = Claim { room_id: room.room_id.clone(), claimed_at_ms: unix_ms() };
-        if bucket.put(key, &claim, None).await?.is_some() {
+        if bucket.create(key, &claim).await?.is_some() {
             return Ok(());
         }
         let Some(found) = bucket.get(key).await? else { return Err(conflict()) };

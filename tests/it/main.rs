@@ -35,6 +35,7 @@ mod faults_process;
 mod faults_publishers;
 mod faults_purge;
 mod faults_stall;
+mod full_store;
 mod fuzz;
 mod handover;
 mod history;

@@ -63,6 +63,10 @@ impl Backoff {
         true
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     /// How long the next attempt may take.
     pub(super) fn attempt(&self) -> Duration {
         REGISTRY_ATTEMPT_TIMEOUT.min(self.deadline.saturating_duration_since(Instant::now()))

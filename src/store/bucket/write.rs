@@ -45,28 +45,47 @@ enum Written {
     Refused,
 }
 
+/// What a write does where there is no storage left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenFull {
+    /// It uses the reserve.
+    UseReserve,
+    Fail,
+}
+
+/// A write of one key.
+struct Change {
+    value: Bytes,
+    headers: HeaderMap,
+    /// The revision that the key must have; `None`: any.
+    expected: Option<u64>,
+    when_full: WhenFull,
+}
+
 impl<T: Serialize> Bucket<T> {
-    /// Writes `key` if its revision is `expected` (`None`: if it does not exist). `None`: somebody else was faster.
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
+    /// storage left. `None`: somebody else was faster.
     ///
     /// # Errors
     /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
     pub(in crate::store) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
-        let json = Bytes::from(serde_json::to_vec(value).map_err(|error| Error::internal().because(error))?);
-        if let Written::Revision(revision) =
-            self.write(key, json.clone(), HeaderMap::new(), Some(expected.unwrap_or_default())).await?
-        {
-            return Ok(Some(revision));
-        }
-        if expected.is_some() {
-            return Ok(None);
-        }
-        // a key that was deleted has a revision too
-        let Some(deletion) = self.entry(key).await?.filter(Entry::is_deletion) else { return Ok(None) };
-        match self.write(key, json, HeaderMap::new(), Some(deletion.revision)).await? {
-            Written::Revision(revision) => Ok(Some(revision)),
-            Written::Refused => Ok(None),
+        match expected {
+            Some(_) => self.set(key, json(value)?, expected, WhenFull::UseReserve).await,
+            None => self.add(key, json(value)?, WhenFull::UseReserve).await,
         }
     }
+
+    /// Writes `key` if it does not exist and there is storage for it. `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(in crate::store) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
+        self.add(key, json(value)?, WhenFull::Fail).await
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| Error::internal().because(error))
 }
 
 impl<T> Bucket<T> {
@@ -75,8 +94,7 @@ impl<T> Bucket<T> {
     /// # Errors
     /// As [`Self::put`].
     pub(in crate::store) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
-        let written = self.write(key, Bytes::new(), deletion(), Some(expected)).await?;
-        Ok(matches!(written, Written::Revision(_)))
+        Ok(matches!(self.write(key, deletion(Some(expected))).await?, Written::Revision(_)))
     }
 
     /// Tells the watches that `key` is deleted, whether or not it was there.
@@ -84,7 +102,7 @@ impl<T> Bucket<T> {
     /// # Errors
     /// As [`Self::put`].
     pub(in crate::store) async fn mark_deleted(&self, key: &str) -> Result<()> {
-        self.write(key, Bytes::new(), deletion(), None).await.map(drop)
+        self.write(key, deletion(None)).await.map(drop)
     }
 
     /// Removes every key that begins with the token `prefix`, without a trace.
@@ -112,8 +130,27 @@ impl<T> Bucket<T> {
         }
     }
 
+    async fn set(&self, key: &str, value: Bytes, expected: Option<u64>, when_full: WhenFull) -> Result<Option<u64>> {
+        match self.write(key, Change { value, headers: HeaderMap::new(), expected, when_full }).await? {
+            Written::Revision(revision) => Ok(Some(revision)),
+            Written::Refused => Ok(None),
+        }
+    }
+
+    async fn add(&self, key: &str, value: Bytes, when_full: WhenFull) -> Result<Option<u64>> {
+        if let Some(revision) = self.set(key, value.clone(), Some(0), when_full).await? {
+            return Ok(Some(revision));
+        }
+        // a key that was deleted has a revision too
+        match self.entry(key).await?.filter(Entry::is_deletion) {
+            Some(deletion) => self.set(key, value, Some(deletion.revision), when_full).await,
+            None => Ok(None),
+        }
+    }
+
     /// Writes until it is known what became of it, or the time is over.
-    async fn write(&self, key: &str, value: Bytes, mut headers: HeaderMap, expected: Option<u64>) -> Result<Written> {
+    async fn write(&self, key: &str, change: Change) -> Result<Written> {
+        let Change { value, mut headers, expected, when_full } = change;
         // by this the writer knows its own value again when it was stored and the answer was lost
         let id = uuid::Uuid::new_v4().simple().to_string();
         headers.insert(header::NATS_MESSAGE_ID, id.as_str());
@@ -145,7 +182,13 @@ impl<T> Bucket<T> {
                 ApiError::NoResponders => lock(&self.mark).set_lost(),
                 ApiError::TimedOut | ApiError::Other(_) => may_be_written = true,
                 ApiError::Disconnected => {}
-                ApiError::Refused(refusal) if refusal.code() == BUSY && !is_full(refusal) => {}
+                ApiError::Refused(refusal) if is_full(refusal) => {
+                    if when_full == WhenFull::UseReserve && self.reserve.release().await && !backoff.is_over() {
+                        continue;
+                    }
+                    return Err(error.into());
+                }
+                ApiError::Refused(refusal) if refusal.code() == BUSY => {}
                 ApiError::Refused(_) => return Err(error.into()),
             }
             debug!(bucket = self.config.bucket, %error, "a write was not answered, trying again");
@@ -187,10 +230,10 @@ fn is_other_revision(error: &jetstream::Error) -> bool {
     matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
 
-fn deletion() -> HeaderMap {
+fn deletion(expected: Option<u64>) -> Change {
     let mut headers = HeaderMap::new();
     headers.insert(OPERATION, DELETE);
-    headers
+    Change { value: Bytes::new(), headers, expected, when_full: WhenFull::UseReserve }
 }
 
 fn unanswered() -> Error {

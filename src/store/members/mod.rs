@@ -21,9 +21,8 @@ use self::{
 };
 use super::{
     Registered,
-    bucket::{Bucket, Change, Versioned},
+    bucket::{Bucket, Buckets, Change, Versioned},
     lock,
-    nats::Nats,
 };
 use crate::{
     domain::{Member, MemberId, Membership, Role, Room, RoomId},
@@ -63,10 +62,10 @@ struct Shelf {
 }
 
 impl Members {
-    pub(super) fn new(nats: &Nats, replicas: usize) -> Self {
-        let kept = if nats.has_jetstream() {
+    pub(super) fn new(buckets: &Buckets) -> Self {
+        let kept = if buckets.nats.has_jetstream() {
             let description = "unibus: members by mapped room and id";
-            Kept::Bucket(Box::new(Bucket::new(nats, "unibus_members", description, replicas)))
+            Kept::Bucket(Box::new(Bucket::new(buckets, "unibus_members", description)))
         } else {
             Kept::Here(Arc::default())
         };
@@ -265,7 +264,10 @@ impl Members {
     /// False: somebody else was faster.
     async fn put(&self, key: &str, value: Record, expected: Option<u64>) -> Result<bool> {
         let revision = match &self.kept {
-            Kept::Bucket(bucket) => bucket.put(key, &value, expected).await?,
+            Kept::Bucket(bucket) => match expected {
+                Some(expected) => bucket.put(key, &value, Some(expected)).await?,
+                None => bucket.create(key, &value).await?,
+            },
             Kept::Here(here) => lock(here).put(key, &value, expected),
         };
         let Some(revision) = revision else { return Ok(false) };

@@ -5,6 +5,7 @@
 
 mod acks;
 mod atomic;
+mod gate;
 mod group;
 mod lane;
 mod mismatch;
@@ -24,6 +25,7 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+pub(super) use self::gate::Gate;
 use self::{
     acks::{AckListener, Acks},
     lane::{Lanes, Outcome, Work},
@@ -52,6 +54,7 @@ pub(crate) struct Publisher {
     signatures: Signatures,
     logs: Logs,
     lanes: Lanes,
+    gate: Gate,
     durability: Durability,
     sources: AtomicU64,
     tasks: TaskTracker,
@@ -64,6 +67,7 @@ impl Publisher {
         nats: &Nats,
         logs: &Logs,
         signatures: &Signatures,
+        gate: Gate,
         durability: Durability,
         tasks: &TaskTracker,
     ) -> Result<(Arc<Self>, AckListener)> {
@@ -73,6 +77,7 @@ impl Publisher {
             signatures: signatures.clone(),
             logs: logs.clone(),
             lanes: Lanes::default(),
+            gate,
             durability,
             sources: AtomicU64::default(),
             tasks: tasks.clone(),
@@ -108,7 +113,7 @@ impl Publisher {
     /// becomes of it. Of one source the messages are stored in the order in which they entered, whatever happens.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when the queue stays full; nothing was done.
+    /// `STORAGE_FULL`; `NATS_UNAVAILABLE` when the queue stays full. Nothing was done.
     ///
     /// # Cancel safety
     /// A call that is dropped has not published. A [`Pending`] that is dropped may have.
@@ -151,6 +156,7 @@ impl Publisher {
         work: Work,
         source: Option<Source>,
     ) -> Result<oneshot::Receiver<Outcome>> {
+        self.gate.enter(&registered.room)?;
         let lane = self.lanes.get(streams::name(&registered.room.room_id));
         let (outcome, needs_worker) = lane.enter(registered, work, source).await?;
         if needs_worker {

@@ -23,7 +23,7 @@ use super::{
     sender::{Commit, LOST_ACK_GRACE},
     wire::{again, may_pass, outcome_unknown},
 };
-use crate::{error::Result, limits::NATS_GRACE};
+use crate::{domain::Room, error::Result, limits::NATS_GRACE};
 
 /// First wait before a publish that nobody took is tried again; doubles.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
@@ -255,6 +255,9 @@ impl Worker {
     fn settle(&mut self, reply: Option<Reply>) {
         let Some(Sent { job, epoch, .. }) = self.sent.pop_front() else { return };
         self.sent_bytes -= job.bytes;
+        if let Some(reply) = &reply {
+            self.publisher.gate.note(&job.registered.room, reply);
+        }
         let outcome = match reply {
             Some(Reply::NobodyListens) => {
                 self.held.push(job);
@@ -320,6 +323,12 @@ impl Worker {
         self.publisher.logs.ensure(&job.registered.room).await.map(drop)
     }
 
+    fn note(&self, room: &Room, committed: &Commit) {
+        if let Commit::Answered(reply) = committed {
+            self.publisher.gate.note(room, reply);
+        }
+    }
+
     /// Commits jobs of one message each together, or leaves them to be published plainly.
     async fn commit_group(&mut self, jobs: Vec<Job>) {
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
@@ -332,7 +341,9 @@ impl Worker {
             .collect();
         let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
         let epoch = self.epoch();
-        match self.publisher.sender.commit(&self.lane.stream, room, &messages, deadline).await {
+        let committed = self.publisher.sender.commit(&self.lane.stream, room, &messages, deadline).await;
+        self.note(room, &committed);
+        match committed {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
                 self.stored(epoch, last);
                 self.refusals = 0;
@@ -364,7 +375,9 @@ impl Worker {
         let Work::All(messages) = &job.work else { return job.tell_unavailable() };
         let messages: Vec<_> = messages.iter().collect();
         let (room, epoch) = (&job.registered.room, self.epoch());
-        match self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await {
+        let committed = self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await;
+        self.note(room, &committed);
+        match committed {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
                 self.stored(epoch, sequence);
                 self.retry_delay = RETRY_DELAY;

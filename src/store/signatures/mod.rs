@@ -30,9 +30,9 @@ use tracing::{info, warn};
 pub(super) use self::seal::Seal;
 use self::{key::SigningKey, seal::Content};
 use super::{
-    bucket::{Bucket, Change},
+    bucket::{Bucket, Buckets, Change},
     lock,
-    nats::{Nats, unavailable},
+    nats::unavailable,
 };
 use crate::{
     domain::{Draft, Message, Room},
@@ -76,9 +76,10 @@ pub(super) enum Attribution {
 }
 
 impl Signatures {
-    pub(super) fn new(nats: &Nats, replicas: usize) -> Self {
+    pub(super) fn new(buckets: &Buckets) -> Self {
         let description = "unibus: keys that sign who published a message";
-        let bucket = nats.has_jetstream().then(|| Arc::new(Bucket::new(nats, "unibus_secrets", description, replicas)));
+        let has_jetstream = buckets.nats.has_jetstream();
+        let bucket = has_jetstream.then(|| Arc::new(Bucket::new(buckets, "unibus_secrets", description)));
         Self { bucket, known: Arc::default(), lacking: Arc::default() }
     }
 

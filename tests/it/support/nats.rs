@@ -30,6 +30,7 @@ const SERVER_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct NatsOptions {
     jetstream: bool,
     sync_always: bool,
+    max_file: String,
     max_payload: usize,
     extra: String,
     login: ConnectOptions,
@@ -41,6 +42,7 @@ impl NatsOptions {
         Self {
             jetstream: true,
             sync_always: false,
+            max_file: String::from("4GB"),
             max_payload: 1024 * 1024,
             extra: String::new(),
             login: ConnectOptions::new(),
@@ -56,6 +58,12 @@ impl NatsOptions {
     /// Every stored message is synced to disk before its acknowledgement.
     pub(crate) fn sync_always(mut self) -> Self {
         self.sync_always = true;
+        self
+    }
+
+    /// What all streams together may store, such as `20MB`.
+    pub(crate) fn max_file(mut self, size: &str) -> Self {
+        size.clone_into(&mut self.max_file);
         self
     }
 
@@ -299,7 +307,7 @@ impl Nats {
             self.options.max_payload
         );
         if self.options.jetstream {
-            config.push_str("jetstream {\n  max_mem: 64MB\n  max_file: 4GB\n");
+            config.push_str(&format!("jetstream {{\n  max_mem: 64MB\n  max_file: {}\n", self.options.max_file));
             if self.options.sync_always {
                 config.push_str("  sync_interval: always\n");
             }

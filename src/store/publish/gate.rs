@@ -1,0 +1,93 @@
+//! Keeps publishers away from a NATS server without storage, so that they do not take what is freed for the registry.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+
+use super::{
+    super::{lock, nats::is_full},
+    acks::Reply,
+};
+use crate::{
+    domain::Room,
+    error::{Error, Reason, Result},
+    limits::STORAGE_FULL_INTERVAL,
+};
+
+/// Shut for [`STORAGE_FULL_INTERVAL`] after the server had no storage. Then one publish goes through, and what becomes of it
+/// opens the gate or keeps it shut. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Gate(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    is_shut: AtomicBool,
+    /// Until when, by the number of replicas: an account may have a limit for each.
+    shut: Mutex<HashMap<u32, Instant>>,
+}
+
+/// Whatever the number of replicas.
+const ANY: u32 = 0;
+
+impl Gate {
+    /// Lets a publish to the room through.
+    ///
+    /// # Errors
+    /// `STORAGE_FULL`.
+    pub(super) fn enter(&self, room: &Room) -> Result<()> {
+        if !self.0.is_shut.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut shut = lock(&self.0.shut);
+        if shut.get(&ANY).is_some_and(|until| *until > now) {
+            return Err(full());
+        }
+        shut.remove(&ANY);
+        if let Some(until) = shut.get_mut(&room.replicas) {
+            if *until > now {
+                return Err(full());
+            }
+            *until = now + STORAGE_FULL_INTERVAL;
+        }
+        self.0.is_shut.store(!shut.is_empty(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Learns from what became of a publish to the room.
+    pub(super) fn note(&self, room: &Room, reply: &Reply) {
+        match reply {
+            Reply::Refused(error) if is_full(error) => self.shut(room.replicas),
+            Reply::Stored { .. } if self.0.is_shut.load(Ordering::Relaxed) => {
+                let mut shut = lock(&self.0.shut);
+                shut.remove(&room.replicas);
+                self.0.is_shut.store(!shut.is_empty(), Ordering::Relaxed);
+            }
+            Reply::Refused(_) | Reply::Stored { .. } | Reply::NobodyListens => {}
+        }
+    }
+
+    /// The registry has no storage.
+    pub(in crate::store) fn shut_for_all(&self) {
+        self.shut(ANY);
+    }
+
+    fn shut(&self, replicas: u32) {
+        let mut shut = lock(&self.0.shut);
+        shut.insert(replicas, Instant::now() + STORAGE_FULL_INTERVAL);
+        self.0.is_shut.store(true, Ordering::Relaxed);
+    }
+}
+
+fn full() -> Error {
+    Error::new(
+        Reason::StorageFull,
+        "the NATS server or account has no storage left; remove messages, bound the rooms' retention, or raise max_file",
+    )
+}

@@ -43,14 +43,17 @@ pub struct Room {
     /// What was purged, if anything was in the present life of the log or an earlier one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<Purged>,
+    /// What is being purged, or was about to be when whoever did it stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purging: Option<Purged>,
 }
 
-/// How far a room was purged. Registered before the messages go, so that whoever misses them finds it.
+/// How far a room was purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Purged {
     /// The life of the log: [`RoomState::epoch`].
     pub epoch: i64,
-    /// The last sequence that a purge removed, or was about to. What is missing up to it may also have gone before.
+    /// The last sequence that a purge removed. What is missing up to it may also have gone before.
     pub through: u64,
 }
 
@@ -69,6 +72,7 @@ impl Room {
             created_at: _,
             creator: _,
             purged: _,
+            purging: _,
         } = self;
         *room_id == other.room_id
             && *subject == other.subject

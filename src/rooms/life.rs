@@ -17,7 +17,7 @@ use crate::{
     domain::{Caller, Labels, MemberId, Retention, Room, RoomId, RoomState, Subject, Visible},
     error::{Error, Reason, Result, Violations},
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::{Registered, Registration, Store},
+    store::{Registered, Registration, Store, not_found},
 };
 
 /// How often a creation begins again because of another call on the same room.
@@ -83,6 +83,7 @@ impl CreateRoom {
                 created_at: SystemTime::now(),
                 creator,
                 purged: None,
+                purging: None,
             }),
             _ => Err(violations.into_error()),
         }
@@ -148,16 +149,27 @@ impl Rooms {
             }
             return match self.store.create_log(&registered.room).await {
                 Ok(state) => Ok((registered.room.clone(), Some(state))),
-                Err(error) => {
-                    // without its stream the room is nothing; if this fails too, DeleteRoom removes it
-                    if let Err(leftover) = self.store.registry.unregister(&registered).await {
-                        tracing::warn!(room = %room.room_id, error = %leftover, "a failed creation left its registration");
-                    }
-                    Err(error)
-                }
+                Err(error) => Err(self.take_back(&registered, error).await),
             };
         }
         Err(Error::new(Reason::Conflict, "the room is being created and deleted by others at this moment; try again"))
+    }
+
+    /// Takes back the registration of a room whose log was refused. One whose log may be there stays: others may use the room
+    /// already, and the same call goes on from it.
+    async fn take_back(&self, registered: &Arc<Registered>, error: Error) -> Error {
+        let is_refused = error.reason().is_side_effect_free()
+            && !matches!(error.reason(), Reason::NatsUnavailable | Reason::RoomNotFound);
+        if !is_refused {
+            return half_done(error);
+        }
+        match self.store.registry.unregister(registered).await {
+            Ok(()) => error,
+            Err(leftover) => {
+                tracing::warn!(room = %registered.room.room_id, error = %leftover, "a refused room is still registered");
+                half_done(error)
+            }
+        }
     }
 
     /// The room and what it holds.
@@ -210,11 +222,23 @@ impl Rooms {
     /// Deletes the room with all that belongs to it.
     pub(crate) async fn delete(&self, caller: &Caller, id: &RoomId) -> Result<()> {
         for _ in 0..ATTEMPTS {
+            if let Some(deleting) = self.store.registry.find_deleting(id).await? {
+                // whoever began it was stopped, or is at it
+                self.allow(caller, &deleting, Right::Own).map_err(|_| not_found(id))?;
+                return self.finish_deletion(&deleting).await;
+            }
             let registered = self.store.registry.find_fresh(id).await?;
             self.allow(caller, &registered, Right::Own)?;
             match self.store.registry.begin_deletion(&registered).await {
                 Ok(deleting) => return self.finish_deletion(&deleting).await,
                 Err(error) if error.reason() == Reason::Conflict => {}
+                Err(error) if error.reason() == Reason::StorageFull && registered.room.persist => {
+                    // what is to be deleted makes room for its registration
+                    let state = self.store.log_state(&registered.room).await?;
+                    if self.store.purge(&registered.room, state.last_sequence).await? == 0 {
+                        return Err(error);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -223,7 +247,18 @@ impl Rooms {
 
     /// The registration goes last: until then nobody else can have the name.
     async fn finish_deletion(&self, registered: &Arc<Registered>) -> Result<()> {
-        self.store.delete_log(&registered.room).await?;
-        self.store.registry.unregister(registered).await
+        let finished = async {
+            self.store.delete_log(&registered.room).await?;
+            self.store.registry.unregister(registered).await
+        };
+        finished.await.map_err(half_done)
     }
+}
+
+/// The error of a step that is not the first: something was done, and the same call does the rest.
+fn half_done(error: Error) -> Error {
+    if !error.reason().is_side_effect_free() {
+        return error;
+    }
+    Error::new(Reason::Timeout, "a part of this was done; the same call does the rest").because(error)
 }

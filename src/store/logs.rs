@@ -192,6 +192,7 @@ impl Logs {
         loop {
             let state = ask().await?;
             if self.is_fresh(room, &state) {
+                self.0.registry.note(&room.room_id, &state);
                 return Ok(state);
             }
             patience.wait().await?;

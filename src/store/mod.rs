@@ -233,13 +233,13 @@ impl Store {
 
     /// Deletes the room's log with everything in it, and the room's members.
     pub(crate) async fn delete_log(&self, room: &Room) -> Result<()> {
-        self.members.forget_room(&room.room_id).await?;
-        if !self.nats.has_jetstream() {
-            return Ok(());
+        if self.nats.has_jetstream() {
+            streams::delete(&self.nats, &room.room_id).await?;
+            self.logs.forget(&room.room_id);
+            self.owners.forget_room(&room.room_id).await?;
         }
-        streams::delete(&self.nats, &room.room_id).await?;
-        self.logs.forget(&room.room_id);
-        self.owners.forget_room(&room.room_id).await
+        // last: whoever may finish this is a member
+        self.members.forget_room(&room.room_id).await
     }
 
     /// Refuses bounds on what the room keeps that leave no room for any message of this caller.

@@ -27,6 +27,9 @@ pub(crate) struct Ownership {
     /// The open subscription.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Where a subscriber begins that is being made: its consumer may be there, and not yet at this position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins_at: Option<u64>,
 }
 
 impl Ownership {
@@ -95,7 +98,8 @@ impl Owners {
         self.bucket.delete(&ownership.key(), revision).await.map(drop)
     }
 
-    /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has.
+    /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has. What was begun and not
+    /// settled of a subscriber is kept.
     ///
     /// # Errors
     /// `SUBSCRIBER_NAME_TAKEN`, `CONFLICT`.
@@ -108,7 +112,9 @@ impl Owners {
                 Some(found) => same_name(room, &wanted.subscriber, found.value)?,
                 None => None,
             };
-            if let Some(revision) = self.bucket.put(&key, wanted, revision).await? {
+            let begun = before.as_ref().and_then(|before| before.begins_at);
+            let wanted = Ownership { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
+            if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
                 return Ok((before, revision));
             }
         }
@@ -116,6 +122,12 @@ impl Owners {
             Reason::Conflict,
             "several subscriptions of this subscriber were opened at the same moment; try again",
         ))
+    }
+
+    /// Notes that the subscriber is at its position; answers with the new revision. `None`: somebody claimed it meanwhile.
+    pub(crate) async fn settle(&self, ownership: &Ownership, revision: u64) -> Result<Option<u64>> {
+        let settled = Ownership { begins_at: None, ..ownership.clone() };
+        self.bucket.put(&ownership.key(), &settled, Some(revision)).await
     }
 
     /// Notes that the subscription `before` has ended, if it is still the open one.

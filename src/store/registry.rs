@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,8 +19,9 @@ use super::{
     lock,
 };
 use crate::{
-    domain::{Purged, Room, RoomId, Subject},
+    domain::{Purged, Room, RoomId, RoomState, Subject},
     error::{Error, Reason, Result},
+    limits::NATS_REQUEST_TIMEOUT,
 };
 
 /// A claim of a subject without its room is another instance's creation under way, unless it is older than this.
@@ -32,14 +34,27 @@ pub(crate) struct Registered {
     revision: u64,
     deleting: bool,
     gone: CancellationToken,
-    /// What the newest settings of the room say, whichever these are.
-    newest_purged: Arc<Mutex<Option<Purged>>>,
+    removed: Arc<Mutex<Removed>>,
+}
+
+/// What is known now of the messages that are gone, whichever settings of the room say so.
+#[derive(Debug, Default)]
+struct Removed {
+    purged: Option<Purged>,
+    /// A purge that was announced. It counts as far as the log shows it: its messages may all be there.
+    purging: Option<Purged>,
+    /// In the life of the log that is named first, nothing is stored up to this sequence.
+    empty_through: (i64, u64),
 }
 
 impl Registered {
     /// The last sequence that was purged in the life `epoch` of the log, as is known now; 0 if none was.
     pub(crate) fn purged_through(&self, epoch: i64) -> u64 {
-        lock(&self.newest_purged).filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through)
+        let removed = lock(&self.removed);
+        let in_epoch =
+            |purged: Option<Purged>| purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through);
+        let shown = if removed.empty_through.0 == epoch { removed.empty_through.1 } else { 0 };
+        in_epoch(removed.purged).max(in_epoch(removed.purging).min(shown))
     }
 
     /// Completes when the room is deleted, by whichever instance.
@@ -172,6 +187,13 @@ impl Registry {
         lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
+    /// What the log of a room holds: it shows which of the announced purges have happened.
+    pub(super) fn note(&self, id: &RoomId, state: &RoomState) {
+        let Some(registered) = lock(&self.known).by_id.get(id).cloned() else { return };
+        let empty_through = &mut lock(&registered.removed).empty_through;
+        *empty_through = (*empty_through).max((state.epoch, state.first_sequence.saturating_sub(1)));
+    }
+
     /// Up to `limit` rooms with an id after `after`, by ascending id.
     pub(crate) fn list(&self, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -206,6 +228,12 @@ impl Registry {
         known.by_creator.get(creator).map_or(0, BTreeSet::len)
     }
 
+    /// The room whose deletion has begun and was not finished.
+    pub(crate) async fn find_deleting(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
+        let registered = self.read(&id.mapped()).await?;
+        Ok(registered.filter(|registered| registered.room.room_id == *id && registered.deleting))
+    }
+
     /// Takes name and subject for `room`.
     ///
     /// # Errors
@@ -215,7 +243,12 @@ impl Registry {
         if let Some(registered) = self.read(&name).await? {
             return judge(room, registered);
         }
+        let claimed_at = Instant::now();
         self.claim_subject(room).await?;
+        if claimed_at.elapsed() > CLAIM_AGE_MAX - NATS_REQUEST_TIMEOUT {
+            // by the time that the room is registered, others may take the claim for abandoned
+            return Err(conflict());
+        }
         let record = Record { room: room.clone(), deleting: false };
         let revision = match &self.rooms {
             Some(bucket) => bucket.create(&name, &record).await?,
@@ -347,8 +380,11 @@ impl Known {
             // one room's token lives as long as the room: what changes is its settings
             if before.room.room_id == id && before.room.created_at == registered.room.created_at {
                 registered.gone = before.gone.clone();
-                *lock(&before.newest_purged) = registered.room.purged;
-                registered.newest_purged = Arc::clone(&before.newest_purged);
+                {
+                    let mut removed = lock(&before.removed);
+                    (removed.purged, removed.purging) = (registered.room.purged, registered.room.purging);
+                }
+                registered.removed = Arc::clone(&before.removed);
             } else {
                 before.gone.cancel();
                 self.forget(&before.room.room_id);
@@ -409,7 +445,7 @@ impl Registered {
     fn new(record: Versioned<Record>) -> Self {
         let room = record.value.room;
         Self {
-            newest_purged: Arc::new(Mutex::new(room.purged)),
+            removed: Arc::new(Mutex::new(Removed { purged: room.purged, purging: room.purging, ..Removed::default() })),
             room,
             revision: record.revision,
             deleting: record.value.deleting,

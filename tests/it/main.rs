@@ -37,6 +37,7 @@ mod faults_purge;
 mod faults_stall;
 mod full_store;
 mod fuzz;
+mod half_way;
 mod handover;
 mod history;
 mod history_anchors;

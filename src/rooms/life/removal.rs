@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::half_done;
 use crate::{
     domain::{Caller, Purged, Room, RoomId, RoomState},
     error::{Error, Reason, Result},
@@ -24,6 +25,10 @@ pub(crate) struct PurgeOutcome {
 impl Rooms {
     /// Removes all messages that are stored now, or those up to and including a sequence.
     ///
+    /// The purge is announced first, so that nobody misses the messages without finding out why; and it counts only as far
+    /// as the log shows it, so that an announcement without its purge hides nothing. What a call leaves half-way, the next
+    /// one finishes.
+    ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`, `REMOVAL_DENIED`, `CONFLICT`: nothing was removed.
     pub(crate) async fn purge(&self, caller: &Caller, id: &RoomId, up_to: Option<u64>) -> Result<PurgeOutcome> {
@@ -35,40 +40,74 @@ impl Rooms {
             let through = up_to.unwrap_or(state.last_sequence);
             let state = self.check_end("up_to_sequence", through, &registered.room, state).await?;
             if through < state.first_sequence {
+                let registered = self.conclude_purge(registered, &state, 0).await.map_err(half_done)?;
                 return Ok(PurgeOutcome { purged: 0, room: registered.room.clone(), state });
             }
-            // registered first, so that nobody misses the messages without finding out why
-            let before = registered.room.purged;
-            let purged =
-                Some(Purged { epoch: state.epoch, through: through.max(registered.room.purged_through(state.epoch)) });
-            let Some(registered) = self.register_purge(registered, purged).await? else { continue };
+            let before = registered.room.purging;
+            let purging = Some(Purged { epoch: state.epoch, through });
+            let registered = match self.announce_purge(&registered, purging).await {
+                Ok(Some(registered)) => registered,
+                Ok(None) => continue,
+                // the purge itself makes room
+                Err(error) if error.reason() == Reason::StorageFull => registered,
+                Err(error) => return Err(error),
+            };
             let removed = match self.store.purge(&registered.room, through).await {
                 Ok(removed) => removed,
                 Err(error) => {
                     if error.reason() == Reason::RemovalDenied {
-                        // what is missing later will have gone for another reason; if this fails too, it is called purged
-                        let _ = self.register_purge(registered, before).await;
+                        // what is missing later will have gone for another reason
+                        let _ = self.announce_purge(&registered, before).await;
                     }
                     return Err(error);
                 }
             };
-            let state = self.store.log_state(&registered.room).await?;
-            return Ok(PurgeOutcome { purged: removed, room: registered.room.clone(), state });
+            let concluded = async {
+                let state = self.store.log_state(&registered.room).await?;
+                let registered = self.conclude_purge(registered, &state, through).await?;
+                Ok(PurgeOutcome { purged: removed, room: registered.room.clone(), state })
+            };
+            return concluded.await.map_err(half_done);
         }
         Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
     }
 
     /// `None` if the room was changed meanwhile.
-    async fn register_purge(
+    async fn announce_purge(
         &self,
-        registered: Arc<Registered>,
-        purged: Option<Purged>,
+        registered: &Registered,
+        purging: Option<Purged>,
     ) -> Result<Option<Arc<Registered>>> {
-        if registered.room.purged == purged {
-            return Ok(Some(registered));
+        let room = Room { purging, ..registered.room.clone() };
+        self.store.registry.update(registered, room).await
+    }
+
+    /// Registers the purge that was made through `through`, and the announced one as far as the log shows it.
+    async fn conclude_purge(
+        &self,
+        mut registered: Arc<Registered>,
+        state: &RoomState,
+        through: u64,
+    ) -> Result<Arc<Registered>> {
+        for _ in 0..ATTEMPTS {
+            let room = &registered.room;
+            let announced =
+                room.purging.filter(|purging| purging.epoch == state.epoch).map_or(0, |purging| purging.through);
+            let shown = announced.min(state.first_sequence.saturating_sub(1));
+            let through = through.max(shown).max(room.purged_through(state.epoch));
+            let purged = if through == 0 { room.purged } else { Some(Purged { epoch: state.epoch, through }) };
+            // another one may have been announced meanwhile
+            let purging = room.purging.filter(|purging| purging.epoch == state.epoch && purging.through > through);
+            if (purged, purging) == (room.purged, room.purging) {
+                return Ok(registered);
+            }
+            let room = Room { purged, purging, ..room.clone() };
+            if let Some(registered) = self.store.registry.update(&registered, room).await? {
+                return Ok(registered);
+            }
+            registered = self.store.registry.find_fresh(&registered.room.room_id).await?;
         }
-        let room = Room { purged, ..registered.room.clone() };
-        self.store.registry.update(&registered, room).await
+        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
     }
 
     /// Erases one stored message.

@@ -6,7 +6,7 @@ use crate::{
     rooms::{Rooms, access::Right},
 };
 
-use super::check_replicas;
+use super::{check_replicas, half_done};
 
 /// How often a change is made again because others changed the room at the same moment.
 const ATTEMPTS: usize = 16;
@@ -128,7 +128,9 @@ impl Rooms {
             if room == registered.room {
                 return self.describe(&registered, Visible::default()).await;
             }
-            if let Some(registered) = self.store.registry.update(&registered, room).await? {
+            let persist = room.persist;
+            let updated = self.store.registry.update(&registered, room).await;
+            if let Some(registered) = updated.map_err(|error| if persist { half_done(error) } else { error })? {
                 // looks at the log once more: whoever still knew the room as it was may have put that back
                 return self.describe(&registered, Visible::default()).await;
             }

@@ -110,6 +110,10 @@ impl Subscribers {
                 Ok(Some(position))
             }
             Command::Seek(position) => {
+                if owner.begins_at.is_some() {
+                    // from now on another position counts
+                    self.store.owners.settle(&owner, revision).await?;
+                }
                 let moved = self.store.move_to(room, subscriber, position).await;
                 let position = self.or_again(moved, session.as_ref(), position).await?;
                 if let Some(session) = session {

@@ -101,8 +101,12 @@ impl Subscribers {
     {
         let room = &registered.room;
         let key = (room.room_id.clone(), subscriber.clone());
-        let ownership = self.ownership(room, subscriber, Some(uuid::Uuid::new_v4().simple().to_string()));
-        let (before, revision) = self.store.owners.claim(room, &ownership).await?;
+        let session = Some(uuid::Uuid::new_v4().simple().to_string());
+        let mut ownership = self.ownership(room, subscriber, session);
+        ownership.begins_at = first_position.filter(|position| *position > 0);
+        let (before, mut revision) = self.store.owners.claim(room, &ownership).await?;
+        let begun = before.as_ref().and_then(|before| before.begins_at);
+        let begins_at = std::mem::take(&mut ownership.begins_at).or(begun);
         match before {
             Some(before) if before.instance == ownership.instance => self.release(&key).await,
             Some(before) => self.ask_to_release(&before).await,
@@ -123,9 +127,17 @@ impl Subscribers {
                     return Err(error);
                 }
             }
+        } else if let (0, Some(begun)) = (bookmark.position, begins_at) {
+            // whoever made it was stopped before it was at its place
+            self.store.move_to(room, subscriber, begun).await?
         } else {
             bookmark.position
         };
+        if begins_at.is_some()
+            && let Some(settled) = self.store.owners.settle(&ownership, revision).await?
+        {
+            revision = settled;
+        }
         let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, ownership, revision, position));
         self.keep_newest(key, &inner);
         // a newer claim may have come before this session could be found, or a deletion
@@ -157,6 +169,7 @@ impl Subscribers {
             subscriber: subscriber.clone(),
             instance: self.store.instance().to_owned(),
             session,
+            begins_at: None,
         }
     }
 

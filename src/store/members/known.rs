@@ -279,6 +279,7 @@ mod tests {
             created_at: SystemTime::UNIX_EPOCH + since,
             creator: "ann".into(),
             purged: None,
+            purging: None,
         }
     }
 

@@ -25,6 +25,7 @@ fn room(id: &str) -> Room {
         created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         creator: String::new(),
         purged: None,
+        purging: None,
     }
 }
 

@@ -28,10 +28,12 @@ pub(crate) fn history_routes(rooms: Rooms) -> Router {
 /// `GET /livez`: the process runs. `GET /readyz`: it serves, 503 when it does not.
 pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router {
     let ready = move || async move {
-        if store.is_connected() && !draining.is_cancelled() {
-            (StatusCode::OK, "ok\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        let (is_frozen, is_low) = store.disk().map_or((false, false), |disk| (disk.is_frozen(), disk.is_low()));
+        match (store.is_connected() && !draining.is_cancelled() && !is_frozen, is_low) {
+            (true, false) => (StatusCode::OK, "ok\n"),
+            (true, true) => (StatusCode::OK, "ok, but the disk of the data directory is full: publishes are refused\n"),
+            (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the disk of the data directory is full\n"),
         }
     };
     Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))

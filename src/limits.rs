@@ -170,6 +170,14 @@ pub const RESERVE_PIECE_BYTES: usize = 64 * 1024;
 pub const RESERVE_REFILL_DELAY: Duration = Duration::from_secs(2);
 /// How long an instance refuses publishes by itself after the NATS server refused one for want of storage.
 pub const STORAGE_FULL_INTERVAL: Duration = Duration::from_secs(1);
+/// Part of the disk of the data directory that is kept free: publishes are refused below it. One in this many bytes.
+pub const DISK_RESERVE_SHARE: u64 = 20;
+/// Bytes that are kept free of a small disk.
+pub const DISK_RESERVE_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Bytes that are kept free of a large disk.
+pub const DISK_RESERVE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long the free space of the disk is believed before it is read again.
+pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Limit of a publish, from the call to the acknowledgement.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of that is kept for the acknowledgement: what waited for the rest is not sent any more, and surely not stored.

@@ -124,6 +124,7 @@ impl Rooms {
                     "subject: only an administrator may choose it, since native programs may speak on it already; leave it empty",
                 ));
             }
+            self.store.require_space()?;
             self.allowances.create(caller, |creator| self.store.registry.count_of(creator))?;
         }
         for _ in 0..ATTEMPTS {

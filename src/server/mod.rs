@@ -112,16 +112,7 @@ impl Server {
         let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
         let admin_addr = admin_listener.local_addr().map_err(|error| unbindable("admin_listen", error))?;
 
-        let embedded = match &config.nats_url {
-            Some(_) => None,
-            None => Some(
-                EmbeddedNats::start(EmbeddedOptions {
-                    binary: config.nats_server.clone(),
-                    data_dir: config.data_dir.clone(),
-                })
-                .await?,
-            ),
-        };
+        let embedded = embedded(&config).await?;
         let target = target(&config, embedded.as_ref());
         let nats = Nats::connect(&target).await?;
 
@@ -131,8 +122,15 @@ impl Server {
         let draining = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
         let durability = durability(&config);
-        let (store, peers) =
-            Store::open(nats, usize::from(config.registry_replicas), durability, &tasks, &stop).await?;
+        let (store, peers) = Store::open(
+            nats,
+            usize::from(config.registry_replicas),
+            durability,
+            embedded.as_ref().map(EmbeddedNats::disk),
+            &tasks,
+            &stop,
+        )
+        .await?;
         let settings = Settings {
             heartbeat_interval: config.heartbeat_interval,
             subscriptions_max: config.max_subscriptions,
@@ -283,6 +281,15 @@ async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener> {
 
 fn unbindable(field: &str, error: std::io::Error) -> Error {
     Error::field(field, format!("the address cannot be bound: {error}")).because(error)
+}
+
+/// The service's own nats-server, unless it is to use another one.
+async fn embedded(config: &Config) -> Result<Option<EmbeddedNats>> {
+    if config.nats_url.is_some() {
+        return Ok(None);
+    }
+    let (binary, data_dir) = (config.nats_server.clone(), config.data_dir.clone());
+    Ok(Some(EmbeddedNats::start(EmbeddedOptions { binary, data_dir }).await?))
 }
 
 fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {

@@ -49,7 +49,7 @@ use self::{
 pub(crate) use self::{
     durable_list::{DurablePage, DurableToken},
     durables::{Bookmark, not_found as subscriber_not_found},
-    embedded::{EmbeddedNats, Options as EmbeddedOptions},
+    embedded::{Disk, EmbeddedNats, Options as EmbeddedOptions},
     history::PageLimits,
     live::{Live, LiveEvent},
     members::{Actor, Members, Pass},
@@ -76,6 +76,7 @@ pub(crate) struct Store {
     pub(crate) owners: Owners,
     pub(crate) members: Members,
     logs: Logs,
+    gate: Gate,
     publisher: Arc<Publisher>,
     signatures: Signatures,
     tasks: TaskTracker,
@@ -87,18 +88,19 @@ impl Store {
         nats: Nats,
         replicas: usize,
         durability: Durability,
+        disk: Option<Disk>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(Self, PeerListener)> {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let peers = peers::listen(&nats, &instance).await?;
-        let gate = Gate::default();
+        let gate = Gate::new(disk);
         let reserve = Reserve::new(&nats, replicas, &gate);
         let buckets = Buckets { nats: nats.clone(), replicas, reserve: reserve.clone() };
         let registry = Registry::new(&buckets);
         let signatures = Signatures::new(&buckets);
         let logs = Logs::new(&nats, &registry);
-        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate, durability, tasks).await?;
+        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate.clone(), durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
@@ -120,7 +122,7 @@ impl Store {
         }
         let owners = Owners::new(&buckets);
         Ok((
-            Self { nats, instance, registry, owners, members, logs, publisher, signatures, tasks: tasks.clone() },
+            Self { nats, instance, registry, owners, members, logs, gate, publisher, signatures, tasks: tasks.clone() },
             peers,
         ))
     }
@@ -141,6 +143,19 @@ impl Store {
 
     pub(crate) fn is_connected(&self) -> bool {
         self.nats.is_connected()
+    }
+
+    /// Refuses what needs space while the disk of the embedded server has none.
+    ///
+    /// # Errors
+    /// `STORAGE_FULL`.
+    pub(crate) fn require_space(&self) -> Result<()> {
+        self.gate.require_space()
+    }
+
+    /// The disk of the embedded server.
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        self.gate.disk()
     }
 
     /// Whether the NATS client has come to an end of its own, from which it does not come back.

@@ -104,7 +104,6 @@ async fn what_removes_needs_no_storage() {
     let publishers = hammer(&nats, &[client.clone(), second.clone()], "hall", &stop).await;
 
     for round in 0..3 {
-        let begun = Instant::now();
         assert_eq!(history(&client, "lobby", 10).await.messages.len(), 10);
         if round == 0 {
             remove(&client, "lobby", "ann").await.unwrap();
@@ -119,7 +118,6 @@ async fn what_removes_needs_no_storage() {
         }
         let request = DeleteMessageRequest { room_id: "lobby".into(), sequence: last - round };
         client.clone().delete_message(request).await.unwrap();
-        println!("round {round}: {:?}", begun.elapsed());
     }
     client.clone().delete_room(DeleteRoomRequest { room_id: "attic".into() }).await.unwrap();
     let request = PurgeRoomRequest { room_id: "lobby".into(), up_to_sequence: Some(10) };

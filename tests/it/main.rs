@@ -35,6 +35,7 @@ mod faults_process;
 mod faults_publishers;
 mod faults_purge;
 mod faults_stall;
+mod full_disk;
 mod full_store;
 mod fuzz;
 mod half_way;

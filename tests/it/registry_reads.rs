@@ -36,17 +36,14 @@ fn is_passing(status: &Status) -> bool {
 
 /// Calls until it succeeds; every attempt ends in bounded time, and fails only with what invites to try again.
 async fn until_done<T>(what: &str, call: impl AsyncFn() -> Result<T, Status>) -> T {
-    let begun = Instant::now();
-    let done = eventually(ELECTED_WITHIN, async || {
+    eventually(ELECTED_WITHIN, async || {
         match timeout(CALL_MAX, call()).await.unwrap_or_else(|_| panic!("{what} takes longer than {CALL_MAX:?}")) {
             Ok(done) => Ok(done),
             Err(status) if is_passing(&status) => Err(format!("{what}: {status}")),
             Err(status) => panic!("{what}: {status:?}"),
         }
     })
-    .await;
-    println!("{what} after {:?}", begun.elapsed());
-    done
+    .await
 }
 
 async fn set_label(client: &Client, room_id: &str, value: &str) -> Result<Room, Status> {
@@ -131,7 +128,6 @@ async fn a_server_that_lost_its_disk_hides_no_room() {
         }
         done += 1;
     }
-    println!("{done} rounds");
     publish(&clients[0], "room-7", "still there").await.unwrap();
     assert_eq!(open.messages(1).await[0].payload, "still there");
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::SystemTime};
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use crate::domain::rfc3339;
 
@@ -25,7 +25,7 @@ struct State {
     last_seq: u64,
     /// Those that were asked for and have messages.
     #[serde(default)]
-    subjects: HashMap<String, IgnoredAny>,
+    subjects: HashMap<String, u64>,
 }
 
 impl Info {

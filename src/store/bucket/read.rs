@@ -241,7 +241,7 @@ impl<T: DeserializeOwned> Bucket<T> {
             Ok(entries) => Ok(entries),
             Err(error) => {
                 debug!(bucket = self.config.bucket, %error, "many keys cannot be read at once");
-                let reads = keys.to_vec().into_iter().map(|key| async move {
+                let reads = keys.iter().cloned().map(|key| async move {
                     let entry = self.entry(&key).await?;
                     Ok::<_, Error>(entry.map(|entry| (key, entry)))
                 });

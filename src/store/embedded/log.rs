@@ -6,10 +6,14 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
+use super::disk::Disk;
 use crate::sync::lock;
 
 /// How the guard tells the server's process id.
 const PID_PREFIX: &str = "unibus-guard: nats-server pid ";
+
+/// What the server writes, once for each stream, when a write has failed and the stream stores nothing more.
+const FROZEN: &str = "ritical write error";
 
 /// What counts as a warning here.
 const WARNING_LEVELS: [&str; 3] = ["[WRN]", "[ERR]", "[FTL]"];
@@ -21,14 +25,19 @@ const EXPECTED_WARNING: &str = "Plaintext passwords detected";
 const RECENT_LINES: usize = 20;
 
 /// What has been seen of the server from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Observed {
+    pub(super) disk: Disk,
     /// 0 while it is down.
     pid: AtomicU32,
     recent: Mutex<VecDeque<String>>,
 }
 
 impl Observed {
+    pub(super) fn new(disk: Disk) -> Self {
+        Self { disk, pid: AtomicU32::new(0), recent: Mutex::default() }
+    }
+
     pub(super) fn pid(&self) -> Option<u32> {
         match self.pid.load(Ordering::Relaxed) {
             0 => None,
@@ -53,6 +62,9 @@ impl Observed {
         if let Some(pid) = line.strip_prefix(PID_PREFIX).and_then(|pid| pid.parse().ok()) {
             self.pid.store(pid, Ordering::Relaxed);
             return;
+        }
+        if line.contains(FROZEN) {
+            self.disk.set_frozen();
         }
         if WARNING_LEVELS.iter().any(|level| line.contains(level)) && !line.contains(EXPECTED_WARNING) {
             tracing::warn!(target: "nats_server", "{line}");

@@ -21,6 +21,7 @@
 
 mod binary;
 mod config;
+mod disk;
 mod error;
 mod log;
 mod process;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::disk::Disk;
 pub(crate) use self::error::EmbeddedError;
 
 use self::config::{DataDir, Endpoint};
@@ -109,7 +111,8 @@ impl EmbeddedNats {
         data_dir.write(endpoint).map_err(|source| data_dir.error(source))?;
 
         let stop = CancellationToken::new();
-        let observed = Arc::new(Observed::default());
+        let disk = Disk::new(data_dir.path().to_owned());
+        let observed = Arc::new(Observed::new(disk));
         let launch = Launch::new(binary, Arc::clone(data_dir), Arc::clone(&observed), stop.clone());
 
         let mut first = Box::pin(launch.run());
@@ -144,6 +147,11 @@ impl EmbeddedNats {
     /// The process id of nats-server; none while it is down.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.observed.pid()
+    }
+
+    /// The disk of the data directory.
+    pub(crate) fn disk(&self) -> Disk {
+        self.observed.disk.clone()
     }
 
     /// Ends the server in good order, or forcibly when that takes too long, and returns when it is gone.

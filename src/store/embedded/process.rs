@@ -48,6 +48,7 @@ impl Launch {
         let launch = self.clone();
         async move {
             let (output, mut guard) = launch.spawn()?;
+            launch.observed.disk.set_started();
             let (status, ()) = tokio::join!(launch.ended(&mut guard), log::follow(output, &launch.observed));
             launch.observed.set_down();
             status
@@ -74,6 +75,10 @@ impl Launch {
         let status = tokio::select! {
             status = guard.child.wait() => status,
             () = self.stop.cancelled() => guard.stop().await,
+            () = self.observed.disk.can_thaw() => {
+                tracing::warn!("nats-server froze a stream after a failed write; it is ended, to be started again");
+                guard.stop().await
+            }
         };
         // A guard that was killed has left the others of its group behind.
         guard.kill_group();

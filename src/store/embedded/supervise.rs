@@ -24,6 +24,9 @@ pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::
             backoff = BACKOFF_MIN;
         }
         match &outcome {
+            Ok(_) if launch.observed.disk.is_frozen() => {
+                tracing::warn!(?backoff, "nats-server is started again, as the disk has space");
+            }
             Ok(status) => tracing::error!(%status, ?backoff, "nats-server ended unexpectedly, starting it again"),
             Err(error) => tracing::error!(%error, ?backoff, "nats-server could not be started, trying again"),
         }

@@ -56,6 +56,12 @@ pub(in crate::store) fn is_full(error: &jetstream::Error) -> bool {
     )
 }
 
+/// Whether the server's disk has no space: the code then only says what was asked for.
+fn is_disk_full(error: &jetstream::Error) -> bool {
+    let text = error.to_string();
+    ["no space left on device", "error creating store"].iter().any(|sign| text.contains(sign))
+}
+
 /// What JetStream's refusals mean wherever the operation does not know better. Codes: nats-server `errors.json`.
 fn refused(error: &jetstream::Error) -> Error {
     const SYSTEM_UNAVAILABLE: u64 = 10008;
@@ -72,10 +78,12 @@ fn refused(error: &jetstream::Error) -> Error {
             "max_streams",
             "the NATS account has as many streams as it may; raise max_streams of the account",
         ),
-        _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED => Error::new(
-            Reason::StorageFull,
-            "the NATS server or account has no storage left; bound the rooms' retention or raise max_file",
-        ),
+        _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED || is_disk_full(error) => {
+            Error::new(
+                Reason::StorageFull,
+                "the NATS server or account has no storage left; bound the rooms' retention or raise max_file",
+            )
+        }
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => Error::new(
             Reason::ReplicasUnavailable,
             "replicas: the NATS server is not part of a cluster with that many servers; give fewer",

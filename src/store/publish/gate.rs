@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    super::{lock, nats::is_full},
+    super::{embedded::Disk, lock, nats::is_full},
     acks::Reply,
 };
 use crate::{
@@ -22,11 +22,13 @@ use crate::{
 
 /// Shut for [`STORAGE_FULL_INTERVAL`] after the server had no storage. Then one publish goes through, and what becomes of it
 /// opens the gate or keeps it shut. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::store) struct Gate(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    /// That of the embedded server.
+    disk: Option<Disk>,
     is_shut: AtomicBool,
     /// Until when, by the number of replicas: an account may have a limit for each.
     shut: Mutex<HashMap<u32, Instant>>,
@@ -36,11 +38,32 @@ struct Inner {
 const ANY: u32 = 0;
 
 impl Gate {
+    pub(in crate::store) fn new(disk: Option<Disk>) -> Self {
+        Self(Arc::new(Inner { disk, is_shut: AtomicBool::new(false), shut: Mutex::default() }))
+    }
+
+    pub(in crate::store) fn disk(&self) -> Option<&Disk> {
+        self.0.disk.as_ref()
+    }
+
+    /// # Errors
+    /// `STORAGE_FULL`.
+    pub(in crate::store) fn require_space(&self) -> Result<()> {
+        if self.0.disk.as_ref().is_some_and(Disk::is_low) {
+            return Err(Error::new(
+                Reason::StorageFull,
+                "the disk of the service's data directory is full; make space on it, or remove messages",
+            ));
+        }
+        Ok(())
+    }
+
     /// Lets a publish to the room through.
     ///
     /// # Errors
     /// `STORAGE_FULL`.
     pub(super) fn enter(&self, room: &Room) -> Result<()> {
+        self.require_space()?;
         if !self.0.is_shut.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -307,7 +307,9 @@ impl Nats {
             self.options.max_payload
         );
         if self.options.jetstream {
-            config.push_str(&format!("jetstream {{\n  max_mem: 64MB\n  max_file: {}\n", self.options.max_file));
+            config.push_str("jetstream {\n  max_mem: 64MB\n  max_file: ");
+            config.push_str(&self.options.max_file);
+            config.push('\n');
             if self.options.sync_always {
                 config.push_str("  sync_interval: always\n");
             }

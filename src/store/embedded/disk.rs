@@ -1,0 +1,102 @@
+//! Whether the disk of the data directory has space, and whether nats-server has frozen a stream because it had none.
+//!
+//! nats-server 2.15 freezes a stream after a failed write: nothing more is stored in it, whatever space there is, until the
+//! server starts again. So publishes are refused before the disk is full.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::fs::statvfs;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+use tracing::{info, warn};
+
+use crate::{
+    limits::{DISK_CHECK_INTERVAL, DISK_RESERVE_BYTES_MAX, DISK_RESERVE_BYTES_MIN, DISK_RESERVE_SHARE},
+    sync::lock,
+};
+
+/// How often a frozen server's disk is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The disk of a data directory. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    checked: Mutex<Option<(Instant, bool)>>,
+    is_frozen: AtomicBool,
+    froze: Notify,
+}
+
+impl Disk {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let (checked, is_frozen, froze) = (Mutex::default(), AtomicBool::new(false), Notify::new());
+        Self(Arc::new(Inner { path, checked, is_frozen, froze }))
+    }
+
+    /// Whether less is free than is kept for what nats-server writes by itself, and for the registry.
+    pub(crate) fn is_low(&self) -> bool {
+        let mut checked = lock(&self.0.checked);
+        if let Some((at, is_low)) = *checked
+            && at.elapsed() < DISK_CHECK_INTERVAL
+        {
+            return is_low;
+        }
+        let is_low = statvfs(&self.0.path).is_ok_and(|disk| {
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+            bytes(disk.f_bavail) < reserve(bytes(disk.f_blocks))
+        });
+        let was_low = checked.replace((Instant::now(), is_low)).is_some_and(|(_, was_low)| was_low);
+        let data_dir = self.0.path.display();
+        match (was_low, is_low) {
+            (false, true) => warn!(%data_dir, "the disk of the data directory is full: publishes are refused"),
+            (true, false) => info!(%data_dir, "the disk of the data directory has space again"),
+            _ => {}
+        }
+        is_low
+    }
+
+    /// Whether nats-server has frozen a stream since it was started.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.0.is_frozen.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_frozen(&self) {
+        if !self.0.is_frozen.swap(true, Ordering::Relaxed) {
+            self.0.froze.notify_one();
+        }
+    }
+
+    pub(super) fn set_started(&self) {
+        self.0.is_frozen.store(false, Ordering::Relaxed);
+    }
+
+    /// Completes when nats-server has frozen a stream and there is space again.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn can_thaw(&self) {
+        while !self.is_frozen() {
+            self.0.froze.notified().await;
+        }
+        while self.is_low() {
+            time::sleep(SPACE_INTERVAL).await;
+        }
+    }
+}
+
+/// What is kept free of a disk of this size.
+fn reserve(size: u64) -> u64 {
+    (size / DISK_RESERVE_SHARE).clamp(DISK_RESERVE_BYTES_MIN, DISK_RESERVE_BYTES_MAX)
+}

@@ -110,6 +110,12 @@ pub const FANOUT_MESSAGES_MAX: usize = 16 * 1024;
 pub const FANOUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the newest messages of all active rooms of this instance; beyond it each room keeps its newest batch alone.
 pub const FANOUT_BYTES_TOTAL_MAX: usize = 256 * 1024 * 1024;
+/// Newest deletions of single messages of a room that an instance remembers: what a lagging replica, or memory, still delivers
+/// of these is left out.
+pub const DELETIONS_REMEMBERED_MAX: usize = 1024;
+/// How often the newest messages of an active room are compared with what its log still holds: what another program removed is
+/// forgotten the second time after that.
+pub const RING_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Rooms that are open on a Consume stream at the same time.
 pub const CONSUME_ROOMS_MAX: usize = 1000;

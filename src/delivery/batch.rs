@@ -1,10 +1,17 @@
 //! Messages that are handed on together, encoded once for everybody who receives them.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::{
+    domain::{GapReason, Removals},
+    limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
+};
 
 /// What a batch says about one of its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,16 @@ pub(crate) enum Kind {
 pub(crate) struct Batch {
     items: Box<[Item]>,
     bytes: Bytes,
+    lifetime: Lifetime,
+}
+
+/// How long all the messages of a batch are kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lifetime {
+    /// When the oldest was stored.
+    oldest: Option<SystemTime>,
+    /// When the first of those ends that have a lifetime of their own.
+    ends_at: Option<SystemTime>,
 }
 
 impl Batch {
@@ -44,9 +61,21 @@ impl Batch {
         self.items.last().map_or(0, |item| item.sequence)
     }
 
+    /// Sequence of the first entry.
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.items.first().map_or(0, |item| item.sequence)
+    }
+
     /// What it costs to keep it.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.items)
+    }
+
+    /// When the first of the messages expires in a room that keeps them for `max_age`.
+    pub(super) fn expires_at(&self, max_age: Option<Duration>) -> Option<SystemTime> {
+        let Lifetime { oldest, ends_at } = self.lifetime;
+        let of_age = oldest.zip(max_age).and_then(|(oldest, max_age)| oldest.checked_add(max_age));
+        of_age.into_iter().chain(ends_at).min()
     }
 
     pub(crate) fn disconnections(&self) -> u64 {
@@ -104,12 +133,29 @@ impl Slice {
         }
     }
 
-    /// Leaves out the messages up to and including this sequence; the last one that was left out.
-    pub(crate) fn skip_through(&mut self, sequence: u64) -> Option<u64> {
-        let skipped = self.items().partition_point(|item| item.sequence <= sequence);
-        let last = skipped.checked_sub(1).and_then(|last| self.items().get(last)).map(|item| item.sequence);
+    /// Leaves out the first messages for as long as they are removed for one reason; the last one of these, and the reason.
+    pub(crate) fn skip_removed(&mut self, removals: &Removals) -> Option<(u64, GapReason)> {
+        let reason = removals.reason(self.items().first()?.sequence)?;
+        let removed = self.items().iter().take_while(|item| removals.reason(item.sequence) == Some(reason));
+        let last = removed.clone().last()?.sequence;
+        let skipped = removed.count();
         self.range.start += skipped;
-        last
+        Some((last, reason))
+    }
+
+    /// Keeps the messages before the first one that was deleted; the others, if there are any.
+    pub(crate) fn split_off_removed(&mut self, removals: &Removals) -> Option<Self> {
+        let deleted = removals.deleted.as_ref()?;
+        let first = deleted.range(self.items().first()?.sequence..=self.last_sequence()).next()?;
+        let kept = self.items().partition_point(|item| item.sequence < *first);
+        let rest = Self::new(&self.batch, self.range.start + kept..self.range.end);
+        self.range.end = self.range.start + kept;
+        Some(rest)
+    }
+
+    /// Puts the messages back that were split off.
+    pub(crate) fn join(&mut self, rest: &Self) {
+        self.range.end = self.range.end.max(rest.range.end);
     }
 
     /// How many messages.
@@ -144,6 +190,7 @@ impl Slice {
 pub(crate) struct BatchBuilder {
     items: Vec<Item>,
     bytes: BytesMut,
+    lifetime: Lifetime,
 }
 
 impl BatchBuilder {
@@ -157,6 +204,15 @@ impl BatchBuilder {
     ) {
         encode(&mut self.bytes);
         self.add(sequence, Kind::Message { first_kept }, payload_bytes);
+    }
+
+    /// How long the next message is kept: when it was stored, and when its own lifetime ends.
+    pub(crate) fn lasts(&mut self, stored_at: SystemTime, ends_at: Option<SystemTime>) {
+        let Lifetime { oldest, ends_at: first_end } = &mut self.lifetime;
+        *oldest = Some(oldest.map_or(stored_at, |oldest| oldest.min(stored_at)));
+        if let Some(ends_at) = ends_at {
+            *first_end = Some(first_end.map_or(ends_at, |first| first.min(ends_at)));
+        }
     }
 
     /// Adds the note that the NATS connection was lost.
@@ -175,10 +231,10 @@ impl BatchBuilder {
 
     /// The batch; `None` if nothing was added.
     pub(crate) fn finish(self) -> Option<Arc<Batch>> {
-        let Self { items, bytes } = self;
+        let Self { items, bytes, lifetime } = self;
         // kept for a while by many: without the room that growing left over
         let bytes = if bytes.capacity() > bytes.len() * 2 { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
-        (!items.is_empty()).then(|| Arc::new(Batch { items: items.into_boxed_slice(), bytes }))
+        (!items.is_empty()).then(|| Arc::new(Batch { items: items.into_boxed_slice(), bytes, lifetime }))
     }
 }
 

@@ -1,12 +1,14 @@
 //! Delivery from a log: every message once, in order, and nothing missing but what a gap names.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use super::{
     Step,
     batch::{Item, Kind},
     deliver,
     ring::Ring,
 };
-use crate::domain::{Gap, GapReason, RoomState};
+use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 /// Where a subscription finds what follows its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +32,17 @@ pub(crate) struct LogDelivery {
     caught_up: bool,
     /// Whether the room's retention removes messages.
     expires: bool,
-    /// The last sequence that is known to have been purged.
-    purged: u64,
+    /// What is known to have been removed, though it may be at hand.
+    removals: Removals,
     source: Source,
 }
 
 impl LogDelivery {
-    /// A subscription that starts after `position` in a log that holds `state` and was purged up to `purged`; with the first
-    /// steps.
-    pub(crate) fn open(position: u64, state: &RoomState, expires: bool, purged: u64) -> (Self, Vec<Step>) {
-        let mut delivery =
-            Self { position, backlog_end: state.last_sequence, caught_up: false, expires, purged, source: Source::Log };
+    /// A subscription that starts after `position` in a log that holds `state` and from which `removals` were removed; with
+    /// the first steps.
+    pub(crate) fn open(position: u64, state: &RoomState, expires: bool, removals: Removals) -> (Self, Vec<Step>) {
+        let backlog_end = state.last_sequence;
+        let mut delivery = Self { position, backlog_end, caught_up: false, expires, removals, source: Source::Log };
         let mut steps = Vec::new();
         delivery.skip_to(state.first_sequence.saturating_sub(1), state.first_sequence, &mut steps);
         delivery.note_end(&mut steps);
@@ -66,15 +68,18 @@ impl LogDelivery {
         self.source
     }
 
-    /// Everything up to this sequence was purged: what of it was not delivered yet will not be, though it may be at hand.
-    pub(crate) fn purged(&mut self, through: u64) {
-        self.purged = self.purged.max(through);
+    /// This was removed: what of it was not delivered yet will not be, though it may be at hand.
+    pub(crate) fn removed(&mut self, removals: Removals) {
+        let purged = self.removals.purged.max(removals.purged);
+        self.removals = Removals { purged, ..removals };
     }
 
     /// A batch arrived. `ends_log`: when it was read, and that was after the opening, nothing was stored after it.
     pub(crate) fn arrive(&mut self, items: &[Item], ends_log: bool) -> Vec<Step> {
         let mut steps = Vec::new();
-        let mut from = items.partition_point(|item| item.sequence <= self.position.max(self.purged));
+        let purged = self.removals.purged;
+        let mut from = items.partition_point(|item| item.sequence <= self.position.max(purged));
+        let deleted = self.deleted_among(items);
         let mut newest_kept = 0;
         for (index, item) in items.iter().enumerate().skip(from) {
             let Kind::Message { first_kept } = item.kind else { continue };
@@ -85,6 +90,13 @@ impl LogDelivery {
                 self.skip_to(item.sequence - 1, first_kept, &mut steps);
                 self.note_end(&mut steps);
             }
+            if deleted.as_ref().is_some_and(|deleted| deleted.contains(&item.sequence)) {
+                deliver(from..index, &mut steps);
+                from = index + 1;
+                self.gap_to(item.sequence, GapReason::Deleted, &mut steps);
+                self.note_end(&mut steps);
+                continue;
+            }
             self.position = item.sequence;
             if !self.caught_up && self.position >= self.backlog_end {
                 deliver(from..index + 1, &mut steps);
@@ -94,7 +106,7 @@ impl LogDelivery {
         }
         deliver(from..items.len(), &mut steps);
         // of a batch that was purged as a whole nothing is left
-        let last = items.last().map_or(0, |item| item.sequence).min(self.purged);
+        let last = items.last().map_or(0, |item| item.sequence).min(purged);
         self.skip_to(last, 0, &mut steps);
         self.note_end(&mut steps);
         if ends_log && !self.caught_up {
@@ -115,7 +127,7 @@ impl LogDelivery {
 
     fn skip_to(&mut self, to: u64, first_kept: u64, steps: &mut Vec<Step>) {
         // what was purged is told apart from what went for another reason behind it
-        let purged = self.purged.min(to);
+        let purged = self.removals.purged.min(to);
         self.gap_to(purged, GapReason::Purged, steps);
         let reason = match (to < first_kept, self.expires) {
             (false, _) => GapReason::Deleted,
@@ -125,8 +137,22 @@ impl LogDelivery {
         self.gap_to(to, reason, steps);
     }
 
+    /// The deleted messages, if any of these is one.
+    fn deleted_among(&self, items: &[Item]) -> Option<Arc<BTreeSet<u64>>> {
+        let span = items.first()?.sequence..=items.last()?.sequence;
+        self.removals.deleted.clone().filter(|deleted| deleted.range(span).next().is_some())
+    }
+
     fn gap_to(&mut self, to: u64, reason: GapReason, steps: &mut Vec<Step>) {
         if to > self.position {
+            if let Some(Step::Gap(last)) = steps.last_mut()
+                && last.reason == reason
+                && last.to == self.position
+            {
+                last.to = to;
+                self.position = to;
+                return;
+            }
             steps.push(Step::Gap(Gap { from: self.position + 1, to, reason, dropped: 0 }));
             self.position = to;
         }

@@ -1,20 +1,19 @@
-//! The hand-over between log and ring as a model: a log as a set, an upstream that walks over it, subscriptions that read
-//! either, clients that grant windows, and every event that can come between, in random order.
+//! What the state machines do in single cases; `model` walks them.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+mod model;
+
 use std::{
-    collections::{BTreeSet, VecDeque},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
-use proptest::prelude::*;
+use bytes::BytesMut;
 
-use super::{Batch, BatchBuilder, Budget, LiveDelivery, LogDelivery, Next, Ring, RingLimits, Slice, Source, Step};
-use crate::domain::{Gap, GapReason, RoomState};
+use super::{Batch, BatchBuilder, Budget, LogDelivery, Next, Ring, RingLimits, Source, Step};
+use crate::domain::{Gap, GapReason, Removals, RoomState};
 
-const SUBSCRIBERS: usize = 3;
 const MESSAGE_BYTES: usize = 7;
 
 fn state(first: u64, last: u64, messages: u64) -> RoomState {
@@ -24,6 +23,26 @@ fn state(first: u64, last: u64, messages: u64) -> RoomState {
 fn ring(after: u64) -> Ring {
     let limits = RingLimits { messages_max: 6, bytes_max: 100_000 };
     Ring::new(after, limits, &Budget::new(usize::MAX))
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn purged(purged: u64) -> Removals {
+    Removals { purged, deleted: None }
+}
+
+fn deleted(deleted: impl IntoIterator<Item = u64>) -> Removals {
+    Removals { purged: 0, deleted: Some(Arc::new(deleted.into_iter().collect())) }
+}
+
+/// One message stored at this second, with the end of its own lifetime.
+fn lasting(sequence: u64, stored_at: u64, ends_at: Option<u64>) -> Arc<Batch> {
+    let mut batch = BatchBuilder::default();
+    batch.lasts(at(stored_at), ends_at.map(at));
+    batch.message(sequence, 0, 0, |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
+    batch.finish().unwrap()
 }
 
 fn batch(sequences: impl IntoIterator<Item = (u64, u64)>) -> Arc<Batch> {
@@ -37,26 +56,26 @@ fn batch(sequences: impl IntoIterator<Item = (u64, u64)>) -> Arc<Batch> {
 
 #[test]
 fn an_empty_room_is_caught_up_at_once() {
-    let (_, steps) = LogDelivery::open(0, &state(1, 0, 0), false, 0);
+    let (_, steps) = LogDelivery::open(0, &state(1, 0, 0), false, Removals::default());
     assert_eq!(steps, [Step::CaughtUp(0)]);
 }
 
 #[test]
 fn a_start_before_the_first_kept_message_is_a_gap() {
-    let (delivery, steps) = LogDelivery::open(2, &state(6, 9, 4), true, 0);
+    let (delivery, steps) = LogDelivery::open(2, &state(6, 9, 4), true, Removals::default());
     assert_eq!(steps, [Step::Gap(Gap { from: 3, to: 5, reason: GapReason::Expired, dropped: 0 })]);
     assert_eq!(delivery.position(), 5);
 }
 
 #[test]
 fn a_purged_room_is_one_gap_and_caught_up() {
-    let (_, steps) = LogDelivery::open(0, &state(10, 9, 0), false, 0);
+    let (_, steps) = LogDelivery::open(0, &state(10, 9, 0), false, Removals::default());
     assert_eq!(steps, [Step::Gap(Gap { from: 1, to: 9, reason: GapReason::Purged, dropped: 0 }), Step::CaughtUp(9)]);
 }
 
 #[test]
 fn a_deleted_end_of_the_backlog_still_ends_it() {
-    let (mut delivery, _) = LogDelivery::open(0, &state(1, 3, 2), false, 0);
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 3, 2), false, Removals::default());
     assert_eq!(
         delivery.arrive(batch([(1, 0)]).items(), true),
         [
@@ -69,24 +88,101 @@ fn a_deleted_end_of_the_backlog_still_ends_it() {
 
 #[test]
 fn the_end_of_the_backlog_is_told_between_two_messages_of_a_batch() {
-    let (mut delivery, _) = LogDelivery::open(0, &state(1, 2, 2), false, 0);
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 2, 2), false, Removals::default());
     let steps = delivery.arrive(batch([(1, 0), (2, 0), (3, 0)]).items(), false);
     assert_eq!(steps, [Step::Deliver(0..2), Step::CaughtUp(2), Step::Deliver(2..3)]);
 }
 
 #[test]
 fn what_was_purged_is_told_apart_and_not_delivered_from_memory() {
-    let (mut delivery, _) = LogDelivery::open(0, &state(1, 4, 4), true, 0);
-    delivery.purged(2);
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 4, 4), true, Removals::default());
+    delivery.removed(purged(2));
     let steps = delivery.arrive(batch([(1, 0), (2, 0), (4, 4)]).items(), false);
     let gap = |from, to, reason| Step::Gap(Gap { from, to, reason, dropped: 0 });
     let expected =
         [gap(1, 2, GapReason::Purged), gap(3, 3, GapReason::Expired), Step::Deliver(2..3), Step::CaughtUp(4)];
     assert_eq!(steps, expected);
-    delivery.purged(6);
+    delivery.removed(purged(6));
     assert_eq!(delivery.arrive(batch([(5, 0), (6, 0)]).items(), false), [gap(5, 6, GapReason::Purged)]);
-    let (_, steps) = LogDelivery::open(0, &state(5, 4, 0), true, 3);
+    let (_, steps) = LogDelivery::open(0, &state(5, 4, 0), true, purged(3));
     assert_eq!(steps, [gap(1, 3, GapReason::Purged), gap(4, 4, GapReason::Expired), Step::CaughtUp(4)]);
+}
+
+#[test]
+fn what_was_deleted_is_left_out_of_a_batch_that_is_at_hand() {
+    let gap = |from, to| Step::Gap(Gap { from, to, reason: GapReason::Deleted, dropped: 0 });
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 7, 7), false, Removals::default());
+    delivery.removed(deleted([1, 3, 4, 7, 9]));
+    let steps = delivery.arrive(batch((1..=8).map(|sequence| (sequence, 0))).items(), false);
+    let expected = [
+        gap(1, 1),
+        Step::Deliver(1..2),
+        gap(3, 4),
+        Step::Deliver(4..6),
+        gap(7, 7),
+        Step::CaughtUp(7),
+        Step::Deliver(7..8),
+    ];
+    assert_eq!(steps, expected);
+    assert_eq!(delivery.arrive(batch([(9, 0)]).items(), false), [gap(9, 9)]);
+}
+
+#[test]
+fn expired_messages_leave_the_ring_with_all_that_are_older() {
+    let mut ring = ring(0);
+    for (sequence, ends_at) in [(1, None), (2, Some(20)), (3, None), (4, Some(50))] {
+        ring.push(lasting(sequence, 10, ends_at), at(10));
+    }
+    assert_eq!(ring.expires_at(None), Some(at(20)));
+    ring.expire(at(19), None);
+    assert!(ring.reaches(0));
+    ring.expire(at(20), None);
+    assert!(!ring.reaches(1) && ring.reaches(2));
+    // the bound of the room, which may come later
+    assert_eq!(ring.expires_at(Some(Duration::from_secs(30))), Some(at(40)));
+    ring.expire(at(40), Some(Duration::from_secs(30)));
+    assert!(ring.is_empty() && ring.reaches(4));
+    // a clock that is ahead does not take from those who read along
+    ring.push(lasting(5, 10, Some(11)), at(60));
+    ring.expire(at(60), None);
+    assert!(ring.reaches(4));
+    assert_eq!(ring.expires_at(None), Some(at(61)));
+    ring.expire(at(61), None);
+    assert!(ring.is_empty());
+}
+
+#[test]
+fn what_is_in_doubt_nobody_joins_and_it_goes_at_the_second_turn() {
+    let mut ring = ring(0);
+    ring.compare(&state(1, 0, 0));
+    (1..=2).for_each(|sequence| ring.push(batch([(sequence, 0)]), at(0)));
+    ring.compare(&state(1, 2, 2));
+    assert!(ring.welcomes(0));
+    // one is gone from the middle
+    ring.compare(&state(1, 2, 1));
+    assert!(!ring.welcomes(1) && ring.welcomes(2) && ring.reaches(0));
+    ring.turn();
+    assert!(ring.reaches(0), "who reads along has a turn to take it");
+    ring.push(batch([(3, 0)]), at(0));
+    ring.compare(&state(1, 3, 2));
+    ring.turn();
+    assert!(!ring.reaches(1) && ring.reaches(2) && ring.welcomes(2));
+}
+
+#[test]
+fn in_a_room_that_keeps_one_message_who_reads_along_gets_every_one() {
+    let mut ring = ring(0);
+    ring.compare(&state(1, 0, 0));
+    let (mut delivery, _) = LogDelivery::open(0, &state(1, 0, 0), true, Removals::default());
+    for sequence in 1..=50 {
+        ring.push(batch([(sequence, 0)]), at(sequence));
+        ring.compare(&state(sequence, sequence, 1));
+        ring.turn();
+        assert_eq!(delivery.source(&ring), Source::Ring);
+        let Next::Batch(next) = ring.next(delivery.position()) else { panic!("{sequence} is not there") };
+        assert_eq!(delivery.arrive(next.items(), false), [Step::Deliver(0..1)]);
+    }
+    assert!(!ring.reaches(40), "what the log has not kept is not kept for long");
 }
 
 #[test]
@@ -96,7 +192,7 @@ fn all_rings_together_keep_to_the_budget() {
     let mut rings = [Ring::new(0, limits, &budget), Ring::new(0, limits, &budget)];
     for sequence in 1..=20 {
         for ring in &mut rings {
-            ring.push(batch([(sequence, 0)]));
+            ring.push(batch([(sequence, 0)]), at(0));
         }
     }
     let kept: usize = rings.iter().map(Ring::batches_kept).sum();
@@ -104,364 +200,6 @@ fn all_rings_together_keep_to_the_budget() {
     drop(rings);
     assert!(!budget.is_exceeded());
     let mut alone = Ring::new(0, limits, &budget);
-    (1..=3).for_each(|sequence| alone.push(batch([(sequence, 0)])));
+    (1..=3).for_each(|sequence| alone.push(batch([(sequence, 0)]), at(0)));
     assert!(alone.reaches(0), "what the others held was given back");
-}
-
-#[derive(Clone, Debug)]
-enum Event {
-    Publish(usize),
-    Delete(u64),
-    /// By the service, or natively.
-    Purge(u64, bool),
-    /// The upstream reads so many messages.
-    Upstream(usize),
-    /// Nothing came for a while.
-    Idle,
-    /// A subscription looks for what is next, so many messages at most.
-    Read(usize, usize),
-    /// It looks whether the end of its backlog was deleted.
-    LookAtEnd(usize),
-    /// Its connection to the log is lost, and made anew.
-    Reconnect(usize),
-    /// Its client's window grows, and the transport sends what fits.
-    Grant(usize, usize),
-    /// It ends, and the subscriber comes back.
-    Resume(usize),
-    /// All end, and nobody keeps the upstream; then they come back.
-    Abandon,
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let who = 0..SUBSCRIBERS;
-    let event = prop_oneof![
-        5 => (1..4_usize).prop_map(Event::Publish),
-        1 => (1..60_u64).prop_map(Event::Delete),
-        1 => (1..60_u64, any::<bool>()).prop_map(|(sequence, registered)| Event::Purge(sequence, registered)),
-        5 => (1..5_usize).prop_map(Event::Upstream),
-        1 => Just(Event::Idle),
-        9 => (who.clone(), 1..5_usize).prop_map(|(who, count)| Event::Read(who, count)),
-        1 => who.clone().prop_map(Event::LookAtEnd),
-        1 => who.clone().prop_map(Event::Reconnect),
-        6 => (who.clone(), 1..40_usize).prop_map(|(who, bytes)| Event::Grant(who, bytes)),
-        1 => who.prop_map(Event::Resume),
-        1 => Just(Event::Abandon),
-    ];
-    proptest::collection::vec(event, 0..200)
-}
-
-/// One subscription and its client, and all that the client was told.
-struct Client {
-    delivery: LogDelivery,
-    started_after: u64,
-    told: BTreeSet<u64>,
-    caught_up: usize,
-    backlog_end: u64,
-    /// How far it has read in the log, while it reads there.
-    behind: Option<u64>,
-    /// The end of what was encoded, in the body and in the room.
-    encoded: usize,
-    encoded_to: u64,
-    /// Where each chunk ends in the body, and the position that is complete with it, of those that were not taken.
-    chunks: VecDeque<(usize, u64)>,
-    /// How many bytes the client's window has allowed in all.
-    window: usize,
-    taken: u64,
-}
-
-impl Client {
-    fn open(position: u64, log: &Log) -> Self {
-        let (delivery, steps) = LogDelivery::open(position, &log.state(), log.expires, log.purged);
-        let mut client = Self {
-            delivery,
-            started_after: position,
-            told: BTreeSet::new(),
-            caught_up: 0,
-            backlog_end: log.last,
-            behind: None,
-            encoded: 0,
-            encoded_to: 0,
-            chunks: VecDeque::new(),
-            window: 0,
-            taken: 0,
-        };
-        client.apply(None, steps, log);
-        client
-    }
-
-    fn apply(&mut self, batch: Option<&Arc<Batch>>, steps: Vec<Step>, log: &Log) {
-        for step in steps {
-            let (bytes, position) = match step {
-                Step::Deliver(range) => {
-                    let batch = batch.unwrap();
-                    for item in &batch.items()[range.clone()] {
-                        self.tell(item.sequence);
-                        assert!(log.was_stored(item.sequence));
-                        assert!(item.sequence > log.purged, "what is known to be purged is not delivered any more");
-                    }
-                    let slice = Slice::new(batch, range.clone());
-                    let expected: Vec<u8> =
-                        batch.items()[range].iter().flat_map(|item| [item.sequence as u8; MESSAGE_BYTES]).collect();
-                    assert_eq!(slice.bytes(), expected);
-                    (slice.bytes(), slice.last_sequence())
-                }
-                Step::Gap(gap) => {
-                    assert!(gap.from <= gap.to);
-                    for sequence in gap.from..=gap.to {
-                        assert!(!log.kept.contains(&sequence), "a gap names {sequence}, which is stored");
-                        self.tell(sequence);
-                    }
-                    (Bytes::from_static(b"gap"), gap.to)
-                }
-                Step::CaughtUp(position) => {
-                    self.caught_up += 1;
-                    assert!(position >= self.backlog_end);
-                    assert_eq!(self.told.last().copied().unwrap_or(self.started_after), position);
-                    (Bytes::from_static(b"end"), 0)
-                }
-            };
-            self.encoded += bytes.len();
-            self.encoded_to = self.encoded_to.max(position);
-            self.chunks.push_back((self.encoded, self.encoded_to));
-        }
-    }
-
-    fn tell(&mut self, sequence: u64) {
-        let before = self.told.last().copied().unwrap_or(self.started_after);
-        assert_eq!(sequence, before + 1, "a sequence is missing, or comes twice, or out of order");
-        self.told.insert(sequence);
-    }
-
-    fn read(&mut self, ring: &Ring, log: &Log, count: usize) {
-        self.delivery.purged(log.purged);
-        let position = self.delivery.position();
-        match self.delivery.source(ring) {
-            Source::Ring => {
-                self.behind = None;
-                match ring.next(position) {
-                    Next::Batch(batch) => {
-                        let steps = self.delivery.arrive(batch.items(), false);
-                        self.apply(Some(&batch), steps, log);
-                    }
-                    Next::Nothing => {}
-                    Next::Lagged { .. } => panic!("the ring was chosen"),
-                }
-            }
-            Source::Log => {
-                let from = *self.behind.get_or_insert(position);
-                if let Some((batch, to)) = log.read(from, count) {
-                    self.behind = Some(to);
-                    let ends_log = log.kept.range(to + 1..).next().is_none();
-                    let steps = self.delivery.arrive(batch.items(), ends_log);
-                    self.apply(Some(&batch), steps, log);
-                }
-            }
-        }
-    }
-
-    /// What the transport does: it passes on what fits the window, and a chunk whose last byte went tells its position.
-    /// Answers with the newest position that is said to be taken.
-    fn transport(&mut self, granted: usize) -> u64 {
-        self.window += granted;
-        while let Some((_, position)) = self.chunks.pop_front_if(|(end, _)| *end <= self.window) {
-            self.taken = position;
-        }
-        self.taken
-    }
-}
-
-struct Log {
-    kept: BTreeSet<u64>,
-    last: u64,
-    expires: bool,
-    /// What the registry says was purged.
-    purged: u64,
-}
-
-impl Log {
-    fn first(&self) -> u64 {
-        self.kept.first().copied().unwrap_or(self.last + 1)
-    }
-
-    fn state(&self) -> RoomState {
-        state(self.first(), self.last, self.kept.len() as u64)
-    }
-
-    fn was_stored(&self, sequence: u64) -> bool {
-        sequence <= self.last
-    }
-
-    /// The next messages after `from`, as a reader gathers them, and where it then stands.
-    fn read(&self, from: u64, count: usize) -> Option<(Arc<Batch>, u64)> {
-        let mut before = from;
-        let read: Vec<_> = self
-            .kept
-            .range(from + 1..)
-            .take(count)
-            .map(|&sequence| {
-                let first_kept = if sequence > before + 1 { self.first() } else { 0 };
-                before = sequence;
-                (sequence, first_kept)
-            })
-            .collect();
-        (!read.is_empty()).then(|| (batch(read), before))
-    }
-}
-
-struct Model {
-    log: Log,
-    ring: Ring,
-    upstream: u64,
-    clients: Vec<Client>,
-    /// The positions of the durable subscribers.
-    acked: Vec<u64>,
-}
-
-impl Model {
-    fn upstream(&mut self, count: usize) {
-        if let Some((batch, to)) = self.log.read(self.upstream, count) {
-            self.upstream = to;
-            self.ring.push(batch);
-        }
-    }
-
-    fn resume(&mut self, who: usize) {
-        self.clients[who] = Client::open(self.acked[who], &self.log);
-    }
-
-    fn apply(&mut self, event: &Event) {
-        match *event {
-            Event::Publish(count) => {
-                for _ in 0..count {
-                    self.log.last += 1;
-                    self.log.kept.insert(self.log.last);
-                }
-            }
-            Event::Delete(sequence) => {
-                self.log.kept.remove(&sequence);
-            }
-            Event::Purge(sequence, registered) => {
-                self.log.kept.retain(|kept| *kept > sequence);
-                if registered {
-                    self.log.purged = self.log.purged.max(sequence.min(self.log.last));
-                }
-            }
-            Event::Upstream(count) => self.upstream(count),
-            Event::Idle => self.ring.clear(),
-            Event::Read(who, count) => self.clients[who].read(&self.ring, &self.log, count),
-            Event::LookAtEnd(who) => {
-                let client = &mut self.clients[who];
-                let position = client.delivery.position();
-                if !client.delivery.is_caught_up() && self.log.kept.range(position + 1..).next().is_none() {
-                    let steps = client.delivery.nothing_follows(&self.log.state());
-                    client.apply(None, steps, &self.log);
-                }
-            }
-            Event::Reconnect(who) => self.clients[who].behind = None,
-            Event::Grant(who, bytes) => {
-                let taken = self.clients[who].transport(bytes);
-                self.acked[who] = self.acked[who].max(taken);
-            }
-            Event::Resume(who) => self.resume(who),
-            Event::Abandon => {
-                self.upstream = self.log.last;
-                self.ring = ring(self.upstream);
-                (0..SUBSCRIBERS).for_each(|who| self.resume(who));
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
-    #[test]
-    fn every_message_comes_once_and_in_order_whatever_comes_between(
-        stored in 0..30_u64,
-        expires: bool,
-        starts in proptest::collection::vec(0..30_u64, SUBSCRIBERS),
-        events in events(),
-    ) {
-        let log = Log { kept: (1..=stored).collect(), last: stored, expires, purged: 0 };
-        let acked: Vec<u64> = starts.into_iter().map(|start| start.min(stored)).collect();
-        let clients = acked.iter().map(|start| Client::open(*start, &log)).collect();
-        let mut model = Model { log, ring: ring(stored), upstream: stored, clients, acked };
-        for event in events {
-            model.apply(&event);
-            for (client, acked) in model.clients.iter().zip(&model.acked) {
-                let position = client.delivery.position();
-                prop_assert_eq!(client.told.last().copied().unwrap_or(client.started_after), position);
-                prop_assert!(*acked <= position.max(client.started_after));
-            }
-        }
-        // in the end everything that is stored arrives, and what is missing up to the backlog's end is told
-        model.upstream(usize::MAX);
-        for who in 0..SUBSCRIBERS {
-            for _ in 0..100 {
-                model.apply(&Event::Read(who, 5));
-                model.apply(&Event::LookAtEnd(who));
-            }
-            model.apply(&Event::Grant(who, 1_000_000));
-            let client = &model.clients[who];
-            let newest = model.log.kept.last().copied().unwrap_or(0);
-            prop_assert!(client.delivery.position() >= newest, "{} of {newest}", client.delivery.position());
-            prop_assert_eq!(client.caught_up, 1);
-            prop_assert_eq!(model.acked[who], client.delivery.position().max(client.started_after));
-        }
-    }
-
-    #[test]
-    fn in_an_ephemeral_room_what_is_told_and_what_is_dropped_adds_up(
-        events in proptest::collection::vec(prop_oneof![
-            4 => (1..4_usize).prop_map(Some),
-            2 => Just(Some(0)),
-            3 => Just(None),
-        ], 0..200),
-    ) {
-        let mut ring = ring(0);
-        let mut delivery = LiveDelivery::open(0, 0);
-        let (mut number, mut published, mut lost_connections) = (0, 0_u64, 0);
-        let (mut delivered, mut dropped, mut disconnected) = (0_u64, 0, 0);
-        for event in events.into_iter().chain([None; 50]) {
-            match event {
-                // the connection is lost
-                Some(0) => {
-                    let mut batch = BatchBuilder::default();
-                    (number, lost_connections) = (number + 1, lost_connections + 1);
-                    batch.disconnected(number);
-                    ring.push(batch.finish().unwrap());
-                }
-                Some(count) => {
-                    let mut batch = BatchBuilder::default();
-                    for _ in 0..count {
-                        (number, published) = (number + 1, published + 1);
-                        batch.message(number, 0, 0, |bytes| bytes.extend_from_slice(b"m"));
-                    }
-                    ring.push(batch.finish().unwrap());
-                }
-                None => {
-                    let steps = match ring.next(delivery.position()) {
-                        Next::Batch(batch) => delivery.arrive(batch.items()),
-                        Next::Lagged { after, disconnections } => delivery.lagged(after, disconnections),
-                        Next::Nothing => continue,
-                    };
-                    for step in steps {
-                        match step {
-                            Step::Deliver(range) => delivered += range.len() as u64,
-                            Step::Gap(Gap { reason: GapReason::SlowReader, dropped: count, .. }) => dropped += count,
-                            Step::Gap(gap) => {
-                                prop_assert_eq!(gap.reason, GapReason::Disconnected);
-                                disconnected += 1;
-                            }
-                            Step::CaughtUp(_) => panic!("an ephemeral room has no backlog"),
-                        }
-                    }
-                }
-            }
-        }
-        prop_assert_eq!(delivered + dropped, published);
-        prop_assert!(disconnected <= lost_connections);
-        prop_assert_eq!(disconnected > 0, lost_connections > 0);
-        prop_assert_eq!(delivery.position(), number);
-    }
 }

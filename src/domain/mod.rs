@@ -14,7 +14,7 @@ pub use cursor::Cursor;
 pub use member::{Member, Membership, Role, Visible};
 pub use message::{Acknowledged, Draft, Durability, Headers, Message};
 pub use names::{MemberId, RoomId, SubscriberId, mapped};
-pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Start};
+pub use position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Removals, Start};
 pub(crate) use room::rfc3339;
 pub use room::{Labels, Purged, Retention, Room, RoomState};
 pub use subject::Subject;

@@ -1,6 +1,6 @@
 //! Positions in a room's log: where a subscription starts, which page is wanted, what is missing.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use super::{Cursor, Message, RoomState};
 
@@ -117,4 +117,27 @@ pub struct Gap {
     pub reason: GapReason,
     /// Ephemeral room: how many were dropped.
     pub dropped: u64,
+}
+
+/// What is known to be removed of one life of a room's log, although memory or a lagging replica may still have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removals {
+    /// Everything up to this sequence was purged.
+    pub purged: u64,
+    /// Messages that were deleted one by one; `None` if none was that matters.
+    pub deleted: Option<Arc<BTreeSet<u64>>>,
+}
+
+impl Removals {
+    /// Why the message is gone; `None` if it is not known to be.
+    #[must_use]
+    pub fn reason(&self, sequence: u64) -> Option<GapReason> {
+        if sequence <= self.purged {
+            Some(GapReason::Purged)
+        } else if self.deleted.as_ref().is_some_and(|deleted| deleted.contains(&sequence)) {
+            Some(GapReason::Deleted)
+        } else {
+            None
+        }
+    }
 }

@@ -52,6 +52,11 @@ impl LogBatches {
         }
     }
 
+    /// The life of the log that is read.
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     /// The next batch: everything that is ready, but no more than a batch holds. Waits for as long as there is nothing.
     ///
     /// # Errors
@@ -102,10 +107,11 @@ impl LogBatches {
         let mut batch = BatchBuilder::default();
         let mut ends_log = false;
         while !batch.is_full()
-            && let Some(Arrival { message, pending }) = self.arrived.pop_front()
+            && let Some(Arrival { message, pending, expires_at }) = self.arrived.pop_front()
         {
             let sequence = message.sequence;
             let first_kept = if sequence > self.position + 1 { self.first_kept } else { 0 };
+            batch.lasts(message.published_at, expires_at);
             batch.message(sequence, first_kept, message.payload.len(), |bytes| {
                 (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
             });

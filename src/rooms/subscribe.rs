@@ -100,7 +100,7 @@ impl Rooms {
         let state = if position > state.last_sequence { self.store.log_state(room).await? } else { state };
         let state = self.store.log_reaching(room, position, state).await?;
         let position = position.max(hidden).min(state.last_sequence);
-        let tap = self.upstreams.of_log(registered, state.epoch, state.last_sequence);
+        let tap = self.upstreams.of_log(registered, &state);
         let store = self.upstreams.store();
         Ok((LogStart { store, encode: self.settings.encode, tap, state, position, hidden }, session))
     }

@@ -167,8 +167,8 @@ fn log_frames(
         let (store, encode, position, hidden) = (&*store, *encode, *position, *hidden);
         let epoch = state.epoch;
         let expires = ending.registered.room.retention.expires();
-        let purged = ending.registered.purged_through(epoch);
-        let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, purged);
+        let removals = ending.registered.removals(epoch, position);
+        let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, removals);
         yield Ok(manner.opened(position, state, hidden, resumed));
         let mut batch: Option<Arc<Batch>> = None;
         let mut end = Rare::new(ending.wait(0));
@@ -222,12 +222,12 @@ fn log_frames(
             };
             match event {
                 Ok(Event::Batch { batch: arrived, ends_log }) => {
-                    delivery.purged(ending.registered.purged_through(epoch));
+                    delivery.removed(ending.registered.removals(epoch, position));
                     steps = delivery.arrive(arrived.items(), ends_log);
                     batch = Some(arrived);
                 }
                 Ok(Event::NothingFollows(state)) => {
-                    delivery.purged(ending.registered.purged_through(epoch));
+                    delivery.removed(ending.registered.removals(epoch, position));
                     steps = delivery.nothing_follows(&state);
                 }
                 Ok(Event::Changed) => {}
@@ -246,8 +246,9 @@ fn log_frames(
                         session.follow(seek);
                     }
                     yield Ok(manner.opened(position, &state, hidden, true));
-                    let purged = ending.registered.purged_through(epoch);
-                    (delivery, steps) = LogDelivery::open(position, &state, expires, purged);
+                    tap.ring().compare(&state);
+                    let removals = ending.registered.removals(epoch, position);
+                    (delivery, steps) = LogDelivery::open(position, &state, expires, removals);
                 }
                 Ok(Event::End(end)) => {
                     yield Err(end.at(position));

@@ -4,6 +4,10 @@
 //! subscription and ends some seconds after the last. A subscription takes from the ring what follows its position; what
 //! the ring does not hold any more it reads from the log.
 //!
+//! A ring gives nothing that the log does not have any more: what expires goes when its time has come, what is removed through
+//! the service is known at once (`Registered::removals`), and what another program removes is found by comparing, each time
+//! that a subscription opens and every other second.
+//!
 //! A room with a log is read by a pull consumer without acknowledgements (`store::Reader`). The alternatives, measured by
 //! the benchmark's row `upstream` with nats-server 2.15.1 on two cores, as CPU seconds of the NATS server for a million
 //! messages, and its CPU for a thousand rooms in which nothing happens:
@@ -17,23 +21,24 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
-    sync::{OnceCell, watch},
-    time,
+    sync::{Notify, OnceCell, watch},
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use super::{Encode, log_batches::LogBatches};
 use crate::{
-    delivery::{BatchBuilder, Budget, Ring, RingLimits},
-    domain::RoomId,
+    delivery::{Batch, BatchBuilder, Budget, Ring, RingLimits},
+    domain::{RoomId, RoomState},
     error::{Error, Result},
-    limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX},
+    limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX, RING_CHECK_INTERVAL},
     store::{Live, LiveEvent, Registered, Store},
     sync::lock,
 };
@@ -42,6 +47,8 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(5);
 /// A log's ring is emptied after so long without a message: who has not taken them by then reads the log.
 const RING_IDLE: Duration = Duration::from_secs(5);
+/// Expired messages are looked for this often at most.
+const EXPIRE_PAUSE: Duration = Duration::from_millis(100);
 
 const RING_LIMITS: RingLimits = RingLimits { messages_max: FANOUT_MESSAGES_MAX, bytes_max: FANOUT_BYTES_MAX };
 
@@ -66,6 +73,8 @@ struct Upstream {
     ring: Mutex<Ring>,
     /// Changes whenever there is something new; its receivers are the subscriptions.
     changed: watch::Sender<()>,
+    /// The ring was empty and is not any more.
+    filled: Notify,
     started: OnceCell<()>,
     ended: OnceLock<Error>,
 }
@@ -73,6 +82,17 @@ struct Upstream {
 impl Upstream {
     fn ring(&self) -> MutexGuard<'_, Ring> {
         lock(&self.ring)
+    }
+
+    fn push(&self, batch: Arc<Batch>) {
+        let mut ring = self.ring();
+        let was_empty = ring.is_empty();
+        ring.push(batch, SystemTime::now());
+        drop(ring);
+        if was_empty {
+            self.filled.notify_one();
+        }
+        self.changed.send_replace(());
     }
 
     fn is_usable(&self) -> bool {
@@ -119,10 +139,16 @@ impl Upstreams {
         Arc::clone(&self.store)
     }
 
-    /// Shares the upstream of a room with a log, whose last sequence was `last` a moment ago.
-    pub(super) fn of_log(self: &Arc<Self>, registered: &Arc<Registered>, epoch: i64, last: u64) -> Tap {
+    /// Shares the upstream of a room with a log, which held `state` a moment ago.
+    pub(super) fn of_log(self: &Arc<Self>, registered: &Arc<Registered>, state: &RoomState) -> Tap {
+        let (epoch, last) = (state.epoch, state.last_sequence);
         let key = (registered.room.room_id.clone(), Some(epoch));
         let (tap, new) = self.tap(&key, registered, last);
+        {
+            let mut ring = tap.ring();
+            ring.compare(state);
+            ring.doubt(registered.doubted_through(epoch));
+        }
         if new {
             let batches = LogBatches::new(&self.store, &registered.room, epoch, last, self.encode);
             self.tasks.spawn(Arc::clone(self).run(key, Arc::clone(&tap.upstream), Feed::Log(Box::new(batches))));
@@ -163,6 +189,7 @@ impl Upstreams {
                 registered: Arc::clone(registered),
                 ring: Mutex::new(Ring::new(last, RING_LIMITS, &self.budget)),
                 changed: watch::Sender::new(()),
+                filled: Notify::new(),
                 started: OnceCell::new(),
                 ended: OnceLock::new(),
             })
@@ -182,7 +209,7 @@ impl Upstreams {
     async fn run(self: Arc<Self>, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
         debug!(room = %key.0, "an upstream begins");
         let end = {
-            let feeding = feed.run(&upstream, self.encode);
+            let feeding = feed.run(&upstream, &self.store, self.encode);
             tokio::select! {
                 error = feeding => Some(error),
                 () = self.unwanted(&key, &upstream) => None,
@@ -235,9 +262,15 @@ enum Feed {
 }
 
 impl Feed {
-    async fn run(&mut self, upstream: &Upstream, encode: Encode) -> Error {
+    async fn run(&mut self, upstream: &Upstream, store: &Store, encode: Encode) -> Error {
         match self {
-            Self::Log(batches) => feed_from_log(batches, upstream).await,
+            Self::Log(batches) => {
+                let tending = tend(upstream, store, batches.epoch());
+                tokio::select! {
+                    error = feed_from_log(batches, upstream) => error,
+                    never = tending => match never {},
+                }
+            }
             Self::Ephemeral(live) => feed_from_subject(live, upstream, encode).await,
         }
     }
@@ -246,14 +279,58 @@ impl Feed {
 async fn feed_from_log(batches: &mut LogBatches, upstream: &Upstream) -> Error {
     loop {
         match time::timeout(RING_IDLE, batches.next()).await {
-            Ok(Ok(read)) => {
-                upstream.ring().push(read.batch);
-                upstream.changed.send_replace(());
-            }
+            Ok(Ok(read)) => upstream.push(read.batch),
             Ok(Err(error)) => return error,
             Err(_) => upstream.ring().clear(),
         }
     }
+}
+
+/// Keeps what the log does not have any more out of the ring.
+async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
+    let registered = &upstream.registered;
+    let mut changes = registered.changes();
+    let mut check_at = Instant::now() + RING_CHECK_INTERVAL;
+    loop {
+        let expires_in = {
+            let (now, max_age) = (SystemTime::now(), registered.max_age());
+            let mut ring = upstream.ring();
+            ring.doubt(registered.doubted_through(epoch));
+            ring.expire(now, max_age);
+            (!ring.is_empty()).then(|| {
+                ring.expires_at(max_age).map_or(RING_CHECK_INTERVAL, |at| at.duration_since(now).unwrap_or_default())
+            })
+        };
+        let Some(expires_in) = expires_in else {
+            upstream.filled.notified().await;
+            check_at = Instant::now() + RING_CHECK_INTERVAL;
+            continue;
+        };
+        let until = check_at.min(Instant::now() + expires_in.max(EXPIRE_PAUSE));
+        tokio::select! {
+            () = time::sleep_until(until) => {}
+            _ = changes.changed() => {}
+        }
+        if Instant::now() >= check_at {
+            check(upstream, store, epoch).await;
+            check_at = Instant::now() + RING_CHECK_INTERVAL;
+        }
+    }
+}
+
+/// Compares the ring with the log.
+async fn check(upstream: &Upstream, store: &Store, epoch: i64) {
+    // the settings may have changed since the upstream began
+    let room = store.registry.known(&upstream.registered.room.room_id);
+    let state = match &room {
+        Some(registered) => store.log_state(&registered.room).await.ok(),
+        None => None,
+    };
+    let mut ring = upstream.ring();
+    if let Some(state) = state.filter(|state| state.epoch == epoch) {
+        ring.compare(&state);
+    }
+    ring.turn();
 }
 
 async fn feed_from_subject(live: &mut Live, upstream: &Upstream, encode: Encode) -> Error {
@@ -273,8 +350,7 @@ async fn feed_from_subject(live: &mut Live, upstream: &Upstream, encode: Encode)
             next = if batch.is_full() { None } else { live.take_ready() };
         }
         if let Some(batch) = batch.finish() {
-            upstream.ring().push(batch);
-            upstream.changed.send_replace(());
+            upstream.push(batch);
         }
     }
 }

@@ -102,7 +102,8 @@ impl Live {
 
     /// What this means; `None` if it is held until more is known.
     fn event(&mut self, message: async_nats::Message) -> Option<LiveEvent> {
-        let Stored { mut message, seal } = Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
+        let Stored { mut message, seal, .. } =
+            Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
         if let Some(seal) = seal
             && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
         {

@@ -1,6 +1,9 @@
 //! A message as it came out of NATS.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
@@ -13,6 +16,8 @@ use crate::domain::{Headers, Message, Room};
 pub(super) struct Stored {
     pub message: Message,
     pub seal: Option<Seal>,
+    /// When its own lifetime ends, if it has one.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl Stored {
@@ -25,22 +30,56 @@ impl Stored {
             message_id: String::new(),
             sender: String::new(),
         };
-        let Some(headers) = headers.filter(|headers| !headers.is_empty()) else { return Self { message, seal: None } };
+        let Some(headers) = headers.filter(|headers| !headers.is_empty()) else {
+            return Self { message, seal: None, expires_at: None };
+        };
         let pairs: HashMap<&str, &[HeaderValue]> =
             headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
         message.message_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
         message.headers = Headers::from_stored(
             pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
         );
-        Self { message, seal: Seal::read(headers) }
+        let lifetime = headers.get_last(header::NATS_MESSAGE_TTL).and_then(|ttl| lifetime(ttl.as_str()));
+        let expires_at = lifetime.and_then(|lifetime| published_at.checked_add(lifetime));
+        Self { message, seal: Seal::read(headers), expires_at }
     }
 
     /// The message, with its sender if that is proven.
     pub(super) async fn attributed(self, signatures: &Signatures, room: &Room) -> Message {
-        let Self { mut message, seal } = self;
+        let Self { mut message, seal, .. } = self;
         if let Some(seal) = seal {
             signatures.attribute_surely(room, &mut message, &seal).await;
         }
         message
+    }
+}
+
+/// What a `Nats-TTL` says (ADR-43): seconds, a duration as Go writes it, or `never`. What cannot be read counts as the shortest
+/// lifetime that there is: whoever then looks for the message in the log finds it there.
+fn lifetime(ttl: &str) -> Option<Duration> {
+    if ttl.eq_ignore_ascii_case("never") {
+        return None;
+    }
+    let seconds = ttl.parse().map(Duration::from_secs);
+    Some(seconds.ok().or_else(|| humantime::parse_duration(ttl).ok()).unwrap_or(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_read_as_nats_writes_them() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (ttl, expected) in [
+            ("5", seconds(5)),
+            ("5s", seconds(5)),
+            ("1h30m", seconds(5400)),
+            ("never", None),
+            ("soon", seconds(1)),
+            ("", seconds(1)),
+        ] {
+            assert_eq!(lifetime(ttl), expected, "{ttl:?}");
+        }
     }
 }

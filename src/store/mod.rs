@@ -17,6 +17,7 @@ mod logs;
 mod members;
 mod message;
 mod nats;
+mod newest;
 mod owners;
 mod peers;
 mod publish;
@@ -238,12 +239,18 @@ impl Store {
         streams::purge(&self.nats, &room.room_id, through).await
     }
 
-    /// Removes one message. False: it is not there.
+    /// Removes one message of the life `epoch` of the room's log. False: it is not there.
     ///
     /// # Errors
     /// `REMOVAL_DENIED`.
-    pub(crate) async fn delete_message(&self, room: &Room, sequence: u64) -> Result<bool> {
-        streams::delete_message(&self.nats, room, sequence).await
+    pub(crate) async fn delete_message(&self, registered: &Registered, epoch: i64, sequence: u64) -> Result<bool> {
+        let deleted = streams::delete_message(&self.nats, &registered.room, sequence).await;
+        match deleted {
+            Ok(true) => registered.deleted(epoch, sequence),
+            // it may be gone without this instance having heard so
+            Ok(false) | Err(_) => registered.doubt(epoch, sequence),
+        }
+        deleted
     }
 
     /// Deletes the room's log with everything in it, and the room's members.

@@ -8,7 +8,10 @@
 //! consumer is on, if it lags. So after each failure the next message is asked of the leader by itself, and more of them while
 //! that helps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -52,11 +55,12 @@ const SINGLE_BEHIND: u32 = 256;
 /// How long the log's state is taken as known while messages are read one by one.
 const STATE_KNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// A message and how many are stored after it.
+/// A message, how many are stored after it, and when its own lifetime ends.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub message: Message,
     pub pending: u64,
+    pub expires_at: Option<SystemTime>,
 }
 
 /// One reader of a room's log. Dropping it ends it.
@@ -264,7 +268,7 @@ impl Reader {
         self.arrived(stored, pending)
     }
 
-    fn arrived(&mut self, Stored { mut message, seal }: Stored, pending: u64) -> Option<Arrival> {
+    fn arrived(&mut self, Stored { mut message, seal, expires_at }: Stored, pending: u64) -> Option<Arrival> {
         self.next = message.sequence + 1;
         if let Some(mark) = &self.mark {
             mark.raise(self.epoch, message.sequence);
@@ -272,10 +276,10 @@ impl Reader {
         if let Some(seal) = seal
             && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
         {
-            self.held = Some((Arrival { message, pending }, seal));
+            self.held = Some((Arrival { message, pending, expires_at }, seal));
             return None;
         }
-        Some(Arrival { message, pending })
+        Some(Arrival { message, pending, expires_at })
     }
 
     /// Goes on reading, after a while if need be.

@@ -75,6 +75,7 @@ mod publish_lifetime;
 mod publish_paths;
 mod publish_stream;
 mod registry_reads;
+mod ring_removal;
 mod room_adoption;
 mod room_instances;
 mod room_list;

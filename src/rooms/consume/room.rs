@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Consumed, Event, flow::Flow, stage::Stage};
 use crate::{
-    domain::{Caller, Gap, GapReason},
+    domain::{Caller, Gap},
     error::Result,
     rooms::{Frame, Rooms, Session, SubscribeOptions, ending::End, subscription::Way},
 };
@@ -123,10 +123,10 @@ fn frames(
                 if !may_send {
                     return;
                 }
-                // it may have been purged while it was held
-                let purged = epoch.map_or(0, |epoch| ending.registered.purged_through(epoch));
-                if let Some(to) = slice.skip_through(purged) {
-                    let gap = Gap { from: position + 1, to, reason: GapReason::Purged, dropped: 0 };
+                // some of it may have been removed while it was held
+                let removals = epoch.map(|epoch| ending.registered.removals(epoch, position)).unwrap_or_default();
+                if let Some((to, reason)) = slice.skip_removed(&removals) {
+                    let gap = Gap { from: position + 1, to, reason, dropped: 0 };
                     position = to;
                     yield Ok((Frame::Gap(gap), session.clone()));
                     if slice.messages() == 0 {
@@ -135,7 +135,11 @@ fn frames(
                     held = Some(slice);
                     continue;
                 }
+                let removed = slice.split_off_removed(&removals);
                 held = flow.spend(&mut slice, TURN_BYTES);
+                if let Some(removed) = removed {
+                    held.get_or_insert_with(|| removed.clone()).join(&removed);
+                }
                 if epoch.is_some() {
                     position = slice.last_sequence();
                     flow.tell(position);

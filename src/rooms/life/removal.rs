@@ -119,7 +119,7 @@ impl Rooms {
         let state = self.store.log_state(&registered.room).await?;
         let state = self.store.log_reaching(&registered.room, sequence, state).await?;
         let in_range = (state.first_sequence..=state.last_sequence).contains(&sequence);
-        if in_range && self.store.delete_message(&registered.room, sequence).await? {
+        if in_range && self.store.delete_message(&registered, state.epoch, sequence).await? {
             return Ok(());
         }
         Err(Error::new(

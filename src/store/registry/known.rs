@@ -2,14 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{bucket::Versioned, lock};
-use crate::domain::{Purged, Room, RoomId, RoomState};
+use super::super::{bucket::Versioned, newest::Newest};
+use crate::domain::{Removals, Room, RoomId, RoomState};
 
 /// A room as this instance knows it.
 #[derive(Debug)]
@@ -18,33 +20,43 @@ pub(crate) struct Registered {
     pub(super) revision: u64,
     pub(super) deleting: bool,
     gone: CancellationToken,
-    removed: Arc<Mutex<Removed>>,
-}
-
-/// What is known now of the messages that are gone, whichever settings of the room say so.
-#[derive(Debug, Default)]
-struct Removed {
-    purged: Option<Purged>,
-    /// A purge that was announced. It counts as far as the log shows it: its messages may all be there.
-    purging: Option<Purged>,
-    /// In the life of the log that is named first, nothing is stored up to this sequence.
-    empty_through: (i64, u64),
+    newest: Arc<Newest>,
 }
 
 impl Registered {
-    /// The last sequence that was purged in the life `epoch` of the log, as is known now; 0 if none was.
-    pub(crate) fn purged_through(&self, epoch: i64) -> u64 {
-        let removed = lock(&self.removed);
-        let in_epoch =
-            |purged: Option<Purged>| purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through);
-        let shown = if removed.empty_through.0 == epoch { removed.empty_through.1 } else { 0 };
-        in_epoch(removed.purged).max(in_epoch(removed.purging).min(shown))
-    }
-
     /// What the log holds: it shows which of the announced purges have happened.
     pub(super) fn note(&self, state: &RoomState) {
-        let empty_through = &mut lock(&self.removed).empty_through;
-        *empty_through = (*empty_through).max((state.epoch, state.first_sequence.saturating_sub(1)));
+        self.newest.note(state);
+    }
+
+    /// What is known to be removed after `position` in the life `epoch` of the log.
+    pub(crate) fn removals(&self, epoch: i64, position: u64) -> Removals {
+        self.newest.removals(epoch, position)
+    }
+
+    /// What is in memory up to this sequence of the life `epoch` of the log may be removed.
+    pub(crate) fn doubted_through(&self, epoch: i64) -> u64 {
+        self.newest.doubted_through(epoch)
+    }
+
+    /// How long messages last, by the newest settings of the room.
+    pub(crate) fn max_age(&self) -> Option<Duration> {
+        self.newest.max_age()
+    }
+
+    /// Changes whenever messages are removed on request, or the room's settings change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.newest.changes()
+    }
+
+    /// A message of the life `epoch` of the log was deleted.
+    pub(in crate::store) fn deleted(&self, epoch: i64, sequence: u64) {
+        self.newest.deleted(epoch, sequence);
+    }
+
+    /// A message of the life `epoch` of the log may have been deleted.
+    pub(in crate::store) fn doubt(&self, epoch: i64, sequence: u64) {
+        self.newest.doubt(epoch, sequence);
     }
 
     /// Completes when the room is deleted, by whichever instance.
@@ -92,11 +104,8 @@ impl Known {
             // one room's token lives as long as the room: what changes is its settings
             if before.room.room_id == id && before.room.created_at == registered.room.created_at {
                 registered.gone = before.gone.clone();
-                {
-                    let mut removed = lock(&before.removed);
-                    (removed.purged, removed.purging) = (registered.room.purged, registered.room.purging);
-                }
-                registered.removed = Arc::clone(&before.removed);
+                before.newest.set(&registered.room);
+                registered.newest = Arc::clone(&before.newest);
             } else {
                 before.gone.cancel();
                 self.forget(&before.room.room_id);
@@ -157,7 +166,7 @@ impl Registered {
     pub(super) fn new(record: Versioned<Record>) -> Self {
         let room = record.value.room;
         Self {
-            removed: Arc::new(Mutex::new(Removed { purged: room.purged, purging: room.purging, ..Removed::default() })),
+            newest: Arc::new(Newest::new(&room)),
             room,
             revision: record.revision,
             deleting: record.value.deleting,

@@ -1,0 +1,440 @@
+//! The hand-over between log and ring as a model: a log as a set, an upstream that walks over it, subscriptions that read
+//! either, clients that grant windows, and every event that can come between, in random order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{
+    super::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, Ring, Slice, Source, Step},
+    MESSAGE_BYTES, at, deleted, ring, state,
+};
+use crate::domain::{Gap, GapReason, Removals, RoomState};
+
+const SUBSCRIBERS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// So many, that live for so many seconds if not for ever.
+    Publish(usize, Option<u64>),
+    /// By the service, or natively.
+    Delete(u64, bool),
+    /// By the service, or natively.
+    Purge(u64, bool),
+    /// So many seconds pass.
+    Pass(u64),
+    /// The ring is compared with the log.
+    Check,
+    /// The upstream reads so many messages.
+    Upstream(usize),
+    /// Nothing came for a while.
+    Idle,
+    /// A subscription looks for what is next, so many messages at most.
+    Read(usize, usize),
+    /// It looks whether the end of its backlog was deleted.
+    LookAtEnd(usize),
+    /// Its connection to the log is lost, and made anew.
+    Reconnect(usize),
+    /// Its client's window grows, and the transport sends what fits.
+    Grant(usize, usize),
+    /// It ends, and the subscriber comes back.
+    Resume(usize),
+    /// All end, and nobody keeps the upstream; then they come back.
+    Abandon,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let who = 0..SUBSCRIBERS;
+    let event = prop_oneof![
+        5 => (1..4_usize).prop_map(|count| Event::Publish(count, None)),
+        1 => (1..4_usize, 1..4_u64).prop_map(|(count, seconds)| Event::Publish(count, Some(seconds))),
+        1 => (1..60_u64, any::<bool>()).prop_map(|(sequence, registered)| Event::Delete(sequence, registered)),
+        1 => (1..3_u64).prop_map(Event::Pass),
+        1 => Just(Event::Check),
+        1 => (1..60_u64, any::<bool>()).prop_map(|(sequence, registered)| Event::Purge(sequence, registered)),
+        5 => (1..5_usize).prop_map(Event::Upstream),
+        1 => Just(Event::Idle),
+        9 => (who.clone(), 1..5_usize).prop_map(|(who, count)| Event::Read(who, count)),
+        1 => who.clone().prop_map(Event::LookAtEnd),
+        1 => who.clone().prop_map(Event::Reconnect),
+        6 => (who.clone(), 1..40_usize).prop_map(|(who, bytes)| Event::Grant(who, bytes)),
+        1 => who.prop_map(Event::Resume),
+        1 => Just(Event::Abandon),
+    ];
+    proptest::collection::vec(event, 0..200)
+}
+
+/// One subscription and its client, and all that the client was told.
+struct Client {
+    delivery: LogDelivery,
+    started_after: u64,
+    told: BTreeSet<u64>,
+    caught_up: usize,
+    backlog_end: u64,
+    /// What was gone when it opened.
+    gone: BTreeSet<u64>,
+    /// How far it has read in the log, while it reads there.
+    behind: Option<u64>,
+    /// The end of what was encoded, in the body and in the room.
+    encoded: usize,
+    encoded_to: u64,
+    /// Where each chunk ends in the body, and the position that is complete with it, of those that were not taken.
+    chunks: VecDeque<(usize, u64)>,
+    /// How many bytes the client's window has allowed in all.
+    window: usize,
+    taken: u64,
+}
+
+impl Client {
+    fn open(position: u64, log: &Log) -> Self {
+        let (delivery, steps) = LogDelivery::open(position, &log.state(), log.expires, log.removals());
+        let mut client = Self {
+            delivery,
+            started_after: position,
+            told: BTreeSet::new(),
+            caught_up: 0,
+            backlog_end: log.last,
+            gone: (1..=log.last).filter(|sequence| !log.kept.contains_key(sequence)).collect(),
+            behind: None,
+            encoded: 0,
+            encoded_to: 0,
+            chunks: VecDeque::new(),
+            window: 0,
+            taken: 0,
+        };
+        client.apply(None, steps, log);
+        client
+    }
+
+    fn apply(&mut self, batch: Option<&Arc<Batch>>, steps: Vec<Step>, log: &Log) {
+        for step in steps {
+            let (bytes, position) = match step {
+                Step::Deliver(range) => {
+                    let batch = batch.unwrap();
+                    for item in &batch.items()[range.clone()] {
+                        self.tell(item.sequence);
+                        assert!(log.was_stored(item.sequence));
+                        assert!(
+                            log.removals().reason(item.sequence).is_none(),
+                            "{} is known to be removed",
+                            item.sequence
+                        );
+                        assert!(!self.gone.contains(&item.sequence), "{} was gone at the opening", item.sequence);
+                    }
+                    let slice = Slice::new(batch, range.clone());
+                    let expected: Vec<u8> =
+                        batch.items()[range].iter().flat_map(|item| [item.sequence as u8; MESSAGE_BYTES]).collect();
+                    assert_eq!(slice.bytes(), expected);
+                    (slice.bytes(), slice.last_sequence())
+                }
+                Step::Gap(gap) => {
+                    assert!(gap.from <= gap.to);
+                    for sequence in gap.from..=gap.to {
+                        assert!(!log.kept.contains_key(&sequence), "a gap names {sequence}, which is stored");
+                        self.tell(sequence);
+                    }
+                    (Bytes::from_static(b"gap"), gap.to)
+                }
+                Step::CaughtUp(position) => {
+                    self.caught_up += 1;
+                    assert!(position >= self.backlog_end);
+                    assert_eq!(self.told.last().copied().unwrap_or(self.started_after), position);
+                    (Bytes::from_static(b"end"), 0)
+                }
+            };
+            self.encoded += bytes.len();
+            self.encoded_to = self.encoded_to.max(position);
+            self.chunks.push_back((self.encoded, self.encoded_to));
+        }
+    }
+
+    fn tell(&mut self, sequence: u64) {
+        let before = self.told.last().copied().unwrap_or(self.started_after);
+        assert_eq!(sequence, before + 1, "a sequence is missing, or comes twice, or out of order");
+        self.told.insert(sequence);
+    }
+
+    fn read(&mut self, ring: &Ring, log: &Log, count: usize) {
+        self.delivery.removed(log.removals());
+        let position = self.delivery.position();
+        match self.delivery.source(ring) {
+            Source::Ring => {
+                self.behind = None;
+                match ring.next(position) {
+                    Next::Batch(batch) => {
+                        let steps = self.delivery.arrive(batch.items(), false);
+                        for step in &steps {
+                            let Step::Deliver(range) = step else { continue };
+                            for item in &batch.items()[range.clone()] {
+                                assert!(!log.forgotten.contains(&item.sequence), "{} is long gone", item.sequence);
+                            }
+                        }
+                        self.apply(Some(&batch), steps, log);
+                    }
+                    Next::Nothing => {}
+                    Next::Lagged { .. } => panic!("the ring was chosen"),
+                }
+            }
+            Source::Log => {
+                let from = *self.behind.get_or_insert(position);
+                if let Some((batch, to)) = log.read(from, count) {
+                    self.behind = Some(to);
+                    let ends_log = log.kept.range(to + 1..).next().is_none();
+                    let steps = self.delivery.arrive(batch.items(), ends_log);
+                    self.apply(Some(&batch), steps, log);
+                }
+            }
+        }
+    }
+
+    /// What the transport does: it passes on what fits the window, and a chunk whose last byte went tells its position.
+    /// Answers with the newest position that is said to be taken.
+    fn transport(&mut self, granted: usize) -> u64 {
+        self.window += granted;
+        while let Some((_, position)) = self.chunks.pop_front_if(|(end, _)| *end <= self.window) {
+            self.taken = position;
+        }
+        self.taken
+    }
+}
+
+struct Log {
+    /// With when each was stored, and when its lifetime ends.
+    kept: BTreeMap<u64, (u64, Option<u64>)>,
+    last: u64,
+    expires: bool,
+    /// What the registry says was purged.
+    purged: u64,
+    /// What was deleted by the service.
+    deleted: BTreeSet<u64>,
+    now: u64,
+    /// What was gone two checks ago, or expired when the ring was last looked through: no ring has it.
+    forgotten: BTreeSet<u64>,
+}
+
+impl Log {
+    fn first(&self) -> u64 {
+        self.kept.first_key_value().map_or(self.last + 1, |(first, _)| *first)
+    }
+
+    fn removals(&self) -> Removals {
+        Removals { purged: self.purged, ..deleted(self.deleted.iter().copied()) }
+    }
+
+    fn state(&self) -> RoomState {
+        state(self.first(), self.last, self.kept.len() as u64)
+    }
+
+    fn was_stored(&self, sequence: u64) -> bool {
+        sequence <= self.last
+    }
+
+    /// The next messages after `from`, as a reader gathers them, and where it then stands.
+    fn read(&self, from: u64, count: usize) -> Option<(Arc<Batch>, u64)> {
+        let mut before = from;
+        let mut batch = BatchBuilder::default();
+        for (&sequence, &(stored_at, ends_at)) in self.kept.range(from + 1..).take(count) {
+            let first_kept = if sequence > before + 1 { self.first() } else { 0 };
+            before = sequence;
+            batch.lasts(at(stored_at), ends_at.map(at));
+            batch.message(sequence, first_kept, 0, |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
+        }
+        batch.finish().map(|batch| (batch, before))
+    }
+}
+
+struct Model {
+    log: Log,
+    ring: Ring,
+    upstream: u64,
+    /// What was gone at the last check.
+    gone: BTreeSet<u64>,
+    clients: Vec<Client>,
+    /// The positions of the durable subscribers.
+    acked: Vec<u64>,
+}
+
+impl Model {
+    fn upstream(&mut self, count: usize) {
+        if let Some((batch, to)) = self.log.read(self.upstream, count) {
+            self.upstream = to;
+            self.ring.push(batch, at(self.log.now));
+        }
+    }
+
+    fn resume(&mut self, who: usize) {
+        self.ring.compare(&self.log.state());
+        self.clients[who] = Client::open(self.acked[who], &self.log);
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match *event {
+            Event::Publish(count, lifetime) => {
+                for _ in 0..count {
+                    self.log.last += 1;
+                    let ends_at = lifetime.map(|seconds| self.log.now + seconds);
+                    self.log.kept.insert(self.log.last, (self.log.now, ends_at));
+                }
+            }
+            Event::Delete(sequence, registered) => {
+                if self.log.kept.remove(&sequence).is_some() && registered {
+                    self.log.deleted.insert(sequence);
+                    self.ring.doubt(sequence);
+                }
+            }
+            Event::Pass(seconds) => {
+                self.log.now += seconds;
+                let now = self.log.now;
+                let ended = |(_, ends_at): &(u64, Option<u64>)| ends_at.is_some_and(|ends_at| ends_at <= now);
+                let expired: Vec<u64> =
+                    self.log.kept.iter().filter(|(_, kept)| ended(kept)).map(|(sequence, _)| *sequence).collect();
+                self.log.kept.retain(|_, kept| !ended(kept));
+                self.ring.expire(at(now), None);
+                // what the upstream has not read yet it never gets
+                self.log.forgotten.extend(expired);
+            }
+            Event::Check => {
+                self.ring.compare(&self.log.state());
+                self.ring.turn();
+                let gone: BTreeSet<u64> = (1..=self.log.last).filter(|seq| !self.log.kept.contains_key(seq)).collect();
+                let before = std::mem::replace(&mut self.gone, gone);
+                self.log.forgotten.extend(before);
+            }
+            Event::Purge(sequence, registered) => {
+                self.log.kept.retain(|kept, _| *kept > sequence);
+                if registered {
+                    self.log.purged = self.log.purged.max(sequence.min(self.log.last));
+                }
+            }
+            Event::Upstream(count) => self.upstream(count),
+            Event::Idle => self.ring.clear(),
+            Event::Read(who, count) => self.clients[who].read(&self.ring, &self.log, count),
+            Event::LookAtEnd(who) => {
+                let client = &mut self.clients[who];
+                let position = client.delivery.position();
+                if !client.delivery.is_caught_up() && self.log.kept.range(position + 1..).next().is_none() {
+                    let steps = client.delivery.nothing_follows(&self.log.state());
+                    client.apply(None, steps, &self.log);
+                }
+            }
+            Event::Reconnect(who) => self.clients[who].behind = None,
+            Event::Grant(who, bytes) => {
+                let taken = self.clients[who].transport(bytes);
+                self.acked[who] = self.acked[who].max(taken);
+            }
+            Event::Resume(who) => self.resume(who),
+            Event::Abandon => {
+                self.upstream = self.log.last;
+                self.ring = ring(self.upstream);
+                self.gone.clear();
+                (0..SUBSCRIBERS).for_each(|who| self.resume(who));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn every_message_comes_once_and_in_order_whatever_comes_between(
+        stored in 0..30_u64,
+        expires: bool,
+        starts in proptest::collection::vec(0..30_u64, SUBSCRIBERS),
+        events in events(),
+    ) {
+        let log = Log {
+            kept: (1..=stored).map(|sequence| (sequence, (0, None))).collect(),
+            last: stored,
+            expires,
+            purged: 0,
+            deleted: BTreeSet::new(),
+            now: 0,
+            forgotten: BTreeSet::new(),
+        };
+        let acked: Vec<u64> = starts.into_iter().map(|start| start.min(stored)).collect();
+        let clients = acked.iter().map(|start| Client::open(*start, &log)).collect();
+        let mut model = Model { log, ring: ring(stored), upstream: stored, gone: BTreeSet::new(), clients, acked };
+        for event in events {
+            model.apply(&event);
+            for (client, acked) in model.clients.iter().zip(&model.acked) {
+                let position = client.delivery.position();
+                prop_assert_eq!(client.told.last().copied().unwrap_or(client.started_after), position);
+                prop_assert!(*acked <= position.max(client.started_after));
+            }
+        }
+        // in the end everything that is stored arrives, and what is missing up to the backlog's end is told
+        model.upstream(usize::MAX);
+        for who in 0..SUBSCRIBERS {
+            for _ in 0..100 {
+                model.apply(&Event::Read(who, 5));
+                model.apply(&Event::LookAtEnd(who));
+            }
+            model.apply(&Event::Grant(who, 1_000_000));
+            let client = &model.clients[who];
+            let newest = model.log.kept.keys().last().copied().unwrap_or(0);
+            prop_assert!(client.delivery.position() >= newest, "{} of {newest}", client.delivery.position());
+            prop_assert_eq!(client.caught_up, 1);
+            prop_assert_eq!(model.acked[who], client.delivery.position().max(client.started_after));
+        }
+    }
+
+    #[test]
+    fn in_an_ephemeral_room_what_is_told_and_what_is_dropped_adds_up(
+        events in proptest::collection::vec(prop_oneof![
+            4 => (1..4_usize).prop_map(Some),
+            2 => Just(Some(0)),
+            3 => Just(None),
+        ], 0..200),
+    ) {
+        let mut ring = ring(0);
+        let mut delivery = LiveDelivery::open(0, 0);
+        let (mut number, mut published, mut lost_connections) = (0, 0_u64, 0);
+        let (mut delivered, mut dropped, mut disconnected) = (0_u64, 0, 0);
+        for event in events.into_iter().chain([None; 50]) {
+            match event {
+                // the connection is lost
+                Some(0) => {
+                    let mut batch = BatchBuilder::default();
+                    (number, lost_connections) = (number + 1, lost_connections + 1);
+                    batch.disconnected(number);
+                    ring.push(batch.finish().unwrap(), at(0));
+                }
+                Some(count) => {
+                    let mut batch = BatchBuilder::default();
+                    for _ in 0..count {
+                        (number, published) = (number + 1, published + 1);
+                        batch.message(number, 0, 0, |bytes| bytes.extend_from_slice(b"m"));
+                    }
+                    ring.push(batch.finish().unwrap(), at(0));
+                }
+                None => {
+                    let steps = match ring.next(delivery.position()) {
+                        Next::Batch(batch) => delivery.arrive(batch.items()),
+                        Next::Lagged { after, disconnections } => delivery.lagged(after, disconnections),
+                        Next::Nothing => continue,
+                    };
+                    for step in steps {
+                        match step {
+                            Step::Deliver(range) => delivered += range.len() as u64,
+                            Step::Gap(Gap { reason: GapReason::SlowReader, dropped: count, .. }) => dropped += count,
+                            Step::Gap(gap) => {
+                                prop_assert_eq!(gap.reason, GapReason::Disconnected);
+                                disconnected += 1;
+                            }
+                            Step::CaughtUp(_) => panic!("an ephemeral room has no backlog"),
+                        }
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(delivered + dropped, published);
+        prop_assert!(disconnected <= lost_connections);
+        prop_assert_eq!(disconnected > 0, lost_connections > 0);
+        prop_assert_eq!(delivery.position(), number);
+    }
+}

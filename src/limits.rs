@@ -194,6 +194,14 @@ pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
 pub const BOOKMARKS_PER_SECOND: usize = 100;
 /// How old an unwritten position of an AUTO subscriber gets, however many there are.
 pub const BOOKMARK_AGE_MAX: Duration = Duration::from_secs(10);
+/// How long one that takes something away from a member waits for the other instances to confirm that they know.
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After how much of that an instance that has not confirmed is asked whether it is there.
+pub const CHANGE_ASK_AFTER: Duration = Duration::from_millis(100);
+/// How often an instance says that it is there.
+pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(2);
+/// Other instances that an instance waits for.
+pub const INSTANCES_MAX: usize = 1000;
 /// How long a newer subscription waits for the older one to write its last position.
 pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -11,7 +11,6 @@ use std::{
 };
 
 use async_nats::jetstream::kv;
-use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use super::{
     lock,
     nats::{ApiError, Nats},
     reserve::Reserve,
+    watch::Watch,
 };
 use crate::{
     error::{Error, Reason, Result},
@@ -129,10 +129,8 @@ impl<T: DeserializeOwned> Bucket<T> {
         connections.mark_unchanged();
         // what the watch has to reach: the server that it begins on may lag
         let mut end = self.last().await?;
-        let failed = |error| Error::from(ApiError::Other(error));
-        let store =
-            self.nats.jetstream.get_key_value(&self.config.bucket).await.map_err(|error| failed(error.into()))?;
-        let mut watch = store.watch_with_history(">").await.map_err(|error| failed(error.into()))?;
+        let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
+        let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
         apply(Change::Restart);
         let mut told = 0;
         let mut complete = end == 0;

@@ -5,6 +5,7 @@
 
 mod adoption;
 mod bucket;
+mod changes;
 mod direct;
 mod durable_list;
 mod durables;
@@ -29,6 +30,7 @@ mod signatures;
 mod streams;
 mod turn;
 mod version;
+mod watch;
 mod watchdog;
 
 use std::{sync::Arc, time::SystemTime};
@@ -40,6 +42,7 @@ use tracing::warn;
 
 use self::{
     bucket::Buckets,
+    changes::Changes,
     excerpt::Excerpts,
     logs::Logs,
     publish::{Gate, Publisher},
@@ -76,6 +79,7 @@ pub(crate) struct Store {
     pub(crate) registry: Registry,
     pub(crate) owners: Owners,
     pub(crate) members: Members,
+    changes: Changes,
     logs: Logs,
     gate: Gate,
     publisher: Arc<Publisher>,
@@ -98,18 +102,7 @@ impl Store {
         let gate = Gate::new(disk);
         let reserve = Reserve::new(&nats, replicas, &gate);
         let buckets = Buckets { nats: nats.clone(), replicas, reserve: reserve.clone() };
-        let registry = Registry::new(&buckets);
         let signatures = Signatures::new(&buckets);
-        let logs = Logs::new(&nats, &registry);
-        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate.clone(), durability, tasks).await?;
-        tasks.spawn(acks.run(stop.clone()));
-        let (complete, known) = oneshot::channel();
-        tasks.spawn(registry.clone().follow(stop.clone(), complete));
-        let members = Members::new(&buckets);
-        let (members_complete, members_known) = oneshot::channel();
-        tasks.spawn(members.clone().follow(stop.clone(), members_complete));
-        known.await.map_err(|_| nats::unavailable())?;
-        members_known.await.map_err(|_| nats::unavailable())?;
         let (complete, known) = oneshot::channel();
         tasks.spawn(signatures.clone().follow(stop.clone(), complete));
         if time::timeout(NATS_REQUEST_TIMEOUT, known).await.is_err() {
@@ -117,13 +110,40 @@ impl Store {
                 "there is no key yet to sign with who published a message; only callers who are not known can publish"
             );
         }
+        // before anything is read: what the others change after that is heard
+        let changes = Changes::new(&nats, &signatures, &instance);
+        let listener = changes::Listener::open(&changes).await?;
+        let registry = Registry::new(&buckets, &changes);
+        let members = Members::new(&buckets, &changes);
+        tasks.spawn(listener.run(registry.clone(), members.clone(), tasks.clone(), stop.clone()));
+        let logs = Logs::new(&nats, &registry);
+        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate.clone(), durability, tasks).await?;
+        tasks.spawn(acks.run(stop.clone()));
+        let (complete, known) = oneshot::channel();
+        tasks.spawn(registry.clone().follow(stop.clone(), complete));
+        let (members_complete, members_known) = oneshot::channel();
+        tasks.spawn(members.clone().follow(stop.clone(), members_complete));
+        known.await.map_err(|_| nats::unavailable())?;
+        members_known.await.map_err(|_| nats::unavailable())?;
         if nats.has_jetstream() {
             tasks.spawn(reserve.keep_full(stop.clone()));
             tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
         }
         let owners = Owners::new(&buckets);
         Ok((
-            Self { nats, instance, registry, owners, members, logs, gate, publisher, signatures, tasks: tasks.clone() },
+            Self {
+                nats,
+                instance,
+                registry,
+                owners,
+                members,
+                changes,
+                logs,
+                gate,
+                publisher,
+                signatures,
+                tasks: tasks.clone(),
+            },
             peers,
         ))
     }
@@ -246,7 +266,11 @@ impl Store {
     pub(crate) async fn delete_message(&self, registered: &Registered, epoch: i64, sequence: u64) -> Result<bool> {
         let deleted = streams::delete_message(&self.nats, &registered.room, sequence).await;
         match deleted {
-            Ok(true) => registered.deleted(epoch, sequence),
+            Ok(true) => {
+                registered.deleted(epoch, sequence);
+                let room_id = registered.room.room_id.clone();
+                self.changes.tell(changes::Change::MessageDeleted { room_id, epoch, sequence }).await.heard().await;
+            }
             // it may be gone without this instance having heard so
             Ok(false) | Err(_) => registered.doubt(epoch, sequence),
         }

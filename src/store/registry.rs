@@ -3,6 +3,7 @@
 //! A room's key is its mapped name, so two ids that map to one name meet in one compare-and-set. Without JetStream the
 //! registry lives in this process alone, for ephemeral rooms.
 
+mod change;
 mod known;
 
 use std::{
@@ -16,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::change::RoomChange;
 pub(crate) use self::known::Registered;
 use self::known::{Known, Record};
 use super::{
     bucket::{Bucket, Buckets, Change, Versioned},
+    changes::Changes,
     lock,
 };
 use crate::{
@@ -54,17 +57,19 @@ pub(crate) struct Registry {
     rooms: Option<Bucket<Record>>,
     subjects: Option<Bucket<Claim>>,
     known: Arc<Mutex<Known>>,
+    changes: Changes,
 }
 
 impl Registry {
     /// The registry of this NATS account, or one of this process alone if there is no JetStream.
-    pub(super) fn new(buckets: &Buckets) -> Self {
+    pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
         let available = buckets.nats.has_jetstream();
         Self {
             rooms: available.then(|| Bucket::new(buckets, "unibus_rooms", "unibus: rooms by mapped name")),
             subjects: available
                 .then(|| Bucket::new(buckets, "unibus_subjects", "unibus: subjects that creators chose")),
             known: Arc::default(),
+            changes: changes.clone(),
         }
     }
 
@@ -84,6 +89,9 @@ impl Registry {
         bucket
             .watch(stop, |change| {
                 let mut known = lock(&known);
+                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
+                    known.told_through(*revision);
+                }
                 match change {
                     Change::Restart => known.told = Some(HashSet::new()),
                     Change::Put(name, record) => known.put(&name, record),
@@ -205,7 +213,7 @@ impl Registry {
                 None => Err(conflict()),
             };
         };
-        Ok(Registration::New(self.remember(&name, Versioned { value: record, revision })))
+        Ok(Registration::New(self.spread(&name, Versioned { value: record, revision }).await))
     }
 
     /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
@@ -216,6 +224,7 @@ impl Registry {
         }
         self.release_subject(&registered.room).await?;
         lock(&self.known).delete(&name, registered.revision + 1);
+        self.spread_deletion(registered).await;
         Ok(())
     }
 
@@ -233,7 +242,10 @@ impl Registry {
             return Ok(known.by_id.get(&record.room.room_id).cloned());
         };
         let revision = bucket.put(&name, &record, Some(registered.revision)).await?;
-        Ok(revision.map(|revision| self.remember(&name, Versioned { value: record, revision })))
+        match revision {
+            Some(revision) => Ok(Some(self.spread(&name, Versioned { value: record, revision }).await)),
+            None => Ok(None),
+        }
     }
 
     /// Makes the room unusable everywhere, before its stream is deleted.
@@ -244,7 +256,7 @@ impl Registry {
             Some(bucket) => bucket.put(&name, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
             None => registered.revision + 1,
         };
-        Ok(self.remember(&name, Versioned { value: record, revision }))
+        Ok(self.spread(&name, Versioned { value: record, revision }).await)
     }
 
     async fn read(&self, name: &str) -> Result<Option<Arc<Registered>>> {

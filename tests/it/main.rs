@@ -75,6 +75,8 @@ mod publish_lifetime;
 mod publish_paths;
 mod publish_stream;
 mod registry_reads;
+mod revocation_cluster;
+mod revocation_forged;
 mod ring_removal;
 mod room_adoption;
 mod room_instances;

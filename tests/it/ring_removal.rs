@@ -43,6 +43,20 @@ fn gap(from_sequence: u64, to_sequence: u64, reason: GapReason) -> Gap {
     Gap { from_sequence, to_sequence, reason: reason.into(), dropped: 0 }
 }
 
+/// The sequences and gaps of the room `lobby` up to this message.
+async fn read_to(consuming: &mut Consuming, last: u64) -> (Vec<u64>, Vec<Gap>) {
+    let (mut read, mut gaps) = (Vec::new(), Vec::new());
+    while read.last() != Some(&last) {
+        match consuming.next_told("lobby").await {
+            consume_response::Frame::Message(message) => read.push(message.sequence),
+            consume_response::Frame::Gap(gap) => gaps.push(gap),
+            consume_response::Frame::CaughtUp(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    (read, gaps)
+}
+
 async fn delete(client: &Client, room_id: &str, sequence: u64) {
     let request = DeleteMessageRequest { room_id: room_id.into(), sequence };
     client.clone().delete_message(request).await.unwrap();
@@ -173,17 +187,31 @@ async fn a_message_that_waits_for_credit_is_not_delivered_once_it_is_deleted() {
         delete(&client, "lobby", sequence).await;
     }
     consuming.credit("lobby", 100, 0).await;
-    let (mut read, mut gaps) = (Vec::new(), Vec::new());
-    while read.last() != Some(&10) {
-        match consuming.next_told("lobby").await {
-            consume_response::Frame::Message(message) => read.push(message.sequence),
-            consume_response::Frame::Gap(gap) => gaps.push(gap),
-            consume_response::Frame::CaughtUp(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
+    let (read, gaps) = read_to(&mut consuming, 10).await;
     assert_eq!(read, [4, 5, 8, 9, 10]);
     assert_eq!(gaps, [gap(3, 3, GapReason::Deleted), gap(6, 7, GapReason::Deleted)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_instance_deletes_no_other_delivers_from_memory() {
+    // Goal: the same over instances, for what waits there already. Method: a Consume stream of the second instance has credit
+    // for two of ten messages; erase three through the first, one of them the last; with credit none of them comes.
+    let nats = Nats::start().await;
+    let (first, second) = (Unibus::start(&nats).await, Unibus::start(&nats).await);
+    let (client, other) = (first.client().await, second.client().await);
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 10).await;
+    let mut consuming = Consuming::start(&other).await;
+    consuming.open_within(subscription("lobby", ""), 2, 0).await;
+    assert_eq!(sequences(&consuming.messages("lobby", 2).await), [1, 2]);
+    for sequence in [4, 5, 10] {
+        delete(&client, "lobby", sequence).await;
+    }
+    consuming.credit("lobby", 100, 0).await;
+    publish(&client, "lobby", "end").await.unwrap();
+    let (read, gaps) = read_to(&mut consuming, 11).await;
+    assert_eq!(read, [3, 6, 7, 8, 9, 11]);
+    assert_eq!(gaps, [gap(4, 5, GapReason::Deleted), gap(10, 10, GapReason::Deleted)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

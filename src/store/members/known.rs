@@ -28,7 +28,7 @@ struct Entry<T> {
 #[derive(Debug, Default)]
 struct RoomMembers {
     owners: Option<Entry<BTreeMap<MemberId, Grant>>>,
-    /// `None`: deleted by this instance, which the watch has not told yet.
+    /// `None`: deleted, which the watch has not told yet.
     members: BTreeMap<MemberId, Entry<Option<Membership>>>,
     passes: HashMap<MemberId, Weak<Pass>>,
     prune_at: usize,
@@ -42,6 +42,8 @@ pub(super) struct Known {
     rooms_of: HashMap<MemberId, BTreeSet<RoomId>>,
     /// Keys told since the watch began again; `None` once all were told.
     told: Option<HashSet<String>>,
+    /// The watch has told everything up to this revision.
+    told_through: u64,
 }
 
 impl Known {
@@ -155,12 +157,32 @@ impl Known {
         self.settle(&room, &changed);
     }
 
-    /// What this instance has deleted, which had this revision.
+    /// The watch has told everything up to this revision.
+    pub(super) fn told(&mut self, revision: u64) {
+        self.told_through = self.told_through.max(revision);
+    }
+
+    /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
+    pub(super) fn hear(&mut self, key: &str, record: Versioned<Record>) {
+        if record.revision > self.told_through {
+            self.put(key, record);
+        }
+    }
+
+    /// This or another instance has deleted what had this revision. It is remembered until the watch tells so, lest what was
+    /// put before is heard of later.
     pub(super) fn deleted(&mut self, room: &RoomId, member: &MemberId, revision: u64) {
-        if let Some(entry) = self.rooms.get_mut(room).and_then(|members| members.members.get_mut(member))
-            && entry.revision <= revision
-        {
-            *entry = Entry { value: None, revision, ..entry.clone() };
+        let present = self.rooms.get_mut(room).and_then(|members| members.members.get_mut(member));
+        match present {
+            Some(entry) if entry.revision <= revision => {
+                *entry = Entry { value: None, revision, ..entry.clone() };
+            }
+            None if revision > self.told_through => {
+                self.ids.entry(room.mapped()).or_default().insert(room.clone());
+                let entry = Entry { value: None, room_created_at: SystemTime::UNIX_EPOCH, revision };
+                self.rooms.entry(room.clone()).or_default().members.insert(member.clone(), entry);
+            }
+            Some(_) | None => {}
         }
         self.settle(room, &BTreeSet::from([member.clone()]));
     }
@@ -333,6 +355,58 @@ mod tests {
         known.delete(&member_key(&room.room_id, &id("bob")), 6);
         put(&mut known, member(&room, "bob", Role::Reader, 7));
         assert_eq!(role(&known, &room, "bob"), Some(Role::Reader));
+    }
+
+    #[test]
+    fn what_is_heard_late_or_twice_or_in_any_order_changes_nothing() {
+        // a member is put, made less, removed and put again, at these revisions
+        let room = room("lobby", CREATED);
+        let steps = [(5, Some(Role::Writer)), (6, Some(Role::Reader)), (6, None), (9, Some(Role::Reader))];
+        let hear = |known: &mut Known, (revision, role): (u64, Option<Role>)| match role {
+            Some(role) => {
+                let (key, record) = member(&room, "bob", role, revision);
+                known.hear(&key, record);
+            }
+            None => known.deleted(&room.room_id, &id("bob"), revision),
+        };
+        // whatever of it is heard, in whatever order: what counts is the newest
+        for order in permutations(&steps) {
+            for heard in 1..=order.len() {
+                let mut known = Known::default();
+                order.iter().take(heard).for_each(|step| hear(&mut known, *step));
+                let newest = order.iter().take(heard).max_by_key(|(revision, role)| (*revision, role.is_none()));
+                assert_eq!(role(&known, &room, "bob"), newest.and_then(|(_, role)| *role), "{order:?}, {heard}");
+            }
+        }
+        // what the watch has told is not heard again, though nothing of it is remembered
+        let mut known = Known::default();
+        hear(&mut known, (5, Some(Role::Writer)));
+        hear(&mut known, (5, None));
+        known.delete(&member_key(&room.room_id, &id("bob")), 6);
+        known.told(6);
+        assert!(known.rooms.is_empty() && known.ids.is_empty());
+        for revision in [5, 6] {
+            hear(&mut known, (revision, Some(Role::Writer)));
+            hear(&mut known, (revision, None));
+        }
+        assert!(known.rooms.is_empty() && known.ids.is_empty() && known.rooms_of.is_empty());
+        hear(&mut known, (7, Some(Role::Writer)));
+        assert_eq!(role(&known, &room, "bob"), Some(Role::Writer));
+    }
+
+    fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
+        let Some((first, rest)) = items.split_first() else { return vec![vec![]] };
+        let of_rest = permutations(rest);
+        let places = 0..=rest.len();
+        places
+            .flat_map(|place| {
+                of_rest.iter().map(move |of_rest| {
+                    let mut items = of_rest.clone();
+                    items.insert(place, *first);
+                    items
+                })
+            })
+            .collect()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The members of rooms, kept in a key-value bucket and watched into memory on every instance: who is asked about is
 //! looked up there, without a round trip. Without JetStream they live in this process alone, as its rooms do.
 
+mod change;
 mod known;
 mod pass;
 mod record;
@@ -11,9 +12,11 @@ use std::{
     time::SystemTime,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::change::MemberChange;
 pub(crate) use self::pass::Pass;
 use self::{
     known::Known,
@@ -22,6 +25,7 @@ use self::{
 use super::{
     Registered,
     bucket::{Bucket, Buckets, Change, Versioned},
+    changes::{self, Changes, Told},
     lock,
 };
 use crate::{
@@ -46,6 +50,7 @@ pub(crate) struct Actor<'a> {
 pub(crate) struct Members {
     kept: Kept,
     known: Arc<Mutex<Known>>,
+    changes: Changes,
 }
 
 #[derive(Clone, Debug)]
@@ -62,14 +67,19 @@ struct Shelf {
 }
 
 impl Members {
-    pub(super) fn new(buckets: &Buckets) -> Self {
+    pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
         let kept = if buckets.nats.has_jetstream() {
             let description = "unibus: members by mapped room and id";
             Kept::Bucket(Box::new(Bucket::new(buckets, "unibus_members", description)))
         } else {
             Kept::Here(Arc::default())
         };
-        Self { kept, known: Arc::default() }
+        Self { kept, known: Arc::default(), changes: changes.clone() }
+    }
+
+    /// Another instance has changed something.
+    pub(super) fn hear(&self, change: MemberChange) {
+        change.apply(&mut lock(&self.known));
     }
 
     /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
@@ -83,6 +93,9 @@ impl Members {
         bucket
             .watch(stop, |change| {
                 let mut known = lock(&known);
+                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
+                    known.told(*revision);
+                }
                 match change {
                     Change::Restart => known.begin_again(),
                     Change::Put(key, record) => known.put(&key, record),
@@ -116,12 +129,19 @@ impl Members {
         lock(&self.known).rooms_of(member, after)
     }
 
-    /// Makes somebody a member, or changes what it may do and see. This instance enforces it when this returns, the others
-    /// in a moment.
+    /// Makes somebody a member, or changes what it may do and see. This instance enforces it when this returns, and so do the
+    /// others that are there and answer.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
     pub(crate) async fn set(&self, room: &Room, member: &Member, actor: Actor<'_>) -> Result<()> {
+        let mut told = Vec::new();
+        let done = self.try_set(room, member, actor, &mut told).await;
+        join_all(told.into_iter().map(Told::heard)).await;
+        done
+    }
+
+    async fn try_set(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let (mut owners, revision) = self.owners(room).await?;
             actor.check(&owners)?;
@@ -133,17 +153,17 @@ impl Members {
                         return Err(too_many("owners of a room", OWNERS_PER_ROOM_MAX));
                     }
                     owners.insert(member.id.clone(), actor.grant());
-                    self.put_owners(room, owners, revision).await?
+                    self.put_owners(room, owners, revision, told).await?
                 }
                 (true, Role::Reader | Role::Writer) => {
                     check_not_last(&owners)?;
                     // what it becomes is there before it stops to be an owner
-                    self.put_member(room, member, actor).await? && {
+                    self.put_member(room, member, actor, told).await? && {
                         owners.remove(&member.id);
-                        self.put_owners(room, owners, revision).await?
+                        self.put_owners(room, owners, revision, told).await?
                     }
                 }
-                (false, Role::Reader | Role::Writer) => self.put_member(room, member, actor).await?,
+                (false, Role::Reader | Role::Writer) => self.put_member(room, member, actor, told).await?,
             };
             if is_done {
                 return Ok(());
@@ -152,11 +172,18 @@ impl Members {
         Err(conflict())
     }
 
-    /// Removes a member. This instance enforces it when this returns, the others in a moment.
+    /// Removes a member. This instance enforces it when this returns, and so do the others that are there and answer.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
     pub(crate) async fn remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>) -> Result<()> {
+        let mut told = Vec::new();
+        let done = self.try_remove(room, member, actor, &mut told).await;
+        join_all(told.into_iter().map(Told::heard)).await;
+        done
+    }
+
+    async fn try_remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
         let key = member_key(&room.room_id, member);
         let mut was_there = false;
         for _ in 0..ATTEMPTS {
@@ -171,13 +198,13 @@ impl Members {
             // an owner stays one until it is no owner, so at no moment is it something less
             if let Some(found) = self.get(&key).await? {
                 was_there |= found.value.is_of(room);
-                if !self.delete(&room.room_id, member, &key, found.revision).await? {
+                if !self.delete(&room.room_id, member, &key, found.revision, told).await? {
                     continue;
                 }
             }
             if is_owner {
                 owners.remove(member);
-                if !self.put_owners(room, owners, revision).await? {
+                if !self.put_owners(room, owners, revision, told).await? {
                     continue;
                 }
             }
@@ -221,12 +248,18 @@ impl Members {
         Ok((creator.into_iter().map(|creator| (creator, grant.clone())).collect(), revision))
     }
 
-    async fn put_owners(&self, room: &Room, owners: BTreeMap<MemberId, Grant>, expected: Option<u64>) -> Result<bool> {
+    async fn put_owners(
+        &self,
+        room: &Room,
+        owners: BTreeMap<MemberId, Grant>,
+        expected: Option<u64>,
+        told: &mut Vec<Told>,
+    ) -> Result<bool> {
         let record = OwnersRecord { room_id: room.room_id.clone(), room_created_at: room.created_at, owners };
-        self.put(&owners_key(&room.room_id), Record::Owners(record), expected).await
+        self.put(&owners_key(&room.room_id), Record::Owners(record), expected, told).await
     }
 
-    async fn put_member(&self, room: &Room, member: &Member, actor: Actor<'_>) -> Result<bool> {
+    async fn put_member(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<bool> {
         let key = member_key(&room.room_id, &member.id);
         let found = self.get(&key).await?;
         let expected = found.as_ref().map(|found| found.revision);
@@ -245,13 +278,14 @@ impl Members {
         {
             record.grant.since = present.grant.since;
             if (present.role, present.visible) == (role, visible) {
-                lock(&self.known).put(&key, Versioned { value: Record::Member(present), revision });
+                // an earlier call may have done it without having told the others
+                self.spread(&key, Record::Member(present), revision, told).await;
                 return Ok(true);
             }
         } else if lock(&self.known).count(&room.room_id) >= MEMBERS_PER_ROOM_MAX {
             return Err(too_many("members of a room", MEMBERS_PER_ROOM_MAX));
         }
-        self.put(&key, Record::Member(record), expected).await
+        self.put(&key, Record::Member(record), expected, told).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Versioned<Record>>> {
@@ -262,7 +296,7 @@ impl Members {
     }
 
     /// False: somebody else was faster.
-    async fn put(&self, key: &str, value: Record, expected: Option<u64>) -> Result<bool> {
+    async fn put(&self, key: &str, value: Record, expected: Option<u64>, told: &mut Vec<Told>) -> Result<bool> {
         let revision = match &self.kept {
             Kept::Bucket(bucket) => match expected {
                 Some(expected) => bucket.put(key, &value, Some(expected)).await?,
@@ -271,24 +305,41 @@ impl Members {
             Kept::Here(here) => lock(here).put(key, &value, expected),
         };
         let Some(revision) = revision else { return Ok(false) };
-        lock(&self.known).put(key, Versioned { value, revision });
+        self.spread(key, value, revision, told).await;
         Ok(true)
     }
 
+    /// Takes in what the bucket has, here and on the other instances.
+    async fn spread(&self, key: &str, value: Record, revision: u64, told: &mut Vec<Told>) {
+        lock(&self.known).put(key, Versioned { value: value.clone(), revision });
+        told.push(self.changes.tell(changes::Change::Member(MemberChange::put(value, revision))).await);
+    }
+
     /// False: somebody else was faster.
-    async fn delete(&self, room: &RoomId, member: &MemberId, key: &str, expected: u64) -> Result<bool> {
+    async fn delete(
+        &self,
+        room: &RoomId,
+        member: &MemberId,
+        key: &str,
+        expected: u64,
+        told: &mut Vec<Told>,
+    ) -> Result<bool> {
         let is_deleted = match &self.kept {
             Kept::Bucket(bucket) => bucket.delete(key, expected).await?,
             Kept::Here(here) => lock(here).delete(key, expected),
         };
-        if is_deleted {
+        if !is_deleted {
+            return Ok(false);
+        }
+        {
             let mut known = lock(&self.known);
             known.deleted(room, member, expected);
             if matches!(self.kept, Kept::Here(_)) {
                 known.delete(key, u64::MAX);
             }
         }
-        Ok(is_deleted)
+        told.push(self.changes.tell(changes::Change::Member(MemberChange::deleted(room, member, expected))).await);
+        Ok(true)
     }
 }
 

@@ -87,6 +87,10 @@ pub(super) struct Known {
     pub by_creator: HashMap<String, BTreeSet<RoomId>>,
     /// Names told since the watch began again; `None` once all were told.
     pub told: Option<HashSet<String>>,
+    /// The watch has told everything up to this revision.
+    pub told_through: u64,
+    /// Names that other instances deleted, with the revision of what was there, until the watch tells so.
+    pub deleted: HashMap<String, u64>,
 }
 
 impl Known {

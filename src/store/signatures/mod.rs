@@ -11,6 +11,7 @@
 
 mod key;
 mod seal;
+mod stamp;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +28,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(super) use self::seal::Seal;
 use self::{key::SigningKey, seal::Content};
+pub(super) use self::{seal::Seal, stamp::Verdict};
 use super::{
     bucket::{Bucket, Buckets, Change},
     lock,
@@ -183,20 +184,20 @@ impl Signatures {
     /// As [`Self::attribute`], learning the key first if need be.
     pub(super) async fn attribute_surely(&self, room: &Room, message: &mut Message, seal: &Seal) {
         if self.attribute(room, message, seal) == Attribution::UnknownKey {
-            self.learn(seal).await;
+            self.learn(seal.key).await;
             self.attribute(room, message, seal);
         }
     }
 
-    /// Looks into the bucket for the key of this seal.
+    /// Looks into the bucket for the key of this number.
     ///
     /// # Cancel safety
     /// May be dropped at any point; nothing is learnt then.
-    pub(super) async fn learn(&self, seal: &Seal) {
+    pub(super) async fn learn(&self, key: u64) {
         if let Some(bucket) = &self.bucket
-            && let Ok(Some(found)) = bucket.get(&name(seal.key)).await
+            && let Ok(Some(found)) = bucket.get(&name(key)).await
         {
-            self.remember(seal.key, found.value);
+            self.remember(key, found.value);
         } else {
             lock(&self.known).looked_at = Some(Instant::now());
         }

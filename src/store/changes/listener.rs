@@ -1,0 +1,169 @@
+//! Hears what the other instances tell, and says that this one is there.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream, stream::Select};
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use super::{
+    Changes, EVERYBODY, PURPOSE, SIGNATURE,
+    notice::{Change, Envelope, Notice},
+    subject_of,
+};
+use crate::{
+    error::Result,
+    limits::PRESENCE_INTERVAL,
+    store::{lock, members::Members, nats::unavailable, registry::Registry, signatures::Verdict},
+};
+
+/// What hears the other instances. What comes before [`Self::run`] waits.
+pub(in crate::store) struct Listener {
+    changes: Changes,
+    notices: Select<Subscriber, Subscriber>,
+}
+
+/// What takes the changes of other instances in.
+#[derive(Clone, Debug)]
+struct Ears {
+    changes: Changes,
+    registry: Registry,
+    members: Members,
+}
+
+impl Listener {
+    /// Listens from now on, and says that this instance is there: it knows whatever is changed after this returned.
+    pub(in crate::store) async fn open(changes: &Changes) -> Result<Self> {
+        let nats = &changes.0.nats;
+        let subscribe =
+            async |subject: String| nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error));
+        let all = subscribe(EVERYBODY.to_owned()).await?;
+        let own = subscribe(subject_of(&changes.0.instance)).await?;
+        nats.settled().await?;
+        changes.send(EVERYBODY.to_owned(), Notice::Present { asks: true }).await;
+        nats.settled().await?;
+        Ok(Self { changes: changes.clone(), notices: stream::select(all, own) })
+    }
+
+    /// Runs until `stop`, and then says that this instance is going.
+    pub(in crate::store) async fn run(
+        mut self,
+        registry: Registry,
+        members: Members,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let mut connections = self.changes.0.nats.connections();
+        connections.mark_unchanged();
+        let mut interval = time::interval(PRESENCE_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ears = Arc::new(Ears { changes: self.changes.clone(), registry, members });
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                message = self.notices.next() => message,
+                // who came meanwhile is not known, nor whether the others still know this one
+                _ = connections.changed() => {
+                    self.changes.send(EVERYBODY.to_owned(), Notice::Present { asks: true }).await;
+                    continue;
+                }
+                _ = interval.tick() => {
+                    self.changes.send(EVERYBODY.to_owned(), Notice::Present { asks: false }).await;
+                    continue;
+                }
+            };
+            let Some(message) = message else { return };
+            if let Some(key) = ears.hear(&message).await {
+                // not waited for: others are heard meanwhile, and revisions order all
+                let (ears, stop) = (Arc::clone(&ears), stop.clone());
+                tasks.spawn(async move {
+                    let learning = async {
+                        ears.changes.0.signatures.learn(key).await;
+                        ears.hear(&message).await;
+                    };
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = learning => {}
+                    }
+                });
+            }
+        }
+        self.changes.send(EVERYBODY.to_owned(), Notice::Leaving).await;
+    }
+}
+
+impl Ears {
+    /// Takes a notice in. The number of its key, if that is not known.
+    async fn hear(&self, message: &Message) -> Option<u64> {
+        let Changes(inner) = &self.changes;
+        let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE));
+        let Some(signature) = signature else {
+            self.answer_the_question(message).await;
+            return None;
+        };
+        match inner.signatures.verify(PURPOSE, &message.payload, signature.as_str()) {
+            Verdict::Right => {}
+            Verdict::Wrong => {
+                debug!("a notice whose signature is wrong is ignored");
+                return None;
+            }
+            Verdict::UnknownKey(key) => return Some(key),
+        }
+        let envelope: Envelope = match serde_json::from_slice(&message.payload) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                // of a newer version, perhaps
+                debug!(%error, "a notice of another instance cannot be read");
+                return None;
+            }
+        };
+        if envelope.from == *inner.instance || envelope.subject != message.subject.as_str() {
+            return None;
+        }
+        self.take(envelope).await;
+        None
+    }
+
+    async fn take(&self, Envelope { from, notice, .. }: Envelope) {
+        let Changes(inner) = &self.changes;
+        match notice {
+            Notice::Present { asks } => {
+                lock(&inner.state).others.seen(&from, Instant::now());
+                if asks {
+                    self.changes.send(EVERYBODY.to_owned(), Notice::Present { asks: false }).await;
+                }
+            }
+            Notice::Leaving => lock(&inner.state).others.gone(&from),
+            Notice::Change { number, change } => {
+                self.apply(change);
+                self.changes.send(subject_of(&from), Notice::Heard { number }).await;
+            }
+            Notice::Heard { number } => lock(&inner.state).settle(number, &from),
+        }
+    }
+
+    fn apply(&self, change: Change) {
+        match change {
+            Change::Member(change) => self.members.hear(change),
+            Change::Room(change) => self.registry.hear(change),
+            Change::MessageDeleted { room_id, epoch, sequence } => {
+                if let Some(registered) = self.registry.known(&room_id) {
+                    registered.deleted(epoch, sequence);
+                }
+            }
+        }
+    }
+
+    /// Whoever asks whether this instance is there hears that it is.
+    async fn answer_the_question(&self, message: &Message) {
+        if message.payload.is_empty()
+            && let Some(reply) = message.reply.clone()
+        {
+            let _ = self.changes.0.nats.client.publish(reply, Bytes::new()).await;
+        }
+    }
+}

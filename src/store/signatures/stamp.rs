@@ -1,0 +1,78 @@
+//! Signatures of what the instances tell each other, with the same keys as those of messages.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::hmac;
+
+use super::{LOOK_INTERVAL, Signatures, lock};
+
+/// Whether a signature is that of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Verdict {
+    Right,
+    Wrong,
+    /// It names a key that this instance has not heard of yet: [`Signatures::learn`] it, and ask again.
+    UnknownKey(u64),
+}
+
+impl Signatures {
+    /// Signs with the newest key: `<key id>.<MAC in URL-safe base64>`. `None` while there is no key.
+    pub(in crate::store) fn sign(&self, purpose: &[u8], bytes: &[u8]) -> Option<String> {
+        let (id, key) = lock(&self.known).keys.last_key_value().map(|(id, key)| (*id, key.clone()))?;
+        let mac = hmac::sign(&key.hmac, &signed(purpose, bytes));
+        Some(format!("{id}.{}", URL_SAFE_NO_PAD.encode(mac)))
+    }
+
+    pub(in crate::store) fn verify(&self, purpose: &[u8], bytes: &[u8], signature: &str) -> Verdict {
+        let parts = signature.split_once('.');
+        let read = parts.and_then(|(id, mac)| Some((id.parse().ok()?, URL_SAFE_NO_PAD.decode(mac).ok()?)));
+        let Some((id, mac)) = read else { return Verdict::Wrong };
+        let key = {
+            let known = lock(&self.known);
+            match known.keys.get(&id) {
+                Some(key) => key.clone(),
+                None if known.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) => return Verdict::Wrong,
+                None => return Verdict::UnknownKey(id),
+            }
+        };
+        let is_right = hmac::verify(&key.hmac, &signed(purpose, bytes), &mac).is_ok();
+        if is_right { Verdict::Right } else { Verdict::Wrong }
+    }
+}
+
+/// The purpose with its length before it, so that nothing that is signed for one is taken for another.
+fn signed(purpose: &[u8], bytes: &[u8]) -> Vec<u8> {
+    [&(purpose.len() as u64).to_be_bytes(), purpose, bytes].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::{super::key::SigningKey, *};
+
+    fn instance(keys: &[(u64, u8)]) -> Signatures {
+        let signatures = Signatures { bucket: None, known: Arc::default(), lacking: Arc::default() };
+        for (id, byte) in keys {
+            signatures.remember(*id, SigningKey::new([*byte; 32]));
+        }
+        signatures
+    }
+
+    #[test]
+    fn only_the_holder_of_a_key_signs_and_only_this_for_this_purpose() {
+        let (one, other) = (instance(&[(1, 1), (2, 2)]), instance(&[(1, 1), (2, 2), (3, 3)]));
+        let signature = one.sign(b"purpose", b"bytes").unwrap();
+        assert_eq!(other.verify(b"purpose", b"bytes", &signature), Verdict::Right);
+        assert_eq!(other.verify(b"purpose", b"byte", &signature), Verdict::Wrong);
+        assert_eq!(other.verify(b"purposeb", b"ytes", &signature), Verdict::Wrong);
+        let newer = other.sign(b"purpose", b"bytes").unwrap();
+        assert_eq!(one.verify(b"purpose", b"bytes", &newer), Verdict::UnknownKey(3));
+        let foreign = instance(&[(2, 7)]).sign(b"purpose", b"bytes").unwrap();
+        assert_eq!(one.verify(b"purpose", b"bytes", &foreign), Verdict::Wrong);
+        for broken in ["", ".", "2", "2.", "2.!", "x.AAAA", "2.AAAA"] {
+            assert_eq!(one.verify(b"purpose", b"bytes", broken), Verdict::Wrong, "{broken:?}");
+        }
+        assert_eq!(instance(&[]).sign(b"purpose", b"bytes"), None);
+    }
+}

@@ -381,8 +381,10 @@ impl Drop for Abandon {
     }
 }
 
+/// Whether trying again does not help. A refusal that means nothing by itself may come of a setting that another program gave
+/// the stream a moment ago, and the next look takes that back.
 fn is_final(error: &Error) -> bool {
-    !matches!(error.reason(), Reason::NatsUnavailable | Reason::Timeout)
+    !matches!(error.reason(), Reason::NatsUnavailable | Reason::Timeout | Reason::Internal)
 }
 
 fn recreated() -> Error {

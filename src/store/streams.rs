@@ -327,6 +327,7 @@ fn settings(room: &Room, base: Config) -> Config {
         sources: None,
         subject_delete_marker_ttl: None,
         consumer_limits: None,
+        first_sequence: None,
         num_replicas: room.replicas.try_into().unwrap_or(1),
         max_age,
         max_bytes: retention.max_bytes.unwrap_or(-1),

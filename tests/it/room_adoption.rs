@@ -185,7 +185,7 @@ async fn every_setting_that_is_adopted_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_native_program_makes_of_a_rooms_stream_is_taken_back() {
     // Goal: a room that was adopted stays one that works. Method: update its stream to each setting that a room cannot have, as
-    // far as NATS allows; the settings come back, and the room works.
+    // far as NATS allows; the settings come back, the room works, and an open subscription goes on.
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let mut client = unibus.client().await;
@@ -196,6 +196,8 @@ async fn what_a_native_program_makes_of_a_rooms_stream_is_taken_back() {
     for (case, config) in incompatible() {
         create_room(&client, "legacy").await;
         let own = nats.stream("legacy").await.cached_info().config.clone();
+        let mut live = Frames::transient(&client, "legacy").await;
+        live.until_caught_up().await;
         if jetstream.update_stream(config).await.is_ok() {
             changed += 1;
             eventually(Duration::from_secs(10), async || {
@@ -212,6 +214,7 @@ async fn what_a_native_program_makes_of_a_rooms_stream_is_taken_back() {
             })
             .await;
             assert_works(&client, case).await;
+            assert_eq!(payloads(&live.messages(4).await), ["id", "a", "b", "live"], "{case}");
         }
         client.delete_room(DeleteRoomRequest { room_id: "legacy".into() }).await.unwrap();
     }
@@ -234,6 +237,7 @@ async fn a_sealed_room_is_still_read() {
     let refused = together(&client, vec![plain("legacy", "2"), plain("legacy", "3")]).await;
     assert_status(refused, Code::ResourceExhausted, "STORAGE_FULL");
     assert_eq!(payloads(&history(&client, "legacy", 0).await.messages), ["1"]);
+    assert_eq!(payloads(&Frames::transient(&client, "legacy").await.until_caught_up().await), ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

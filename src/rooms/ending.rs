@@ -97,8 +97,16 @@ impl Ending {
         {
             return not_found(&self.registered.room.room_id);
         }
-        error.again().with("position", position)
+        went_silent(error.again()).with("position", position)
     }
+}
+
+/// What ends an open subscription when NATS did not answer: nothing that the subscription asked for was left half done.
+pub(super) fn went_silent(error: Error) -> Error {
+    if error.reason() != Reason::Timeout {
+        return error;
+    }
+    Error::new(Reason::NatsUnavailable, "NATS did not answer for too long; subscribe again").because(error)
 }
 
 /// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     domain::{Acknowledged, Caller, Draft, RoomId},
     error::{Error, Reason, Result, Violations},
-    limits::{PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX},
+    limits::{ACK_TIME_MIN, PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX, PUBLISH_TIMEOUT},
     store::{Pending, Registered, Source, ttl_not_allowed},
 };
 
@@ -21,8 +22,20 @@ impl Rooms {
     /// # Errors
     /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
-        let registered = self.permit(caller, id, Right::Write).await?;
-        self.enter_one(caller, &registered, draft, None).await?.outcome().await
+        let deadline = publish_deadline();
+        let registered = self.permit_publishing(caller, id, deadline).await?;
+        self.enter_one(caller, &registered, draft, None, deadline).await?.outcome().await
+    }
+
+    /// The room, if it is found in time and the caller may publish to it.
+    async fn permit_publishing(&self, caller: &Caller, id: &RoomId, deadline: Instant) -> Result<Arc<Registered>> {
+        let permitted = time::timeout_at(deadline - ACK_TIME_MIN, self.permit(caller, id, Right::Write)).await;
+        match permitted {
+            // whoever asks for more is answered so too: nothing was sent
+            Ok(Err(error)) if error.reason() == Reason::Timeout => Err(not_sent().because(error)),
+            Ok(permitted) => permitted,
+            Err(elapsed) => Err(not_sent().because(elapsed)),
+        }
     }
 
     /// A client that publishes without waiting for each answer.
@@ -43,14 +56,15 @@ impl Rooms {
         drafts: Vec<Result<Draft>>,
     ) -> Result<Vec<Result<Acknowledged>>> {
         check_batch(drafts.len(), drafts.iter().flatten().map(Draft::bytes).sum())?;
-        let registered = self.permit(caller, id, Right::Write).await?;
+        let deadline = publish_deadline();
+        let registered = self.permit_publishing(caller, id, deadline).await?;
         let valid = drafts.iter().flatten();
         self.allowances.publish(caller, valid.clone().count(), valid.map(Draft::bytes).sum())?;
         let source = self.store.source();
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
             pending.push(match draft {
-                Ok(draft) => self.enter(&registered, draft.by(caller), Some(source)).await,
+                Ok(draft) => self.enter(&registered, draft.by(caller), Some(source), deadline).await,
                 Err(error) => Err(error),
             });
         }
@@ -75,7 +89,8 @@ impl Rooms {
         drafts: Vec<Draft>,
     ) -> Result<Vec<Acknowledged>> {
         check_batch(drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
-        let registered = self.permit(caller, id, Right::Write).await?;
+        let deadline = publish_deadline();
+        let registered = self.permit_publishing(caller, id, deadline).await?;
         if !registered.room.persist {
             return Err(Error::new(
                 Reason::RoomNotPersisted,
@@ -88,7 +103,7 @@ impl Rooms {
         }
         self.allowances.publish(caller, drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
         let drafts = drafts.into_iter().map(|draft| draft.by(caller)).collect();
-        self.store.store_all(&registered, drafts).await
+        self.store.store_all(&registered, drafts, deadline).await
     }
 
     /// As [`Self::enter`], and counts it among what the caller may publish.
@@ -98,15 +113,22 @@ impl Rooms {
         registered: &Arc<Registered>,
         draft: Draft,
         source: Option<Source>,
+        deadline: Instant,
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
         self.allowances.publish(caller, 1, draft.bytes())?;
-        self.store.enter(registered, draft.by(caller), source).await
+        self.store.enter(registered, draft.by(caller), source, deadline).await
     }
 
-    async fn enter(&self, registered: &Arc<Registered>, draft: Draft, source: Option<Source>) -> Result<Pending> {
+    async fn enter(
+        &self,
+        registered: &Arc<Registered>,
+        draft: Draft,
+        source: Option<Source>,
+        deadline: Instant,
+    ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
-        self.store.enter(registered, draft, source).await
+        self.store.enter(registered, draft, source, deadline).await
     }
 
     /// Refuses what the room does not take; `prefix` stands before the names of fields.
@@ -161,8 +183,9 @@ impl Publishing {
     /// # Cancel safety
     /// A call that is dropped has not stored the message.
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
-        let registered = self.rooms.permit(&self.caller, id, Right::Write).await?;
-        self.rooms.enter_one(&self.caller, &registered, draft, Some(self.source)).await
+        let deadline = publish_deadline();
+        let registered = self.rooms.permit_publishing(&self.caller, id, deadline).await?;
+        self.rooms.enter_one(&self.caller, &registered, draft, Some(self.source), deadline).await
     }
 
     /// Completes when the caller's credentials expire, with the error that the stream ends with then.
@@ -190,6 +213,15 @@ impl Publishing {
             "this instance is stopping; what has no result was not published: publish it on another instance or shortly",
         )
     }
+}
+
+/// By when a publish that begins now is answered.
+fn publish_deadline() -> Instant {
+    Instant::now() + PUBLISH_TIMEOUT
+}
+
+fn not_sent() -> Error {
+    Error::new(Reason::NatsUnavailable, "NATS does not answer just now; nothing was stored, publish it again shortly")
 }
 
 fn check_batch(messages: usize, bytes: usize) -> Result<()> {

@@ -12,7 +12,7 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     Encode, Frame,
-    ending::{End, Ending, Rare},
+    ending::{End, Ending, Rare, went_silent},
     log_batches::{LogBatch, LogBatches},
     subscribers::Session,
     upstream::Tap,
@@ -237,7 +237,7 @@ fn log_frames(
                     let state = match Box::pin(store.log_state(&ending.registered.room)).await {
                         Ok(state) => state,
                         Err(error) => {
-                            yield Err(error.with("position", seek.position));
+                            yield Err(went_silent(error).with("position", seek.position));
                             return;
                         }
                     };

@@ -36,7 +36,10 @@ mod watchdog;
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use tokio::{sync::oneshot, time};
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -314,11 +317,12 @@ impl Store {
         registered: &Arc<Registered>,
         draft: Draft,
         source: Option<Source>,
+        deadline: Instant,
     ) -> Result<Pending> {
         if registered.room.persist {
-            return self.publisher.enter(registered, draft, source).await;
+            return self.publisher.enter(registered, draft, source, deadline).await;
         }
-        self.publisher.send(&registered.room, draft).await.map(Pending::sent)
+        self.publisher.send(&registered.room, draft, deadline).await.map(Pending::sent)
     }
 
     /// Stores all messages, in sequence and with nothing between them, or none.
@@ -329,8 +333,9 @@ impl Store {
         &self,
         registered: &Arc<Registered>,
         drafts: Vec<Draft>,
+        deadline: Instant,
     ) -> Result<Vec<Acknowledged>> {
-        self.publisher.store_all(registered, drafts).await
+        self.publisher.store_all(registered, drafts, deadline).await
     }
 
     /// Reads a page of history, given what the log held a moment ago.

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     domain::{Acknowledged, Draft},
     error::{Error, Reason, Result},
-    limits::PUBLISH_TIMEOUT,
 };
 
 impl Publisher {
@@ -32,19 +31,20 @@ impl Publisher {
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         mut drafts: Vec<Draft>,
+        deadline: Instant,
     ) -> Result<Vec<Acknowledged>> {
         if drafts.len() == 1
             && let Some(draft) = drafts.pop()
         {
-            return Ok(vec![self.enter(registered, draft, None).await?.outcome().await?]);
+            return Ok(vec![self.enter(registered, draft, None, deadline).await?.outcome().await?]);
         }
         let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
         let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
         check_kept_together(&registered.room, &messages)?;
         let expectation = messages.first().and_then(|first| Expectation::of(&first.draft));
-        let outcome = self.queue(registered, Work::All(Arc::clone(&messages)), None).await?;
-        match outcome.await {
-            Ok(Outcome::Stored { sequence: last, .. }) => {
+        let mut ticket = self.queue(registered, Work::All(Arc::clone(&messages)), None, deadline).await?;
+        match ticket.outcome().await {
+            Outcome::Stored { sequence: last, .. } => {
                 let first = (last + 1).saturating_sub(messages.len() as u64);
                 let durability = self.durability_of(&registered.room);
                 Ok(messages
@@ -53,13 +53,13 @@ impl Publisher {
                     .map(|(_, sequence)| acknowledged(sequence, false, durability))
                     .collect())
             }
-            Ok(Outcome::Refused(error)) if is_duplicate(&error) || is_mismatch(&error) => {
+            Outcome::Refused(error) if is_duplicate(&error) || is_mismatch(&error) => {
                 if let Some(expectation) = expectation.filter(|_| is_mismatch(&error)) {
                     let nats = &self.sender.nats;
                     // it is certain from here on that the first message is stored; the others tell whether all are
-                    expectation.resolve(nats, &self.logs, registered, &error).await?;
+                    expectation.resolve(nats, &self.logs, registered, &error, deadline).await?;
                 }
-                let known = self.known(registered, &messages).await.map_err(|_| outcome_unknown())?;
+                let known = self.known(registered, &messages, deadline).await.map_err(|_| outcome_unknown())?;
                 if let Some(first) = stored_together(&known) {
                     let durability = self.durability_of(&registered.room);
                     let sequences = first..first + messages.len() as u64;
@@ -83,16 +83,18 @@ impl Publisher {
                     Some(_) | None => Err(refused(&error)),
                 }
             }
-            Ok(Outcome::Refused(error)) => Err(refused(&error)),
-            Ok(Outcome::Failed(error)) => Err(error),
-            // the service was stopped under way
-            Err(_) => Err(outcome_unknown()),
+            Outcome::Refused(error) => Err(refused(&error)),
+            Outcome::Failed(error) => Err(error),
         }
     }
 
     /// Where each message was stored before, as JetStream knows by the message ids; nothing is stored by asking.
-    async fn known(&self, registered: &Registered, messages: &[Outgoing]) -> Result<Vec<Option<u64>>> {
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+    async fn known(
+        &self,
+        registered: &Registered,
+        messages: &[Outgoing],
+        deadline: Instant,
+    ) -> Result<Vec<Option<u64>>> {
         let stream: Arc<str> = streams::name(&registered.room.room_id).into();
         let mut asked = Vec::with_capacity(messages.len());
         for Outgoing { draft, .. } in messages {
@@ -104,10 +106,11 @@ impl Publisher {
             let subject = registered.room.subject.as_str().to_owned();
             let headers = probe_headers(message_id);
             let client = &self.sender.nats.client;
-            client
-                .publish_with_reply_and_headers(subject, reply_to, headers, Bytes::new())
-                .await
-                .map_err(|error| unavailable().because(error))?;
+            let asking = client.publish_with_reply_and_headers(subject, reply_to, headers, Bytes::new());
+            match time::timeout_at(deadline, asking).await {
+                Ok(sent) => sent.map_err(|error| unavailable().because(error))?,
+                Err(elapsed) => return Err(unavailable().because(elapsed)),
+            }
             asked.push(Some(expected));
         }
         let mut known = Vec::with_capacity(asked.len());

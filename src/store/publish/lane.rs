@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use async_nats::jetstream;
@@ -13,11 +16,11 @@ use tokio::{
 
 use super::{
     super::{Registered, lock, nats::unavailable},
-    wire::Outgoing,
+    wire::{Outgoing, outcome_unknown},
 };
 use crate::{
     error::{Error, Result},
-    limits::{ACK_TIME_MIN, PUBLISH_TIMEOUT, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
+    limits::{ACK_TIME_MIN, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
 };
 
 /// Who publishes: what one source sends to a room is stored in the order sent.
@@ -44,6 +47,43 @@ pub(super) enum Outcome {
     Failed(Error),
 }
 
+/// Whether a job was handed to NATS: what was not can be taken back by whoever waits for it.
+#[derive(Debug, Default)]
+struct Hold(AtomicU8);
+
+impl Hold {
+    const WAITING: u8 = 0;
+    const SENT: u8 = 1;
+    const TAKEN_BACK: u8 = 2;
+
+    fn leave_waiting(&self, to: u8) -> bool {
+        self.0.compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// What whoever waits for a job has of it.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    outcome: oneshot::Receiver<Outcome>,
+    hold: Arc<Hold>,
+    pub deadline: Instant,
+}
+
+impl Ticket {
+    /// What becomes of the job, at its deadline at the latest.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have stored the messages.
+    pub(super) async fn outcome(&mut self) -> Outcome {
+        match timeout_at(self.deadline, &mut self.outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // the service was stopped under way, or its worker was held up
+            Ok(Err(_)) | Err(_) if self.hold.leave_waiting(Hold::TAKEN_BACK) => Outcome::Failed(unavailable()),
+            Ok(Err(_)) | Err(_) => Outcome::Failed(outcome_unknown()),
+        }
+    }
+}
+
 /// A publish that waits.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -54,11 +94,12 @@ pub(super) struct Job {
     pub since: Instant,
     pub deadline: Instant,
     tell: oneshot::Sender<Outcome>,
+    hold: Arc<Hold>,
     _place: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// When what has this deadline has to be sent, so that its acknowledgement can come in time.
-fn send_by(deadline: Instant) -> Instant {
+pub(super) fn send_by(deadline: Instant) -> Instant {
     deadline - ACK_TIME_MIN
 }
 
@@ -80,6 +121,16 @@ impl Job {
     /// Whether nobody waits for the answer any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
+    }
+
+    /// Is about to be handed to NATS. False: it was taken back.
+    pub(super) fn begin(&self) -> bool {
+        self.hold.leave_waiting(Hold::SENT)
+    }
+
+    /// It is certain that it was not stored, and it is to be sent again.
+    pub(super) fn begin_again(&self) {
+        self.hold.0.store(Hold::WAITING, Ordering::Release);
     }
 }
 
@@ -139,7 +190,7 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Waits for a place, takes it, and gives where the outcome is told; true if a worker must be called.
+    /// Waits for a place, takes it, and gives what the outcome is heard by; true if a worker must be called.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE` when the room has been full for the whole time that a publish may take; nothing was done.
@@ -151,9 +202,9 @@ impl Lane {
         registered: &Arc<Registered>,
         work: Work,
         source: Option<Source>,
-    ) -> Result<(oneshot::Receiver<Outcome>, bool)> {
+        deadline: Instant,
+    ) -> Result<(Ticket, bool)> {
         let since = Instant::now();
-        let deadline = since + PUBLISH_TIMEOUT;
         let (messages, bytes) = match &work {
             Work::One(message) => (1, message.draft.bytes()),
             Work::All(messages) => (messages.len(), messages.iter().map(|message| message.draft.bytes()).sum()),
@@ -166,14 +217,15 @@ impl Lane {
         };
         let Ok(Some(place)) = timeout_at(send_by(deadline), place).await else { return Err(unavailable()) };
         let (tell, outcome) = oneshot::channel();
-        let registered = Arc::clone(registered);
-        let job = Job { registered, work, source, bytes, since, deadline, tell, _place: place };
+        let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
+        let ticket = Ticket { outcome, hold: Arc::clone(&hold), deadline };
+        let job = Job { registered, work, source, bytes, since, deadline, tell, hold, _place: place };
         let mut queue = lock(&self.queue);
         queue.jobs.push_back(job);
         let needs_worker = !std::mem::replace(&mut queue.is_served, true);
         drop(queue);
         self.wake.notify_one();
-        Ok((outcome, needs_worker))
+        Ok((ticket, needs_worker))
     }
 
     /// Puts jobs back before all others.

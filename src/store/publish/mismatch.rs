@@ -64,11 +64,12 @@ impl Expectation {
         logs: &Logs,
         registered: &Registered,
         refusal: &jetstream::Error,
+        deadline: Instant,
     ) -> Result<u64> {
         if !is_replicated(&registered.room) && self.message_id.is_none() {
             return Err(refused(refusal));
         }
-        let give_up = Instant::now() + STALE_ANSWER_TIMEOUT;
+        let give_up = deadline.min(Instant::now() + STALE_ANSWER_TIMEOUT);
         let place = async {
             loop {
                 if let Ok(Some(place)) = self.place(nats, logs, registered).await {

@@ -22,13 +22,13 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::oneshot;
+use tokio::time::{self, Instant};
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::gate::Gate;
 use self::{
     acks::{AckListener, Acks},
-    lane::{Lanes, Outcome, Work},
+    lane::{Lanes, Ticket, Work},
     mismatch::Expectation,
     sender::Sender,
     wire::Outgoing,
@@ -94,23 +94,26 @@ impl Publisher {
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`; nothing was sent.
-    pub(super) async fn send(&self, room: &Room, draft: Draft) -> Result<Acknowledged> {
-        let nats = &self.sender.nats;
-        nats.ready().await?;
+    pub(super) async fn send(&self, room: &Room, draft: Draft, deadline: Instant) -> Result<Acknowledged> {
         let outgoing = self.seal(room, draft)?;
-        let (headers, payload) = (wire::headers(&outgoing), outgoing.draft.payload);
-        let subject = room.subject.as_str().to_owned();
-        let sent = if headers.is_empty() {
-            nats.client.publish(subject, payload).await
-        } else {
-            nats.client.publish_with_headers(subject, headers, payload).await
+        let nats = &self.sender.nats;
+        let sending = async {
+            nats.ready().await?;
+            let (headers, payload) = (wire::headers(&outgoing), outgoing.draft.payload);
+            let subject = room.subject.as_str().to_owned();
+            let sent = if headers.is_empty() {
+                nats.client.publish(subject, payload).await
+            } else {
+                nats.client.publish_with_headers(subject, headers, payload).await
+            };
+            sent.map_err(|error| unavailable().because(error))
         };
-        sent.map_err(|error| unavailable().because(error))?;
+        time::timeout_at(deadline, sending).await.map_err(|elapsed| unavailable().because(elapsed))??;
         Ok(acknowledged(0, false, Durability::None))
     }
 
     /// Puts a message into the queue of its room; it is stored after all that entered before. What is pending says what
-    /// becomes of it. Of one source the messages are stored in the order in which they entered, whatever happens.
+    /// becomes of it, by the deadline. Of one source the messages are stored in the order in which they entered, whatever happens.
     ///
     /// # Errors
     /// `STORAGE_FULL`; `NATS_UNAVAILABLE` when the queue stays full. Nothing was done.
@@ -122,12 +125,13 @@ impl Publisher {
         registered: &Arc<Registered>,
         draft: Draft,
         source: Option<Source>,
+        deadline: Instant,
     ) -> Result<Pending> {
         let expectation = Expectation::of(&draft);
         let outgoing = self.seal(&registered.room, draft)?;
         wire::check_kept(&registered.room, &outgoing, "payload")?;
-        let outcome = self.queue(registered, Work::One(Box::new(outgoing)), source).await?;
-        Ok(Pending::new(self, registered, expectation, outcome))
+        let ticket = self.queue(registered, Work::One(Box::new(outgoing)), source, deadline).await?;
+        Ok(Pending::new(self, registered, expectation, ticket))
     }
 
     /// Refuses bounds on what a room keeps that leave no room for any message of this publisher.
@@ -155,16 +159,17 @@ impl Publisher {
         registered: &Arc<Registered>,
         work: Work,
         source: Option<Source>,
-    ) -> Result<oneshot::Receiver<Outcome>> {
+        deadline: Instant,
+    ) -> Result<Ticket> {
         self.gate.enter(&registered.room)?;
         let lane = self.lanes.get(streams::name(&registered.room.room_id));
-        let (outcome, needs_worker) = lane.enter(registered, work, source).await?;
+        let (ticket, needs_worker) = lane.enter(registered, work, source, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
             let mark = self.logs.mark(&registered.room);
             self.tasks.spawn(Worker::new(lane, Arc::clone(self), groups, mark).run());
         }
-        Ok(outcome)
+        Ok(ticket)
     }
 
     fn durability_of(&self, room: &Room) -> Durability {

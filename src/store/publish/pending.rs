@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::{
     super::Registered,
     Publisher, acknowledged,
-    lane::Outcome,
+    lane::{Outcome, Ticket},
     mismatch::Expectation,
-    wire::{is_mismatch, outcome_unknown, refused},
+    wire::{is_mismatch, refused},
 };
 use crate::{domain::Acknowledged, error::Result};
 
@@ -28,7 +26,7 @@ struct Waiting {
     publisher: Arc<Publisher>,
     registered: Arc<Registered>,
     expectation: Option<Expectation>,
-    outcome: oneshot::Receiver<Outcome>,
+    ticket: Ticket,
 }
 
 impl Pending {
@@ -36,10 +34,10 @@ impl Pending {
         publisher: &Arc<Publisher>,
         registered: &Arc<Registered>,
         expectation: Option<Expectation>,
-        outcome: oneshot::Receiver<Outcome>,
+        ticket: Ticket,
     ) -> Self {
         let (publisher, registered) = (Arc::clone(publisher), Arc::clone(registered));
-        Self(State::Waiting(Waiting { publisher, registered, expectation, outcome }))
+        Self(State::Waiting(Waiting { publisher, registered, expectation, ticket }))
     }
 
     /// A message that was handed over and is not stored.
@@ -47,7 +45,7 @@ impl Pending {
         Self(State::Sent(acknowledged))
     }
 
-    /// Waits for what becomes of the message.
+    /// Waits for what becomes of the message, until its deadline at the latest.
     ///
     /// # Errors
     /// `SEQUENCE_MISMATCH`, `TTL_NOT_ALLOWED`, `STORAGE_FULL`, `CONFLICT`, `ROOM_NOT_FOUND`, `NATS_UNAVAILABLE`: not
@@ -56,24 +54,23 @@ impl Pending {
     /// # Cancel safety
     /// A call that is dropped may have stored the message.
     pub(crate) async fn outcome(self) -> Result<Acknowledged> {
-        let Waiting { publisher, registered, expectation, outcome } = match self.0 {
+        let Waiting { publisher, registered, expectation, mut ticket } = match self.0 {
             State::Sent(acknowledged) => return Ok(acknowledged),
             State::Waiting(waiting) => waiting,
         };
         let durability = publisher.durability_of(&registered.room);
         let nats = &publisher.sender.nats;
-        match outcome.await {
-            Ok(Outcome::Stored { sequence, duplicate }) => Ok(acknowledged(sequence, duplicate, durability)),
-            Ok(Outcome::Refused(error)) => match expectation.filter(|_| is_mismatch(&error)) {
+        match ticket.outcome().await {
+            Outcome::Stored { sequence, duplicate } => Ok(acknowledged(sequence, duplicate, durability)),
+            Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {
                 Some(expectation) => {
-                    let sequence = expectation.resolve(nats, &publisher.logs, &registered, &error).await?;
+                    let logs = &publisher.logs;
+                    let sequence = expectation.resolve(nats, logs, &registered, &error, ticket.deadline).await?;
                     Ok(acknowledged(sequence, true, durability))
                 }
                 None => Err(refused(&error)),
             },
-            Ok(Outcome::Failed(error)) => Err(error),
-            // the service was stopped under way
-            Err(_) => Err(outcome_unknown()),
+            Outcome::Failed(error) => Err(error),
         }
     }
 }

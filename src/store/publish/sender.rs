@@ -7,6 +7,7 @@ use tokio::time::{self, Instant};
 use super::{
     super::nats::{Nats, unavailable},
     acks::{Acks, Batch, Expected, Reply},
+    lane::send_by,
     wire::{Outgoing, batch_headers, headers},
 };
 use crate::{domain::Room, error::Result};
@@ -31,7 +32,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends one message; the answer is to be awaited.
+    /// Sends one message, by then at the latest; the answer is to be awaited.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`; nothing was sent.
@@ -40,7 +41,7 @@ impl Sender {
         stream: &Arc<str>,
         room: &Room,
         outgoing: &Outgoing,
-        deadline: Instant,
+        by: Instant,
     ) -> Result<Expected> {
         let (expected, reply_to) = self.acks.expect(stream, None);
         let subject = room.subject.as_str().to_owned();
@@ -53,7 +54,7 @@ impl Sender {
                 self.nats.client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await
             }
         };
-        match time::timeout_at(deadline, sending).await {
+        match time::timeout_at(by, sending).await {
             Ok(Ok(())) => Ok(expected),
             Ok(Err(error)) => Err(unavailable().because(error)),
             Err(elapsed) => Err(unavailable().because(elapsed)),
@@ -88,7 +89,7 @@ impl Sender {
             Ok::<_, async_nats::PublishError>(())
         };
         // without its commit, which is sent last, nothing of a batch is stored
-        let Ok(Ok(())) = time::timeout_at(deadline, sending).await else { return Commit::NotSent };
+        let Ok(Ok(())) = time::timeout_at(send_by(deadline), sending).await else { return Commit::NotSent };
         let mut by = deadline;
         loop {
             tokio::select! {

@@ -189,10 +189,10 @@ pub(super) fn outcome_unknown() -> Error {
     )
 }
 
-/// The same error for one more caller.
+/// The same error for one more caller, whose message was certainly not stored.
 pub(super) fn again(error: &Error) -> Error {
     match error.reason() {
-        Reason::NatsUnavailable => unavailable(),
+        Reason::NatsUnavailable | Reason::Timeout => unavailable(),
         reason => Error::new(reason, error.message().to_owned()),
     }
 }

@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{domain::Room, error::Result, limits::NATS_GRACE};
 
-/// First wait before a publish that nobody took is tried again; doubles.
+/// First wait before a publish that nobody took is tried again; doubles up to the longest one.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
+const RETRY_DELAY_MAX: Duration = Duration::from_millis(400);
 /// How often a lost connection is looked at: an event can be lost.
 const CONNECTION_TICK: Duration = Duration::from_millis(50);
 /// Plain publishes under way at once, where each is acknowledged for itself.
@@ -181,7 +182,10 @@ impl Worker {
     /// Sends one message, without waiting for its answer.
     async fn send(&mut self, job: Job) {
         let Work::One(message) = &job.work else { return job.tell_unavailable() };
-        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, message, job.deadline).await {
+        if !job.begin() {
+            return;
+        }
+        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
                 self.sent_bytes += job.bytes;
                 let deadline = job.deadline;
@@ -235,7 +239,8 @@ impl Worker {
             }
         });
         let sent = self.sent.front().map(|sent| sent.deadline);
-        waiting.into_iter().chain(sent).min().unwrap_or(now + NATS_GRACE)
+        let held = self.held.iter().map(Job::send_by);
+        waiting.into_iter().chain(sent).chain(held).min().unwrap_or(now + NATS_GRACE)
     }
 
     fn expire(&mut self) {
@@ -243,6 +248,7 @@ impl Worker {
         while self.sent.front().is_some_and(|sent| sent.deadline <= now) {
             self.settle(None);
         }
+        self.held.extract_if(.., |job| job.send_by() <= now).for_each(Job::tell_unavailable);
         let is_connected = self.publisher.sender.nats.is_connected();
         let has_expired = |job: &Job| job.send_by() <= now || (!is_connected && job.since + NATS_GRACE <= now);
         let mut queue = lock(&self.lane.queue);
@@ -260,6 +266,7 @@ impl Worker {
         }
         let outcome = match reply {
             Some(Reply::NobodyListens) => {
+                job.begin_again();
                 self.held.push(job);
                 return;
             }
@@ -292,14 +299,14 @@ impl Worker {
     /// Brings the stream back if it is gone, and puts what is held before everything else.
     async fn recover(&mut self) {
         time::sleep(self.retry_delay).await;
-        self.retry_delay *= 2;
+        self.retry_delay = (self.retry_delay * 2).min(RETRY_DELAY_MAX);
         let now = Instant::now();
         for job in self.held.extract_if(.., |job| job.send_by() <= now + self.retry_delay) {
             job.tell_unavailable();
         }
         let held = std::mem::take(&mut self.held);
-        let (Some(first), Some(deadline)) = (held.first(), held.iter().map(|job| job.deadline).min()) else { return };
-        let ensured = time::timeout_at(deadline, self.ensure(first)).await;
+        let (Some(first), Some(by)) = (held.first(), held.iter().map(Job::send_by).min()) else { return };
+        let ensured = time::timeout_at(by, self.ensure(first)).await;
         match ensured.map_err(|_| unavailable()).flatten() {
             Ok(()) => self.lane.put_back(held),
             Err(error) => held.into_iter().for_each(|job| job.tell(Outcome::Failed(again(&error)))),
@@ -330,7 +337,8 @@ impl Worker {
     }
 
     /// Commits jobs of one message each together, or leaves them to be published plainly.
-    async fn commit_group(&mut self, jobs: Vec<Job>) {
+    async fn commit_group(&mut self, mut jobs: Vec<Job>) {
+        jobs.retain(Job::begin);
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
         let messages: Vec<_> = jobs
             .iter()
@@ -357,14 +365,19 @@ impl Worker {
                 debug!(stream = &*self.lane.stream, %error, "a group was refused; its messages are published plainly");
                 self.plain_left = jobs.len() << self.refusals.min(REFUSALS_DOUBLED_MAX);
                 self.refusals += 1;
+                jobs.iter().for_each(Job::begin_again);
+                let by = deadline.min(Instant::now() + LOST_ACK_GRACE);
                 if let (true, Some(job)) = (may_pass(&error), jobs.first())
-                    && let Ok(Err(error)) = time::timeout(LOST_ACK_GRACE, self.ensure(job)).await
+                    && let Ok(Err(error)) = time::timeout_at(by, self.ensure(job)).await
                 {
                     warn!(stream = &*self.lane.stream, %error, "the room's stream could not be looked after");
                 }
                 self.lane.put_back(jobs);
             }
-            Commit::Answered(Reply::NobodyListens) => self.held = jobs,
+            Commit::Answered(Reply::NobodyListens) => {
+                jobs.iter().for_each(Job::begin_again);
+                self.held = jobs;
+            }
             Commit::Lost => jobs.into_iter().for_each(|job| job.tell(Outcome::Failed(outcome_unknown()))),
             Commit::NotSent => jobs.into_iter().for_each(Job::tell_unavailable),
         }
@@ -373,6 +386,9 @@ impl Worker {
     /// Commits the messages of one job together, or none of them.
     async fn commit_all(&mut self, job: Job) {
         let Work::All(messages) = &job.work else { return job.tell_unavailable() };
+        if !job.begin() {
+            return;
+        }
         let messages: Vec<_> = messages.iter().collect();
         let (room, epoch) = (&job.registered.room, self.epoch());
         let committed = self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await;
@@ -384,7 +400,10 @@ impl Worker {
                 job.tell(Outcome::Stored { sequence, duplicate });
             }
             Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),
-            Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => self.held.push(job),
+            Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => {
+                job.begin_again();
+                self.held.push(job);
+            }
             Commit::Lost => job.tell(Outcome::Failed(outcome_unknown())),
             Commit::NotSent => job.tell_unavailable(),
         }

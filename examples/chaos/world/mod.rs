@@ -31,6 +31,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 const DISK: &str = "64m";
 /// Size of the store that gets full.
 const STORE: &str = "20MB";
+/// How often the servers of an episode are started at most.
+const STARTS: usize = 3;
 /// How long a cluster may take to agree on something.
 const SETTLE_WITHIN: Duration = Duration::from_secs(40);
 
@@ -100,8 +102,21 @@ impl Programs {
 }
 
 impl World {
-    /// Starts everything, and waits until it serves.
+    /// Starts everything, and waits until it serves. Again with other ports when somebody else was faster to take one.
     pub(crate) async fn start(plan: &Plan, programs: &Programs, dir: &Path) -> Result<Self> {
+        let mut last = None;
+        for attempt in 0..STARTS {
+            let dir = dir.join(format!("start{attempt}"));
+            fs::create_dir_all(&dir)?;
+            match Self::try_start(plan, programs, &dir).await {
+                Ok(world) => return Ok(world),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("not started")))
+    }
+
+    async fn try_start(plan: &Plan, programs: &Programs, dir: &Path) -> Result<Self> {
         let mut world = Self {
             instances: Vec::new(),
             nodes: Vec::new(),

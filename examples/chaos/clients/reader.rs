@@ -78,7 +78,8 @@ pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
             0 => Start::All,
             1 => Start::New,
             2 => Start::Last(rng.u64(1..200)),
-            3 => Start::Since(unix_micros().saturating_sub(rng.u64(..8_000_000))),
+            // up to two seconds ahead, where the service waits for the time to come
+            3 => Start::Since((unix_micros() + 2_000_000).saturating_sub(rng.u64(..10_000_000))),
             4..=6 => Start::After(latest.saturating_sub(rng.u64(..60))),
             _ => Start::After(rng.u64(..=latest)),
         };

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, RequestErrorKind, Subscriber};
+use async_nats::{Client, RequestErrorKind};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::nats::{Nats, unavailable};
+use super::nats::{Listening, Nats};
 use crate::{
     domain::{RoomId, SubscriberId},
     error::{Error, Reason, Result},
@@ -66,20 +65,20 @@ impl Asked {
 #[derive(Debug)]
 pub(crate) struct PeerListener {
     client: Client,
-    requests: Subscriber,
+    requests: Listening,
 }
 
 impl PeerListener {
-    /// The next request; `None` when the connection is closed for good.
+    /// The next request.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(crate) async fn next(&mut self) -> Option<Asked> {
+    pub(crate) async fn next(&mut self) -> Asked {
         loop {
-            let message = self.requests.next().await?;
+            let message = self.requests.next().await;
             let Some(reply_to) = message.reply else { continue };
             match serde_json::from_slice(&message.payload) {
-                Ok(request) => return Some(Asked { request, client: self.client.clone(), reply_to }),
+                Ok(request) => return Asked { request, client: self.client.clone(), reply_to },
                 Err(error) => warn!(%error, "a request of another instance cannot be read"),
             }
         }
@@ -91,9 +90,8 @@ fn subject(instance: &str) -> String {
 }
 
 pub(super) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
-    let requests = nats.client.subscribe(subject(instance)).await.map_err(|error| unavailable().because(error))?;
     // on the server before anybody can learn the instance's name
-    nats.settled().await?;
+    let requests = Listening::open(nats, vec![subject(instance)]).await?;
     Ok(PeerListener { client: nats.client.clone(), requests })
 }
 

@@ -2,15 +2,13 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use async_nats::Subscriber;
-use futures_util::StreamExt;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
     logs::Logs,
-    nats::{Nats, unavailable},
+    nats::{Listening, Nats},
     registry::Registry,
 };
 use crate::error::{Reason, Result};
@@ -23,16 +21,12 @@ const SETTLE: Duration = Duration::from_millis(250);
 pub(super) struct Watchdog {
     registry: Registry,
     logs: Logs,
-    advisories: Subscriber,
+    advisories: Listening,
 }
 
 impl Watchdog {
     pub(super) async fn new(nats: &Nats, registry: &Registry, logs: &Logs) -> Result<Self> {
-        let advisories = nats
-            .client
-            .subscribe("$JS.EVENT.ADVISORY.STREAM.*.*")
-            .await
-            .map_err(|error| unavailable().because(error))?;
+        let advisories = Listening::open(nats, vec!["$JS.EVENT.ADVISORY.STREAM.*.*".to_owned()]).await?;
         Ok(Self { registry: registry.clone(), logs: logs.clone(), advisories })
     }
 
@@ -44,10 +38,7 @@ impl Watchdog {
                 async { if changed.is_empty() { std::future::pending().await } else { time::sleep(SETTLE).await } };
             tokio::select! {
                 () = stop.cancelled() => return,
-                advisory = self.advisories.next() => match advisory {
-                    Some(advisory) => changed.extend(room_name(&advisory.subject)),
-                    None => return,
-                },
+                advisory = self.advisories.next() => changed.extend(room_name(&advisory.subject)),
                 () = wait => {
                     for name in changed.drain() {
                         self.look_after(&name).await;

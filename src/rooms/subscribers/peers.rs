@@ -28,7 +28,7 @@ impl Subscribers {
     pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener, stop: CancellationToken) {
         let requests = stream::poll_fn(move |cx| {
             let next = std::pin::pin!(peers.next());
-            next.poll(cx)
+            next.poll(cx).map(Some)
         });
         let serve = requests.for_each_concurrent(WRITES_AT_ONCE, |asked| self.serve_peer(asked));
         tokio::select! {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream, stream::Select};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
@@ -17,13 +16,13 @@ use super::{
 use crate::{
     error::Result,
     limits::PRESENCE_INTERVAL,
-    store::{lock, members::Members, nats::unavailable, registry::Registry, signatures::Verdict},
+    store::{lock, members::Members, nats::Listening, registry::Registry, signatures::Verdict},
 };
 
 /// What hears the other instances. What comes before [`Self::run`] waits.
 pub(in crate::store) struct Listener {
     changes: Changes,
-    notices: Select<Subscriber, Subscriber>,
+    notices: Listening,
 }
 
 /// What takes the changes of other instances in.
@@ -38,14 +37,10 @@ impl Listener {
     /// Listens from now on, and says that this instance is there: it knows whatever is changed after this returned.
     pub(in crate::store) async fn open(changes: &Changes) -> Result<Self> {
         let nats = &changes.0.nats;
-        let subscribe =
-            async |subject: String| nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error));
-        let all = subscribe(EVERYBODY.to_owned()).await?;
-        let own = subscribe(subject_of(&changes.0.instance)).await?;
-        nats.settled().await?;
+        let notices = Listening::open(nats, vec![EVERYBODY.to_owned(), subject_of(&changes.0.instance)]).await?;
         changes.send(EVERYBODY.to_owned(), Notice::Present { asks: true }).await;
         nats.settled().await?;
-        Ok(Self { changes: changes.clone(), notices: stream::select(all, own) })
+        Ok(Self { changes: changes.clone(), notices })
     }
 
     /// Runs until `stop`, and then says that this instance is going.
@@ -76,7 +71,6 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(message) = message else { return };
             if let Some(key) = ears.hear(&message).await {
                 // not waited for: others are heard meanwhile, and revisions order all
                 let (ears, stop) = (Arc::clone(&ears), stop.clone());

@@ -31,6 +31,8 @@ pub(super) struct Links {
     pub reading: Link,
     /// Messages of ephemeral rooms.
     pub live: Link,
+    /// What the instances and the NATS server tell.
+    pub system: Link,
     /// Logs of the rooms that are suspected.
     pub suspect: Link,
     pub suspects: Suspects,
@@ -44,6 +46,7 @@ impl Links {
         Self {
             reading: link("unibus reading"),
             live: link("unibus live"),
+            system: link("unibus system"),
             suspect: link("unibus suspect"),
             suspects: Suspects::default(),
             page_budget: Semaphore::new(PAGES_UNDER_WAY_BYTES_MAX / 1024),

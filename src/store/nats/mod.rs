@@ -7,6 +7,7 @@
 mod connect;
 mod error;
 mod links;
+mod listening;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +39,7 @@ use self::links::Links;
 pub(super) use self::{
     error::{ApiError, is_full, unavailable},
     links::Suspects,
+    listening::Listening,
 };
 use crate::{
     domain::RoomId,

@@ -1,0 +1,66 @@
+//! Subscriptions to what other programs can send to this process, over a connection of their own.
+
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use futures_util::{StreamExt, stream::SelectAll};
+use tokio::time;
+use tracing::debug;
+
+use super::{Nats, unavailable};
+use crate::error::Result;
+
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Subscriptions that are made again when their NATS client has died: a message that it cannot parse costs what was sent
+/// meanwhile, and no publisher its connection.
+#[derive(Debug)]
+pub(in crate::store) struct Listening {
+    nats: Nats,
+    subjects: Vec<String>,
+    heard: SelectAll<Subscriber>,
+}
+
+impl Listening {
+    /// Hears what is sent to these subjects after this returned.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`.
+    pub(in crate::store) async fn open(nats: &Nats, subjects: Vec<String>) -> Result<Self> {
+        let heard = subscribe(nats, &subjects).await?;
+        Ok(Self { nats: nats.clone(), subjects, heard })
+    }
+
+    /// The next message, to whichever subject.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(in crate::store) async fn next(&mut self) -> Message {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            if let Some(message) = self.heard.next().await {
+                return message;
+            }
+            match subscribe(&self.nats, &self.subjects).await {
+                Ok(heard) => self.heard = heard,
+                Err(error) => {
+                    debug!(%error, "other programs cannot be heard yet");
+                    time::sleep(delay).await;
+                    delay = (delay * 2).min(RETRY_DELAY_MAX);
+                }
+            }
+        }
+    }
+}
+
+async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<SelectAll<Subscriber>> {
+    let nats = nats.link(&nats.links.system).await?;
+    nats.ready().await?;
+    let mut heard = SelectAll::new();
+    for subject in subjects {
+        heard.push(nats.client.subscribe(subject.clone()).await.map_err(|error| unavailable().because(error))?);
+    }
+    nats.settled().await?;
+    Ok(heard)
+}

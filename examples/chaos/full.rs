@@ -7,7 +7,6 @@ use fastrand::Rng;
 use tokio::time::sleep;
 use unibus::v1::{
     AddMemberRequest, DeleteSubscriberRequest, PurgeRoomRequest, RemoveMemberRequest, Role, SubscribeRequest,
-    SubscribeResponse,
 };
 
 use crate::{

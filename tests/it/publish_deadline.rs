@@ -75,7 +75,9 @@ async fn calls_and_batches(client: &Client) -> Vec<(String, Outcome)> {
     };
     let atomic = async {
         let mut requests = messages("atomic", 30);
-        requests.iter_mut().for_each(|request| request.expected_last_sequence = None);
+        for request in &mut requests {
+            request.expected_last_sequence = None;
+        }
         let texts = texts(&requests);
         let outcomes = match in_time("an atomic batch", together(client, requests)).await {
             Ok(stored) => stored.into_iter().map(Ok).collect(),

@@ -157,7 +157,7 @@ async fn a_removal_counts_within_a_second_where_the_watch_hangs() {
                         match publish(&client, "lobby", "x").await {
                             Ok(_) => stored.push(at),
                             Err(status) if status.code() == Code::PermissionDenied => {
-                                sleep(Duration::from_millis(5)).await
+                                sleep(Duration::from_millis(5)).await;
                             }
                             Err(status) => panic!("{status:?}"),
                         }

@@ -62,12 +62,16 @@ impl Registry {
 }
 
 impl Known {
-    /// Another instance has put this. What the watch has told already, or somebody else has deleted, is old.
+    /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
     fn hear(&mut self, name: &str, record: Versioned<Record>) {
-        let deleted = self.deleted.get(name).copied().unwrap_or_default();
-        if record.revision > self.told_through.max(deleted) {
+        if record.revision > self.told_through {
             self.put(name, record);
         }
+    }
+
+    /// Whether another instance has deleted what had this revision, which the watch may not have told.
+    pub(super) fn is_deleted(&self, name: &str, revision: u64) -> bool {
+        self.deleted.get(name).is_some_and(|deleted| *deleted >= revision)
     }
 
     /// Another instance has deleted what had this revision.
@@ -82,7 +86,7 @@ impl Known {
     /// The watch has told everything up to this revision.
     pub(super) fn told_through(&mut self, revision: u64) {
         self.told_through = self.told_through.max(revision);
-        self.deleted.retain(|_, deleted| *deleted > revision);
+        self.deleted.retain(|_, deleted| *deleted >= revision);
     }
 }
 
@@ -127,14 +131,14 @@ mod tests {
         known.hear_deleted("lobby", 7);
         known.hear("lobby", record(7));
         known.hear("lobby", record(6));
+        // a watch that lags, and a read that is old
+        known.told_through(7);
+        known.put("lobby", record(7));
         assert_eq!(revision(&known), None);
         known.hear("lobby", record(9));
         assert_eq!(revision(&known), Some(9));
         // the watch tells all of that, and the end of the newest room
-        for told in [7, 8, 9] {
-            known.told_through(told);
-        }
-        known.told_through(10);
+        (8..=10).for_each(|told| known.told_through(told));
         known.delete("lobby", 10);
         assert!(known.deleted.is_empty());
         for late in [5, 7, 9] {

@@ -98,6 +98,9 @@ impl Known {
         if let Some(told) = &mut self.told {
             told.insert(name.to_owned());
         }
+        if self.is_deleted(name, record.revision) {
+            return;
+        }
         let id = record.value.room.room_id.clone();
         let before = self.id_by_name.get(name).and_then(|id| self.by_id.get(id)).cloned();
         if before.as_ref().is_some_and(|before| before.revision >= record.revision) {

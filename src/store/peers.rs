@@ -64,7 +64,6 @@ impl Asked {
 /// This instance's ear for the others.
 #[derive(Debug)]
 pub(crate) struct PeerListener {
-    client: Client,
     requests: Listening,
 }
 
@@ -78,7 +77,7 @@ impl PeerListener {
             let message = self.requests.next().await;
             let Some(reply_to) = message.reply else { continue };
             match serde_json::from_slice(&message.payload) {
-                Ok(request) => return Asked { request, client: self.client.clone(), reply_to },
+                Ok(request) => return Asked { request, client: self.requests.client().clone(), reply_to },
                 Err(error) => warn!(%error, "a request of another instance cannot be read"),
             }
         }
@@ -92,7 +91,7 @@ fn subject(instance: &str) -> String {
 pub(super) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
     // on the server before anybody can learn the instance's name
     let requests = Listening::open(nats, vec![subject(instance)]).await?;
-    Ok(PeerListener { client: nats.client.clone(), requests })
+    Ok(PeerListener { requests })
 }
 
 /// Asks another instance. `None`: there is no such instance any more.

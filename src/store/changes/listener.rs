@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_nats::Message;
+use async_nats::{Client, Message};
 use bytes::Bytes;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,13 +71,13 @@ impl Listener {
                     continue;
                 }
             };
-            if let Some(key) = ears.hear(&message).await {
+            if let Some(key) = ears.hear(&message, self.notices.client()).await {
                 // not waited for: others are heard meanwhile, and revisions order all
-                let (ears, stop) = (Arc::clone(&ears), stop.clone());
+                let (ears, stop, client) = (Arc::clone(&ears), stop.clone(), self.notices.client().clone());
                 tasks.spawn(async move {
                     let learning = async {
                         ears.changes.0.signatures.learn(key).await;
-                        ears.hear(&message).await;
+                        ears.hear(&message, &client).await;
                     };
                     tokio::select! {
                         () = stop.cancelled() => {}
@@ -91,12 +91,12 @@ impl Listener {
 }
 
 impl Ears {
-    /// Takes a notice in. The number of its key, if that is not known.
-    async fn hear(&self, message: &Message) -> Option<u64> {
+    /// Takes a notice in, which `client` has heard. The number of its key, if that is not known.
+    async fn hear(&self, message: &Message, client: &Client) -> Option<u64> {
         let Changes(inner) = &self.changes;
         let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE));
         let Some(signature) = signature else {
-            self.answer_the_question(message).await;
+            answer_the_question(message, client).await;
             return None;
         };
         match inner.signatures.verify(PURPOSE, &message.payload, signature.as_str()) {
@@ -151,13 +151,13 @@ impl Ears {
             }
         }
     }
+}
 
-    /// Whoever asks whether this instance is there hears that it is.
-    async fn answer_the_question(&self, message: &Message) {
-        if message.payload.is_empty()
-            && let Some(reply) = message.reply.clone()
-        {
-            let _ = self.changes.0.nats.client.publish(reply, Bytes::new()).await;
-        }
+/// Whoever asks whether this instance is there hears that it is.
+async fn answer_the_question(message: &Message, client: &Client) {
+    if message.payload.is_empty()
+        && let Some(reply) = message.reply.clone()
+    {
+        let _ = client.publish(reply, Bytes::new()).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use futures_util::{StreamExt, stream::SelectAll};
 use tokio::time;
 use tracing::debug;
@@ -20,6 +20,7 @@ pub(in crate::store) struct Listening {
     nats: Nats,
     subjects: Vec<String>,
     heard: SelectAll<Subscriber>,
+    client: Client,
 }
 
 impl Listening {
@@ -28,8 +29,13 @@ impl Listening {
     /// # Errors
     /// `NATS_UNAVAILABLE`.
     pub(in crate::store) async fn open(nats: &Nats, subjects: Vec<String>) -> Result<Self> {
-        let heard = subscribe(nats, &subjects).await?;
-        Ok(Self { nats: nats.clone(), subjects, heard })
+        let (client, heard) = subscribe(nats, &subjects).await?;
+        Ok(Self { nats: nats.clone(), subjects, heard, client })
+    }
+
+    /// The client that hears: NATS permits it alone to answer (`allow_responses`).
+    pub(in crate::store) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The next message, to whichever subject.
@@ -43,7 +49,7 @@ impl Listening {
                 return message;
             }
             match subscribe(&self.nats, &self.subjects).await {
-                Ok(heard) => self.heard = heard,
+                Ok((client, heard)) => (self.client, self.heard) = (client, heard),
                 Err(error) => {
                     debug!(%error, "other programs cannot be heard yet");
                     time::sleep(delay).await;
@@ -54,7 +60,7 @@ impl Listening {
     }
 }
 
-async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<SelectAll<Subscriber>> {
+async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<(Client, SelectAll<Subscriber>)> {
     let nats = nats.link(&nats.links.system).await?;
     nats.ready().await?;
     let mut heard = SelectAll::new();
@@ -62,5 +68,5 @@ async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<SelectAll<Subscri
         heard.push(nats.client.subscribe(subject.clone()).await.map_err(|error| unavailable().because(error))?);
     }
     nats.settled().await?;
-    Ok(heard)
+    Ok((nats.client, heard))
 }

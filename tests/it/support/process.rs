@@ -147,9 +147,14 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running process");
     }
 
-    /// Tells the process that its terminal is gone (SIGHUP).
+    /// Tells the process that its terminal is gone (SIGHUP). Where the tests themselves ignore that, as under nohup, the process
+    /// does too, and is asked to end with SIGTERM.
     pub(crate) fn hang_up(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a running process");
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+        let signal = if ignored & 1 == 0 { Signal::HUP } else { Signal::TERM };
+        kill_process(Pid::from_child(&self.child), signal).expect("a running process");
     }
 
     /// Bytes of memory that the process has in use now.

@@ -190,10 +190,11 @@ async fn what_follows_a_refusal_counts_too() {
     let proxy = Proxy::start(nats.address()).await;
     let unibus = behind(&proxy).await;
     let client = unibus.client().await;
-    for room_id in ["lobby", "gone"] {
+    for room_id in ["lobby", "gone", "batched"] {
         create_room(&client, room_id).await;
     }
-    let batch = || vec![named("lobby", "first"), named("lobby", "second")];
+    // of a room of its own: a batch holds back what is published after it
+    let batch = || vec![named("batched", "first"), named("batched", "second")];
     together(&client, batch()).await.unwrap();
     proxy.set(Mode::Delay(Duration::from_millis(1500)));
     nats.jetstream().await.delete_stream("UNIBUS_gone").await.unwrap();

@@ -75,6 +75,9 @@ pub(crate) async fn run(plan: &Plan, programs: &Programs, dir: &Path) -> Result<
     facts.disturbed = plan.disturbs();
     facts.full = plan.has(|fault| matches!(fault, Fault::FullDisk { .. } | Fault::FullStore));
     read_logs(&world, &mut facts).await?;
+    if !world.has_its_files() {
+        bail!("another program removed the servers' files while they ran: what is missing says nothing");
+    }
     let (violations, counts) = (oracle::judge(&facts), oracle::count(&facts));
     Ok(Verdict { violations, counts, took: begun.elapsed() })
 }

@@ -225,6 +225,11 @@ impl World {
         self.unibus(&["token", "--key", &key, "--sub", endpoint, "--ttl", "1h"])
     }
 
+    /// Whether the directory of the servers' data and logs is still there.
+    pub(crate) fn has_its_files(&self) -> bool {
+        self.dir.is_dir()
+    }
+
     fn unibus(&self, args: &[&str]) -> Result<String> {
         let done = Command::new(&self.programs.unibus).args(args).output()?;
         if !done.status.success() {

@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_nats::header;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::time;
 use tracing::debug;
@@ -17,7 +18,7 @@ use super::{
     logs::{Logs, behind, is_replicated},
     message::Stored,
     nats::{ApiError, Nats},
-    raw::{self, Wanted},
+    raw::{self, Raw, Wanted},
     signatures::Signatures,
     streams,
 };
@@ -30,6 +31,10 @@ use crate::{
 /// Excerpts of so many messages are worth a consumer.
 const FETCHED_FROM: usize = 400;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Messages that are asked for one by one are asked for so many at a time.
+const EACH_TOGETHER_MAX: usize = 32;
+/// And about so many bytes.
+const EACH_TOGETHER_BYTES: usize = 1024 * 1024;
 
 /// One room's log, as it was when somebody asked.
 #[derive(Clone, Copy)]
@@ -113,7 +118,7 @@ impl Excerpts<'_> {
         average.saturating_mul(limits.messages).saturating_mul(2).min(limits.bytes)
     }
 
-    /// As [`Self::read`], one message after the other from the leader.
+    /// As [`Self::read`], each message by itself from the leader.
     async fn read_each(&self, origin: Origin, limits: ExcerptLimits) -> Result<Batch> {
         let mut next = match origin {
             Origin::Sequence(sequence) => sequence,
@@ -124,16 +129,38 @@ impl Excerpts<'_> {
         };
         let (mut messages, mut bytes) = (Vec::new(), 0);
         while messages.len() < limits.messages && bytes < limits.bytes {
-            let Some(found) = raw::get(self.nats, self.room, Wanted::From(next)).await? else {
-                return Ok(Batch { messages, pending: 0 });
-            };
-            let message = found.stored.attributed(self.signatures, self.room).await;
-            next = message.sequence + 1;
-            bytes += message.payload.len();
-            messages.push(message);
+            let wanted = limits.messages - messages.len();
+            let mut found = self.read_together(next, wanted.min(self.together())).await?;
+            if found.is_empty() {
+                // a hole, or the end
+                let Some(first) = raw::get(self.nats, self.room, Wanted::From(next)).await? else {
+                    return Ok(Batch { messages, pending: 0 });
+                };
+                found.push(first);
+            }
+            for Raw { stored, .. } in found {
+                let message = stored.attributed(self.signatures, self.room).await;
+                next = message.sequence + 1;
+                bytes += message.payload.len();
+                messages.push(message);
+            }
         }
         let pending = (self.state.last_sequence + 1).saturating_sub(next);
         Ok(Batch { messages, pending })
+    }
+
+    /// What is stored of the `count` sequences from `next` on, asked for at the same time.
+    async fn read_together(&self, next: u64, count: usize) -> Result<Vec<Raw>> {
+        let sequences = (next..=self.state.last_sequence).take(count);
+        let gets = sequences.map(|sequence| raw::get(self.nats, self.room, Wanted::At(sequence)));
+        let found: Vec<_> = stream::iter(gets).buffered(EACH_TOGETHER_MAX).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// How many messages are asked for at the same time: of large ones, few.
+    fn together(&self) -> usize {
+        let average = usize::try_from(self.state.bytes / self.state.messages.max(1)).unwrap_or(usize::MAX);
+        (EACH_TOGETHER_BYTES / average.max(1)).clamp(1, EACH_TOGETHER_MAX)
     }
 
     /// Adds to `found`, which is what a server has from `start` on, what it lacks of the sequences up to `end`. False: there

@@ -29,6 +29,9 @@ impl Rooms {
 
     /// The room, if it is found in time and the caller may publish to it.
     async fn permit_publishing(&self, caller: &Caller, id: &RoomId, deadline: Instant) -> Result<Arc<Registered>> {
+        if let Some(registered) = self.store.registry.known(id) {
+            return self.allow(caller, &registered, Right::Write).map(|_| registered);
+        }
         let permitted = time::timeout_at(deadline - ACK_TIME_MIN, self.permit(caller, id, Right::Write)).await;
         match permitted {
             // whoever asks for more is answered so too: nothing was sent

@@ -322,7 +322,8 @@ impl Store {
         if registered.room.persist {
             return self.publisher.enter(registered, draft, source, deadline).await;
         }
-        self.publisher.send(&registered.room, draft, deadline).await.map(Pending::sent)
+        // boxed: it would make the future of every stored message larger
+        Box::pin(self.publisher.send(&registered.room, draft, deadline)).await.map(Pending::sent)
     }
 
     /// Stores all messages, in sequence and with nothing between them, or none.

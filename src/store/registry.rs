@@ -112,7 +112,8 @@ impl Registry {
     pub(crate) async fn find(&self, id: &RoomId) -> Result<Arc<Registered>> {
         match self.known(id) {
             Some(registered) => Ok(registered),
-            None => self.find_fresh(id).await,
+            // boxed: rare, and too large for the future of every publish
+            None => Box::pin(self.find_fresh(id)).await,
         }
     }
 

@@ -84,6 +84,9 @@ impl Ticket {
     }
 }
 
+/// A place in a room's queue: messages, and their bytes.
+type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 /// A publish that waits.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -95,7 +98,7 @@ pub(super) struct Job {
     pub deadline: Instant,
     tell: oneshot::Sender<Outcome>,
     hold: Arc<Hold>,
-    _place: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _place: Place,
 }
 
 /// When what has this deadline has to be sent, so that its acknowledgement can come in time.
@@ -210,12 +213,15 @@ impl Lane {
             Work::All(messages) => (messages.len(), messages.iter().map(|message| message.draft.bytes()).sum()),
         };
         let share = |wanted: usize, all: usize| u32::try_from(wanted.min(all)).unwrap_or(u32::MAX);
-        let place = async {
-            let places = Arc::clone(&self.places).acquire_many_owned(share(messages, ROOM_QUEUE_MESSAGES_MAX)).await;
-            let bytes = Arc::clone(&self.bytes).acquire_many_owned(share(bytes, ROOM_QUEUE_BYTES_MAX)).await;
-            places.ok().zip(bytes.ok())
+        let wanted = (share(messages, ROOM_QUEUE_MESSAGES_MAX), share(bytes, ROOM_QUEUE_BYTES_MAX));
+        let place = match self.try_place(wanted) {
+            Some(place) => place,
+            None => Box::pin(timeout_at(send_by(deadline), self.place(wanted)))
+                .await
+                .ok()
+                .flatten()
+                .ok_or_else(unavailable)?,
         };
-        let Ok(Some(place)) = timeout_at(send_by(deadline), place).await else { return Err(unavailable()) };
         let (tell, outcome) = oneshot::channel();
         let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
         let ticket = Ticket { outcome, hold: Arc::clone(&hold), deadline };
@@ -226,6 +232,20 @@ impl Lane {
         drop(queue);
         self.wake.notify_one();
         Ok((ticket, needs_worker))
+    }
+
+    /// A place for so many messages and bytes, if there is one.
+    fn try_place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
+        let messages = Arc::clone(&self.places).try_acquire_many_owned(messages).ok()?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
+        Some((messages, bytes))
+    }
+
+    /// As [`Self::try_place`], when there is one.
+    async fn place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
+        let messages = Arc::clone(&self.places).acquire_many_owned(messages).await.ok()?;
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;
+        Some((messages, bytes))
     }
 
     /// Puts jobs back before all others.

@@ -65,7 +65,9 @@ impl Pending {
             Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {
                 Some(expectation) => {
                     let logs = &publisher.logs;
-                    let sequence = expectation.resolve(nats, logs, &registered, &error, ticket.deadline).await?;
+                    // boxed: rare, and too large for the future of every message
+                    let resolving = Box::pin(expectation.resolve(nats, logs, &registered, &error, ticket.deadline));
+                    let sequence = resolving.await?;
                     Ok(acknowledged(sequence, true, durability))
                 }
                 None => Err(refused(&error)),

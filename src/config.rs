@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
+use crate::limits::PAYLOAD_BYTES_MAX;
+
 /// Rooms over gRPC on NATS JetStream.
 ///
 /// Without --nats-url the service runs its own nats-server, on loopback, with its data under --data-dir.
@@ -154,13 +156,30 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LIMIT_PUBLISH_BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit_publish_bytes: Option<u32>,
 
-    /// Open subscriptions of a caller; unset: no bound but that of all together
-    #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Open subscriptions of a caller; 0: no bound but that of all together. Unset: 1000 with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS")]
     pub limit_subscriptions: Option<u32>,
 
-    /// Rooms that exist and that a caller has created; unset: as many as NATS takes
-    #[arg(long, env = "UNIBUS_LIMIT_ROOMS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Rooms that exist and that a caller has created; 0: as many as NATS takes. Unset: 100 with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_ROOMS")]
     pub limit_rooms: Option<u32>,
+
+    /// Bytes in all rooms that a caller has created; 0: as many as NATS takes. A room without `max_bytes` gets this one. Unset:
+    /// 1 GiB with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_STORED_BYTES")]
+    pub limit_stored_bytes: Option<u64>,
+
+    /// Pages of history that a caller reads at the same time; 0: no bound. Unset: 64 with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_READS")]
+    pub limit_reads: Option<u32>,
+
+    /// Bytes of pages and backlogs that a caller reads in a second; 0: no bound. Unset: 32 MiB with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_READ_BYTES")]
+    pub limit_read_bytes: Option<u32>,
+
+    /// Largest payload in bytes, if the NATS server takes as much; default gRPC clients read messages of 4 MiB
+    #[arg(long, env = "UNIBUS_PAYLOAD_MAX", default_value_t = PAYLOAD_BYTES_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    pub payload_max: u32,
 
     /// Silence of a client before it is asked for a sign of life
     #[arg(long, env = "UNIBUS_KEEPALIVE_INTERVAL", default_value = "20s", value_parser = positive_duration)]
@@ -234,6 +253,17 @@ fn positive_duration(given: &str) -> Result<Duration, String> {
     }
 }
 
+impl Config {
+    /// What a flag allows each caller: nothing given means `by_default` with `--auth enforce`, and no bound without; 0 means no
+    /// bound.
+    pub(crate) fn quota<T: Copy + PartialEq + From<u8>>(&self, given: Option<T>, by_default: T) -> Option<T> {
+        match given {
+            Some(given) => Some(given).filter(|given| *given != T::from(0)),
+            None => (self.auth == AuthMode::Enforce).then_some(by_default),
+        }
+    }
+}
+
 impl Default for Config {
     /// What the service runs with when no flag is given, whatever the environment holds.
     fn default() -> Self {
@@ -276,6 +306,10 @@ impl Default for Config {
             limit_publish_bytes: None,
             limit_subscriptions: None,
             limit_rooms: None,
+            limit_stored_bytes: None,
+            limit_reads: None,
+            limit_read_bytes: None,
+            payload_max: PAYLOAD_BYTES_MAX,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(15 * 60),

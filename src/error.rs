@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
+use crate::limits::{ERROR_MESSAGE_BYTES_MAX, ERROR_VALUE_BYTES_MAX, VIOLATIONS_BYTES_MAX, VIOLATIONS_MAX};
+
 /// A result whose error is the service's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -247,6 +249,8 @@ struct Inner {
     reason: Reason,
     message: Cow<'static, str>,
     violations: Vec<Violation>,
+    /// Wrong fields beside these.
+    more_violations: usize,
     metadata: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
     source: Option<Source>,
@@ -257,8 +261,9 @@ impl Error {
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             reason,
-            message: message.into(),
+            message: shortened(message.into(), ERROR_MESSAGE_BYTES_MAX),
             violations: Vec::new(),
+            more_violations: 0,
             metadata: Vec::new(),
             retry_after: reason.retry_after(),
             source: None,
@@ -284,10 +289,10 @@ impl Error {
 
     /// The same for another caller, without the cause.
     pub(crate) fn again(&self) -> Self {
-        let Inner { reason, message, violations, metadata, retry_after, source: _ } = &*self.0;
+        let Inner { reason, message, violations, more_violations, metadata, retry_after, source: _ } = &*self.0;
         let (message, violations, metadata) = (message.clone(), violations.clone(), metadata.clone());
-        let (reason, retry_after) = (*reason, *retry_after);
-        Self(Box::new(Inner { reason, message, violations, metadata, retry_after, source: None }))
+        let (reason, more_violations, retry_after) = (*reason, *more_violations, *retry_after);
+        Self(Box::new(Inner { reason, message, violations, more_violations, metadata, retry_after, source: None }))
     }
 
     /// What went wrong below, for the log alone.
@@ -300,7 +305,8 @@ impl Error {
     /// A machine-readable detail for the caller.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.0.metadata.push((key, value.to_string()));
+        let value = shortened(Cow::Owned(value.to_string()), ERROR_VALUE_BYTES_MAX);
+        self.0.metadata.push((key, value.into_owned()));
         self
     }
 
@@ -354,17 +360,34 @@ impl StdError for Error {
     }
 }
 
-/// The wrong fields of one request, gathered so that all are named at once.
+/// The text, or as much of its beginning as fits into `bytes_max`, and three dots.
+fn shortened(text: Cow<'static, str>, bytes_max: usize) -> Cow<'static, str> {
+    const DOTS: &str = "...";
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let mut text = text.into_owned();
+    let end = (0..=bytes_max.saturating_sub(DOTS.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
+    text.push_str(DOTS);
+    Cow::Owned(text)
+}
+
+/// The wrong fields of one request, gathered so that all are named at once: at most [`VIOLATIONS_MAX`] of them, and the count of
+/// the others.
 #[derive(Debug, Default)]
 pub struct Violations {
     found: Vec<Violation>,
+    bytes: usize,
+    /// Wrong fields that are counted alone.
+    more: usize,
     reason: Option<Reason>,
 }
 
 impl Violations {
     /// Adds a wrong field.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.found.push(Violation { field: field.into(), description: description.into() });
+        self.push(Violation { field: field.into(), description: description.into() });
     }
 
     /// Takes the value, or keeps what is wrong with it.
@@ -373,10 +396,24 @@ impl Violations {
             Ok(value) => Some(value),
             Err(error) => {
                 self.reason.get_or_insert(error.reason());
-                self.found.extend(error.0.violations);
+                self.more += error.0.more_violations;
+                for violation in error.0.violations {
+                    self.push(violation);
+                }
                 None
             }
         }
+    }
+
+    fn push(&mut self, Violation { field, description }: Violation) {
+        if self.found.len() >= VIOLATIONS_MAX || self.bytes >= VIOLATIONS_BYTES_MAX {
+            self.more += 1;
+            return;
+        }
+        let field = shortened(field.into(), ERROR_VALUE_BYTES_MAX).into_owned();
+        let description = shortened(description.into(), ERROR_VALUE_BYTES_MAX).into_owned();
+        self.bytes += field.len() + description.len();
+        self.found.push(Violation { field, description });
     }
 
     /// Nothing was wrong, or the error that names it all.
@@ -387,12 +424,12 @@ impl Violations {
     /// The error that names every field added.
     #[must_use]
     pub fn into_error(self) -> Error {
-        let message = self
-            .found
-            .iter()
-            .map(|violation| format!("{}: {}", violation.field, violation.description))
-            .collect::<Vec<_>>()
-            .join("; ");
+        let named = self.found.iter().map(|violation| format!("{}: {}", violation.field, violation.description));
+        let mut message = named.collect::<Vec<_>>().join("; ");
+        if self.more > 0 {
+            let more = format!("{} more fields are wrong; ", self.more);
+            message.insert_str(0, &more);
+        }
         // a reason more special than INVALID_FIELD is kept when it stands alone
         let reason = match (self.found.len(), self.reason) {
             (1, Some(reason)) => reason,
@@ -400,7 +437,8 @@ impl Violations {
         };
         let mut error = Error::new(reason, message);
         error.0.violations = self.found;
-        error
+        error.0.more_violations = self.more;
+        if self.more > 0 { error.with("more_violations", self.more) } else { error }
     }
 
     /// Names the reason for an error of a single field.
@@ -408,5 +446,37 @@ impl Violations {
     pub fn because(mut self, reason: Reason) -> Self {
         self.reason = Some(reason);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_says_is_bounded_and_counts_what_it_leaves_out() {
+        let mut violations = Violations::default();
+        for number in 0..300 {
+            violations.add(format!("headers[\"{}\"]", "\u{e9}".repeat(number)), "must not be empty ".repeat(number));
+        }
+        let error = violations.into_error().with("sequence", "7".repeat(5000));
+        assert_eq!(error.reason(), Reason::InvalidField);
+        assert!(error.message().len() <= ERROR_MESSAGE_BYTES_MAX, "{}", error.message().len());
+        let named = error.violations();
+        assert!(!named.is_empty() && named.len() <= VIOLATIONS_MAX, "{}", named.len());
+        let bytes: usize = named.iter().map(|found| found.field.len() + found.description.len()).sum();
+        assert!(bytes <= VIOLATIONS_BYTES_MAX + 2 * ERROR_VALUE_BYTES_MAX, "{bytes}");
+        let more = (300 - named.len()).to_string();
+        assert!(error.metadata().iter().any(|(key, value)| *key == "more_violations" && *value == more));
+        assert!(error.metadata().iter().all(|(_, value)| value.len() <= ERROR_VALUE_BYTES_MAX));
+    }
+
+    #[test]
+    fn short_errors_are_left_as_they_are() {
+        let mut violations = Violations::default();
+        violations.add("room_id", "must not be empty");
+        let error = violations.into_error();
+        assert_eq!(error.message(), "room_id: must not be empty");
+        assert!(error.metadata().is_empty());
     }
 }

@@ -59,9 +59,21 @@ pub const ROOM_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const EMBEDDED_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// `max_payload` of the embedded NATS server.
 pub const EMBEDDED_NATS_PAYLOAD_BYTES_MAX: usize = EMBEDDED_PAYLOAD_BYTES_MAX + HEADROOM_BYTES;
+/// Largest payload with another NATS server, unless `--payload-max` says otherwise: with the headers of a message it fits the
+/// 4 MiB that default gRPC clients read.
+pub const PAYLOAD_BYTES_MAX: u32 = 3 * 1024 * 1024;
 /// What a request message may exceed the largest payload and the largest batch by before gRPC itself refuses to decode
 /// it, so that what is slightly too large is refused by name.
 pub const REQUEST_SLACK_BYTES: usize = 1024 * 1024;
+
+/// Wrong fields that an error names; it counts the others.
+pub const VIOLATIONS_MAX: usize = 32;
+/// Bytes of their names and descriptions, beyond the last one.
+pub const VIOLATIONS_BYTES_MAX: usize = 1024;
+/// Bytes of an error's message.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 512;
+/// Bytes of one value in an error's details.
+pub const ERROR_VALUE_BYTES_MAX: usize = 256;
 
 /// Longest duration that a request may give; NATS counts nanoseconds in 64 bits.
 pub const DURATION_MAX: Duration = Duration::from_secs(3_153_600_000);
@@ -91,7 +103,17 @@ pub const HISTORY_LIMIT_MAX: usize = 1000;
 pub const HISTORY_PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Bytes of all history pages that are on their way from NATS to an instance; further pages wait. The NATS server drops a
 /// connection for which more than its `max_pending` waits, 64 MiB by default.
-pub const PAGES_UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const PAGES_UNDER_WAY_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Bytes of all backlogs that are on their way from NATS to an instance or read ahead of their subscriptions; further backlogs
+/// wait for their turn. Together with the pages less than the NATS server's `max_pending`.
+pub const BACKLOGS_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// How long a backlog is read at a time while others wait, and how long a client that takes none of the messages that are read
+/// ahead for it may keep the others waiting.
+pub const BACKLOG_TURN_TIME: Duration = Duration::from_secs(1);
+/// Pages of one caller that are read at the same time where `--limit-reads` bounds them, and backlogs likewise; further ones wait.
+pub const READS_AT_ONCE_MAX: usize = 8;
+/// How long a page waits for the caller's other reads.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Bytes of payload in an answer of the HTTP history endpoint, before base64.
 pub const HISTORY_HTTP_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -122,6 +144,19 @@ pub const CONSUME_ROOMS_MAX: usize = 1000;
 /// Acknowledgements of a Consume stream that are under way or wait for one of the same subscriber that is, and answers that
 /// wait for the client to read them; beyond either no further command is read.
 pub const CONSUME_ANSWERS_MAX: usize = 1024;
+
+/// `--limit-subscriptions` with `--auth enforce`.
+pub const SUBSCRIPTIONS_PER_CALLER: u32 = 1000;
+/// `--limit-rooms` with `--auth enforce`.
+pub const ROOMS_PER_CALLER: u32 = 100;
+/// `--limit-stored-bytes` with `--auth enforce`.
+pub const STORED_BYTES_PER_CALLER: u64 = 1024 * 1024 * 1024;
+/// How often an instance asks NATS how much the rooms of a creator hold, while it publishes to one of them.
+pub const STORED_BYTES_INTERVAL: Duration = Duration::from_secs(5);
+/// `--limit-reads` with `--auth enforce`.
+pub const READS_PER_CALLER: u32 = 64;
+/// `--limit-read-bytes` with `--auth enforce`, in a second.
+pub const READ_BYTES_PER_CALLER: u32 = 32 * 1024 * 1024;
 
 /// Bytes of a bearer token.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

@@ -12,7 +12,7 @@ impl Rooms {
     /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `CURSOR_INVALID`, `CURSOR_EXPIRED`, `RATE_LIMITED`.
     pub(crate) async fn history(&self, caller: &Caller, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
         self.history_within(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
     }
@@ -32,6 +32,8 @@ impl Rooms {
         if !room.persist {
             return Ok(Page::default());
         }
+        let reads = self.allowances.reads(caller);
+        let _place = reads.page().await?;
         let state = self.store.log_state(room).await?;
         let want = resolve(room, &state, &anchor)?;
         let state = self.visible_state(room, state, visible).await?;
@@ -43,7 +45,9 @@ impl Rooms {
             return Ok(Page { newer_than: state.last_sequence, state: Some(state), ..Page::default() });
         }
         let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
-        self.store.page(room, state, want, PageLimits { messages, bytes }).await
+        let page = self.store.page(room, state, want, PageLimits { messages, bytes }).await?;
+        reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
+        Ok(page)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{Caller, Labels, MemberId, Retention, Room, RoomId, RoomState, Subject, Visible},
     error::{Error, Reason, Result, Violations},
-    limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
+    limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
     store::{Registered, Registration, Store, not_found},
 };
 
@@ -107,7 +107,10 @@ impl Rooms {
     /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`; `PERMISSION_DENIED`. No room was created.
     pub(crate) async fn create(&self, caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
         let creator = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
-        let room = request.check(creator, self.payload_bytes_max())?;
+        let mut room = request.check(creator, self.payload_bytes_max())?;
+        if room.persist && bound(caller).is_some() {
+            room.retention.max_bytes = room.retention.max_bytes.or(self.stored.max());
+        }
         if room.persist {
             self.store.require_jetstream()?;
             self.store.check_bounds(&room, caller, "retention")?;
@@ -206,6 +209,12 @@ impl Rooms {
             None => self.store.registry.list(after, size + 1),
             Some(identity) => self.rooms_of(&identity.id, after, size + 1),
         };
+        let mut bytes = 0;
+        let fit = found.iter().take_while(|registered| {
+            bytes += described_bytes(&registered.room);
+            bytes <= HISTORY_PAGE_BYTES_MAX
+        });
+        let size = fit.count().clamp(1, size);
         let more = found.len() > size;
         found.truncate(size);
         let next_after = found.last().filter(|_| more).map(|last| last.room.room_id.clone());
@@ -254,6 +263,15 @@ impl Rooms {
         };
         finished.await.map_err(half_done)
     }
+}
+
+/// Bytes that a room takes on a page, or a little less than this.
+fn described_bytes(room: &Room) -> usize {
+    const NUMBERS_AND_FRAMING: usize = 256;
+    const LABEL_FRAMING: usize = 16;
+    let labels = room.labels.iter().map(|(name, value)| name.len() + value.len() + LABEL_FRAMING);
+    let names = room.room_id.as_str().len() + room.subject.as_str().len() + room.creator.len();
+    NUMBERS_AND_FRAMING + names + labels.sum::<usize>()
 }
 
 /// The error of a step that is not the first: something was done, and the same call does the rest.

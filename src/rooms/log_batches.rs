@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Encode;
+use super::{Encode, reads::CallerReads};
 use crate::{
     delivery::BatchBuilder,
     domain::Room,
@@ -34,13 +34,24 @@ pub(super) struct LogBatches {
     arrived: VecDeque<Arrival>,
     first_kept: u64,
     looked_at: Option<Instant>,
+    /// Who reads a backlog.
+    reads: Option<CallerReads>,
+    /// Bytes that were given and not charged to the caller yet.
+    owed: usize,
 }
 
 impl LogBatches {
-    /// Reads what comes after `position` in the life `epoch` of the room's log.
-    pub(super) fn new(store: &Store, room: &Room, epoch: i64, position: u64, encode: Encode) -> Self {
+    /// Reads what comes after `position` in the life `epoch` of the room's log: all that comes, or the backlog of a caller.
+    pub(super) fn new(
+        store: &Store,
+        room: &Room,
+        (epoch, position): (i64, u64),
+        encode: Encode,
+        reads: Option<CallerReads>,
+    ) -> Self {
+        let turns = reads.as_ref().map(|reads| store.turns(reads.backlogs_at_once()));
         Self {
-            reader: store.reader(room, epoch, position),
+            reader: store.reader(room, epoch, position, turns),
             store: store.clone(),
             room: room.clone(),
             epoch,
@@ -49,6 +60,8 @@ impl LogBatches {
             arrived: VecDeque::new(),
             first_kept: 0,
             looked_at: None,
+            reads,
+            owed: 0,
         }
     }
 
@@ -65,6 +78,11 @@ impl LogBatches {
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
     pub(super) async fn next(&mut self) -> Result<LogBatch> {
+        if let Some(reads) = &self.reads {
+            // before anything is taken, so that this may be dropped meanwhile
+            reads.pay(self.owed).await;
+            self.owed = 0;
+        }
         loop {
             if self.arrived.is_empty() {
                 let arrival = self.reader.next().await?;
@@ -86,6 +104,7 @@ impl LogBatches {
                 self.looked_at = Some(Instant::now());
             }
             if let Some(batch) = self.batch() {
+                self.owed = bytes;
                 return Ok(batch);
             }
         }

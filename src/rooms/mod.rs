@@ -12,7 +12,10 @@ mod log_batches;
 mod members;
 mod publish;
 mod quotas;
+mod rate;
+mod reads;
 mod start;
+mod stored;
 mod subscribe;
 mod subscribers;
 mod subscription;
@@ -35,7 +38,10 @@ pub(crate) use self::{
     subscribers::{Mark, Session, SubscriberPage},
     subscription::{Frames, Subscription},
 };
-use self::{quotas::Allowances, subscribers::Subscribers, subscription_limit::SubscriptionLimit, upstream::Upstreams};
+use self::{
+    quotas::Allowances, stored::StoredBytes, subscribers::Subscribers, subscription_limit::SubscriptionLimit,
+    upstream::Upstreams,
+};
 pub(crate) use crate::store::DurableToken;
 use crate::{
     domain::{Message, RoomId},
@@ -51,6 +57,8 @@ pub(crate) struct Settings {
     pub heartbeat_interval: Duration,
     /// Open subscriptions of this instance.
     pub subscriptions_max: u32,
+    /// Largest payload, if the NATS server takes as much.
+    pub payload_bytes_max: usize,
     /// What each caller may take of it.
     pub quotas: Quotas,
     pub encode: Encode,
@@ -64,6 +72,7 @@ pub(crate) struct Rooms {
     upstreams: Arc<Upstreams>,
     open_subscriptions: SubscriptionLimit,
     allowances: Arc<Allowances>,
+    stored: StoredBytes,
     settings: Settings,
     tasks: TaskTracker,
     /// The service is stopping: open subscriptions end.
@@ -91,12 +100,14 @@ impl Rooms {
         let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max, settings.quotas.subscriptions);
         let allowances = Arc::new(Allowances::new(settings.quotas));
         tasks.spawn(Arc::clone(&allowances).forget_idle(stop.clone()));
-        Self { store, subscribers, upstreams, open_subscriptions, allowances, settings, tasks: tasks.clone(), draining }
+        let stored = StoredBytes::new(settings.quotas.stored_bytes);
+        let tasks = tasks.clone();
+        Self { store, subscribers, upstreams, open_subscriptions, allowances, stored, settings, tasks, draining }
     }
 
     /// Largest payload that can be published.
     pub(crate) fn payload_bytes_max(&self) -> usize {
-        self.store.payload_bytes_max()
+        self.store.payload_bytes_max().min(self.settings.payload_bytes_max)
     }
 
     /// Writes every position back that is not yet. For the end of the service.

@@ -62,7 +62,9 @@ impl Rooms {
         let deadline = publish_deadline();
         let registered = self.permit_publishing(caller, id, deadline).await?;
         let valid = drafts.iter().flatten();
-        self.allowances.publish(caller, valid.clone().count(), valid.map(Draft::bytes).sum())?;
+        let (messages, bytes) = (valid.clone().count(), valid.map(Draft::bytes).sum());
+        self.allowances.publish(caller, messages, bytes)?;
+        self.stored.take(&self.store, &registered, messages, bytes).await?;
         let source = self.store.source();
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
@@ -104,7 +106,9 @@ impl Rooms {
         for (index, draft) in drafts.iter().enumerate() {
             self.check(&registered, draft, &format!("messages[{index}]."))?;
         }
-        self.allowances.publish(caller, drafts.len(), drafts.iter().map(Draft::bytes).sum())?;
+        let bytes = drafts.iter().map(Draft::bytes).sum();
+        self.allowances.publish(caller, drafts.len(), bytes)?;
+        self.stored.take(&self.store, &registered, drafts.len(), bytes).await?;
         let drafts = drafts.into_iter().map(|draft| draft.by(caller)).collect();
         self.store.store_all(&registered, drafts, deadline).await
     }
@@ -120,6 +124,7 @@ impl Rooms {
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
         self.allowances.publish(caller, 1, draft.bytes())?;
+        self.stored.take(&self.store, registered, 1, draft.bytes()).await?;
         self.store.enter(registered, draft.by(caller), source, deadline).await
     }
 

@@ -42,7 +42,7 @@ impl Rooms {
             self.allow_as(caller, &registered.room, subscriber)?;
         }
         let (way, session) = if registered.room.persist {
-            let (start, session) = self.open_log(&registered, &options, visible).await?;
+            let (start, session) = self.open_log(caller, &registered, &options, visible).await?;
             (Way::Log(Box::new(start)), session)
         } else {
             check_ephemeral(&options)?;
@@ -80,6 +80,7 @@ impl Rooms {
 
     async fn open_log(
         &self,
+        caller: &Caller,
         registered: &Arc<Registered>,
         options: &SubscribeOptions,
         visible: Visible,
@@ -102,7 +103,8 @@ impl Rooms {
         let position = position.max(hidden).min(state.last_sequence);
         let tap = self.upstreams.of_log(registered, &state);
         let store = self.upstreams.store();
-        Ok((LogStart { store, encode: self.settings.encode, tap, state, position, hidden }, session))
+        let (encode, reads) = (self.settings.encode, self.allowances.reads(caller));
+        Ok((LogStart { store, encode, tap, reads, state, position, hidden }, session))
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     Encode, Frame,
     ending::{End, Ending, Rare, went_silent},
     log_batches::{LogBatch, LogBatches},
+    reads::CallerReads,
     subscribers::Session,
     upstream::Tap,
 };
@@ -59,6 +60,7 @@ pub(super) struct LogStart {
     pub store: Arc<Store>,
     pub encode: Encode,
     pub tap: Tap,
+    pub reads: CallerReads,
     pub state: RoomState,
     pub position: u64,
     /// Nothing up to this sequence may be seen.
@@ -163,7 +165,7 @@ fn log_frames(
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
-        let LogStart { store, encode, tap, state, position, hidden } = &mut *start;
+        let LogStart { store, encode, tap, reads, state, position, hidden } = &mut *start;
         let (store, encode, position, hidden) = (&*store, *encode, *position, *hidden);
         let epoch = state.epoch;
         let expires = ending.registered.room.retention.expires();
@@ -202,7 +204,8 @@ fn log_frames(
                 (None, next) => {
                     if next.is_none() && behind.is_none() {
                         let room = &ending.registered.room;
-                        behind = Some(Box::new(LogBatches::new(store, room, epoch, position, encode)));
+                        let reads = Some(reads.clone());
+                        behind = Some(Box::new(LogBatches::new(store, room, (epoch, position), encode, reads)));
                     }
                     let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
                     let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog));

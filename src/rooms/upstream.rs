@@ -150,7 +150,7 @@ impl Upstreams {
             ring.doubt(registered.doubted_through(epoch));
         }
         if new {
-            let batches = LogBatches::new(&self.store, &registered.room, epoch, last, self.encode);
+            let batches = LogBatches::new(&self.store, &registered.room, (epoch, last), self.encode, None);
             self.tasks.spawn(Arc::clone(self).run(key, Arc::clone(&tap.upstream), Feed::Log(Box::new(batches))));
         }
         tap

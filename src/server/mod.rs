@@ -39,7 +39,10 @@ use crate::{
     domain::Durability,
     error::{Error, Reason, Result},
     grpc, http,
-    limits::{EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, TLS_HANDSHAKES_MAX},
+    limits::{
+        EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER, READS_PER_CALLER, ROOMS_PER_CALLER,
+        STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
+    },
     rooms::{Quotas, Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
@@ -134,12 +137,8 @@ impl Server {
         let settings = Settings {
             heartbeat_interval: config.heartbeat_interval,
             subscriptions_max: config.max_subscriptions,
-            quotas: Quotas {
-                publishes: config.limit_publishes,
-                publish_bytes: config.limit_publish_bytes,
-                subscriptions: config.limit_subscriptions,
-                rooms: config.limit_rooms,
-            },
+            payload_bytes_max: usize::try_from(config.payload_max).unwrap_or(usize::MAX),
+            quotas: quotas(&config),
             encode: grpc::encode_message,
         };
         let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
@@ -357,6 +356,19 @@ fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
             Err(Error::field("tls_certificate", "tls_client_ca needs tls_certificate and tls_key"))
         }
         (None, None) => Ok(None),
+    }
+}
+
+/// What each caller may take.
+fn quotas(config: &Config) -> Quotas {
+    Quotas {
+        publishes: config.limit_publishes,
+        publish_bytes: config.limit_publish_bytes,
+        subscriptions: config.quota(config.limit_subscriptions, SUBSCRIPTIONS_PER_CALLER),
+        rooms: config.quota(config.limit_rooms, ROOMS_PER_CALLER),
+        reads: config.quota(config.limit_reads, READS_PER_CALLER),
+        read_bytes: config.quota(config.limit_read_bytes, READ_BYTES_PER_CALLER),
+        stored_bytes: config.quota(config.limit_stored_bytes, STORED_BYTES_PER_CALLER),
     }
 }
 

@@ -4,6 +4,7 @@
 //! registry is asked whether the room still exists, and only then is the stream made anew.
 
 mod adoption;
+mod backlogs;
 mod bucket;
 mod changes;
 mod direct;
@@ -37,13 +38,14 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use tokio::{
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
     time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{
+    backlogs::Backlogs,
     bucket::Buckets,
     changes::Changes,
     excerpt::Excerpts,
@@ -54,6 +56,7 @@ use self::{
     watchdog::Watchdog,
 };
 pub(crate) use self::{
+    backlogs::Turns,
     durable_list::{DurablePage, DurableToken},
     durables::{Bookmark, not_found as subscriber_not_found},
     embedded::{Disk, EmbeddedNats, Options as EmbeddedOptions},
@@ -87,6 +90,7 @@ pub(crate) struct Store {
     gate: Gate,
     publisher: Arc<Publisher>,
     signatures: Signatures,
+    backlogs: Backlogs,
     tasks: TaskTracker,
 }
 
@@ -145,6 +149,7 @@ impl Store {
                 gate,
                 publisher,
                 signatures,
+                backlogs: Backlogs::new(),
                 tasks: tasks.clone(),
             },
             peers,
@@ -377,9 +382,15 @@ impl Store {
         Excerpts { nats: &self.nats, logs: &self.logs, signatures: &self.signatures, room, state }
     }
 
-    /// A reader of what comes after `position` in the life `epoch` of the room's log.
-    pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64) -> Reader {
-        Reader::new(&self.nats, &self.logs, &self.signatures, &self.tasks, room, epoch, position)
+    /// A reader of what comes after `position` in the life `epoch` of the room's log. One that reads a backlog waits for its
+    /// turns.
+    pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64, turns: Option<Turns>) -> Reader {
+        Reader::new(&self.nats, &self.logs, &self.signatures, &self.tasks, turns, room, (epoch, position))
+    }
+
+    /// Turns at reading backlogs, of which a caller may have as many at the same time as `of_caller` has permits.
+    pub(crate) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> Turns {
+        self.backlogs.turns(of_caller)
     }
 
     /// A listener of an ephemeral room.

@@ -8,40 +8,33 @@
 //! consumer is on, if it lags. So after each failure the next message is asked of the leader by itself, and more of them while
 //! that helps.
 
+mod source;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    consumer::{AckPolicy, DeliverPolicy, pull},
-    stream::ConsumerErrorKind,
-};
+use async_nats::jetstream;
 use futures_util::{FutureExt, StreamExt};
-use tokio::{runtime::Handle, sync::watch, time};
+use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use self::source::Source;
 use super::{
+    backlogs::Turns,
     logs::{HighWaterMark, Logs},
     message::Stored,
-    nats::{ApiError, Nats, unavailable},
+    nats::Nats,
     raw::{self, Raw, Wanted},
     signatures::{Attribution, Seal, Signatures},
-    streams,
 };
 use crate::{
     domain::{Message, Room, RoomState},
     error::{Error, Reason, Result},
-    limits::{READ_AHEAD_BYTES_MAX, READ_AHEAD_MESSAGES_MAX},
 };
 
-/// The server is silent for twice this before a consumer counts as lost.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-const PULL_EXPIRES: Duration = Duration::from_secs(20);
-/// An abandoned consumer goes after this.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// How long NATS may be away before a reader gives up.
 const OUTAGE_MAX: Duration = Duration::from_secs(30);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
@@ -71,6 +64,8 @@ pub(crate) struct Reader {
     mark: Option<Arc<HighWaterMark>>,
     signatures: Signatures,
     tasks: TaskTracker,
+    /// For a reader of a backlog.
+    turns: Option<Turns>,
     room: Room,
     epoch: i64,
     /// The next sequence to ask for.
@@ -94,22 +89,6 @@ enum Begun {
     Source(Box<Source>),
 }
 
-struct Source {
-    _consumer: Abandon,
-    messages: pull::Stream,
-    /// The consumer's own count of the next message.
-    delivery: u64,
-    connections: watch::Receiver<u64>,
-    /// Its connection was made anew: what has come over the former one is still good.
-    is_cut: bool,
-}
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("delivery", &self.delivery).finish_non_exhaustive()
-    }
-}
-
 impl Reader {
     /// A reader of what comes after `position` in the life `epoch` of the room's log.
     pub(super) fn new(
@@ -117,9 +96,9 @@ impl Reader {
         logs: &Logs,
         signatures: &Signatures,
         tasks: &TaskTracker,
+        turns: Option<Turns>,
         room: &Room,
-        epoch: i64,
-        position: u64,
+        (epoch, position): (i64, u64),
     ) -> Self {
         Self {
             nats: nats.clone(),
@@ -127,6 +106,7 @@ impl Reader {
             mark: logs.mark(room),
             signatures: signatures.clone(),
             tasks: tasks.clone(),
+            turns,
             room: room.clone(),
             epoch,
             next: position + 1,
@@ -162,6 +142,10 @@ impl Reader {
                 }
                 continue;
             };
+            if source.messages.is_over() {
+                self.source = None;
+                continue;
+            }
             let delivered = if source.is_cut {
                 source.messages.next().now_or_never().flatten()
             } else {
@@ -192,6 +176,8 @@ impl Reader {
                     debug!(room = %self.room.room_id, %error, "a reader begins again");
                     self.fail();
                 }
+                // its turn was taken away
+                None if source.messages.is_over() => {}
                 None => self.fail(),
             }
         }
@@ -201,7 +187,7 @@ impl Reader {
     pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
         while self.held.is_none() {
             let source = self.source.as_mut()?;
-            if source.is_cut || source.connections.has_changed().unwrap_or(true) {
+            if source.is_cut || source.messages.is_over() || source.connections.has_changed().unwrap_or(true) {
                 return None;
             }
             match source.messages.next().now_or_never()?? {
@@ -320,64 +306,9 @@ impl Reader {
             }
             self.single = 0;
         }
-        self.open().await.map(|source| Begun::Source(Box::new(source)))
-    }
-
-    async fn open(&self) -> Result<Source> {
-        let nats = self.nats.reading(&self.room.room_id).await?;
-        let mut connections = nats.connections();
-        connections.mark_unchanged();
-        nats.ready().await?;
-        let stream_name = streams::name(&self.room.room_id);
-        let stream =
-            nats.jetstream.get_stream_no_info(&stream_name).await.map_err(|error| unavailable().because(error))?;
-        let consumer = stream
-            .create_consumer(pull::Config {
-                description: Some("unibus reader".to_owned()),
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
-                ack_policy: AckPolicy::None,
-                memory_storage: true,
-                num_replicas: 1,
-                inactive_threshold: INACTIVE_THRESHOLD,
-                ..pull::Config::default()
-            })
-            .await
-            .map_err(consumer_error)?;
-        let bytes = READ_AHEAD_BYTES_MAX + nats.client.max_payload();
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(READ_AHEAD_MESSAGES_MAX)
-            .max_bytes_per_batch(bytes)
-            .heartbeat(HEARTBEAT)
-            .expires(PULL_EXPIRES)
-            .messages()
-            .await
-            .map_err(|error| unavailable().because(error))?;
-        let name = consumer.cached_info().name.clone();
-        let consumer = Abandon { nats: self.nats.clone(), tasks: self.tasks.clone(), stream: stream_name, name };
-        Ok(Source { _consumer: consumer, messages, delivery: 1, connections, is_cut: false })
-    }
-}
-
-/// Deletes the consumer when its reader is done with it, so that clients that come and go leave none behind; what this
-/// misses goes after the inactivity threshold.
-struct Abandon {
-    nats: Nats,
-    tasks: TaskTracker,
-    stream: String,
-    name: String,
-}
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        // without a runtime the service is being torn down
-        let Ok(runtime) = Handle::try_current() else { return };
-        let (nats, stream, name) = (self.nats.clone(), self.stream.clone(), self.name.clone());
-        let delete = async move {
-            // gone already, or out of reach: either way nothing is left to do
-            let _ = nats.delete_consumer(&stream, &name).await;
-        };
-        self.tasks.spawn_on(delete, &runtime);
+        let source =
+            Box::pin(Source::open(&self.nats, &self.tasks, self.turns.as_ref(), &self.room, self.next)).await?;
+        Ok(Begun::Source(Box::new(source)))
     }
 }
 
@@ -392,19 +323,4 @@ fn recreated() -> Error {
         Reason::RoomRecreated,
         "the room's log was deleted and began anew; positions of before mean nothing now, subscribe again",
     )
-}
-
-fn consumer_error(error: jetstream::stream::ConsumerError) -> Error {
-    let refusal = match error.kind() {
-        ConsumerErrorKind::JetStream(refusal) => refusal,
-        ConsumerErrorKind::TimedOut
-        | ConsumerErrorKind::Request
-        | ConsumerErrorKind::InvalidConsumerType
-        | ConsumerErrorKind::InvalidName
-        | ConsumerErrorKind::Other => return unavailable().because(error),
-    };
-    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND {
-        return recreated();
-    }
-    ApiError::Refused(refusal).into()
 }

@@ -129,6 +129,7 @@ fn the_limits_are_those_of_the_code() {
             "d" => 86_400_000.0,
             "KiB" => 1024.0,
             "MiB" => 1024.0 * 1024.0,
+            "GiB" => 1024.0 * 1024.0 * 1024.0,
             other => panic!("the unit {other}"),
         };
         #[allow(clippy::cast_precision_loss, reason = "all limits are small")]

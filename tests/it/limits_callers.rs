@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use unibus::{Config, v1::PublishRequest};
+use unibus::{
+    Config,
+    v1::{AddMemberRequest, PublishRequest, PurgeRoomRequest, Role},
+};
 
 use crate::support::{
     Frames, Issuer, Nats, Unibus, assert_status, create_ephemeral, create_room, ephemeral, eventually, history,
@@ -197,4 +200,51 @@ async fn each_caller_with_a_name_has_bounds_of_its_own() {
         outcomes[0].as_ref().unwrap();
         delay(outcomes[1].as_ref().unwrap_err(), "--limit-publishes");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creators_rooms_hold_no_more_bytes_than_they_may() {
+    // Goal: the bound on stored bytes holds over all rooms of a creator, by every way to publish and whoever publishes; a purge
+    // makes place at once, and other creators are not touched. Method: with the bound at 100 kB ann's two rooms are filled up
+    // by herself and by bob, who writes there; then one is purged.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let unibus = issuer.guard(&nats, |config| config.limit_stored_bytes = Some(100_000)).await;
+    let [ann, bob] = [issuer.client(&unibus, "ann").await, issuer.client(&unibus, "bob").await];
+    let rooms = ["lobby", "hall"];
+    for room in rooms {
+        let created = create_room(&ann, room).await;
+        assert_eq!(created.retention.map(|retention| retention.max_bytes), Some(100_000));
+    }
+    create_room(&bob, "own").await;
+    let member = AddMemberRequest { room_id: "hall".into(), member_id: "bob".into(), ..AddMemberRequest::default() };
+    ann.clone().add_member(AddMemberRequest { role: Role::Writer.into(), ..member }).await.unwrap();
+    let large = |room: &str| plain(room, "x".repeat(9_000));
+    let mut stored = 0;
+    let refused = loop {
+        let room = rooms[stored % 2];
+        let client = if stored % 2 == 1 { &bob } else { &ann };
+        match by_calls(client, vec![large(room)]).await.remove(0) {
+            Ok(_) => stored += 1,
+            Err(refused) => break refused,
+        }
+        assert!(stored < 20, "no bound");
+    };
+    assert!((9..=11).contains(&stored), "{stored}");
+    let refused = assert_status::<()>(Err(refused), Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(metadata(&refused, "limit"), "--limit-stored-bytes");
+    for refused in by_stream(&ann, vec![large("lobby")]).await {
+        assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    }
+    for atomic in [false, true] {
+        let refused = ann.clone().publish_batch(batch(vec![large("hall")], atomic)).await;
+        assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    }
+    publish(&bob, "own", "x".repeat(9_000)).await.unwrap();
+    let purge = PurgeRoomRequest { room_id: "lobby".into(), ..PurgeRoomRequest::default() };
+    ann.clone().purge_room(purge).await.unwrap();
+    eventually(SOON, async || {
+        let again = by_calls(&bob, vec![large("hall")]).await.remove(0);
+        again.map_err(|status| status.to_string())
+    })
+    .await;
 }

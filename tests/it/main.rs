@@ -7,8 +7,10 @@
 #![allow(clippy::disallowed_methods)] // a test's tasks end with its runtime
 #![allow(clippy::from_iter_instead_of_collect)] // `Vec::from_iter(1..=5)` says what is expected, beside what was seen
 
+mod abuse_reading;
 mod access_table;
 mod acknowledge;
+mod answer_sizes;
 mod architecture;
 mod auth;
 mod auth_attacks;

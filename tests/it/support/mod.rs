@@ -39,7 +39,8 @@ pub(crate) use self::{
         publish_n, sequences,
     },
     subscribers::{
-        acknowledge, client_with_window, durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
+        acknowledge, client_with_window, client_with_window_as, durable_info, explicit, floor, floor_reaches, listed,
+        starting, subscription,
     },
     tls::{TlsSocket, certificate_in, shown_certificate, tls_client, tls_endpoint, try_tls_client},
     traffic::{Circumstances, Traffic},

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use async_nats::jetstream::consumer;
 use tonic::{Status, transport::Endpoint};
-use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, start::At};
+use unibus::v1::{AckMode, AcknowledgeRequest, SubscribeRequest, room_service_client::RoomServiceClient, start::At};
 
-use super::{Client, Nats, eventually, over};
+use super::{Client, Credentials, Nats, eventually};
 
 /// A subscription with automatic acks at the default place; durable unless `subscriber` is empty.
 pub(crate) fn subscription(room_id: &str, subscriber: &str) -> SubscribeRequest {
@@ -59,9 +59,14 @@ pub(crate) async fn floor_reaches(nats: &Nats, mapped_room: &str, mapped_subscri
 
 /// A client that takes no more than this many bytes before its program reads them.
 pub(crate) async fn client_with_window(address: SocketAddr, bytes: u32) -> Client {
+    client_with_window_as(address, bytes, Credentials::default()).await
+}
+
+/// The same, with credentials.
+pub(crate) async fn client_with_window_as(address: SocketAddr, bytes: u32, credentials: Credentials) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
     let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024);
-    over(endpoint.connect().await.expect("a connection"))
+    RoomServiceClient::with_interceptor(endpoint.connect().await.expect("a connection"), credentials)
 }
 
 /// These, as a list to compare with: most often the sequences that are expected.

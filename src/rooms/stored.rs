@@ -1,0 +1,149 @@
+//! How many bytes the rooms of a creator hold, against the bound on them.
+//!
+//! NATS knows what is stored. An instance asks it every few seconds for the rooms of a creator to whose rooms it publishes, and
+//! counts what it publishes in between. What others publish in between is counted a few seconds late.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use crate::{
+    domain::RoomId,
+    error::{Error, Result},
+    limits::{STORED_BYTES_INTERVAL, STORED_OVERHEAD_BYTES},
+    store::{Registered, Store},
+    sync::lock,
+};
+
+/// Before a publish is refused, NATS is asked again, unless it was asked so lately.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+/// With many rooms NATS is asked less often: no more than so many questions in a second, of one instance for one creator.
+const QUESTIONS_PER_SECOND: u32 = 50;
+const QUESTIONS_AT_ONCE: usize = 8;
+/// Creators who are kept before those are forgotten to whose rooms nothing is published.
+const CREATORS_UNPRUNED: usize = 10_000;
+
+/// The bound, and what is known of each creator. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct StoredBytes {
+    max: Option<u64>,
+    creators: Arc<Mutex<HashMap<String, Usage>>>,
+    asking: Arc<Mutex<HashSet<String>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    /// As NATS said.
+    bytes: u64,
+    asked_at: Instant,
+    /// After which the answer is old.
+    lasts: Duration,
+    /// What this instance has published since.
+    published: u64,
+}
+
+impl Usage {
+    fn total(&self) -> u64 {
+        self.bytes.saturating_add(self.published)
+    }
+}
+
+impl StoredBytes {
+    pub(super) fn new(max: Option<u64>) -> Self {
+        Self { max, creators: Arc::default(), asking: Arc::default() }
+    }
+
+    /// The bound, for a room that is created without a bound of its own.
+    pub(super) fn max(&self) -> Option<i64> {
+        self.max.and_then(|max| i64::try_from(max).ok())
+    }
+
+    /// Counts messages that are about to be published to the room.
+    ///
+    /// # Errors
+    /// `LIMIT_REACHED` when the rooms of the room's creator hold too much already; nothing was counted.
+    pub(super) async fn take(
+        &self,
+        store: &Store,
+        registered: &Registered,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        let Some(max) = self.max else { return Ok(()) };
+        let room = &registered.room;
+        if room.creator.is_empty() || !room.persist {
+            return Ok(());
+        }
+        let overhead = messages.saturating_mul(STORED_OVERHEAD_BYTES + room.subject.as_str().len());
+        let bytes = u64::try_from(bytes.saturating_add(overhead)).unwrap_or(u64::MAX);
+        for _ in 0..2 {
+            let known = {
+                let mut creators = lock(&self.creators);
+                match creators.get_mut(&room.creator) {
+                    Some(usage) if usage.total().saturating_add(bytes) <= max => {
+                        usage.published += bytes;
+                        Some((usage.asked_at.elapsed() > usage.lasts, true))
+                    }
+                    Some(usage) => Some((usage.asked_at.elapsed() > REFUSED_FOR, false)),
+                    None => None,
+                }
+            };
+            match known {
+                Some((false, true)) => return Ok(()),
+                Some((true, true)) => {
+                    self.ask_beside(store, &room.creator);
+                    return Ok(());
+                }
+                Some((false, false)) => break,
+                Some((true, false)) | None => Box::pin(self.ask(store, &room.creator)).await,
+            }
+        }
+        Err(Error::limit_reached(
+            "--limit-stored-bytes",
+            format!(
+                "the rooms of this room's creator hold as many bytes as --limit-stored-bytes allows ({max}); \
+                 purge one, delete one, or set their retention.max_bytes"
+            ),
+        ))
+    }
+
+    /// Asks without keeping the publisher waiting, unless somebody asks already.
+    fn ask_beside(&self, store: &Store, creator: &str) {
+        if !lock(&self.asking).insert(creator.to_owned()) {
+            return;
+        }
+        let (this, store, creator) = (self.clone(), store.clone(), creator.to_owned());
+        let asking = store.clone();
+        store.spawn(async move {
+            this.ask(&asking, &creator).await;
+            lock(&this.asking).remove(&creator);
+        });
+    }
+
+    /// What NATS says now. A room of which it says nothing counts as empty: its publishes fail by themselves.
+    async fn ask(&self, store: &Store, creator: &str) {
+        let asked_at = Instant::now();
+        let published_before = lock(&self.creators).get(creator).map_or(0, |usage| usage.published);
+        let rooms: Vec<RoomId> = store.registry.created_by(creator, None).into_iter().collect();
+        let lasts = STORED_BYTES_INTERVAL
+            .max(Duration::from_secs(1) * u32::try_from(rooms.len()).unwrap_or(u32::MAX) / QUESTIONS_PER_SECOND);
+        let sizes = rooms.into_iter().map(|room| async move {
+            let registered = store.registry.known(&room).filter(|registered| registered.room.persist)?;
+            store.log_state(&registered.room).await.ok().map(|state| state.bytes)
+        });
+        let sizes: Vec<Option<u64>> = stream::iter(sizes).buffer_unordered(QUESTIONS_AT_ONCE).collect().await;
+        let bytes = sizes.into_iter().flatten().fold(0, u64::saturating_add);
+        let mut creators = lock(&self.creators);
+        if creators.len() >= CREATORS_UNPRUNED {
+            creators.retain(|_, usage| usage.asked_at.elapsed() < 2 * usage.lasts);
+        }
+        // what was published meanwhile may be in the answer, or not
+        let published = creators.get(creator).map_or(0, |usage| usage.published.saturating_sub(published_before));
+        creators.insert(creator.to_owned(), Usage { bytes, asked_at, lasts, published });
+    }
+}

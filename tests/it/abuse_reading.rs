@@ -1,0 +1,305 @@
+//! One caller that reads all it can, fast or not at all, beside others that only want to get on.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+use unibus::v1::{HistoryRequest, SubscribeRequest, subscribe_response::Frame};
+
+use crate::support::{
+    Client, Credentials, Frames, Issuer, Nats, Process, client_with_window_as, connect_with, create_ephemeral,
+    create_room, history, publish, reason,
+};
+
+const MIB: u64 = 1024 * 1024;
+/// Nearly the largest payload.
+const LARGE: usize = 900 * 1024;
+/// Backlogs, pages, their copies on the way to clients, and what the allocator keeps of it.
+const GROWTH_BYTES_MAX: u64 = 256 * MIB;
+
+/// A service that wants tokens, with the limits that it has by default.
+async fn guarded(nats: &Nats, issuer: &Issuer, args: &[&str]) -> Process {
+    let keys = format!("--auth-keys={}", issuer.public_key().display());
+    let mut all = vec!["--auth=enforce", &keys, "--heartbeat-interval=1s"];
+    all.extend(args);
+    Process::start_with(nats, &all, None).await
+}
+
+async fn as_caller(service: &Process, issuer: &Issuer, id: &str) -> Client {
+    connect_with(service.address(), Credentials::bearer(&issuer.token(id))).await
+}
+
+/// Bob, who does nothing wrong: he publishes to both kinds of rooms all the time, and listens.
+struct Innocent {
+    _tasks: Vec<AbortOnDropHandle<()>>,
+    published: Arc<AtomicU64>,
+    heard: Arc<AtomicU64>,
+    errors: Arc<std::sync::Mutex<Vec<Status>>>,
+    latencies: Arc<std::sync::Mutex<Vec<Duration>>>,
+}
+
+impl Innocent {
+    async fn start(client: &Client) -> Self {
+        create_room(client, "stored").await;
+        create_ephemeral(client, "air").await;
+        let (published, heard) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (errors, latencies) =
+            (Arc::<std::sync::Mutex<Vec<_>>>::default(), Arc::<std::sync::Mutex<Vec<_>>>::default());
+        let mut tasks = Vec::new();
+        let mut frames = Frames::transient(client, "air").await;
+        let count = Arc::clone(&heard);
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.next_frame(Duration::from_secs(60)).await {
+                match frame {
+                    Frame::Message(_) => drop(count.fetch_add(1, Ordering::SeqCst)),
+                    Frame::Gap(gap) => panic!("lost: {gap:?}"),
+                    _ => {}
+                }
+            }
+        })));
+        let (client, count, failed, took) =
+            (client.clone(), Arc::clone(&published), Arc::clone(&errors), Arc::clone(&latencies));
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let begun = Instant::now();
+                let stored = publish(&client, "stored", "x").await;
+                took.lock().unwrap().push(begun.elapsed());
+                let aired = publish(&client, "air", "x").await;
+                count.fetch_add(u64::from(aired.is_ok()), Ordering::SeqCst);
+                failed.lock().unwrap().extend([stored.err(), aired.err()].into_iter().flatten());
+                sleep(Duration::from_millis(5)).await;
+            }
+        })));
+        Self { _tasks: tasks, published, heard, errors, latencies }
+    }
+
+    /// The latency that 99 of 100 publishes kept since this was asked the last time.
+    fn p99(&self) -> Duration {
+        let mut taken = std::mem::take(&mut *self.latencies.lock().unwrap());
+        taken.sort_unstable();
+        taken[(taken.len() * 99 / 100).min(taken.len() - 1)]
+    }
+
+    async fn assert_undisturbed(&self) {
+        assert!(self.errors.lock().unwrap().is_empty(), "{:?}", self.errors.lock().unwrap());
+        let published = self.published.load(Ordering::SeqCst);
+        crate::support::eventually(Duration::from_secs(5), async || {
+            let heard = self.heard.load(Ordering::SeqCst);
+            if heard >= published { Ok(()) } else { Err(format!("{heard} of {published}")) }
+        })
+        .await;
+    }
+}
+
+/// The most memory that the process had in use.
+struct Peak {
+    _task: AbortOnDropHandle<()>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Peak {
+    fn of(service: &Arc<Process>) -> Self {
+        let bytes = Arc::<AtomicU64>::default();
+        let (service, peak) = (Arc::clone(service), Arc::clone(&bytes));
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                peak.fetch_max(service.resident_bytes(), Ordering::SeqCst);
+                sleep(Duration::from_millis(20)).await;
+            }
+        }));
+        Self { _task: task, bytes }
+    }
+}
+
+/// How often the service lost a connection to NATS, by its log.
+fn disconnections(service: &Process) -> usize {
+    service.stdout().iter().filter(|line| line.contains("disconnected") || line.contains("slow consumer")).count()
+}
+
+async fn fill(client: &Client, room: &str, messages: usize, bytes: usize) {
+    create_room(client, room).await;
+    let all: Vec<_> = (0..messages).collect();
+    for some in all.chunks(8) {
+        let sent = some.iter().map(|_| publish(client, room, vec![7; bytes]));
+        for outcome in join_all(sent).await {
+            outcome.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_that_read_nothing_cost_a_share_of_memory_and_stop_nobody() {
+    // Goal: what is read ahead for clients that take nothing is bounded for all of them together, and NATS keeps its connections.
+    // Method: a room of 1 MiB messages; 300 subscriptions of it that read only their first frame; bob publishes beside, and then
+    // reads a backlog of his own to its end.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = Arc::new(guarded(&nats, &issuer, &[]).await);
+    let eve = as_caller(&service, &issuer, "eve").await;
+    fill(&eve, "large", 40, LARGE).await;
+    let bob = as_caller(&service, &issuer, "bob").await;
+    fill(&bob, "own", 200, 10_000).await;
+    let innocent = Innocent::start(&bob).await;
+    let before = service.resident_bytes();
+    let peak = Peak::of(&service);
+
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let credentials = Credentials::bearer(&issuer.token("eve"));
+        let narrow = client_with_window_as(service.address(), 16 * 1024, credentials).await;
+        let opening = (0..50).map(|_| Frames::transient(&narrow, "large"));
+        silent.extend(join_all(opening).await);
+    }
+    sleep(Duration::from_secs(3)).await;
+    let mut frames = Frames::durable(&bob, "own", "bob").await;
+    let mut read = 0;
+    while read < 200 {
+        match frames.next_frame(Duration::from_secs(20)).await.unwrap().expect("open") {
+            Frame::Message(message) => read = message.sequence,
+            Frame::Gap(gap) => panic!("{gap:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(silent.len(), 300);
+    let grown = peak.bytes.load(Ordering::SeqCst).saturating_sub(before);
+    assert!(grown < GROWTH_BYTES_MAX, "grew by {} MiB", grown / MIB);
+    innocent.assert_undisturbed().await;
+    assert_eq!(disconnections(&service), 0, "{:?}", service.stdout());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_pages_and_backlogs_leaves_others_alone() {
+    // Goal: bulk reading by one caller costs a bounded share of memory, loses no connection to NATS and no ephemeral message, and
+    // does not stop another's publishes. Method: eve asks for 200 pages of 1 MiB messages at once, for eight pages over HTTP, and
+    // reads 50 backlogs as fast as she can; some of her pages are refused with a retry hint; bob publishes all the time.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = Arc::new(guarded(&nats, &issuer, &["--limit-read-bytes=0"]).await);
+    let eve = as_caller(&service, &issuer, "eve").await;
+    fill(&eve, "large", 60, LARGE).await;
+    let bob = as_caller(&service, &issuer, "bob").await;
+    let innocent = Innocent::start(&bob).await;
+    let before = service.resident_bytes();
+    let peak = Peak::of(&service);
+
+    let pages = (0..200).map(|_| async {
+        let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
+        eve.clone()
+            .max_decoding_message_size(8 << 20)
+            .history(request)
+            .await
+            .map(|page| page.into_inner().messages.len())
+    });
+    let token = issuer.token("eve");
+    let url = format!("http://{}/rooms/large/history?limit=1000", service.address());
+    let http = (0..8).map(|_| async {
+        let http = reqwest::Client::new();
+        let answer = http.get(&url).bearer_auth(&token).send().await.unwrap();
+        let status = answer.status().as_u16();
+        answer.bytes().await.unwrap();
+        status
+    });
+    let backlogs = (0..50).map(|_| async {
+        let request =
+            SubscribeRequest { room_id: "large".into(), until_caught_up: true, ..SubscribeRequest::default() };
+        let mut frames = Frames::open(&eve.clone().max_decoding_message_size(8 << 20), request).await.unwrap();
+        let mut count = 0;
+        while let Some(frame) = frames.next_frame(Duration::from_secs(60)).await.unwrap() {
+            count += usize::from(matches!(frame, Frame::Message(_)));
+        }
+        count
+    });
+    let (pages, http, backlogs) = tokio::join!(join_all(pages), join_all(http), join_all(backlogs));
+    assert!(backlogs.iter().all(|count| *count == 60), "{backlogs:?}");
+    let refused: HashSet<_> = pages.iter().filter_map(|page| page.as_ref().err()).map(reason).collect();
+    assert!(pages.iter().filter(|page| page.is_ok()).count() > 0, "no page");
+    assert!(refused.iter().all(|reason| reason == "RATE_LIMITED"), "{refused:?}");
+    assert!(http.iter().all(|status| [200, 429].contains(status)), "{http:?}");
+
+    let grown = peak.bytes.load(Ordering::SeqCst).saturating_sub(before);
+    assert!(grown < 2 * GROWTH_BYTES_MAX, "grew by {} MiB", grown / MIB);
+    innocent.assert_undisturbed().await;
+    assert_eq!(disconnections(&service), 0, "{:?}", service.stdout());
+    assert_eq!(history(&bob, "stored", 1).await.messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_reads_no_faster_than_it_may() {
+    // Goal: the rate of reading holds for pages and backlogs together, and for each caller by itself. Method: 12 MiB are read at
+    // 4 MiB a second, of which a second's are there at once; meanwhile bob's small page comes at once.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = guarded(&nats, &issuer, &["--limit-read-bytes=4194304"]).await;
+    let eve = as_caller(&service, &issuer, "eve").await;
+    fill(&eve, "large", 12, LARGE / 2).await;
+    let bob = as_caller(&service, &issuer, "bob").await;
+    fill(&bob, "own", 3, 100).await;
+    let begun = Instant::now();
+    let reading = async {
+        let request =
+            SubscribeRequest { room_id: "large".into(), until_caught_up: true, ..SubscribeRequest::default() };
+        let mut frames = Frames::open(&eve, request).await.unwrap();
+        while frames.next_frame(Duration::from_secs(60)).await.unwrap().is_some() {}
+        for _ in 0..2 {
+            history(&eve, "large", 6).await;
+        }
+        begun.elapsed()
+    };
+    let beside = async {
+        sleep(Duration::from_millis(700)).await;
+        let asked = Instant::now();
+        assert_eq!(history(&bob, "own", 10).await.messages.len(), 3);
+        asked.elapsed()
+    };
+    let (took, beside) = tokio::join!(reading, beside);
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
+    assert!(beside < Duration::from_secs(1), "{beside:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_reads_all_it_may_leaves_others_their_latency() {
+    // Goal: with default flags a storm of pages and backlogs keeps another's publishes within three times what they take without
+    // it. Method: bob publishes for four seconds alone, and for six while eve asks for pages and reads backlogs without a pause; times below
+    // 50 ms are not told apart, since other programs run on the machine too.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = Arc::new(guarded(&nats, &issuer, &[]).await);
+    let eve = as_caller(&service, &issuer, "eve").await;
+    fill(&eve, "large", 20, LARGE).await;
+    let bob = as_caller(&service, &issuer, "bob").await;
+    let innocent = Innocent::start(&bob).await;
+    sleep(Duration::from_secs(4)).await;
+    let undisturbed = innocent.p99();
+
+    let mut storm = Vec::new();
+    for reader in 0..40 {
+        let eve = as_caller(&service, &issuer, "eve").await;
+        storm.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                if reader % 2 == 0 {
+                    let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
+                    let _ = eve.clone().history(request).await;
+                } else {
+                    let request = SubscribeRequest {
+                        room_id: "large".into(),
+                        until_caught_up: true,
+                        ..SubscribeRequest::default()
+                    };
+                    let Ok(mut frames) = Frames::open(&eve, request).await else { continue };
+                    while let Ok(Some(_)) = frames.next_frame(Duration::from_secs(60)).await {}
+                }
+            }
+        })));
+    }
+    sleep(Duration::from_secs(6)).await;
+    let stormy = innocent.p99();
+    drop(storm);
+    assert!(stormy <= 3 * undisturbed.max(Duration::from_millis(50)), "{undisturbed:?} alone, {stormy:?} in the storm");
+    innocent.assert_undisturbed().await;
+    assert_eq!(disconnections(&service), 0, "{:?}", service.stdout());
+}

@@ -164,8 +164,8 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LIMIT_ROOMS")]
     pub limit_rooms: Option<u32>,
 
-    /// Bytes in all rooms that a caller has created; 0: as many as NATS takes. A room without `max_bytes` gets this one. Unset:
-    /// 1 GiB with `--auth enforce`, else 0
+    /// Bytes in all rooms that a caller has created; 0: as many as NATS takes. Unset: 1 GiB with
+    /// `--auth enforce`, else 0
     #[arg(long, env = "UNIBUS_LIMIT_STORED_BYTES")]
     pub limit_stored_bytes: Option<u64>,
 

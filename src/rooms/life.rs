@@ -107,10 +107,7 @@ impl Rooms {
     /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`; `PERMISSION_DENIED`. No room was created.
     pub(crate) async fn create(&self, caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
         let creator = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
-        let mut room = request.check(creator, self.payload_bytes_max())?;
-        if room.persist && bound(caller).is_some() {
-            room.retention.max_bytes = room.retention.max_bytes.or(self.stored.max());
-        }
+        let room = request.check(creator, self.payload_bytes_max())?;
         if room.persist {
             self.store.require_jetstream()?;
             self.store.check_bounds(&room, caller, "retention")?;

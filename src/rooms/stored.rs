@@ -2,6 +2,8 @@
 //!
 //! NATS knows what is stored. An instance asks it every few seconds for the rooms of a creator to whose rooms it publishes, and
 //! counts what it publishes in between. What others publish in between is counted a few seconds late.
+//!
+//! No room is given a `max_bytes` for this: nats-server reserves that much storage for the stream, used or not.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -56,11 +58,6 @@ impl Usage {
 impl StoredBytes {
     pub(super) fn new(max: Option<u64>) -> Self {
         Self { max, creators: Arc::default(), asking: Arc::default() }
-    }
-
-    /// The bound, for a room that is created without a bound of its own.
-    pub(super) fn max(&self) -> Option<i64> {
-        self.max.and_then(|max| i64::try_from(max).ok())
     }
 
     /// Counts messages that are about to be published to the room.

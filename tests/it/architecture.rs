@@ -26,10 +26,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("delivery", &["domain", "error", "limits"]),
     ("store", &["domain", "error", "limits", "sync"]),
     ("domain", &["error", "limits"]),
-    ("error", &[]),
+    ("error", &["limits"]),
     ("limits", &[]),
     ("sync", &[]),
-    ("config", &[]),
+    ("config", &["limits"]),
     ("shutdown", &[]),
 ];
 

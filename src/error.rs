@@ -70,13 +70,9 @@ reasons! {
     SubscriptionOpen = "SUBSCRIPTION_OPEN", AlreadyExists;
     /// The room exists with other settings.
     RoomExists = "ROOM_EXISTS", AlreadyExists;
-    /// Another room's id maps to the same NATS name.
-    RoomNameTaken = "ROOM_NAME_TAKEN", AlreadyExists;
     /// The subject belongs to another room or to another stream.
     SubjectTaken = "SUBJECT_TAKEN", AlreadyExists;
-    /// Another subscriber's id maps to the same NATS name.
-    SubscriberNameTaken = "SUBSCRIBER_NAME_TAKEN", AlreadyExists;
-    /// A NATS stream or consumer of the mapped name exists with settings that cannot be adopted.
+    /// A NATS stream or consumer of the name exists with settings that cannot be adopted.
     StreamIncompatible = "STREAM_INCOMPATIBLE", AlreadyExists;
     /// A message of an atomic batch was stored before, and not in this batch: its place in the batch is in the metadata as `index`, where it is stored as `sequence`. Nothing was stored.
     BatchDuplicate = "BATCH_DUPLICATE", AlreadyExists;
@@ -202,9 +198,7 @@ impl Reason {
             | Self::MessageNotFound
             | Self::SubscriptionOpen
             | Self::RoomExists
-            | Self::RoomNameTaken
             | Self::SubjectTaken
-            | Self::SubscriberNameTaken
             | Self::StreamIncompatible
             | Self::BatchDuplicate
             | Self::SequenceMismatch

@@ -38,8 +38,8 @@
 //! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
 //! - **One place decides who may do what**, from memory: members are watched like rooms, so a decision costs no round trip,
 //!   and what is open holds a signal that fires when its caller may no longer have it.
-//! - **Names are claimed by compare-and-set.** A room's key is its mapped name, so two ids that map to one NATS name
-//!   cannot both exist.
+//! - **Names are claimed by compare-and-set.** A room's key stands for its id alone, and its name in NATS is claimed in a key
+//!   of its own: two ids that map to one NATS name never block each other (`domain::nats_names`).
 //! - **One queue for each room.** What is published to a persisted room is sent by one worker, so that order holds around
 //!   retries, and what waits can be committed together.
 //! - **One answer never proves an absence.** Where a log has copies, an answer that knows less than this instance is stale and

@@ -1,21 +1,14 @@
-//! Room, subscriber and member ids, and the mapping of them to NATS names.
+//! Room, subscriber and member ids.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::nats_names;
 use crate::{
     error::{Error, Result},
     limits::{MEMBER_ID_CHARS_MAX, ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
 };
-
-/// The part of a NATS name that stands for `id`: every character outside `[A-Za-z0-9_]` becomes `_`.
-///
-/// Not injective: whoever binds a mapped name checks that it is not another id's.
-#[must_use]
-pub fn mapped(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
-}
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $max:ident) => {
@@ -40,10 +33,16 @@ macro_rules! id {
                 &self.0
             }
 
-            /// The id as part of a NATS name.
+            /// The id as a token of a key in a bucket; no other id has the same.
             #[must_use]
-            pub fn mapped(&self) -> String {
-                mapped(&self.0)
+            pub fn key(&self) -> String {
+                nats_names::key(&self.0)
+            }
+
+            /// The id that has this key.
+            #[must_use]
+            pub fn of_key(token: &str) -> Option<Self> {
+                Self::parse("id", nats_names::id_of_key(token)?).ok()
             }
         }
 
@@ -107,18 +106,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn mapping_keeps_length_and_charset(id in "\\PC{1,128}") {
-            let name = mapped(&id);
-            prop_assert_eq!(name.len(), id.chars().count());
-            prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
-        }
-
-        #[test]
-        fn mapping_is_the_identity_on_safe_ids(id in "[A-Za-z0-9_]{1,128}") {
-            prop_assert_eq!(mapped(&id), id);
-        }
-
         #[test]
         fn parsing_never_panics_and_keeps_the_id(id in any::<String>()) {
             if let Ok(room) = RoomId::parse("room_id", id.clone()) {

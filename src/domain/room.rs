@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{RoomId, Subject};
+use super::{NatsName, RoomId, StreamName, Subject};
 use crate::{
     error::{Error, Result, Violations},
     limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN, STORED_OVERHEAD_BYTES},
@@ -18,6 +18,8 @@ use crate::{
 pub struct Room {
     /// Its name.
     pub room_id: RoomId,
+    /// Its name in NATS, also if it has no stream.
+    pub stream: StreamName,
     /// Where its messages travel in NATS.
     pub subject: Subject,
     /// Whether messages are stored.
@@ -63,6 +65,7 @@ impl Room {
     pub fn same_settings(&self, other: &Self) -> bool {
         let Self {
             room_id,
+            stream,
             subject,
             persist,
             retention,
@@ -75,6 +78,7 @@ impl Room {
             purging: _,
         } = self;
         *room_id == other.room_id
+            && *stream == other.stream
             && *subject == other.subject
             && *persist == other.persist
             && *retention == other.retention
@@ -94,6 +98,41 @@ impl Room {
     #[must_use]
     pub fn purged_through(&self, epoch: i64) -> u64 {
         self.purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through)
+    }
+}
+
+/// A room that is to be registered, and gets its names in NATS by that.
+#[derive(Clone, Debug)]
+pub struct NewRoom {
+    /// With the preferred stream and the subject that goes with it.
+    preferred: Room,
+    is_subject_given: bool,
+}
+
+impl NewRoom {
+    /// The subject of `room` was given by the creator, or goes with whatever name the room gets.
+    #[must_use]
+    pub fn new(room: Room, is_subject_given: bool) -> Self {
+        Self { preferred: room, is_subject_given }
+    }
+
+    /// The room with the names that it has if they are free.
+    #[must_use]
+    pub fn preferred(&self) -> &Room {
+        &self.preferred
+    }
+
+    /// The names that its stream may have, the preferred one first.
+    #[must_use]
+    pub fn streams(&self) -> [StreamName; 3] {
+        NatsName::of_room(&self.preferred.room_id).map(StreamName::of)
+    }
+
+    /// The room with this stream.
+    #[must_use]
+    pub fn named(&self, stream: StreamName) -> Room {
+        let subject = if self.is_subject_given { self.preferred.subject.clone() } else { Subject::default_of(&stream) };
+        Room { stream, subject, ..self.preferred.clone() }
     }
 }
 

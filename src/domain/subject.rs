@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::RoomId;
+use super::{NatsName, RoomId, StreamName};
 use crate::{
     error::{Error, Result},
     limits::SUBJECT_CHARS_MAX,
@@ -12,6 +12,7 @@ use crate::{
 
 /// The first token of the service's own subjects.
 const OWN_TOKEN: &str = "unibus";
+const DEFAULT_PREFIX: &str = "unibus.room.";
 
 /// A subject without wildcards that no other part of NATS or of the service uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,15 +20,23 @@ const OWN_TOKEN: &str = "unibus";
 pub struct Subject(String);
 
 impl Subject {
-    /// The subject of a room whose creator gave none.
+    /// The subject of a room with this stream whose creator gave none. It is the room's also where the creator gave another.
     #[must_use]
-    pub fn default_of(room: &RoomId) -> Self {
-        Self(format!("unibus.room.{}", room.mapped()))
+    pub fn default_of(stream: &StreamName) -> Self {
+        Self(format!("{DEFAULT_PREFIX}{}", stream.room()))
+    }
+
+    /// Whether it is the default subject of some room.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.0.starts_with(DEFAULT_PREFIX)
     }
 
     /// Checks a subject given for `room`, or for one whose id is wrong.
     pub fn parse(field: &str, subject: &str, room: Option<&RoomId>) -> Result<Self> {
-        if room.is_some_and(|room| subject == Self::default_of(room).0) {
+        let is_own =
+            |room| NatsName::of_room(room).map(StreamName::of).iter().any(|name| subject == Self::default_of(name).0);
+        if room.is_some_and(is_own) {
             return Ok(Self(subject.to_owned()));
         }
         match problem(subject) {
@@ -107,7 +116,8 @@ mod tests {
 
     #[test]
     fn ordinary_subjects_and_the_rooms_own_default_are_taken() {
-        for good in ["room.general", "a", "Team-1.room_2", "unibus.room.a_b", "unibusx.y"] {
+        for good in ["room.general", "a", "Team-1.room_2", "unibus.room.a_b", "unibus.room.a_b_2rbwfvt5si", "unibusx.y"]
+        {
             assert_eq!(parse(good).unwrap().as_str(), good);
         }
         assert!(parse(&"x".repeat(200)).is_ok());

@@ -83,6 +83,7 @@ pub(super) fn room(room: Room, state: Option<RoomState>) -> v1::Room {
     });
     v1::Room {
         room_id: room.room_id.into(),
+        stream: if room.persist { room.stream.into() } else { String::new() },
         persist: room.persist,
         subject: room.subject.to_string(),
         retention,

@@ -11,7 +11,7 @@ use super::Rooms;
 use crate::{
     domain::{Caller, Identity, MemberId, PageRequest, Role, Room, RoomId, RoomState, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{Actor, PageLimits, Pass, Registered},
+    store::{Actor, PageLimits, Pass, Registered, Whose},
 };
 
 /// What a call needs in its room; each includes those before it.
@@ -148,24 +148,34 @@ impl Rooms {
         Ok((membership.visible, Standing { pass: Some(pass), expires_at }))
     }
 
-    /// Whether the durable subscriber is the caller's own.
+    /// Whether the durable subscriber is the caller's own, and whose it is then.
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_as(&self, caller: &Caller, room: &Room, subscriber: &SubscriberId) -> Result<()> {
-        let is_own = caller.id().is_none_or(|id| self.is_own(id, room, subscriber.as_str()));
-        if is_own { Ok(()) } else { Err(foreign()) }
+    pub(super) fn allow_as(&self, caller: &Caller, room: &Room, subscriber: &SubscriberId) -> Result<Whose> {
+        let endpoint = caller.id();
+        if endpoint.is_none_or(|id| self.is_own(id, room, subscriber.as_str())) {
+            return Ok(Whose { endpoint: endpoint.cloned(), or_anybodys: endpoint.is_none() });
+        }
+        Err(foreign())
     }
 
     /// Whether the caller may move or forget the durable subscriber: one of its own, or any as an owner.
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_over(&self, caller: &Caller, registered: &Registered, subscriber: &SubscriberId) -> Result<()> {
-        if self.allow(caller, registered, Right::Own).is_ok() {
-            return Ok(());
+    pub(super) fn allow_over(
+        &self,
+        caller: &Caller,
+        registered: &Registered,
+        subscriber: &SubscriberId,
+    ) -> Result<Whose> {
+        let own = self.allow_as(caller, &registered.room, subscriber);
+        if self.allow(caller, registered, Right::Own).is_err() {
+            return own;
         }
-        self.allow_as(caller, &registered.room, subscriber)
+        let endpoint = own.ok().and_then(|own| own.endpoint);
+        Ok(Whose { endpoint, or_anybodys: true })
     }
 
     /// A subscriber is an endpoint's own if it has its id, or that and the name of a device, and is not another member's id.

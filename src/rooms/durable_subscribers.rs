@@ -2,7 +2,7 @@
 
 use super::{Rooms, access::Right, subscribers::SubscriberPage};
 use crate::{
-    domain::{Caller, RoomId, Start, SubscriberId},
+    domain::{Caller, NatsName, RoomId, Start, SubscriberId},
     error::Result,
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
     store::DurableToken,
@@ -32,10 +32,13 @@ impl Rooms {
         let Some(own) = caller.id().filter(|_| !sees_all) else {
             return self.subscribers.page(room, after, &state, size, &|_| true).await;
         };
-        let mapped = own.mapped();
-        let mut page = self.subscribers.page(room, after, &state, size, &|name| name.starts_with(&mapped)).await?;
+        let stem = NatsName::stem_of_subscriber(own.as_str());
+        let mut page = self.subscribers.page(room, after, &state, size, &|name| name.starts_with(&stem)).await?;
         // names that are mapped to the same beginning are not the same
-        page.subscribers.retain(|found| self.is_own(own, room, &found.name));
+        page.subscribers.retain(|found| {
+            let is_bound_by_own = found.endpoint.as_ref().is_none_or(|endpoint| endpoint == own.as_str());
+            is_bound_by_own && self.is_own(own, room, &found.name)
+        });
         Ok(page)
     }
 
@@ -50,8 +53,9 @@ impl Rooms {
         subscriber: &SubscriberId,
     ) -> Result<()> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
-        self.allow_over(caller, &registered, subscriber)?;
-        self.subscribers.forget(&registered.room, subscriber).await
+        let whose = self.allow_over(caller, &registered, subscriber)?;
+        let subscriber = self.store.subscriber(&registered.room, subscriber, &whose).await?;
+        self.subscribers.forget(&registered.room, &subscriber).await
     }
 
     /// Moves a durable subscriber's position, either way; answers with it.
@@ -68,11 +72,12 @@ impl Rooms {
     ) -> Result<u64> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
         let visible = self.allow(caller, &registered, Right::Read)?;
-        self.allow_over(caller, &registered, subscriber)?;
+        let whose = self.allow_over(caller, &registered, subscriber)?;
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;
         let position = position.max(visible.hidden_through(state.epoch).min(state.last_sequence));
-        self.subscribers.seek(room, subscriber, position).await
+        let subscriber = self.store.subscriber(room, subscriber, &whose).await?;
+        self.subscribers.seek(room, &subscriber, position).await
     }
 }

@@ -14,10 +14,12 @@ use super::{
     access::{Right, bound},
 };
 use crate::{
-    domain::{Caller, Labels, MemberId, Retention, Room, RoomId, RoomState, Subject, Visible},
+    domain::{
+        Caller, Labels, MemberId, NatsName, NewRoom, Retention, Room, RoomId, RoomState, StreamName, Subject, Visible,
+    },
     error::{Error, Reason, Result, Violations},
     limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::{Registered, Registration, Store, not_found},
+    store::{Naming, Registered, Registration, Store, not_found},
 };
 
 /// How often a creation begins again because of another call on the same room.
@@ -47,13 +49,16 @@ pub(crate) struct RoomPage {
 }
 
 impl CreateRoom {
-    fn check(self, creator: String, payload_bytes_max: usize) -> Result<Room> {
+    fn check(self, creator: String, payload_bytes_max: usize) -> Result<NewRoom> {
         let mut violations = self.violations;
         let id = if self.room_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { self.room_id };
         let room_id = violations.check(RoomId::parse("room_id", id));
-        let subject = match self.subject.as_str() {
-            "" => room_id.as_ref().map(Subject::default_of),
-            given => violations.check(Subject::parse("subject", given, room_id.as_ref())),
+        let stream = room_id.as_ref().map(NatsName::of_room).map(|[preferred, ..]| StreamName::of(preferred));
+        let is_subject_given = !self.subject.is_empty();
+        let subject = if is_subject_given {
+            violations.check(Subject::parse("subject", &self.subject, room_id.as_ref()))
+        } else {
+            stream.as_ref().map(Subject::default_of)
         };
         let labels = violations.check(Labels::parse("labels", self.labels));
         let mut replicas = self.replicas;
@@ -71,19 +76,23 @@ impl CreateRoom {
                 }
             }
         }
-        match (room_id, subject, labels) {
-            (Some(room_id), Some(subject), Some(labels)) => violations.finish().map(|()| Room {
-                room_id,
-                subject,
-                persist: self.persist,
-                retention: self.retention,
-                replicas,
-                allow_message_ttl: self.allow_message_ttl,
-                labels,
-                created_at: SystemTime::now(),
-                creator,
-                purged: None,
-                purging: None,
+        match (room_id, stream, subject, labels) {
+            (Some(room_id), Some(stream), Some(subject), Some(labels)) => violations.finish().map(|()| {
+                let room = Room {
+                    room_id,
+                    stream,
+                    subject,
+                    persist: self.persist,
+                    retention: self.retention,
+                    replicas,
+                    allow_message_ttl: self.allow_message_ttl,
+                    labels,
+                    created_at: SystemTime::now(),
+                    creator,
+                    purged: None,
+                    purging: None,
+                };
+                NewRoom::new(room, is_subject_given)
             }),
             _ => Err(violations.into_error()),
         }
@@ -103,22 +112,19 @@ impl Rooms {
     /// Creates a room, or answers with the very same one that is there.
     ///
     /// # Errors
-    /// `INVALID_FIELD`; `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
+    /// `INVALID_FIELD`; `ROOM_EXISTS`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
     /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`; `PERMISSION_DENIED`. No room was created.
     pub(crate) async fn create(&self, caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
         let creator = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
-        let room = request.check(creator, self.payload_bytes_max())?;
+        let new = request.check(creator, self.payload_bytes_max())?;
+        let room = new.preferred();
         if room.persist {
             self.store.require_jetstream()?;
-            self.store.check_bounds(&room, caller, "retention")?;
-            if bound(caller).is_some() {
-                // before the name is registered, which would make it readable
-                self.store.check_adopts_nothing(&room).await?;
-            }
+            self.store.check_bounds(room, caller, "retention")?;
         }
         let _turn = self.allowances.turn_to_create(caller).await;
-        if self.store.registry.known_by_name(&room.room_id.mapped()).is_none() {
-            if bound(caller).is_some() && room.subject != Subject::default_of(&room.room_id) {
+        if self.store.registry.known(&room.room_id).is_none() {
+            if bound(caller).is_some() && !room.subject.is_default() {
                 return Err(Error::new(
                     Reason::PermissionDenied,
                     "subject: only an administrator may choose it, since native programs may speak on it already; leave it empty",
@@ -128,7 +134,7 @@ impl Rooms {
             self.allowances.create(caller, |creator| self.store.registry.count_of(creator))?;
         }
         for _ in 0..ATTEMPTS {
-            let registration = self.store.registry.register(&room).await;
+            let registration = self.register(caller, &new).await;
             if let Err(error) = &registration
                 && error.reason() == Reason::RoomExists
             {
@@ -154,6 +160,34 @@ impl Rooms {
             };
         }
         Err(Error::new(Reason::Conflict, "the room is being created and deleted by others at this moment; try again"))
+    }
+
+    /// Names the room and registers it, unless there is one.
+    async fn register(&self, caller: &Caller, new: &NewRoom) -> Result<Registration> {
+        let registry = &self.store.registry;
+        let named = match registry.name(new).await? {
+            Naming::Named(named) => named,
+            Naming::Found(found) => return Ok(found),
+        };
+        let room = &named.room;
+        let checked = async {
+            if room.persist {
+                // its subject may be longer than the one that it was to have
+                self.store.check_bounds(room, caller, "retention")?;
+                if bound(caller).is_some() {
+                    // before the room is registered, which would make it readable
+                    self.store.check_adopts_nothing(room).await?;
+                }
+            }
+            Ok(())
+        };
+        match checked.await {
+            Ok(()) => registry.register(new, &named).await,
+            Err(error) => {
+                let _ = registry.release(&named).await;
+                Err(error)
+            }
+        }
     }
 
     /// Takes back the registration of a room whose log was refused. One whose log may be there stays: others may use the room

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::Registered,
+    store::{Registered, Whose},
 };
 
 /// What a subscriber asks for.
@@ -38,11 +38,12 @@ impl Rooms {
         let place = Arc::new(self.open_subscriptions.take(caller)?);
         let registered = self.store.registry.find(&options.room_id).await?;
         let (visible, standing) = self.admit(caller, &registered)?;
-        if let Some(subscriber) = &options.subscriber {
-            self.allow_as(caller, &registered.room, subscriber)?;
-        }
+        let subscriber = match &options.subscriber {
+            Some(subscriber) => Some((subscriber, self.allow_as(caller, &registered.room, subscriber)?)),
+            None => None,
+        };
         let (way, session) = if registered.room.persist {
-            let (start, session) = self.open_log(caller, &registered, &options, visible).await?;
+            let (start, session) = self.open_log(caller, &registered, &options.start, subscriber, visible).await?;
             (Way::Log(Box::new(start)), session)
         } else {
             check_ephemeral(&options)?;
@@ -72,26 +73,30 @@ impl Rooms {
         sequence: u64,
     ) -> Result<u64> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
-        self.allow_as(caller, &registered.room, subscriber)?;
+        let whose = self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         self.check_end("sequence", sequence, &registered.room, state).await?;
-        self.subscribers.acknowledge(&registered.room, subscriber, sequence).await
+        let subscriber = self.store.subscriber(&registered.room, subscriber, &whose).await?;
+        self.subscribers.acknowledge(&registered.room, &subscriber, sequence).await
     }
 
     async fn open_log(
         &self,
         caller: &Caller,
         registered: &Arc<Registered>,
-        options: &SubscribeOptions,
+        start: &Start,
+        subscriber: Option<(&SubscriberId, Whose)>,
         visible: Visible,
     ) -> Result<(LogStart, Option<Session>)> {
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
         let hidden = visible.hidden_through(state.epoch);
-        let start = || async { Ok(self.start_position(room, state, options.start.clone()).await?.max(hidden)) };
-        let (session, position) = match &options.subscriber {
-            Some(subscriber) => {
-                let session = self.subscribers.open(registered, state.epoch, subscriber, start).await?;
+        let start = || async { Ok(self.start_position(room, state, start.clone()).await?.max(hidden)) };
+        let (session, position) = match subscriber {
+            Some((subscriber, whose)) => {
+                // boxed: too large for the future of every subscription
+                let session =
+                    Box::pin(self.subscribers.open(registered, state.epoch, subscriber, &whose, start)).await?;
                 // messages may have been stored while the subscriber was bound
                 let position = session.position;
                 (Some(session), position)

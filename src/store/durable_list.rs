@@ -16,7 +16,6 @@ use serde_json::json;
 use super::{
     durables,
     nats::{ApiError, Nats, unavailable},
-    streams,
 };
 use crate::{
     domain::{Room, RoomState},
@@ -36,6 +35,8 @@ pub(crate) struct Durable {
     pub mapped: String,
     /// The subscriber's name as it was given, unless a native client stripped it.
     pub given: Option<String>,
+    /// The endpoint that bound it, unless there was none or a native client stripped it.
+    pub endpoint: Option<String>,
     /// Everything up to this sequence is processed.
     pub position: u64,
     /// Messages kept after the position.
@@ -82,10 +83,10 @@ pub(super) async fn page(
     limit: usize,
     is_wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<DurablePage> {
-    let stream = streams::name(&room.room_id);
-    let prefix = format!("{}_", room.room_id.mapped());
+    let stream = room.stream.as_str();
+    let prefix = durables::prefix(room);
     let last = after.map(|token| format!("{prefix}{}", token.mapped));
-    let (mut offset, mut listed) = begin(nats, &stream, &prefix, after, last.as_deref()).await?;
+    let (mut offset, mut listed) = begin(nats, stream, &prefix, after, last.as_deref()).await?;
     let mut page = DurablePage::default();
     let mut end = None;
     for _ in 0..REQUESTS_MAX {
@@ -110,7 +111,7 @@ pub(super) async fn page(
             return Ok(page);
         }
         offset += count;
-        listed = list(nats, &stream, &prefix, offset).await?;
+        listed = list(nats, stream, &prefix, offset).await?;
     }
     Err(Error::new(Reason::LimitReached, "the room has more NATS consumers than can be listed"))
 }
@@ -153,6 +154,7 @@ fn durable(info: &Info, mapped: &str, state: &RoomState) -> Durable {
     Durable {
         mapped: mapped.to_owned(),
         given: info.config.metadata.get(durables::METADATA_SUBSCRIBER).cloned(),
+        endpoint: info.config.metadata.get(durables::METADATA_ENDPOINT).cloned(),
         position: info.ack_floor.stream_sequence,
         lag: lag(info, state),
         last_active_at: last_active(&info.ack_floor).max(last_active(&info.delivered)),

@@ -3,7 +3,7 @@
 //! The consumer has the name and configuration of the native bus, so that native peers and tools see it. No message flows
 //! through it: its floor is moved by consumer reset (ADR-60).
 
-use std::{collections::HashMap, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -15,21 +15,28 @@ use tokio::time;
 
 use super::{
     nats::{ApiError, Nats},
-    streams,
+    subscriber::Subscriber,
 };
 use crate::{
-    domain::{Room, RoomId, SubscriberId},
+    domain::{NatsName, Room, SubscriberId},
     error::{Error, Reason, Result},
 };
 
 /// A consumer that has not answered its reset after this may be missing.
 const RESET_DOUBT: Duration = Duration::from_millis(250);
 
+/// Whose the consumer is. A native client's bare create-or-update strips it; the bucket of subscribers is the truth.
 pub(super) const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
+pub(super) const METADATA_ENDPOINT: &str = "unibus.endpoint";
 
-/// The consumer's name, carried over from the native bus.
-pub(super) fn name(room: &RoomId, subscriber: &SubscriberId) -> String {
-    format!("{}_{}", room.mapped(), subscriber.mapped())
+/// The name of the subscriber's consumer.
+fn consumer(room: &Room, name: &NatsName) -> String {
+    format!("{}{name}", prefix(room))
+}
+
+/// What the names of all subscribers' consumers begin with.
+pub(super) fn prefix(room: &Room) -> String {
+    format!("{}_", room.stream.room())
 }
 
 /// Where a durable subscriber stands.
@@ -55,8 +62,8 @@ struct Floor {
 ///
 /// # Errors
 /// `STREAM_INCOMPATIBLE` for a consumer of another kind, `LIMIT_REACHED`.
-pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<Bookmark> {
-    if let Some(info) = info(nats, room, subscriber).await? {
+pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Bookmark> {
+    if let Some(info) = named(nats, room, &subscriber.name).await? {
         if !is_subscriber(&info) {
             return Err(Error::new(
                 Reason::StreamIncompatible,
@@ -65,15 +72,18 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) ->
         }
         return Ok(Bookmark { position: info.ack_floor.stream_sequence, created: false });
     }
-    let name = name(&room.room_id, subscriber);
+    let name = consumer(room, &subscriber.name);
+    let given = Some((METADATA_SUBSCRIBER, subscriber.id.as_str()));
+    let endpoint = subscriber.endpoint.as_ref().map(|endpoint| (METADATA_ENDPOINT, endpoint.as_str()));
+    let metadata = given.into_iter().chain(endpoint).map(|(key, value)| (key.to_owned(), value.to_owned()));
     let config = pull::Config {
         durable_name: Some(name.clone()),
         name: Some(name),
         ack_policy: AckPolicy::Explicit,
-        metadata: HashMap::from([(METADATA_SUBSCRIBER.to_owned(), subscriber.as_str().to_owned())]),
+        metadata: metadata.collect(),
         ..pull::Config::default()
     };
-    match nats.create_consumer(&streams::name(&room.room_id), config).await {
+    match nats.create_consumer(room.stream.as_str(), config).await {
         Ok(()) => Ok(Bookmark { position: 0, created: true }),
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
             Ok(Bookmark { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
@@ -83,8 +93,8 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &SubscriberId) ->
 }
 
 /// The subscriber's position; `None` if it does not exist.
-pub(super) async fn position(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<Option<u64>> {
-    let info = info(nats, room, subscriber).await?;
+pub(super) async fn position(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Option<u64>> {
+    let info = named(nats, room, &subscriber.name).await?;
     Ok(info.filter(is_subscriber).map(|info| info.ack_floor.stream_sequence))
 }
 
@@ -98,29 +108,29 @@ pub(super) fn is_subscriber(info: &Info) -> bool {
 ///
 /// # Errors
 /// `SUBSCRIBER_NOT_FOUND`.
-pub(super) async fn move_to(nats: &Nats, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
-    let subject = format!("CONSUMER.RESET.{}.{}", streams::name(&room.room_id), name(&room.room_id, subscriber));
+pub(super) async fn move_to(nats: &Nats, room: &Room, subscriber: &Subscriber, position: u64) -> Result<u64> {
+    let subject = format!("CONSUMER.RESET.{}.{}", room.stream, consumer(room, &subscriber.name));
     let request = json!({ "seq": position + 1 });
     let mut reset = pin!(nats.api::<_, ResetResponse>(subject, &request));
     // nats-server 2.15.1 never answers the reset of a consumer that is not there
     let answer = match time::timeout(RESET_DOUBT, &mut reset).await {
         Ok(answer) => answer,
-        Err(_) if info(nats, room, subscriber).await?.is_none() => return Err(not_found(subscriber)),
+        Err(_) if named(nats, room, &subscriber.name).await?.is_none() => return Err(not_found(&subscriber.id)),
         Err(_) => reset.await,
     };
     match answer {
         Ok(ResetResponse { ack_floor }) => Ok(ack_floor.stream_seq),
-        Err(error) if is_missing(&error) => Err(not_found(subscriber)),
+        Err(error) if is_missing(&error) => Err(not_found(&subscriber.id)),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Forgets the subscriber. False: there was none.
-pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<bool> {
+pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<bool> {
     if position(nats, room, subscriber).await?.is_none() {
         return Ok(false);
     }
-    match nats.delete_consumer(&streams::name(&room.room_id), &name(&room.room_id, subscriber)).await {
+    match nats.delete_consumer(room.stream.as_str(), &consumer(room, &subscriber.name)).await {
         Ok(()) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),
@@ -134,8 +144,9 @@ pub(crate) fn not_found(subscriber: &SubscriberId) -> Error {
     )
 }
 
-async fn info(nats: &Nats, room: &Room, subscriber: &SubscriberId) -> Result<Option<Info>, ApiError> {
-    let subject = format!("CONSUMER.INFO.{}.{}", streams::name(&room.room_id), name(&room.room_id, subscriber));
+/// The consumer that has this name after the room's.
+pub(super) async fn named(nats: &Nats, room: &Room, name: &NatsName) -> Result<Option<Info>, ApiError> {
+    let subject = format!("CONSUMER.INFO.{}.{}", room.stream, consumer(room, name));
     match nats.api(subject, &json!({})).await {
         Ok(info) => Ok(Some(info)),
         Err(error) if is_missing(&error) => Ok(None),

@@ -20,7 +20,6 @@ use super::{
     nats::{ApiError, Nats},
     raw::{self, Raw, Wanted},
     signatures::Signatures,
-    streams,
 };
 use crate::{
     domain::{Message, Room, RoomState},
@@ -102,7 +101,7 @@ impl Excerpts<'_> {
         };
         let request = BatchRequest { seq, start_time, batch: limits.messages, max_bytes: limits.bytes };
         let silence_max = if is_replicated(self.room) { REPLICA_SILENCE_MAX } else { NATS_REQUEST_TIMEOUT };
-        let found = nats.direct_get(&streams::name(&self.room.room_id), &request, silence_max).await?;
+        let found = nats.direct_get(self.room.stream.as_str(), &request, silence_max).await?;
         let mut messages = Vec::with_capacity(found.messages.len());
         for reply in found.messages {
             if let Some(stored) = read(reply) {

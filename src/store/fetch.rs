@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::StreamExt;
 use tracing::debug;
 
-use super::{message::Stored, nats::Nats, signatures::Signatures, streams};
+use super::{message::Stored, nats::Nats, signatures::Signatures};
 use crate::domain::{Message, Room};
 
 /// A consumer goes by itself after this: deleting it would be a third request.
@@ -55,7 +55,7 @@ pub(super) async fn fetch(
         inactive_threshold: INACTIVE_THRESHOLD,
         ..pull::Config::default()
     };
-    let stream = streams::name(&room.room_id);
+    let stream = room.stream.as_str();
     let told = |error: &dyn std::fmt::Display| debug!(%error, "a page is not fetched");
     let consumer =
         nats.jetstream.create_consumer_on_stream(config, &stream).await.inspect_err(|error| told(error)).ok()?;

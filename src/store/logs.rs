@@ -152,7 +152,7 @@ impl Logs {
     pub(super) async fn list(&self, room: &Room) -> Result<Listing> {
         let mut patience = Patience::new();
         loop {
-            if let Some(listing) = streams::list(&self.0.nats, &room.room_id).await?
+            if let Some(listing) = streams::list(&self.0.nats, room).await?
                 && self.is_fresh(room, &listing.state)
             {
                 return Ok(listing);

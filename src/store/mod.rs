@@ -29,6 +29,7 @@ mod registry;
 mod reserve;
 mod signatures;
 mod streams;
+mod subscriber;
 mod turn;
 mod version;
 mod watch;
@@ -68,10 +69,11 @@ pub(crate) use self::{
     peers::{Asked, PeerListener, PeerReply, PeerRequest},
     publish::{Pending, Source, ttl_not_allowed},
     reader::{Arrival, Reader},
-    registry::{Registered, Registration, Registry, not_found},
+    registry::{Naming, Registered, Registration, Registry, not_found},
+    subscriber::{Subscriber, Whose},
 };
 use crate::{
-    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
+    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState},
     error::{Error, Reason, Result},
     limits::{NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
     sync::lock,
@@ -202,15 +204,12 @@ impl Store {
         self.nats.require_jetstream()
     }
 
-    /// Refuses a room whose log would be one that holds messages already, unless it is registered.
+    /// Refuses a room whose log would be one that holds messages already.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub(crate) async fn check_adopts_nothing(&self, room: &Room) -> Result<()> {
-        if self.registry.is_registered(&room.room_id).await? {
-            return Ok(());
-        }
-        streams::check_holds_nothing(&self.nats, &room.room_id).await
+        streams::check_holds_nothing(&self.nats, room).await
     }
 
     /// Creates or adopts the room's log.
@@ -236,11 +235,11 @@ impl Store {
 
     /// The time by the clock that dates the room's messages.
     pub(crate) async fn log_clock(&self, room: &Room) -> Result<SystemTime> {
-        if let Some(time) = streams::clock(&self.nats, &room.room_id).await? {
+        if let Some(time) = streams::clock(&self.nats, room).await? {
             return Ok(time);
         }
         self.ensure_log(room).await?;
-        streams::clock(&self.nats, &room.room_id).await?.ok_or_else(nats::unavailable)
+        streams::clock(&self.nats, room).await?.ok_or_else(nats::unavailable)
     }
 
     /// Brings the room's log to what the registry says.
@@ -264,7 +263,7 @@ impl Store {
     /// # Errors
     /// `REMOVAL_DENIED`.
     pub(crate) async fn purge(&self, room: &Room, through: u64) -> Result<u64> {
-        streams::purge(&self.nats, &room.room_id, through).await
+        streams::purge(&self.nats, room, through).await
     }
 
     /// Removes one message of the life `epoch` of the room's log. False: it is not there.
@@ -288,7 +287,7 @@ impl Store {
     /// Deletes the room's log with everything in it, and the room's members.
     pub(crate) async fn delete_log(&self, room: &Room) -> Result<()> {
         if self.nats.has_jetstream() {
-            streams::delete(&self.nats, &room.room_id).await?;
+            streams::delete(&self.nats, room).await?;
             self.logs.forget(&room.room_id);
             self.owners.forget_room(&room.room_id).await?;
         }
@@ -399,7 +398,7 @@ impl Store {
     }
 
     /// A durable subscriber's position, made if there is none.
-    pub(crate) async fn bind(&self, room: &Room, subscriber: &SubscriberId) -> Result<Bookmark> {
+    pub(crate) async fn bind(&self, room: &Room, subscriber: &Subscriber) -> Result<Bookmark> {
         durables::bind(&self.nats, room, subscriber).await
     }
 
@@ -407,20 +406,20 @@ impl Store {
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`.
-    pub(crate) async fn position(&self, room: &Room, subscriber: &SubscriberId) -> Result<u64> {
-        durables::position(&self.nats, room, subscriber).await?.ok_or_else(|| durables::not_found(subscriber))
+    pub(crate) async fn position(&self, room: &Room, subscriber: &Subscriber) -> Result<u64> {
+        durables::position(&self.nats, room, subscriber).await?.ok_or_else(|| durables::not_found(&subscriber.id))
     }
 
     /// Moves a durable subscriber's position.
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`.
-    pub(crate) async fn move_to(&self, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
+    pub(crate) async fn move_to(&self, room: &Room, subscriber: &Subscriber, position: u64) -> Result<u64> {
         durables::move_to(&self.nats, room, subscriber, position).await
     }
 
     /// Forgets a durable subscriber's position. False: there was none.
-    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<bool> {
+    pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<bool> {
         durables::delete(&self.nats, room, subscriber).await
     }
 

@@ -1,4 +1,4 @@
-//! Which instance owns a durable subscriber, and under which name the subscriber was bound.
+//! Which instance owns a durable subscriber, and whose the subscriber is.
 //!
 //! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Ownership
 //! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
@@ -8,9 +8,12 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::{Bucket, Buckets, Change};
+use super::{
+    bucket::{Bucket, Buckets, Change, Versioned},
+    subscriber::Subscriber,
+};
 use crate::{
-    domain::{Room, RoomId, SubscriberId},
+    domain::{NatsName, RoomId},
     error::{Error, Reason, Result},
 };
 
@@ -20,8 +23,8 @@ const ATTEMPTS: usize = 32;
 /// A subscriber's value in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ownership {
-    pub room_id: RoomId,
-    pub subscriber: SubscriberId,
+    #[serde(flatten)]
+    pub subscriber: Subscriber,
     /// The owning instance.
     pub instance: String,
     /// The open subscription.
@@ -35,7 +38,14 @@ pub(crate) struct Ownership {
 impl Ownership {
     /// Its key in the bucket.
     pub(crate) fn key(&self) -> String {
-        key(&self.room_id, &self.subscriber)
+        self.subscriber.key()
+    }
+}
+
+impl Subscriber {
+    /// Its key in the bucket, and that of whoever else has its name in NATS.
+    fn key(&self) -> String {
+        key(&self.room_id, &self.name)
     }
 }
 
@@ -63,34 +73,33 @@ pub(crate) struct Owners {
 
 impl Owners {
     pub(super) fn new(buckets: &Buckets) -> Self {
-        let description = "unibus: owners of durable subscribers by mapped room and subscriber";
+        let description = "unibus: durable subscribers by room and name in NATS";
         Self { bucket: Bucket::new(buckets, "unibus_subscribers", description) }
     }
 
-    /// Who owns the subscriber.
-    ///
-    /// # Errors
-    /// `SUBSCRIBER_NAME_TAKEN`.
-    pub(crate) async fn find(&self, room: &Room, subscriber: &SubscriberId) -> Result<Option<Ownership>> {
-        Ok(self.find_with_revision(room, subscriber).await?.map(|(found, _)| found))
+    /// Who owns the subscriber; `None` also if its name is another one's.
+    pub(crate) async fn find(&self, subscriber: &Subscriber) -> Result<Option<Ownership>> {
+        Ok(self.find_with_revision(subscriber).await?.map(|(found, _)| found))
+    }
+
+    /// Whose a name in NATS is.
+    pub(super) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Ownership>>> {
+        let found = self.bucket.get(&key(room, name)).await?;
+        Ok(found.filter(|found| found.value.subscriber.name == *name))
     }
 
     /// As [`Self::find`], with the revision for [`Self::forget`].
-    pub(crate) async fn find_with_revision(
-        &self,
-        room: &Room,
-        subscriber: &SubscriberId,
-    ) -> Result<Option<(Ownership, u64)>> {
-        let Some(found) = self.bucket.get(&key(&room.room_id, subscriber)).await? else { return Ok(None) };
-        Ok(same_name(room, subscriber, found.value)?.map(|ownership| (ownership, found.revision)))
+    pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Ownership, u64)>> {
+        let found = self.named(&subscriber.room_id, &subscriber.name).await?;
+        let same = found.filter(|found| found.value.subscriber.is_same(subscriber));
+        Ok(same.map(|found| (found.value, found.revision)))
     }
 
-    /// What there is of the room's subscribers with these mapped names, in no order.
-    pub(crate) async fn of(&self, room: &RoomId, mapped: impl IntoIterator<Item = &str>) -> Result<Vec<Owned>> {
-        let keys: Vec<String> = mapped.into_iter().map(|name| format!("{}.{name}", room.mapped())).collect();
+    /// What there is of the room's subscribers with these names in NATS, in no order.
+    pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Owned>> {
+        let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
-        let owned = found.into_iter().map(|(ownership, changed_at)| Owned { ownership, changed_at });
-        Ok(owned.filter(|owned| owned.ownership.room_id == *room).collect())
+        Ok(found.into_iter().map(|(ownership, changed_at)| Owned { ownership, changed_at }).collect())
     }
 
     /// Forgets a subscriber, unless somebody claimed it meanwhile.
@@ -99,23 +108,23 @@ impl Owners {
     }
 
     /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has. What was begun and not
-    /// settled of a subscriber is kept.
+    /// settled of a subscriber is kept. `None`: the subscriber's name in NATS was given to another one meanwhile.
     ///
     /// # Errors
-    /// `SUBSCRIBER_NAME_TAKEN`, `CONFLICT`.
-    pub(crate) async fn claim(&self, room: &Room, wanted: &Ownership) -> Result<(Option<Ownership>, u64)> {
-        let key = key(&room.room_id, &wanted.subscriber);
+    /// `CONFLICT`.
+    pub(crate) async fn claim(&self, wanted: &Ownership) -> Result<Option<(Option<Ownership>, u64)>> {
+        let key = wanted.key();
         for _ in 0..ATTEMPTS {
             let found = self.bucket.get(&key).await?;
+            if found.as_ref().is_some_and(|found| !found.value.subscriber.is_same(&wanted.subscriber)) {
+                return Ok(None);
+            }
             let revision = found.as_ref().map(|found| found.revision);
-            let before = match found {
-                Some(found) => same_name(room, &wanted.subscriber, found.value)?,
-                None => None,
-            };
+            let before = found.map(|found| found.value);
             let begun = before.as_ref().and_then(|before| before.begins_at);
             let wanted = Ownership { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
             if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
-                return Ok((before, revision));
+                return Ok(Some((before, revision)));
             }
         }
         Err(Error::new(
@@ -132,7 +141,7 @@ impl Owners {
 
     /// Notes that the subscription `before` has ended, if it is still the open one.
     pub(crate) async fn close(&self, before: &Ownership) -> Result<()> {
-        let key = key(&before.room_id, &before.subscriber);
+        let key = before.key();
         match self.bucket.get(&key).await? {
             Some(found) if found.value == *before => {
                 let closed = Ownership { session: None, ..before.clone() };
@@ -144,7 +153,7 @@ impl Owners {
 
     /// Forgets all subscribers of a room.
     pub(crate) async fn forget_room(&self, room: &RoomId) -> Result<()> {
-        self.bucket.purge_below(&room.mapped()).await
+        self.bucket.purge_below(&room.key()).await
     }
 
     /// Tells `apply` each ownership with its revision, now and whenever it changes, until `stop`.
@@ -159,21 +168,6 @@ impl Owners {
     }
 }
 
-fn key(room: &RoomId, subscriber: &SubscriberId) -> String {
-    format!("{}.{}", room.mapped(), subscriber.mapped())
-}
-
-/// `found` if it is the subscriber's; `None` if it is left over from a former room of the same mapped name.
-fn same_name(room: &Room, subscriber: &SubscriberId, found: Ownership) -> Result<Option<Ownership>> {
-    if found.room_id != room.room_id {
-        Ok(None)
-    } else if found.subscriber == *subscriber {
-        Ok(Some(found))
-    } else {
-        Err(Error::new(
-            Reason::SubscriberNameTaken,
-            "subscriber: maps to the NATS name of another subscriber of the room; choose one that differs in letters, \
-             digits or underscores",
-        ))
-    }
+fn key(room: &RoomId, name: &NatsName) -> String {
+    format!("{}.{name}", room.key())
 }

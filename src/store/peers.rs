@@ -7,9 +7,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::nats::{Listening, Nats};
+use super::{
+    nats::{Listening, Nats},
+    subscriber::Subscriber,
+};
 use crate::{
-    domain::{RoomId, SubscriberId},
+    domain::{NatsName, RoomId},
     error::{Error, Reason, Result},
 };
 
@@ -18,15 +21,15 @@ use crate::{
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PeerRequest {
     /// End its open subscription, write its position, and own it no more.
-    Release { room_id: RoomId, subscriber: SubscriberId },
+    Release { subscriber: Subscriber },
     /// Everything up to the sequence is processed.
-    Acknowledge { room_id: RoomId, subscriber: SubscriberId, sequence: u64 },
+    Acknowledge { subscriber: Subscriber, sequence: u64 },
     /// Its position is this, wherever it was.
-    Seek { room_id: RoomId, subscriber: SubscriberId, position: u64 },
+    Seek { subscriber: Subscriber, position: u64 },
     /// End its open subscription, and delete it.
-    Forget { room_id: RoomId, subscriber: SubscriberId },
-    /// Which of these have an open subscription, and since when they stand where they stand.
-    Describe { room_id: RoomId, subscribers: Vec<SubscriberId> },
+    Forget { subscriber: Subscriber },
+    /// Which of those with these names in NATS have an open subscription, and since when they stand where they stand.
+    Describe { room_id: RoomId, names: Vec<NatsName> },
 }
 
 /// What the owner answers.

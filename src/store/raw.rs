@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
 
-use super::{message::Stored, nats::Nats, streams};
+use super::{message::Stored, nats::Nats};
 use crate::{
     domain::Room,
     error::{Error, Result},
@@ -58,7 +58,7 @@ pub(super) async fn get(nats: &Nats, room: &Room, wanted: Wanted) -> Result<Opti
         Wanted::From(sequence) => json!({ "seq": sequence, "next_by_subj": ">" }),
         Wanted::Last => json!({ "last_by_subj": ">" }),
     };
-    let subject = format!("STREAM.MSG.GET.{}", streams::name(&room.room_id));
+    let subject = format!("STREAM.MSG.GET.{}", room.stream);
     let found: FoundMessage = match nats.api::<_, Found>(subject, &request).await {
         Ok(Found { message }) => message,
         Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),

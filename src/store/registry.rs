@@ -1,44 +1,44 @@
 //! The registry of rooms: the truth about names, kept in a key-value bucket, watched into memory.
 //!
-//! A room's key is its mapped name, so two ids that map to one name meet in one compare-and-set. Without JetStream the
-//! registry lives in this process alone, for ephemeral rooms.
+//! A room's key stands for its id alone, so that nobody can keep another id from its room. The room's names in NATS are
+//! claimed before it is registered ([`names`]). Without JetStream the registry lives in this process alone, for ephemeral
+//! rooms.
 
 mod change;
 mod known;
+mod names;
 
 use std::{
     collections::{BTreeSet, HashSet},
     ops::Bound,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::change::RoomChange;
-pub(crate) use self::known::Registered;
-use self::known::{Known, Record};
+pub(crate) use self::{known::Registered, names::Named};
+use self::{
+    known::{Known, Record},
+    names::Claim,
+};
 use super::{
     bucket::{Bucket, Buckets, Change, Versioned},
     changes::Changes,
     lock,
 };
 use crate::{
-    domain::{Room, RoomId, RoomState, Subject},
+    domain::{NewRoom, Room, RoomId, RoomState, StreamName},
     error::{Error, Reason, Result},
-    limits::NATS_REQUEST_TIMEOUT,
 };
 
-/// A claim of a subject without its room is another instance's creation under way, unless it is older than this.
-const CLAIM_AGE_MAX: Duration = Duration::from_secs(10);
-
-/// A subject's value in the bucket of subjects that were given by a creator.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Claim {
-    room_id: RoomId,
-    claimed_at_ms: u64,
+/// What there is for a room that is to be created.
+#[derive(Debug)]
+pub(crate) enum Naming {
+    /// Names that are now the room's; register it, or release them.
+    Named(Box<Named>),
+    /// A room with this id.
+    Found(Registration),
 }
 
 /// What became of an attempt to register a room.
@@ -55,7 +55,7 @@ pub(crate) enum Registration {
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     rooms: Option<Bucket<Record>>,
-    subjects: Option<Bucket<Claim>>,
+    names: Option<Bucket<Claim>>,
     known: Arc<Mutex<Known>>,
     changes: Changes,
 }
@@ -65,9 +65,9 @@ impl Registry {
     pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
         let available = buckets.nats.has_jetstream();
         Self {
-            rooms: available.then(|| Bucket::new(buckets, "unibus_rooms", "unibus: rooms by mapped name")),
-            subjects: available
-                .then(|| Bucket::new(buckets, "unibus_subjects", "unibus: subjects that creators chose")),
+            rooms: available.then(|| Bucket::new(buckets, "unibus_rooms", "unibus: rooms by id")),
+            names: available
+                .then(|| Bucket::new(buckets, "unibus_names", "unibus: whose the names of streams and subjects are")),
             known: Arc::default(),
             changes: changes.clone(),
         }
@@ -94,8 +94,16 @@ impl Registry {
                 }
                 match change {
                     Change::Restart => known.told = Some(HashSet::new()),
-                    Change::Put(name, record) => known.put(&name, record),
-                    Change::Delete(name, revision) => known.delete(&name, revision),
+                    Change::Put(key, record) => {
+                        if is_key_of(&key, &record.value) {
+                            known.put(record);
+                        }
+                    }
+                    Change::Delete(key, revision) => {
+                        if let Some(id) = RoomId::of_key(&key) {
+                            known.delete(&id, revision);
+                        }
+                    }
                     Change::Complete => {
                         known.forget_untold();
                         told(&mut complete);
@@ -122,16 +130,14 @@ impl Registry {
     /// # Errors
     /// `ROOM_NOT_FOUND`.
     pub(crate) async fn find_fresh(&self, id: &RoomId) -> Result<Arc<Registered>> {
-        let registered = self.read(&id.mapped()).await?;
-        registered
-            .filter(|registered| registered.room.room_id == *id && !registered.deleting)
-            .ok_or_else(|| not_found(id))
+        let registered = self.read(id).await?;
+        registered.filter(|registered| !registered.deleting).ok_or_else(|| not_found(id))
     }
 
-    /// The room that owns a mapped name, if this instance knows one.
-    pub(crate) fn known_by_name(&self, name: &str) -> Option<Arc<Registered>> {
+    /// The room that has a stream, if this instance knows one.
+    pub(crate) fn known_by_stream(&self, stream: &StreamName) -> Option<Arc<Registered>> {
         let known = lock(&self.known);
-        let id = known.id_by_name.get(name)?;
+        let id = known.id_by_stream.get(stream)?;
         known.by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
@@ -160,11 +166,6 @@ impl Registry {
             .collect()
     }
 
-    /// Whether the name is a room's, also while it is being deleted.
-    pub(crate) async fn is_registered(&self, id: &RoomId) -> Result<bool> {
-        Ok(self.read(&id.mapped()).await?.is_some())
-    }
-
     /// The rooms with an id after `after` that `creator` created.
     pub(crate) fn created_by(&self, creator: &str, after: Option<&RoomId>) -> BTreeSet<RoomId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -184,54 +185,78 @@ impl Registry {
 
     /// The room whose deletion has begun and was not finished.
     pub(crate) async fn find_deleting(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
-        let registered = self.read(&id.mapped()).await?;
-        Ok(registered.filter(|registered| registered.room.room_id == *id && registered.deleting))
+        Ok(self.read(id).await?.filter(|registered| registered.deleting))
     }
 
-    /// Takes name and subject for `room`.
+    /// Takes names for a room that is to be created.
     ///
     /// # Errors
-    /// `ROOM_EXISTS`, `ROOM_NAME_TAKEN`, `SUBJECT_TAKEN`; nothing was registered.
-    pub(crate) async fn register(&self, room: &Room) -> Result<Registration> {
-        let name = room.room_id.mapped();
-        if let Some(registered) = self.read(&name).await? {
-            return judge(room, registered);
+    /// `ROOM_EXISTS`, `SUBJECT_TAKEN`; nothing was taken.
+    pub(crate) async fn name(&self, new: &NewRoom) -> Result<Naming> {
+        if let Some(found) = self.read(&new.preferred().room_id).await? {
+            return judge(new, found).map(Naming::Found);
         }
-        let claimed_at = Instant::now();
-        self.claim_subject(room).await?;
-        if claimed_at.elapsed() + NATS_REQUEST_TIMEOUT > CLAIM_AGE_MAX {
-            // by the time that the room is registered, others may take the claim for abandoned
+        let named = match &self.names {
+            Some(bucket) => self.claim_names(bucket, new).await?,
+            None => Named::new(lock(&self.known).choose_names(new).ok_or_else(subject_taken)?),
+        };
+        Ok(Naming::Named(Box::new(named)))
+    }
+
+    /// Gives back names that were taken for a room that comes to nothing. Best effort: others take over what is left.
+    pub(crate) async fn release(&self, named: &Named) -> Result<()> {
+        self.release_names(&named.room).await
+    }
+
+    /// Registers a room with its names.
+    ///
+    /// # Errors
+    /// `ROOM_EXISTS`, `CONFLICT`; nothing was registered.
+    pub(crate) async fn register(&self, new: &NewRoom, named: &Named) -> Result<Registration> {
+        let record = Record { room: named.room.clone(), deleting: false };
+        let Some(bucket) = &self.rooms else { return self.register_in_memory(new, record) };
+        if named.is_late() {
             return Err(conflict());
         }
-        let record = Record { room: room.clone(), deleting: false };
-        let revision = match &self.rooms {
-            Some(bucket) => bucket.create(&name, &record).await?,
-            None => Some(1),
-        };
-        let Some(revision) = revision else {
-            return match self.read(&name).await? {
-                Some(registered) => judge(room, registered),
-                None => Err(conflict()),
-            };
-        };
-        Ok(Registration::New(self.spread(&name, Versioned { value: record, revision }).await))
+        let id = &named.room.room_id;
+        if let Some(revision) = bucket.create(&id.key(), &record).await? {
+            return Ok(Registration::New(self.spread(Versioned { value: record, revision }).await));
+        }
+        let found = self.read(id).await?;
+        if found.as_ref().is_none_or(|found| found.room.stream != named.room.stream) {
+            self.release(named).await?;
+        }
+        judge(new, found.ok_or_else(conflict)?)
+    }
+
+    /// Without JetStream this process has the only registry.
+    fn register_in_memory(&self, new: &NewRoom, record: Record) -> Result<Registration> {
+        let mut known = lock(&self.known);
+        let id = record.room.room_id.clone();
+        if let Some(found) = known.by_id.get(&id) {
+            return judge(new, Arc::clone(found));
+        }
+        if known.choose_names(new).as_ref() != Some(&record.room) {
+            return Err(conflict());
+        }
+        known.put(Versioned { value: record, revision: 1 });
+        known.by_id.get(&id).cloned().map(Registration::New).ok_or_else(conflict)
     }
 
     /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
     pub(crate) async fn unregister(&self, registered: &Registered) -> Result<()> {
-        let name = registered.room.room_id.mapped();
+        let id = &registered.room.room_id;
         if let Some(bucket) = &self.rooms {
-            bucket.delete(&name, registered.revision).await?;
+            bucket.delete(&id.key(), registered.revision).await?;
         }
-        self.release_subject(&registered.room).await?;
-        lock(&self.known).delete(&name, registered.revision + 1);
+        self.release_names(&registered.room).await?;
+        lock(&self.known).delete(id, registered.revision + 1);
         self.spread_deletion(registered).await;
         Ok(())
     }
 
     /// Registers `room` in the place of `registered`, which it was made from; `None` if that is no longer registered.
     pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
-        let name = room.room_id.mapped();
         let record = Record { room, deleting: false };
         let Some(bucket) = &self.rooms else {
             let mut known = lock(&self.known);
@@ -239,108 +264,56 @@ impl Registry {
             if present != Some(registered.revision) {
                 return Ok(None);
             }
-            known.put(&name, Versioned { value: record.clone(), revision: registered.revision + 1 });
+            known.put(Versioned { value: record.clone(), revision: registered.revision + 1 });
             return Ok(known.by_id.get(&record.room.room_id).cloned());
         };
-        let revision = bucket.put(&name, &record, Some(registered.revision)).await?;
+        let revision = bucket.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
         match revision {
-            Some(revision) => Ok(Some(self.spread(&name, Versioned { value: record, revision }).await)),
+            Some(revision) => Ok(Some(self.spread(Versioned { value: record, revision }).await)),
             None => Ok(None),
         }
     }
 
     /// Makes the room unusable everywhere, before its stream is deleted.
     pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
-        let name = registered.room.room_id.mapped();
+        let key = registered.room.room_id.key();
         let record = Record { room: registered.room.clone(), deleting: true };
         let revision = match &self.rooms {
-            Some(bucket) => bucket.put(&name, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
+            Some(bucket) => bucket.put(&key, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
             None => registered.revision + 1,
         };
-        Ok(self.spread(&name, Versioned { value: record, revision }).await)
+        Ok(self.spread(Versioned { value: record, revision }).await)
     }
 
-    async fn read(&self, name: &str) -> Result<Option<Arc<Registered>>> {
-        let Some(bucket) = &self.rooms else {
-            let known = lock(&self.known);
-            return Ok(known.id_by_name.get(name).and_then(|id| known.by_id.get(id)).cloned());
-        };
-        Ok(bucket.get(name).await?.map(|record| self.remember(name, record)))
+    /// The room, also one that is being deleted.
+    async fn read(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
+        let Some(bucket) = &self.rooms else { return Ok(lock(&self.known).by_id.get(id).cloned()) };
+        let found = bucket.get(&id.key()).await?.filter(|found| found.value.room.room_id == *id);
+        Ok(found.map(|record| self.remember(record)))
     }
 
     /// Takes a record into memory, unless memory has a newer one; answers with what memory then has.
-    fn remember(&self, name: &str, record: Versioned<Record>) -> Arc<Registered> {
+    fn remember(&self, record: Versioned<Record>) -> Arc<Registered> {
         let mut known = lock(&self.known);
         let id = record.value.room.room_id.clone();
-        known.put(name, record.clone());
+        known.put(record.clone());
         known.by_id.get(&id).cloned().unwrap_or_else(|| Arc::new(Registered::new(record)))
-    }
-
-    async fn claim_subject(&self, room: &Room) -> Result<()> {
-        if !is_chosen(room) {
-            // a default subject is the mapped name once more
-            return Ok(());
-        }
-        let Some(bucket) = &self.subjects else { return self.check_subject_in_memory(room) };
-        let key = room.subject.as_str();
-        let claim = Claim { room_id: room.room_id.clone(), claimed_at_ms: unix_ms() };
-        if bucket.create(key, &claim).await?.is_some() {
-            return Ok(());
-        }
-        let Some(found) = bucket.get(key).await? else { return Err(conflict()) };
-        if found.value.room_id == room.room_id {
-            return Ok(());
-        }
-        let young = unix_ms().saturating_sub(found.value.claimed_at_ms)
-            < u64::try_from(CLAIM_AGE_MAX.as_millis()).unwrap_or(u64::MAX);
-        let owner = self.read(&found.value.room_id.mapped()).await?;
-        let in_use =
-            owner.is_some_and(|owner| owner.room.room_id == found.value.room_id && owner.room.subject == room.subject);
-        if in_use || young {
-            return Err(subject_taken());
-        }
-        bucket.put(key, &claim, Some(found.revision)).await?.map(drop).ok_or_else(conflict)
-    }
-
-    /// Without JetStream this process has the only registry.
-    fn check_subject_in_memory(&self, room: &Room) -> Result<()> {
-        let known = lock(&self.known);
-        let taken = known
-            .by_id
-            .values()
-            .any(|other| other.room.subject == room.subject && other.room.room_id != room.room_id && !other.deleting);
-        if taken { Err(subject_taken()) } else { Ok(()) }
-    }
-
-    async fn release_subject(&self, room: &Room) -> Result<()> {
-        let (Some(bucket), true) = (&self.subjects, is_chosen(room)) else { return Ok(()) };
-        match bucket.get(room.subject.as_str()).await? {
-            Some(found) if found.value.room_id == room.room_id => {
-                bucket.delete(room.subject.as_str(), found.revision).await.map(drop)
-            }
-            Some(_) | None => Ok(()),
-        }
     }
 }
 
-fn judge(wanted: &Room, found: Arc<Registered>) -> Result<Registration> {
+/// Whether the record is the one that this key has; another program may have put it elsewhere.
+fn is_key_of(key: &str, record: &Record) -> bool {
+    record.room.room_id.key() == key
+}
+
+fn judge(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {
     if found.deleting {
         Ok(Registration::Deleting(found))
-    } else if found.room.room_id != wanted.room_id {
-        Err(Error::new(
-            Reason::RoomNameTaken,
-            "room_id: maps to the NATS name of another room; choose an id that differs in letters, digits or underscores",
-        ))
-    } else if found.room.same_settings(wanted) {
+    } else if found.room.same_settings(&new.named(found.room.stream.clone())) {
         Ok(Registration::Existing)
     } else {
         Err(Error::new(Reason::RoomExists, "room_id: the room exists with other settings; GetRoom shows them"))
     }
-}
-
-/// Whether the creator chose the subject; a default one belongs to the mapped name and needs no claim of its own.
-fn is_chosen(room: &Room) -> bool {
-    room.subject != Subject::default_of(&room.room_id)
 }
 
 pub(crate) fn not_found(id: &RoomId) -> Error {
@@ -353,9 +326,4 @@ fn subject_taken() -> Error {
 
 fn conflict() -> Error {
     Error::new(Reason::Conflict, "another call changed the same room at this moment; try again")
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

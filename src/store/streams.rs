@@ -17,18 +17,13 @@ use super::{
     turn,
 };
 use crate::{
-    domain::{Room, RoomId, RoomState, rfc3339},
+    domain::{Room, RoomState, rfc3339},
     error::{Error, Reason, Result},
     limits::{CONSUMERS_PER_ROOM_MAX, DUPLICATE_WINDOW, HEADROOM_BYTES},
 };
 
 /// Metadata that tells a person looking at the stream whose it is; the registry is the truth.
 const METADATA_ROOM: &str = "unibus.room";
-
-/// The stream's name, carried over from the native bus.
-pub(super) fn name(room: &RoomId) -> String {
-    format!("UNIBUS_{}", room.mapped())
-}
 
 /// What a log holds, sequence by sequence, as one server answered at one moment.
 #[derive(Debug)]
@@ -90,8 +85,7 @@ struct Purge {
 /// `STREAM_INCOMPATIBLE`, `SUBJECT_TAKEN`, `REPLICAS_UNAVAILABLE` and the account's limits; no stream was changed.
 pub(super) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
     nats.require_jetstream()?;
-    let name = name(&room.room_id);
-    let wanted = settings(room, Config { name: name.clone(), ..Config::default() });
+    let wanted = settings(room, Config { name: room.stream.to_string(), ..Config::default() });
     match set(nats, "CREATE", wanted).await {
         Ok(info) => Ok(state(&info)),
         Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => adopt(nats, room).await,
@@ -101,7 +95,7 @@ pub(super) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
 
 /// # Errors
 /// `PERMISSION_DENIED` when there is a stream of the room's name with messages.
-pub(super) async fn check_holds_nothing(nats: &Nats, room: &RoomId) -> Result<()> {
+pub(super) async fn check_holds_nothing(nats: &Nats, room: &Room) -> Result<()> {
     if info(nats, room).await?.is_none_or(|found| found.state.messages == 0) {
         return Ok(());
     }
@@ -112,7 +106,7 @@ pub(super) async fn check_holds_nothing(nats: &Nats, room: &RoomId) -> Result<()
 }
 
 async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
-    let found = info(nats, &room.room_id).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
+    let found = info(nats, room).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
     adoption::check(&found.config, room)?;
     info!(room = %room.room_id, messages = found.state.messages, "adopting the stream that has the room's name");
     match bring_about(nats, room, found).await {
@@ -129,7 +123,7 @@ async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
 /// just read `room` from the registry: old knowledge would take back what another instance has changed.
 pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
     nats.require_jetstream()?;
-    if let Some(found) = info(nats, &room.room_id).await? {
+    if let Some(found) = info(nats, room).await? {
         return repair(nats, room, found).await;
     }
     warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
@@ -139,18 +133,18 @@ pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
 /// What the room's stream holds; `None` if it is gone, or is not as `room` says.
 pub(super) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
     nats.require_jetstream()?;
-    let found = info(nats, &room.room_id).await?;
+    let found = info(nats, room).await?;
     Ok(found.filter(|found| settings(room, found.config.clone()) == found.config).map(|found| state(&found)))
 }
 
 /// The time by the clock that dates the room's messages; `None` if the stream is gone.
-pub(super) async fn clock(nats: &Nats, room: &RoomId) -> Result<Option<SystemTime>> {
+pub(super) async fn clock(nats: &Nats, room: &Room) -> Result<Option<SystemTime>> {
     #[derive(Deserialize)]
     struct Clock {
         #[serde(with = "rfc3339")]
         ts: SystemTime,
     }
-    match nats.api::<_, Clock>(format!("STREAM.INFO.{}", name(room)), &json!({})).await {
+    match nats.api::<_, Clock>(format!("STREAM.INFO.{}", room.stream), &json!({})).await {
         Ok(Clock { ts }) => Ok(Some(ts)),
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
         Err(error) => Err(error.into()),
@@ -163,7 +157,7 @@ pub(super) async fn clock(nats: &Nats, room: &RoomId) -> Result<Option<SystemTim
 /// `REPLICAS_UNAVAILABLE` and the account's limits; the stream was not changed.
 pub(super) async fn update(nats: &Nats, room: &Room) -> Result<()> {
     nats.require_jetstream()?;
-    let Some(found) = info(nats, &room.room_id).await? else { return create(nats, room).await.map(drop) };
+    let Some(found) = info(nats, room).await? else { return create(nats, room).await.map(drop) };
     Ok(bring_about(nats, room, found).await.map(drop)?)
 }
 
@@ -171,9 +165,9 @@ pub(super) async fn update(nats: &Nats, room: &Room) -> Result<()> {
 ///
 /// # Errors
 /// `REMOVAL_DENIED`; nothing was removed.
-pub(super) async fn purge(nats: &Nats, room: &RoomId, through: u64) -> Result<u64> {
+pub(super) async fn purge(nats: &Nats, room: &Room, through: u64) -> Result<u64> {
     let request = json!({ "seq": through.saturating_add(1) });
-    match nats.api::<_, Purge>(format!("STREAM.PURGE.{}", name(room)), &request).await {
+    match nats.api::<_, Purge>(format!("STREAM.PURGE.{}", room.stream), &request).await {
         Ok(Purge { success: true, purged }) => Ok(purged),
         Ok(Purge { success: false, .. }) => Err(Error::internal()),
         Err(error) if error.is(ErrorCode::STREAM_PURGE_FAILED) => Err(removal_denied().because(error)),
@@ -187,12 +181,12 @@ pub(super) async fn purge(nats: &Nats, room: &RoomId, through: u64) -> Result<u6
 /// `REMOVAL_DENIED`; nothing was removed.
 pub(super) async fn delete_message(nats: &Nats, room: &Room, sequence: u64) -> Result<bool> {
     let request = json!({ "seq": sequence, "no_erase": false });
-    match nats.api::<_, Done>(format!("STREAM.MSG.DELETE.{}", name(&room.room_id)), &request).await {
+    match nats.api::<_, Done>(format!("STREAM.MSG.DELETE.{}", room.stream), &request).await {
         Ok(Done { success }) => Ok(success),
         Err(error) if error.is(ErrorCode::SEQUENCE_NOT_FOUND) => Ok(false),
         // one code for all else that can be wrong: only the stream tells what it was
         Err(error) if error.is(ErrorCode::STREAM_MESSAGE_DELETE_FAILED) => {
-            let denied = info(nats, &room.room_id).await?.is_some_and(|info| info.config.deny_delete);
+            let denied = info(nats, room).await?.is_some_and(|info| info.config.deny_delete);
             if denied {
                 Err(removal_denied().because(error))
             } else if raw::get(nats, room, Wanted::At(sequence)).await?.is_none() {
@@ -213,8 +207,8 @@ fn removal_denied() -> Error {
 }
 
 /// Deletes the room's stream with its messages and consumers; fine if it is gone.
-pub(super) async fn delete(nats: &Nats, room: &RoomId) -> Result<()> {
-    match nats.api::<_, Done>(format!("STREAM.DELETE.{}", name(room)), &json!({})).await {
+pub(super) async fn delete(nats: &Nats, room: &Room) -> Result<()> {
+    match nats.api::<_, Done>(format!("STREAM.DELETE.{}", room.stream), &json!({})).await {
         Ok(Done { success: true }) => Ok(()),
         Ok(Done { success: false }) => Err(Error::internal()),
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(()),
@@ -249,7 +243,7 @@ async fn bring_about(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiE
     let turn = turn::take(nats, &found.config.name).await?;
     let updated = async {
         // it may have changed meanwhile
-        let found = info(nats, &room.room_id).await?.ok_or(ApiError::NoResponders)?;
+        let found = info(nats, room).await?.ok_or(ApiError::NoResponders)?;
         update_if_other(nats, room, found).await
     }
     .await;
@@ -282,7 +276,7 @@ async fn set(nats: &Nats, action: &str, mut wanted: Config) -> Result<Info, ApiE
 }
 
 /// What the room's stream holds, sequence by sequence; `None` if it is gone.
-pub(super) async fn list(nats: &Nats, room: &RoomId) -> Result<Option<Listing>> {
+pub(super) async fn list(nats: &Nats, room: &Room) -> Result<Option<Listing>> {
     let found = info_with(nats, room, &json!({ "deleted_details": true })).await?;
     Ok(found.map(|found| {
         let mut deleted = found.state.deleted.clone().unwrap_or_default();
@@ -291,12 +285,12 @@ pub(super) async fn list(nats: &Nats, room: &RoomId) -> Result<Option<Listing>> 
     }))
 }
 
-async fn info(nats: &Nats, room: &RoomId) -> Result<Option<Info>, ApiError> {
+async fn info(nats: &Nats, room: &Room) -> Result<Option<Info>, ApiError> {
     info_with(nats, room, &json!({})).await
 }
 
-async fn info_with(nats: &Nats, room: &RoomId, request: &serde_json::Value) -> Result<Option<Info>, ApiError> {
-    match nats.api(format!("STREAM.INFO.{}", name(room)), request).await {
+async fn info_with(nats: &Nats, room: &Room, request: &serde_json::Value) -> Result<Option<Info>, ApiError> {
+    match nats.api(format!("STREAM.INFO.{}", room.stream), request).await {
         Ok(info) => Ok(Some(info)),
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
         Err(error) => Err(error),

@@ -11,7 +11,10 @@ use super::{
     nats::{Listening, Nats},
     registry::Registry,
 };
-use crate::error::{Reason, Result};
+use crate::{
+    domain::StreamName,
+    error::{Reason, Result},
+};
 
 /// Advisories are gathered for this long: a native client updates the stream with every publish.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -32,13 +35,13 @@ impl Watchdog {
 
     /// Runs until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut changed: HashSet<String> = HashSet::new();
+        let mut changed: HashSet<StreamName> = HashSet::new();
         loop {
             let wait =
                 async { if changed.is_empty() { std::future::pending().await } else { time::sleep(SETTLE).await } };
             tokio::select! {
                 () = stop.cancelled() => return,
-                advisory = self.advisories.next() => changed.extend(room_name(&advisory.subject)),
+                advisory = self.advisories.next() => changed.extend(stream_name(&advisory.subject)),
                 () = wait => {
                     for name in changed.drain() {
                         self.look_after(&name).await;
@@ -48,8 +51,8 @@ impl Watchdog {
         }
     }
 
-    async fn look_after(&self, name: &str) {
-        let Some(known) = self.registry.known_by_name(name).filter(|known| known.room.persist) else { return };
+    async fn look_after(&self, name: &StreamName) {
+        let Some(known) = self.registry.known_by_stream(name).filter(|known| known.room.persist) else { return };
         match self.logs.ensure(&known.room).await {
             // deleted by another instance
             Err(error) if error.reason() == Reason::RoomNotFound => {}
@@ -59,7 +62,7 @@ impl Watchdog {
     }
 }
 
-/// The mapped room name in the last token of an advisory's subject.
-fn room_name(subject: &str) -> Option<String> {
-    subject.rsplit('.').next()?.strip_prefix("UNIBUS_").map(ToOwned::to_owned)
+/// The room's stream in the last token of an advisory's subject.
+fn stream_name(subject: &str) -> Option<StreamName> {
+    StreamName::try_from(subject.rsplit('.').next()?.to_owned()).ok()
 }

@@ -138,6 +138,24 @@ async fn a_creation_that_stops_half_way_takes_no_room_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_does_not_give_the_name_back_keeps_nobody_from_a_room() {
+    // Goal: what is left of a room's names stands in nobody's way. Method: an instance that may not write the names deletes
+    // `a-b`; the other one creates `a_b`, which maps to the same name, and `a-b` again.
+    let (_nats, stopped, whole) = denied("\"$KV.unibus_names.unibus.room.a_b\"").await;
+    let (mut stopped, whole) = (stopped.client().await, whole.client().await);
+    create_room(&whole, "a-b").await;
+    publish_n(&whole, "a-b", 3).await;
+    let request = DeleteRoomRequest { room_id: "a-b".into() };
+    assert_status(stopped.delete_room(request.clone()).await, Code::DeadlineExceeded, "TIMEOUT");
+    assert_status(stopped.delete_room(request).await, Code::NotFound, "ROOM_NOT_FOUND");
+    let streams = [create_room(&whole, "a_b").await.stream, create_room(&whole, "a-b").await.stream];
+    assert_ne!(streams[0], streams[1]);
+    for id in ["a_b", "a-b"] {
+        assert_eq!(publish(&whole, id, "new").await.unwrap().sequence, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_stops_half_way_begins_where_it_asked() {
     // Goal: no subscriber begins elsewhere than it asked for. Method: an instance that makes the consumer, and may neither
     // move nor delete it; then the other one subscribes by the same name. It has its position for good: a seek to the

@@ -100,6 +100,7 @@ mod subscribe_since;
 mod subscribe_start;
 mod subscribers_delete;
 mod subscribers_list;
+mod subscribers_names;
 mod subscribers_native_deletion;
 mod subscribers_seek;
 mod support;

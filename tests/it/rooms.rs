@@ -275,7 +275,7 @@ async fn an_account_without_room_for_more_streams_says_so() {
     // Goal: a limit of NATS is told from an error. Method: an account that takes few streams; create rooms until one is
     // refused; deleting one makes place again.
     let limits =
-        "accounts { A: { jetstream { max_streams: 6 }, users: [{ user: a, password: a }] } }\nno_auth_user: a\n";
+        "accounts { A: { jetstream { max_streams: 7 }, users: [{ user: a, password: a }] } }\nno_auth_user: a\n";
     let nats = crate::support::NatsOptions::new().extra(limits).start().await;
     let unibus = Unibus::start(&nats).await;
     let mut client = unibus.client().await;

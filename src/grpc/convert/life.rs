@@ -89,7 +89,7 @@ fn problem(path: &str) -> &'static str {
     match path.split('.').next().unwrap_or(path) {
         "room_id" => "names the room and cannot change; room.room_id says which room is meant",
         "persist" | "subject" | "allow_message_ttl" => "cannot change after the room's creation; create another room",
-        "created_at" | "creator" | "state" => "is told by the service and cannot be set",
+        "created_at" | "creator" | "state" | "stream" => "is told by the service and cannot be set",
         "labels" => "labels change as a whole; give `labels`",
         _ => "is not a field of a room that can change: labels, retention and its fields, replicas",
     }

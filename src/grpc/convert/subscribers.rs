@@ -51,6 +51,7 @@ pub(in crate::grpc) fn subscribers(page: SubscriberPage) -> v1::ListSubscribersR
         lag: found.lag,
         last_active_at: found.last_active_at.map(Into::into),
         open: found.open,
+        consumer: found.consumer,
     });
     v1::ListSubscribersResponse {
         subscribers: subscribers.collect(),

@@ -57,8 +57,8 @@ impl Subscribers {
 
     /// Whether the session is still the subscriber's open one, or the newer one waits for its last position.
     async fn decides(&self, session: &Inner) -> Result<bool> {
-        let (room, subscriber) = (&session.registered.room, &session.ownership.subscriber);
-        let owner = self.store.owners.find(room, subscriber).await?;
+        let subscriber = &session.ownership.subscriber;
+        let owner = self.store.owners.find(subscriber).await?;
         Ok(owner.is_some_and(|owner| session.is_releasing() || owner.session == session.ownership.session))
     }
 }

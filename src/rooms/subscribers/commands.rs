@@ -1,10 +1,10 @@
 //! What is done to a subscriber by its owner alone: whoever is asked does it as the owner, asks the owner, or becomes it.
 
-use super::{Subscribers, session::End};
+use super::{Subscribers, key, session::End};
 use crate::{
-    domain::{Room, SubscriberId},
+    domain::Room,
     error::{Error, Reason, Result},
-    store::{PeerReply, PeerRequest, subscriber_not_found},
+    store::{PeerReply, PeerRequest, Subscriber, subscriber_not_found},
 };
 
 /// How often a command follows a subscriber that changes its owner.
@@ -26,7 +26,7 @@ impl Subscribers {
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
+    pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
         self.command(room, subscriber, Command::Acknowledge(sequence)).await
     }
 
@@ -34,7 +34,7 @@ impl Subscribers {
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn seek(&self, room: &Room, subscriber: &SubscriberId, position: u64) -> Result<u64> {
+    pub(crate) async fn seek(&self, room: &Room, subscriber: &Subscriber, position: u64) -> Result<u64> {
         self.command(room, subscriber, Command::Seek(position)).await
     }
 
@@ -42,27 +42,19 @@ impl Subscribers {
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn forget(&self, room: &Room, subscriber: &SubscriberId) -> Result<()> {
+    pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<()> {
         self.command(room, subscriber, Command::Forget).await.map(drop)
     }
 
-    async fn command(&self, room: &Room, subscriber: &SubscriberId, command: Command) -> Result<u64> {
-        self.try_command(room, subscriber, command).await.map_err(|error| match error.reason() {
-            // the name is another subscriber's, so there is none of this name
-            Reason::SubscriberNameTaken => subscriber_not_found(subscriber).because(error),
-            _ => error,
-        })
-    }
-
-    async fn try_command(&self, room: &Room, subscriber: &SubscriberId, command: Command) -> Result<u64> {
+    async fn command(&self, room: &Room, subscriber: &Subscriber, command: Command) -> Result<u64> {
         for _ in 0..ATTEMPTS {
             if let Some(position) = self.as_owner(room, subscriber, command).await? {
                 return Ok(position);
             }
-            let owner = self.store.owners.find(room, subscriber).await?;
+            let owner = self.store.owners.find(subscriber).await?;
             let is_owned = owner.is_some();
             if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
-                match self.store.ask(&owner.instance, &request(room, subscriber, command)).await? {
+                match self.store.ask(&owner.instance, &request(subscriber, command)).await? {
                     Some(PeerReply::Position(position)) => return Ok(position),
                     Some(PeerReply::NotMine) => continue,
                     Some(PeerReply::Failed(reason)) => return Err(failed(subscriber, reason)),
@@ -76,23 +68,20 @@ impl Subscribers {
                 // before anything is written for it, the subscriber must exist
                 self.store.position(room, subscriber).await?;
             }
-            self.store.owners.claim(room, &self.ownership(room, subscriber, None)).await?;
+            if self.store.owners.claim(&self.ownership(subscriber, None)).await?.is_none() {
+                return Err(subscriber_not_found(&subscriber.id));
+            }
         }
         Err(Error::new(Reason::Conflict, "the subscriber changes its owner too often at this moment; try again"))
     }
 
     /// Does it if this instance owns the subscriber; `None` if it does not. The position then, 0 if it is forgotten.
-    pub(super) async fn as_owner(
-        &self,
-        room: &Room,
-        subscriber: &SubscriberId,
-        command: Command,
-    ) -> Result<Option<u64>> {
-        let key = (room.room_id.clone(), subscriber.clone());
+    pub(super) async fn as_owner(&self, room: &Room, subscriber: &Subscriber, command: Command) -> Result<Option<u64>> {
+        let key = key(subscriber);
         let moving = self.moving(&key);
         let _one_at_a_time = moving.lock().await;
         // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
-        let Some((owner, revision)) = self.store.owners.find_with_revision(room, subscriber).await? else {
+        let Some((owner, revision)) = self.store.owners.find_with_revision(subscriber).await? else {
             return Ok(None);
         };
         if owner.instance != self.store.instance() {
@@ -133,13 +122,13 @@ impl Subscribers {
                     // last: until then a newer subscription asks this instance, and waits
                     self.store.owners.forget(&owner, revision).await?;
                 }
-                if existed { Ok(Some(0)) } else { Err(subscriber_not_found(subscriber)) }
+                if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
             }
         }
     }
 
     /// The floor is read first, since a native peer may have moved it further.
-    pub(super) async fn move_forwards(&self, room: &Room, subscriber: &SubscriberId, sequence: u64) -> Result<u64> {
+    pub(super) async fn move_forwards(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
         let position = self.store.position(room, subscriber).await?;
         if position >= sequence {
             return Ok(position);
@@ -148,18 +137,18 @@ impl Subscribers {
     }
 }
 
-fn request(room: &Room, subscriber: &SubscriberId, command: Command) -> PeerRequest {
-    let (room_id, subscriber) = (room.room_id.clone(), subscriber.clone());
+fn request(subscriber: &Subscriber, command: Command) -> PeerRequest {
+    let subscriber = subscriber.clone();
     match command {
-        Command::Acknowledge(sequence) => PeerRequest::Acknowledge { room_id, subscriber, sequence },
-        Command::Seek(position) => PeerRequest::Seek { room_id, subscriber, position },
-        Command::Forget => PeerRequest::Forget { room_id, subscriber },
+        Command::Acknowledge(sequence) => PeerRequest::Acknowledge { subscriber, sequence },
+        Command::Seek(position) => PeerRequest::Seek { subscriber, position },
+        Command::Forget => PeerRequest::Forget { subscriber },
     }
 }
 
-fn failed(subscriber: &SubscriberId, reason: String) -> Error {
+fn failed(subscriber: &Subscriber, reason: String) -> Error {
     if reason == Reason::SubscriberNotFound.name() {
-        return subscriber_not_found(subscriber);
+        return subscriber_not_found(&subscriber.id);
     }
     Error::new(Reason::Timeout, "the instance that owns the subscriber could not do it; asking again is safe")
         .because(reason)

@@ -7,9 +7,9 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::Subscribers;
+use super::{Key, Subscribers};
 use crate::{
-    domain::{Room, RoomId, RoomState, SubscriberId, mapped},
+    domain::{NatsName, Room, RoomId, RoomState},
     error::Result,
     store::{DurableToken, Owned, PeerReply, PeerRequest},
 };
@@ -23,6 +23,10 @@ const QUESTIONS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct SubscriberState {
     pub name: String,
+    /// The endpoint that bound it, if there was one.
+    pub endpoint: Option<String>,
+    /// The name of its consumer in NATS.
+    pub consumer: String,
     /// Everything up to this sequence is processed.
     pub position: u64,
     /// Messages kept after the position.
@@ -32,7 +36,7 @@ pub(crate) struct SubscriberState {
     pub open: bool,
 }
 
-/// Subscribers by ascending mapped name.
+/// Subscribers by ascending name in NATS.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SubscriberPage {
     pub subscribers: Vec<SubscriberState>,
@@ -44,7 +48,7 @@ pub(crate) struct SubscriberPage {
 type OpenSince = Option<SystemTime>;
 
 impl Subscribers {
-    /// Up to `limit` subscribers after `after` whose mapped name is wanted. `state` is the room's, as it was a moment ago.
+    /// Up to `limit` subscribers after `after` whose name in NATS is wanted. `state` is the room's, as it was a moment ago.
     pub(crate) async fn page(
         &self,
         room: &Room,
@@ -54,18 +58,25 @@ impl Subscribers {
         is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<SubscriberPage> {
         let found = self.store.durables(room, after, state, limit, is_wanted).await?;
-        let names = found.durables.iter().map(|durable| durable.mapped.as_str());
-        let owned = self.store.owners.of(&room.room_id, names).await?;
+        // a native client's may have a name that no subscriber has
+        let names: Vec<NatsName> =
+            found.durables.iter().filter_map(|durable| NatsName::parse(durable.mapped.as_str()).ok()).collect();
+        let owned = self.store.owners.of(&room.room_id, &names).await?;
         let open = self.open_anywhere(&room.room_id, &owned).await;
-        let owned: HashMap<String, Owned> =
-            owned.into_iter().map(|owned| (owned.ownership.subscriber.mapped(), owned)).collect();
+        let owned: HashMap<&str, &Owned> =
+            owned.iter().map(|owned| (owned.ownership.subscriber.name.as_str(), owned)).collect();
         let subscribers = found.durables.into_iter().map(|durable| {
-            let owned = owned.get(&durable.mapped);
-            let bound = owned.map(|owned| owned.ownership.subscriber.as_str().to_owned());
-            let given = durable.given.filter(|given| mapped(given) == durable.mapped);
-            let open_since = owned.and_then(|owned| open.get(&owned.ownership.subscriber)).copied();
+            let owned = owned.get(durable.mapped.as_str());
+            let bound = owned.map(|owned| &owned.ownership.subscriber);
+            let given = durable.given.filter(|given| durable.mapped.starts_with(&NatsName::stem_of_subscriber(given)));
+            let open_since = bound.and_then(|bound| open.get(&bound.name)).copied();
             SubscriberState {
-                name: bound.or(given).unwrap_or(durable.mapped),
+                endpoint: match bound {
+                    Some(bound) => bound.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
+                    None => durable.endpoint,
+                },
+                consumer: format!("{}_{}", room.stream.room(), durable.mapped),
+                name: bound.map(|bound| bound.id.as_str().to_owned()).or(given).unwrap_or(durable.mapped),
                 position: durable.position,
                 lag: durable.lag,
                 last_active_at: durable
@@ -80,14 +91,14 @@ impl Subscribers {
 
     /// Those of `owned` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
     /// does not answer is believed to have what the bucket says.
-    async fn open_anywhere(&self, room: &RoomId, owned: &[Owned]) -> HashMap<SubscriberId, OpenSince> {
+    async fn open_anywhere(&self, room: &RoomId, owned: &[Owned]) -> HashMap<NatsName, OpenSince> {
         let said_open = || owned.iter().map(|owned| &owned.ownership).filter(|ownership| ownership.session.is_some());
         let instances: BTreeSet<&str> = said_open().map(|ownership| ownership.instance.as_str()).collect();
         let mut questions = Vec::new();
         for instance in instances {
-            let names: Vec<SubscriberId> = said_open()
+            let names: Vec<NatsName> = said_open()
                 .filter(|ownership| ownership.instance == instance)
-                .map(|ownership| ownership.subscriber.clone())
+                .map(|ownership| ownership.subscriber.name.clone())
                 .collect();
             questions.extend(names.chunks(ASKED_AT_ONCE).map(|names| (instance.to_owned(), names.to_vec())));
         }
@@ -99,16 +110,14 @@ impl Subscribers {
             .await
     }
 
-    async fn open_on(
-        &self,
-        instance: String,
-        room: &RoomId,
-        names: Vec<SubscriberId>,
-    ) -> Vec<(SubscriberId, OpenSince)> {
+    async fn open_on(&self, instance: String, room: &RoomId, names: Vec<NatsName>) -> Vec<(NatsName, OpenSince)> {
         let answers: Vec<Option<OpenSince>> = if instance == self.store.instance() {
-            names.iter().map(|name| self.open_since(room, name).map(|since| Some(from_unix_ms(since)))).collect()
+            {
+                let since = names.iter().map(|name| self.open_since(&(room.clone(), name.clone())));
+                since.map(|since| since.map(|since| Some(from_unix_ms(since)))).collect()
+            }
         } else {
-            let request = PeerRequest::Describe { room_id: room.clone(), subscribers: names.clone() };
+            let request = PeerRequest::Describe { room_id: room.clone(), names: names.clone() };
             match self.store.ask(&instance, &request).await {
                 Ok(Some(PeerReply::Described(since))) => {
                     since.into_iter().map(|since| since.map(|since| Some(from_unix_ms(since)))).collect()
@@ -121,9 +130,9 @@ impl Subscribers {
     }
 
     /// For an open subscription of this instance: since when it stands where it stands, in milliseconds since 1970.
-    pub(super) fn open_since(&self, room: &RoomId, subscriber: &SubscriberId) -> Option<u64> {
+    pub(super) fn open_since(&self, key: &Key) -> Option<u64> {
         let open = self.sessions();
-        let session = open.get(&(room.clone(), subscriber.clone()));
+        let session = open.get(key);
         let session = session.filter(|session| !session.is_closed() && !session.is_ended())?;
         let since = session.moved_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -28,9 +28,9 @@ use self::{
     write_back::WriteQueue,
 };
 use crate::{
-    domain::{Room, RoomId, SubscriberId},
+    domain::{NatsName, RoomId, SubscriberId},
     error::{Error, Reason, Result},
-    store::{Ownership, Registered, Store},
+    store::{Ownership, Registered, Store, Subscriber, Whose},
     sync::lock,
 };
 
@@ -39,7 +39,12 @@ const ATTEMPTS: usize = 8;
 /// Positions written back, and requests of other instances served, at the same time.
 const WRITES_AT_ONCE: usize = 32;
 
-type Key = (RoomId, SubscriberId);
+/// A subscriber of this instance's memory: its room, and its name in NATS.
+type Key = (RoomId, NatsName);
+
+fn key(subscriber: &Subscriber) -> Key {
+    (subscriber.room_id.clone(), subscriber.name.clone())
+}
 
 /// The durable subscribers that this instance owns.
 #[derive(Debug)]
@@ -60,39 +65,42 @@ impl Subscribers {
     /// room's log. `start` tells where a new subscriber begins.
     ///
     /// # Errors
-    /// `SUBSCRIBER_NAME_TAKEN`, `STREAM_INCOMPATIBLE`, `LIMIT_REACHED`, `CONFLICT`, and those of `start`.
+    /// `STREAM_INCOMPATIBLE`, `LIMIT_REACHED`, `CONFLICT`, and those of `start`.
     pub(crate) async fn open<F>(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         epoch: i64,
         subscriber: &SubscriberId,
+        whose: &Whose,
         start: impl Fn() -> F,
     ) -> Result<Session>
     where
         F: Future<Output = Result<u64>>,
     {
         let room = &registered.room;
-        // a bad start must not leave anything behind
-        self.store.owners.find(room, subscriber).await?;
-        let first_position = match self.store.position(room, subscriber).await {
-            Ok(_) => None,
-            Err(error) if error.reason() == Reason::SubscriberNotFound => Some(start().await?),
-            Err(error) => return Err(error),
-        };
         for _ in 0..ATTEMPTS {
-            if let Some(session) = self.try_open(registered, epoch, subscriber, first_position, &start).await? {
+            let subscriber = self.store.subscriber(room, subscriber, whose).await?;
+            // a bad start must not leave anything behind
+            let first_position = match self.store.position(room, &subscriber).await {
+                Ok(_) => None,
+                Err(error) if error.reason() == Reason::SubscriberNotFound => Some(start().await?),
+                Err(error) => return Err(error),
+            };
+            if let Some(session) = self.try_open(registered, epoch, &subscriber, whose, first_position, &start).await? {
                 return Ok(session);
             }
         }
         Err(Error::new(Reason::Conflict, "the subscriber is being deleted again and again at this moment; try again"))
     }
 
-    /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there.
+    /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there, or its name was given to
+    /// another one.
     async fn try_open<F>(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         epoch: i64,
-        subscriber: &SubscriberId,
+        subscriber: &Subscriber,
+        whose: &Whose,
         first_position: Option<u64>,
         start: impl Fn() -> F,
     ) -> Result<Option<Session>>
@@ -100,11 +108,16 @@ impl Subscribers {
         F: Future<Output = Result<u64>>,
     {
         let room = &registered.room;
-        let key = (room.room_id.clone(), subscriber.clone());
+        let key = key(subscriber);
         let session = Some(uuid::Uuid::new_v4().simple().to_string());
-        let mut ownership = self.ownership(room, subscriber, session);
+        let mut ownership = self.ownership(subscriber, session);
         ownership.begins_at = first_position.filter(|position| *position > 0);
-        let (before, mut revision) = self.store.owners.claim(room, &ownership).await?;
+        let Some((before, mut revision)) = self.store.owners.claim(&ownership).await? else { return Ok(None) };
+        if before.is_none() && self.store.subscriber(room, &subscriber.id, whose).await?.name != subscriber.name {
+            // bound by another name at the same moment
+            self.store.owners.forget(&ownership, revision).await?;
+            return Ok(None);
+        }
         let begun = before.as_ref().and_then(|before| before.begins_at);
         let begins_at = std::mem::take(&mut ownership.begins_at).or(begun);
         match before {
@@ -141,7 +154,7 @@ impl Subscribers {
         let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, ownership, revision, position));
         self.keep_newest(key, &inner);
         // a newer claim may have come before this session could be found, or a deletion
-        match self.store.owners.find(room, subscriber).await? {
+        match self.store.owners.find(subscriber).await? {
             Some(owner) if owner.session == inner.ownership.session => {}
             Some(_) => {
                 inner.end(End::TakenOver);
@@ -163,9 +176,8 @@ impl Subscribers {
     }
 
     /// This instance as the owner.
-    fn ownership(&self, room: &Room, subscriber: &SubscriberId, session: Option<String>) -> Ownership {
+    fn ownership(&self, subscriber: &Subscriber, session: Option<String>) -> Ownership {
         Ownership {
-            room_id: room.room_id.clone(),
             subscriber: subscriber.clone(),
             instance: self.store.instance().to_owned(),
             session,

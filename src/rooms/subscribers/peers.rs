@@ -6,15 +6,12 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{End, Subscribers, WRITES_AT_ONCE, commands::Command};
-use crate::{
-    domain::{RoomId, SubscriberId},
-    store::{Asked, OwnerChange, Ownership, PeerListener, PeerReply, PeerRequest},
-};
+use super::{End, Subscribers, WRITES_AT_ONCE, commands::Command, key};
+use crate::store::{Asked, OwnerChange, Ownership, PeerListener, PeerReply, PeerRequest, Subscriber};
 
 impl Subscribers {
     pub(super) async fn ask_to_release(&self, before: &Ownership) {
-        let request = PeerRequest::Release { room_id: before.room_id.clone(), subscriber: before.subscriber.clone() };
+        let request = PeerRequest::Release { subscriber: before.subscriber.clone() };
         match self.store.ask(&before.instance, &request).await {
             Ok(_) => {}
             Err(error) => {
@@ -39,29 +36,27 @@ impl Subscribers {
 
     async fn serve_peer(&self, asked: Asked) {
         let reply = match asked.request.clone() {
-            PeerRequest::Release { room_id, subscriber } => {
-                self.release(&(room_id, subscriber)).await;
+            PeerRequest::Release { subscriber } => {
+                self.release(&key(&subscriber)).await;
                 PeerReply::Released
             }
-            PeerRequest::Acknowledge { room_id, subscriber, sequence } => {
-                self.command_of_peer(&room_id, &subscriber, Command::Acknowledge(sequence)).await
+            PeerRequest::Acknowledge { subscriber, sequence } => {
+                self.command_of_peer(&subscriber, Command::Acknowledge(sequence)).await
             }
-            PeerRequest::Seek { room_id, subscriber, position } => {
-                self.command_of_peer(&room_id, &subscriber, Command::Seek(position)).await
+            PeerRequest::Seek { subscriber, position } => {
+                self.command_of_peer(&subscriber, Command::Seek(position)).await
             }
-            PeerRequest::Forget { room_id, subscriber } => {
-                self.command_of_peer(&room_id, &subscriber, Command::Forget).await
-            }
-            PeerRequest::Describe { room_id, subscribers } => {
-                PeerReply::Described(subscribers.into_iter().map(|name| self.open_since(&room_id, &name)).collect())
+            PeerRequest::Forget { subscriber } => self.command_of_peer(&subscriber, Command::Forget).await,
+            PeerRequest::Describe { room_id, names } => {
+                PeerReply::Described(names.into_iter().map(|name| self.open_since(&(room_id.clone(), name))).collect())
             }
         };
         asked.answer(&reply).await;
     }
 
-    async fn command_of_peer(&self, room: &RoomId, subscriber: &SubscriberId, command: Command) -> PeerReply {
+    async fn command_of_peer(&self, subscriber: &Subscriber, command: Command) -> PeerReply {
         let done = async {
-            let registered = self.store.registry.find(room).await?;
+            let registered = self.store.registry.find(&subscriber.room_id).await?;
             self.as_owner(&registered.room, subscriber, command).await
         };
         match done.await {
@@ -78,7 +73,7 @@ impl Subscribers {
         owners
             .follow(stop, |change| match change {
                 OwnerChange::Owned(ownership, revision) => {
-                    let key = (ownership.room_id, ownership.subscriber);
+                    let key = key(&ownership.subscriber);
                     let session = self.sessions().get(&key).cloned();
                     let superseded = session.filter(|session| {
                         session.revision < revision && session.ownership.session != ownership.session

@@ -161,7 +161,7 @@ impl Inner {
     }
 
     pub(super) fn key(&self) -> Key {
-        (self.ownership.room_id.clone(), self.ownership.subscriber.clone())
+        super::key(&self.ownership.subscriber)
     }
 
     /// What was taken and is not written yet.

@@ -147,8 +147,7 @@ impl Subscribers {
 
     /// The consumer of an open subscription is gone, and is not to be made again.
     async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
-        let room = &session.registered.room;
-        if self.store.owners.find(room, &session.ownership.subscriber).await?.is_none() {
+        if self.store.owners.find(&session.ownership.subscriber).await?.is_none() {
             session.end(End::Forgotten);
             self.remove(session);
         } else if let Some(taken) = session.unwritten() {

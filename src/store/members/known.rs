@@ -37,8 +37,6 @@ struct RoomMembers {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     rooms: HashMap<RoomId, RoomMembers>,
-    /// The rooms of a mapped name, since keys have that: one, and perhaps former ones.
-    ids: HashMap<String, BTreeSet<RoomId>>,
     rooms_of: HashMap<MemberId, BTreeSet<RoomId>>,
     /// Keys told since the watch began again; `None` once all were told.
     told: Option<HashSet<String>>,
@@ -125,7 +123,6 @@ impl Known {
             told.insert(key.to_owned());
         }
         let room = record.value.room_id().clone();
-        self.ids.entry(room.mapped()).or_default().insert(room.clone());
         let members = self.rooms.entry(room.clone()).or_default();
         let revision = record.revision;
         let changed = match record.value {
@@ -178,7 +175,6 @@ impl Known {
                 *entry = Entry { value: None, revision, ..entry.clone() };
             }
             None if revision > self.told_through => {
-                self.ids.entry(room.mapped()).or_default().insert(room.clone());
                 let entry = Entry { value: None, room_created_at: SystemTime::UNIX_EPOCH, revision };
                 self.rooms.entry(room.clone()).or_default().members.insert(member.clone(), entry);
             }
@@ -190,15 +186,13 @@ impl Known {
     /// The watch tells of a deletion. That of the owners is the end of the room.
     pub(super) fn delete(&mut self, key: &str, revision: u64) {
         let Some(key) = read_key(key) else { return };
-        let (Key::Owners { room: name } | Key::Member { room: name, .. }) = key;
-        for room in self.ids.get(name).cloned().unwrap_or_default() {
-            let Some(members) = self.rooms.get_mut(&room) else { continue };
-            let changed = match &key {
-                Key::Owners { .. } => members.forget(|_, entry| entry < revision),
-                Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
-            };
-            self.settle(&room, &changed);
-        }
+        let (Key::Owners { room } | Key::Member { room, .. }) = &key;
+        let Some(members) = self.rooms.get_mut(room) else { return };
+        let changed = match &key {
+            Key::Owners { .. } => members.forget(|_, entry| entry < revision),
+            Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
+        };
+        self.settle(room, &changed);
     }
 
     /// Forgets what the bucket did not have when it was read from the beginning.
@@ -237,13 +231,6 @@ impl Known {
         }
         if self.rooms.get(room).is_some_and(RoomMembers::is_empty) {
             self.rooms.remove(room);
-            let name = room.mapped();
-            if let Some(ids) = self.ids.get_mut(&name) {
-                ids.remove(room);
-                if ids.is_empty() {
-                    self.ids.remove(&name);
-                }
-            }
         }
     }
 }
@@ -284,14 +271,17 @@ mod tests {
     use std::time::Duration;
 
     use super::{super::record::MemberRecord, *};
-    use crate::domain::{Labels, Retention, Subject};
+    use crate::domain::{Labels, NatsName, Retention, StreamName, Subject};
 
     const CREATED: Duration = Duration::from_secs(1_000_000_000);
 
     fn room(id: &str, since: Duration) -> Room {
         let room_id = RoomId::parse("room_id", id).unwrap();
+        let [name, ..] = NatsName::of_room(&room_id);
+        let stream = StreamName::of(name);
         Room {
-            subject: Subject::default_of(&room_id),
+            subject: Subject::default_of(&stream),
+            stream,
             room_id,
             persist: true,
             retention: Retention::default(),
@@ -384,12 +374,12 @@ mod tests {
         hear(&mut known, (5, None));
         known.delete(&member_key(&room.room_id, &id("bob")), 6);
         known.told(6);
-        assert!(known.rooms.is_empty() && known.ids.is_empty());
+        assert!(known.rooms.is_empty());
         for revision in [5, 6] {
             hear(&mut known, (revision, Some(Role::Writer)));
             hear(&mut known, (revision, None));
         }
-        assert!(known.rooms.is_empty() && known.ids.is_empty() && known.rooms_of.is_empty());
+        assert!(known.rooms.is_empty() && known.rooms_of.is_empty());
         hear(&mut known, (7, Some(Role::Writer)));
         assert_eq!(role(&known, &room, "bob"), Some(Role::Writer));
     }
@@ -452,6 +442,6 @@ mod tests {
         assert_eq!(role(&known, &room, "cat"), Some(Role::Writer));
         known.begin_again();
         known.forget_untold();
-        assert!(known.rooms.is_empty() && known.ids.is_empty() && known.rooms_of.is_empty());
+        assert!(known.rooms.is_empty() && known.rooms_of.is_empty());
     }
 }

@@ -69,7 +69,7 @@ struct Shelf {
 impl Members {
     pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
         let kept = if buckets.nats.has_jetstream() {
-            let description = "unibus: members by mapped room and id";
+            let description = "unibus: members by room and id";
             Kept::Bucket(Box::new(Bucket::new(buckets, "unibus_members", description)))
         } else {
             Kept::Here(Arc::default())
@@ -221,13 +221,13 @@ impl Members {
         let key = owners_key(room);
         match &self.kept {
             Kept::Bucket(bucket) => {
-                bucket.purge_below(&room.mapped()).await?;
+                bucket.purge_below(&room.key()).await?;
                 // a purge is told to nobody, this is: memory need not hold what nobody can use
                 bucket.mark_deleted(&key).await
             }
             Kept::Here(here) => {
                 let mut here = lock(here);
-                let prefix = format!("{}.", room.mapped());
+                let prefix = format!("{}.", room.key());
                 here.values.retain(|key, _| !key.starts_with(&prefix));
                 lock(&self.known).delete(&key, u64::MAX);
                 Ok(())

@@ -1,7 +1,7 @@
 //! What the bucket of members holds.
 //!
-//! Two kinds of keys: `<mapped room>.<base64url of the member's id>`, so that any id is safe as a key, with what a member
-//! may do and see; and `<mapped room>.=owners` (no base64url without padding has that character), with all owners. The
+//! Two kinds of keys: `<key of the room's id>.<base64url of the member's id>`, so that any id is safe as a key, with what a
+//! member may do and see; and `<key of the room's id>.=owners` (no base64url without padding has that character), with all owners. The
 //! owners are one value, so that two removals at the same moment cannot leave a room without one. A room that has no such
 //! value is owned by its creator.
 
@@ -74,22 +74,23 @@ impl Record {
 }
 
 pub(super) fn member_key(room: &RoomId, member: &MemberId) -> String {
-    format!("{}.{}", room.mapped(), URL_SAFE_NO_PAD.encode(member.as_str()))
+    format!("{}.{}", room.key(), URL_SAFE_NO_PAD.encode(member.as_str()))
 }
 
 pub(super) fn owners_key(room: &RoomId) -> String {
-    format!("{}.{OWNERS}", room.mapped())
+    format!("{}.{OWNERS}", room.key())
 }
 
 /// What a key stands for.
-pub(super) enum Key<'a> {
-    Member { room: &'a str, member: MemberId },
-    Owners { room: &'a str },
+pub(super) enum Key {
+    Member { room: RoomId, member: MemberId },
+    Owners { room: RoomId },
 }
 
 /// `None`: a key that the service does not make.
-pub(super) fn read_key(key: &str) -> Option<Key<'_>> {
+pub(super) fn read_key(key: &str) -> Option<Key> {
     let (room, rest) = key.split_once('.')?;
+    let room = RoomId::of_key(room)?;
     if rest == OWNERS {
         return Some(Key::Owners { room });
     }
@@ -110,11 +111,11 @@ mod tests {
             let room = RoomId::parse("room_id", room).unwrap();
             let member = MemberId::parse("member_id", member).unwrap();
             let key = member_key(&room, &member);
-            let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'=' | b'.');
             prop_assert!(key.bytes().all(safe), "{}", key);
             match read_key(&key) {
-                Some(Key::Member { room: name, member: found }) => {
-                    prop_assert_eq!(name, room.mapped());
+                Some(Key::Member { room: of, member: found }) => {
+                    prop_assert_eq!(of, room);
                     prop_assert_eq!(found, member);
                 }
                 _ => panic!("{key}"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{self, Instant};
 
 use super::{
-    super::{Registered, nats::unavailable, streams},
+    super::{Registered, nats::unavailable},
     Publisher, acknowledged,
     acks::Reply,
     lane::{Outcome, Work},
@@ -95,7 +95,7 @@ impl Publisher {
         messages: &[Outgoing],
         deadline: Instant,
     ) -> Result<Vec<Option<u64>>> {
-        let stream: Arc<str> = streams::name(&registered.room.room_id).into();
+        let stream: Arc<str> = registered.room.stream.as_str().into();
         let mut asked = Vec::with_capacity(messages.len());
         for Outgoing { draft, .. } in messages {
             let Some(message_id) = &draft.message_id else {

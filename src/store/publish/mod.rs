@@ -40,7 +40,6 @@ use super::{
     logs::Logs,
     nats::{Nats, unavailable},
     signatures::Signatures,
-    streams,
 };
 use crate::{
     domain::{Acknowledged, Draft, Durability, Room},
@@ -162,7 +161,7 @@ impl Publisher {
         deadline: Instant,
     ) -> Result<Ticket> {
         self.gate.enter(&registered.room)?;
-        let lane = self.lanes.get(streams::name(&registered.room.room_id));
+        let lane = self.lanes.get(registered.room.stream.to_string());
         let (ticket, needs_worker) = lane.enter(registered, work, source, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);

@@ -27,7 +27,6 @@ use crate::{
     store::{
         backlogs::{Taken, Turns},
         nats::{ApiError, Nats, unavailable},
-        streams,
     },
 };
 
@@ -72,7 +71,7 @@ impl Source {
         let mut connections = reading.connections();
         connections.mark_unchanged();
         reading.ready().await?;
-        let stream_name = streams::name(&room.room_id);
+        let stream_name = room.stream.to_string();
         let stream =
             reading.jetstream.get_stream_no_info(&stream_name).await.map_err(|error| unavailable().because(error))?;
         let consumer = stream

@@ -34,18 +34,15 @@ impl Registry {
     pub(in crate::store) fn hear(&self, RoomChange(change): RoomChange) {
         let mut known = lock(&self.known);
         match change {
-            Kind::Put { record, revision } => {
-                let name = record.room.room_id.mapped();
-                known.hear(&name, Versioned { value: *record, revision });
-            }
-            Kind::Deleted { room_id, revision } => known.hear_deleted(&room_id.mapped(), revision),
+            Kind::Put { record, revision } => known.hear(Versioned { value: *record, revision }),
+            Kind::Deleted { room_id, revision } => known.hear_deleted(&room_id, revision),
         }
     }
 
     /// Takes what was written into memory, and tells the other instances.
-    pub(super) async fn spread(&self, name: &str, record: Versioned<Record>) -> Arc<Registered> {
+    pub(super) async fn spread(&self, record: Versioned<Record>) -> Arc<Registered> {
         let change = Kind::Put { record: Box::new(record.value.clone()), revision: record.revision };
-        let registered = self.remember(name, record);
+        let registered = self.remember(record);
         self.tell(change).await;
         registered
     }
@@ -63,22 +60,22 @@ impl Registry {
 
 impl Known {
     /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
-    fn hear(&mut self, name: &str, record: Versioned<Record>) {
+    fn hear(&mut self, record: Versioned<Record>) {
         if record.revision > self.told_through {
-            self.put(name, record);
+            self.put(record);
         }
     }
 
     /// Whether another instance has deleted what had this revision, which the watch may not have told.
-    pub(super) fn is_deleted(&self, name: &str, revision: u64) -> bool {
-        self.deleted.get(name).is_some_and(|deleted| *deleted >= revision)
+    pub(super) fn is_deleted(&self, id: &RoomId, revision: u64) -> bool {
+        self.deleted.get(id).is_some_and(|deleted| *deleted >= revision)
     }
 
     /// Another instance has deleted what had this revision.
-    fn hear_deleted(&mut self, name: &str, revision: u64) {
-        self.delete(name, revision.saturating_add(1));
+    fn hear_deleted(&mut self, id: &RoomId, revision: u64) {
+        self.delete(id, revision.saturating_add(1));
         if revision > self.told_through {
-            let deleted = self.deleted.entry(name.to_owned()).or_default();
+            let deleted = self.deleted.entry(id.clone()).or_default();
             *deleted = revision.max(*deleted);
         }
     }
@@ -96,13 +93,18 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::domain::{Labels, Retention, Room, Subject};
+    use crate::domain::{Labels, Retention, Room, StreamName, Subject};
+
+    fn lobby() -> RoomId {
+        RoomId::parse("room_id", "lobby").unwrap()
+    }
 
     fn record(revision: u64) -> Versioned<Record> {
-        let room_id = RoomId::parse("room_id", "lobby").unwrap();
+        let stream = StreamName::try_from("UNIBUS_lobby".to_owned()).unwrap();
         let room = Room {
-            subject: Subject::default_of(&room_id),
-            room_id,
+            subject: Subject::default_of(&stream),
+            stream,
+            room_id: lobby(),
             persist: true,
             retention: Retention::default(),
             replicas: 1,
@@ -123,27 +125,27 @@ mod tests {
     #[test]
     fn what_is_heard_late_or_twice_brings_no_room_back() {
         let mut known = Known::default();
-        known.hear("lobby", record(7));
-        known.hear("lobby", record(5));
+        known.hear(record(7));
+        known.hear(record(5));
         assert_eq!(revision(&known), Some(7));
-        known.hear_deleted("lobby", 5);
+        known.hear_deleted(&lobby(), 5);
         assert_eq!(revision(&known), Some(7), "a room of that name was made since");
-        known.hear_deleted("lobby", 7);
-        known.hear("lobby", record(7));
-        known.hear("lobby", record(6));
+        known.hear_deleted(&lobby(), 7);
+        known.hear(record(7));
+        known.hear(record(6));
         // a watch that lags, and a read that is old
         known.told_through(7);
-        known.put("lobby", record(7));
+        known.put(record(7));
         assert_eq!(revision(&known), None);
-        known.hear("lobby", record(9));
+        known.hear(record(9));
         assert_eq!(revision(&known), Some(9));
         // the watch tells all of that, and the end of the newest room
         (8..=10).for_each(|told| known.told_through(told));
-        known.delete("lobby", 10);
+        known.delete(&lobby(), 10);
         assert!(known.deleted.is_empty());
         for late in [5, 7, 9] {
-            known.hear("lobby", record(late));
-            known.hear_deleted("lobby", late);
+            known.hear(record(late));
+            known.hear_deleted(&lobby(), late);
         }
         assert!(known.by_id.is_empty() && known.deleted.is_empty());
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{bucket::Versioned, newest::Newest};
-use crate::domain::{Removals, Room, RoomId, RoomState};
+use crate::domain::{NewRoom, Removals, Room, RoomId, RoomState, StreamName, Subject};
 
 /// A room as this instance knows it.
 #[derive(Debug)]
@@ -83,74 +83,82 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub by_id: BTreeMap<RoomId, Arc<Registered>>,
-    pub id_by_name: HashMap<String, RoomId>,
+    pub id_by_stream: HashMap<StreamName, RoomId>,
     pub by_creator: HashMap<String, BTreeSet<RoomId>>,
-    /// Names told since the watch began again; `None` once all were told.
-    pub told: Option<HashSet<String>>,
+    /// Rooms told since the watch began again; `None` once all were told.
+    pub told: Option<HashSet<RoomId>>,
     /// The watch has told everything up to this revision.
     pub told_through: u64,
-    /// Names that other instances deleted, with the revision of what was there, until the watch tells so.
-    pub deleted: HashMap<String, u64>,
+    /// Rooms that other instances deleted, with the revision of what was there, until the watch tells so.
+    pub deleted: HashMap<RoomId, u64>,
 }
 
 impl Known {
-    pub(super) fn put(&mut self, name: &str, record: Versioned<Record>) {
+    pub(super) fn put(&mut self, record: Versioned<Record>) {
+        let id = record.value.room.room_id.clone();
         if let Some(told) = &mut self.told {
-            told.insert(name.to_owned());
+            told.insert(id.clone());
         }
-        if self.is_deleted(name, record.revision) {
+        if self.is_deleted(&id, record.revision) {
             return;
         }
-        let id = record.value.room.room_id.clone();
-        let before = self.id_by_name.get(name).and_then(|id| self.by_id.get(id)).cloned();
+        let before = self.by_id.get(&id).cloned();
         if before.as_ref().is_some_and(|before| before.revision >= record.revision) {
             return;
         }
         let mut registered = Registered::new(record);
         if let Some(before) = before {
             // one room's token lives as long as the room: what changes is its settings
-            if before.room.room_id == id && before.room.created_at == registered.room.created_at {
+            if before.room.created_at == registered.room.created_at {
                 registered.gone = before.gone.clone();
                 before.newest.set(&registered.room);
                 registered.newest = Arc::clone(&before.newest);
             } else {
                 before.gone.cancel();
-                self.forget(&before.room.room_id);
+                self.forget(&id);
             }
         }
         if registered.deleting {
             registered.gone.cancel();
         }
-        self.id_by_name.insert(name.to_owned(), id.clone());
+        self.id_by_stream.insert(registered.room.stream.clone(), id.clone());
         if !registered.room.creator.is_empty() {
             self.by_creator.entry(registered.room.creator.clone()).or_default().insert(id.clone());
         }
         self.by_id.insert(id, Arc::new(registered));
     }
 
-    pub(super) fn delete(&mut self, name: &str, revision: u64) {
-        let Some(id) = self.id_by_name.get(name).cloned() else { return };
-        if self.by_id.get(&id).is_some_and(|registered| registered.revision < revision) {
-            self.remove(name, &id);
+    pub(super) fn delete(&mut self, id: &RoomId, revision: u64) {
+        if self.by_id.get(id).is_some_and(|registered| registered.revision < revision) {
+            self.remove(id);
         }
     }
 
     /// Forgets what the bucket did not have when it was read from the beginning.
     pub(super) fn forget_untold(&mut self) {
         let Some(told) = self.told.take() else { return };
-        let untold: Vec<_> = self
-            .id_by_name
-            .iter()
-            .filter(|(name, _)| !told.contains(*name))
-            .map(|(name, id)| (name.clone(), id.clone()))
-            .collect();
-        for (name, id) in untold {
-            self.remove(&name, &id);
+        let untold: Vec<_> = self.by_id.keys().filter(|id| !told.contains(*id)).cloned().collect();
+        for id in untold {
+            self.remove(&id);
         }
     }
 
-    fn remove(&mut self, name: &str, id: &RoomId) {
-        self.id_by_name.remove(name);
+    /// The room with names that no other room of this process has; `None` if its subject is another's.
+    pub(super) fn choose_names(&self, new: &NewRoom) -> Option<Room> {
+        let others =
+            || self.by_id.values().map(|found| &found.room).filter(|room| room.room_id != new.preferred().room_id);
+        let stream = new.streams().into_iter().find(|stream| others().all(|other| other.stream != *stream))?;
+        let name = Subject::default_of(&stream);
+        let room = new.named(stream);
+        let is_free = if room.subject.is_default() {
+            room.subject == name
+        } else {
+            others().all(|other| other.subject != room.subject)
+        };
+        is_free.then_some(room)
+    }
+
+    fn remove(&mut self, id: &RoomId) {
         if let Some(registered) = self.forget(id) {
             registered.gone.cancel();
         }
@@ -158,6 +166,10 @@ impl Known {
 
     fn forget(&mut self, id: &RoomId) -> Option<Arc<Registered>> {
         let registered = self.by_id.remove(id)?;
+        let stream = &registered.room.stream;
+        if self.id_by_stream.get(stream) == Some(id) {
+            self.id_by_stream.remove(stream);
+        }
         let creator = &registered.room.creator;
         if let Some(created) = self.by_creator.get_mut(creator) {
             created.remove(id);

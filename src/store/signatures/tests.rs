@@ -8,14 +8,16 @@ use proptest::{collection::hash_map, prelude::*};
 
 use super::*;
 use crate::{
-    domain::{Headers, Labels, MemberId, Retention, RoomId, Subject},
+    domain::{Headers, Labels, MemberId, Retention, RoomId, StreamName, Subject},
     store::message::Stored,
 };
 
 fn room(id: &str) -> Room {
     let room_id = RoomId::parse("room_id", id).unwrap();
+    let stream = StreamName::try_from(format!("UNIBUS_{id}")).unwrap();
     Room {
-        subject: Subject::default_of(&room_id),
+        subject: Subject::default_of(&stream),
+        stream,
         room_id,
         persist: true,
         retention: Retention::default(),

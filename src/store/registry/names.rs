@@ -1,0 +1,140 @@
+//! Which names in NATS are a room's: each is claimed in a key of its own, so that no two rooms have the same.
+//!
+//! The key is a subject. That of a stream is the default subject that goes with it, which no creator can give to a room with
+//! another stream; that of a subject which a creator gave is the subject itself.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{Registry, conflict, subject_taken};
+use crate::{
+    domain::{NewRoom, Room, RoomId, Subject, rfc3339},
+    error::{Error, Result},
+    limits::NATS_REQUEST_TIMEOUT,
+    store::bucket::Bucket,
+};
+
+/// A claim without its room is another instance's creation under way, unless it is older than this.
+const CLAIM_AGE_MAX: Duration = Duration::from_secs(10);
+/// How often a lost compare-and-set is tried again.
+const ATTEMPTS: usize = 8;
+
+/// A value in the bucket of names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Claim {
+    room_id: RoomId,
+    /// Tells this room from another one of the same id.
+    #[serde(with = "rfc3339")]
+    room_created_at: SystemTime,
+    claimed_at_ms: u64,
+}
+
+/// A room that has its names and is not registered yet.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub room: Room,
+    since: Instant,
+}
+
+impl Named {
+    pub(super) fn new(room: Room) -> Self {
+        Self { room, since: Instant::now() }
+    }
+
+    /// Whether others may take the names for abandoned before the room is registered.
+    pub(super) fn is_late(&self) -> bool {
+        self.since.elapsed() + NATS_REQUEST_TIMEOUT > CLAIM_AGE_MAX
+    }
+}
+
+impl Claim {
+    fn new(room: &Room) -> Self {
+        let (room_id, room_created_at) = (room.room_id.clone(), room.created_at);
+        Self { room_id, room_created_at, claimed_at_ms: unix_ms() }
+    }
+
+    fn is_young(&self) -> bool {
+        let age = unix_ms().saturating_sub(self.claimed_at_ms);
+        age < u64::try_from(CLAIM_AGE_MAX.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Registry {
+    /// Claims the first stream that is free, and the subject.
+    ///
+    /// # Errors
+    /// `SUBJECT_TAKEN`, `CONFLICT`; nothing is claimed, or what is left can be taken over.
+    pub(super) async fn claim_names(&self, bucket: &Bucket<Claim>, new: &NewRoom) -> Result<Named> {
+        let since = Instant::now();
+        for stream in new.streams() {
+            let name = Subject::default_of(&stream);
+            let room = new.named(stream);
+            if !self.claim(bucket, &name, &room).await? {
+                continue;
+            }
+            if room.subject == name {
+                return Ok(Named { room, since });
+            }
+            // a default subject is another name once more
+            let claimed =
+                if room.subject.is_default() { Ok(false) } else { self.claim(bucket, &room.subject, &room).await };
+            if let Ok(true) = claimed {
+                return Ok(Named { room, since });
+            }
+            self.release_names(&room).await?;
+            return claimed.and(Err(subject_taken()));
+        }
+        Err(Error::internal().because("a name that only one id can have belongs to another"))
+    }
+
+    /// False: it belongs to another room, or to one that is being created.
+    async fn claim(&self, bucket: &Bucket<Claim>, name: &Subject, room: &Room) -> Result<bool> {
+        let key = name.as_str();
+        for _ in 0..ATTEMPTS {
+            let claim = Claim::new(room);
+            if bucket.create(key, &claim).await?.is_some() {
+                return Ok(true);
+            }
+            let Some(found) = bucket.get(key).await? else { continue };
+            if found.value.room_id != room.room_id
+                && (found.value.is_young() || self.has(&found.value.room_id, name).await?)
+            {
+                return Ok(false);
+            }
+            // also one's own, so that nobody takes it for abandoned
+            if bucket.put(key, &claim, Some(found.revision)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Err(conflict())
+    }
+
+    /// Whether the room is registered with this name.
+    async fn has(&self, id: &RoomId, name: &Subject) -> Result<bool> {
+        let found = self.read(id).await?;
+        Ok(found.is_some_and(|found| found.room.subject == *name || Subject::default_of(&found.room.stream) == *name))
+    }
+
+    /// Gives the names of a room that is not registered to whoever wants them.
+    pub(super) async fn release_names(&self, room: &Room) -> Result<()> {
+        let Some(bucket) = &self.names else { return Ok(()) };
+        let name = Subject::default_of(&room.stream);
+        let given = Some(&room.subject).filter(|subject| **subject != name);
+        for key in given.into_iter().chain([&name]).map(Subject::as_str) {
+            if let Some(found) = bucket.get(key).await?
+                && found.value.room_id == room.room_id
+                && found.value.room_created_at == room.created_at
+            {
+                bucket.delete(key, found.revision).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -52,9 +52,14 @@ async fn history(
         rooms.history_within(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
     };
     match page.await {
-        Ok(page) => {
+        Ok((page, place)) => {
             let messages: Vec<_> = page.messages.iter().map(|message| STANDARD.encode(&message.payload)).collect();
-            json_response(StatusCode::OK, &json!({ "messages": messages }))
+            drop(page);
+            let mut response = json_response(StatusCode::OK, &json!({ "messages": messages }));
+            if let Some(place) = place {
+                response.extensions_mut().insert(place);
+            }
+            response
         }
         Err(error) => error_response(&error),
     }

@@ -112,6 +112,9 @@ pub const BACKLOGS_BYTES_MAX: usize = 24 * 1024 * 1024;
 pub const BACKLOG_TURN_TIME: Duration = Duration::from_secs(1);
 /// Pages of one caller that are read at the same time where `--limit-reads` bounds them, and backlogs likewise; further ones wait.
 pub const READS_AT_ONCE_MAX: usize = 8;
+/// Bytes of the batches of more than [`BATCH_BYTES_MAX`] that wait for the clients of one caller, beyond that of each, where
+/// `--limit-reads` is in force.
+pub const LARGE_BATCHES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long a page waits for the caller's other reads.
 pub const READ_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Bytes of payload in an answer of the HTTP history endpoint, before base64.
@@ -258,6 +261,8 @@ pub const TLS_HANDSHAKES_MAX: usize = 1024;
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// File descriptors that the process needs beside those of its clients' connections.
 pub const OTHER_DESCRIPTORS: u64 = 64;
+/// Bytes of a page that are handed to the HTTP/2 library at once; what the client has not asked for stays charged to the caller.
+pub const RESPONSE_PIECE_BYTES: usize = 16 * 1024;
 /// Bytes that a client may send on one HTTP/2 stream before the service has read them.
 pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// Bytes that a client may send on one connection before the service has read them. The HTTP/2 library closes a connection

@@ -200,8 +200,12 @@ impl RoomService for Service {
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
         let caller = caller(&request)?;
         let (room, limit, anchor) = convert::history(request.into_inner())?;
-        let page = self.rooms.history(&caller, &room, limit, anchor).await?;
-        Ok(Response::new(convert::page(page, &room)))
+        let (page, place) = self.rooms.history(&caller, &room, limit, anchor).await?;
+        let mut response = Response::new(convert::page(page, &room));
+        if let Some(place) = place {
+            response.extensions_mut().insert(place);
+        }
+        Ok(response)
     }
 
     async fn delete_message(

@@ -63,6 +63,13 @@ impl Ending {
         self.session.as_ref().map_or(0, |session| session.followed())
     }
 
+    /// What is sent from now on follows this seek.
+    pub(super) fn follow(&self, seek: Seek) {
+        if let Some(session) = &self.session {
+            session.follow(seek);
+        }
+    }
+
     /// Whatever ends the subscription first, or the first seek with a higher number than `seen`.
     ///
     /// # Cancel safety

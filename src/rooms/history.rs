@@ -1,6 +1,6 @@
 //! Pages of stored messages.
 
-use super::{Rooms, access::Right};
+use super::{ReadPlace, Rooms, access::Right};
 use crate::{
     domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
     error::Result,
@@ -9,11 +9,18 @@ use crate::{
 };
 
 impl Rooms {
-    /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum.
+    /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum. With its place, for as
+    /// long as the page is in memory.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `CURSOR_INVALID`, `CURSOR_EXPIRED`, `RATE_LIMITED`.
-    pub(crate) async fn history(&self, caller: &Caller, id: &RoomId, limit: usize, anchor: Anchor) -> Result<Page> {
+    pub(crate) async fn history(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        limit: usize,
+        anchor: Anchor,
+    ) -> Result<(Page, Option<ReadPlace>)> {
         self.history_within(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
     }
 
@@ -25,15 +32,15 @@ impl Rooms {
         limit: usize,
         bytes: usize,
         anchor: Anchor,
-    ) -> Result<Page> {
+    ) -> Result<(Page, Option<ReadPlace>)> {
         let registered = self.store.registry.find(id).await?;
         let visible = self.allow(caller, &registered, Right::Read)?;
         let room = &registered.room;
         if !room.persist {
-            return Ok(Page::default());
+            return Ok((Page::default(), None));
         }
         let reads = self.allowances.reads(caller);
-        let _place = reads.page().await?;
+        let place = reads.page(bytes).await?;
         let state = self.store.log_state(room).await?;
         let want = resolve(room, &state, &anchor)?;
         let state = self.visible_state(room, state, visible).await?;
@@ -42,12 +49,12 @@ impl Rooms {
             want => want,
         };
         if state.messages == 0 {
-            return Ok(Page { newer_than: state.last_sequence, state: Some(state), ..Page::default() });
+            return Ok((Page { newer_than: state.last_sequence, state: Some(state), ..Page::default() }, None));
         }
         let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
         let page = self.store.page(room, state, want, PageLimits { messages, bytes }).await?;
         reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
-        Ok(page)
+        Ok((page, Some(place)))
     }
 }
 

@@ -1,12 +1,15 @@
 //! Reads a room's log in batches, encoded for whoever takes them.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Encode, reads::CallerReads};
+use super::{
+    Encode,
+    reads::{CallerReads, Charge},
+};
 use crate::{
-    delivery::BatchBuilder,
+    delivery::{Batch, BatchBuilder},
     domain::Room,
     error::Result,
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
@@ -18,9 +21,11 @@ const FIRST_KEPT_KNOWN_FOR: Duration = Duration::from_millis(200);
 
 /// What was read at once.
 pub(super) struct LogBatch {
-    pub batch: std::sync::Arc<crate::delivery::Batch>,
+    pub batch: Arc<Batch>,
     /// Nothing was stored after it at that moment.
     pub ends_log: bool,
+    /// To be kept for as long as the batch waits for a client.
+    pub charge: Charge,
 }
 
 /// A reader of a room's log that gathers what is ready.
@@ -83,8 +88,14 @@ impl LogBatches {
             reads.pay(self.owed).await;
             self.owed = 0;
         }
+        let mut charge = None;
         loop {
             if self.arrived.is_empty() {
+                self.reader.ready().await?;
+                if charge.is_none() {
+                    charge = Some(self.charge().await);
+                    continue;
+                }
                 let arrival = self.reader.next().await?;
                 self.arrived.push_back(arrival);
             }
@@ -103,11 +114,24 @@ impl LogBatches {
                 }
                 self.looked_at = Some(Instant::now());
             }
-            if let Some(batch) = self.batch() {
+            if let Some((batch, ends_log)) = self.batch() {
                 self.owed = bytes;
-                return Ok(batch);
+                let mut charge = charge.unwrap_or_default();
+                charge.shrink_to(batch.size());
+                return Ok(LogBatch { batch, ends_log, charge });
             }
         }
+    }
+
+    /// Charges a batch of the largest size to the caller. While that has to wait, others have the turn.
+    async fn charge(&mut self) -> Charge {
+        let Some(reads) = &self.reads else { return Charge::default() };
+        let bytes = self.store.batch_bytes_max();
+        if let Some(charge) = reads.try_charge(bytes) {
+            return charge;
+        }
+        self.reader.pause();
+        reads.charge(bytes).await
     }
 
     /// Whether something is missing that may have expired since the log was last looked at.
@@ -122,7 +146,7 @@ impl LogBatches {
         missing && self.looked_at.is_none_or(|looked| looked.elapsed() > FIRST_KEPT_KNOWN_FOR)
     }
 
-    fn batch(&mut self) -> Option<LogBatch> {
+    fn batch(&mut self) -> Option<(Arc<Batch>, bool)> {
         let mut batch = BatchBuilder::default();
         let mut ends_log = false;
         while !batch.is_full()
@@ -138,6 +162,6 @@ impl LogBatches {
             // a replica may lag, so that nothing after it there means nothing
             ends_log = pending == 0 && self.room.replicas < 2;
         }
-        batch.finish().map(|batch| LogBatch { batch, ends_log })
+        batch.finish().map(|batch| (batch, ends_log))
     }
 }

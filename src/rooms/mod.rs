@@ -34,6 +34,7 @@ pub(crate) use self::{
     members::MemberPage,
     publish::Publishing,
     quotas::Quotas,
+    reads::ReadPlace,
     subscribe::SubscribeOptions,
     subscribers::{Mark, Session, SubscriberPage},
     subscription::{Frames, Subscription},

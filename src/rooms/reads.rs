@@ -14,7 +14,7 @@ use super::{quotas::Key, rate::Rate};
 use crate::{
     domain::Caller,
     error::{Error, Reason, Result},
-    limits::{READ_WAIT_MAX, READS_AT_ONCE_MAX},
+    limits::{BATCH_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, LARGE_BATCHES_BYTES_MAX, READ_WAIT_MAX, READS_AT_ONCE_MAX},
     sync::lock,
 };
 
@@ -36,6 +36,8 @@ struct Places {
     pages_at_once: Arc<Semaphore>,
     /// Backlogs that are read.
     backlogs_at_once: Arc<Semaphore>,
+    /// KiB of large batches that wait for the caller's clients.
+    large_batches: Arc<Semaphore>,
     max: u32,
 }
 
@@ -47,9 +49,29 @@ pub(crate) struct CallerReads {
     rate: Option<Arc<Rate>>,
 }
 
-/// The place of a page that is read; free again when it is dropped.
-#[derive(Debug)]
-pub(super) struct ReadPlace(#[expect(dead_code, reason = "held")] Option<[OwnedSemaphorePermit; 2]>);
+/// The place of a page; free again when the last clone is dropped. Whoever sends the page keeps it until the client has taken
+/// the page.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadPlace(#[expect(dead_code, reason = "held")] Option<Arc<[OwnedSemaphorePermit; 2]>>);
+
+/// The bytes of a batch beyond [`BATCH_BYTES_MAX`], charged to the caller for as long as this lives.
+#[derive(Debug, Default)]
+pub(super) struct Charge(Option<OwnedSemaphorePermit>);
+
+impl Charge {
+    /// Keeps what a batch of so many bytes costs, and gives the rest back.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let Some(held) = &mut self.0 else { return };
+        let unused = held.num_permits().saturating_sub(beyond(bytes) as usize);
+        drop(held.split(unused));
+    }
+}
+
+/// KiB of a batch of so many bytes that are charged.
+fn beyond(bytes: usize) -> u32 {
+    let kib = bytes.saturating_sub(BATCH_BYTES_MAX).div_ceil(1024);
+    u32::try_from(kib.min(LARGE_BATCHES_BYTES_MAX / 1024)).unwrap_or(u32::MAX)
+}
 
 impl Reads {
     pub(super) fn new(max: Option<u32>, bytes_per_second: Option<u32>) -> Self {
@@ -87,20 +109,21 @@ impl Places {
             pages: Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS))),
             pages_at_once: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
             backlogs_at_once: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
+            large_batches: Arc::new(Semaphore::new(LARGE_BATCHES_BYTES_MAX / 1024)),
             max,
         }
     }
 }
 
 impl CallerReads {
-    /// A place for one page, once the caller reads few enough at the same time.
+    /// A place for one page of at most so many bytes, once the caller has few enough at the same time.
     ///
     /// # Errors
     /// `RATE_LIMITED` when the caller has too many pages under way, or waits for too long.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn page(&self) -> Result<ReadPlace> {
+    pub(super) async fn page(&self, bytes_max: usize) -> Result<ReadPlace> {
         let Some(places) = &self.places else { return Ok(ReadPlace(None)) };
         let refused = || {
             let message = format!(
@@ -110,9 +133,10 @@ impl CallerReads {
             Error::new(Reason::RateLimited, message).with("limit", "--limit-reads")
         };
         let under_way = Arc::clone(&places.pages).try_acquire_owned().map_err(|_| refused())?;
-        let acquiring = Arc::clone(&places.pages_at_once).acquire_owned();
+        let weight = (bytes_max / HISTORY_PAGE_BYTES_MAX).clamp(1, READS_AT_ONCE_MAX);
+        let acquiring = Arc::clone(&places.pages_at_once).acquire_many_owned(u32::try_from(weight).unwrap_or(1));
         match time::timeout(READ_WAIT_MAX, acquiring).await {
-            Ok(Ok(at_once)) => Ok(ReadPlace(Some([under_way, at_once]))),
+            Ok(Ok(at_once)) => Ok(ReadPlace(Some(Arc::new([under_way, at_once])))),
             Ok(Err(_)) | Err(_) => Err(refused()),
         }
     }
@@ -125,6 +149,21 @@ impl CallerReads {
         if let Some(rate) = &self.rate {
             rate.pay(&self.caller, bytes).await;
         }
+    }
+
+    /// Waits until the caller may have a batch of so many bytes waiting for one of its clients.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn charge(&self, bytes: usize) -> Charge {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Charge(None) };
+        Charge(Arc::clone(&places.large_batches).acquire_many_owned(kib).await.ok())
+    }
+
+    /// As [`Self::charge`], if there is no need to wait.
+    pub(super) fn try_charge(&self, bytes: usize) -> Option<Charge> {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Some(Charge(None)) };
+        Arc::clone(&places.large_batches).try_acquire_many_owned(kib).ok().map(|held| Charge(Some(held)))
     }
 
     /// The places of backlogs that are read at the same time.

@@ -14,7 +14,7 @@ use super::{
     Encode, Frame,
     ending::{End, Ending, Rare, went_silent},
     log_batches::{LogBatch, LogBatches},
-    reads::CallerReads,
+    reads::{CallerReads, Charge},
     subscribers::Session,
     upstream::Tap,
 };
@@ -166,13 +166,14 @@ fn log_frames(
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
         let LogStart { store, encode, tap, reads, state, position, hidden } = &mut *start;
-        let (store, encode, position, hidden) = (&*store, *encode, *position, *hidden);
+        let (store, reads, encode, position, hidden) = (&*store, &*reads, *encode, *position, *hidden);
         let epoch = state.epoch;
-        let expires = ending.registered.room.retention.expires();
+        let room = &ending.registered.room;
+        let expires = room.retention.expires();
         let removals = ending.registered.removals(epoch, position);
         let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, removals);
         yield Ok(manner.opened(position, state, hidden, resumed));
-        let mut batch: Option<Arc<Batch>> = None;
+        let mut batch: Option<(Arc<Batch>, Charge)> = None;
         let mut end = Rare::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         // reads what the ring does not hold, while it is needed
@@ -197,18 +198,19 @@ fn log_frames(
             };
             if next.is_some() {
                 behind = None;
+            } else {
+                behind.get_or_insert_with(|| {
+                    Box::new(LogBatches::new(store, room, (epoch, position), encode, Some(reads.clone())))
+                });
             }
-            let event = match (ended, next) {
+            let (paid, unpaid) = charged(next, reads);
+            let event = match (ended, paid) {
                 (Some(ended), _) => Ok(Event::End(ended)),
-                (None, Some(Next::Batch(batch))) => Ok(Event::Batch { batch, ends_log: false }),
-                (None, next) => {
-                    if next.is_none() && behind.is_none() {
-                        let room = &ending.registered.room;
-                        let reads = Some(reads.clone());
-                        behind = Some(Box::new(LogBatches::new(store, room, (epoch, position), encode, reads)));
-                    }
+                (None, Some(paid)) => Ok(paid),
+                (None, None) => {
                     let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
-                    let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog));
+                    let charging = unpaid.map(|bytes| reads.charge(bytes));
+                    let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog, charging));
                     // kept over heartbeats: a reader that is slow to begin is not begun again and again
                     loop {
                         tokio::select! {
@@ -224,10 +226,10 @@ fn log_frames(
                 }
             };
             match event {
-                Ok(Event::Batch { batch: arrived, ends_log }) => {
+                Ok(Event::Batch { batch: arrived, ends_log, charge }) => {
                     delivery.removed(ending.registered.removals(epoch, position));
                     steps = delivery.arrive(arrived.items(), ends_log);
-                    batch = Some(arrived);
+                    batch = Some((arrived, charge));
                 }
                 Ok(Event::NothingFollows(state)) => {
                     delivery.removed(ending.registered.removals(epoch, position));
@@ -237,7 +239,7 @@ fn log_frames(
                 Ok(Event::End(End::Sought(seek))) => {
                     end = Rare::new(ending.wait(seek.number));
                     behind = None;
-                    let state = match Box::pin(store.log_state(&ending.registered.room)).await {
+                    let state = match Box::pin(store.log_state(room)).await {
                         Ok(state) => state,
                         Err(error) => {
                             yield Err(went_silent(error).with("position", seek.position));
@@ -245,9 +247,7 @@ fn log_frames(
                         }
                     };
                     let position = seek.position.max(hidden).min(state.last_sequence);
-                    if let Some(session) = &ending.session {
-                        session.follow(seek);
-                    }
+                    ending.follow(seek);
                     yield Ok(manner.opened(position, &state, hidden, true));
                     tap.ring().compare(&state);
                     let removals = ending.registered.removals(epoch, position);
@@ -266,11 +266,21 @@ fn log_frames(
     }
 }
 
+/// What the ring gave, if the caller may have it wait for its client; else its bytes.
+fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<Event>, Option<usize>) {
+    let Some(Next::Batch(batch)) = next else { return (None, None) };
+    match reads.try_charge(batch.size()) {
+        Some(charge) => (Some(Event::Batch { batch, ends_log: false, charge }), None),
+        None => (None, Some(batch.size())),
+    }
+}
+
 /// What a subscription of a log waits for.
 enum Event {
     Batch {
         batch: Arc<Batch>,
         ends_log: bool,
+        charge: Charge,
     },
     /// There may be something new in the ring.
     Changed,
@@ -295,7 +305,17 @@ impl Backlog<'_> {
     }
 }
 
-async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<Backlog<'_>>) -> Result<Event> {
+/// `charging`: what there is in the ring is charged to the caller first.
+async fn arrive(
+    behind: Option<&mut LogBatches>,
+    tap: &mut Tap,
+    backlog: Option<Backlog<'_>>,
+    charging: Option<impl Future<Output = Charge>>,
+) -> Result<Event> {
+    if let Some(charging) = charging {
+        Box::pin(charging).await;
+        return Ok(Event::Changed);
+    }
     let arriving = async {
         let Some(batches) = behind else {
             if let Some(error) = tap.end() {
@@ -304,8 +324,8 @@ async fn arrive(behind: Option<&mut LogBatches>, tap: &mut Tap, backlog: Option<
             tap.changed().await;
             return Ok(Event::Changed);
         };
-        let LogBatch { batch, ends_log } = Box::pin(batches.next()).await?;
-        Ok(Event::Batch { batch, ends_log })
+        let LogBatch { batch, ends_log, charge } = Box::pin(batches.next()).await?;
+        Ok(Event::Batch { batch, ends_log, charge })
     };
     let Some(backlog) = backlog else { return arriving.await };
     let mut arriving = pin!(arriving);
@@ -342,7 +362,7 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
             }
             let next = tap.ring().next(delivery.position());
             let (steps, batch) = match next {
-                Next::Batch(batch) => (delivery.arrive(batch.items()), Some(batch)),
+                Next::Batch(batch) => (delivery.arrive(batch.items()), Some((batch, Charge::default()))),
                 Next::Lagged { after, disconnections } => (delivery.lagged(after, disconnections), None),
                 Next::Nothing => {
                     if let Some(error) = tap.end() {
@@ -372,10 +392,10 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
     }
 }
 
-/// The frames of these steps, whose messages are the batch's.
-fn frames(steps: Vec<Step>, batch: Option<Arc<Batch>>) -> impl Iterator<Item = Frame> {
+/// The frames of these steps, whose messages are the batch's. The batch is charged for as long as they wait for the client.
+fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, Charge)>) -> impl Iterator<Item = Frame> {
     steps.into_iter().filter_map(move |step| match step {
-        Step::Deliver(range) => batch.as_ref().map(|batch| Frame::Messages(Slice::new(batch, range))),
+        Step::Deliver(range) => batch.as_ref().map(|(batch, _)| Frame::Messages(Slice::new(batch, range))),
         Step::Gap(gap) => Some(Frame::Gap(gap)),
         Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
     })

@@ -5,6 +5,7 @@ mod authentication;
 mod coalesce;
 mod connections;
 mod deadline;
+mod held;
 mod listener;
 mod refusal;
 mod stream;
@@ -159,6 +160,7 @@ impl Server {
             .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
+            .route_layer(MapResponseLayer::new(held::until_taken))
             .fallback(no_such_path);
         let service = tower::ServiceBuilder::new()
             .layer(grpc::SendFrames)

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream::Peekable};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{self, Instant},
@@ -62,7 +62,7 @@ impl Turns {
 }
 
 /// Something that holds a turn, and can lose it.
-trait Holder: Send + Sync + std::fmt::Debug {
+trait Holder: Send + Sync {
     /// Gives the turn back, if nobody has asked for a message since this moment.
     fn give_back_if_idle_since(&self, moment: Instant);
 }
@@ -170,30 +170,27 @@ fn permits(kib: usize) -> u32 {
 }
 
 /// A stream of messages that is read ahead for as long as its turn lasts.
-#[derive(Debug)]
-pub(super) struct Taken<S> {
+pub(super) struct Taken<S: Stream> {
     slot: Arc<Slot<S>>,
 }
 
-#[derive(Debug)]
-struct Slot<S> {
-    held: Mutex<Option<(S, Option<Turn>)>>,
+struct Slot<S: Stream> {
+    held: Mutex<Option<(Peekable<S>, Option<Turn>)>>,
     asked: Mutex<Asked>,
 }
 
 /// When somebody asked for a message the last time, and who waits for one.
-#[derive(Debug)]
 struct Asked {
     at: Instant,
     waiting: Option<Waker>,
 }
 
-impl<S: Stream + Unpin + Send + std::fmt::Debug + 'static> Taken<S> {
+impl<S: Stream<Item: Send> + Unpin + Send + 'static> Taken<S> {
     /// The stream, which belongs to this turn; without a turn it lasts for ever.
     pub(super) fn new(stream: S, turn: Option<Turn>) -> Self {
         let backlogs = turn.as_ref().map(|turn| turn.backlogs.clone());
         let asked = Asked { at: Instant::now(), waiting: None };
-        let slot = Arc::new(Slot { held: Mutex::new(Some((stream, turn))), asked: Mutex::new(asked) });
+        let slot = Arc::new(Slot { held: Mutex::new(Some((stream.peekable(), turn))), asked: Mutex::new(asked) });
         if let Some(backlogs) = backlogs {
             let holder: Weak<dyn Holder> = Arc::downgrade(&(Arc::clone(&slot) as Arc<dyn Holder>));
             let mut holders = lock(&backlogs.0.holders);
@@ -209,22 +206,32 @@ impl<S: Stream + Unpin + Send + std::fmt::Debug + 'static> Taken<S> {
     }
 }
 
-impl<S: Stream + Unpin> Stream for Taken<S> {
-    type Item = S::Item;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+impl<S: Stream + Unpin> Taken<S> {
+    /// Ready when [`Self::take`] gives a message, or never will again.
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut held = lock(&self.slot.held);
-        let Some((stream, turn)) = &mut *held else { return Poll::Ready(None) };
-        let polled = stream.poll_next_unpin(cx);
+        let Some((stream, turn)) = &mut *held else { return Poll::Ready(()) };
+        let polled = Pin::new(stream).poll_peek(cx).map(drop);
         if turn.is_some() {
             let waiting = polled.is_pending().then(|| cx.waker().clone());
             *lock(&self.slot.asked) = Asked { at: Instant::now(), waiting };
         }
         polled
     }
+
+    /// The next message if it is here.
+    pub(super) fn take(&self) -> Poll<Option<S::Item>> {
+        let mut held = lock(&self.slot.held);
+        let Some((stream, turn)) = &mut *held else { return Poll::Ready(None) };
+        let taken = stream.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
+        if turn.is_some() {
+            lock(&self.slot.asked).at = Instant::now();
+        }
+        taken
+    }
 }
 
-impl<S: Send + std::fmt::Debug> Holder for Slot<S> {
+impl<S: Stream<Item: Send> + Send> Holder for Slot<S> {
     fn give_back_if_idle_since(&self, moment: Instant) {
         let mut held = lock(&self.held);
         let mut asked = lock(&self.asked);

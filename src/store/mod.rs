@@ -75,7 +75,7 @@ pub(crate) use self::{
 use crate::{
     domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState},
     error::{Error, Reason, Result},
-    limits::{NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
+    limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
     sync::lock,
 };
 
@@ -379,6 +379,11 @@ impl Store {
 
     fn excerpts<'a>(&'a self, room: &'a Room, state: RoomState) -> Excerpts<'a> {
         Excerpts { nats: &self.nats, logs: &self.logs, signatures: &self.signatures, room, state }
+    }
+
+    /// Bytes of a batch of messages at most: less than one message more than a batch is meant to have.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        BATCH_BYTES_MAX + self.nats.client.max_payload()
     }
 
     /// A reader of what comes after `position` in the life `epoch` of the room's log. One that reads a backlog waits for its

@@ -11,12 +11,13 @@
 mod source;
 
 use std::{
+    future::poll_fn,
     sync::Arc,
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
 use async_nats::jetstream;
-use futures_util::{FutureExt, StreamExt};
 use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -71,6 +72,8 @@ pub(crate) struct Reader {
     /// The next sequence to ask for.
     next: u64,
     source: Option<Source>,
+    /// Read by itself and not taken yet.
+    singled: Option<Box<Raw>>,
     /// Not given yet, since it is not known who published it.
     held: Option<(Arrival, Seal)>,
     /// Since when it has not been possible to read.
@@ -111,6 +114,7 @@ impl Reader {
             epoch,
             next: position + 1,
             source: None,
+            singled: None,
             held: None,
             down_since: None,
             single: 0,
@@ -128,17 +132,29 @@ impl Reader {
     /// May be dropped at any point without losing a message.
     pub(crate) async fn next(&mut self) -> Result<Arrival> {
         loop {
-            if let Some(arrival) = self.release().await {
+            self.ready().await?;
+            if let Some(arrival) = self.take_next().await {
                 return Ok(arrival);
+            }
+        }
+    }
+
+    /// Waits until there is a message to take, or something else to do than to wait.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        loop {
+            if self.held.is_some() || self.singled.is_some() {
+                return Ok(());
             }
             let Some(source) = &mut self.source else {
                 match self.begin().await? {
                     Begun::Source(source) => self.source = Some(*source),
-                    Begun::Single(raw) => {
-                        if let Some(arrival) = self.take_single(*raw) {
-                            return Ok(arrival);
-                        }
-                    }
+                    Begun::Single(raw) => self.singled = Some(raw),
                 }
                 continue;
             };
@@ -146,51 +162,63 @@ impl Reader {
                 self.source = None;
                 continue;
             }
-            let delivered = if source.is_cut {
-                source.messages.next().now_or_never().flatten()
-            } else {
-                tokio::select! {
-                    biased;
-                    _ = source.connections.changed() => {
-                        source.is_cut = true;
-                        continue;
-                    }
-                    delivered = source.messages.next() => delivered,
-                    () = time::sleep(STALL_MAX), if self.mark.is_some() => {
-                        if self.mark.as_ref().is_some_and(|mark| mark.is_beyond(self.epoch, self.next)) {
-                            debug!(room = %self.room.room_id, next = self.next, "the replica that a reader reads lags");
-                            self.single = SINGLE_BEHIND;
-                            self.source = None;
-                        }
-                        continue;
+            if source.is_cut {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                _ = source.connections.changed() => source.is_cut = true,
+                () = poll_fn(|cx| source.messages.poll_ready(cx)) => return Ok(()),
+                () = time::sleep(STALL_MAX), if self.mark.is_some() => {
+                    if self.mark.as_ref().is_some_and(|mark| mark.is_beyond(self.epoch, self.next)) {
+                        debug!(room = %self.room.room_id, next = self.next, "the replica that a reader reads lags");
+                        self.single = SINGLE_BEHIND;
+                        self.source = None;
                     }
                 }
-            };
-            match delivered {
-                Some(Ok(message)) => {
-                    if let Some(arrival) = self.take(message) {
-                        return Ok(arrival);
-                    }
-                }
-                Some(Err(error)) => {
-                    debug!(room = %self.room.room_id, %error, "a reader begins again");
-                    self.fail();
-                }
-                // its turn was taken away
-                None if source.messages.is_over() => {}
-                None => self.fail(),
             }
         }
     }
 
+    /// Gives its turn to others, and what was read ahead back.
+    pub(crate) fn pause(&mut self) {
+        self.source = None;
+    }
+
+    /// What there is to take.
+    async fn take_next(&mut self) -> Option<Arrival> {
+        if let Some(arrival) = self.release().await {
+            return Some(arrival);
+        }
+        if let Some(raw) = self.singled.take() {
+            return self.take_single(*raw);
+        }
+        match self.source.as_ref()?.messages.take() {
+            Poll::Ready(Some(Ok(message))) => return self.take(message),
+            Poll::Ready(Some(Err(error))) => {
+                debug!(room = %self.room.room_id, %error, "a reader begins again");
+                self.fail();
+            }
+            // its turn was taken away
+            Poll::Ready(None) | Poll::Pending
+                if self.source.as_ref().is_some_and(|source| source.messages.is_over()) =>
+            {
+                self.source = None;
+            }
+            Poll::Ready(None) | Poll::Pending => self.fail(),
+        }
+        None
+    }
+
     /// The next message if it is here already. What else there is to do is left to [`Self::next`].
     pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
-        while self.held.is_none() {
+        while self.held.is_none() && self.singled.is_none() {
             let source = self.source.as_mut()?;
             if source.is_cut || source.messages.is_over() || source.connections.has_changed().unwrap_or(true) {
                 return None;
             }
-            match source.messages.next().now_or_never()?? {
+            let Poll::Ready(Some(delivered)) = source.messages.take() else { return None };
+            match delivered {
                 Ok(message) => {
                     if let Some(arrival) = self.take(message) {
                         return Some(arrival);

@@ -12,12 +12,16 @@ use std::{
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Status;
-use unibus::v1::{HistoryRequest, SubscribeRequest, subscribe_response::Frame};
+use tonic::{
+    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
+    service::interceptor::InterceptedService, transport::Endpoint,
+};
+use tonic_prost::ProstCodec;
+use unibus::v1::{HistoryRequest, HistoryResponse, SubscribeRequest, subscribe_response::Frame};
 
 use crate::support::{
     Client, Credentials, Frames, Issuer, Nats, Process, client_with_window_as, connect_with, create_ephemeral,
-    create_room, history, publish, reason,
+    create_room, eventually, history, publish, reason,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -95,7 +99,7 @@ impl Innocent {
     async fn assert_undisturbed(&self) {
         assert!(self.errors.lock().unwrap().is_empty(), "{:?}", self.errors.lock().unwrap());
         let published = self.published.load(Ordering::SeqCst);
-        crate::support::eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(5), async || {
             let heard = self.heard.load(Ordering::SeqCst);
             if heard >= published { Ok(()) } else { Err(format!("{heard} of {published}")) }
         })
@@ -181,8 +185,8 @@ async fn subscriptions_that_read_nothing_cost_a_share_of_memory_and_stop_nobody(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_pages_and_backlogs_leaves_others_alone() {
     // Goal: bulk reading by one caller costs a bounded share of memory, loses no connection to NATS and no ephemeral message, and
-    // does not stop another's publishes. Method: eve asks for 200 pages of 1 MiB messages at once, for eight pages over HTTP, and
-    // reads 50 backlogs as fast as she can; some of her pages are refused with a retry hint; bob publishes all the time.
+    // does not stop another's publishes. Method: eve asks for 200 pages of 1 MiB messages at once and
+    // reads 50 backlogs as fast as she can, and then for eight pages over HTTP; some of her pages are refused with a retry hint; bob publishes all the time.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let service = Arc::new(guarded(&nats, &issuer, &["--limit-read-bytes=0"]).await);
     let eve = as_caller(&service, &issuer, "eve").await;
@@ -219,7 +223,8 @@ async fn a_storm_of_pages_and_backlogs_leaves_others_alone() {
         }
         count
     });
-    let (pages, http, backlogs) = tokio::join!(join_all(pages), join_all(http), join_all(backlogs));
+    let (pages, backlogs) = tokio::join!(join_all(pages), join_all(backlogs));
+    let http = join_all(http).await;
     assert!(backlogs.iter().all(|count| *count == 60), "{backlogs:?}");
     let refused: HashSet<_> = pages.iter().filter_map(|page| page.as_ref().err()).map(reason).collect();
     assert!(pages.iter().filter(|page| page.is_ok()).count() > 0, "no page");
@@ -231,6 +236,51 @@ async fn a_storm_of_pages_and_backlogs_leaves_others_alone() {
     innocent.assert_undisturbed().await;
     assert_eq!(disconnections(&service), 0, "{:?}", service.stdout());
     assert_eq!(history(&bob, "stored", 1).await.messages.len(), 1);
+}
+
+/// Asks for a page and reads no more of the answer than its headers.
+async fn page_that_is_not_taken(
+    service: &Process,
+    credentials: &Credentials,
+) -> Result<Streaming<HistoryResponse>, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", service.address())).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(16 * 1024).initial_connection_window_size(64 * 1024);
+    let channel = InterceptedService::new(endpoint.connect().await.unwrap(), credentials.clone());
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
+    let path = PathAndQuery::from_static("/unibus.v1.RoomService/History");
+    Ok(client.server_streaming(Request::new(request), path, ProstCodec::default()).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_that_clients_do_not_take_cost_a_share_of_memory() {
+    // Goal: a page counts for its caller until the client has taken it, so that slow clients cannot pile up pages. Method: 150
+    // calls on connections of their own that read nothing of a page of 3 MiB: eight are answered, the others refused with a retry
+    // hint; bob's page comes all the while; when the connections are gone, eve's pages come again.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = Arc::new(guarded(&nats, &issuer, &[]).await);
+    let eve = as_caller(&service, &issuer, "eve").await;
+    fill(&eve, "large", 10, LARGE).await;
+    let bob = as_caller(&service, &issuer, "bob").await;
+    let innocent = Innocent::start(&bob).await;
+    let before = service.resident_bytes();
+    let peak = Peak::of(&service);
+    let credentials = Credentials::bearer(&issuer.token("eve"));
+    let asked = join_all((0..150).map(|_| page_that_is_not_taken(&service, &credentials))).await;
+    let refused = asked.iter().filter_map(|page| page.as_ref().err()).map(reason).collect::<Vec<_>>();
+    assert_eq!(refused.len(), 150 - 8, "{refused:?}");
+    assert!(refused.iter().all(|reason| reason == "RATE_LIMITED"), "{refused:?}");
+    assert_eq!(history(&bob, "stored", 1).await.messages.len(), 1);
+    let grown = peak.bytes.load(Ordering::SeqCst).saturating_sub(before);
+    assert!(grown < GROWTH_BYTES_MAX / 2, "grew by {} MiB", grown / MIB);
+    drop(asked);
+    eventually(Duration::from_secs(10), async || {
+        let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
+        eve.clone().history(request).await.map_err(|status| status.to_string())
+    })
+    .await;
+    innocent.assert_undisturbed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use serde_json::json;
 use tonic::{Code, Status};
+use unibus::Config;
 use unibus::v1::{
     self, AcknowledgeRequest, AddMemberRequest, ConsumeOpen, ConsumeRequest, CreateRoomRequest, DeleteMessageRequest,
     DeleteRoomRequest, DeleteSubscriberRequest, GetRoomRequest, HistoryRequest, ListMembersRequest, ListRoomsRequest,
@@ -171,7 +172,12 @@ async fn every_caller_may_call_what_the_table_says_and_nothing_else() {
     // a room of its own.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let configure = |config: &mut Config| {
+        config.auth_admins = vec![String::from("root")];
+        // each cell has a room of its own
+        config.limit_rooms = Some(0);
+    };
+    let unibus = issuer.guard(&nats, configure).await;
     let rows: BTreeSet<_> = TABLE.iter().map(|(rpc, _)| (*rpc).to_owned()).collect();
     assert_eq!(rows, rpcs(), "a row for each call");
     let owner = issuer.client(&unibus, "owner").await;

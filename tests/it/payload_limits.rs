@@ -171,7 +171,12 @@ async fn a_message_larger_than_a_page_is_read_all_the_same() {
     // payload of 5 MiB between small ones, read by history and subscription with a client that takes as much.
     let options = NatsOptions::new().max_payload(8 * MEBIBYTE);
     let nats = options.start().await;
-    let unibus = Unibus::start(&nats).await;
+    let url = nats.url();
+    let unibus = Unibus::configured(|config| {
+        config.nats_url = Some(url);
+        config.payload_max = 6 * 1024 * 1024;
+    })
+    .await;
     let client = unibus.client().await.max_decoding_message_size(16 * MEBIBYTE);
     create_room(&client, "lobby").await;
     let sizes = [1, 5 * MEBIBYTE, 2];
@@ -198,4 +203,26 @@ async fn a_message_larger_than_a_page_is_read_all_the_same() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_that_default_clients_cannot_read_is_refused_by_default() {
+    // Goal: nobody stores what blocks the durables of clients with default settings. Method: a NATS server for 8 MiB and no flag:
+    // 3 MiB with as many headers as there may be is stored and read by a default client, one byte more is refused.
+    let nats = NatsOptions::new().max_payload(8 * MEBIBYTE).start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let request = PublishRequest {
+        room_id: "lobby".into(),
+        payload: zeros(3 * MEBIBYTE),
+        headers: HashMap::from([("name".into(), "x".repeat(32_000))]),
+        message_id: "x".repeat(255),
+        ..PublishRequest::default()
+    };
+    client.clone().publish(request).await.unwrap();
+    assert_too_large(&client, "lobby", 3 * MEBIBYTE + 1).await;
+    assert_eq!(history(&client, "lobby", 0).await.messages.len(), 1);
+    let mut frames = Frames::durable(&client, "lobby", "reader").await;
+    assert_eq!(frames.messages(1).await[0].sequence, 1);
 }

@@ -1,0 +1,64 @@
+//! Responses that keep their place until the client has taken them.
+//!
+//! The HTTP/2 library takes a body's next piece when the client's window is open, and holds the whole piece. So such a body goes
+//! out in small pieces, and what a client does not take stays here, with its place.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use ::http::Response;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::{limits::RESPONSE_PIECE_BYTES, rooms::ReadPlace};
+
+/// Lets the body keep the place that the response was given.
+pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {
+    match response.extensions_mut().remove::<ReadPlace>() {
+        Some(place) => response.map(|body| Body::new(Held { body, rest: Bytes::new(), _place: place })),
+        None => response,
+    }
+}
+
+struct Held {
+    body: Body,
+    /// Of the frame that goes out now.
+    rest: Bytes,
+    _place: ReadPlace,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        while self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = self.rest.len().min(RESPONSE_PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut all = SizeHint::new();
+        all.set_lower(hint.lower().saturating_add(rest));
+        if let Some(upper) = hint.upper() {
+            all.set_upper(upper.saturating_add(rest));
+        }
+        all
+    }
+}

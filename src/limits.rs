@@ -32,6 +32,8 @@ pub const HEADERS_MAX: usize = 1000;
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// Characters of a message id.
 pub const MESSAGE_ID_CHARS_MAX: usize = 255;
+/// What NATS gets before a message id so that it is its sender's alone.
+pub const MESSAGE_ID_SCOPE_BYTES: usize = 23;
 /// Bytes that NATS adds to each header.
 pub const HEADER_FRAMING_BYTES: usize = 4;
 /// Bytes of the headers that say who published a message: each character of a member's id may take four bytes, each of them
@@ -274,7 +276,8 @@ const _: () = {
     // stream prefix; room, separator and subscriber of a consumer name
     assert!("UNIBUS_".len() + ROOM_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
     assert!(ROOM_ID_CHARS_MAX + 1 + SUBSCRIBER_ID_CHARS_MAX <= NATS_NAME_CHARS_MAX);
-    let headers = HEADERS_BYTES_MAX + HEADERS_MAX * HEADER_FRAMING_BYTES + MESSAGE_ID_CHARS_MAX;
+    let headers =
+        HEADERS_BYTES_MAX + HEADERS_MAX * HEADER_FRAMING_BYTES + MESSAGE_ID_SCOPE_BYTES + MESSAGE_ID_CHARS_MAX;
     assert!(headers + SENDER_HEADERS_BYTES_MAX + JETSTREAM_HEADERS_BYTES_MAX <= HEADROOM_BYTES);
     assert!(2 * SIGNATURE_TIME_TOLERANCE.as_secs() <= DUPLICATE_WINDOW.as_secs());
     assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);

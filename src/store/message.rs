@@ -8,13 +8,18 @@ use std::{
 use async_nats::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 
-use super::signatures::{Seal, Signatures};
+use super::{
+    message_id,
+    signatures::{Seal, Signatures},
+};
 use crate::domain::{Headers, Message, Room};
 
 /// A message, and what it says of its sender; nothing of that is proven.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub message: Message,
+    /// The id by which NATS knows it.
+    pub nats_id: Option<String>,
     pub seal: Option<Seal>,
     /// When its own lifetime ends, if it has one.
     pub expires_at: Option<SystemTime>,
@@ -31,17 +36,27 @@ impl Stored {
             sender: String::new(),
         };
         let Some(headers) = headers.filter(|headers| !headers.is_empty()) else {
-            return Self { message, seal: None, expires_at: None };
+            return Self { message, nats_id: None, seal: None, expires_at: None };
         };
         let pairs: HashMap<&str, &[HeaderValue]> =
             headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
-        message.message_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
+        let nats_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string);
+        let mut seal = Seal::read(headers);
+        if let Some(id) = &nats_id {
+            let given =
+                seal.as_ref().and_then(|seal| message_id::given(id, &seal.claimed_sender()?).map(ToOwned::to_owned));
+            if given.is_none() {
+                // stored once more by another program, so that NATS does not know it again
+                seal = None;
+            }
+            message.message_id = given.unwrap_or_else(|| id.clone());
+        }
         message.headers = Headers::from_stored(
             pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
         );
         let lifetime = headers.get_last(header::NATS_MESSAGE_TTL).and_then(|ttl| lifetime(ttl.as_str()));
         let expires_at = lifetime.and_then(|lifetime| published_at.checked_add(lifetime));
-        Self { message, seal: Seal::read(headers), expires_at }
+        Self { message, nats_id, seal, expires_at }
     }
 
     /// The message, with its sender if that is proven.

@@ -18,6 +18,7 @@ mod live;
 mod logs;
 mod members;
 mod message;
+mod message_id;
 mod nats;
 mod newest;
 mod owners;

@@ -282,7 +282,7 @@ impl Reader {
         self.arrived(stored, pending)
     }
 
-    fn arrived(&mut self, Stored { mut message, seal, expires_at }: Stored, pending: u64) -> Option<Arrival> {
+    fn arrived(&mut self, Stored { mut message, seal, expires_at, .. }: Stored, pending: u64) -> Option<Arrival> {
         self.next = message.sequence + 1;
         if let Some(mark) = &self.mark {
             mark.raise(self.epoch, message.sequence);

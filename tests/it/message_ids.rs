@@ -1,8 +1,15 @@
-//! For how long a message id is known.
+//! Whose a message id is, and for how long it is known.
 
-use unibus::v1::{DeleteMessageRequest, PublishRequest, PurgeRoomRequest};
+use async_nats::HeaderMap;
+use tonic::Code;
+use unibus::v1::{DeleteMessageRequest, PublishRequest, PurgeRoomRequest, Role};
 
-use crate::support::{Client, Nats, NatsOptions, Unibus, create_room, eventually, publishing::named};
+use crate::support::{
+    Client, Issuer, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, everything,
+    membership::{add, add_from},
+    payloads, publish_n,
+    publishing::{by_batch, by_calls, by_stream, named, plain, together},
+};
 
 /// Publishes a message with its id; whether it was known.
 async fn is_known(client: &Client, room_id: &str, id: &str) -> bool {
@@ -80,4 +87,118 @@ async fn after_a_restart_of_nats_the_ids_of_stored_messages_are_known() {
             assert!(is_known(&client, room_id, id).await, "{id} in {room_id}, {clean}");
         }
     }
+}
+
+/// A message with this id.
+fn with_id(payload: &str, id: &str) -> PublishRequest {
+    PublishRequest { message_id: id.into(), ..plain("lobby", payload) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_belongs_to_its_sender() {
+    // Goal: nobody keeps another sender's message out by publishing its id first. Method: two writers publish the same ids by
+    // every way to publish, also the longest; each is stored once for each writer, a retry is answered as the duplicate of
+    // the own one, also with an expected sequence and in an atomic batch; readers see the ids as they were given.
+    let nats = Nats::start().await;
+    let issuer = Issuer::new();
+    let unibus = issuer.guard(&nats, |_| {}).await;
+    let ann = issuer.client(&unibus, "ann").await;
+    create_room(&ann, "lobby").await;
+    add(&ann, "lobby", "bob", Role::Writer).await.unwrap();
+    let bob = issuer.client(&unibus, "bob").await;
+    let long = "x".repeat(255);
+    let ids = ["order-77", long.as_str(), "a", "b"];
+    let mut expected = 0;
+    for round in 0..2 {
+        for (client, who) in [(&bob, "bob"), (&ann, "ann")] {
+            let message = |number: usize| with_id(&format!("{who} {number}"), ids[number]);
+            let mut outcomes = by_calls(client, vec![message(0)]).await;
+            outcomes.extend(by_stream(client, vec![message(1)]).await);
+            outcomes.extend(by_batch(client, vec![message(2)]).await);
+            outcomes.extend(by_calls(client, vec![message(3)]).await);
+            for outcome in outcomes {
+                let outcome = outcome.unwrap();
+                assert_eq!(outcome.duplicate, round == 1, "{who}: {outcome:?}");
+            }
+        }
+        expected = if round == 0 { 2 * ids.len() as u64 } else { expected };
+        assert_eq!(everything(&ann, "lobby").await.len() as u64, expected);
+    }
+    let read = everything(&ann, "lobby").await;
+    for (message, (who, number)) in
+        read.iter().zip(["bob", "ann"].iter().flat_map(|who| (0..4).map(move |number| (who, number))))
+    {
+        assert_eq!((message.sender.as_str(), message.message_id.as_str()), (*who, ids[number]));
+        assert_eq!(message.payload, format!("{who} {number}"));
+    }
+
+    // a retry of a message that was stored after what it expected, and another one's that was not
+    let after = |payload, id| PublishRequest { expected_last_sequence: Some(expected), ..with_id(payload, id) };
+    assert!(!bob.clone().publish(after("bob", "expecting")).await.unwrap().into_inner().duplicate);
+    let again = bob.clone().publish(after("bob", "expecting")).await.unwrap().into_inner();
+    assert_eq!(again.sequence, expected + 1);
+    let other = ann.clone().publish(after("ann", "expecting")).await;
+    assert_status(other, Code::FailedPrecondition, "SEQUENCE_MISMATCH");
+
+    let batch = |who: &str| vec![with_id(who, "together-1"), with_id(who, "together-2")];
+    for client in [&bob, &ann] {
+        let stored = together(client, batch("x")).await.unwrap();
+        let again = together(client, batch("x")).await.unwrap();
+        assert!(stored.iter().all(|result| !result.duplicate) && again.iter().all(|result| result.duplicate));
+        assert_eq!(stored[0].sequence, again[0].sequence);
+    }
+    let mixed = together(&ann, vec![with_id("x", "new"), with_id("x", "order-77")]).await;
+    assert_status(mixed, Code::AlreadyExists, "BATCH_DUPLICATE");
+    unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_learns_of_a_hidden_message_by_its_id() {
+    // Goal: `duplicate` tells a member nothing of what it may not see. Method: a writer that sees messages from the fourth on
+    // publishes with the id of a hidden one.
+    let nats = Nats::start().await;
+    let issuer = Issuer::new();
+    let unibus = issuer.guard(&nats, |_| {}).await;
+    let ann = issuer.client(&unibus, "ann").await;
+    create_room(&ann, "lobby").await;
+    ann.clone().publish(with_id("hidden", "secret-id")).await.unwrap();
+    publish_n(&ann, "lobby", 2).await;
+    add_from(&ann, "lobby", "eve", Role::Writer, 4).await.unwrap();
+    let eve = issuer.client(&unibus, "eve").await;
+    let stored = eve.clone().publish(with_id("eve", "secret-id")).await.unwrap().into_inner();
+    assert_eq!((stored.sequence, stored.duplicate), (4, false));
+    let stored = together(&eve, vec![with_id("eve", "other"), with_id("eve", "third")]).await.unwrap();
+    assert_eq!(stored[0].sequence, 5);
+    unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_authorisation_ids_are_shared_with_native_programs() {
+    // Goal: native programs and the service know each other's ids as before. Method: with authorisation off, each publishes what
+    // the other one has published; with it on, a native program's id keeps nobody out and is read as it is.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    let room = create_room(&client, "lobby").await;
+    let jetstream = nats.jetstream().await;
+    let native = async |id: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id);
+        let ack = jetstream.publish_with_headers(room.subject.clone(), headers, "native".into()).await.unwrap();
+        ack.await.unwrap()
+    };
+    assert!(!native("n-1").await.duplicate);
+    assert!(client.clone().publish(named("lobby", "n-1")).await.unwrap().into_inner().duplicate);
+    assert!(!client.clone().publish(named("lobby", "u-1")).await.unwrap().into_inner().duplicate);
+    assert!(native("u-1").await.duplicate);
+
+    let issuer = Issuer::new();
+    let guarded = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let admin = issuer.client(&guarded, "root").await;
+    assert!(!admin.clone().publish(named("lobby", "n-1")).await.unwrap().into_inner().duplicate);
+    let read = everything(&client, "lobby").await;
+    assert_eq!(payloads(&read), ["native", "u-1", "n-1"]);
+    let ids: Vec<_> = read.iter().map(|message| message.message_id.as_str()).collect();
+    assert_eq!(ids, ["n-1", "u-1", "n-1"]);
+    guarded.shutdown().await.unwrap();
 }

@@ -155,6 +155,7 @@ fn forgeries(
         ("another sender", subject.into(), with("Unibus-Sender", "bob"), "original"),
         ("one more header", subject.into(), with("kind", "greeting"), "original"),
         ("another message id", subject.into(), with("Nats-Msg-Id", "another"), "original"),
+        ("a message id that it had none of", subject.into(), with("Nats-Msg-Id", ""), "original"),
         ("a truncated signature", subject.into(), signed_with(parts[0], &parts[2][..30]), "original"),
         ("another key", subject.into(), signed_with("1", parts[2]), "original"),
         ("a newer key", subject.into(), signed_with("99999999999", parts[2]), "original"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{self, Instant};
 
 use super::{
-    super::{Registered, nats::unavailable},
+    super::{Registered, message_id, nats::unavailable},
     Publisher, acknowledged,
     acks::Reply,
     lane::{Outcome, Work},
@@ -98,13 +98,13 @@ impl Publisher {
         let stream: Arc<str> = registered.room.stream.as_str().into();
         let mut asked = Vec::with_capacity(messages.len());
         for Outgoing { draft, .. } in messages {
-            let Some(message_id) = &draft.message_id else {
+            let Some(message_id) = message_id::of(draft) else {
                 asked.push(None);
                 continue;
             };
             let (expected, reply_to) = self.sender.acks.expect(&stream, None);
             let subject = registered.room.subject.as_str().to_owned();
-            let headers = probe_headers(message_id);
+            let headers = probe_headers(&message_id);
             let client = &self.sender.nats.client;
             let asking = client.publish_with_reply_and_headers(subject, reply_to, headers, Bytes::new());
             match time::timeout_at(deadline, asking).await {

@@ -73,7 +73,7 @@ pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
             || job.deadline < by
             || Some(&job.registered.room.subject) != subject
             || bytes + job.bytes > GROUP_BYTES_MAX
-            || draft.message_id.as_ref().is_some_and(|id| !ids.insert(id))
+            || draft.message_id.as_ref().is_some_and(|id| !ids.insert((draft.sender.as_ref(), id)))
         {
             break;
         }

@@ -4,7 +4,10 @@
 //! for the sequence that it took itself. And where the log has copies, a deposed leader that has not noticed yet refuses
 //! what the leader stores. So a refusal is passed on only when it is certain that the message is not stored.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -14,6 +17,8 @@ use super::{
     super::{
         Registered,
         logs::{Logs, is_replicated},
+        message::Stored,
+        message_id,
         nats::Nats,
         raw::{self, Wanted},
     },
@@ -32,6 +37,7 @@ const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 /// A message that may only be stored after a certain sequence.
 #[derive(Debug)]
 pub(super) struct Expectation {
+    /// By which NATS knows it.
     message_id: Option<String>,
     payload: Bytes,
     last_sequence: u64,
@@ -50,7 +56,7 @@ impl Expectation {
     /// What the message expects, if it expects anything.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let last_sequence = draft.expected_last_sequence?;
-        let (message_id, payload) = (draft.message_id.clone(), draft.payload.clone());
+        let (message_id, payload) = (message_id::of(draft).map(Cow::into_owned), draft.payload.clone());
         Some(Self { message_id, payload, last_sequence, sent_at: SystemTime::now() })
     }
 
@@ -100,7 +106,7 @@ impl Expectation {
             return Ok((!is_replicated(room)).then_some(Place::Another));
         }
         if let Some(found) = raw::get(nats, room, Wanted::At(place)).await? {
-            return Ok(Some(self.compare(&found.stored.message)));
+            return Ok(Some(self.compare(&found.stored)));
         }
         // removed, or the answer is stale: what follows tells when the place was taken at the latest
         if is_replicated(room) && logs.list(room).await?.first_from(place) == Some(place) {
@@ -111,9 +117,9 @@ impl Expectation {
         Ok(Some(if is_old || !is_replicated(room) { Place::Another } else { Place::Unknown }))
     }
 
-    fn compare(&self, found: &Message) -> Place {
+    fn compare(&self, Stored { nats_id, message: found, .. }: &Stored) -> Place {
         match &self.message_id {
-            Some(id) if *id == found.message_id => Place::This,
+            Some(id) if nats_id.as_ref() == Some(id) => Place::This,
             Some(_) => Place::Another,
             None if self.payload != found.payload || self.is_older(found) => Place::Another,
             None => Place::Unknown,

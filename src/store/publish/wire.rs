@@ -6,6 +6,7 @@ use async_nats::{
 };
 
 use super::super::{
+    message_id,
     nats::{ApiError, unavailable},
     signatures::Seal,
 };
@@ -34,8 +35,8 @@ pub(super) fn headers(Outgoing { draft, seal }: &Outgoing) -> HeaderMap {
     for (name, value) in draft.headers.iter() {
         headers.insert(name, value);
     }
-    if let Some(id) = &draft.message_id {
-        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+    if let Some(id) = message_id::of(draft) {
+        headers.insert(header::NATS_MESSAGE_ID, &*id);
     }
     if let Some(sequence) = draft.expected_last_sequence {
         headers.insert(header::NATS_EXPECTED_LAST_SEQUENCE, sequence.to_string());

@@ -51,10 +51,15 @@ impl Seal {
         Self { sender: sender.into_owned(), key: id, signed_ms, mac }
     }
 
+    /// Whom it names as the sender. Nothing of it is proven.
+    pub(in crate::store) fn claimed_sender(&self) -> Option<Cow<'_, str>> {
+        percent_decode_str(&self.sender).decode_utf8().ok()
+    }
+
     /// The sender, if this is the seal of this content.
     pub(super) fn open(&self, key: &SigningKey, content: Content<'_>) -> Option<String> {
         hmac::verify(&key.hmac, &signed(&self.sender, self.signed_ms, content), &self.mac).ok()?;
-        percent_decode_str(&self.sender).decode_utf8().ok().map(Cow::into_owned)
+        self.claimed_sender().map(Cow::into_owned)
     }
 
     /// How far the signing is from this time.

@@ -9,7 +9,7 @@ use proptest::{collection::hash_map, prelude::*};
 use super::*;
 use crate::{
     domain::{Headers, Labels, MemberId, Retention, RoomId, StreamName, Subject},
-    store::message::Stored,
+    store::{message::Stored, message_id},
 };
 
 fn room(id: &str) -> Room {
@@ -66,8 +66,8 @@ fn published(signatures: &Signatures, room: &Room, draft: &Draft) -> Wire {
     for (name, value) in draft.headers.iter() {
         headers.insert(name, value);
     }
-    if let Some(id) = &draft.message_id {
-        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+    if let Some(id) = message_id::of(draft) {
+        headers.insert(header::NATS_MESSAGE_ID, &*id);
     }
     if let Some(seal) = signatures.seal(room, draft).unwrap() {
         seal.write(&mut headers);

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{HEARTBEAT_INTERVAL_MIN, PAYLOAD_BYTES_MAX};
 
 /// Rooms over gRPC on NATS JetStream.
 ///
@@ -125,7 +125,7 @@ pub struct Config {
     pub nats_sync: NatsSync,
 
     /// Copies that a NATS cluster keeps of the registry of rooms: 1, 3 or 5
-    #[arg(long, env = "UNIBUS_REGISTRY_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    #[arg(long, env = "UNIBUS_REGISTRY_REPLICAS", default_value_t = 1, value_parser = odd_replicas)]
     pub registry_replicas: u8,
 
     /// The nats-server program for the own server; unset: `nats-server` on the PATH
@@ -160,7 +160,7 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS")]
     pub limit_subscriptions: Option<u32>,
 
-    /// Rooms that exist and that a caller has created; 0: as many as NATS takes. Unset: 100 with `--auth enforce`, else 0
+    /// Rooms that a caller has created and owns; 0: as many as NATS takes. Unset: 100 with `--auth enforce`, else 0
     #[arg(long, env = "UNIBUS_LIMIT_ROOMS")]
     pub limit_rooms: Option<u32>,
 
@@ -193,8 +193,8 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_IDLE_TIMEOUT", default_value = "15m", value_parser = positive_duration)]
     pub idle_timeout: Duration,
 
-    /// Longest silence on a subscription
-    #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = humantime::parse_duration)]
+    /// Longest silence on a subscription; at least 100 ms
+    #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = heartbeat_interval)]
     pub heartbeat_interval: Duration,
 
     /// How long open calls may take to end when the service is stopped
@@ -242,6 +242,23 @@ pub enum NatsSync {
     Interval,
     /// Before each acknowledgement: `sync_interval: always`.
     Always,
+}
+
+/// Copies: an even number survives no more losses than one less.
+fn odd_replicas(given: &str) -> Result<u8, String> {
+    match given.parse() {
+        Ok(replicas @ (1 | 3 | 5)) => Ok(replicas),
+        Ok(_) | Err(_) => Err("must be 1, 3 or 5".to_owned()),
+    }
+}
+
+/// Shorter ones would cost more than the messages.
+fn heartbeat_interval(given: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(given) {
+        Ok(interval) if interval < HEARTBEAT_INTERVAL_MIN => Err("must be at least 100ms".to_owned()),
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A duration of no length would ask and give up at once.
@@ -330,6 +347,19 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Config::command().debug_assert();
+    }
+
+    #[test]
+    fn replicas_are_odd_and_heartbeats_not_too_many() {
+        let parses = |flag: &str, value: &str| Config::try_parse_from(["unibus", flag, value]).is_ok();
+        for (value, is_allowed) in
+            [("0", false), ("1", true), ("2", false), ("3", true), ("4", false), ("5", true), ("x", false)]
+        {
+            assert_eq!(parses("--registry-replicas", value), is_allowed, "{value}");
+        }
+        for (value, is_allowed) in [("0s", false), ("99ms", false), ("100ms", true), ("1h", true), ("x", false)] {
+            assert_eq!(parses("--heartbeat-interval", value), is_allowed, "{value}");
+        }
     }
 
     #[test]

@@ -3,9 +3,13 @@
 //! Owns which gRPC code and HTTP status a reason has, whether a retry helps, and what happened to state. Refuses to know
 //! tonic and async-nats: `grpc/` makes the statuses, `store/` makes errors from NATS.
 
+mod limit;
+
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
 use crate::limits::{ERROR_MESSAGE_BYTES_MAX, ERROR_VALUE_BYTES_MAX, VIOLATIONS_BYTES_MAX, VIOLATIONS_MAX};
+
+pub(crate) use self::limit::Limit;
 
 /// A result whose error is the service's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -110,6 +114,8 @@ reasons! {
     StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// NATS cannot be reached, or has no leader just now. Nothing was done.
     NatsUnavailable = "NATS_UNAVAILABLE", Unavailable;
+    /// The open subscription cannot go on from its place, since the subscriber or what the member may see was moved; `position` is in the metadata. Subscribing again starts at the right place.
+    SubscribeAgain = "SUBSCRIBE_AGAIN", Unavailable;
     /// This instance is stopping; an open subscription's `position` is in the metadata.
     Draining = "DRAINING", Unavailable;
     /// The acknowledgement was lost: the message may or may not be stored. Publish it again with the same `message_id`.
@@ -182,7 +188,7 @@ impl Reason {
         match self {
             // the least; the error itself may know better
             Self::NatsUnavailable | Self::RateLimited => Some(Duration::from_secs(1)),
-            Self::Draining | Self::Conflict => Some(Duration::from_millis(100)),
+            Self::Draining | Self::SubscribeAgain | Self::Conflict => Some(Duration::from_millis(100)),
             Self::OutcomeUnknown | Self::Timeout => Some(Duration::from_millis(500)),
             Self::Unauthenticated
             | Self::CredentialsExpired
@@ -269,9 +275,9 @@ impl Error {
         Self::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
     }
 
-    /// So much is allowed and no more: `limit` names what bounds it, for a flag's bound the flag.
-    pub(crate) fn limit_reached(limit: &str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Reason::LimitReached, message).with("limit", limit)
+    /// So much is allowed and no more.
+    pub(crate) fn limit_reached(limit: Limit, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Reason::LimitReached, message).with("limit", limit.name())
     }
 
     /// One wrong field.

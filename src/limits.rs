@@ -167,6 +167,8 @@ pub const READ_BYTES_PER_CALLER: u32 = 32 * 1024 * 1024;
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Public keys in one file or key set.
 pub const AUTH_KEYS_MAX: usize = 64;
+/// Keys that one token is verified with at most; of those without an id there may be no more of one algorithm.
+pub const AUTH_KEYS_TRIED_MAX: usize = 4;
 /// Bytes of a file of keys, and of a key set.
 pub const AUTH_KEYS_BYTES_MAX: usize = 256 * 1024;
 /// How often files of keys are looked at for changes.
@@ -228,6 +230,8 @@ pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of that is kept for the acknowledgement: what waited for the rest is not sent any more, and surely not stored.
 pub const ACK_TIME_MIN: Duration = Duration::from_secs(1);
+/// Shortest `--heartbeat-interval`.
+pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How often the position of an AUTO subscriber is written back at most.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Positions of AUTO subscribers that an instance writes back each second: beyond, each is written less often.

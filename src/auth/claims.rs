@@ -96,6 +96,10 @@ impl Rules {
                 return Err(Refused::TooEarly);
             }
         }
+        // one name (RFC 7519, 4.1.1): the library takes a list that has the right one among others
+        if claims.0.get("iss").is_some_and(|issuer| !issuer.is_string()) {
+            return Err(Refused::Claims);
+        }
         let id = claims.0.get("sub").and_then(Value::as_str).ok_or(Refused::Subject)?;
         let id = MemberId::parse("sub", id).map_err(|_| Refused::Subject)?;
         let administrator =

@@ -1,6 +1,6 @@
 //! Makes keys and tokens: for trying the service, and for whoever has no issuer of tokens.
 
-use std::path::Path;
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use pkcs8::{
@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of an Ed25519 private key (RFC 8032, 5.1.5).
 const SEED_BYTES: usize = 32;
+/// The bits of a file's mode that say what its group and all others may do.
+const OTHERS: u32 = 0o077;
 
 /// Both halves of a key, as PEM files.
 pub(crate) struct KeyFiles {
@@ -58,9 +60,14 @@ fn encoded(seed: &[u8; SEED_BYTES], public: &[u8]) -> Result<KeyFiles, pkcs8::Er
 /// A token with these claims, signed with the private key of a PEM file: one of [`new_key`] or of openssl.
 ///
 /// # Errors
-/// `INVALID_FIELD` when the file holds no Ed25519 private key.
+/// `INVALID_FIELD` when the file holds no Ed25519 private key, or is not its owner's alone.
 pub(crate) fn sign(key: &Path, claims: &Map<String, Value>) -> Result<String> {
     let wrong = |problem: &str| Error::field("key", format!("{}: {problem}", key.display()));
+    if fs::metadata(key).is_ok_and(|file| file.mode() & OTHERS != 0) {
+        return Err(wrong(
+            "others than its owner can use it; if it is still a secret, run chmod 600 on it, else make another key",
+        ));
+    }
     let (label, document) =
         SecretDocument::read_pem_file(key).map_err(|_| wrong("cannot be read as a PEM file of a private key"))?;
     let is_ed25519 = PrivateKeyInfo::from_der(document.as_bytes()).is_ok_and(|key| key.algorithm.oid == ED25519);

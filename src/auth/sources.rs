@@ -3,6 +3,7 @@
 
 use std::{fmt, mem, path::PathBuf, sync::Arc, time::Duration};
 
+use jsonwebtoken::Algorithm;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     error::Violations,
-    limits::{AUTH_FILES_INTERVAL, AUTH_KEYS_MAX, JWKS_FETCH_INTERVAL_MIN},
+    limits::{AUTH_FILES_INTERVAL, AUTH_KEYS_MAX, AUTH_KEYS_TRIED_MAX, JWKS_FETCH_INTERVAL_MIN},
 };
 
 /// One place that keys come from.
@@ -147,6 +148,20 @@ impl Sources {
                 Ok(_) if source.keys.is_empty() => wrong.add(field, format!("{}: holds no usable key", source.place)),
                 Ok(_) => {}
                 Err(problem) => wrong.add(field, format!("{}: {problem}", source.place)),
+            }
+        }
+        let without_id = |algorithm| {
+            let keys = sources.iter().flat_map(|source| &source.keys);
+            keys.filter(|key| key.id.is_none() && key.algorithm == algorithm).count()
+        };
+        for algorithm in [Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256] {
+            let count = without_id(algorithm);
+            if count > AUTH_KEYS_TRIED_MAX {
+                let problem = format!(
+                    "hold {count} {algorithm:?} keys without an id, and a token is tried with {AUTH_KEYS_TRIED_MAX}; \
+                     give a key set with ids"
+                );
+                wrong.add("auth_keys", problem);
             }
         }
         let keyring = Arc::new(Keyring::new(keys(&sources)));

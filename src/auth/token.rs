@@ -7,7 +7,10 @@ use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
 use thiserror::Error;
 
 use super::{claims::Rules, keys::Key, strict::Object};
-use crate::{domain::Identity, limits::TOKEN_BYTES_MAX};
+use crate::{
+    domain::Identity,
+    limits::{AUTH_KEYS_TRIED_MAX, TOKEN_BYTES_MAX},
+};
 
 /// Why a caller is refused: for the log.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -48,7 +51,8 @@ struct Header {
     key_id: Option<String>,
 }
 
-/// Verifies a token with the keys of its algorithm, those of its key id before those without one.
+/// Verifies a token with a few keys of its algorithm. Where there is one of its key id, keys without an id do not count; and
+/// for a token without one, those come first.
 pub(super) fn verify(token: &str, keys: &[Arc<Key>], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
@@ -57,7 +61,9 @@ pub(super) fn verify(token: &str, keys: &[Arc<Key>], rules: &Rules, now: SystemT
     let fits = |key: &&Arc<Key>| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
     let named = header.key_id.is_some() && keys.iter().any(|key| key.id == header.key_id);
     let mut refused = Refused::NoKey;
-    for key in keys.iter().filter(fits).filter(|key| !named || key.id.is_some()) {
+    let (without_id, with_id): (Vec<_>, Vec<_>) = keys.iter().filter(fits).partition(|key| key.id.is_none());
+    let tried = without_id.into_iter().filter(|_| !named).chain(with_id).take(AUTH_KEYS_TRIED_MAX);
+    for key in tried {
         match claims(token, key, rules) {
             Ok(claims) => return rules.identity(&claims, now),
             Err(Refused::Signature) => refused = Refused::Signature,

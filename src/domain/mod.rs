@@ -1,6 +1,7 @@
 //! The nouns of the service as validated types. Refuses to know tonic and async-nats.
 
 mod caller;
+mod characters;
 mod cursor;
 mod member;
 mod message;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::nats_names;
+use super::{characters, nats_names};
 use crate::{
     error::{Error, Result},
     limits::{MEMBER_ID_CHARS_MAX, ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
@@ -69,18 +69,18 @@ macro_rules! id {
 }
 
 id!(
-    /// A room's name: 1 to 128 characters, none of them white space or a control character.
+    /// A room's name: 1 to 128 characters, none of them white space or invisible, in NFC.
     RoomId,
     ROOM_ID_CHARS_MAX
 );
 id!(
-    /// A durable subscriber's name: 1 to 126 characters, none of them white space or a control character.
+    /// A durable subscriber's name: 1 to 126 characters, none of them white space or invisible, in NFC.
     SubscriberId,
     SUBSCRIBER_ID_CHARS_MAX
 );
 id!(
-    /// A caller's name, as its token or certificate gives it: 1 to 126 characters, none of them white space or a control
-    /// character.
+    /// A caller's name, as its token or certificate gives it: 1 to 126 characters, none of them white space or
+    /// invisible, in NFC.
     MemberId,
     MEMBER_ID_CHARS_MAX
 );
@@ -91,10 +91,8 @@ fn problem(id: &str, chars_max: usize) -> Option<String> {
         Some(format!("must not be empty; give 1 to {chars_max} characters"))
     } else if chars > chars_max {
         Some(format!("has {chars} characters; at most {chars_max} are allowed"))
-    } else if id.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        Some("must not contain white space or control characters".to_owned())
     } else {
-        None
+        characters::problem(id).map(ToOwned::to_owned)
     }
 }
 

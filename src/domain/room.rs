@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{NatsName, RoomId, StreamName, Subject};
+use super::{NatsName, RoomId, StreamName, Subject, characters};
 use crate::{
     error::{Error, Result, Violations},
     limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN, STORED_OVERHEAD_BYTES},
@@ -153,10 +153,17 @@ impl Labels {
             return Err(Error::field(field, format!("has {bytes} bytes; at most {LABELS_BYTES_MAX} are allowed")));
         }
         match labels.keys().find(|name| name.is_empty() || name.chars().count() > LABEL_NAME_CHARS_MAX) {
-            None => Ok(Self(labels)),
+            None => {}
             Some(_) => {
-                Err(Error::field(field, format!("has a name that is not 1 to {LABEL_NAME_CHARS_MAX} characters")))
+                return Err(Error::field(
+                    field,
+                    format!("has a name that is not 1 to {LABEL_NAME_CHARS_MAX} characters"),
+                ));
             }
+        }
+        match labels.keys().find_map(|name| characters::problem_but_for_spaces(name)) {
+            None => Ok(Self(labels)),
+            Some(problem) => Err(Error::field(field, format!("has a name that {problem}"))),
         }
     }
 

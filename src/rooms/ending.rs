@@ -139,7 +139,7 @@ impl<F: Future> Rare<F> {
 }
 
 fn moved() -> Error {
-    Error::new(Reason::Conflict, "the subscriber was moved; subscribe again, which starts there")
+    Error::new(Reason::SubscribeAgain, "the subscriber was moved; subscribe again, which starts there")
 }
 
 pub(super) fn draining() -> Error {

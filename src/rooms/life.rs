@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, Labels, MemberId, NatsName, NewRoom, Retention, Room, RoomId, RoomState, StreamName, Subject, Visible,
+        Caller, Labels, MemberId, NatsName, NewRoom, Retention, Role, Room, RoomId, RoomState, StreamName, Subject,
+        Visible,
     },
     error::{Error, Reason, Result, Violations},
     limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
@@ -131,7 +132,7 @@ impl Rooms {
                 ));
             }
             self.store.require_space()?;
-            self.allowances.create(caller, |creator| self.store.registry.count_of(creator))?;
+            self.allowances.create(caller, |creator| self.rooms_created(creator))?;
         }
         for _ in 0..ATTEMPTS {
             let registration = self.register(caller, &new).await;
@@ -160,6 +161,14 @@ impl Rooms {
             };
         }
         Err(Error::new(Reason::Conflict, "the room is being created and deleted by others at this moment; try again"))
+    }
+
+    /// How many rooms the caller created and owns; for callers without names, those of nobody. One that it gave away is
+    /// another owner's to delete.
+    fn rooms_created(&self, caller: Option<&MemberId>) -> usize {
+        let created = self.store.registry.created(caller.map_or("", MemberId::as_str)).into_iter();
+        let is_owner = |room: &Room, id| self.store.members.of(room, id).is_some_and(|found| found.role == Role::Owner);
+        created.filter(|registered| caller.is_none_or(|id| is_owner(&registered.room, id))).count()
     }
 
     /// Names the room and registers it, unless there is one.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, MemberId},
-    error::{Error, Result},
+    error::{Error, Limit, Result},
     sync::lock,
 };
 
@@ -61,8 +61,8 @@ pub(super) struct Allowances {
 impl Allowances {
     pub(super) fn new(quotas: Quotas) -> Self {
         Self {
-            publishes: quotas.publishes.map(|max| Rate::new("--limit-publishes", max)),
-            publish_bytes: quotas.publish_bytes.map(|max| Rate::new("--limit-publish-bytes", max)),
+            publishes: quotas.publishes.map(|max| Rate::new(Limit::PublishesOfCaller, max)),
+            publish_bytes: quotas.publish_bytes.map(|max| Rate::new(Limit::PublishBytesOfCaller, max)),
             rooms: quotas.rooms,
             reads: Reads::new(quotas.reads, quotas.read_bytes),
             creating: Mutex::default(),
@@ -108,19 +108,20 @@ impl Allowances {
         Some(turn.lock_owned().await)
     }
 
-    /// Checks that the caller may create one more room; `count` says how many a creator has.
+    /// Checks that the caller may create one more room; `count` says how many it has.
     ///
     /// # Errors
     /// `LIMIT_REACHED`.
-    pub(super) fn create(&self, caller: &Caller, count: impl FnOnce(&str) -> usize) -> Result<()> {
+    pub(super) fn create(&self, caller: &Caller, count: impl FnOnce(Option<&MemberId>) -> usize) -> Result<()> {
         let Some(max) = self.rooms else { return Ok(()) };
-        let creator = caller.id().map_or("", MemberId::as_str);
-        if u32::try_from(count(creator)).is_ok_and(|count| count < max) {
+        if u32::try_from(count(caller.id())).is_ok_and(|count| count < max) {
             return Ok(());
         }
         Err(Error::limit_reached(
-            "--limit-rooms",
-            format!("the caller has created as many rooms as --limit-rooms allows ({max}); delete one"),
+            Limit::RoomsOfCaller,
+            format!(
+                "the caller has as many rooms that it created and owns as --limit-rooms allows ({max}); delete one"
+            ),
         ))
     }
 

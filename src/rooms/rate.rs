@@ -13,7 +13,7 @@ use tokio::time;
 use super::quotas::Key;
 use crate::{
     domain::Caller,
-    error::{Error, Reason, Result},
+    error::{Error, Limit, Reason, Result},
 };
 
 /// The bucket's clock counts nanoseconds; with at most so many units in a second what they round is below a thousandth.
@@ -27,23 +27,23 @@ pub(super) struct Rate<C: Clock = DefaultClock> {
     /// What the buckets count one for.
     unit: u32,
     max: u32,
-    flag: &'static str,
+    limit: Limit,
 }
 
 impl Rate {
-    pub(super) fn new(flag: &'static str, max: u32) -> Self {
-        Self::with_clock(flag, max, DefaultClock::default())
+    pub(super) fn new(limit: Limit, max: u32) -> Self {
+        Self::with_clock(limit, max, DefaultClock::default())
     }
 }
 
 impl<C: Clock> Rate<C> {
-    fn with_clock(flag: &'static str, max: u32, clock: C) -> Self {
+    fn with_clock(limit: Limit, max: u32, clock: C) -> Self {
         let unit = max.div_ceil(UNITS_PER_SECOND_MAX).max(1);
         let burst = NonZeroU32::new(max / unit).unwrap_or(NonZeroU32::MIN);
         // rounded up: never more than is allowed
         let period = Duration::from_nanos(NANOS_PER_SECOND.div_ceil(burst.get().into()));
         let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_second(burst)).allow_burst(burst);
-        Self { buckets: RateLimiter::new(quota, HashMapStateStore::default(), clock), unit, max, flag }
+        Self { buckets: RateLimiter::new(quota, HashMapStateStore::default(), clock), unit, max, limit }
     }
 
     /// Takes the amount.
@@ -52,7 +52,8 @@ impl<C: Clock> Rate<C> {
     /// `RATE_LIMITED` with the time after which there is enough; `LIMIT_REACHED` when there never is. Nothing was taken.
     pub(super) fn take(&self, caller: &Caller, amount: usize) -> Result<()> {
         let Some(units) = self.units(amount) else { return Ok(()) };
-        let Self { flag, max, .. } = self;
+        let Self { limit, max, .. } = self;
+        let flag = limit.name();
         match self.buckets.check_key_n(&caller.id().cloned(), units) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => {
@@ -61,7 +62,7 @@ impl<C: Clock> Rate<C> {
                 Err(Error::new(Reason::RateLimited, message).with("limit", flag).retry_in(delay))
             }
             Err(_) => Err(Error::limit_reached(
-                flag,
+                *limit,
                 format!(
                     "is more at once ({amount}) than {flag} ever allows ({max}); publish less at once, or raise it"
                 ),
@@ -117,7 +118,7 @@ mod tests {
 
     fn rate(max: u32) -> (Rate<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Rate::with_clock("--limit-publish-bytes", max, clock.clone()), clock)
+        (Rate::with_clock(Limit::PublishBytesOfCaller, max, clock.clone()), clock)
     }
 
     /// An amount, up to a little more than is ever allowed, and the nanoseconds before it.
@@ -171,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_a_burst_is_paid_in_parts_and_takes_its_time() {
-        let rate = Rate::new("--limit-read-bytes", 1_000_000);
+        let rate = Rate::new(Limit::ReadBytesOfCaller, 1_000_000);
         let (caller, started) = (known("ann"), std::time::Instant::now());
         rate.pay(&caller, 1_200_000).await;
         assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());

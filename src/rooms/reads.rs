@@ -13,7 +13,7 @@ use tokio::{
 use super::{quotas::Key, rate::Rate};
 use crate::{
     domain::Caller,
-    error::{Error, Reason, Result},
+    error::{Error, Limit, Reason, Result},
     limits::{BATCH_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, LARGE_BATCHES_BYTES_MAX, READ_WAIT_MAX, READS_AT_ONCE_MAX},
     sync::lock,
 };
@@ -75,7 +75,7 @@ fn beyond(bytes: usize) -> u32 {
 
 impl Reads {
     pub(super) fn new(max: Option<u32>, bytes_per_second: Option<u32>) -> Self {
-        let rate = bytes_per_second.map(|max| Arc::new(Rate::new("--limit-read-bytes", max)));
+        let rate = bytes_per_second.map(|max| Arc::new(Rate::new(Limit::ReadBytesOfCaller, max)));
         Self { max, rate, callers: Mutex::default() }
     }
 
@@ -130,7 +130,7 @@ impl CallerReads {
                 "the caller reads as many pages of history at the same time as --limit-reads allows ({}); wait",
                 places.max
             );
-            Error::new(Reason::RateLimited, message).with("limit", "--limit-reads")
+            Error::new(Reason::RateLimited, message).with("limit", Limit::ReadsOfCaller.name())
         };
         let under_way = Arc::clone(&places.pages).try_acquire_owned().map_err(|_| refused())?;
         let weight = (bytes_max / HISTORY_PAGE_BYTES_MAX).clamp(1, READS_AT_ONCE_MAX);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::RoomId,
-    error::{Error, Result},
+    error::{Error, Limit, Result},
     limits::{STORED_BYTES_INTERVAL, STORED_OVERHEAD_BYTES},
     store::{Registered, Store},
     sync::lock,
@@ -101,7 +101,7 @@ impl StoredBytes {
             }
         }
         Err(Error::limit_reached(
-            "--limit-stored-bytes",
+            Limit::StoredBytesOfCaller,
             format!(
                 "the rooms of this room's creator hold as many bytes as --limit-stored-bytes allows ({max}); \
                  purge one, delete one, or set their retention.max_bytes"

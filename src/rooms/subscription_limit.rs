@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::{Caller, MemberId},
-    error::{Error, Result},
+    error::{Error, Limit, Result},
     sync::lock,
 };
 
@@ -60,7 +60,7 @@ impl SubscriptionLimit {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let max = self.max;
             Error::limit_reached(
-                "--max-subscriptions",
+                Limit::Subscriptions,
                 format!(
                     "this instance has as many open subscriptions as --max-subscriptions allows ({max}); \
                      use another instance, or raise it"
@@ -79,7 +79,7 @@ impl OfCaller {
         if *open >= self.max {
             let max = self.max;
             return Err(Error::limit_reached(
-                "--limit-subscriptions",
+                Limit::SubscriptionsOfCaller,
                 format!(
                     "the caller has as many open subscriptions on this instance as --limit-subscriptions allows ({max}); \
                      close one"

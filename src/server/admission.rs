@@ -18,7 +18,7 @@ use super::{
     connections::{Call, Client},
     refusal::{Refusal, is_always_served, refuse},
 };
-use crate::error::Error;
+use crate::error::{Error, Limit};
 
 /// Puts [`Admission`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
     let bounds = client.bounds();
     if !is_always_served(request.uri().path()) && !client.has_place() {
         return Err(Error::limit_reached(
-            "--max-connections",
+            Limit::Connections,
             format!(
                 "this instance has as many connections as --max-connections allows ({}); \
                  use another instance, or raise it",
@@ -73,7 +73,7 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
     }
     let call = client.begin_call().ok_or_else(|| {
         Error::limit_reached(
-            "--max-streams-per-connection",
+            Limit::StreamsPerConnection,
             format!(
                 "this connection has as many open calls as --max-streams-per-connection allows ({}); \
                  use another connection, or raise it",

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Room, RoomState},
-    error::{Error, Reason, Result},
+    error::{Error, Limit, Result},
     limits::CONSUMERS_PER_ROOM_MAX,
 };
 
@@ -113,7 +113,7 @@ pub(super) async fn page(
         offset += count;
         listed = list(nats, stream, &prefix, offset).await?;
     }
-    Err(Error::new(Reason::LimitReached, "the room has more NATS consumers than can be listed"))
+    Err(Error::limit_reached(Limit::ListedConsumers, "the room has more NATS consumers than can be listed"))
 }
 
 /// A piece of the list that begins no later than what follows `last`, and its offset. What was deleted or made since the

@@ -174,13 +174,15 @@ impl Registry {
         created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
-    /// How many rooms this creator has; for the empty name, those of nobody.
-    pub(crate) fn count_of(&self, creator: &str) -> usize {
+    /// The rooms of this creator, those that are being deleted among them; for the empty name, those of nobody.
+    pub(crate) fn created(&self, creator: &str) -> Vec<Arc<Registered>> {
         let known = lock(&self.known);
         if creator.is_empty() {
-            return known.by_id.values().filter(|registered| registered.room.creator.is_empty()).count();
+            let rooms = known.by_id.values().filter(|registered| registered.room.creator.is_empty());
+            return rooms.cloned().collect();
         }
-        known.by_creator.get(creator).map_or(0, BTreeSet::len)
+        let ids = known.by_creator.get(creator).into_iter().flatten();
+        ids.filter_map(|id| known.by_id.get(id)).cloned().collect()
     }
 
     /// The room whose deletion has begun and was not finished.

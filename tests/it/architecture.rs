@@ -249,6 +249,19 @@ fn the_arrows_point_one_way() {
 }
 
 #[test]
+fn a_limit_that_is_reached_is_always_named() {
+    // Goal: LIMIT_REACHED always says which limit, out of a closed set. Method: only the constructor that takes one may make
+    // such an error.
+    let (mut files, mut made) = (Vec::new(), 0);
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        let source = fs::read_to_string(&file).expect("a source file").split_whitespace().collect::<String>();
+        made += source.matches("new(Reason::LimitReached").count();
+    }
+    assert_eq!(made, 1, "Error::limit_reached makes them all");
+}
+
+#[test]
 fn the_map_in_the_documentation_has_the_same_places() {
     // Goal: the rules here and the table there are about the same modules. Method: each module is in the table.
     let map = include_str!("../../src/lib.rs");

@@ -142,6 +142,8 @@ async fn issuer_and_audience_are_those_that_are_demanded() {
         named(json!("https://issuer.example.evil"), json!("unibus")),
         named(json!(1), json!("unibus")),
         named(json!(""), json!("unibus")),
+        named(json!([here()]), json!("unibus")),
+        named(json!(["https://other.example", here()]), json!("unibus")),
     ] {
         let refused = hears(&strict, &issuer, &wrong).await;
         assert!(refused.is_err(), "{wrong}");
@@ -149,6 +151,10 @@ async fn issuer_and_audience_are_those_that_are_demanded() {
     }
     let lax = issuer.guard(&nats, |_| {}).await;
     hears(&lax, &issuer, &with("iss", json!("anybody"))).await.unwrap();
+    for iss in [json!(["anybody"]), json!([]), json!(1)] {
+        let refused = hears(&lax, &issuer, &with("iss", iss)).await;
+        assert_status(refused, Code::Unauthenticated, "UNAUTHENTICATED");
+    }
     for aud in [json!("unibus"), json!(["other"])] {
         let refused = hears(&lax, &issuer, &with("aud", aud)).await;
         assert_status(refused, Code::Unauthenticated, "UNAUTHENTICATED");

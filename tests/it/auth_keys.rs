@@ -324,6 +324,50 @@ async fn a_key_id_names_one_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_tried_with_a_few_keys() {
+    // Goal: a stranger's token costs a bounded number of verifications. Method: a set of five keys of one algorithm: tokens
+    // that name theirs are let in, and without a name only those of the first four; five keys in PEM files, which have no
+    // ids, are refused at the start, and four are not.
+    let nats = Nats::start().await;
+    let issuers: Vec<_> = (0..5).map(|_| Issuer::es256()).collect();
+    let keys: Vec<_> = issuers.iter().enumerate().map(|(number, issuer)| jwk(issuer, &number.to_string())).collect();
+    let web = Web::start(&set(&keys)).await;
+    let unibus = start(&nats, &web.url(), |_| {}).await.unwrap();
+    for (number, issuer) in issuers.iter().enumerate() {
+        call(&unibus, &token(issuer, &number.to_string())).await.unwrap();
+        let unnamed = call(&unibus, &issuer.token("ann")).await;
+        if number < 4 {
+            unnamed.unwrap();
+        } else {
+            assert_status(unnamed, Code::Unauthenticated, "UNAUTHENTICATED");
+        }
+    }
+    unibus.shutdown().await.unwrap();
+    for (count, starts) in [(5, false), (4, true)] {
+        let files: Vec<_> = issuers[..count].iter().map(Issuer::public_key).collect();
+        let url = nats.url();
+        let started = Unibus::try_configured(|config| {
+            config.nats_url = Some(url);
+            config.auth = AuthMode::Enforce;
+            config.auth_keys = files;
+        });
+        match started.await {
+            Ok(unibus) => {
+                assert!(starts, "{count} keys");
+                for issuer in &issuers[..count] {
+                    call(&unibus, &issuer.token("ann")).await.unwrap();
+                }
+                unibus.shutdown().await.unwrap();
+            }
+            Err(error) => {
+                assert!(!starts, "{count} keys: {error}");
+                assert_eq!(error.violations()[0].field, "auth_keys");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_keys_is_read_again_when_it_changes() {
     // Goal: who takes a key away takes its holders away. Method: a PEM file with one key, with two, with the other alone; a
     // broken one leaves the keys that were there for their greatest age.

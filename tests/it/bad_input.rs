@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use unibus::v1::{
     AcknowledgeRequest, CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, HistoryRequest, PublishRequest,
-    Retention, SubscribeRequest, TimeRange, history_request::Anchor,
+    RemoveMemberRequest, Retention, Role, SubscribeRequest, TimeRange, history_request::Anchor,
 };
 
 use crate::support::{
-    Client, Nats, Unibus, assert_field, assert_status, create_room, ephemeral, fields, names_field, persisted, publish,
+    Client, Nats, Unibus, assert_field, assert_status, create_room, ephemeral, fields, membership::add, names_field,
+    persisted, publish,
 };
 
 fn duration(seconds: i64, nanos: i32) -> prost_types::Duration {
@@ -32,6 +33,15 @@ fn bad_names(chars_max: usize) -> Vec<String> {
         "a\u{a0}b",
         "a\u{2003}b",
         "\u{1b}[0m",
+        // invisible, of the other text direction, private, unassigned, not normalised
+        "a\u{200b}b",
+        "a\u{feff}",
+        "a\u{202e}b",
+        "a\u{3164}",
+        "a\u{fe0f}",
+        "a\u{e000}",
+        "a\u{378}",
+        "e\u{301}",
     ]
     .map(String::from)
     .into();
@@ -142,6 +152,21 @@ async fn a_bad_subscriber_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_member_is_refused() {
+    // Goal: nobody is made a member under a name that looks like another one's. Method: bad names in AddMember and RemoveMember.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let mut client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    for member_id in bad_names(126).into_iter().chain([String::new()]) {
+        let added = add(&client, "lobby", &member_id, Role::Reader).await;
+        assert_field(added, "member_id", &member_id);
+        let request = RemoveMemberRequest { room_id: "lobby".into(), member_id: member_id.clone() };
+        assert_field(client.remove_member(request).await, "member_id", &member_id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_replicas_and_retention_are_refused() {
     // Goal: bounds that NATS cannot keep, or that mean nothing, are refused before it sees them. Method: one wrong number
     // at a time; in an ephemeral room any of them.
@@ -182,8 +207,8 @@ async fn bad_replicas_and_retention_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_labels_are_refused() {
-    // Goal: labels are bounded. Method: one label too many, a name that is empty or too long, too many bytes in all; then
-    // as much as is allowed.
+    // Goal: labels are bounded, and nobody mistakes one for another. Method: one label too many, a name that is empty or too
+    // long, too many bytes in all, names with characters that nobody sees; then as much as is allowed.
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let mut client = unibus.client().await;
@@ -192,11 +217,13 @@ async fn bad_labels_are_refused() {
     };
     let one = |name: &str, value: &str| HashMap::from([(name.to_owned(), value.to_owned())]);
     let bad = [numbered(33), one("", "x"), one(&"x".repeat(65), "x"), one("big", &"x".repeat(4094))];
-    for labels in bad {
+    let unseen = ["a\u{200b}", "a\u{202e}b", "a\u{a0}b", "a\n", "e\u{301}"].map(|name| one(name, "x"));
+    for labels in bad.into_iter().chain(unseen) {
         let request = CreateRoomRequest { labels, ..persisted("room") };
         assert_field(client.create_room(request).await, "labels", "labels");
     }
-    let good = [numbered(32), one(&"x".repeat(64), ""), one("big", &"x".repeat(4093))];
+    let good =
+        [numbered(32), one(&"x".repeat(64), ""), one("two words", "e\u{301}\u{200b}"), one("big", &"x".repeat(4093))];
     for (number, labels) in good.into_iter().enumerate() {
         let request = CreateRoomRequest { labels: labels.clone(), ..persisted(&format!("room{number}")) };
         let room = client.create_room(request).await.unwrap();

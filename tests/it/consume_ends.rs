@@ -199,7 +199,7 @@ async fn rooms_of_a_stream_and_subscriptions_of_the_instance_are_bounded_and_giv
     }
     stream.ask(subscription("room1000", "")).await;
     let refused = assert_status::<()>(Err(stream.closed("room1000").await), Code::ResourceExhausted, "LIMIT_REACHED");
-    assert_eq!(metadata(&refused, "limit"), "rooms of a Consume stream");
+    assert_eq!(metadata(&refused, "limit"), "consume_rooms");
     let mut other = Consuming::start(&client).await;
     for room in &rooms[..5] {
         other.open(subscription(room, "")).await;

@@ -1,5 +1,7 @@
 //! The service with a nats-server of its own.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use async_nats::{ConnectOptions, ServerAddr};
 use tempfile::TempDir;
 
@@ -46,4 +48,35 @@ async fn rooms_and_messages_are_there_after_a_restart_of_the_service() {
     let client = unibus.client().await;
     assert_eq!(payloads(&history(&client, "lobby", 0).await.messages), ["kept", "too"]);
     assert_eq!(publish(&client, "lobby", "more").await.unwrap().sequence, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_that_others_can_change_is_refused() {
+    // Goal: nobody else puts messages or members into the own server's data. Method: a directory that the group or all may
+    // write to, and one that all may replace, since its parent lets them; the same directories once they are safe.
+    let parent = TempDir::new().unwrap();
+    let data_dir = parent.path().join("data");
+    fs::create_dir(&data_dir).unwrap();
+    let set = |of: &std::path::Path, mode| fs::set_permissions(of, fs::Permissions::from_mode(mode)).unwrap();
+    for (of_parent, of_data, is_safe) in [
+        (0o755, 0o777, false),
+        (0o755, 0o770, false),
+        (0o755, 0o1777, false),
+        (0o777, 0o700, false),
+        (0o1777, 0o700, true),
+        (0o775, 0o755, true),
+    ] {
+        set(parent.path(), of_parent);
+        set(&data_dir, of_data);
+        match Unibus::try_embedded_in(&data_dir).await {
+            Ok(unibus) => {
+                assert!(is_safe, "{of_parent:o} {of_data:o}");
+                unibus.shutdown().await.unwrap();
+            }
+            Err(error) => {
+                assert!(!is_safe, "{of_parent:o} {of_data:o}: {error}");
+                assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 0, "{of_parent:o} {of_data:o}");
+            }
+        }
+    }
 }

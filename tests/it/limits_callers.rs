@@ -12,7 +12,9 @@ use unibus::{
 
 use crate::support::{
     Frames, Issuer, Nats, Unibus, assert_status, create_ephemeral, create_room, ephemeral, eventually, history,
-    list_rooms, metadata, persisted, publish,
+    list_rooms,
+    membership::{add, remove},
+    metadata, persisted, publish,
     publishing::{batch, by_batch, by_calls, by_stream, plain, together},
     reason, subscription,
 };
@@ -176,6 +178,26 @@ async fn a_caller_creates_so_many_rooms_and_no_more() {
     client.clone().delete_room(delete).await.unwrap();
     create(100).await.unwrap();
     assert_status(create(101).await, Code::ResourceExhausted, "LIMIT_REACHED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_was_given_away_counts_no_more_for_its_creator() {
+    // Goal: nobody is held to rooms that it cannot delete, and nobody is held to rooms that others made it an owner of. Method:
+    // two rooms are allowed; ann makes bob an owner of one, and leaves it.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let unibus = issuer.guard(&nats, |config| config.limit_rooms = Some(2)).await;
+    let (ann, bob) = (issuer.client(&unibus, "ann").await, issuer.client(&unibus, "bob").await);
+    create_room(&ann, "one").await;
+    create_room(&ann, "two").await;
+    assert_status(ann.clone().create_room(persisted("three")).await, Code::ResourceExhausted, "LIMIT_REACHED");
+    add(&ann, "one", "bob", Role::Owner).await.unwrap();
+    assert_status(ann.clone().create_room(persisted("three")).await, Code::ResourceExhausted, "LIMIT_REACHED");
+    remove(&ann, "one", "ann").await.unwrap();
+    create_room(&ann, "three").await;
+    assert_status(ann.clone().create_room(persisted("four")).await, Code::ResourceExhausted, "LIMIT_REACHED");
+    create_room(&bob, "bobs").await;
+    create_room(&bob, "bobs2").await;
+    unibus.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

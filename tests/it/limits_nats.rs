@@ -138,3 +138,39 @@ async fn a_room_has_as_many_consumers_as_its_account_and_keeps_what_an_operator_
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_needs_a_stream_too_many_names_the_limit() {
+    // Goal: LIMIT_REACHED says which limit, also when a publish meets it. Method: the stream of a room is deleted natively, and
+    // another program takes its place in an account that is full.
+    let limits =
+        "accounts { A: { jetstream { max_streams: 7 }, users: [{ user: a, password: a }] } }\nno_auth_user: a\n";
+    let nats = NatsOptions::new().extra(limits).start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    let jetstream = nats.jetstream().await;
+    let streams = async || {
+        use futures_util::StreamExt;
+        jetstream.stream_names().count().await
+    };
+    for number in streams().await..7 {
+        let name = format!("OTHER{number}");
+        let other = jetstream::stream::Config { subjects: vec![name.clone()], name, ..Default::default() };
+        jetstream.create_stream(other).await.unwrap();
+    }
+    eventually(Duration::from_secs(20), async || {
+        // the service makes the stream again as soon as it can
+        jetstream.delete_stream("UNIBUS_lobby").await.map_err(|error| error.to_string())?;
+        let last = jetstream::stream::Config {
+            name: "LAST".into(),
+            subjects: vec!["last".into()],
+            ..jetstream::stream::Config::default()
+        };
+        jetstream.create_stream(last).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let refused = publish(&client, "lobby", "x").await;
+    let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(metadata(&refused, "limit"), "max_streams");
+}

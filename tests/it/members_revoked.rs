@@ -157,7 +157,7 @@ async fn a_demotion_takes_what_the_role_gave_and_leaves_the_rest() {
     while frames.messages(1).await[0].payload != "the last" {}
     add_from(&ann, "lobby", "bob", Role::Reader, 3).await.unwrap();
     let end = frames.end(REVOKED_WITHIN).await;
-    assert_status::<()>(Err(end), Code::Aborted, "CONFLICT");
+    assert_status::<()>(Err(end), Code::Unavailable, "SUBSCRIBE_AGAIN");
     let mut frames = Frames::transient(&bob, "lobby").await;
     assert_eq!(frames.until_caught_up().await[0].sequence, 3);
     add(&ann, "lobby", "bob", Role::Reader).await.unwrap();

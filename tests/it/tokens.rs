@@ -107,3 +107,18 @@ fn a_token_that_would_not_count_is_not_made() {
         assert!(!done.status.success() && done.stdout.is_empty() && !done.stderr.is_empty(), "{args:?}: {done:?}");
     }
 }
+
+#[test]
+fn a_key_that_others_can_use_signs_nothing() {
+    // Goal: a key that is no secret is noticed where it is used. Method: the modes that let the group or others read or write.
+    let dir = TempDir::new().unwrap();
+    let key = key(dir.path());
+    let sign = || unibus(&["token", "--key", key.to_str().unwrap(), "--sub", "alice"]);
+    for (mode, signs) in [(0o644, false), (0o640, false), (0o602, false), (0o660, false), (0o600, true), (0o400, true)]
+    {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let done = sign();
+        assert_eq!(done.status.success(), signs, "{mode:o}: {done:?}");
+        assert_eq!(done.stdout.is_empty(), !signs, "{mode:o}");
+    }
+}

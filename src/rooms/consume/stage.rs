@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::{Consumed, Event, flow::Flow};
 use crate::{
     domain::RoomId,
-    error::{Error, Result},
+    error::{Error, Limit, Result},
     limits::{CONSUME_ANSWERS_MAX, CONSUME_ROOMS_MAX},
     rooms::SubscribeOptions,
     sync::lock,
@@ -92,7 +92,7 @@ impl Stage {
         let mut inner = self.inner();
         if inner.open.len() >= CONSUME_ROOMS_MAX {
             return Err(Error::limit_reached(
-                "rooms of a Consume stream",
+                Limit::ConsumeRooms,
                 format!("a Consume stream takes {CONSUME_ROOMS_MAX} open rooms; close one, or use another stream"),
             ));
         }

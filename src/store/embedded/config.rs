@@ -1,9 +1,9 @@
 //! The data directory: who owns it, and the server's configuration in it.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,6 +64,36 @@ fn free_port() -> io::Result<u16> {
     }
 }
 
+/// Refuses a directory that others can change: they could put their own messages, keys or members into it.
+fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
+    const OTHERS_WRITE: u32 = 0o022;
+    const ALL_WRITE: u32 = 0o002;
+    /// Only the owner of what is in such a directory may rename it.
+    const STICKY: u32 = 0o1000;
+    let refused = |problem| Err(EmbeddedError::DataDirUnsafe { path: path.to_owned(), problem });
+    let metadata =
+        |path: &Path| fs::metadata(path).map_err(|source| EmbeddedError::DataDir { path: path.to_owned(), source });
+    let found = metadata(path)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.uid() != own && own != 0 {
+        return refused(
+            "it belongs to another user; give it to the user that runs the service, or choose another directory",
+        );
+    }
+    if found.mode() & OTHERS_WRITE != 0 {
+        return refused("others can write to it; run chmod go-w on it, or choose another directory");
+    }
+    if let Some(parent) = path.parent() {
+        let mode = metadata(parent)?.mode();
+        if mode & ALL_WRITE != 0 && mode & STICKY == 0 {
+            return refused(
+                "everybody can replace it, since everybody can write to the directory that it is in; choose another one",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A data directory that nobody else owns, until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataDir {
@@ -82,6 +112,7 @@ impl DataDir {
         if path.to_str().is_none() {
             return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")));
         }
+        check_safe(&path)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)

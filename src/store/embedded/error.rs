@@ -52,6 +52,15 @@ pub(crate) enum EmbeddedError {
         source: io::Error,
     },
 
+    /// Others can change what is in the data directory.
+    #[error("the data directory `{}` is not safe: {problem}", path.display())]
+    DataDirUnsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+
     /// Another process, or another owner in this one, has the data directory.
     #[error(
         "the data directory `{}` is in use by another instance: stop that one, or choose another directory",

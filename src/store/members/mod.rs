@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     domain::{Member, MemberId, Membership, Role, Room, RoomId},
-    error::{Error, Reason, Result},
+    error::{Error, Limit, Reason, Result},
     limits::{MEMBERS_PER_ROOM_MAX, OWNERS_PER_ROOM_MAX},
 };
 
@@ -150,7 +150,7 @@ impl Members {
                 (true, Role::Owner) => true,
                 (false, Role::Owner) => {
                     if owners.len() >= OWNERS_PER_ROOM_MAX {
-                        return Err(too_many("owners of a room", OWNERS_PER_ROOM_MAX));
+                        return Err(too_many(Limit::RoomOwners, OWNERS_PER_ROOM_MAX));
                     }
                     owners.insert(member.id.clone(), actor.grant());
                     self.put_owners(room, owners, revision, told).await?
@@ -283,7 +283,7 @@ impl Members {
                 return Ok(true);
             }
         } else if lock(&self.known).count(&room.room_id) >= MEMBERS_PER_ROOM_MAX {
-            return Err(too_many("members of a room", MEMBERS_PER_ROOM_MAX));
+            return Err(too_many(Limit::RoomMembers, MEMBERS_PER_ROOM_MAX));
         }
         self.put(&key, Record::Member(record), expected, told).await
     }
@@ -384,8 +384,9 @@ fn check_not_last(owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
     ))
 }
 
-fn too_many(limit: &'static str, max: usize) -> Error {
-    Error::limit_reached(limit, format!("the room has as many as it may: {max} {limit}"))
+fn too_many(limit: Limit, max: usize) -> Error {
+    let message = format!("the room has as many as it may: {max} ({})", limit.name());
+    Error::limit_reached(limit, message)
 }
 
 fn conflict() -> Error {

@@ -57,7 +57,7 @@ impl Pass {
         self.ended.cancelled().await;
         if self.narrowed.load(Ordering::Relaxed) {
             return Error::new(
-                Reason::Conflict,
+                Reason::SubscribeAgain,
                 "the first message that this member may see was moved forwards; subscribe again, which starts there",
             );
         }

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::{self, ErrorCode};
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Limit, Reason};
 
 /// Why a request to the JetStream API failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +70,12 @@ fn refused(error: &jetstream::Error) -> Error {
             Error::new(Reason::SubjectTaken, "subject: belongs to another stream on the NATS server; choose another")
         }
         ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::limit_reached(
-            "max_consumers",
+            Limit::NatsConsumers,
             "the room has as many consumers as JetStream allows, for durable subscribers and open readers; \
              raise max_consumers of the NATS account, and then of the room's stream",
         ),
         ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::limit_reached(
-            "max_streams",
+            Limit::NatsStreams,
             "the NATS account has as many streams as it may; raise max_streams of the account",
         ),
         _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED || is_disk_full(error) => {

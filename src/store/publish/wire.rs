@@ -194,6 +194,6 @@ pub(super) fn outcome_unknown() -> Error {
 pub(super) fn again(error: &Error) -> Error {
     match error.reason() {
         Reason::NatsUnavailable | Reason::Timeout => unavailable(),
-        reason => Error::new(reason, error.message().to_owned()),
+        _ => error.again(),
     }
 }

@@ -1,0 +1,109 @@
+//! Which characters the names of rooms, subscribers, members and labels may have: those that a person can see and tell apart
+//! from others.
+
+use unicode_normalization::is_nfc;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+/// Letters, marks and a symbol that nothing is seen of (Unicode: `Default_Ignorable_Code_Point`, and the empty Braille
+/// pattern); all others that are ignored are of category C.
+const INVISIBLE: [(char, char); 10] = [
+    ('\u{34f}', '\u{34f}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{e0100}', '\u{e01ef}'),
+];
+
+/// What is wrong with a name that has no white space.
+pub(super) fn problem(name: &str) -> Option<&'static str> {
+    if name.chars().any(char::is_whitespace) {
+        return Some("must not contain white space");
+    }
+    problem_but_for_spaces(name)
+}
+
+/// What is wrong with a name that may have spaces, of the one kind that a keyboard has.
+pub(super) fn problem_but_for_spaces(name: &str) -> Option<&'static str> {
+    if name.chars().any(is_unseen) {
+        Some("must not contain control, invisible, text-direction, private or unassigned characters")
+    } else if !is_nfc(name) {
+        Some("must be in Unicode's normalization form C (NFC)")
+    } else {
+        None
+    }
+}
+
+fn is_unseen(c: char) -> bool {
+    use GeneralCategory as Category;
+    let category = matches!(
+        c.general_category(),
+        Category::Control
+            | Category::Format
+            | Category::Surrogate
+            | Category::PrivateUse
+            | Category::Unassigned
+            | Category::LineSeparator
+            | Category::ParagraphSeparator
+    );
+    let is_strange_space = c != ' ' && c.is_whitespace();
+    category || is_strange_space || INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_sees_or_can_tell_apart_is_refused() {
+        for bad in [
+            "a b",
+            "a\u{a0}b",
+            "a\u{2003}b",
+            "a\u{3000}b",
+            "a\u{2028}b",
+            "a\u{0}b",
+            "a\u{7f}b",
+            "a\u{85}b",
+            // zero width, joiners, soft hyphen, byte order mark, tags
+            "a\u{200b}b",
+            "a\u{200d}b",
+            "a\u{2060}b",
+            "a\u{ad}b",
+            "a\u{feff}b",
+            "a\u{e0041}b",
+            // text direction
+            "a\u{202e}b",
+            "a\u{2066}b",
+            "a\u{200f}b",
+            "a\u{61c}b",
+            // fillers, selectors, an empty pattern
+            "a\u{115f}b",
+            "a\u{3164}b",
+            "a\u{ffa0}b",
+            "a\u{fe0f}b",
+            "a\u{e0100}b",
+            "a\u{34f}b",
+            "a\u{2800}b",
+            // private, unassigned, not a character
+            "a\u{e000}b",
+            "a\u{378}b",
+            "a\u{ffff}b",
+            // not normalised: e with an accent, the Angstrom sign
+            "e\u{301}",
+            "\u{212b}",
+        ] {
+            assert!(problem(bad).is_some(), "{bad:?}");
+        }
+        for good in ["lobby", "a-b/c.d", "é", "日本", "привет", "नमस्ते", "שלום", "🦀", "\u{c5}", "a\u{33d}"]
+        {
+            assert_eq!(problem(good), None, "{good:?}");
+        }
+        assert_eq!(problem_but_for_spaces("two words"), None);
+        assert!(problem_but_for_spaces("two\u{a0}words").is_some());
+    }
+}

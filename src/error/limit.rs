@@ -1,0 +1,36 @@
+//! The closed set of limits that an error can name.
+
+macro_rules! limits {
+    ($($variant:ident = $name:literal;)+) => {
+        /// What bounds that of which there is no more, as `limit` in the metadata of [`Reason::LimitReached`](super::Reason::LimitReached) and
+        /// [`Reason::RateLimited`](super::Reason::RateLimited) tells: a flag by its name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Limit { $($variant),+ }
+
+        impl Limit {
+            /// The value of `limit`.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+limits! {
+    Connections = "--max-connections";
+    StreamsPerConnection = "--max-streams-per-connection";
+    Subscriptions = "--max-subscriptions";
+    PublishesOfCaller = "--limit-publishes";
+    PublishBytesOfCaller = "--limit-publish-bytes";
+    SubscriptionsOfCaller = "--limit-subscriptions";
+    RoomsOfCaller = "--limit-rooms";
+    StoredBytesOfCaller = "--limit-stored-bytes";
+    ReadsOfCaller = "--limit-reads";
+    ReadBytesOfCaller = "--limit-read-bytes";
+    ConsumeRooms = "consume_rooms";
+    RoomMembers = "room_members";
+    RoomOwners = "room_owners";
+    ListedConsumers = "listed_consumers";
+    NatsConsumers = "max_consumers";
+    NatsStreams = "max_streams";
+}

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use http::uri::PathAndQuery;
 use tokio::{sync::Notify, task::JoinSet, time};
 use tonic::{Request, client::Grpc, transport::Channel};
-use unibus::v1::{Start, SubscribeRequest, start::At};
+use unibus::v1::{AckMode, Start, SubscribeRequest, start::At};
 
 use crate::{
     measure::{PATIENCE, within},
@@ -120,6 +120,7 @@ impl Crowd {
             let request = SubscribeRequest {
                 room_id: room.clone(),
                 subscriber: if named { format!("subscriber-{number}") } else { String::new() },
+                ack_mode: AckMode::Auto.into(),
                 start: Some(Start { at: Some(At::New(())) }),
                 ..SubscribeRequest::default()
             };

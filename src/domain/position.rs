@@ -27,11 +27,11 @@ pub enum Start {
 /// Who moves a durable subscriber's position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AckMode {
-    /// The service, once the client's HTTP/2 stream has taken a message.
-    #[default]
-    Auto,
     /// The client.
+    #[default]
     Explicit,
+    /// The service, once the client's HTTP/2 stream has taken a message.
+    Auto,
 }
 
 /// Which page of history.

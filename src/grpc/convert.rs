@@ -133,11 +133,11 @@ pub(super) fn subscribe(request: v1::SubscribeRequest) -> Result<SubscribeOption
         .then(|| violations.check(SubscriberId::parse("subscriber", request.subscriber)))
         .flatten();
     let ack_mode = match v1::AckMode::try_from(request.ack_mode) {
-        Ok(v1::AckMode::Unspecified | v1::AckMode::Auto) => AckMode::Auto,
-        Ok(v1::AckMode::Explicit) => AckMode::Explicit,
+        Ok(v1::AckMode::Unspecified | v1::AckMode::Explicit) => AckMode::Explicit,
+        Ok(v1::AckMode::Auto) => AckMode::Auto,
         Err(_) => {
-            violations.add("ack_mode", "is not one of ACK_MODE_AUTO and ACK_MODE_EXPLICIT");
-            AckMode::Auto
+            violations.add("ack_mode", "is not one of ACK_MODE_EXPLICIT and ACK_MODE_AUTO");
+            AckMode::Explicit
         }
     };
     let start = violations.check(start("start", request.start));

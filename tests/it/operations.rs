@@ -169,6 +169,7 @@ async fn a_browser_subscribes_over_grpc_web() {
         let request = SubscribeRequest {
             room_id: "lobby".into(),
             subscriber: subscriber.into(),
+            ack_mode: unibus::v1::AckMode::Auto.into(),
             start: Some(Start { at: Some(At::All(())) }),
             until_caught_up: true,
             ..SubscribeRequest::default()

@@ -11,10 +11,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, transport::Endpoint};
+use unibus::v1::{AckMode, SubscribeRequest};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, acknowledge, assert_status, client_with_window, create_room, explicit,
-    floor, floor_reaches, listed, metadata, over, publish, publish_n, sequences,
+    Client, Consuming, Frames, Nats, Process, Unibus, acknowledge, assert_status, client_with_window, create_room,
+    explicit, floor, floor_reaches, listed, metadata, over, publish, publish_n, sequences, subscription,
 };
 
 /// How soon a message that was not acknowledged comes again: far below the ack wait of a durable.
@@ -280,4 +281,31 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_drain() {
     let position = frames.opened().position;
     assert!(position <= 2 * 64 / 16, "{position}");
     assert_eq!(sequences(&frames.until_caught_up().await), listed(position + 1..=COUNT));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_say_acknowledges_itself() {
+    // Goal: nothing is lost by a client that has not chosen to lose something. Method: a durable subscription without an
+    // `ack_mode` reads everything and ends; the next one, and one on a Consume stream, get everything again; what is
+    // acknowledged does not come again.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 3).await;
+    let unset = SubscribeRequest { ack_mode: AckMode::Unspecified.into(), ..subscription("lobby", "ann") };
+    for _ in 0..2 {
+        let request = SubscribeRequest { until_caught_up: true, ..unset.clone() };
+        let mut frames = Frames::open(&client, request).await.unwrap();
+        assert_eq!(sequences(&frames.until_caught_up().await), [1, 2, 3]);
+        assert!(frames.next_frame(Duration::from_secs(10)).await.unwrap().is_none());
+    }
+    let mut consuming = Consuming::start(&client).await;
+    consuming.open(unset.clone()).await;
+    assert_eq!(sequences(&consuming.messages("lobby", 3).await), [1, 2, 3]);
+    drop(consuming);
+    assert_eq!(floor(&nats, "lobby", "ann").await, 0);
+    assert_eq!(acknowledge(&client, "lobby", "ann", 2).await.unwrap(), 2);
+    let mut frames = Frames::open(&client, unset).await.unwrap();
+    assert_eq!(sequences(&frames.until_caught_up().await), [3]);
 }

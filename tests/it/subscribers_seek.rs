@@ -10,7 +10,7 @@ use unibus::v1::{
 
 use crate::support::{
     Client, Frames, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral, create_room,
-    explicit, fields, floor, history, listed, metadata, page, publish, publish_n, sequences,
+    explicit, fields, floor, history, listed, metadata, page, publish, publish_n, sequences, subscription,
 };
 
 async fn seek(client: &Client, room_id: &str, subscriber: &str, at: impl Into<Option<At>>) -> Result<u64, Status> {
@@ -176,7 +176,7 @@ async fn an_open_subscription_follows_a_seek_and_says_so() {
     publish_n(&client, "lobby", 20).await;
     for subscriber in ["auto", "explicit"] {
         let request = match subscriber {
-            "auto" => SubscribeRequest { subscriber: subscriber.into(), room_id: "lobby".into(), ..Default::default() },
+            "auto" => subscription("lobby", subscriber),
             _ => explicit("lobby", subscriber),
         };
         let mut frames = Frames::open(&client, request.clone()).await.unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use http::uri::PathAndQuery;
 use tonic::{Request, Streaming, client::Grpc, transport::Endpoint};
-use unibus::v1::{Start, SubscribeRequest, start::At};
+use unibus::v1::{AckMode, Start, SubscribeRequest, start::At};
 
 use super::fan_out::{Publish, looped};
 use crate::{
@@ -72,6 +72,7 @@ async fn stall(url: &str, room: &str) -> Result<Streaming<Frame>> {
     let request = SubscribeRequest {
         room_id: room.to_owned(),
         subscriber: "stalled".to_owned(),
+        ack_mode: AckMode::Auto.into(),
         start: Some(Start { at: Some(At::New(())) }),
         ..SubscribeRequest::default()
     };

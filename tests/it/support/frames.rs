@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status, Streaming};
 use unibus::v1::{Gap, Message, Opened, SubscribeRequest, SubscribeResponse, subscribe_response::Frame};
 
-use super::Client;
+use super::{Client, subscription};
 
 /// How long a frame may take before the test gives up: far above any heartbeat interval of these tests.
 const FRAME_WAIT: Duration = Duration::from_secs(20);
@@ -32,9 +32,7 @@ impl Frames {
 
     /// Opens a durable subscription with automatic acks that starts at the default place.
     pub(crate) async fn durable(client: &Client, room_id: &str, subscriber: &str) -> Self {
-        let request =
-            SubscribeRequest { room_id: room_id.into(), subscriber: subscriber.into(), ..SubscribeRequest::default() };
-        Self::open(client, request).await.unwrap()
+        Self::open(client, subscription(room_id, subscriber)).await.unwrap()
     }
 
     /// Opens a subscription of which nothing is kept, at the default place.

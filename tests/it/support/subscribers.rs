@@ -10,7 +10,12 @@ use super::{Client, Credentials, Nats, eventually};
 
 /// A subscription with automatic acks at the default place; durable unless `subscriber` is empty.
 pub(crate) fn subscription(room_id: &str, subscriber: &str) -> SubscribeRequest {
-    SubscribeRequest { room_id: room_id.into(), subscriber: subscriber.into(), ..SubscribeRequest::default() }
+    SubscribeRequest {
+        room_id: room_id.into(),
+        subscriber: subscriber.into(),
+        ack_mode: AckMode::Auto.into(),
+        ..SubscribeRequest::default()
+    }
 }
 
 /// A durable subscription that only acknowledgements move.

@@ -160,6 +160,10 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS")]
     pub limit_subscriptions: Option<u32>,
 
+    /// Durable subscribers of a caller in all rooms; 0: as many as NATS takes. Unset: 10000 with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_DURABLE_SUBSCRIBERS")]
+    pub limit_durable_subscribers: Option<u32>,
+
     /// Rooms that a caller has created and owns; 0: as many as NATS takes. Unset: 100 with `--auth enforce`, else 0
     #[arg(long, env = "UNIBUS_LIMIT_ROOMS")]
     pub limit_rooms: Option<u32>,
@@ -322,6 +326,7 @@ impl Default for Config {
             limit_publishes: None,
             limit_publish_bytes: None,
             limit_subscriptions: None,
+            limit_durable_subscribers: None,
             limit_rooms: None,
             limit_stored_bytes: None,
             limit_reads: None,

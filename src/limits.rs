@@ -152,6 +152,8 @@ pub const CONSUME_ANSWERS_MAX: usize = 1024;
 
 /// `--limit-subscriptions` with `--auth enforce`.
 pub const SUBSCRIPTIONS_PER_CALLER: u32 = 1000;
+/// `--limit-durable-subscribers` with `--auth enforce`.
+pub const DURABLE_SUBSCRIBERS_PER_CALLER: u32 = 10_000;
 /// `--limit-rooms` with `--auth enforce`.
 pub const ROOMS_PER_CALLER: u32 = 100;
 /// `--limit-stored-bytes` with `--auth enforce`.

@@ -22,6 +22,7 @@ limits! {
     Subscriptions = "--max-subscriptions";
     PublishesOfCaller = "--limit-publishes";
     PublishBytesOfCaller = "--limit-publish-bytes";
+    DurableSubscribersOfCaller = "--limit-durable-subscribers";
     SubscriptionsOfCaller = "--limit-subscriptions";
     RoomsOfCaller = "--limit-rooms";
     StoredBytesOfCaller = "--limit-stored-bytes";

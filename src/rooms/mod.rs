@@ -91,7 +91,7 @@ impl Rooms {
         stop: &CancellationToken,
         draining: CancellationToken,
     ) -> Self {
-        let subscribers = Arc::new(Subscribers::new(store.clone()));
+        let subscribers = Arc::new(Subscribers::new(store.clone(), settings.quotas.durable_subscribers));
         if store.has_jetstream() {
             tasks.spawn(Arc::clone(&subscribers).write_back(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).follow_owners(stop.clone()));

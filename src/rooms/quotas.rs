@@ -34,6 +34,8 @@ pub(crate) struct Quotas {
     pub publish_bytes: Option<u32>,
     /// Open subscriptions.
     pub subscriptions: Option<u32>,
+    /// Durable subscribers in all rooms.
+    pub durable_subscribers: Option<u32>,
     /// Rooms that exist.
     pub rooms: Option<u32>,
     /// Pages of history that are read or wait to be read.

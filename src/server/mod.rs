@@ -41,8 +41,8 @@ use crate::{
     error::{Error, Reason, Result},
     grpc, http,
     limits::{
-        EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER, READS_PER_CALLER, ROOMS_PER_CALLER,
-        STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
+        DURABLE_SUBSCRIBERS_PER_CALLER, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER,
+        READS_PER_CALLER, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
     },
     rooms::{Quotas, Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
@@ -367,6 +367,7 @@ fn quotas(config: &Config) -> Quotas {
         publishes: config.limit_publishes,
         publish_bytes: config.limit_publish_bytes,
         subscriptions: config.quota(config.limit_subscriptions, SUBSCRIPTIONS_PER_CALLER),
+        durable_subscribers: config.quota(config.limit_durable_subscribers, DURABLE_SUBSCRIBERS_PER_CALLER),
         rooms: config.quota(config.limit_rooms, ROOMS_PER_CALLER),
         reads: config.quota(config.limit_reads, READS_PER_CALLER),
         read_bytes: config.quota(config.limit_read_bytes, READ_BYTES_PER_CALLER),

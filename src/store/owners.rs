@@ -52,6 +52,8 @@ impl Subscriber {
 /// What the bucket's watch tells.
 #[derive(Debug)]
 pub(crate) enum OwnerChange {
+    /// The watch begins again: all that there is follows.
+    Restarted,
     /// Who owns a subscriber, with the revision.
     Owned(Ownership, u64),
     /// The subscriber with this key was deleted, with the revision.
@@ -162,7 +164,8 @@ impl Owners {
             .watch(stop, |change| match change {
                 Change::Put(_, ownership) => apply(OwnerChange::Owned(ownership.value, ownership.revision)),
                 Change::Delete(key, revision) => apply(OwnerChange::Forgotten(key, revision)),
-                Change::Restart | Change::Complete => {}
+                Change::Restart => apply(OwnerChange::Restarted),
+                Change::Complete => {}
             })
             .await;
     }

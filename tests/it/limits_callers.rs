@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use unibus::{
     Config,
-    v1::{AddMemberRequest, PublishRequest, PurgeRoomRequest, Role},
+    v1::{AddMemberRequest, DeleteRoomRequest, DeleteSubscriberRequest, PublishRequest, PurgeRoomRequest, Role},
 };
 
 use crate::support::{
@@ -268,4 +268,50 @@ async fn a_creators_rooms_hold_no_more_bytes_than_they_may() {
         again.map_err(|status| status.to_string())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_leaves_no_more_durable_subscribers_behind_than_it_may() {
+    // Goal: durable subscribers count for the endpoint that bound them, in all rooms and on all instances, open or not; deleting
+    // one or its room makes place. Method: with a bound of 3 ann binds two in one room and one in another, on two instances; the
+    // fourth is refused, an old one is opened again; bob has his own.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let start = async || issuer.guard(&nats, |config| config.limit_durable_subscribers = Some(3)).await;
+    let (first, second) = (start().await, start().await);
+    let [ann, ann_too] = [issuer.client(&first, "ann").await, issuer.client(&second, "ann").await];
+    let bob = issuer.client(&first, "bob").await;
+    for room in ["lobby", "hall"] {
+        create_room(&ann, room).await;
+    }
+    drop(Frames::durable(&ann, "lobby", "ann/1").await);
+    drop(Frames::durable(&ann_too, "lobby", "ann/2").await);
+    drop(Frames::durable(&ann, "hall", "ann/1").await);
+    for client in [&ann, &ann_too] {
+        eventually(SOON, async || match Frames::open(client, subscription("hall", "ann/9")).await {
+            Ok(_) => {
+                let request = DeleteSubscriberRequest { room_id: "hall".into(), subscriber: "ann/9".into() };
+                client.clone().delete_subscriber(request).await.unwrap();
+                Err(String::from("no bound"))
+            }
+            Err(refused) => {
+                let refused = assert_status::<()>(Err(refused), Code::ResourceExhausted, "LIMIT_REACHED");
+                assert_eq!(metadata(&refused, "limit"), "--limit-durable-subscribers");
+                Ok(())
+            }
+        })
+        .await;
+    }
+    Frames::durable(&ann_too, "lobby", "ann/1").await;
+    create_room(&bob, "own").await;
+    Frames::durable(&bob, "own", "bob").await;
+    let request = DeleteSubscriberRequest { room_id: "lobby".into(), subscriber: "ann/2".into() };
+    ann.clone().delete_subscriber(request).await.unwrap();
+    ann.clone().delete_room(DeleteRoomRequest { room_id: "hall".into() }).await.unwrap();
+    for subscriber in ["ann/3", "ann/4"] {
+        eventually(SOON, async || {
+            let opened = Frames::open(&ann_too, subscription("lobby", subscriber)).await;
+            opened.map(drop).map_err(|status| status.to_string())
+        })
+        .await;
+    }
 }

@@ -172,7 +172,6 @@ async fn a_browser_subscribes_over_grpc_web() {
             ack_mode: unibus::v1::AckMode::Auto.into(),
             start: Some(Start { at: Some(At::All(())) }),
             until_caught_up: true,
-            ..SubscribeRequest::default()
         };
         let (data, trailers) = web_call(&unibus, kind, "Subscribe", &request).await;
         assert_eq!(status_in(&trailers), Some("0"), "{trailers}");

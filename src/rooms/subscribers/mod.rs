@@ -5,6 +5,7 @@
 //! at once.
 
 mod again;
+mod bound;
 mod commands;
 mod list;
 mod peers;
@@ -24,6 +25,7 @@ pub(crate) use self::{
     session::{Mark, Seek, Session},
 };
 use self::{
+    bound::Bound,
     session::{End, Inner},
     write_back::WriteQueue,
 };
@@ -54,11 +56,14 @@ pub(crate) struct Subscribers {
     /// One lock for each subscriber whose position is being moved.
     moves: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
     queue: WriteQueue,
+    bound: Bound,
 }
 
 impl Subscribers {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, sessions: Mutex::default(), moves: Mutex::default(), queue: WriteQueue::default() }
+    /// None is open. Each endpoint may have `max_of_endpoint` durable subscribers.
+    pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
+        let (sessions, moves) = (Mutex::default(), Mutex::default());
+        Self { store, sessions, moves, queue: WriteQueue::default(), bound: Bound::new(max_of_endpoint) }
     }
 
     /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `epoch` is the life of the
@@ -83,7 +88,10 @@ impl Subscribers {
             // a bad start must not leave anything behind
             let first_position = match self.store.position(room, &subscriber).await {
                 Ok(_) => None,
-                Err(error) if error.reason() == Reason::SubscriberNotFound => Some(start().await?),
+                Err(error) if error.reason() == Reason::SubscriberNotFound => {
+                    self.bound.check(subscriber.endpoint.as_ref(), &self.store.registry)?;
+                    Some(start().await?)
+                }
                 Err(error) => return Err(error),
             };
             if let Some(session) = self.try_open(registered, epoch, &subscriber, whose, first_position, &start).await? {
@@ -118,6 +126,7 @@ impl Subscribers {
             self.store.owners.forget(&ownership, revision).await?;
             return Ok(None);
         }
+        self.bound.add(&ownership);
         let begun = before.as_ref().and_then(|before| before.begins_at);
         let begins_at = std::mem::take(&mut ownership.begins_at).or(begun);
         match before {

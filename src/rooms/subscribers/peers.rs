@@ -72,7 +72,9 @@ impl Subscribers {
         let (owners, instance) = (self.store.owners.clone(), self.store.instance().to_owned());
         owners
             .follow(stop, |change| match change {
+                OwnerChange::Restarted => self.bound.begin_again(),
                 OwnerChange::Owned(ownership, revision) => {
+                    self.bound.add(&ownership);
                     let key = key(&ownership.subscriber);
                     let session = self.sessions().get(&key).cloned();
                     let superseded = session.filter(|session| {
@@ -83,13 +85,16 @@ impl Subscribers {
                         self.store.spawn(async move { subscribers.let_go(&session).await });
                     }
                 }
-                OwnerChange::Forgotten(name, revision) => self.sessions().retain(|_, session| {
-                    let forgotten = session.revision < revision && session.ownership.key() == name;
-                    if forgotten {
-                        session.end(End::Forgotten);
-                    }
-                    !forgotten
-                }),
+                OwnerChange::Forgotten(name, revision) => {
+                    self.bound.remove(&name);
+                    self.sessions().retain(|_, session| {
+                        let forgotten = session.revision < revision && session.ownership.key() == name;
+                        if forgotten {
+                            session.end(End::Forgotten);
+                        }
+                        !forgotten
+                    });
+                }
             })
             .await;
     }

@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("unibus_descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .bytes(".")
+        // counts what a request has before it is decoded
+        .codec_path("crate::grpc::Codec")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -140,6 +140,11 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 
+    /// Connections of one source address (IPv6: of one /64); unset: 256 with `--auth enforce`; 0: no bound. Behind a proxy all
+    /// clients have its address: set it to 0 there, or to what the proxy may open
+    #[arg(long, env = "UNIBUS_MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: Option<u32>,
+
     /// Open calls of one connection; further ones are refused
     #[arg(long, env = "UNIBUS_MAX_STREAMS_PER_CONNECTION", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_streams_per_connection: u32,
@@ -321,6 +326,7 @@ impl Default for Config {
             nats_server: None,
             data_dir: PathBuf::from("unibus-data"),
             max_connections: 10_000,
+            max_connections_per_address: None,
             max_streams_per_connection: 10_000,
             max_subscriptions: 100_000,
             limit_publishes: None,

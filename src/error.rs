@@ -60,6 +60,8 @@ reasons! {
     InvalidField = "INVALID_FIELD", InvalidArgument;
     /// Payload or headers exceed what the NATS server or the room takes. Nothing was stored.
     PayloadTooLarge = "PAYLOAD_TOO_LARGE", InvalidArgument;
+    /// The request is not a message of its method, or is compressed in a way that it does not declare. Nothing was done.
+    RequestMalformed = "REQUEST_MALFORMED", InvalidArgument;
     /// The cursor is not one of this room's.
     CursorInvalid = "CURSOR_INVALID", InvalidArgument;
     /// No such room, or it was deleted.
@@ -68,6 +70,8 @@ reasons! {
     SubscriberNotFound = "SUBSCRIBER_NOT_FOUND", NotFound;
     /// No message with this sequence.
     MessageNotFound = "MESSAGE_NOT_FOUND", NotFound;
+    /// Health does not know the service.
+    ServiceUnknown = "SERVICE_UNKNOWN", NotFound;
     /// No such member of the room.
     MemberNotFound = "MEMBER_NOT_FOUND", NotFound;
     /// The room is open on this Consume stream already, or not quite closed.
@@ -112,6 +116,8 @@ reasons! {
     RateLimited = "RATE_LIMITED", ResourceExhausted;
     /// The NATS server has no room left for messages. Nothing was stored.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
+    /// There is no such service or method, or the service does not read the request's compression. Nothing was done.
+    NotSupported = "NOT_SUPPORTED", Unimplemented;
     /// NATS cannot be reached, or has no leader just now. Nothing was done.
     NatsUnavailable = "NATS_UNAVAILABLE", Unavailable;
     /// The open subscription cannot go on from its place, since the subscriber or what the member may see was moved; `position` is in the metadata. Subscribing again starts at the right place.
@@ -139,6 +145,7 @@ pub enum Code {
     OutOfRange,
     Aborted,
     ResourceExhausted,
+    Unimplemented,
     Unavailable,
     DeadlineExceeded,
     Internal,
@@ -158,6 +165,7 @@ impl Code {
             Self::OutOfRange => "OUT_OF_RANGE",
             Self::Aborted => "ABORTED",
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Unimplemented => "UNIMPLEMENTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Internal => "INTERNAL",
@@ -174,6 +182,7 @@ impl Code {
             Self::NotFound => 404,
             Self::AlreadyExists | Self::Aborted => 409,
             Self::ResourceExhausted => 429,
+            Self::Unimplemented => 501,
             Self::Unavailable => 503,
             Self::DeadlineExceeded => 504,
             Self::Internal => 500,
@@ -198,10 +207,12 @@ impl Reason {
             | Self::LastOwner
             | Self::InvalidField
             | Self::PayloadTooLarge
+            | Self::RequestMalformed
             | Self::CursorInvalid
             | Self::RoomNotFound
             | Self::SubscriberNotFound
             | Self::MessageNotFound
+            | Self::ServiceUnknown
             | Self::SubscriptionOpen
             | Self::RoomExists
             | Self::SubjectTaken
@@ -220,6 +231,7 @@ impl Reason {
             | Self::RoomRecreated
             | Self::LimitReached
             | Self::StorageFull
+            | Self::NotSupported
             | Self::Internal => None,
         }
     }

@@ -3,7 +3,7 @@
 
 use axum::{
     Router,
-    extract::{Path, RawQuery, State},
+    extract::{Path, RawQuery, State, rejection::PathRejection},
     http::{Extensions, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -41,13 +41,14 @@ pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router 
 
 async fn history(
     State(rooms): State<Rooms>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     extensions: Extensions,
 ) -> Response {
     let limit = limit(query.as_deref().unwrap_or_default());
     let page = async {
         let caller = Caller::require(extensions.get())?;
+        let Path(id) = id.map_err(|error| Error::field("room_id", "is not UTF-8").because(error))?;
         let id = RoomId::parse("room_id", id)?;
         rooms.history_within(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
     };

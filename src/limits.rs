@@ -258,7 +258,7 @@ pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 pub const EXCESS_STREAMS_MAX: u32 = 1024;
 /// HTTP/2 streams of a connection that its client reset before the service had begun with their calls; beyond it the
 /// connection is closed.
-pub const RESET_STREAMS_MAX: usize = 64;
+pub const RESET_STREAMS_MAX: usize = 1024;
 /// HTTP/2 streams of a connection that the service reset for a fault of its client; beyond it the connection is closed.
 pub const FAULTY_STREAMS_MAX: usize = 1024;
 /// Bytes of the header fields of a call, or of the head of an HTTP/1.1 request.
@@ -271,6 +271,62 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const OTHER_DESCRIPTORS: u64 = 64;
 /// Bytes of a page that are handed to the HTTP/2 library at once; what the client has not asked for stays charged to the caller.
 pub const RESPONSE_PIECE_BYTES: usize = 16 * 1024;
+/// Connections of one source address under `--auth enforce`, unless `--max-connections-per-address` says otherwise.
+pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 256;
+/// Connections of one source address beyond that number that are still answered; further ones are closed.
+pub const EXCESS_CONNECTIONS_PER_ADDRESS_MAX: u32 = 8;
+/// Connections of one source address without an identified caller, under `--auth enforce`; a further one ends the oldest.
+pub const UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+/// Health and reflection calls that are open on a connection without an identified caller.
+pub const UNIDENTIFIED_CALLS_MAX: u32 = 6;
+/// Open calls, refused ones included, on all connections of one source address without an identified caller; the connection
+/// with the next call is closed.
+pub const UNIDENTIFIED_CALLS_PER_ADDRESS_MAX: u32 = 2048;
+/// Reflection calls that are open on all connections without an identified caller.
+pub const UNIDENTIFIED_REFLECTIONS_MAX: usize = 32;
+/// Bytes of requests, each data frame counted with [`FRAME_OVERHEAD_BYTES`] more, that a connection without an identified
+/// caller has sent and that its calls have not read. Beyond it the service does not read from the connection, and closes it
+/// after [`REQUEST_TIMEOUT`].
+pub const UNIDENTIFIED_BYTES_MAX: usize = 16 * 1024;
+/// What an HTTP/2 data frame costs in memory beside its payload.
+pub const FRAME_OVERHEAD_BYTES: usize = 256;
+/// How long a connection without an identified caller may be without a complete request; then it is closed.
+pub const UNIDENTIFIED_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes of a request message of any RPC but `Publish`, `PublishBatch` and `PublishStream`.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request message of health and reflection.
+pub const OPEN_REQUEST_BYTES_MAX: usize = 1024;
+/// Bytes of a `PublishStream` message that the service reads and drops in order to answer that the message is too large.
+/// A larger one ends the stream.
+pub const SKIPPED_MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of the request messages that are being received, of all callers.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of the request messages that are being received, of one caller; with `--auth off` of one connection. A larger
+/// message is received alone.
+pub const REQUEST_BYTES_PER_CALLER_MAX: usize = 16 * 1024 * 1024;
+/// Request messages that wait for a share of these bytes, of all callers; further ones are refused.
+pub const REQUESTS_WAITING_MAX: usize = 256;
+/// Request messages that wait for a share of these bytes, of one caller; further ones are refused.
+pub const REQUESTS_WAITING_PER_CALLER_MAX: usize = 64;
+/// How long a request message may take to come, and for each [`REQUEST_BYTES_PER_SECOND_MIN`] of it a second more.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The slowest rate at which a request message may come.
+pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
+/// Bytes of a request message from which on it is decoded where it keeps no other call from running.
+pub const LARGE_REQUEST_BYTES: usize = 256 * 1024;
+/// Headers of all messages of one `PublishBatch`.
+pub const PUBLISH_BATCH_HEADERS_MAX: usize = 65_536;
+/// Entries of any other list or map of a request, beyond which it is not decoded.
+pub const REQUEST_ENTRIES_MAX: usize = 1000;
+/// Bytes of an `x-request-id` that a client gives; another one takes the place of a longer one.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Connections of the admin port.
+pub const ADMIN_CONNECTIONS_MAX: u32 = 64;
+/// How long a client of the admin port may take for the head of a request, and how long its connection may be idle.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Bytes that a client may send on one HTTP/2 stream before the service has read them.
 pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// Bytes that a client may send on one connection before the service has read them. The HTTP/2 library closes a connection

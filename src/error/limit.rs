@@ -18,7 +18,10 @@ macro_rules! limits {
 
 limits! {
     Connections = "--max-connections";
+    ConnectionsPerAddress = "--max-connections-per-address";
     StreamsPerConnection = "--max-streams-per-connection";
+    UnidentifiedCalls = "unidentified_calls";
+    RequestBytes = "request_bytes";
     Subscriptions = "--max-subscriptions";
     PublishesOfCaller = "--limit-publishes";
     PublishBytesOfCaller = "--limit-publish-bytes";

@@ -2,11 +2,15 @@
 //! Refuses to know async-nats.
 
 mod chunk;
+mod codec;
 mod consume;
 mod convert;
 mod frames;
+mod health;
 mod prepared;
 mod publish_stream;
+mod reflection;
+mod skipped;
 mod status;
 
 use std::pin::Pin;
@@ -14,9 +18,14 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
+use self::reflection::Reflection;
 pub(crate) use self::{
+    codec::Codec,
     frames::encode_message,
+    health::Health,
     prepared::{SendFrames, free_replaced},
+    skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+    status::explained,
 };
 use crate::{
     domain::Caller,
@@ -48,19 +57,20 @@ impl Service {
     }
 }
 
-/// The contract's service, and reflection in both versions for tools such as grpcurl.
-pub(crate) fn routes(rooms: Rooms) -> Result<Routes, Error> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // so that tools can show the details of an error
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-    };
-    let broken = |error| Error::new(Reason::Internal, "the descriptors of the contract are broken").because(error);
-    Ok(Routes::new(Service::new(rooms))
-        .add_service(reflection().build_v1().map_err(broken)?)
-        .add_service(reflection().build_v1alpha().map_err(broken)?))
+/// The contract's service, health, and reflection in both versions for tools such as grpcurl.
+pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
+    let reflection = Reflection::of(&[
+        v1::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        // so that tools can show the details of an error
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+    ]);
+    let reflection = reflection
+        .map_err(|error| Error::new(Reason::Internal, "the descriptors of the contract are broken").because(error))?;
+    let routes = Routes::new(Service::new(rooms));
+    Ok(routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service()))
 }
 
 /// Whether a request wants an answer of gRPC's kind.
@@ -69,9 +79,9 @@ pub(crate) fn is_grpc(headers: &http::HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
-/// The answer to a call of a service or method that there is not.
-pub(crate) fn no_such_call() -> http::Response<tonic::body::Body> {
-    Status::unimplemented("there is no such service or method").into_http()
+/// The answer to a call of a service that there is not.
+pub(crate) fn no_such_call() -> Error {
+    Error::new(Reason::NotSupported, "there is no such service or method; reflection lists those that there are")
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -163,7 +173,8 @@ impl RoomService for Service {
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner())))
+        let skipped = request.extensions().get::<Skipped>().cloned().unwrap_or_default();
+        Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner(), skipped)))
     }
 
     type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;

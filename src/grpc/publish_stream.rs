@@ -14,7 +14,10 @@ use async_stream::stream;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use super::{Responses, convert};
+use super::{
+    Responses, convert,
+    skipped::{Skipped, too_large},
+};
 use crate::{
     domain::{Acknowledged, Draft, RoomId},
     error::Result,
@@ -73,8 +76,8 @@ struct Entering {
 }
 
 impl Entering {
-    fn new(publishing: &Publishing, request: v1::PublishStreamRequest) -> Self {
-        let checked = convert::stream_request(request.publish);
+    fn new(publishing: &Publishing, request: v1::PublishStreamRequest, is_too_large: bool) -> Self {
+        let checked = if is_too_large { Err(too_large()) } else { convert::stream_request(request.publish) };
         let bytes = checked.as_ref().map_or(0, |(_, draft): &(RoomId, Draft)| draft.bytes());
         let publishing = publishing.clone();
         let entered = async move {
@@ -107,11 +110,13 @@ async fn discard(mut requests: Streaming<v1::PublishStreamRequest>) {
 pub(super) fn results(
     publishing: Publishing,
     mut requests: Streaming<v1::PublishStreamRequest>,
+    skipped: Skipped,
 ) -> Responses<v1::PublishStreamResponse> {
     Box::pin(stream! {
         let draining = publishing.draining();
         let mut expired = pin!(publishing.expired());
         let mut ended_early = false;
+        let mut places = 0..;
         let mut window = Window::default();
         let mut entering = None;
         let mut ended: Option<Result<(), Status>> = None;
@@ -133,7 +138,10 @@ pub(super) fn results(
                     ended = Some(Err(error.into()));
                 }
                 request = requests.message(), if may_read => match request {
-                    Ok(Some(request)) => entering = Some(Entering::new(&publishing, request)),
+                    Ok(Some(request)) => {
+                        let is_too_large = places.next().is_some_and(|place| skipped.take(place));
+                        entering = Some(Entering::new(&publishing, request, is_too_large));
+                    }
                     Ok(None) => ended = Some(Ok(())),
                     Err(status) => ended = Some(Err(status)),
                 },

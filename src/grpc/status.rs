@@ -11,6 +11,8 @@ use crate::error::{Code, Error, Reason};
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "unibus.v1";
+/// Characters of what the gRPC library says that a caller hears.
+const LIBRARY_MESSAGE_CHARS_MAX: usize = 256;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -38,6 +40,23 @@ pub(super) fn in_band(error: Error) -> pb::Status {
         message: status.message().to_owned(),
         details: Vec::new(),
     })
+}
+
+/// The status as the service says it, if it is one of the gRPC library's, which has no reason.
+pub(crate) fn explained(status: &Status) -> Option<Status> {
+    if status.code() == tonic::Code::Ok || !status.details().is_empty() {
+        return None;
+    }
+    let said: String = status.message().chars().take(LIBRARY_MESSAGE_CHARS_MAX).collect();
+    let error = match status.code() {
+        tonic::Code::Unimplemented if said.is_empty() => {
+            Error::new(Reason::NotSupported, "there is no such method; reflection lists those that there are")
+        }
+        tonic::Code::Unimplemented => Error::new(Reason::NotSupported, format!("the request cannot be read: {said}")),
+        // the service's own have a reason, so what is left is what the library finds in a request
+        _ => Error::new(Reason::RequestMalformed, format!("the request cannot be read: {said}")),
+    };
+    Some(error.into())
 }
 
 /// That nothing went wrong, as a message.
@@ -72,6 +91,7 @@ fn code(code: Code) -> tonic::Code {
         Code::OutOfRange => tonic::Code::OutOfRange,
         Code::Aborted => tonic::Code::Aborted,
         Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::Unimplemented => tonic::Code::Unimplemented,
         Code::Unavailable => tonic::Code::Unavailable,
         Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
         Code::Internal => tonic::Code::Internal,

@@ -15,10 +15,14 @@ use tonic::Status;
 use tower::{Layer, Service};
 
 use super::{
-    connections::{Call, Client},
-    refusal::{Refusal, is_always_served, refuse},
+    client::{Arrived, Call, Client},
+    refusal::{Refusal, is_always_served, is_reflection, refuse, unspoken},
 };
-use crate::error::{Error, Limit};
+use crate::{
+    error::{Error, Limit},
+    grpc,
+    limits::{UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_REFLECTIONS_MAX},
+};
 
 /// Puts [`Admission`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -50,18 +54,39 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        match admit(&request) {
-            Ok(call) => Answer::Admitted { future: self.inner.call(request), call },
-            Err(error) => Answer::Refused { future: refuse(request, error) },
+    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
+        let Some(client) = request.extensions().get::<Arc<Client>>().cloned() else {
+            return Answer::Admitted { future: self.inner.call(request), held: None };
+        };
+        let arrived = client.arrive();
+        if let Some(answer) = unspoken(&request) {
+            return Answer::Refused { future: Box::pin(std::future::ready(answer)), held: Some((arrived, None)) };
+        }
+        match admit(&client, &request) {
+            Ok(call) => {
+                request.extensions_mut().insert(Arc::clone(&call));
+                Answer::Admitted { future: self.inner.call(request), held: Some((arrived, Some(call))) }
+            }
+            Err(error) => Answer::Refused { future: refuse(request, error), held: Some((arrived, None)) },
         }
     }
 }
 
-fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
-    let Some(client) = request.extensions().get::<Arc<Client>>() else { return Ok(None) };
+fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Error> {
     let bounds = client.bounds();
-    if !is_always_served(request.uri().path()) && !client.has_place() {
+    let path = request.uri().path();
+    let is_open = is_always_served(path);
+    if client.is_excess() && !is_open {
+        return Err(Error::limit_reached(
+            Limit::ConnectionsPerAddress,
+            format!(
+                "this client's address has as many connections as --max-connections-per-address allows ({}); \
+                 share connections, or raise it: behind a proxy all clients have its address",
+                bounds.connections_per_address_max.unwrap_or_default()
+            ),
+        ));
+    }
+    if !is_open && !client.has_place() {
         return Err(Error::limit_reached(
             Limit::Connections,
             format!(
@@ -81,15 +106,36 @@ fn admit<B>(request: &Request<B>) -> Result<Option<Call>, Error> {
             ),
         )
     })?;
-    Ok(Some(call))
+    let call = if is_open {
+        call.holding(client.begin_open_call(is_reflection(path)).ok_or_else(|| {
+            Error::limit_reached(
+                Limit::UnidentifiedCalls,
+                format!(
+                    "before a caller is identified a connection may have {UNIDENTIFIED_CALLS_MAX} open calls of health and \
+                     reflection, and all connections together {UNIDENTIFIED_REFLECTIONS_MAX} of reflection; call with \
+                     credentials first"
+                ),
+            )
+        })?)
+    } else {
+        call
+    };
+    if !grpc::is_grpc(request.headers()) {
+        // its head is all of it
+        call.is_under_way();
+    }
+    Ok(Arc::new(call))
 }
+
+/// What a call holds until its answer was sent: that it came, and its share if it was admitted.
+type Held = (Arrived, Option<Arc<Call>>);
 
 pin_project! {
     /// The answer to a call.
     #[project = AnswerProjection]
     pub(super) enum Answer<F> {
-        Admitted { #[pin] future: F, call: Option<Call> },
-        Refused { future: Refusal },
+        Admitted { #[pin] future: F, held: Option<Held> },
+        Refused { future: Refusal, held: Option<Held> },
     }
 }
 
@@ -100,11 +146,11 @@ where
     type Output = Result<Response<CountedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (response, call) = match self.project() {
-            AnswerProjection::Admitted { future, call } => (ready!(future.poll(cx))?, call.take()),
-            AnswerProjection::Refused { future } => (ready!(future.as_mut().poll(cx)), None),
+        let (response, held) = match self.project() {
+            AnswerProjection::Admitted { future, held } => (ready!(future.poll(cx))?, held.take()),
+            AnswerProjection::Refused { future, held } => (ready!(future.as_mut().poll(cx)), held.take()),
         };
-        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, _call: call })))
+        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, _held: held })))
     }
 }
 
@@ -113,7 +159,7 @@ pin_project! {
     pub(super) struct CountedBody {
         #[pin]
         inner: tonic::body::Body,
-        _call: Option<Call>,
+        _held: Option<Held>,
     }
 }
 

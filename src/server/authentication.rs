@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use ::http::{Request, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use futures_util::{
     FutureExt,
     future::{Either, Map},
@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    connections::Client,
+    client::Client,
     refusal::{Refusal, is_always_served, refuse},
 };
 use crate::auth::Auth;
@@ -55,14 +55,42 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if !is_always_served(request.uri().path()) {
-            let client = request.extensions().get::<Arc<Client>>();
-            let certificate = client.and_then(|client| client.certificate());
-            match self.auth.identify(request.headers(), certificate) {
-                Ok(caller) => drop(request.extensions_mut().insert(caller)),
-                Err(error) => return Either::Right(refuse(request, error).map(Ok)),
-            }
+        if is_always_served(request.uri().path()) {
+            keep_needed(&mut request);
+            return Either::Left(self.inner.call(request));
         }
-        Either::Left(self.inner.call(request))
+        let client = request.extensions().get::<Arc<Client>>();
+        let certificate = client.and_then(|client| client.certificate());
+        match self.auth.identify(request.headers(), certificate) {
+            Ok(caller) => {
+                if let Some(client) = client {
+                    client.identify();
+                }
+                request.extensions_mut().insert(caller);
+                Either::Left(self.inner.call(request))
+            }
+            Err(error) => Either::Right(refuse(request, error).map(Ok)),
+        }
+    }
+}
+
+/// Headers that health and reflection need. A call lasts as long as its client wants, and so would all that it has sent.
+const NEEDED: &[&str] = &["content-type", "accept", "te", "origin", "grpc-encoding", "grpc-timeout"];
+/// Bytes of their values.
+const NEEDED_BYTES_MAX: usize = 256;
+
+fn keep_needed<B>(request: &mut Request<B>) {
+    let headers = request.headers();
+    let mut kept = HeaderMap::new();
+    for name in NEEDED {
+        let given = headers.get(*name).filter(|value| value.len() <= NEEDED_BYTES_MAX);
+        // a copy: the value itself holds the whole header block in memory
+        if let Some(copy) = given.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
+            kept.insert(HeaderName::from_static(name), copy);
+        }
+    }
+    *request.headers_mut() = kept;
+    if let Ok(copy) = request.uri().path().parse() {
+        *request.uri_mut() = copy;
     }
 }

@@ -6,33 +6,48 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use super::{coalesce::Coalescing, stream::Stream};
-use crate::sync::lock;
-use crate::{domain::ClientCertificate, limits::EXCESS_CONNECTIONS_MAX};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{self, Instant, Sleep},
+    time::{self, Sleep},
+};
+
+use super::{
+    addresses::Source,
+    client::{Client, Gate},
+    coalesce::Coalescing,
+    scan::Scan,
+    stream::Stream,
+};
+use crate::{
+    domain::ClientCertificate,
+    limits::{REQUEST_TIMEOUT, UNIDENTIFIED_REFLECTIONS_MAX},
 };
 
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes that are read at once while nobody is identified.
+const UNIDENTIFIED_READ_BYTES: usize = 2048;
 
 /// What is allowed to the connections of one listener.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Connections whose calls are served.
     pub connections_max: u32,
+    /// Connections beyond these that are told so.
+    pub excess_max: usize,
+    /// Connections of one source address; `None` without a bound.
+    pub connections_per_address_max: Option<u32>,
     /// Open calls of one connection.
     pub calls_max: u32,
+    /// Whether callers must say who they are.
+    pub identifies: bool,
     /// Silence of a client before it is asked for a sign of life.
     pub keepalive_interval: Duration,
     /// How long it may take for that sign.
@@ -53,6 +68,7 @@ impl Bounds {
 pub(super) struct Places {
     regular: Arc<Semaphore>,
     excess: Arc<Semaphore>,
+    reflections: Arc<Semaphore>,
     bounds: Bounds,
 }
 
@@ -60,7 +76,8 @@ impl Places {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             regular: Arc::new(Semaphore::new(bounds.connections_max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
-            excess: Arc::new(Semaphore::new(EXCESS_CONNECTIONS_MAX)),
+            excess: Arc::new(Semaphore::new(bounds.excess_max)),
+            reflections: Arc::new(Semaphore::new(UNIDENTIFIED_REFLECTIONS_MAX)),
             bounds,
         })
     }
@@ -72,8 +89,17 @@ impl Places {
 
     /// A place, or one among those in excess; `None` when neither is free.
     pub(super) fn take(&self) -> Option<Place> {
-        let regular = Arc::clone(&self.regular).try_acquire_owned().map(Place::Regular);
-        regular.or_else(|_| Arc::clone(&self.excess).try_acquire_owned().map(Place::Excess)).ok()
+        self.regular().or_else(|| Arc::clone(&self.excess).try_acquire_owned().map(Place::Excess).ok())
+    }
+
+    /// A place that is none of those in excess.
+    pub(super) fn regular(&self) -> Option<Place> {
+        Arc::clone(&self.regular).try_acquire_owned().map(Place::Regular).ok()
+    }
+
+    /// A share of reflection for those who are not identified.
+    pub(super) fn reflection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.reflections).try_acquire_owned().ok()
     }
 }
 
@@ -86,96 +112,43 @@ pub(super) enum Place {
     None,
 }
 
-/// What the calls of a connection share.
-#[derive(Debug)]
-pub(super) struct Client {
-    places: Arc<Places>,
-    place: Mutex<Place>,
-    calls: AtomicU32,
-    /// When the last call ended, or the connection began.
-    quiet_since: Mutex<Instant>,
-    certificate: Option<ClientCertificate>,
-}
-
-impl Client {
-    /// Whether the connection has a place; takes one that became free meanwhile.
-    pub(super) fn has_place(&self) -> bool {
-        let mut place = self.place();
-        if let Place::Excess(_) = *place {
-            match Arc::clone(&self.places.regular).try_acquire_owned() {
-                Ok(permit) => *place = Place::Regular(permit),
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    /// Counts a call until the guard is dropped; `None` when the connection has as many as it may.
-    pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
-        let open = self.calls.fetch_add(1, Ordering::AcqRel);
-        let call = Call(Arc::clone(self));
-        (open < self.places.bounds.calls_max).then_some(call)
-    }
-
-    /// Whether a call is open.
-    pub(super) fn has_calls(&self) -> bool {
-        self.calls.load(Ordering::Acquire) > 0
-    }
-
-    /// Waits until no call has been open for as long as a connection may be idle.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any point.
-    pub(super) async fn is_idle(&self) {
-        let idle_timeout = self.places.bounds.idle_timeout;
-        loop {
-            let now = Instant::now();
-            let since = if self.has_calls() { now } else { *self.quiet_since() };
-            let left = idle_timeout.saturating_sub(now - since);
-            if left.is_zero() {
-                return;
-            }
-            time::sleep(left).await;
-        }
-    }
-
-    fn quiet_since(&self) -> MutexGuard<'_, Instant> {
-        lock(&self.quiet_since)
-    }
-
-    /// What the client's verified certificate says, if it has shown one.
-    pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
-        self.certificate.as_ref()
-    }
-
-    /// The bounds that are in force.
-    pub(super) fn bounds(&self) -> Bounds {
-        self.places.bounds
-    }
-
-    fn place(&self) -> MutexGuard<'_, Place> {
-        lock(&self.place)
-    }
-}
-
-/// An open call. Dropping it ends it.
-#[derive(Debug)]
-pub(super) struct Call(Arc<Client>);
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        // before the count: who sees no call sees since when
-        *self.0.quiet_since() = Instant::now();
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// A connection that is served. Its place is free again when it is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Coalescing<Stream>,
     client: Arc<Client>,
     opening: Option<Opening>,
+    /// Until somebody is identified.
+    unidentified: Option<Unidentified>,
+}
+
+/// What is known of a connection on which nobody was identified.
+#[derive(Debug)]
+struct Unidentified {
+    scan: Scan,
+    /// When what has come must have been read.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Unidentified {
+    /// Ready when more may be read.
+    ///
+    /// # Errors
+    /// When the client has sent more than may wait, for too long.
+    fn poll_gate(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match client.gate(cx) {
+            Gate::Open => {
+                self.deadline = None;
+                Poll::Ready(Ok(()))
+            }
+            Gate::Evicted => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Gate::Shut => {
+                let deadline = self.deadline.get_or_insert_with(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
+                ready!(deadline.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
 }
 
 /// Until it is known which HTTP the client speaks: no later bound holds before.
@@ -186,12 +159,24 @@ struct Opening {
     heard: usize,
 }
 
+/// Which HTTP a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Http2,
+    /// HTTP/1.1, which reads no more than its one call does; or nothing, since this is the end.
+    Other,
+}
+
 impl Opening {
-    /// Whether that is known with these bytes: they complete the preface, are none of it, or are the end.
-    fn is_over_with(&mut self, bytes: &[u8]) -> bool {
+    /// What these bytes say; `None` when they are only a part of the preface.
+    fn read(&mut self, bytes: &[u8]) -> Option<Spoken> {
         let awaited = HTTP2_PREFACE.get(self.heard..).unwrap_or_default();
         self.heard += bytes.len();
-        bytes.is_empty() || bytes.len() >= awaited.len() || !awaited.starts_with(bytes)
+        let is_http2 = awaited.iter().zip(bytes).all(|(awaited, byte)| awaited == byte);
+        match (is_http2, bytes.len()) {
+            (false, _) | (true, 0) => Some(Spoken::Other),
+            (true, length) => (length >= awaited.len()).then_some(Spoken::Http2),
+        }
     }
 }
 
@@ -201,18 +186,15 @@ impl Connection {
         stream: Stream,
         place: Place,
         places: Arc<Places>,
+        source: Source,
         certificate: Option<ClientCertificate>,
     ) -> Self {
         let deadline = Box::pin(time::sleep(places.bounds.silence_max()));
-        let client = Client {
-            places,
-            place: Mutex::new(place),
-            calls: AtomicU32::new(0),
-            quiet_since: Mutex::new(Instant::now()),
-            certificate,
-        };
+        let client = Client::new(places, place, source, certificate);
+        let scan = Scan::after(HTTP2_PREFACE.len());
         Self {
             stream: Coalescing::new(stream),
+            unidentified: (!client.is_identified()).then_some(Unidentified { scan, deadline: None }),
             client: Arc::new(client),
             opening: Some(Opening { deadline, heard: 0 }),
         }
@@ -226,20 +208,49 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // calls may outlive the connection for a moment
-        *self.client.place() = Place::None;
+        self.client.leave();
     }
+}
+
+/// Reads no more at once than may be looked at before the next look.
+fn poll_little(
+    stream: &mut Coalescing<Stream>,
+    unidentified: &mut Unidentified,
+    client: &Client,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let mut little = [0; UNIDENTIFIED_READ_BYTES];
+    let length = little.len().min(buf.remaining());
+    let mut read = ReadBuf::new(little.get_mut(..length).unwrap_or_default());
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    client.has_come(read.filled().len(), unidentified.scan.cost(read.filled()));
+    buf.put_slice(read.filled());
+    Poll::Ready(Ok(()))
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if this.client.is_identified() {
+            this.unidentified = None;
+        }
+        if let Some(unidentified) = &mut this.unidentified {
+            ready!(unidentified.poll_gate(&this.client, cx))?;
+        }
+        let polled = match &mut this.unidentified {
+            Some(unidentified) => poll_little(&mut this.stream, unidentified, &this.client, cx, buf),
+            None => Pin::new(&mut this.stream).poll_read(cx, buf),
+        };
         let Some(opening) = &mut this.opening else { return polled };
         if polled.is_ready() {
-            if opening.is_over_with(buf.filled().get(before..).unwrap_or_default()) {
+            let spoken = opening.read(buf.filled().get(before..).unwrap_or_default());
+            if spoken.is_some() {
                 this.opening = None;
+            }
+            if spoken == Some(Spoken::Other) {
+                this.unidentified = None;
             }
             return polled;
         }

@@ -19,7 +19,10 @@ use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
 use super::{
-    connections::{Bounds, Client, Connection, Place, Places},
+    addresses::{Addresses, Source},
+    client::Client,
+    connections::{Bounds, Connection, Place, Places},
+    intake::Counted,
     stream::Stream,
     tls::{Handshake, Tls},
 };
@@ -55,6 +58,7 @@ pub(super) async fn serve<S, B>(
 {
     let http = Arc::new(http(bounds));
     let places = Places::new(bounds);
+    let addresses = Addresses::new(bounds.connections_per_address_max);
     let mut connections = JoinSet::new();
     let mut told = Told::default();
     loop {
@@ -63,8 +67,8 @@ pub(super) async fn serve<S, B>(
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_client(&error) => continue,
             Err(error) => {
                 if told.due() {
@@ -77,17 +81,24 @@ pub(super) async fn serve<S, B>(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
+        let Some(source) = addresses.take(peer.ip()) else {
+            if told.due() {
+                let limit = addresses.max();
+                warn!(address = %peer.ip(), limit, "connections of one address beyond the limit are closed");
+            }
+            continue;
+        };
         let (http, service, draining) = (Arc::clone(&http), service.clone(), draining.clone());
         if let Some(tls) = &tls {
             // a place is for who has shown that it speaks TLS: a flood of handshakes takes none
             let (handshake, places) = (tls.begin(), Arc::clone(&places));
             connections.spawn(async move {
-                if let Some(connection) = secure(stream, handshake, &places, &draining).await {
+                if let Some(connection) = secure(stream, source, handshake, &places, &draining).await {
                     attend(connection, &http, service, draining).await;
                 }
             });
         } else if let Some(place) = places.take() {
-            let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), None);
+            let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), source, None);
             connections.spawn(async move { attend(connection, &http, service, draining).await });
         } else if told.due() {
             warn!(max_connections = bounds.connections_max, "connections beyond the limit are closed");
@@ -141,6 +152,7 @@ fn http(bounds: Bounds) -> Http {
 /// The connection after its handshake; `None` when there will be none.
 async fn secure(
     stream: TcpStream,
+    source: Source,
     handshake: Handshake,
     places: &Arc<Places>,
     draining: &CancellationToken,
@@ -152,7 +164,7 @@ async fn secure(
     match made {
         Ok((stream, certificate)) => {
             let place: Place = places.take()?;
-            Some(Connection::new(Stream::Tls(Box::new(stream)), place, Arc::clone(places), certificate))
+            Some(Connection::new(Stream::Tls(Box::new(stream)), place, Arc::clone(places), source, certificate))
         }
         Err(error) => {
             debug!(%error, "a TLS handshake failed");
@@ -173,7 +185,7 @@ where
     let of_request = Arc::clone(&client);
     let service = service.map_request(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&of_request));
-        request.map(tonic::body::Body::new)
+        request.map(|body| Counted::wrap(body, &of_request))
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {
@@ -192,11 +204,11 @@ where
     }
 }
 
-/// Waits until a client that was told to leave has no call open and had time enough.
+/// Waits until a client that was told to leave has no call under way and had time enough.
 async fn has_to_leave(client: &Client) {
     loop {
         time::sleep(LEAVE_TIMEOUT).await;
-        if !client.has_calls() {
+        if !client.is_busy() {
             return;
         }
     }

@@ -1,26 +1,31 @@
 //! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
 
+mod addresses;
 mod admission;
 mod authentication;
+mod client;
 mod coalesce;
 mod connections;
 mod deadline;
 mod held;
+mod intake;
 mod listener;
 mod refusal;
+mod scan;
 mod stream;
 mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::response::{IntoResponse, Response};
+use ::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use futures_util::FutureExt;
 use tokio::{net::TcpListener, time};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::TraceLayer,
@@ -32,6 +37,8 @@ use self::{
     authentication::AuthenticationLayer,
     connections::Bounds,
     deadline::DeadlineLayer,
+    intake::IntakeLayer,
+    refusal::refuse,
     tls::{Tls, TlsFiles},
 };
 use crate::{
@@ -39,15 +46,19 @@ use crate::{
     config::{AuthMode, Config, NatsSync},
     domain::Durability,
     error::{Error, Reason, Result},
-    grpc, http,
+    grpc::{self, Health},
+    http,
     limits::{
-        DURABLE_SUBSCRIBERS_PER_CALLER, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER,
-        READS_PER_CALLER, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
+        ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CONNECTIONS_PER_ADDRESS_MAX, DURABLE_SUBSCRIBERS_PER_CALLER,
+        EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER, READS_PER_CALLER, REQUEST_ID_BYTES_MAX,
+        ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
     },
     rooms::{Quotas, Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
 };
 
+/// The header of a request's id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How often health looks at the NATS connection.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
 /// Limit of each step after the open calls have ended.
@@ -80,9 +91,9 @@ pub struct Server {
     nats_url: String,
     drain_timeout: Duration,
     rooms: Rooms,
-    health: HealthReporter,
+    health: Health,
     serving: AbortOnDropHandle<()>,
-    admin: AbortOnDropHandle<std::io::Result<()>>,
+    admin: AbortOnDropHandle<()>,
     tasks: TaskTracker,
     stop: CancellationToken,
     broken: CancellationToken,
@@ -148,15 +159,14 @@ impl Server {
             tasks.spawn(keys.keep_fresh(stop.clone()));
         }
 
-        let (health, health_service) = tonic_health::server::health_reporter();
-        report(&health, true).await;
+        let health = Health::default();
         let broken = CancellationToken::new();
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
-        let router = grpc::routes(rooms.clone())?
-            .add_service(health_service)
+        let router = grpc::routes(rooms.clone(), &health)?
             .prepare()
             .into_axum_router()
+            .route_layer(IntakeLayer::new(rooms.payload_bytes_max()))
             .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))
@@ -164,6 +174,7 @@ impl Server {
             .fallback(no_such_path);
         let service = tower::ServiceBuilder::new()
             .layer(grpc::SendFrames)
+            .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())
@@ -173,7 +184,10 @@ impl Server {
             .service(tonic::service::Routes::from(router).prepare());
         let bounds = Bounds {
             connections_max: config.max_connections,
+            excess_max: EXCESS_CONNECTIONS_MAX,
+            connections_per_address_max: connections_per_address_max(&config),
             calls_max: config.max_streams_per_connection,
+            identifies: config.auth == AuthMode::Enforce,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
             idle_timeout: config.idle_timeout,
@@ -184,9 +198,9 @@ impl Server {
         let encrypted = tls.is_some();
         let serving = listener::serve(listener, bounds, tls, service, draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
-        let admin = axum::serve(admin_listener, http::admin_routes(store, draining.clone()))
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
-        let admin = AbortOnDropHandle::new(tasks.spawn(admin.into_future()));
+        let admin = http::admin_routes(store, draining.clone());
+        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, CancellationToken::new());
+        let admin = AbortOnDropHandle::new(tasks.spawn(stop.clone().run_until_cancelled_owned(admin).map(drop)));
 
         info!(address = %local_addr, admin_address = %admin_addr, tls = encrypted, "listening");
         Ok(Self {
@@ -244,12 +258,8 @@ impl Server {
     pub async fn shutdown(self) -> Result<()> {
         info!("draining");
         self.draining.cancel();
-        // clears the health watches too, which would otherwise be open calls for ever
-        report(&self.health, false).await;
-        for service in ["", grpc::SERVICE_NAME] {
-            let mut health = self.health.clone();
-            health.clear_service_status(service).await;
-        }
+        // ends the health watches too, which would otherwise be open calls for ever
+        self.health.stop();
         let abort = self.serving.abort_handle();
         let drained = time::timeout(self.drain_timeout, self.serving).await.is_ok();
         abort.abort();
@@ -397,23 +407,36 @@ fn durability(config: &Config) -> Durability {
     }
 }
 
-async fn no_such_path(headers: ::http::HeaderMap) -> Response {
-    if grpc::is_grpc(&headers) { grpc::no_such_call().into_response() } else { http::not_found() }
-}
-
-async fn report(health: &HealthReporter, serving: bool) {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in ["", grpc::SERVICE_NAME] {
-        health.set_service_status(service, status).await;
+/// Bounds of the admin port, whose requests are short and answered at once.
+fn admin_bounds() -> Bounds {
+    Bounds {
+        connections_max: ADMIN_CONNECTIONS_MAX,
+        excess_max: 0,
+        // one address does not take all of them from the probes of another
+        connections_per_address_max: Some(ADMIN_CONNECTIONS_MAX / 4),
+        calls_max: ADMIN_CONNECTIONS_MAX,
+        identifies: false,
+        keepalive_interval: ADMIN_TIMEOUT / 2,
+        keepalive_timeout: ADMIN_TIMEOUT / 2,
+        idle_timeout: ADMIN_TIMEOUT,
     }
 }
 
-async fn follow_connection(
-    store: Store,
-    health: HealthReporter,
-    broken: CancellationToken,
-    draining: CancellationToken,
-) {
+/// Connections of one source address; `None` without a bound.
+fn connections_per_address_max(config: &Config) -> Option<u32> {
+    let default = if config.auth == AuthMode::Enforce { CONNECTIONS_PER_ADDRESS_MAX } else { 0 };
+    Some(config.max_connections_per_address.unwrap_or(default)).filter(|max| *max > 0)
+}
+
+async fn no_such_path(request: axum::extract::Request) -> Response {
+    if !grpc::is_grpc(request.headers()) {
+        return http::not_found();
+    }
+    let request = request.map(tonic::body::Body::new);
+    refuse(request, grpc::no_such_call()).await.map(axum::body::Body::new)
+}
+
+async fn follow_connection(store: Store, health: Health, broken: CancellationToken, draining: CancellationToken) {
     let mut was = true;
     loop {
         tokio::select! {
@@ -423,16 +446,29 @@ async fn follow_connection(
         let is = store.is_connected();
         if is != was {
             warn!(connected = is, "health follows the NATS connection");
-            report(&health, is).await;
+            health.report(is);
             was = is;
         }
         if store.has_died().await {
             error!("the NATS client has died of what it received; only a new process can go on");
-            report(&health, false).await;
+            health.report(false);
             broken.cancel();
             return;
         }
     }
+}
+
+/// Leaves a client's request id only if it is short and of harmless characters: it is answered and logged.
+fn checked_request_id<B>(mut request: ::http::Request<B>) -> ::http::Request<B> {
+    if let Some(given) = request.headers_mut().remove(REQUEST_ID) {
+        let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+        let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&given.len()) && given.as_bytes().iter().all(is_harmless);
+        // a copy: the value itself holds the whole header block in memory
+        if let Some(copy) = HeaderValue::from_bytes(given.as_bytes()).ok().filter(|_| fits) {
+            request.headers_mut().insert(REQUEST_ID, copy);
+        }
+    }
+    request
 }
 
 fn span<B>(request: &::http::Request<B>) -> Span {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use ::http::{Request, Response};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use futures_util::future::BoxFuture;
 use tonic::{Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
@@ -16,6 +16,41 @@ const ALWAYS_SERVED: &[&str] = &["/grpc.health.", "/grpc.reflection."];
 /// Whether this is a call of health or reflection.
 pub(super) fn is_always_served(path: &str) -> bool {
     ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// Whether this is a call of reflection.
+pub(super) fn is_reflection(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
+}
+
+/// What the service speaks at the paths of gRPC, for clients that try something else.
+const SPOKEN: &str = "this path takes gRPC (content-type application/grpc, over HTTP/2) and gRPC-Web (application/grpc-web+proto, \
+    application/grpc-web-text); Connect is not spoken\n";
+/// The content types of gRPC-Web.
+const GRPC_WEB: &[&str] = &[
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+];
+
+/// The answer to a request at a path of gRPC that is not gRPC, such as one of a Connect client.
+pub(super) fn unspoken(request: &Request<Body>) -> Option<Response<Body>> {
+    let mut parts = request.uri().path().split('/').skip(1);
+    let is_grpc_path = parts.next().is_some_and(|service| service.contains('.')) && parts.count() == 1;
+    if !is_grpc_path || request.method() == Method::OPTIONS || is_spoken(request.version(), request.headers()) {
+        return None;
+    }
+    let mut response = Response::new(Body::new(http_body_util::Full::new(SPOKEN.into())));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Some(response)
+}
+
+fn is_spoken(version: Version, headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let is_web = GRPC_WEB.iter().any(|web| web.as_bytes() == kind);
+    is_web || (version == Version::HTTP_2 && grpc::is_grpc(headers) && !kind.starts_with(b"application/grpc-web"))
 }
 
 /// An answer on its way.

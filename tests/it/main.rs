@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods)] // a test's tasks end with its runtime
 #![allow(clippy::from_iter_instead_of_collect)] // `Vec::from_iter(1..=5)` says what is expected, beside what was seen
 
+mod abuse_bodies;
 mod abuse_reading;
 mod access_table;
 mod acknowledge;

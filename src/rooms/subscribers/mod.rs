@@ -20,14 +20,14 @@ use std::{
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
-pub(crate) use self::{
-    list::SubscriberPage,
-    session::{Mark, Seek, Session},
-};
 use self::{
     bound::Bound,
     session::{End, Inner},
     write_back::WriteQueue,
+};
+pub(crate) use self::{
+    list::SubscriberPage,
+    session::{Mark, Seek, Session},
 };
 use crate::{
     domain::{NatsName, RoomId, SubscriberId},

@@ -11,11 +11,17 @@ use tokio::{
 /// What a client says first.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
+
+pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
 
 const ACK: u8 = 1;
 /// A GET of `/` in the static table of HPACK: method, scheme and path.
@@ -30,6 +36,23 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
+}
+
+/// A header field that is written out, without an index (RFC 7541, section 6.2.2).
+pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
+    let mut field = vec![0];
+    for text in [name, value] {
+        let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
+        match length {
+            Some(length) => field.push(length),
+            None => {
+                field.push(127);
+                prost::encoding::encode_varint(text.len() as u64 - 127, &mut field);
+            }
+        }
+        field.extend(text.as_bytes());
+    }
+    field
 }
 
 /// A request for `/` that is complete.

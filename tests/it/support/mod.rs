@@ -5,6 +5,7 @@ mod cluster;
 mod consuming;
 mod errors;
 mod eventually;
+pub(crate) mod flood;
 mod frames;
 pub(crate) mod http2;
 mod identity;

@@ -1,0 +1,294 @@
+//! Decodes requests within bounds. How many entries the lists and maps of a request have is counted on its encoded bytes,
+//! since each entry takes far more memory once it is decoded.
+
+use std::{any::type_name, collections::HashMap, marker::PhantomData, sync::LazyLock};
+
+use bytes::Buf;
+use prost::{
+    Message,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
+use prost_types::{
+    DescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+};
+use tonic::{
+    Status,
+    codec::{DecodeBuf, Decoder},
+};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::{
+    error::Error,
+    limits::{LARGE_REQUEST_BYTES, PUBLISH_BATCH_HEADERS_MAX, PUBLISH_BATCH_MESSAGES_MAX, REQUEST_ENTRIES_MAX},
+    v1,
+};
+
+/// Bytes of the shortest entry.
+const ENTRY_BYTES_MIN: usize = 2;
+/// What the names of the contract's messages begin with.
+const PACKAGE: &str = ".unibus.v1.";
+
+/// The codec of the contract's service and client.
+#[derive(Clone, Debug)]
+pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = Bounded<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::new().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Bounded { inner: ProstCodec::<T, U>::new().decoder() }
+    }
+}
+
+/// Refuses what has too many entries, and decodes the rest.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounded<U> {
+    inner: ProstDecoder<U>,
+}
+
+impl<U: Message + Default> Decoder for Bounded<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // a shorter one cannot have too many
+        if buffer.remaining() > ENTRY_BYTES_MIN * REQUEST_ENTRIES_MAX {
+            SHAPES.check(type_name::<U>(), buffer.chunk())?;
+        }
+        if buffer.remaining() >= LARGE_REQUEST_BYTES && may_block() {
+            return block_in_place(|| self.inner.decode(buffer));
+        }
+        self.inner.decode(buffer)
+    }
+}
+
+/// Whether another worker can take over what this one would have run.
+fn may_block() -> bool {
+    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(Shapes::of_the_contract);
+
+/// What the contract's requests look like.
+#[derive(Debug, Default)]
+struct Shapes {
+    messages: Vec<Shape>,
+    requests: HashMap<String, usize>,
+    lists: Vec<List>,
+}
+
+/// What the fields of a message are, as far as they matter here.
+#[derive(Debug, Default)]
+struct Shape(HashMap<u32, Field>);
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    /// Its place among the lists, if it is one.
+    list: Option<usize>,
+    /// The shape of the message that it holds.
+    message: Option<usize>,
+    /// Whether an entry may be a byte of a packed list.
+    is_packable: bool,
+}
+
+/// A list or map.
+#[derive(Debug)]
+struct List {
+    name: String,
+    max: usize,
+}
+
+impl Shapes {
+    fn of_the_contract() -> Self {
+        let set = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap_or_default();
+        let mut declared = HashMap::new();
+        for file in &set.file {
+            for message in &file.message_type {
+                declare(&format!(".{}", file.package()), message, &mut declared);
+            }
+        }
+        let mut shapes = Self::default();
+        let mut known = HashMap::new();
+        let mut names: Vec<_> = declared.keys().filter(|name| name.ends_with("Request")).cloned().collect();
+        names.sort_unstable();
+        for name in names {
+            let place = shapes.shape(&name, &declared, &mut known);
+            if let Some(short) = name.strip_prefix(PACKAGE) {
+                shapes.requests.insert(short.to_owned(), place);
+            }
+        }
+        shapes
+    }
+
+    fn shape(
+        &mut self,
+        name: &str,
+        declared: &HashMap<String, &DescriptorProto>,
+        known: &mut HashMap<String, usize>,
+    ) -> usize {
+        if let Some(place) = known.get(name) {
+            return *place;
+        }
+        let place = self.messages.len();
+        self.messages.push(Shape::default());
+        known.insert(name.to_owned(), place);
+        let mut fields = HashMap::new();
+        for field in declared.get(name).into_iter().flat_map(|message| &message.field) {
+            let list = (field.label() == Label::Repeated).then(|| {
+                self.lists.push(List { name: field.name().to_owned(), max: entries_max(name, field.name()) });
+                self.lists.len() - 1
+            });
+            let message = (field.r#type() == Type::Message).then(|| self.shape(field.type_name(), declared, known));
+            let is_packable = !matches!(field.r#type(), Type::Message | Type::String | Type::Bytes);
+            let number = u32::try_from(field.number()).unwrap_or_default();
+            fields.insert(number, Field { list, message, is_packable });
+        }
+        if let Some(shape) = self.messages.get_mut(place) {
+            *shape = Shape(fields);
+        }
+        place
+    }
+
+    /// Checks a request of this type; what is no request is not checked, and neither is what cannot be read: the decoder says
+    /// so.
+    fn check(&self, type_name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let short = type_name.rsplit("::").next().unwrap_or(type_name);
+        let Some(place) = self.requests.get(short) else { return Ok(()) };
+        let mut counts = vec![0; self.lists.len()];
+        self.count(*place, bytes, &mut counts)
+    }
+
+    fn count(&self, place: usize, mut bytes: &[u8], counts: &mut [usize]) -> Result<(), Error> {
+        let Some(Shape(fields)) = self.messages.get(place) else { return Ok(()) };
+        while !bytes.is_empty() {
+            let Ok((number, wire_type)) = decode_key(&mut bytes) else { return Ok(()) };
+            let field = fields.get(&number).copied();
+            let mut entries = 1;
+            if wire_type == WireType::LengthDelimited {
+                let length = decode_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
+                let Some((inner, rest)) = length.and_then(|length| bytes.split_at_checked(length)) else {
+                    return Ok(());
+                };
+                bytes = rest;
+                if let Some(message) = field.and_then(|field| field.message) {
+                    self.count(message, inner, counts)?;
+                }
+                if field.is_some_and(|field| field.is_packable) {
+                    entries = inner.len();
+                }
+            } else if skip_field(wire_type, number, &mut bytes, DecodeContext::default()).is_err() {
+                return Ok(());
+            }
+            let Some(list) = field.and_then(|field| field.list) else { continue };
+            if let (Some(count), Some(List { name, max })) = (counts.get_mut(list), self.lists.get(list)) {
+                *count += entries;
+                if *count > *max {
+                    return Err(Error::field(name, format!("has more than {max} entries in the whole request")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Entries that a list may have in a whole request.
+fn entries_max(message: &str, field: &str) -> usize {
+    match (message.strip_prefix(PACKAGE), field) {
+        (Some("PublishBatchRequest"), "messages") => PUBLISH_BATCH_MESSAGES_MAX,
+        (Some("BatchMessage"), "headers") => PUBLISH_BATCH_HEADERS_MAX,
+        _ => REQUEST_ENTRIES_MAX,
+    }
+}
+
+fn declare<'a>(scope: &str, message: &'a DescriptorProto, declared: &mut HashMap<String, &'a DescriptorProto>) {
+    let name = format!("{scope}.{}", message.name());
+    for nested in &message.nested_type {
+        declare(&name, nested, declared);
+    }
+    declared.insert(name, message);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::error::Reason;
+
+    fn check<T: Message>(request: &T) -> Result<(), Error> {
+        SHAPES.check(type_name::<T>(), &request.encode_to_vec())
+    }
+
+    fn headers(count: usize) -> HashMap<String, String> {
+        (0..count).map(|number| (number.to_string(), String::new())).collect()
+    }
+
+    fn batch(messages: usize, headers_each: usize) -> v1::PublishBatchRequest {
+        let message = v1::BatchMessage { headers: headers(headers_each), ..Default::default() };
+        v1::PublishBatchRequest { messages: vec![message; messages], ..Default::default() }
+    }
+
+    #[test]
+    fn lists_and_maps_are_counted_wherever_they_are() {
+        check(&batch(PUBLISH_BATCH_MESSAGES_MAX, 65)).unwrap();
+        for (request, field) in [(batch(PUBLISH_BATCH_MESSAGES_MAX + 1, 0), "messages"), (batch(1000, 66), "headers")] {
+            let error = check(&request).unwrap_err();
+            assert_eq!(error.reason(), Reason::InvalidField);
+            assert_eq!(error.violations().first().unwrap().field, field);
+        }
+        let publish = |count| v1::PublishRequest { headers: headers(count), ..Default::default() };
+        check(&publish(1000)).unwrap();
+        check(&publish(1001)).unwrap_err();
+        let streamed = |count| v1::PublishStreamRequest { publish: Some(publish(count)), correlation_id: 1 };
+        check(&streamed(1000)).unwrap();
+        check(&streamed(1001)).unwrap_err();
+        // a message that comes in two parts is one message
+        let parts = [streamed(600).encode_to_vec(), streamed(600).encode_to_vec()].concat();
+        SHAPES.check(type_name::<v1::PublishStreamRequest>(), &parts).unwrap_err();
+        let room = v1::CreateRoomRequest { labels: headers(1001), ..Default::default() };
+        check(&room).unwrap_err();
+        let paths = vec![String::new(); 1001];
+        let update = v1::UpdateRoomRequest { update_mask: Some(prost_types::FieldMask { paths }), room: None };
+        check(&update).unwrap_err();
+    }
+
+    #[test]
+    fn every_request_of_the_contract_is_known() {
+        let set = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        let methods = set.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+        let mut found = 0;
+        for method in methods {
+            let name = method.input_type().strip_prefix(PACKAGE).unwrap();
+            assert!(SHAPES.requests.contains_key(name), "{name}");
+            found += 1;
+        }
+        assert!(found >= 19);
+    }
+
+    #[test]
+    fn what_is_no_request_is_not_counted() {
+        let answer = v1::HistoryResponse { messages: vec![v1::Message::default(); 2000], ..Default::default() };
+        check(&answer).unwrap();
+    }
+}

@@ -1,0 +1,196 @@
+//! Reflection, in both of its versions, as its protocol says: what is unknown is an answer, and the stream stays open.
+//!
+//! The versions have the same messages under different names: v1alpha is answered by v1.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt};
+use prost::Message;
+use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_reflection::pb::{
+    v1::{
+        ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
+        ServerReflectionResponse, ServiceResponse,
+        server_reflection_request::MessageRequest,
+        server_reflection_response::MessageResponse,
+        server_reflection_server::{ServerReflection, ServerReflectionServer},
+    },
+    v1alpha,
+};
+
+use crate::error::{Error, Reason};
+
+/// The files of every service, by their names and by what they declare.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reflection(Arc<Files>);
+
+#[derive(Debug, Default)]
+struct Files {
+    services: Vec<String>,
+    encoded: Vec<Vec<u8>>,
+    names: BTreeMap<String, usize>,
+    symbols: BTreeMap<String, usize>,
+}
+
+impl Reflection {
+    /// Of these descriptor sets.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(super) fn of(sets: &[&[u8]]) -> Result<Self, prost::DecodeError> {
+        let mut files = Files::default();
+        for set in sets {
+            for file in FileDescriptorSet::decode(*set)?.file {
+                files.add(&file);
+            }
+        }
+        files.services.sort_unstable();
+        Ok(Self(Arc::new(files)))
+    }
+
+    /// Its first version.
+    pub(super) fn v1(&self) -> ServerReflectionServer<impl ServerReflection> {
+        ServerReflectionServer::new(self.clone())
+    }
+
+    /// Its older version.
+    pub(super) fn v1alpha(
+        &self,
+    ) -> v1alpha::server_reflection_server::ServerReflectionServer<
+        impl v1alpha::server_reflection_server::ServerReflection,
+    > {
+        v1alpha::server_reflection_server::ServerReflectionServer::new(self.clone())
+    }
+}
+
+impl Files {
+    fn add(&mut self, file: &FileDescriptorProto) {
+        if self.names.contains_key(file.name()) {
+            return;
+        }
+        let place = self.encoded.len();
+        self.encoded.push(file.encode_to_vec());
+        self.names.insert(file.name().to_owned(), place);
+        let scope = file.package();
+        for message in &file.message_type {
+            self.add_message(scope, message, place);
+        }
+        for declared in &file.enum_type {
+            self.symbols.insert(within(scope, declared.name()), place);
+        }
+        for service in &file.service {
+            let name = within(scope, service.name());
+            for method in &service.method {
+                self.symbols.insert(within(&name, method.name()), place);
+            }
+            self.symbols.insert(name.clone(), place);
+            self.services.push(name);
+        }
+    }
+
+    fn add_message(&mut self, scope: &str, message: &DescriptorProto, place: usize) {
+        let name = within(scope, message.name());
+        for nested in &message.nested_type {
+            self.add_message(&name, nested, place);
+        }
+        for declared in &message.enum_type {
+            self.symbols.insert(within(&name, declared.name()), place);
+        }
+        for field in &message.field {
+            self.symbols.insert(within(&name, field.name()), place);
+        }
+        self.symbols.insert(name, place);
+    }
+
+    fn file(&self, place: Option<&usize>) -> MessageResponse {
+        match place.and_then(|place| self.encoded.get(*place)) {
+            Some(file) => MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
+                file_descriptor_proto: vec![file.clone()],
+            }),
+            None => unknown(),
+        }
+    }
+
+    fn answer(&self, request: ServerReflectionRequest) -> ServerReflectionResponse {
+        let response = match &request.message_request {
+            Some(MessageRequest::FileByFilename(name)) => self.file(self.names.get(name)),
+            Some(MessageRequest::FileContainingSymbol(name)) => {
+                self.file(self.symbols.get(name.strip_prefix('.').unwrap_or(name)))
+            }
+            Some(MessageRequest::ListServices(_)) => {
+                let service = self.services.iter().map(|name| ServiceResponse { name: name.clone() });
+                MessageResponse::ListServicesResponse(ListServiceResponse { service: service.collect() })
+            }
+            Some(MessageRequest::AllExtensionNumbersOfType(name)) if self.symbols.contains_key(name) => {
+                MessageResponse::AllExtensionNumbersResponse(ExtensionNumberResponse {
+                    base_type_name: name.clone(),
+                    extension_number: Vec::new(),
+                })
+            }
+            // the contract has no extensions
+            Some(MessageRequest::AllExtensionNumbersOfType(_) | MessageRequest::FileContainingExtension(_)) => {
+                unknown()
+            }
+            None => MessageResponse::ErrorResponse(ErrorResponse {
+                error_code: tonic::Code::InvalidArgument.into(),
+                error_message: "message_request: one of its fields must be set".to_owned(),
+            }),
+        };
+        ServerReflectionResponse {
+            valid_host: request.host.clone(),
+            original_request: Some(request),
+            message_response: Some(response),
+        }
+    }
+}
+
+fn within(scope: &str, name: &str) -> String {
+    if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
+}
+
+fn unknown() -> MessageResponse {
+    MessageResponse::ErrorResponse(ErrorResponse {
+        error_code: tonic::Code::NotFound.into(),
+        error_message: "the service has no such file or symbol".to_owned(),
+    })
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ServerReflection for Reflection {
+    type ServerReflectionInfoStream = Answers<ServerReflectionResponse>;
+
+    async fn server_reflection_info(
+        &self,
+        requests: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let Self(files) = self.clone();
+        let answers = requests.into_inner().map(move |request| request.map(|request| files.answer(request)));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+#[tonic::async_trait]
+impl v1alpha::server_reflection_server::ServerReflection for Reflection {
+    type ServerReflectionInfoStream = Answers<v1alpha::ServerReflectionResponse>;
+
+    async fn server_reflection_info(
+        &self,
+        requests: Request<Streaming<v1alpha::ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let Self(files) = self.clone();
+        let answers = requests.into_inner().map(move |request| {
+            let request = translated(&request?)?;
+            translated(&files.answer(request))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// The same message in the other version.
+fn translated<T: Message + Default>(message: &impl Message) -> Result<T, Status> {
+    let message = T::decode(&*message.encode_to_vec());
+    message.map_err(|error| Error::new(Reason::Internal, "the versions of reflection differ").because(error).into())
+}

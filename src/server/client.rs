@@ -1,0 +1,322 @@
+//! What the calls of one connection share: its place, its bounds, and whether anybody has been identified on it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    task::Context,
+};
+
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{self, Instant},
+};
+
+use super::{
+    addresses::{Eviction, Source, UnidentifiedCall},
+    connections::{Bounds, Place, Places},
+    intake::Budget,
+};
+use crate::{
+    domain::ClientCertificate,
+    limits::{UNIDENTIFIED_BYTES_MAX, UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_IDLE_TIMEOUT},
+    sync::lock,
+};
+
+/// What the calls of a connection share.
+#[derive(Debug)]
+pub(super) struct Client {
+    places: Arc<Places>,
+    place: Mutex<Place>,
+    /// Until the connection ends.
+    source: Mutex<Option<Source>>,
+    certificate: Option<ClientCertificate>,
+    /// Whether its source address has too many connections.
+    is_excess: bool,
+    /// Bytes of requests that are being received, where callers have no names.
+    budget: OnceLock<Arc<Budget>>,
+    /// Calls that have no complete answer yet, refused ones included.
+    arrived: AtomicU32,
+    /// Calls that were not refused.
+    calls: AtomicU32,
+    /// Those of them whose first request message is complete.
+    busy: AtomicU32,
+    /// When the last of these ended, or the connection began.
+    quiet_since: Mutex<Instant>,
+    is_identified: AtomicBool,
+    unidentified: Unidentified,
+}
+
+/// What is counted until somebody is identified.
+#[derive(Debug, Default)]
+struct Unidentified {
+    /// Calls of all connections of the source address.
+    of_address: Option<Arc<AtomicU32>>,
+    /// Calls of health and reflection on this connection.
+    calls: AtomicU32,
+    /// What the data frames cost that no call has read.
+    unread: AtomicUsize,
+    /// Bytes of all kinds that have come since the calls had read everything: they may share memory with what is unread.
+    beside: AtomicUsize,
+    /// Ends the connection, and wakes it when one of the above has changed.
+    eviction: Arc<Eviction>,
+}
+
+/// Whether a connection without an identified caller may be read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    /// Not until its calls have read what has come.
+    Shut,
+    /// Never again.
+    Evicted,
+}
+
+impl Client {
+    pub(super) fn new(
+        places: Arc<Places>,
+        place: Place,
+        source: Source,
+        certificate: Option<ClientCertificate>,
+    ) -> Self {
+        // with authentication off nobody is a stranger; who has shown a certificate is none either
+        let is_identified = !places.bounds().identifies || certificate.is_some();
+        if is_identified {
+            source.is_identified();
+        }
+        Self {
+            places,
+            place: Mutex::new(place),
+            is_excess: source.is_excess(),
+            budget: OnceLock::new(),
+            arrived: AtomicU32::new(0),
+            calls: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
+            quiet_since: Mutex::new(Instant::now()),
+            is_identified: AtomicBool::new(is_identified),
+            unidentified: Unidentified {
+                of_address: source.calls(),
+                eviction: source.eviction(),
+                ..Unidentified::default()
+            },
+            source: Mutex::new(Some(source)),
+            certificate,
+        }
+    }
+
+    /// Whether the connection has a place; takes one that became free meanwhile.
+    pub(super) fn has_place(&self) -> bool {
+        let mut place = lock(&self.place);
+        if let Place::Excess(_) = *place {
+            match self.places.regular() {
+                Some(regular) => *place = regular,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Gives the place back. Calls may outlive their connection for a moment.
+    pub(super) fn leave(&self) {
+        *lock(&self.place) = Place::None;
+        drop(lock(&self.source).take());
+    }
+
+    /// Whether the source address has too many connections.
+    pub(super) fn is_excess(&self) -> bool {
+        self.is_excess
+    }
+
+    /// What requests are charged to where callers have no names.
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(self.budget.get_or_init(|| Arc::new(Budget::of_one())))
+    }
+
+    /// What the client's verified certificate says, if it has shown one.
+    pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_ref()
+    }
+
+    /// The bounds that are in force.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.places.bounds()
+    }
+
+    /// Whether a caller was identified on the connection.
+    pub(super) fn is_identified(&self) -> bool {
+        self.is_identified.load(Ordering::Acquire)
+    }
+
+    /// A caller was identified.
+    pub(super) fn identify(&self) {
+        if !self.is_identified() {
+            self.is_identified.store(true, Ordering::Release);
+            if let Some(source) = &*lock(&self.source) {
+                source.is_identified();
+            }
+            self.unidentified.eviction.wake();
+        }
+    }
+
+    /// Counts a call until it is answered, whether it is refused or not.
+    pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
+        self.arrived.fetch_add(1, Ordering::AcqRel);
+        let of_address = self.unidentified.of_address.clone().filter(|_| !self.is_identified());
+        let unidentified = of_address.map(|calls| {
+            let (call, is_too_many) = UnidentifiedCall::count(calls);
+            if is_too_many {
+                self.unidentified.eviction.order();
+            }
+            call
+        });
+        Arrived { client: Arc::clone(self), _unidentified: unidentified }
+    }
+
+    /// Counts a call that is served until the guard is dropped; `None` when the connection has as many as it may.
+    pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
+        let open = self.calls.fetch_add(1, Ordering::AcqRel);
+        let call = Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), _open: None };
+        (open < self.bounds().calls_max).then_some(call)
+    }
+
+    /// Counts a call of health or reflection; `None` when the connection has as many as it may before anybody is identified.
+    pub(super) fn begin_open_call(self: &Arc<Self>, is_reflection: bool) -> Option<OpenCall> {
+        if self.is_identified() {
+            return Some(OpenCall { client: None, _reflection: None });
+        }
+        let open = self.unidentified.calls.fetch_add(1, Ordering::AcqRel);
+        let mut call = OpenCall { client: Some(Arc::clone(self)), _reflection: None };
+        if open >= UNIDENTIFIED_CALLS_MAX {
+            return None;
+        }
+        if is_reflection {
+            call._reflection = Some(self.places.reflection()?);
+        }
+        Some(call)
+    }
+
+    /// Whether a call is open whose request has come.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until the connection has not been busy for as long as it may be idle.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(super) async fn is_idle(&self) {
+        loop {
+            let now = Instant::now();
+            let since = if self.is_busy() { now } else { *self.quiet_since() };
+            let idle_timeout = self.bounds().idle_timeout;
+            let allowed = if self.is_identified() { idle_timeout } else { idle_timeout.min(UNIDENTIFIED_IDLE_TIMEOUT) };
+            let left = allowed.saturating_sub(now - since);
+            if left.is_zero() {
+                return;
+            }
+            time::sleep(left).await;
+        }
+    }
+
+    /// Whether more may be read before anybody is identified. The task is woken when that changes.
+    pub(super) fn gate(&self, cx: &mut Context<'_>) -> Gate {
+        if self.unidentified.eviction.is_ordered(cx.waker()) {
+            return Gate::Evicted;
+        }
+        if self.arrived.load(Ordering::Acquire) == 0 {
+            // what came for calls that have ended is gone
+            self.unidentified.unread.store(0, Ordering::Release);
+        }
+        let unread = self.unidentified.unread.load(Ordering::Acquire);
+        if unread == 0 {
+            self.unidentified.beside.store(0, Ordering::Release);
+            return Gate::Open;
+        }
+        let waiting = unread + self.unidentified.beside.load(Ordering::Acquire);
+        if waiting < UNIDENTIFIED_BYTES_MAX { Gate::Open } else { Gate::Shut }
+    }
+
+    /// So many bytes have come, with data frames of this cost.
+    pub(super) fn has_come(&self, bytes: usize, cost: usize) {
+        self.unidentified.beside.fetch_add(bytes, Ordering::AcqRel);
+        self.unidentified.unread.fetch_add(cost, Ordering::AcqRel);
+    }
+
+    /// A call has read a data frame.
+    pub(super) fn was_read(&self, cost: usize) {
+        let lessened = |unread: usize| Some(unread.saturating_sub(cost));
+        // it cannot fail: there is always a value
+        let _ = self.unidentified.unread.fetch_update(Ordering::AcqRel, Ordering::Acquire, lessened);
+        self.unidentified.eviction.wake();
+    }
+
+    fn quiet_since(&self) -> MutexGuard<'_, Instant> {
+        lock(&self.quiet_since)
+    }
+}
+
+/// A call without a complete answer. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    client: Arc<Client>,
+    _unidentified: Option<UnidentifiedCall>,
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if self.client.arrived.fetch_sub(1, Ordering::AcqRel) == 1 && !self.client.is_identified() {
+            self.client.unidentified.eviction.wake();
+        }
+    }
+}
+
+/// A call that is served. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Call {
+    client: Arc<Client>,
+    is_busy: AtomicBool,
+    _open: Option<OpenCall>,
+}
+
+impl Call {
+    /// The same, with what a call of health or reflection holds.
+    pub(super) fn holding(self, open: OpenCall) -> Self {
+        let mut call = self;
+        call._open = Some(open);
+        call
+    }
+
+    /// The call's request has come, or its first message: the connection is not idle while it lasts.
+    pub(super) fn is_under_way(&self) {
+        if !self.is_busy.swap(true, Ordering::AcqRel) {
+            self.client.busy.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.is_busy.load(Ordering::Acquire) {
+            // before the count: who sees no call sees since when
+            *self.client.quiet_since() = Instant::now();
+            self.client.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.client.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A call of health or reflection, counted until somebody is identified.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    client: Option<Arc<Client>>,
+    _reflection: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(client) = &self.client {
+            client.unidentified.calls.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}

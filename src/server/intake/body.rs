@@ -1,0 +1,276 @@
+//! The body of a request, received message by message.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame};
+use tokio::time::{self, Instant, Sleep};
+use tonic::Status;
+
+use super::{
+    budgets::{Charge, Share},
+    prefix::{PREFIX_BYTES, complete, length},
+    rules::Rules,
+};
+use crate::{
+    error::{Error, Limit, Reason, Violations},
+    grpc::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+    limits::{REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
+    server::client::Call,
+};
+
+/// Where in a body of length-prefixed messages it stands.
+enum Stage {
+    /// In the prefix of a message, of which this much has come.
+    Prefix(BytesMut),
+    /// The prefix is complete, and waits for room.
+    Waiting(Bytes, usize, BoxFuture<'static, Option<Charge>>),
+    /// So much of the message is still to come.
+    Message(usize),
+    /// So much of a message that is dropped is still to come; its beginning.
+    Skipping(usize, BytesMut),
+}
+
+/// A request body within bounds.
+pub(super) struct Charged {
+    inner: Body,
+    rules: Rules,
+    share: Share,
+    call: Option<Arc<Call>>,
+    skipped: Skipped,
+    stage: Stage,
+    /// Messages that were passed on.
+    passed: u64,
+    /// What has come and was not passed on yet.
+    rest: Bytes,
+    /// Of the message that is being received.
+    charge: Option<Charge>,
+    /// When the message must have come.
+    deadline: Option<Pin<Box<Sleep>>>,
+    has_failed: bool,
+}
+
+impl Charged {
+    pub(super) fn new(inner: Body, rules: Rules, share: Share, call: Option<Arc<Call>>, skipped: Skipped) -> Self {
+        let deadline = (!rules.is_stream && !inner.is_end_stream()).then(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
+        let stage = Stage::Prefix(BytesMut::new());
+        let (rest, passed, charge, has_failed) = (Bytes::new(), 0, None, false);
+        Self { inner, rules, share, call, skipped, stage, passed, rest, charge, deadline, has_failed }
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    }
+
+    /// What of the rest can be passed on; `None` when more has to come first.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        loop {
+            match &mut self.stage {
+                Stage::Prefix(prefix) => {
+                    if prefix.is_empty() {
+                        // what has come as a whole takes no more room than it does already
+                        let (end, count) = complete(&self.rest, self.rules.bytes_max);
+                        if end > 0 && (self.rules.is_stream || self.passed + count == 1) {
+                            self.passed += count;
+                            self.end_of_message();
+                            return Poll::Ready(Ok(Some(self.rest.split_to(end))));
+                        }
+                    }
+                    let missing = PREFIX_BYTES - prefix.len();
+                    prefix.extend_from_slice(&self.rest.split_to(missing.min(self.rest.len())));
+                    let Some(whole) = prefix.first_chunk().copied() else { return Poll::Ready(Ok(None)) };
+                    let prefix = std::mem::take(prefix).freeze();
+                    if let Some(prefix) = self.begin_message(prefix, length(whole))? {
+                        return Poll::Ready(Ok(Some(prefix)));
+                    }
+                }
+                Stage::Waiting(prefix, length, charging) => {
+                    self.charge = ready!(charging.as_mut().poll(cx));
+                    let (prefix, length) = (std::mem::take(prefix), *length);
+                    return Poll::Ready(Ok(Some(self.admit_message(prefix, length))));
+                }
+                Stage::Message(left) => {
+                    if self.rest.is_empty() {
+                        return Poll::Ready(Ok(None));
+                    }
+                    let taken = self.rest.split_to((*left).min(self.rest.len()));
+                    *left -= taken.len();
+                    if *left == 0 {
+                        self.passed += 1;
+                        self.end_of_message();
+                    }
+                    return Poll::Ready(Ok(Some(taken)));
+                }
+                Stage::Skipping(left, beginning) => {
+                    let taken = self.rest.split_to((*left).min(self.rest.len()));
+                    *left -= taken.len();
+                    let room = CORRELATION_BYTES_MAX.saturating_sub(beginning.len());
+                    beginning.extend_from_slice(taken.get(..room.min(taken.len())).unwrap_or_default());
+                    if *left > 0 {
+                        return Poll::Ready(Ok(None));
+                    }
+                    let stand_in = stand_in(beginning);
+                    self.skipped.add(self.passed);
+                    self.passed += 1;
+                    self.end_of_message();
+                    return Poll::Ready(Ok(Some(stand_in)));
+                }
+            }
+        }
+    }
+
+    /// Checks what a prefix announces; gives it back if the message has room at once.
+    fn begin_message(&mut self, prefix: Bytes, length: usize) -> Result<Option<Bytes>, Error> {
+        self.charge = None;
+        if self.passed > 0 && !self.rules.is_stream {
+            return Err(Error::new(Reason::RequestMalformed, "the request has more than one message"));
+        }
+        let seconds = length / REQUEST_BYTES_PER_SECOND_MIN;
+        let until = Instant::now() + REQUEST_TIMEOUT + Duration::from_secs(seconds.try_into().unwrap_or(u64::MAX));
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().reset(until),
+            None => self.deadline = Some(Box::pin(time::sleep_until(until))),
+        }
+        if length > self.rules.bytes_max {
+            if self.rules.skips(length) {
+                self.stage = Stage::Skipping(length, BytesMut::new());
+                return Ok(None);
+            }
+            return Err(self.too_large(length));
+        }
+        let bytes = PREFIX_BYTES.saturating_add(length);
+        if self.rules.is_charged {
+            self.charge = self.share.try_charge(bytes);
+            if self.charge.is_none() {
+                let charging = self.share.charge(bytes).ok_or_else(crowded)?;
+                self.stage = Stage::Waiting(prefix, length, Box::pin(charging));
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.admit_message(prefix, length)))
+    }
+
+    fn admit_message(&mut self, prefix: Bytes, length: usize) -> Bytes {
+        self.stage = Stage::Message(length);
+        if length == 0 {
+            self.passed += 1;
+            self.end_of_message();
+        }
+        prefix
+    }
+
+    fn end_of_message(&mut self) {
+        self.stage = Stage::Prefix(BytesMut::new());
+        // a call of one message begins when its client has said that there is no other
+        if self.rules.is_stream {
+            self.deadline = None;
+            self.is_under_way();
+        }
+    }
+
+    fn is_under_way(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.is_under_way();
+        }
+    }
+
+    fn too_large(&self, length: usize) -> Error {
+        let max = self.rules.bytes_max;
+        let message = format!("the request message has {length} bytes; at most {max} are read");
+        match self.rules.large_field {
+            Some(field) => {
+                let mut violations = Violations::default();
+                violations.add(field, message);
+                violations.because(Reason::PayloadTooLarge).into_error()
+            }
+            None => Error::limit_reached(Limit::RequestBytes, message),
+        }
+    }
+
+    fn late(&self) -> Error {
+        if matches!(self.stage, Stage::Waiting(..)) {
+            return crowded();
+        }
+        Error::new(
+            Reason::Timeout,
+            "the request message was not complete in time; nothing was done: send it again over a faster connection",
+        )
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        loop {
+            // the message before was decoded
+            if matches!(self.stage, Stage::Prefix(_)) {
+                self.charge = None;
+            }
+            if self.is_late(cx) {
+                return self.fail(self.late());
+            }
+            match ready!(self.poll_rest(cx)) {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(None) => {}
+                Err(error) => return self.fail(error),
+            }
+            match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return self.poll_end(),
+            }
+        }
+    }
+
+    /// The client sends no more.
+    fn poll_end(&mut self) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.is_under_way();
+        self.deadline = None;
+        match &self.stage {
+            Stage::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
+            _ => self.fail(Error::new(Reason::RequestMalformed, "the request ends within a message")),
+        }
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.has_failed = true;
+        self.charge = None;
+        self.inner = Body::empty();
+        self.rest = Bytes::new();
+        Poll::Ready(Some(Err(axum::Error::new(Status::from(error)))))
+    }
+}
+
+fn crowded() -> Error {
+    Error::new(
+        Reason::RateLimited,
+        "more request bytes are being received than fit; nothing was done: send fewer large messages at the same time",
+    )
+    .with("limit", Limit::RequestBytes.name())
+}
+
+impl HttpBody for Charged {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.has_failed {
+            return Poll::Ready(None);
+        }
+        self.poll_data(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_failed
+            || (self.rest.is_empty()
+                && matches!(&self.stage, Stage::Prefix(prefix) if prefix.is_empty())
+                && self.inner.is_end_stream())
+    }
+}

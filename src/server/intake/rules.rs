@@ -1,0 +1,63 @@
+//! What is allowed to the requests of each RPC.
+
+use crate::{
+    limits::{
+        OPEN_REQUEST_BYTES_MAX, PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES, SKIPPED_MESSAGE_BYTES_MAX,
+        SMALL_REQUEST_BYTES_MAX,
+    },
+    server::refusal::{is_always_served, is_reflection},
+};
+
+/// What is allowed to the requests of an RPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// Bytes of a message.
+    pub bytes_max: usize,
+    /// The field that makes a message larger than that, where there is one.
+    pub large_field: Option<&'static str>,
+    /// Whether there may be any number of messages, at any time.
+    pub is_stream: bool,
+    /// Whether a message that is too large is dropped and answered in its place.
+    pub skips: bool,
+    /// Whether the bytes are charged to a caller.
+    pub is_charged: bool,
+}
+
+impl Rules {
+    /// Those for the RPC at this path, in a service that takes payloads of at most so many bytes.
+    pub(super) fn of(path: &str, payload_bytes_max: usize) -> Self {
+        let small = Self {
+            bytes_max: SMALL_REQUEST_BYTES_MAX,
+            large_field: None,
+            is_stream: false,
+            skips: false,
+            is_charged: true,
+        };
+        if is_always_served(path) {
+            return Self {
+                bytes_max: OPEN_REQUEST_BYTES_MAX,
+                is_charged: false,
+                is_stream: is_reflection(path),
+                ..small
+            };
+        }
+        let payload =
+            Self { bytes_max: payload_bytes_max + REQUEST_SLACK_BYTES, large_field: Some("payload"), ..small };
+        match path.strip_prefix("/unibus.v1.RoomService/") {
+            Some("Publish") => payload,
+            Some("PublishBatch") => Self {
+                bytes_max: payload_bytes_max.max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES,
+                large_field: Some("messages"),
+                ..small
+            },
+            Some("PublishStream") => Self { is_stream: true, skips: true, ..payload },
+            Some("Consume") => Self { is_stream: true, ..small },
+            _ => small,
+        }
+    }
+
+    /// Whether a message of so many bytes is dropped and answered in its place.
+    pub(super) fn skips(&self, bytes: usize) -> bool {
+        self.skips && bytes <= SKIPPED_MESSAGE_BYTES_MAX
+    }
+}

@@ -1,0 +1,166 @@
+//! Clients that attack, and an innocent one beside them.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{
+    Client, Process,
+    http2::{END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, literal},
+    publish,
+};
+
+/// What one stranger may cost the process, whatever it does.
+pub(crate) const STRANGER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The frames of a call of this method without its body, with these headers beside those of gRPC.
+pub(crate) fn call(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "a"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    ]
+    .iter()
+    .chain(headers)
+    {
+        block.extend(literal(name, value));
+    }
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+/// The beginning of a message that announces so many bytes.
+pub(crate) fn announcing(bytes: u32) -> Vec<u8> {
+    [&[0][..], &bytes.to_be_bytes()].concat()
+}
+
+/// A connection of HTTP/2 that sends these bytes after its preface and reads whatever comes, until it is dropped.
+pub(crate) struct Attacker(JoinHandle<()>, Arc<Mutex<Vec<u8>>>);
+
+impl Attacker {
+    /// Sends all at once, and goes on reading.
+    pub(crate) async fn send(address: SocketAddr, bytes: Vec<u8>) -> Self {
+        // the windows are wide once the service has read the first, and its settings are acknowledged
+        let first = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        Self::parts(address, first, [frame(SETTINGS, 1, 0, &[]), bytes].concat()).await
+    }
+
+    /// The same without the preface.
+    pub(crate) async fn raw(address: SocketAddr, bytes: Vec<u8>) -> Self {
+        Self::parts(address, Vec::new(), bytes).await
+    }
+
+    async fn parts(address: SocketAddr, first: Vec<u8>, then: Vec<u8>) -> Self {
+        let stream = TcpStream::connect(address).await;
+        let last = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&last);
+        let task = tokio::spawn(async move {
+            let Ok(stream) = stream else { return };
+            let (mut reading, mut writing) = stream.into_split();
+            let write = async {
+                // the service may close before it has read everything
+                let _ = writing.write_all(&first).await;
+                sleep(if first.is_empty() { Duration::ZERO } else { Duration::from_millis(200) }).await;
+                let _ = writing.write_all(&then).await;
+                std::future::pending::<()>().await;
+            };
+            let read = async {
+                let mut read = vec![0; 16 * 1024];
+                while let Ok(length @ 1..) = reading.read(&mut read).await {
+                    read[..length].clone_into(&mut sink.lock().expect("no panic while held"));
+                }
+            };
+            tokio::select! { () = write => {}, () = read => {} }
+        });
+        Self(task, last)
+    }
+
+    /// What the service said last, to be shown.
+    pub(crate) fn last(&self) -> String {
+        String::from_utf8_lossy(&self.1.lock().expect("no panic while held")).into_owned()
+    }
+
+    /// Whether the service has ended the connection.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Publishes one message after the other.
+pub(crate) struct Innocent {
+    stop: CancellationToken,
+    publishing: JoinHandle<(Vec<Duration>, Vec<Status>)>,
+}
+
+impl Innocent {
+    /// Begins, to this room.
+    pub(crate) fn publishing(client: Client, room: &'static str) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let publishing = tokio::spawn(async move {
+            let (mut took, mut failed) = (Vec::new(), Vec::new());
+            while !stopped.is_cancelled() {
+                let begun = Instant::now();
+                match publish(&client, room, "innocent").await {
+                    Ok(_) => took.push(begun.elapsed()),
+                    Err(status) => failed.push(status),
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            (took, failed)
+        });
+        Self { stop, publishing }
+    }
+
+    /// Ends it: nothing failed, and nothing but few took long.
+    pub(crate) async fn assert_unharmed(self) {
+        self.stop.cancel();
+        let ended = timeout(Duration::from_secs(10), self.publishing).await.expect("an end");
+        let (mut took, failed) = ended.expect("no panic");
+        assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed[0]);
+        took.sort_unstable();
+        assert!(!took.is_empty(), "nothing was published");
+        let (median, most) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+        super::note(format_args!("innocent: {} publishes, median {median:?}, p99 {most:?}", took.len()));
+        assert!(median < Duration::from_millis(250), "median {median:?}");
+        assert!(most < Duration::from_secs(2), "p99 {most:?}");
+    }
+}
+
+/// The most memory that the process has had in use above `before`, over this time.
+pub(crate) async fn growth(service: &Process, before: u64, over: Duration) -> u64 {
+    let end = Instant::now() + over;
+    let mut most = 0;
+    while Instant::now() < end {
+        most = most.max(service.resident_bytes().saturating_sub(before));
+        sleep(Duration::from_millis(50)).await;
+    }
+    most
+}
+
+/// Asserts that the process has not grown by more, over this time.
+pub(crate) async fn assert_bounded(service: &Process, before: u64, over: Duration, max: u64) {
+    let grown = growth(service, before, over).await;
+    super::note(format_args!("grew by {} KiB", grown / 1024));
+    assert!(grown <= max, "grew by {} KiB, more than {} KiB", grown / 1024, max / 1024);
+}

@@ -24,7 +24,7 @@ use super::{
     connections::{Bounds, Connection, Place, Places},
     intake::Counted,
     stream::Stream,
-    tls::{Handshake, Tls},
+    tls::{Handshake, Shown, Tls},
 };
 use crate::limits::{
     CALL_HEADERS_BYTES_MAX, CONNECTION_WINDOW_BYTES, EXCESS_STREAMS_MAX, FAULTY_STREAMS_MAX, RESET_STREAMS_MAX,
@@ -93,8 +93,12 @@ pub(super) async fn serve<S, B>(
             // a place is for who has shown that it speaks TLS: a flood of handshakes takes none
             let (handshake, places) = (tls.begin(), Arc::clone(&places));
             connections.spawn(async move {
-                if let Some(connection) = secure(stream, source, handshake, &places, &draining).await {
-                    attend(connection, &http, service, draining).await;
+                let Some((connection, shown)) = secure(stream, source, handshake, &places, &draining).await else {
+                    return;
+                };
+                tokio::select! {
+                    () = attend(connection, &http, service, draining) => {}
+                    () = shown.is_distrusted() => debug!("the authority of a client's certificate is gone"),
                 }
             });
         } else if let Some(place) = places.take() {
@@ -156,15 +160,16 @@ async fn secure(
     handshake: Handshake,
     places: &Arc<Places>,
     draining: &CancellationToken,
-) -> Option<Connection> {
+) -> Option<(Connection, Shown)> {
     let made = tokio::select! {
         () = draining.cancelled() => return None,
         made = handshake.make(stream, places.bounds().silence_max()) => made,
     };
     match made {
-        Ok((stream, certificate)) => {
+        Ok((stream, mut shown)) => {
             let place: Place = places.take()?;
-            Some(Connection::new(Stream::Tls(Box::new(stream)), place, Arc::clone(places), source, certificate))
+            let (stream, certificate) = (Stream::Tls(Box::new(stream)), shown.certificate.take());
+            Some((Connection::new(stream, place, Arc::clone(places), source, certificate), shown))
         }
         Err(error) => {
             debug!(%error, "a TLS handshake failed");

@@ -9,8 +9,8 @@ use std::{
 use unibus::ClientAuth;
 
 use crate::support::{
-    Certificates, Certified, Frames, Nats, Process, Unibus, certificate_in, create_room, eventually, list_rooms,
-    publish, shown_certificate, tls_client, try_tls_client,
+    Certificates, Certified, Frames, Nats, Process, Unibus, certificate_in, create_ephemeral, create_room, eventually,
+    list_rooms, publish, shown_certificate, tls_client, try_tls_client,
 };
 
 /// How soon a change of the files is in force; they are looked at every two seconds.
@@ -91,9 +91,10 @@ async fn files_that_are_half_written_leave_the_old_certificate_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_authority_of_clients_is_in_force_for_new_connections() {
-    // Goal: authorities come and go without a restart. Method: the file is replaced by another authority's; its clients are let
-    // in and those of the old one no longer are, but for who is inside.
+async fn a_new_authority_of_clients_is_in_force_for_every_connection() {
+    // Goal: authorities come and go without a restart. Method: another authority is added to the file; its clients are let in,
+    // and an open subscription of the old one's stays. The old one is removed: its clients are not let in any more, and what
+    // was open is closed.
     let (nats, certificates, others) = (Nats::start().await, Certificates::new(), Certificates::new());
     let (url, server) = (nats.url(), certificates.server());
     let dir = tempfile::TempDir::new().unwrap();
@@ -116,8 +117,17 @@ async fn a_new_authority_of_clients_is_in_force_for_new_connections() {
     let inside = try_tls_client(unibus.address(), &certificates.authority(), Some(&old)).await.unwrap();
     list_rooms(&inside, 0, "").await.unwrap();
     call(&new).await.unwrap_err();
-    fs::copy(others.authority(), &client_ca).unwrap();
+    create_ephemeral(&inside, "lobby").await;
+    let mut frames = Frames::transient(&inside, "lobby").await;
+    let both = [fs::read(certificates.authority()).unwrap(), fs::read(others.authority()).unwrap()].concat();
+    fs::write(&client_ca, both).unwrap();
     eventually(FOLLOWED, async || call(&new).await).await;
+    publish(&inside, "lobby", "still here").await.unwrap();
+    assert_eq!(frames.messages(1).await[0].payload, "still here");
+
+    fs::copy(others.authority(), &client_ca).unwrap();
+    frames.end(FOLLOWED).await;
     call(&old).await.unwrap_err();
-    list_rooms(&inside, 0, "").await.unwrap();
+    call(&new).await.unwrap();
+    list_rooms(&inside, 0, "").await.unwrap_err();
 }

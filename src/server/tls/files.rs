@@ -8,8 +8,8 @@ use std::{
 use tokio_rustls::rustls::{
     self, RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use super::certificate;
@@ -32,6 +32,23 @@ pub(in crate::server) struct TlsFiles {
     pub client_ca: Option<PathBuf>,
     /// Whether they must show one.
     pub client_auth: ClientAuth,
+}
+
+/// What the files mean for handshakes, and for the certificates that clients have shown.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub config: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl InForce {
+    /// Whether a client that has shown these certificates, its own first, would be let in.
+    pub(super) fn verifies(&self, shown: &[CertificateDer<'_>]) -> bool {
+        match (&self.verifier, shown) {
+            (Some(verifier), [own, others @ ..]) => verifier.verify_client_cert(own, others, UnixTime::now()).is_ok(),
+            (None, _) | (Some(_), []) => true,
+        }
+    }
 }
 
 /// What the files held at one time.
@@ -71,11 +88,12 @@ impl TlsFiles {
     }
 
     /// What these contents mean for a handshake.
-    pub(super) fn config(&self, contents: &Contents) -> Result<ServerConfig> {
+    pub(super) fn in_force(&self, contents: &Contents) -> Result<InForce> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .map_err(|error| Error::internal().because(error))?;
+        let mut kept = None;
         let builder = match &contents.client_ca {
             None => builder.with_no_client_auth(),
             Some(pem) => {
@@ -84,9 +102,11 @@ impl TlsFiles {
                     ClientAuth::Required => verifier,
                     ClientAuth::Optional => verifier.allow_unauthenticated(),
                 };
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| {
+                let verifier = verifier.build().map_err(|error| {
                     Error::field("tls_client_ca", format!("the authorities do not serve: {error}")).because(error)
-                })?)
+                })?;
+                kept = Some(Arc::clone(&verifier));
+                builder.with_client_cert_verifier(verifier)
             }
         };
         let chain = certificates("tls_certificate", &contents.certificate)?;
@@ -105,7 +125,7 @@ impl TlsFiles {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(config)
+        Ok(InForce { config: Arc::new(config), verifier: kept })
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+use tokio::{net::TcpStream, sync::watch, time};
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use super::certificate;
+use super::{certificate, files::InForce};
 use crate::{
     domain::ClientCertificate,
     limits::{TLS_HANDSHAKE_TIMEOUT, TLS_HANDSHAKES_MAX},
@@ -30,7 +30,7 @@ struct Begun {
 
 impl Handshakes {
     /// Makes place for one more: the oldest gives way, since one that is meant seriously takes least time.
-    pub(super) fn begin(self: &Arc<Self>, config: Arc<ServerConfig>) -> Handshake {
+    pub(super) fn begin(self: &Arc<Self>, in_force: watch::Receiver<Arc<InForce>>) -> Handshake {
         let superseded = CancellationToken::new();
         let mut begun = self.begun();
         let number = begun.next;
@@ -42,7 +42,7 @@ impl Handshakes {
             oldest.cancel();
         }
         drop(begun);
-        Handshake { all: Arc::clone(self), number, superseded, config }
+        Handshake { all: Arc::clone(self), number, superseded, in_force }
     }
 
     fn begun(&self) -> MutexGuard<'_, Begun> {
@@ -56,28 +56,55 @@ pub(in crate::server) struct Handshake {
     all: Arc<Handshakes>,
     number: u64,
     superseded: CancellationToken,
-    config: Arc<ServerConfig>,
+    in_force: watch::Receiver<Arc<InForce>>,
+}
+
+/// What a client has shown of itself.
+#[derive(Debug)]
+pub(in crate::server) struct Shown {
+    /// What its certificate says, if that names somebody.
+    pub certificate: Option<ClientCertificate>,
+    chain: Vec<CertificateDer<'static>>,
+    in_force: watch::Receiver<Arc<InForce>>,
+}
+
+impl Shown {
+    /// Completes when what the client has shown is not verified any more.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(in crate::server) async fn is_distrusted(mut self) {
+        while self.in_force.changed().await.is_ok() {
+            if !self.in_force.borrow_and_update().verifies(&self.chain) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 impl Handshake {
-    /// Makes it. Says what the client's certificate says, if it has shown one that names somebody.
+    /// Makes it. Says what the client has shown of itself.
     ///
     /// # Errors
     /// When it fails, takes longer than it may or than `within`, or gives way to newer ones.
     pub(in crate::server) async fn make(
-        self,
+        mut self,
         stream: TcpStream,
         within: Duration,
-    ) -> io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
+    ) -> io::Result<(TlsStream<TcpStream>, Shown)> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.in_force.borrow_and_update().config));
         let made = time::timeout(within.min(TLS_HANDSHAKE_TIMEOUT), acceptor.accept(stream));
         let stream = tokio::select! {
             made = made => made??,
             () = self.superseded.cancelled() => return Err(io::Error::other("too many handshakes are under way")),
         };
         let (_, session) = stream.get_ref();
-        let certificate = session.peer_certificates().and_then(<[_]>::first).and_then(|own| certificate::read(own));
-        Ok((stream, certificate))
+        let chain: Vec<_> =
+            session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let certificate = chain.first().and_then(|own| certificate::read(own));
+        let shown = Shown { certificate, chain, in_force: self.in_force.clone() };
+        Ok((stream, shown))
     }
 }
 

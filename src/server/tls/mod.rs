@@ -9,12 +9,17 @@ mod handshake;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
-use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{files::Contents, handshake::Handshakes};
-pub(super) use self::{files::TlsFiles, handshake::Handshake};
+pub(super) use self::{
+    files::TlsFiles,
+    handshake::{Handshake, Shown},
+};
+use self::{
+    files::{Contents, InForce},
+    handshake::Handshakes,
+};
 use crate::error::Result;
 
 /// How often the files are looked at.
@@ -24,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     files: Arc<TlsFiles>,
-    current: watch::Sender<Arc<ServerConfig>>,
+    current: watch::Sender<Arc<InForce>>,
     contents: Contents,
     handshakes: Arc<Handshakes>,
 }
@@ -37,19 +42,19 @@ impl Tls {
     /// configuration.
     pub(super) async fn open(files: TlsFiles) -> Result<Self> {
         let contents = files.read().await?;
-        let config = files.config(&contents)?;
+        let in_force = files.in_force(&contents)?;
         info!(certificate_ends = contents.certificate_ends(), "TLS is on");
-        let current = watch::Sender::new(Arc::new(config));
+        let current = watch::Sender::new(Arc::new(in_force));
         Ok(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() })
     }
 
     /// Begins a handshake with what is in force now.
     pub(super) fn begin(&self) -> Handshake {
-        self.handshakes.begin(Arc::clone(&self.current.borrow()))
+        self.handshakes.begin(self.current.subscribe())
     }
 
     /// Follows the files until `stop`: what they hold is in force for the next handshake, once it is whole. Open connections
-    /// stay as they are.
+    /// stay as they are, but for those whose client's certificate it does not verify any more.
     pub(super) fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let Self { files, current, mut contents, handshakes: _ } = self.clone();
         async move {
@@ -71,9 +76,9 @@ impl Tls {
                 }
                 // what is wrong is told once, and tried again when it is no longer the same
                 contents = read;
-                match files.config(&contents) {
-                    Ok(config) => {
-                        current.send_replace(Arc::new(config));
+                match files.in_force(&contents) {
+                    Ok(in_force) => {
+                        current.send_replace(Arc::new(in_force));
                         info!(certificate_ends = contents.certificate_ends(), "TLS has new certificates");
                     }
                     Err(error) => {

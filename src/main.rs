@@ -1,14 +1,17 @@
 //! The service as a program.
 
 use std::{
+    convert::Infallible,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tracing::{Metadata, error, info, level_filters::LevelFilter};
+use tracing::{Metadata, error, info, level_filters::LevelFilter, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use unibus::{Command, Config, LogFormat, Server, StopSignals};
 
@@ -31,12 +34,34 @@ async fn main() -> ExitCode {
     if let Some(command) = command {
         return obey(&command);
     }
-    start_log(config.log_format);
-    match Box::pin(run(config)).await {
+    let (lost, _writes_the_rest) = start_log(config.log_format);
+    let ended = tokio::select! {
+        ended = Box::pin(run(config)) => ended,
+        never = tell_of_lost_lines(lost) => match never {},
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lines of the log that wait for whoever reads them; further ones are lost.
+const LOG_LINES_MAX: usize = 8192;
+/// How often lost lines are told.
+const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Says in the log how much of it was lost.
+async fn tell_of_lost_lines(lost: ErrorCounter) -> Infallible {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(LOST_LINES_INTERVAL).await;
+        let lines = lost.dropped_lines();
+        if lines > told {
+            warn!(lines = lines - told, in_all = lines, "lines of the log were lost: nobody reads it fast enough");
+            told = lines;
         }
     }
 }
@@ -80,16 +105,23 @@ fn raise_limit_of_open_files() {
     }
 }
 
-fn start_log(format: LogFormat) {
+/// Starts the log. The guard writes what is left when it is dropped.
+fn start_log(format: LogFormat) -> (ErrorCounter, WorkerGuard) {
+    // whoever does not read the log must not stop the service
+    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX);
+    let (writer, guard) = writer.finish(io::stdout());
+    let lost = writer.error_counter();
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     let log = tracing_subscriber::registry().with(chosen);
     let discreet = filter_fn(|line| !shows_payloads(line));
     match format {
         LogFormat::Text => {
-            log.with(fmt::layer().with_ansi(io::stdout().is_terminal()).with_filter(discreet)).init();
+            let lines = fmt::layer().with_ansi(io::stdout().is_terminal()).with_writer(writer);
+            log.with(lines.with_filter(discreet)).init();
         }
-        LogFormat::Json => log.with(fmt::layer().json().with_filter(discreet)).init(),
+        LogFormat::Json => log.with(fmt::layer().json().with_writer(writer).with_filter(discreet)).init(),
     }
+    (lost, guard)
 }
 
 /// Whether the NATS client writes whole messages into this line. No setting shows them.

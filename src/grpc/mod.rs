@@ -24,7 +24,7 @@ pub(crate) use self::{
     frames::encode_message,
     health::Health,
     prepared::{SendFrames, free_replaced},
-    skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+    skipped::{CORRELATION_BYTES_MAX, Skipped, room_id_at, stand_in},
     status::explained,
 };
 use crate::{

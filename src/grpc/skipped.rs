@@ -1,4 +1,4 @@
-//! Messages of a stream that were too large, and were dropped before they were decoded.
+//! What is read of a request before it is decoded: of messages that are too large and are dropped, and of large ones.
 
 use std::{
     collections::VecDeque,
@@ -11,11 +11,16 @@ use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_va
 use super::frames::{PREFIX_BYTES, put_prefix};
 use crate::{
     error::{Error, Reason, Violations},
+    limits::ROOM_ID_CHARS_MAX,
     sync::lock,
 };
 
 /// Bytes that hold the first field of a `PublishStreamRequest`.
 pub(crate) const CORRELATION_BYTES_MAX: usize = 16;
+/// The tag of `room_id`.
+const ROOM_ID_TAG: u32 = 1;
+/// Bytes of the longest room id.
+const ROOM_ID_BYTES_MAX: usize = 4 * ROOM_ID_CHARS_MAX;
 /// The tag of `correlation_id`.
 const CORRELATION_TAG: u32 = 1;
 
@@ -60,6 +65,16 @@ pub(crate) fn stand_in(beginning: &[u8]) -> Bytes {
     put_prefix(0, message.len(), &mut framed);
     framed.put(message);
     framed.freeze()
+}
+
+/// The `room_id` at the beginning of a message that publishes, if that is its first field and whole.
+pub(crate) fn room_id_at(mut beginning: &[u8]) -> Option<String> {
+    let key = decode_key(&mut beginning).ok()?;
+    let length = usize::try_from(decode_varint(&mut beginning).ok()?).ok()?;
+    if key != (ROOM_ID_TAG, WireType::LengthDelimited) || length > ROOM_ID_BYTES_MAX {
+        return None;
+    }
+    String::from_utf8(beginning.get(..length)?.to_vec()).ok()
 }
 
 fn correlation_id(mut beginning: &[u8]) -> Option<u64> {

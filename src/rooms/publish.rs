@@ -152,6 +152,14 @@ impl Rooms {
         Ok(())
     }
 
+    /// Whether the caller may publish in the room, asked before a large request is read.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
+    pub(crate) async fn may_publish(&self, caller: &Caller, id: &RoomId) -> Result<()> {
+        self.permit(caller, id, Right::Write).await.map(drop)
+    }
+
     /// NATS closes the whole connection on a message that is too large, so none is ever sent.
     fn check_size(&self, registered: &Registered, draft: &Draft, prefix: &str) -> Result<()> {
         let room_max = registered.room.retention.max_message_bytes.and_then(|max| usize::try_from(max).ok());

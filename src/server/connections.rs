@@ -34,6 +34,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes that are read at once while nobody is identified.
 const UNIDENTIFIED_READ_BYTES: usize = 2048;
+/// Bytes that are read from a connection before its calls are taken up.
+const BYTES_IN_A_ROW: usize = 64 * 1024;
+/// The same while nobody is identified.
+const UNIDENTIFIED_BYTES_IN_A_ROW: usize = 8 * 1024;
 
 /// What is allowed to the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +124,8 @@ pub(super) struct Connection {
     opening: Option<Opening>,
     /// Until somebody is identified.
     unidentified: Option<Unidentified>,
+    /// Bytes that were read since the HTTP library had time for something else.
+    in_a_row: usize,
 }
 
 /// What is known of a connection on which nobody was identified.
@@ -196,6 +202,7 @@ impl Connection {
             stream: Coalescing::new(stream),
             unidentified: (!client.is_identified()).then_some(Unidentified { scan, deadline: None }),
             client: Arc::new(client),
+            in_a_row: 0,
             opening: Some(Opening { deadline, heard: 0 }),
         }
     }
@@ -239,10 +246,18 @@ impl AsyncRead for Connection {
         if let Some(unidentified) = &mut this.unidentified {
             ready!(unidentified.poll_gate(&this.client, cx))?;
         }
+        // the library takes up calls only when it cannot read: their headers may be a hundred times as large as they came
+        let most = if this.unidentified.is_some() { UNIDENTIFIED_BYTES_IN_A_ROW } else { BYTES_IN_A_ROW };
+        if this.in_a_row >= most {
+            this.in_a_row = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let polled = match &mut this.unidentified {
             Some(unidentified) => poll_little(&mut this.stream, unidentified, &this.client, cx, buf),
             None => Pin::new(&mut this.stream).poll_read(cx, buf),
         };
+        this.in_a_row = if polled.is_ready() { this.in_a_row + buf.filled().len() - before } else { 0 };
         let Some(opening) = &mut this.opening else { return polled };
         if polled.is_ready() {
             let spoken = opening.read(buf.filled().get(before..).unwrap_or_default());

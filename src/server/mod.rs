@@ -166,7 +166,7 @@ impl Server {
         let router = grpc::routes(rooms.clone(), &health)?
             .prepare()
             .into_axum_router()
-            .route_layer(IntakeLayer::new(rooms.payload_bytes_max()))
+            .route_layer(IntakeLayer::new(rooms.clone()))
             .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
             .route_layer(tonic_web::GrpcWebLayer::new())
             .merge(http::history_routes(rooms.clone()))

@@ -8,6 +8,8 @@
 #![allow(clippy::from_iter_instead_of_collect)] // `Vec::from_iter(1..=5)` says what is expected, beside what was seen
 
 mod abuse_bodies;
+mod abuse_connections;
+mod abuse_errors;
 mod abuse_reading;
 mod access_table;
 mod acknowledge;

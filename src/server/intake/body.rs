@@ -17,12 +17,13 @@ use tonic::Status;
 use super::{
     budgets::{Charge, Share},
     prefix::{PREFIX_BYTES, complete, length},
+    right::Right,
     rules::Rules,
 };
 use crate::{
     error::{Error, Limit, Reason, Violations},
     grpc::{CORRELATION_BYTES_MAX, Skipped, stand_in},
-    limits::{REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
+    limits::{LARGE_REQUEST_BYTES, REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
     server::client::Call,
 };
 
@@ -45,6 +46,8 @@ pub(super) struct Charged {
     share: Share,
     call: Option<Arc<Call>>,
     skipped: Skipped,
+    /// Until the beginning of a large message has come.
+    right: Option<Right>,
     stage: Stage,
     /// Messages that were passed on.
     passed: u64,
@@ -58,11 +61,19 @@ pub(super) struct Charged {
 }
 
 impl Charged {
-    pub(super) fn new(inner: Body, rules: Rules, share: Share, call: Option<Arc<Call>>, skipped: Skipped) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        rules: Rules,
+        share: Share,
+        call: Option<Arc<Call>>,
+        skipped: Skipped,
+        right: Option<Right>,
+    ) -> Self {
         let deadline = (!rules.is_stream && !inner.is_end_stream()).then(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
         let stage = Stage::Prefix(BytesMut::new());
         let (rest, passed, charge, has_failed) = (Bytes::new(), 0, None, false);
-        Self { inner, rules, share, call, skipped, stage, passed, rest, charge, deadline, has_failed }
+        let right = right.filter(|_| rules.asks);
+        Self { inner, rules, share, call, skipped, right, stage, passed, rest, charge, deadline, has_failed }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -100,6 +111,12 @@ impl Charged {
                     if self.rest.is_empty() {
                         return Poll::Ready(Ok(None));
                     }
+                    if let Some(right) = &mut self.right
+                        && *left >= LARGE_REQUEST_BYTES
+                    {
+                        ready!(right.poll(&self.rest, cx))?;
+                    }
+                    self.right = None;
                     let taken = self.rest.split_to((*left).min(self.rest.len()));
                     *left -= taken.len();
                     if *left == 0 {

@@ -9,6 +9,7 @@ mod answers;
 mod body;
 mod budgets;
 mod prefix;
+mod right;
 mod rules;
 mod unread;
 
@@ -23,22 +24,23 @@ use axum::body::Body;
 use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
-use self::{body::Charged, budgets::Budgets, rules::Rules};
+use self::{body::Charged, budgets::Budgets, right::Right, rules::Rules};
 pub(super) use self::{budgets::Budget, unread::Counted};
 use super::client::{Call, Client};
-use crate::{domain::Caller, grpc::Skipped};
+use crate::{domain::Caller, grpc::Skipped, rooms::Rooms};
 
 /// Puts [`Intake`] before a service.
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
     budgets: Arc<Budgets>,
     payload_bytes_max: usize,
+    rooms: Rooms,
 }
 
 impl IntakeLayer {
-    /// For payloads of at most so many bytes.
-    pub(super) fn new(payload_bytes_max: usize) -> Self {
-        Self { budgets: Arc::default(), payload_bytes_max }
+    /// For calls about these rooms.
+    pub(super) fn new(rooms: Rooms) -> Self {
+        Self { budgets: Arc::default(), payload_bytes_max: rooms.payload_bytes_max(), rooms }
     }
 }
 
@@ -87,7 +89,8 @@ where
         {
             call.is_under_way();
         }
-        let request = request.map(|body| Body::new(Charged::new(body, rules, share, call, skipped)));
+        let right = caller.cloned().map(|caller| Right::new(self.layer.rooms.clone(), caller));
+        let request = request.map(|body| Body::new(Charged::new(body, rules, share, call, skipped, right)));
         self.inner.call(request).map_ok(answers::explain)
     }
 }

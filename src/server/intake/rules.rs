@@ -19,6 +19,8 @@ pub(super) struct Rules {
     pub is_stream: bool,
     /// Whether a message that is too large is dropped and answered in its place.
     pub skips: bool,
+    /// Whether the right to publish is asked for before a large message is received.
+    pub asks: bool,
     /// Whether the bytes are charged to a caller.
     pub is_charged: bool,
 }
@@ -31,6 +33,7 @@ impl Rules {
             large_field: None,
             is_stream: false,
             skips: false,
+            asks: false,
             is_charged: true,
         };
         if is_always_served(path) {
@@ -44,10 +47,11 @@ impl Rules {
         let payload =
             Self { bytes_max: payload_bytes_max + REQUEST_SLACK_BYTES, large_field: Some("payload"), ..small };
         match path.strip_prefix("/unibus.v1.RoomService/") {
-            Some("Publish") => payload,
+            Some("Publish") => Self { asks: true, ..payload },
             Some("PublishBatch") => Self {
                 bytes_max: payload_bytes_max.max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES,
                 large_field: Some("messages"),
+                asks: true,
                 ..small
             },
             Some("PublishStream") => Self { is_stream: true, skips: true, ..payload },

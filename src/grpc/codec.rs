@@ -78,6 +78,7 @@ impl<U: Message + Default> Decoder for Bounded<U> {
             SHAPES.check(type_name::<U>(), buffer.chunk())?;
         }
         if buffer.remaining() >= LARGE_REQUEST_BYTES && may_block() {
+            #[expect(clippy::disallowed_methods, reason = "the runtime has several threads, as was just asked")]
             return block_in_place(|| self.inner.decode(buffer));
         }
         self.inner.decode(buffer)

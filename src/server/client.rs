@@ -176,22 +176,22 @@ impl Client {
     /// Counts a call that is served until the guard is dropped; `None` when the connection has as many as it may.
     pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
         let open = self.calls.fetch_add(1, Ordering::AcqRel);
-        let call = Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), _open: None };
+        let call = Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), open: None };
         (open < self.bounds().calls_max).then_some(call)
     }
 
     /// Counts a call of health or reflection; `None` when the connection has as many as it may before anybody is identified.
     pub(super) fn begin_open_call(self: &Arc<Self>, is_reflection: bool) -> Option<OpenCall> {
         if self.is_identified() {
-            return Some(OpenCall { client: None, _reflection: None });
+            return Some(OpenCall { client: None, reflection: None });
         }
         let open = self.unidentified.calls.fetch_add(1, Ordering::AcqRel);
-        let mut call = OpenCall { client: Some(Arc::clone(self)), _reflection: None };
+        let mut call = OpenCall { client: Some(Arc::clone(self)), reflection: None };
         if open >= UNIDENTIFIED_CALLS_MAX {
             return None;
         }
         if is_reflection {
-            call._reflection = Some(self.places.reflection()?);
+            call.reflection = Some(self.places.reflection()?);
         }
         Some(call)
     }
@@ -276,14 +276,14 @@ impl Drop for Arrived {
 pub(super) struct Call {
     client: Arc<Client>,
     is_busy: AtomicBool,
-    _open: Option<OpenCall>,
+    open: Option<OpenCall>,
 }
 
 impl Call {
     /// The same, with what a call of health or reflection holds.
     pub(super) fn holding(self, open: OpenCall) -> Self {
         let mut call = self;
-        call._open = Some(open);
+        call.open = Some(open);
         call
     }
 
@@ -310,7 +310,7 @@ impl Drop for Call {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     client: Option<Arc<Client>>,
-    _reflection: Option<OwnedSemaphorePermit>,
+    reflection: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for OpenCall {

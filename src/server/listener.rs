@@ -98,7 +98,7 @@ pub(super) async fn serve<S, B>(
                 };
                 tokio::select! {
                     () = attend(connection, &http, service, draining) => {}
-                    () = shown.is_distrusted() => debug!("the authority of a client's certificate is gone"),
+                    () = shown.distrusted() => debug!("the authority of a client's certificate is gone"),
                 }
             });
         } else if let Some(place) = places.take() {

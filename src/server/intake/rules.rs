@@ -10,6 +10,7 @@ use crate::{
 
 /// What is allowed to the requests of an RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a table of what holds for which RPC")]
 pub(super) struct Rules {
     /// Bytes of a message.
     pub bytes_max: usize,

@@ -73,13 +73,13 @@ impl Shown {
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(in crate::server) async fn is_distrusted(mut self) {
+    pub(in crate::server) async fn distrusted(mut self) {
         while self.in_force.changed().await.is_ok() {
             if !self.in_force.borrow_and_update().verifies(&self.chain) {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

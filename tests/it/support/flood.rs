@@ -58,11 +58,6 @@ impl Attacker {
         Self::parts(address, first, [frame(SETTINGS, 1, 0, &[]), bytes].concat()).await
     }
 
-    /// The same without the preface.
-    pub(crate) async fn raw(address: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self::parts(address, Vec::new(), bytes).await
-    }
-
     async fn parts(address: SocketAddr, first: Vec<u8>, then: Vec<u8>) -> Self {
         let stream = TcpStream::connect(address).await;
         let task = tokio::spawn(async move {
@@ -71,7 +66,7 @@ impl Attacker {
             let write = async {
                 // the service may close before it has read everything
                 let _ = writing.write_all(&first).await;
-                sleep(if first.is_empty() { Duration::ZERO } else { Duration::from_millis(200) }).await;
+                sleep(Duration::from_millis(200)).await;
                 let _ = writing.write_all(&then).await;
                 std::future::pending::<()>().await;
             };

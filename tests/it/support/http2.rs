@@ -42,13 +42,11 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0];
     for text in [name, value] {
-        let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
-        match length {
-            Some(length) => field.push(length),
-            None => {
-                field.push(127);
-                prost::encoding::encode_varint(text.len() as u64 - 127, &mut field);
-            }
+        if let Some(length) = u8::try_from(text.len()).ok().filter(|length| *length < 127) {
+            field.push(length);
+        } else {
+            field.push(127);
+            prost::encoding::encode_varint(text.len() as u64 - 127, &mut field);
         }
         field.extend(text.as_bytes());
     }

@@ -12,6 +12,7 @@ use unibus::{Command, Config, Reason, v1};
 use crate::support::{Nats, Unibus};
 
 const README: &str = include_str!("../../README.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
 const PERMISSIONS: &str = include_str!("support/permissions.conf");
 const LIMITS: &str = include_str!("../../src/limits.rs");
 
@@ -140,6 +141,26 @@ fn the_limits_are_those_of_the_code() {
     for name in limits.keys() {
         assert!(told.contains(name) != INTERNAL_LIMITS.contains(name), "{name}");
     }
+}
+
+#[test]
+fn the_page_on_security_names_bounds_that_there_are() {
+    // Goal: no bound that the threat model relies on is invented. Method: every flag and constant that it names exists.
+    let flags: Vec<_> = Config::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+    let names = SECURITY.split('`').skip(1).step_by(2);
+    let mut found = 0;
+    for name in names {
+        if let Some(flag) = name.strip_prefix("--") {
+            let flag = flag.split(' ').next().expect("a flag");
+            assert!(flags.iter().any(|known| known == flag), "--{flag}");
+        } else if name.contains('_') && name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
+            assert!(LIMITS.contains(&format!("pub const {name}: ")), "{name}");
+        } else {
+            continue;
+        }
+        found += 1;
+    }
+    assert!(found > 30, "{found}");
 }
 
 /// One call with an empty request message, whatever the RPC's types are.

@@ -54,7 +54,7 @@ impl Rooms {
     ) -> Result<()> {
         let registered = self.permit_persisted(caller, id, Right::Read).await?;
         let whose = self.allow_over(caller, &registered, subscriber)?;
-        let subscriber = self.store.subscriber(&registered.room, subscriber, &whose).await?;
+        let subscriber = self.subscribers.find(&registered.room, subscriber, &whose).await?;
         self.subscribers.forget(&registered.room, &subscriber).await
     }
 
@@ -77,7 +77,7 @@ impl Rooms {
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;
         let position = position.max(visible.hidden_through(state.epoch).min(state.last_sequence));
-        let subscriber = self.store.subscriber(room, subscriber, &whose).await?;
+        let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
         self.subscribers.seek(room, &subscriber, position).await
     }
 }

@@ -76,7 +76,7 @@ impl Rooms {
         let whose = self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         self.check_end("sequence", sequence, &registered.room, state).await?;
-        let subscriber = self.store.subscriber(&registered.room, subscriber, &whose).await?;
+        let subscriber = self.subscribers.find(&registered.room, subscriber, &whose).await?;
         self.subscribers.acknowledge(&registered.room, &subscriber, sequence).await
     }
 

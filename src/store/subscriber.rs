@@ -57,7 +57,8 @@ impl fmt::Display for Subscriber {
 }
 
 impl Whose {
-    fn is_exact(&self, found: &Subscriber) -> bool {
+    /// Whether it is the one that is meant, whatever others there are.
+    pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
         if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_anybodys }
     }
 

@@ -30,7 +30,7 @@ pub(crate) use self::{
     session::{Mark, Seek, Session},
 };
 use crate::{
-    domain::{NatsName, RoomId, SubscriberId},
+    domain::{NatsName, Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     store::{Ownership, Registered, Store, Subscriber, Whose},
     sync::lock,
@@ -64,6 +64,22 @@ impl Subscribers {
     pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
         let (sessions, moves) = (Mutex::default(), Mutex::default());
         Self { store, sessions, moves, queue: WriteQueue::default(), bound: Bound::new(max_of_endpoint) }
+    }
+
+    /// The subscriber with this id. One that has an open subscription on this instance is found without asking NATS.
+    pub(crate) async fn find(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
+        let open = {
+            let sessions = self.sessions();
+            let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
+            let mut open = names.into_iter().filter_map(|name| sessions.get(&(room.room_id.clone(), name)));
+            let found =
+                open.find(|open| open.ownership.subscriber.id == *id && whose.is_exact(&open.ownership.subscriber));
+            found.map(|session| session.ownership.subscriber.clone())
+        };
+        match open {
+            Some(subscriber) => Ok(subscriber),
+            None => self.store.subscriber(room, id, whose).await,
+        }
     }
 
     /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `epoch` is the life of the

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
@@ -33,6 +34,7 @@ impl Issuer {
         let files = issue::new_key().unwrap();
         let private = dir.path().join("key");
         fs::write(&private, files.private.as_bytes()).unwrap();
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).unwrap();
         Self { private, public: files.public, _dir: dir }
     }
 

@@ -107,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_id_is_safe_as_a_key_and_comes_back(room in "[^\\s\\p{C}]{1,128}", member in "[^\\s\\p{C}]{1,126}") {
+        fn any_id_is_safe_as_a_key_and_comes_back(room in "[!-~à-ÿ一-龥а-я🦀]{1,128}", member in "[!-~à-ÿ一-龥а-я🦀]{1,126}") {
             let room = RoomId::parse("room_id", room).unwrap();
             let member = MemberId::parse("member_id", member).unwrap();
             let key = member_key(&room, &member);

@@ -161,6 +161,10 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LIMIT_PUBLISH_BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit_publish_bytes: Option<u32>,
 
+    /// Open calls of a caller on all its connections; 0: no bound. Unset: 4000 with `--auth enforce`, else 0
+    #[arg(long, env = "UNIBUS_LIMIT_CALLS")]
+    pub limit_calls: Option<u32>,
+
     /// Open subscriptions of a caller; 0: no bound but that of all together. Unset: 1000 with `--auth enforce`, else 0
     #[arg(long, env = "UNIBUS_LIMIT_SUBSCRIPTIONS")]
     pub limit_subscriptions: Option<u32>,
@@ -331,6 +335,7 @@ impl Default for Config {
             max_subscriptions: 100_000,
             limit_publishes: None,
             limit_publish_bytes: None,
+            limit_calls: None,
             limit_subscriptions: None,
             limit_durable_subscribers: None,
             limit_rooms: None,

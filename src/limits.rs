@@ -150,6 +150,11 @@ pub const CONSUME_ROOMS_MAX: usize = 1000;
 /// wait for the client to read them; beyond either no further command is read.
 pub const CONSUME_ANSWERS_MAX: usize = 1024;
 
+/// `--limit-calls` with `--auth enforce`.
+pub const CALLS_PER_CALLER: u32 = 4000;
+/// Open calls of `PublishStream` and `Consume` of one caller where `--limit-calls` is in force: as much as a window of each may wait
+/// in the HTTP/2 library.
+pub const REQUEST_STREAMS_PER_CALLER_MAX: u32 = 128;
 /// `--limit-subscriptions` with `--auth enforce`.
 pub const SUBSCRIPTIONS_PER_CALLER: u32 = 1000;
 /// `--limit-durable-subscribers` with `--auth enforce`.

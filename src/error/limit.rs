@@ -26,6 +26,8 @@ limits! {
     PublishesOfCaller = "--limit-publishes";
     PublishBytesOfCaller = "--limit-publish-bytes";
     DurableSubscribersOfCaller = "--limit-durable-subscribers";
+    CallsOfCaller = "--limit-calls";
+    RequestStreamsOfCaller = "request_streams";
     SubscriptionsOfCaller = "--limit-subscriptions";
     RoomsOfCaller = "--limit-rooms";
     StoredBytesOfCaller = "--limit-stored-bytes";

@@ -15,20 +15,24 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    client::Client,
+    callers::Callers,
+    client::{Call, Client},
     refusal::{Refusal, is_always_served, refuse},
 };
 use crate::auth::Auth;
 
 /// Puts [`Authentication`] before a service.
 #[derive(Clone, Debug)]
-pub(super) struct AuthenticationLayer(pub Auth);
+pub(super) struct AuthenticationLayer {
+    pub auth: Auth,
+    pub callers: Arc<Callers>,
+}
 
 impl<S> Layer<S> for AuthenticationLayer {
     type Service = Authentication<S>;
 
     fn layer(&self, inner: S) -> Authentication<S> {
-        Authentication { auth: self.0.clone(), inner }
+        Authentication { auth: self.auth.clone(), callers: Arc::clone(&self.callers), inner }
     }
 }
 
@@ -37,6 +41,7 @@ impl<S> Layer<S> for AuthenticationLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Authentication<S> {
     auth: Auth,
+    callers: Arc<Callers>,
     inner: S,
 }
 
@@ -61,11 +66,18 @@ where
         }
         let client = request.extensions().get::<Arc<Client>>();
         let certificate = client.and_then(|client| client.certificate());
-        match self.auth.identify(request.headers(), certificate) {
+        let identified = self.auth.identify(request.headers(), certificate).and_then(|caller| {
+            if let Some(client) = client {
+                client.identify();
+            }
+            let open = self.callers.begin(&caller, request.uri().path())?;
+            if let (Some(open), Some(call)) = (open, request.extensions().get::<Arc<Call>>()) {
+                call.hold(open);
+            }
+            Ok(caller)
+        });
+        match identified {
             Ok(caller) => {
-                if let Some(client) = client {
-                    client.identify();
-                }
                 request.extensions_mut().insert(caller);
                 Either::Left(self.inner.call(request))
             }

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     addresses::{Eviction, Source, UnidentifiedCall},
+    callers,
     connections::{Bounds, Place, Places},
     intake::Budget,
 };
@@ -176,7 +177,8 @@ impl Client {
     /// Counts a call that is served until the guard is dropped; `None` when the connection has as many as it may.
     pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
         let open = self.calls.fetch_add(1, Ordering::AcqRel);
-        let call = Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), open: None };
+        let call =
+            Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), open: None, of_caller: OnceLock::new() };
         (open < self.bounds().calls_max).then_some(call)
     }
 
@@ -277,9 +279,16 @@ pub(super) struct Call {
     client: Arc<Client>,
     is_busy: AtomicBool,
     open: Option<OpenCall>,
+    of_caller: OnceLock<callers::OpenCall>,
 }
 
 impl Call {
+    /// Holds what the call takes of its caller's share.
+    pub(super) fn hold(&self, of_caller: callers::OpenCall) {
+        // there is one caller of a call
+        let _ = self.of_caller.set(of_caller);
+    }
+
     /// The same, with what a call of health or reflection holds.
     pub(super) fn holding(self, open: OpenCall) -> Self {
         let mut call = self;

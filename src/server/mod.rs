@@ -3,6 +3,7 @@
 mod addresses;
 mod admission;
 mod authentication;
+mod callers;
 mod client;
 mod coalesce;
 mod connections;
@@ -15,7 +16,7 @@ mod scan;
 mod stream;
 mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{HeaderName, HeaderValue};
 use axum::response::Response;
@@ -35,6 +36,7 @@ use tracing::{Span, error, info, info_span, warn};
 use self::{
     admission::AdmissionLayer,
     authentication::AuthenticationLayer,
+    callers::Callers,
     connections::Bounds,
     deadline::DeadlineLayer,
     intake::IntakeLayer,
@@ -49,9 +51,10 @@ use crate::{
     grpc::{self, Health},
     http,
     limits::{
-        ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CONNECTIONS_PER_ADDRESS_MAX, DURABLE_SUBSCRIBERS_PER_CALLER,
-        EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER, READS_PER_CALLER, REQUEST_ID_BYTES_MAX,
-        ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
+        ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CALLS_PER_CALLER, CONNECTIONS_PER_ADDRESS_MAX,
+        DURABLE_SUBSCRIBERS_PER_CALLER, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER,
+        READS_PER_CALLER, REQUEST_ID_BYTES_MAX, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER,
+        TLS_HANDSHAKES_MAX,
     },
     rooms::{Quotas, Rooms, Settings},
     store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
@@ -163,6 +166,7 @@ impl Server {
         let broken = CancellationToken::new();
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
+        let callers = Callers::new(config.quota(config.limit_calls, CALLS_PER_CALLER));
         let router = grpc::routes(rooms.clone(), &health)?
             .prepare()
             .into_axum_router()
@@ -179,7 +183,7 @@ impl Server {
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(AdmissionLayer)
-            .layer(AuthenticationLayer(auth))
+            .layer(AuthenticationLayer { auth, callers: Arc::new(callers) })
             .layer(DeadlineLayer)
             .service(tonic::service::Routes::from(router).prepare());
         let bounds = Bounds {

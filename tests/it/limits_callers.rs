@@ -315,3 +315,45 @@ async fn a_caller_leaves_no_more_durable_subscribers_behind_than_it_may() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_has_no_more_open_calls_than_it_may_on_all_its_connections() {
+    // Goal: connections are no way around the bound on open calls, and calls with a stream of requests have one of their own.
+    // Method: with a bound of 3 ann opens one subscription on each of three connections; the next call of hers is refused, bob's
+    // is not, and hers again when one has ended. With a bound of 1000: 128 Consume streams, and no other; other calls go on.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let unibus = issuer.guard(&nats, |config| config.limit_calls = Some(3)).await;
+    let ann = issuer.client(&unibus, "ann").await;
+    create_room(&ann, "lobby").await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(Frames::transient(&issuer.client(&unibus, "ann").await, "lobby").await);
+    }
+    let refused = publish(&ann, "lobby", "x").await;
+    let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(metadata(&refused, "limit"), "--limit-calls");
+    create_room(&issuer.client(&unibus, "bob").await, "own").await;
+    open.pop();
+    eventually(SOON, async || publish(&ann, "lobby", "x").await.map_err(|status| status.to_string())).await;
+
+    let unibus = issuer.guard(&nats, |config| config.limit_calls = Some(1000)).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let ann = issuer.client(&unibus, "ann").await;
+        for _ in 0..64 {
+            let (commands, requests) = tokio::sync::mpsc::channel(1);
+            let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+            streams.push((commands, ann.clone().consume(requests).await.unwrap()));
+        }
+    }
+    let ann = issuer.client(&unibus, "ann").await;
+    let refused = ann.clone().consume(tokio_stream::empty()).await;
+    let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(metadata(&refused, "limit"), "request_streams");
+    publish(&ann, "lobby", "x").await.unwrap();
+    drop(streams);
+    eventually(SOON, async || {
+        ann.clone().consume(tokio_stream::empty()).await.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+}

@@ -1,0 +1,97 @@
+//! How many open calls each caller has, on all its connections.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use crate::{
+    domain::{Caller, MemberId},
+    error::{Error, Limit, Result},
+    limits::REQUEST_STREAMS_PER_CALLER_MAX,
+    sync::lock,
+};
+
+/// Callers that are remembered before those without a call are forgotten.
+const CALLERS_UNPRUNED: usize = 1024;
+
+/// The open calls of all callers.
+#[derive(Debug)]
+pub(super) struct Callers {
+    /// Those of one caller; `None` is no bound.
+    max: Option<u32>,
+    open: Mutex<HashMap<MemberId, Weak<Open>>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    calls: AtomicU32,
+    /// Those of them whose requests are a stream: what the service has not read of it waits in the HTTP/2 library.
+    request_streams: AtomicU32,
+}
+
+/// An open call of a caller. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    open: Arc<Open>,
+    has_request_stream: bool,
+}
+
+impl Callers {
+    pub(super) fn new(max: Option<u32>) -> Self {
+        Self { max, open: Mutex::default() }
+    }
+
+    /// Counts a call of this caller, if callers have names and a bound.
+    ///
+    /// # Errors
+    /// `LIMIT_REACHED`.
+    pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<OpenCall>> {
+        let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
+        let open = self.of(id);
+        let has_request_stream = ["/PublishStream", "/Consume"].iter().any(|end| path.ends_with(end));
+        let before = open.calls.fetch_add(1, Ordering::AcqRel);
+        let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
+        // dropped, it is not counted any more
+        let call = OpenCall { open, has_request_stream };
+        if before >= max {
+            return Err(Error::limit_reached(
+                Limit::CallsOfCaller,
+                format!("the caller has as many open calls on this instance as --limit-calls allows ({max}); end one"),
+            ));
+        }
+        if has_request_stream && streams_before >= REQUEST_STREAMS_PER_CALLER_MAX {
+            return Err(Error::limit_reached(
+                Limit::RequestStreamsOfCaller,
+                format!(
+                    "the caller has {REQUEST_STREAMS_PER_CALLER_MAX} open calls of PublishStream and Consume on this \
+                     instance; use one for many rooms"
+                ),
+            ));
+        }
+        Ok(Some(call))
+    }
+
+    fn of(&self, id: &MemberId) -> Arc<Open> {
+        let mut open = lock(&self.open);
+        if let Some(known) = open.get(id).and_then(Weak::upgrade) {
+            return known;
+        }
+        if open.len() >= CALLERS_UNPRUNED {
+            open.retain(|_, open| open.strong_count() > 0);
+        }
+        let new = Arc::default();
+        open.insert(id.clone(), Arc::downgrade(&new));
+        new
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.open.calls.fetch_sub(1, Ordering::AcqRel);
+        self.open.request_streams.fetch_sub(u32::from(self.has_request_stream), Ordering::AcqRel);
+    }
+}

@@ -74,6 +74,9 @@ pub(crate) async fn run(plan: &Plan, programs: &Programs, dir: &Path) -> Result<
     facts.heartbeat = u64::try_from(HEARTBEAT.as_micros())?;
     facts.disturbed = plan.disturbs();
     facts.full = plan.has(|fault| matches!(fault, Fault::FullDisk { .. } | Fault::FullStore));
+    for room in &mut facts.rooms {
+        room.has_copies = world.nodes.len() > 1;
+    }
     read_logs(&world, &mut facts).await?;
     if !world.has_its_files() {
         bail!("another program removed the servers' files while they ran: what is missing says nothing");

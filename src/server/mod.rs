@@ -21,7 +21,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use futures_util::FutureExt;
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -125,10 +128,9 @@ impl Server {
             Some(files) => Some(Tls::open(files).await?),
             None => None,
         };
-        let listener = bind("listen", config.listen).await?;
-        let admin_listener = bind("admin_listen", config.admin_listen).await?;
-        let local_addr = listener.local_addr().map_err(|error| unbindable("listen", error))?;
-        let admin_addr = admin_listener.local_addr().map_err(|error| unbindable("admin_listen", error))?;
+        let socket = Bound::new("listen", config.listen)?;
+        let admin_socket = Bound::new("admin_listen", config.admin_listen)?;
+        let (local_addr, admin_addr) = (socket.local_addr()?, admin_socket.local_addr()?);
 
         let embedded = embedded(&config).await?;
         let target = target(&config, embedded.as_ref());
@@ -200,6 +202,7 @@ impl Server {
             tasks.spawn(tls.follow(stop.clone()));
         }
         let encrypted = tls.is_some();
+        let (listener, admin_listener) = (socket.listen()?, admin_socket.listen()?);
         let serving = listener::serve(listener, bounds, tls, service, draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
         let admin = http::admin_routes(store, draining.clone());
@@ -290,8 +293,35 @@ impl Server {
     }
 }
 
-async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| unbindable(field, error))
+/// An address that is taken and not listened on yet: until the service can answer, clients are refused and may go elsewhere,
+/// instead of waiting for an answer.
+struct Bound {
+    field: &'static str,
+    socket: TcpSocket,
+}
+
+impl Bound {
+    /// Connections that may wait to be accepted.
+    const BACKLOG: u32 = 1024;
+
+    fn new(field: &'static str, address: SocketAddr) -> Result<Self> {
+        let bound = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // as a listener has it: a port is free again at once when its owner has ended
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        bound().map(|socket| Self { field, socket }).map_err(|error| unbindable(field, error))
+    }
+
+    fn local_addr(&self) -> Result<SocketAddr> {
+        self.socket.local_addr().map_err(|error| unbindable(self.field, error))
+    }
+
+    fn listen(self) -> Result<TcpListener> {
+        self.socket.listen(Self::BACKLOG).map_err(|error| unbindable(self.field, error))
+    }
 }
 
 fn unbindable(field: &str, error: std::io::Error) -> Error {

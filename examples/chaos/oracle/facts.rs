@@ -41,6 +41,8 @@ pub(crate) struct Outage {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RoomFacts {
     pub room_id: String,
+    /// The log has copies: a server that was cut off may answer with what it had then.
+    pub has_copies: bool,
     pub log: Log,
     pub publishes: Vec<Publish>,
     pub removals: Vec<Removal>,

@@ -24,7 +24,7 @@ fn check_page(room: &Room, page: &Page, found: &mut Findings) {
         found.require(right, CONTENT, || format!("{who}: {sequence} came as {}", room.name(*digest)));
     }
     // Between its messages, and from the anchor to the first one, nothing is left out.
-    let before = room.acknowledged_before(page.asked);
+    let before = room.known_before(page.asked, page.instance);
     let mut edge = match page.anchor {
         Anchor::After(sequence) => Some(sequence),
         Anchor::Newest | Anchor::Before(_) => None,
@@ -85,7 +85,7 @@ fn check_older(room: &Room, page: &Page, found: &mut Findings) {
         Anchor::After(sequence) => first.unwrap_or(sequence + 1),
     };
     let older = room.stored(0, edge.saturating_sub(1)).next_back().map(|(sequence, _)| sequence);
-    let known = older.filter(|older| *older <= room.acknowledged_before(page.asked));
+    let known = older.filter(|older| *older <= room.known_before(page.asked, page.instance));
     found.require(page.has_older || known.is_none(), COMPLETE, || {
         format!("{who}: says that nothing is older than {first:?}, and {known:?} is stored")
     });

@@ -16,6 +16,8 @@ pub(super) struct Room<'a> {
     pub expiring: BTreeMap<u64, &'a Publish>,
     /// When a publish was acknowledged, with the greatest sequence that was acknowledged by then.
     acknowledged: Vec<(At, u64)>,
+    /// The same, of those that each instance acknowledged.
+    acknowledged_by: HashMap<usize, Vec<(At, u64)>>,
 }
 
 impl<'a> Room<'a> {
@@ -24,19 +26,23 @@ impl<'a> Room<'a> {
         let expiring = facts.publishes.iter().filter(|publish| publish.ttl.is_some());
         let expiring = expiring.filter_map(|publish| Some((publish.sequence()?, publish))).collect();
         let attempts = facts.publishes.iter().flat_map(|publish| &publish.attempts);
-        let mut acknowledged: Vec<(At, u64)> = attempts
-            .filter_map(|attempt| match attempt.outcome {
-                Outcome::Stored { sequence, .. } => Some((attempt.ended, sequence)),
-                _ => None,
-            })
-            .collect();
-        acknowledged.sort_unstable();
-        let mut greatest = 0;
-        for (_, sequence) in &mut acknowledged {
-            greatest = greatest.max(*sequence);
-            *sequence = greatest;
+        let mut acknowledged = Vec::new();
+        let mut acknowledged_by = HashMap::<usize, Vec<_>>::new();
+        for attempt in attempts {
+            if let Outcome::Stored { sequence, .. } = attempt.outcome {
+                acknowledged.push((attempt.ended, sequence));
+                acknowledged_by.entry(attempt.instance).or_default().push((attempt.ended, sequence));
+            }
         }
-        Self { facts, published, expiring, acknowledged }
+        for list in acknowledged_by.values_mut().chain([&mut acknowledged]) {
+            list.sort_unstable();
+            let mut greatest = 0;
+            for (_, sequence) in list {
+                greatest = greatest.max(*sequence);
+                *sequence = greatest;
+            }
+        }
+        Self { facts, published, expiring, acknowledged, acknowledged_by }
     }
 
     /// The message with this payload.
@@ -59,9 +65,22 @@ impl<'a> Room<'a> {
 
     /// The greatest sequence whose publish was acknowledged before this moment.
     pub(super) fn acknowledged_before(&self, at: At) -> u64 {
-        let earlier = self.acknowledged.partition_point(|(ended, _)| *ended < at);
-        earlier.checked_sub(1).and_then(|place| self.acknowledged.get(place)).map_or(0, |(_, sequence)| *sequence)
+        greatest_before(&self.acknowledged, at)
     }
+
+    /// The greatest sequence that this instance must know at this moment.
+    pub(super) fn known_before(&self, at: At, instance: usize) -> u64 {
+        if self.facts.has_copies {
+            self.acknowledged_by.get(&instance).map_or(0, |list| greatest_before(list, at))
+        } else {
+            self.acknowledged_before(at)
+        }
+    }
+}
+
+fn greatest_before(list: &[(At, u64)], at: At) -> u64 {
+    let earlier = list.partition_point(|(ended, _)| *ended < at);
+    earlier.checked_sub(1).and_then(|place| list.get(place)).map_or(0, |(_, sequence)| *sequence)
 }
 
 impl Deref for Room<'_> {

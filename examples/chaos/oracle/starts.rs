@@ -9,7 +9,7 @@ pub(super) fn check(room: &Room, found: &mut Findings) {
     for subscription in &room.subscriptions {
         let Some((at, Frame::Opened { position, first, last, .. })) = subscription.frames.first() else { continue };
         let who = subscription.name();
-        let before = room.acknowledged_before(subscription.asked);
+        let before = room.known_before(subscription.asked, subscription.instance);
         found.require(*last >= before, STATE, || {
             format!("{who}: opened says that the last is {last}, and {before} had been acknowledged when it asked")
         });
@@ -37,7 +37,7 @@ fn check_start(room: &Room, subscription: &Subscription, at: u64, position: u64,
             format!("{who}: asked for all, and begins after {position}; {:?} is stored", skipped())
         }),
         Start::New => {
-            let before = room.acknowledged_before(subscription.asked);
+            let before = room.known_before(subscription.asked, subscription.instance);
             found.require(position >= before, START, || {
                 format!("{who}: asked for new ones, and begins after {position}; {before} had been acknowledged")
             });

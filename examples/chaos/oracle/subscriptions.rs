@@ -72,7 +72,7 @@ fn check_frames(room: &Room, subscription: &Subscription, found: &mut Findings) 
                 found.require(position == Some(*at_position) && !caught_up, ORDER, || {
                     format!("{who}: caught up at {at_position}, stood at {position:?}, before: {caught_up}")
                 });
-                let before = room.acknowledged_before(subscription.asked);
+                let before = room.known_before(subscription.asked, subscription.instance);
                 found.require(*at_position >= before, CAUGHT_UP, || {
                     format!("{who}: caught up at {at_position}, and {before} had been acknowledged when it asked")
                 });

@@ -246,6 +246,15 @@ fn a_false_start_is_found() {
     finds("opened knows", |_, room| {
         room.subscriptions[0].frames[0].1 = Frame::Opened { position: 0, first: 1, last: 9, resumed: false };
     });
+    // what another instance acknowledged need not be known where there are copies
+    for (instance, knows) in [(0, true), (1, false)] {
+        let change = move |_: &mut Facts, room: &mut RoomFacts| {
+            room.has_copies = true;
+            room.subscriptions[0].instance = instance;
+            room.subscriptions[0].frames[0].1 = Frame::Opened { position: 0, first: 1, last: 1, resumed: false };
+        };
+        assert_eq!(broken(change).iter().any(|promise| promise.contains("opened knows")), knows, "{instance}");
+    }
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl Rooms {
             (Way::Log(Box::new(start)), session)
         } else {
             check_ephemeral(&options)?;
-            (Way::Ephemeral(self.upstreams.of_ephemeral(&registered).await?), None)
+            let tap = self.upstreams.of_ephemeral(&registered).await?;
+            (Way::Ephemeral(tap, self.allowances.reads(caller)), None)
         };
         let session = session.map(Arc::new);
         Ok(Subscription {

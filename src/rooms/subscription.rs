@@ -52,7 +52,7 @@ pub(crate) struct Subscription {
 /// How messages come.
 pub(super) enum Way {
     Log(Box<LogStart>),
-    Ephemeral(Tap),
+    Ephemeral(Tap, CallerReads),
 }
 
 /// Where a subscription of a room with a log begins.
@@ -79,7 +79,7 @@ impl Subscription {
         let manner = Manner { heartbeat_interval, until_caught_up };
         match way {
             Way::Log(start) => Box::pin(log_frames(start, resumed, ending, manner)),
-            Way::Ephemeral(tap) => Box::pin(ephemeral_frames(tap, ending, manner)),
+            Way::Ephemeral(tap, reads) => Box::pin(ephemeral_frames(tap, reads, ending, manner)),
         }
     }
 }
@@ -341,7 +341,12 @@ async fn arrive(
     }
 }
 
-fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream<Item = Result<Frame>> + Send {
+fn ephemeral_frames(
+    mut tap: Tap,
+    reads: CallerReads,
+    ending: Ending,
+    manner: Manner,
+) -> impl Stream<Item = Result<Frame>> + Send {
     let mut delivery = {
         let ring = tap.ring();
         LiveDelivery::open(ring.last(), ring.disconnections())
@@ -361,28 +366,38 @@ fn ephemeral_frames(mut tap: Tap, ending: Ending, manner: Manner) -> impl Stream
                 return;
             }
             let next = tap.ring().next(delivery.position());
-            let (steps, batch) = match next {
-                Next::Batch(batch) => (delivery.arrive(batch.items()), Some((batch, Charge::default()))),
-                Next::Lagged { after, disconnections } => (delivery.lagged(after, disconnections), None),
+            let mut unpaid = None;
+            let arrived = match next {
+                Next::Batch(batch) => {
+                    let charge = reads.try_charge(batch.size());
+                    unpaid = charge.is_none().then(|| batch.size());
+                    charge.map(|charge| (delivery.arrive(batch.items()), Some((batch, charge))))
+                }
+                Next::Lagged { after, disconnections } => Some((delivery.lagged(after, disconnections), None)),
                 Next::Nothing => {
                     if let Some(error) = tap.end() {
                         yield Err(error.again());
                         return;
                     }
-                    tokio::select! {
-                        biased;
-                        end = end.wait() => {
-                            yield Err(end.into());
-                            return;
-                        }
-                        () = tap.changed() => {}
-                        () = pace.silent() => {
-                            yield Ok(Frame::Heartbeat { position: 0 });
-                            pace.sent();
-                        }
-                    }
-                    continue;
+                    None
                 }
+            };
+            let Some((steps, batch)) = arrived else {
+                // for something new, or for the caller's other clients to take what is charged to it
+                tokio::select! {
+                    biased;
+                    end = end.wait() => {
+                        yield Err(end.into());
+                        return;
+                    }
+                    _ = reads.charge(unpaid.unwrap_or_default()), if unpaid.is_some() => {}
+                    () = tap.changed(), if unpaid.is_none() => {}
+                    () = pace.silent() => {
+                        yield Ok(Frame::Heartbeat { position: 0 });
+                        pace.sent();
+                    }
+                }
+                continue;
             };
             for frame in frames(steps, batch) {
                 yield Ok(frame);

@@ -13,6 +13,7 @@ mod intake;
 mod listener;
 mod refusal;
 mod scan;
+mod socket;
 mod stream;
 mod tls;
 
@@ -21,10 +22,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use futures_util::FutureExt;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    time,
-};
+use tokio::time;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -44,6 +42,7 @@ use self::{
     deadline::DeadlineLayer,
     intake::IntakeLayer,
     refusal::refuse,
+    socket::Bound,
     tls::{Tls, TlsFiles},
 };
 use crate::{
@@ -291,41 +290,6 @@ impl Server {
             format!("calls were still open after the drain timeout of {:?} and were cut off", self.drain_timeout),
         ))
     }
-}
-
-/// An address that is taken and not listened on yet: until the service can answer, clients are refused and may go elsewhere,
-/// instead of waiting for an answer.
-struct Bound {
-    field: &'static str,
-    socket: TcpSocket,
-}
-
-impl Bound {
-    /// Connections that may wait to be accepted.
-    const BACKLOG: u32 = 1024;
-
-    fn new(field: &'static str, address: SocketAddr) -> Result<Self> {
-        let bound = || {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            // as a listener has it: a port is free again at once when its owner has ended
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            Ok(socket)
-        };
-        bound().map(|socket| Self { field, socket }).map_err(|error| unbindable(field, error))
-    }
-
-    fn local_addr(&self) -> Result<SocketAddr> {
-        self.socket.local_addr().map_err(|error| unbindable(self.field, error))
-    }
-
-    fn listen(self) -> Result<TcpListener> {
-        self.socket.listen(Self::BACKLOG).map_err(|error| unbindable(self.field, error))
-    }
-}
-
-fn unbindable(field: &str, error: std::io::Error) -> Error {
-    Error::field(field, format!("the address cannot be bound: {error}")).because(error)
 }
 
 /// The service's own nats-server, unless it is to use another one.

@@ -143,7 +143,7 @@ async fn one_caller_cannot_fill_memory_with_unfinished_publishes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn millions_of_empty_entries_are_refused_before_they_take_memory() {
     // Goal: a request is counted before it is decoded. Method: a batch of 4.7 million empty messages, one of as many empty
-    // headers, a publish and a new room likewise; each is refused by its field, costs little more than its bytes, and holds
+    // headers, a publish and a new room likewise, and groups nested 400,000 deep; each is refused by its field, costs little more than its bytes, and holds
     // nobody up.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let (service, client) = guarded(&nats, &issuer, &[]).await;
@@ -168,6 +168,13 @@ async fn millions_of_empty_entries_are_refused_before_they_take_memory() {
             assert_ne!(crate::support::reason(&status), "INTERNAL");
         }
     }
+    // groups within groups, which no message of the contract has
+    let mut nested = Vec::new();
+    for _ in 0..400_000 {
+        encode_key(99, WireType::StartGroup, &mut nested);
+    }
+    let status = raw_call(&service, &token, "Publish", nested).await.unwrap_err();
+    assert_eq!(crate::support::reason(&status), "REQUEST_MALFORMED", "{status:?}");
     assert_bounded(&service, before, Duration::from_millis(500), 64 * 1024 * 1024).await;
     innocent.assert_unharmed().await;
 }

@@ -13,11 +13,14 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
-    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
-    service::interceptor::InterceptedService, transport::Endpoint,
+    Request, Status, Streaming,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
-use unibus::v1::{HistoryRequest, HistoryResponse, SubscribeRequest, subscribe_response::Frame};
+use unibus::v1::{HistoryRequest, HistoryResponse, Start, SubscribeRequest, start::At, subscribe_response::Frame};
 
 use crate::support::{
     Client, Credentials, Frames, Issuer, Nats, Process, client_with_window_as, connect_with, create_ephemeral,
@@ -238,14 +241,17 @@ async fn a_storm_of_pages_and_backlogs_leaves_others_alone() {
     assert_eq!(history(&bob, "stored", 1).await.messages.len(), 1);
 }
 
-/// Asks for a page and reads no more of the answer than its headers.
-async fn page_that_is_not_taken(
-    service: &Process,
-    credentials: &Credentials,
-) -> Result<Streaming<HistoryResponse>, Status> {
+type Narrow = InterceptedService<Channel, Credentials>;
+
+/// A connection whose client takes little before its program reads it.
+async fn narrow(service: &Process, credentials: &Credentials) -> Narrow {
     let endpoint = Endpoint::from_shared(format!("http://{}", service.address())).unwrap();
     let endpoint = endpoint.initial_stream_window_size(16 * 1024).initial_connection_window_size(64 * 1024);
-    let channel = InterceptedService::new(endpoint.connect().await.unwrap(), credentials.clone());
+    InterceptedService::new(endpoint.connect().await.unwrap(), credentials.clone())
+}
+
+/// Asks for a page and reads no more of the answer than its headers.
+async fn page_that_is_not_taken(channel: Narrow) -> Result<Streaming<HistoryResponse>, Status> {
     let mut client = Grpc::new(channel);
     client.ready().await.unwrap();
     let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
@@ -256,7 +262,7 @@ async fn page_that_is_not_taken(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_that_clients_do_not_take_cost_a_share_of_memory() {
     // Goal: a page counts for its caller until the client has taken it, so that slow clients cannot pile up pages. Method: 150
-    // calls on connections of their own that read nothing of a page of 3 MiB: eight are answered, the others refused with a retry
+    // calls on ten connections that read nothing of a page of 3 MiB: eight are answered, the others refused with a retry
     // hint; bob's page comes all the while; when the connections are gone, eve's pages come again.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let service = Arc::new(guarded(&nats, &issuer, &[]).await);
@@ -267,14 +273,18 @@ async fn pages_that_clients_do_not_take_cost_a_share_of_memory() {
     let before = service.resident_bytes();
     let peak = Peak::of(&service);
     let credentials = Credentials::bearer(&issuer.token("eve"));
-    let asked = join_all((0..150).map(|_| page_that_is_not_taken(&service, &credentials))).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(narrow(&service, &credentials).await);
+    }
+    let asked = join_all((0..150).map(|number| page_that_is_not_taken(clients[number % 10].clone()))).await;
     let refused = asked.iter().filter_map(|page| page.as_ref().err()).map(reason).collect::<Vec<_>>();
     assert_eq!(refused.len(), 150 - 8, "{refused:?}");
     assert!(refused.iter().all(|reason| reason == "RATE_LIMITED"), "{refused:?}");
     assert_eq!(history(&bob, "stored", 1).await.messages.len(), 1);
     let grown = peak.bytes.load(Ordering::SeqCst).saturating_sub(before);
     assert!(grown < GROWTH_BYTES_MAX / 2, "grew by {} MiB", grown / MIB);
-    drop(asked);
+    drop((asked, clients));
     eventually(Duration::from_secs(10), async || {
         let request = HistoryRequest { room_id: "large".into(), limit: 1000, anchor: None };
         eve.clone().history(request).await.map_err(|status| status.to_string())
@@ -359,5 +369,40 @@ async fn read_without_a_pause(client: Client, pages: bool) {
             let Ok(mut frames) = Frames::open(&client, request).await else { continue };
             while let Ok(Some(_)) = frames.next_frame(Duration::from_secs(60)).await {}
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_messages_that_wait_for_slow_clients_cost_a_share_of_memory() {
+    // Goal: subscriptions that each hold another large message share a bound, with a log or without. Method: 200 subscriptions of
+    // eve, opened one after the other with a message published after each, read only their first frame; 180 MB would wait.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let service = Arc::new(guarded(&nats, &issuer, &[]).await);
+    let eve = as_caller(&service, &issuer, "eve").await;
+    create_room(&eve, "log").await;
+    create_ephemeral(&eve, "air").await;
+    for room in ["log", "air"] {
+        for _ in 0..12 {
+            publish(&eve, room, vec![7; LARGE]).await.unwrap();
+        }
+        let before = service.resident_bytes();
+        let peak = Peak::of(&service);
+        let mut silent = Vec::new();
+        for number in 0..200 {
+            if number % 50 == 0 {
+                let credentials = Credentials::bearer(&issuer.token("eve"));
+                silent.push((client_with_window_as(service.address(), 16 * 1024, credentials).await, Vec::new()));
+            }
+            let (client, open) = silent.last_mut().unwrap();
+            let request = SubscribeRequest {
+                room_id: room.into(),
+                start: Some(Start { at: Some(At::New(())) }),
+                ..SubscribeRequest::default()
+            };
+            open.push(Frames::open(client, request).await.unwrap());
+            publish(&eve, room, vec![7; LARGE]).await.unwrap();
+        }
+        let grown = peak.bytes.load(Ordering::SeqCst).saturating_sub(before);
+        assert!(grown < 120 * MIB, "{room}: grew by {} MiB", grown / MIB);
     }
 }

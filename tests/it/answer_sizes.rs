@@ -50,7 +50,7 @@ async fn an_error_names_some_wrong_fields_and_counts_the_others() {
         let status = client.publish(PublishRequest { room_id, ..plain.clone() }).await;
         assert_bounded(&assert_status(status, Code::InvalidArgument, "INVALID_FIELD"), "a long room id");
     }
-    let labels = (0..10_000).map(|number| (format!("{number} {}", "\u{20ac}".repeat(100)), String::new())).collect();
+    let labels = (0..300).map(|number| (format!("{number} {}", "\u{20ac}".repeat(40)), String::new())).collect();
     let status = client.create_room(CreateRoomRequest { labels, ..ephemeral("labelled") }).await;
     assert_bounded(&assert_status(status, Code::InvalidArgument, "INVALID_FIELD"), "labels");
 }

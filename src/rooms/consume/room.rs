@@ -76,7 +76,7 @@ fn frames(
         let heartbeat_interval = subscription.heartbeat_interval;
         let epoch = match &subscription.way {
             Way::Log(start) => Some(start.state.epoch),
-            Way::Ephemeral(_) => None,
+            Way::Ephemeral(..) => None,
         };
         let mut frames = subscription.frames();
         let mut position = 0;

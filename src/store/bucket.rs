@@ -132,7 +132,7 @@ impl<T: DeserializeOwned> Bucket<T> {
         let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
         let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
         apply(Change::Restart);
-        let mut told = 0;
+        let (mut told, mut asked_again) = (0, false);
         let mut complete = end == 0;
         if complete {
             apply(Change::Complete);
@@ -172,8 +172,16 @@ impl<T: DeserializeOwned> Bucket<T> {
                 kv::Operation::Delete | kv::Operation::Purge => apply(Change::Delete(entry.key, entry.revision)),
             }
             if told >= end && !complete {
-                complete = true;
-                apply(Change::Complete);
+                if !asked_again {
+                    // what changed while the watch began comes later than its old place, and is not missing: it is not newer
+                    // than what there is now
+                    asked_again = true;
+                    end = self.last().await?;
+                }
+                complete = told >= end;
+                if complete {
+                    apply(Change::Complete);
+                }
             }
         }
     }

@@ -1,15 +1,19 @@
 //! Several instances of the service on one NATS are one service.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use async_nats::jetstream::stream::Config;
 use futures_util::future::{join, join_all};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
-use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, Retention};
+use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, Retention, Room, UpdateRoomRequest};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_status, create_room, ephemeral, eventually, history, payloads, persisted,
-    publish, reason,
+    Client, Frames, Nats, Proxy, Unibus, assert_status, create_room, ephemeral, eventually, history, payloads,
+    persisted, publish, reason,
 };
 
 /// Within this, what one instance did is known to the others.
@@ -224,5 +228,50 @@ async fn a_subject_is_given_back_by_one_instance_alone() {
         }
         let kept = nats.stream("lobby").await.cached_info().state.messages;
         assert_eq!(kept, (round * INSTANCES) as u64, "after {round} rounds");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_begins_again_while_rooms_change_forgets_none() {
+    // Goal: a room that changes while an instance reads the registry anew is not taken for deleted. Method: one instance changes
+    // the labels of three rooms without a pause; the other one's links to NATS are cut again and again; its subscriptions stay.
+    let nats = Nats::start().await;
+    let proxy = Proxy::start(nats.address()).await;
+    let url = proxy.nats_url();
+    let cut = Unibus::configured(|config| config.nats_url = Some(url)).await;
+    let other = Unibus::start(&nats).await;
+    let (reader, writer) = (cut.client().await, other.client().await);
+    let rooms = ["one", "three", "two"];
+    let mut open = Vec::new();
+    for room in rooms {
+        create_room(&writer, room).await;
+        eventually(KNOWN_WITHIN, async || knows(&reader, room).await).await;
+        open.push(Frames::transient(&reader, room).await);
+    }
+    let changing = AbortOnDropHandle::new(tokio::spawn(async move {
+        for number in 0_u64.. {
+            let room_id = rooms[usize::try_from(number % 3).unwrap()];
+            let labels = HashMap::from([("number".to_owned(), number.to_string())]);
+            let room = Some(Room { room_id: room_id.into(), labels, ..Room::default() });
+            let update_mask = Some(prost_types::FieldMask { paths: vec!["labels".into()] });
+            writer.clone().update_room(UpdateRoomRequest { room, update_mask }).await.unwrap();
+        }
+    }));
+    for _ in 0..40 {
+        proxy.cut();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        for room in rooms {
+            eventually(Duration::from_secs(5), async || match knows(&reader, room).await {
+                Err(reason) if reason == "ROOM_NOT_FOUND" => panic!("{room} is taken for deleted"),
+                known => known,
+            })
+            .await;
+        }
+    }
+    drop(changing);
+    let publisher = other.client().await;
+    for (room, frames) in rooms.iter().zip(&mut open) {
+        publish(&publisher, room, "last").await.unwrap();
+        assert_eq!(payloads(&frames.messages(1).await), ["last"], "{room}");
     }
 }

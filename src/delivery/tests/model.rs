@@ -359,6 +359,8 @@ proptest! {
         let acked: Vec<u64> = starts.into_iter().map(|start| start.min(stored)).collect();
         let clients = acked.iter().map(|start| Client::open(*start, &log)).collect();
         let mut model = Model { log, ring: ring(stored), upstream: stored, gone: BTreeSet::new(), clients, acked };
+        // as each subscription that opens does
+        model.ring.compare(&model.log.state());
         for event in events {
             model.apply(&event);
             for (client, acked) in model.clients.iter().zip(&model.acked) {

@@ -84,7 +84,10 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> R
         ..pull::Config::default()
     };
     match nats.create_consumer(room.stream.as_str(), config).await {
-        Ok(()) => Ok(Bookmark { position: 0, created: true }),
+        // a node that has just started may not know of a consumer that is there: NATS then leaves it at its place
+        Ok(Info { ack_floor, .. }) => {
+            Ok(Bookmark { position: ack_floor.stream_sequence, created: ack_floor.stream_sequence == 0 })
+        }
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
             Ok(Bookmark { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
         }

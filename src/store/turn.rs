@@ -59,7 +59,7 @@ pub(super) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
                 warn!(stream, %error, "a turn at the stream is taken without regard to other instances");
                 break Ok(());
             }
-            result => break result,
+            result => break result.map(drop),
         }
     };
     taken.map(|()| Turn { nats: nats.clone(), stream: stream.to_owned() })

@@ -17,7 +17,7 @@ use async_nats::{
     connection::State,
     jetstream::{
         self, ErrorCode,
-        consumer::{IntoConsumerConfig, pull},
+        consumer::{self, IntoConsumerConfig, pull},
         context::RequestErrorKind,
         response::Response,
     },
@@ -198,16 +198,17 @@ impl Nats {
         }
     }
 
-    /// Creates a consumer that is named in its configuration, and does not exist yet with another.
+    /// Creates a consumer that is named in its configuration, and does not exist yet with another. One that exists with the same is
+    /// left as it is, and described.
     ///
     /// # Errors
     /// `CONSUMER_ALREADY_EXISTS` if it does.
-    pub(super) async fn create_consumer(&self, stream: &str, config: pull::Config) -> Result<(), ApiError> {
+    pub(super) async fn create_consumer(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, ApiError> {
         // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
         let config = config.into_consumer_config();
         let subject = format!("CONSUMER.CREATE.{stream}.{}", config.name.as_deref().unwrap_or_default());
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
-        self.api::<_, IgnoredAny>(subject, &request).await.map(drop)
+        self.api(subject, &request).await
     }
 
     pub(super) async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), ApiError> {

@@ -97,7 +97,8 @@ pub(crate) async fn update(scene: &Scene, rng: &mut Rng) -> Result<()> {
     for round in 0..rng.usize(2..6) {
         // labels first; then bounds, which let go of what exceeds them
         let bounds = round > 0 && rng.bool();
-        let retention = bounds.then(|| Retention { max_messages: rng.i64(200..2000), ..Retention::default() });
+        // an atomic batch has up to 300 messages, and must fit
+        let retention = bounds.then(|| Retention { max_messages: rng.i64(300..2000), ..Retention::default() });
         let labels = [("round".to_owned(), round.to_string())].into();
         let room = Room { room_id: scene.room_id(0), labels, retention, ..Room::default() };
         for _ in 0..TRIES {

@@ -72,7 +72,8 @@ trait Holder: Send + Sync {
 pub(super) struct Turn {
     backlogs: Backlogs,
     pub bytes: usize,
-    since: Instant,
+    /// When the first message came: what it takes to begin is not the reader's time.
+    since: Option<Instant>,
     _permit: OwnedSemaphorePermit,
     _of_caller: Option<OwnedSemaphorePermit>,
 }
@@ -108,13 +109,7 @@ impl Backlogs {
             None => (needed, self.acquire(Arc::clone(&self.0.budget), permits(needed)).await),
         };
         let Some(permit) = permit else { return std::future::pending().await };
-        Turn {
-            backlogs: self.clone(),
-            bytes: kib * KIB,
-            since: Instant::now(),
-            _permit: permit,
-            _of_caller: of_caller.flatten(),
-        }
+        Turn { backlogs: self.clone(), bytes: kib * KIB, since: None, _permit: permit, _of_caller: of_caller.flatten() }
     }
 
     /// Waits for these permits, and takes turns away from idle holders meanwhile. `None` never comes: nobody closes a semaphore.
@@ -145,7 +140,8 @@ impl Backlogs {
 impl Turn {
     /// Whether somebody waits for a turn, and this one has lasted long enough.
     pub(super) fn is_over(&self) -> bool {
-        self.since.elapsed() > BACKLOG_TURN_TIME && self.backlogs.0.waiting.load(Ordering::Relaxed) > 0
+        self.since.is_some_and(|since| since.elapsed() > BACKLOG_TURN_TIME)
+            && self.backlogs.0.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -224,8 +220,12 @@ impl<S: Stream + Unpin> Taken<S> {
         let mut held = lock(&self.slot.held);
         let Some((stream, turn)) = &mut *held else { return Poll::Ready(None) };
         let taken = stream.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
-        if turn.is_some() {
-            lock(&self.slot.asked).at = Instant::now();
+        if let Some(turn) = turn {
+            let now = Instant::now();
+            lock(&self.slot.asked).at = now;
+            if taken.is_ready() {
+                turn.since.get_or_insert(now);
+            }
         }
         taken
     }

@@ -1,8 +1,59 @@
-//! What the modules share of locking.
+//! What the modules share of locking, and of things that live as long as somebody uses them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+/// Keys that are remembered before those that nobody uses are forgotten.
+const UNPRUNED: usize = 1024;
 
 /// Locks a mutex whose holders cannot leave its value half changed, so that poison means nothing.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One value for each key, for as long as somebody holds it.
+#[derive(Debug)]
+pub(crate) struct PerKey<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K, V> Default for PerKey<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V> PerKey<K, V> {
+    /// The value that others hold for the key, or a new one.
+    pub(crate) fn get_or_make(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        let mut values = lock(&self.0);
+        if let Some(value) = values.get(&key).and_then(Weak::upgrade) {
+            return value;
+        }
+        if values.len() >= UNPRUNED {
+            values.retain(|_, value| value.strong_count() > 0);
+        }
+        let value = Arc::new(make());
+        values.insert(key, Arc::downgrade(&value));
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_lives_as_long_as_somebody_holds_it() {
+        let values = PerKey::default();
+        let first = values.get_or_make(0, || 1);
+        assert_eq!(*values.get_or_make(0, || 2), 1);
+        drop(first);
+        assert_eq!(*values.get_or_make(0, || 3), 3);
+        for key in 0..10 * UNPRUNED {
+            values.get_or_make(key, || 4);
+        }
+        assert!(lock(&values.0).len() <= UNPRUNED);
+    }
 }

@@ -1,9 +1,6 @@
 //! What each caller reads in bulk: pages of history, and backlogs.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, Weak},
-};
+use std::sync::Arc;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -15,7 +12,7 @@ use crate::{
     domain::Caller,
     error::{Error, Limit, Reason, Result},
     limits::{BATCH_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, LARGE_BATCHES_BYTES_MAX, READ_WAIT_MAX, READS_AT_ONCE_MAX},
-    sync::lock,
+    sync::PerKey,
 };
 
 /// The reads of all callers.
@@ -24,7 +21,7 @@ pub(super) struct Reads {
     /// Pages that one caller may read or wait for; `None` is no bound.
     max: Option<u32>,
     rate: Option<Arc<Rate>>,
-    callers: Mutex<HashMap<Key, Weak<Places>>>,
+    callers: PerKey<Key, Places>,
 }
 
 /// One caller's places.
@@ -76,19 +73,11 @@ fn beyond(bytes: usize) -> u32 {
 impl Reads {
     pub(super) fn new(max: Option<u32>, bytes_per_second: Option<u32>) -> Self {
         let rate = bytes_per_second.map(|max| Arc::new(Rate::new(Limit::ReadBytesOfCaller, max)));
-        Self { max, rate, callers: Mutex::default() }
+        Self { max, rate, callers: PerKey::default() }
     }
 
     pub(super) fn of(&self, caller: &Caller) -> CallerReads {
-        let places = self.max.map(|max| {
-            let mut callers = lock(&self.callers);
-            let known = callers.entry(caller.id().cloned()).or_default();
-            known.upgrade().unwrap_or_else(|| {
-                let places = Arc::new(Places::new(max));
-                *known = Arc::downgrade(&places);
-                places
-            })
-        });
+        let places = self.max.map(|max| self.callers.get_or_make(caller.id().cloned(), || Places::new(max)));
         CallerReads { caller: caller.clone(), places, rate: self.rate.clone() }
     }
 
@@ -97,9 +86,6 @@ impl Reads {
         if let Some(rate) = &self.rate {
             rate.forget_idle();
         }
-        let mut callers = lock(&self.callers);
-        callers.retain(|_, places| places.strong_count() > 0);
-        callers.shrink_to_fit();
     }
 }
 

@@ -1,29 +1,23 @@
 //! How many open calls each caller has, on all its connections.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
     limits::REQUEST_STREAMS_PER_CALLER_MAX,
-    sync::lock,
+    sync::PerKey,
 };
-
-/// Callers that are remembered before those without a call are forgotten.
-const CALLERS_UNPRUNED: usize = 1024;
 
 /// The open calls of all callers.
 #[derive(Debug)]
 pub(super) struct Callers {
     /// Those of one caller; `None` is no bound.
     max: Option<u32>,
-    open: Mutex<HashMap<MemberId, Weak<Open>>>,
+    open: PerKey<MemberId, Open>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +36,7 @@ pub(super) struct OpenCall {
 
 impl Callers {
     pub(super) fn new(max: Option<u32>) -> Self {
-        Self { max, open: Mutex::default() }
+        Self { max, open: PerKey::default() }
     }
 
     /// Counts a call of this caller, if callers have names and a bound.
@@ -51,7 +45,7 @@ impl Callers {
     /// `LIMIT_REACHED`.
     pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<OpenCall>> {
         let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
-        let open = self.of(id);
+        let open = self.open.get_or_make(id.clone(), Open::default);
         let has_request_stream = ["/PublishStream", "/Consume"].iter().any(|end| path.ends_with(end));
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
         let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
@@ -73,19 +67,6 @@ impl Callers {
             ));
         }
         Ok(Some(call))
-    }
-
-    fn of(&self, id: &MemberId) -> Arc<Open> {
-        let mut open = lock(&self.open);
-        if let Some(known) = open.get(id).and_then(Weak::upgrade) {
-            return known;
-        }
-        if open.len() >= CALLERS_UNPRUNED {
-            open.retain(|_, open| open.strong_count() > 0);
-        }
-        let new = Arc::default();
-        open.insert(id.clone(), Arc::downgrade(&new));
-        new
     }
 }
 

@@ -1,20 +1,14 @@
 //! The bytes of messages that are being received: how many there may be, for each caller and for all.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, Weak},
-};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::MemberId,
     limits::{REQUEST_BYTES_MAX, REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_MAX, REQUESTS_WAITING_PER_CALLER_MAX},
-    sync::lock,
+    sync::PerKey,
 };
-
-/// Callers that are remembered before those that receive nothing are forgotten.
-const CALLERS_UNPRUNED: usize = 1024;
 
 /// Bytes, and places to wait for some.
 #[derive(Debug)]
@@ -44,13 +38,13 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Budgets {
     all: Arc<Budget>,
-    callers: Mutex<HashMap<MemberId, Weak<Budget>>>,
+    callers: PerKey<MemberId, Budget>,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
         let all = Arc::new(Budget::new(REQUEST_BYTES_MAX, REQUESTS_WAITING_MAX));
-        Self { all, callers: Mutex::default() }
+        Self { all, callers: PerKey::default() }
     }
 }
 
@@ -63,19 +57,6 @@ impl Budgets {
             (None, None) => OfOne::None,
         };
         Share { budgets: Arc::clone(self), of_one }
-    }
-
-    fn of_caller(&self, id: &MemberId) -> Arc<Budget> {
-        let mut callers = lock(&self.callers);
-        if let Some(budget) = callers.get(id).and_then(Weak::upgrade) {
-            return budget;
-        }
-        if callers.len() >= CALLERS_UNPRUNED {
-            callers.retain(|_, budget| budget.strong_count() > 0);
-        }
-        let budget = Arc::new(Budget::of_one());
-        callers.insert(id.clone(), Arc::downgrade(&budget));
-        budget
     }
 }
 
@@ -103,7 +84,7 @@ pub(super) struct Charge {
 impl Share {
     fn of_one(&self) -> Option<Arc<Budget>> {
         match &self.of_one {
-            OfOne::Caller(id) => Some(self.budgets.of_caller(id)),
+            OfOne::Caller(id) => Some(self.budgets.callers.get_or_make(id.clone(), Budget::of_one)),
             OfOne::Connection(budget) => Some(Arc::clone(budget)),
             OfOne::None => None,
         }

@@ -152,6 +152,9 @@ pub const CONSUME_ANSWERS_MAX: usize = 1024;
 
 /// `--limit-calls` with `--auth enforce`.
 pub const CALLS_PER_CALLER: u32 = 4000;
+/// Calls of one caller that ask NATS at the same time where `--limit-calls` is in force, those that publish and pages of history
+/// aside; further ones wait.
+pub const CALLS_AT_ONCE_PER_CALLER_MAX: usize = 64;
 /// Open calls of `PublishStream` and `Consume` of one caller where `--limit-calls` is in force: as much as a window of each may wait
 /// in the HTTP/2 library.
 pub const REQUEST_STREAMS_PER_CALLER_MAX: u32 = 128;
@@ -261,6 +264,9 @@ pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 /// HTTP/2 streams of a connection beyond `--max-streams-per-connection`, on which calls are answered that there are too many:
 /// clients wait without a word for streams that HTTP/2 itself does not grant.
 pub const EXCESS_STREAMS_MAX: u32 = 1024;
+/// HTTP/2 streams of a connection beyond those of its open calls: calls that the service has not begun with, and answers that
+/// were not written because the client does not read; beyond it the service does not read from the connection.
+pub const STREAMS_AHEAD_MAX: usize = 64;
 /// HTTP/2 streams of a connection that its client reset before the service had begun with their calls; beyond it the
 /// connection is closed.
 pub const RESET_STREAMS_MAX: usize = 1024;
@@ -284,9 +290,9 @@ pub const EXCESS_CONNECTIONS_PER_ADDRESS_MAX: u32 = 8;
 pub const UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 /// Health and reflection calls that are open on a connection without an identified caller.
 pub const UNIDENTIFIED_CALLS_MAX: u32 = 6;
-/// Open calls, refused ones included, on all connections of one source address without an identified caller; the connection
-/// with the next call is closed.
-pub const UNIDENTIFIED_CALLS_PER_ADDRESS_MAX: u32 = 2048;
+/// HTTP/2 streams that are open on such a connection: calls, refused ones included, and answers that were not written yet;
+/// beyond it the service does not read from the connection.
+pub const UNIDENTIFIED_STREAMS_MAX: usize = 16;
 /// Reflection calls that are open on all connections without an identified caller.
 pub const UNIDENTIFIED_REFLECTIONS_MAX: usize = 32;
 /// Bytes of requests, each data frame counted with [`FRAME_OVERHEAD_BYTES`] more, that a connection without an identified

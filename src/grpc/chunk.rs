@@ -6,6 +6,7 @@
 //! is dropped, and tells nothing.
 
 use std::{
+    any::Any,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,10 +22,21 @@ use crate::rooms::{Mark, Session};
 /// Whom to tell of which positions.
 pub(super) type Complete = Vec<(Arc<Session>, Mark)>;
 
+/// What an answer holds until the client has taken all of its body: a share of something that is bounded.
+#[derive(Clone)]
+pub(crate) struct Holds(#[expect(dead_code, reason = "held, not read")] Arc<dyn Any + Send + Sync>);
+
+impl Holds {
+    pub(crate) fn new(share: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(share))
+    }
+}
+
 /// A part of a response's body.
 pub(crate) struct Chunk {
     bytes: Bytes,
     taken: Option<Taken>,
+    _holds: Option<Holds>,
 }
 
 /// To be told when the client's stream has taken the chunk.
@@ -47,12 +59,17 @@ impl Chunk {
             outstanding.count.fetch_add(1, Ordering::Relaxed);
             Taken { complete, outstanding: Arc::clone(outstanding) }
         });
-        Self { bytes, taken }
+        Self { bytes, taken, _holds: None }
+    }
+
+    /// The same, holding this for as long as it lasts.
+    pub(super) fn holding(self, holds: Option<Holds>) -> Self {
+        Self { _holds: holds, ..self }
     }
 
     /// The same in another encoding.
     pub(super) fn encoded(self, encode: impl FnOnce(Bytes) -> Bytes) -> Self {
-        Self { bytes: encode(self.bytes), taken: self.taken }
+        Self { bytes: encode(self.bytes), ..self }
     }
 
     fn tell_if_taken(&mut self) {
@@ -68,7 +85,7 @@ impl Chunk {
 
 impl From<Bytes> for Chunk {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, taken: None }
+        Self { bytes, taken: None, _holds: None }
     }
 }
 

@@ -13,13 +13,15 @@ mod reflection;
 mod skipped;
 mod status;
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use self::reflection::Reflection;
 pub(crate) use self::{
+    chunk::Holds,
     codec::Codec,
     frames::encode_message,
     health::Health,
@@ -91,6 +93,17 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     Ok(Caller::require(request.extensions().get())?)
 }
 
+/// What the calls of one caller take turns in.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(pub Arc<Semaphore>);
+
+/// Waits until few enough other calls of the caller ask NATS. Publishes do not wait: they have queues of their own.
+async fn turn<T>(request: &Request<T>) -> Option<OwnedSemaphorePermit> {
+    let Turns(turns) = request.extensions().get()?;
+    // it is never closed
+    Arc::clone(turns).acquire_owned().await.ok()
+}
+
 #[tonic::async_trait]
 impl RoomService for Service {
     async fn create_room(
@@ -98,12 +111,14 @@ impl RoomService for Service {
         request: Request<v1::CreateRoomRequest>,
     ) -> Result<Response<v1::CreateRoomResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, state) = self.rooms.create(&caller, convert::create_room(request.into_inner())).await?;
         Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
     }
 
     async fn get_room(&self, request: Request<v1::GetRoomRequest>) -> Result<Response<v1::GetRoomResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, state) = self.rooms.get(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
         Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
     }
@@ -113,6 +128,7 @@ impl RoomService for Service {
         request: Request<v1::ListRoomsRequest>,
     ) -> Result<Response<v1::ListRoomsResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (after, page_size) = convert::room_page(request.get_ref())?;
         Ok(Response::new(convert::rooms(self.rooms.list(&caller, after.as_ref(), page_size))))
     }
@@ -122,6 +138,7 @@ impl RoomService for Service {
         request: Request<v1::UpdateRoomRequest>,
     ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
         Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
     }
@@ -131,6 +148,7 @@ impl RoomService for Service {
         request: Request<v1::DeleteRoomRequest>,
     ) -> Result<Response<v1::DeleteRoomResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         self.rooms.delete(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
         Ok(Response::new(v1::DeleteRoomResponse {}))
     }
@@ -140,6 +158,7 @@ impl RoomService for Service {
         request: Request<v1::PurgeRoomRequest>,
     ) -> Result<Response<v1::PurgeRoomResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
         let outcome = self.rooms.purge(&caller, &convert::room_id(room_id)?, up_to_sequence).await?;
         Ok(Response::new(convert::life::purged(outcome)))
@@ -184,6 +203,7 @@ impl RoomService for Service {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let options = convert::subscribe(request.into_inner())?;
         Ok(frames::respond(self.rooms.subscribe(&caller, options).await?))
     }
@@ -193,6 +213,7 @@ impl RoomService for Service {
         request: Request<v1::AcknowledgeRequest>,
     ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
         let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
         Ok(Response::new(v1::AcknowledgeResponse { position }))
@@ -224,6 +245,7 @@ impl RoomService for Service {
         request: Request<v1::DeleteMessageRequest>,
     ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, sequence) = convert::life::delete_message(request.into_inner())?;
         self.rooms.delete_message(&caller, &room, sequence).await?;
         Ok(Response::new(v1::DeleteMessageResponse {}))
@@ -234,6 +256,7 @@ impl RoomService for Service {
         request: Request<v1::AddMemberRequest>,
     ) -> Result<Response<v1::AddMemberResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, id, role, visible_from) = convert::members::add_member(request.into_inner())?;
         let member = self.rooms.add_member(&caller, &room, id, role, visible_from).await?;
         Ok(Response::new(v1::AddMemberResponse { member: Some(convert::members::member(member)) }))
@@ -244,6 +267,7 @@ impl RoomService for Service {
         request: Request<v1::RemoveMemberRequest>,
     ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, id) = convert::members::remove_member(request.into_inner())?;
         self.rooms.remove_member(&caller, &room, &id).await?;
         Ok(Response::new(v1::RemoveMemberResponse {}))
@@ -254,6 +278,7 @@ impl RoomService for Service {
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, after, page_size) = convert::members::member_page(request.into_inner())?;
         let page = self.rooms.list_members(&caller, &room, after.as_ref(), page_size).await?;
         Ok(Response::new(convert::members::members(page)))
@@ -264,6 +289,7 @@ impl RoomService for Service {
         request: Request<v1::ListSubscribersRequest>,
     ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
         let page = self.rooms.list_subscribers(&caller, &room, after.as_ref(), page_size).await?;
         Ok(Response::new(convert::subscribers::subscribers(page)))
@@ -274,6 +300,7 @@ impl RoomService for Service {
         request: Request<v1::DeleteSubscriberRequest>,
     ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
         self.rooms.delete_subscriber(&caller, &room, &subscriber).await?;
         Ok(Response::new(v1::DeleteSubscriberResponse {}))
@@ -284,6 +311,7 @@ impl RoomService for Service {
         request: Request<v1::SeekSubscriberRequest>,
     ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
         let caller = caller(&request)?;
+        let _turn = turn(&request).await;
         let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
         let position = self.rooms.seek_subscriber(&caller, &room, &subscriber, to).await?;
         Ok(Response::new(v1::SeekSubscriberResponse { position }))

@@ -20,7 +20,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    chunk::Chunk,
+    chunk::{Chunk, Holds},
     frames::{PREFIX_BYTES, put_prefix},
 };
 use crate::sync::lock;
@@ -89,13 +89,13 @@ where
 }
 
 fn send<B>(mut response: Response<B>) -> Response<Sent<B>> {
-    match Prepared::take(&mut response) {
-        Some(body) => {
-            let protocol = Protocol::of(response.headers());
-            response.map(|replaced| Sent::Prepared { body, protocol, _replaced: replaced })
-        }
-        None => response.map(|body| Sent::AsIs { body }),
-    }
+    let holds = response.extensions_mut().remove();
+    let inner = Prepared::take(&mut response);
+    let protocol = Protocol::of(response.headers());
+    response.map(|body| match inner {
+        Some(prepared) => Sent { body: Inner::Prepared { body: prepared, protocol, _replaced: body }, holds },
+        None => Sent { body: Inner::AsIs { body }, holds },
+    })
 }
 
 /// How the client speaks gRPC.
@@ -151,9 +151,17 @@ fn trailers_message(trailers: &HeaderMap) -> Bytes {
 }
 
 pin_project! {
-    /// The body of a response: as it came, or the prepared one.
-    #[project = SentProjection]
-    pub(crate) enum Sent<B> {
+    /// The body of a response: as it came, or the prepared one. Its parts hold what the call holds.
+    pub(crate) struct Sent<B> {
+        #[pin]
+        body: Inner<B>,
+        holds: Option<Holds>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjection]
+    enum Inner<B> {
         AsIs { #[pin] body: B },
         // what the layers put into their bodies lives as long as the call
         Prepared { body: BoxBody, protocol: Protocol, _replaced: B },
@@ -169,28 +177,29 @@ where
     type Error = tonic::codegen::StdError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, Self::Error>>> {
-        match self.project() {
-            SentProjection::AsIs { body } => {
-                body.poll_frame(cx).map_ok(|frame| frame.map_data(Chunk::from)).map_err(Into::into)
+        let this = self.project();
+        let frame = match this.body.project() {
+            InnerProjection::AsIs { body } => ready!(body.poll_frame(cx))
+                .map(|frame| frame.map(|frame| frame.map_data(Chunk::from)).map_err(Into::into)),
+            InnerProjection::Prepared { body, protocol, .. } => {
+                ready!(body.as_mut().poll_frame(cx)).map(|Ok(frame)| Ok(protocol.translate(frame)))
             }
-            SentProjection::Prepared { body, protocol, .. } => {
-                let frame = ready!(body.as_mut().poll_frame(cx));
-                Poll::Ready(frame.map(|Ok(frame)| Ok(protocol.translate(frame))))
-            }
-        }
+        };
+        let holds = &*this.holds;
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|chunk| chunk.holding(holds.clone())))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::AsIs { body } => body.is_end_stream(),
-            Self::Prepared { body, .. } => body.is_end_stream(),
+        match &self.body {
+            Inner::AsIs { body } => body.is_end_stream(),
+            Inner::Prepared { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::AsIs { body } => body.size_hint(),
-            Self::Prepared { body, .. } => body.size_hint(),
+        match &self.body {
+            Inner::AsIs { body } => body.size_hint(),
+            Inner::Prepared { body, .. } => body.size_hint(),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Bounds what one source address may take: connections, and among them those on which nobody was identified, and calls on
-//! these. A new connection without an identified caller ends the oldest one beyond the bound, since a caller that is meant
+//! Bounds what one source address may take: connections, and among them those on which nobody was identified. A new connection without an identified caller ends the oldest one beyond the bound, since a caller that is meant
 //! seriously is identified soon.
 
 use std::{
@@ -7,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Waker,
 };
@@ -15,10 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 
 use crate::{
-    limits::{
-        EXCESS_CONNECTIONS_PER_ADDRESS_MAX, UNIDENTIFIED_CALLS_PER_ADDRESS_MAX,
-        UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX,
-    },
+    limits::{EXCESS_CONNECTIONS_PER_ADDRESS_MAX, UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX},
     sync::lock,
 };
 
@@ -36,7 +32,6 @@ pub(super) struct Addresses {
 #[derive(Debug, Default)]
 struct Known {
     connections: u32,
-    calls: Arc<AtomicU32>,
     /// Connections without an identified caller, in the order in which they came.
     unidentified: BTreeMap<u64, Arc<Eviction>>,
     next: u64,
@@ -92,8 +87,7 @@ impl Addresses {
         {
             oldest.order();
         }
-        let calls = Some(Arc::clone(&known.calls));
-        Some(Source { counted: Some((Arc::clone(self), address, number)), is_excess, calls, eviction })
+        Some(Source { counted: Some((Arc::clone(self), address, number)), is_excess, eviction })
     }
 
     /// Connections of one address; `None` without a bound.
@@ -115,7 +109,6 @@ fn network(address: IpAddr) -> IpAddr {
 pub(super) struct Source {
     counted: Option<(Arc<Addresses>, IpAddr, u64)>,
     is_excess: bool,
-    calls: Option<Arc<AtomicU32>>,
     eviction: Arc<Eviction>,
 }
 
@@ -138,11 +131,6 @@ impl Source {
     pub(super) fn is_excess(&self) -> bool {
         self.is_excess
     }
-
-    /// The calls of the address before anybody is identified; `None` without a bound.
-    pub(super) fn calls(&self) -> Option<Arc<AtomicU32>> {
-        self.calls.clone()
-    }
 }
 
 impl Drop for Source {
@@ -156,24 +144,6 @@ impl Drop for Source {
                 all.remove(address);
             }
         }
-    }
-}
-
-/// A call before anybody is identified, counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct UnidentifiedCall(Arc<AtomicU32>);
-
-impl UnidentifiedCall {
-    /// Counts one more, and says whether there are now too many.
-    pub(super) fn count(calls: Arc<AtomicU32>) -> (Self, bool) {
-        let open = calls.fetch_add(1, Ordering::AcqRel);
-        (Self(calls), open >= UNIDENTIFIED_CALLS_PER_ADDRESS_MAX)
-    }
-}
-
-impl Drop for UnidentifiedCall {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

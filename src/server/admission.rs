@@ -8,10 +8,8 @@ use std::{
 };
 
 use ::http::{Request, Response};
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tonic::Status;
+use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
@@ -36,17 +34,17 @@ impl<S> Layer<S> for AdmissionLayer {
     }
 }
 
-/// Lets a call through, or refuses it with `LIMIT_REACHED`. A call lasts until its answer has been sent or given up.
+/// Lets a call through, or refuses it with `LIMIT_REACHED`. A call lasts until the client has taken its answer, or is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Admission<S> {
     inner: S,
 }
 
-impl<S> Service<Request<tonic::body::Body>> for Admission<S>
+impl<S> Service<Request<Body>> for Admission<S>
 where
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    type Response = Response<CountedBody>;
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer<S::Future>;
 
@@ -54,7 +52,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Some(client) = request.extensions().get::<Arc<Client>>().cloned() else {
             return Answer::Admitted { future: self.inner.call(request), held: None };
         };
@@ -127,7 +125,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
     Ok(Arc::new(call))
 }
 
-/// What a call holds until its answer was sent: that it came, and its share if it was admitted.
+/// What a call holds until its answer was taken: that it came, and its share if it was admitted.
 type Held = (Arrived, Option<Arc<Call>>);
 
 pin_project! {
@@ -141,41 +139,18 @@ pin_project! {
 
 impl<F> Future for Answer<F>
 where
-    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>>,
+    F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    type Output = Result<Response<CountedBody>, Infallible>;
+    type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (response, held) = match self.project() {
+        let (mut response, held) = match self.project() {
             AnswerProjection::Admitted { future, held } => (ready!(future.poll(cx))?, held.take()),
             AnswerProjection::Refused { future, held } => (ready!(future.as_mut().poll(cx)), held.take()),
         };
-        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, _held: held })))
-    }
-}
-
-pin_project! {
-    /// A body that holds its call open until it is sent or given up.
-    pub(super) struct CountedBody {
-        #[pin]
-        inner: tonic::body::Body,
-        _held: Option<Held>,
-    }
-}
-
-impl Body for CountedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.project().inner.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if let Some(held) = held {
+            response.extensions_mut().insert(grpc::Holds::new(held));
+        }
+        Poll::Ready(Ok(response))
     }
 }

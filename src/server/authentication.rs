@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    callers::Callers,
+    callers::{Callers, OpenCall},
     client::{Call, Client},
     refusal::{Refusal, is_always_served, refuse},
 };
@@ -71,14 +71,18 @@ where
                 client.identify();
             }
             let open = self.callers.begin(&caller, request.uri().path())?;
+            let turns = open.as_ref().map(OpenCall::turns);
             if let (Some(open), Some(call)) = (open, request.extensions().get::<Arc<Call>>()) {
                 call.hold(open);
             }
-            Ok(caller)
+            Ok((caller, turns))
         });
         match identified {
-            Ok(caller) => {
+            Ok((caller, turns)) => {
                 request.extensions_mut().insert(caller);
+                if let Some(turns) = turns {
+                    request.extensions_mut().insert(turns);
+                }
                 Either::Left(self.inner.call(request))
             }
             Err(error) => Either::Right(refuse(request, error).map(Ok)),

@@ -5,10 +5,13 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
-    limits::REQUEST_STREAMS_PER_CALLER_MAX,
+    grpc,
+    limits::{CALLS_AT_ONCE_PER_CALLER_MAX, REQUEST_STREAMS_PER_CALLER_MAX},
     sync::PerKey,
 };
 
@@ -20,11 +23,19 @@ pub(super) struct Callers {
     open: PerKey<MemberId, Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     calls: AtomicU32,
     /// Those of them whose requests are a stream: what the service has not read of it waits in the HTTP/2 library.
     request_streams: AtomicU32,
+    turns: grpc::Turns,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        let turns = grpc::Turns(Arc::new(Semaphore::new(CALLS_AT_ONCE_PER_CALLER_MAX)));
+        Self { calls: AtomicU32::default(), request_streams: AtomicU32::default(), turns }
+    }
 }
 
 /// An open call of a caller. Dropping it ends it.
@@ -67,6 +78,13 @@ impl Callers {
             ));
         }
         Ok(Some(call))
+    }
+}
+
+impl OpenCall {
+    /// What the call takes turns in with others of its caller.
+    pub(super) fn turns(&self) -> grpc::Turns {
+        self.open.turns.clone()
     }
 }
 

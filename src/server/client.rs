@@ -14,14 +14,17 @@ use tokio::{
 };
 
 use super::{
-    addresses::{Eviction, Source, UnidentifiedCall},
+    addresses::{Eviction, Source},
     callers,
     connections::{Bounds, Place, Places},
     intake::Budget,
 };
 use crate::{
     domain::ClientCertificate,
-    limits::{UNIDENTIFIED_BYTES_MAX, UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_IDLE_TIMEOUT},
+    limits::{
+        STREAMS_AHEAD_MAX, UNIDENTIFIED_BYTES_MAX, UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_IDLE_TIMEOUT,
+        UNIDENTIFIED_STREAMS_MAX,
+    },
     sync::lock,
 };
 
@@ -38,13 +41,22 @@ pub(super) struct Client {
     /// Bytes of requests that are being received, where callers have no names.
     budget: OnceLock<Arc<Budget>>,
     /// Calls that have no complete answer yet, refused ones included.
-    arrived: AtomicU32,
+    arrived: AtomicUsize,
+    /// HTTP/2 streams that are open: of calls that have arrived, of some that are about to, and of some whose answers were
+    /// not written to the client yet.
+    streams: AtomicUsize,
+    /// What the calls of the latter take of their callers' shares.
+    unwritten: Mutex<Vec<callers::OpenCall>>,
+    /// A stream waits until it may be opened.
+    streams_wait: AtomicBool,
     /// Calls that were not refused.
     calls: AtomicU32,
     /// Those of them whose first request message is complete.
     busy: AtomicU32,
     /// When the last of these ended, or the connection began.
     quiet_since: Mutex<Instant>,
+    /// Ends the connection, and wakes it when what it waits for has changed.
+    eviction: Arc<Eviction>,
     is_identified: AtomicBool,
     unidentified: Unidentified,
 }
@@ -52,20 +64,16 @@ pub(super) struct Client {
 /// What is counted until somebody is identified.
 #[derive(Debug, Default)]
 struct Unidentified {
-    /// Calls of all connections of the source address.
-    of_address: Option<Arc<AtomicU32>>,
     /// Calls of health and reflection on this connection.
     calls: AtomicU32,
     /// What the data frames cost that no call has read.
     unread: AtomicUsize,
     /// Bytes of all kinds that have come since the calls had read everything: they may share memory with what is unread.
     beside: AtomicUsize,
-    /// Ends the connection, and wakes it when one of the above has changed.
-    eviction: Arc<Eviction>,
 }
 
 /// Whether a connection without an identified caller may be read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gate {
     Open,
     /// Not until its calls have read what has come.
@@ -91,16 +99,16 @@ impl Client {
             place: Mutex::new(place),
             is_excess: source.is_excess(),
             budget: OnceLock::new(),
-            arrived: AtomicU32::new(0),
+            arrived: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            streams_wait: AtomicBool::new(false),
+            unwritten: Mutex::default(),
             calls: AtomicU32::new(0),
             busy: AtomicU32::new(0),
             quiet_since: Mutex::new(Instant::now()),
             is_identified: AtomicBool::new(is_identified),
-            unidentified: Unidentified {
-                of_address: source.calls(),
-                eviction: source.eviction(),
-                ..Unidentified::default()
-            },
+            eviction: source.eviction(),
+            unidentified: Unidentified::default(),
             source: Mutex::new(Some(source)),
             certificate,
         }
@@ -121,6 +129,7 @@ impl Client {
     /// Gives the place back. Calls may outlive their connection for a moment.
     pub(super) fn leave(&self) {
         *lock(&self.place) = Place::None;
+        self.has_streams(0);
         drop(lock(&self.source).take());
     }
 
@@ -156,22 +165,56 @@ impl Client {
             if let Some(source) = &*lock(&self.source) {
                 source.is_identified();
             }
-            self.unidentified.eviction.wake();
+            self.eviction.wake();
         }
     }
 
-    /// Counts a call until it is answered, whether it is refused or not.
+    /// Counts a call until its answer was taken, whether it is refused or not.
     pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
-        self.arrived.fetch_add(1, Ordering::AcqRel);
-        let of_address = self.unidentified.of_address.clone().filter(|_| !self.is_identified());
-        let unidentified = of_address.map(|calls| {
-            let (call, is_too_many) = UnidentifiedCall::count(calls);
-            if is_too_many {
-                self.unidentified.eviction.order();
-            }
-            call
-        });
-        Arrived { client: Arc::clone(self), _unidentified: unidentified }
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+        self.let_streams_in();
+        Arrived(Arc::clone(self))
+    }
+
+    /// HTTP/2 streams that may be open. Beyond those of calls that have arrived they are few: the HTTP library bounds neither
+    /// the calls that it has not handed over nor the answers that it has not written.
+    pub(super) fn streams_max(&self) -> usize {
+        if self.is_identified() { self.arrived() + STREAMS_AHEAD_MAX } else { UNIDENTIFIED_STREAMS_MAX }
+    }
+
+    /// Whether a further stream has to wait while this many are open. The task is woken when it may be different.
+    pub(super) fn has_to_wait(&self, count: usize, cx: &Context<'_>) -> bool {
+        if count < self.streams_max() {
+            return false;
+        }
+        self.eviction.is_ordered(cx.waker());
+        self.streams_wait.store(true, Ordering::SeqCst);
+        count >= self.streams_max()
+    }
+
+    fn let_streams_in(&self) {
+        if self.streams_wait.load(Ordering::SeqCst) && self.streams_wait.swap(false, Ordering::SeqCst) {
+            self.eviction.wake();
+        }
+    }
+
+    /// This many HTTP/2 streams are open now.
+    pub(super) fn has_streams(&self, count: usize) {
+        self.streams.store(count, Ordering::Release);
+        self.let_streams_in();
+        let mut unwritten = lock(&self.unwritten);
+        if !unwritten.is_empty() {
+            unwritten.truncate(self.streams_ahead());
+        }
+    }
+
+    /// Open streams without a call that has arrived and has no answer.
+    fn streams_ahead(&self) -> usize {
+        self.streams.load(Ordering::Acquire).saturating_sub(self.arrived())
+    }
+
+    fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::SeqCst)
     }
 
     /// Counts a call that is served until the guard is dropped; `None` when the connection has as many as it may.
@@ -223,10 +266,10 @@ impl Client {
 
     /// Whether more may be read before anybody is identified. The task is woken when that changes.
     pub(super) fn gate(&self, cx: &mut Context<'_>) -> Gate {
-        if self.unidentified.eviction.is_ordered(cx.waker()) {
+        if self.eviction.is_ordered(cx.waker()) {
             return Gate::Evicted;
         }
-        if self.arrived.load(Ordering::Acquire) == 0 {
+        if self.arrived() == 0 {
             // what came for calls that have ended is gone
             self.unidentified.unread.store(0, Ordering::Release);
         }
@@ -250,7 +293,7 @@ impl Client {
         let lessened = |unread: usize| Some(unread.saturating_sub(cost));
         // it cannot fail: there is always a value
         let _ = self.unidentified.unread.fetch_update(Ordering::AcqRel, Ordering::Acquire, lessened);
-        self.unidentified.eviction.wake();
+        self.eviction.wake();
     }
 
     fn quiet_since(&self) -> MutexGuard<'_, Instant> {
@@ -260,15 +303,13 @@ impl Client {
 
 /// A call without a complete answer. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Arrived {
-    client: Arc<Client>,
-    _unidentified: Option<UnidentifiedCall>,
-}
+pub(super) struct Arrived(Arc<Client>);
 
 impl Drop for Arrived {
     fn drop(&mut self) {
-        if self.client.arrived.fetch_sub(1, Ordering::AcqRel) == 1 && !self.client.is_identified() {
-            self.client.unidentified.eviction.wake();
+        let Self(client) = self;
+        if client.arrived.fetch_sub(1, Ordering::AcqRel) == 1 && !client.is_identified() {
+            client.eviction.wake();
         }
     }
 }
@@ -312,6 +353,11 @@ impl Drop for Call {
             self.client.busy.fetch_sub(1, Ordering::AcqRel);
         }
         self.client.calls.fetch_sub(1, Ordering::AcqRel);
+        if let Some(of_caller) = self.of_caller.take()
+            && self.client.streams_ahead() > 0
+        {
+            lock(&self.client.unwritten).push(of_caller);
+        }
     }
 }
 

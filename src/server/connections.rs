@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -21,7 +22,7 @@ use super::{
     addresses::Source,
     client::{Client, Gate},
     coalesce::Coalescing,
-    scan::Scan,
+    frames::Streams,
     stream::Stream,
 };
 use crate::{
@@ -122,16 +123,19 @@ pub(super) struct Connection {
     stream: Coalescing<Stream>,
     client: Arc<Client>,
     opening: Option<Opening>,
+    /// `None` with HTTP/1.1, which has one call at a time.
+    streams: Option<Streams>,
+    /// What was read behind a stream that has to wait.
+    withheld: Bytes,
     /// Until somebody is identified.
     unidentified: Option<Unidentified>,
     /// Bytes that were read since the HTTP library had time for something else.
     in_a_row: usize,
 }
 
-/// What is known of a connection on which nobody was identified.
-#[derive(Debug)]
+/// A connection on which nobody was identified.
+#[derive(Debug, Default)]
 struct Unidentified {
-    scan: Scan,
     /// When what has come must have been read.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -141,8 +145,8 @@ impl Unidentified {
     ///
     /// # Errors
     /// When the client has sent more than may wait, for too long.
-    fn poll_gate(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match client.gate(cx) {
+    fn poll_gate(&mut self, gate: Gate, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match gate {
             Gate::Open => {
                 self.deadline = None;
                 Poll::Ready(Ok(()))
@@ -197,10 +201,11 @@ impl Connection {
     ) -> Self {
         let deadline = Box::pin(time::sleep(places.bounds.silence_max()));
         let client = Client::new(places, place, source, certificate);
-        let scan = Scan::after(HTTP2_PREFACE.len());
         Self {
             stream: Coalescing::new(stream),
-            unidentified: (!client.is_identified()).then_some(Unidentified { scan, deadline: None }),
+            streams: Some(Streams::before_preface(HTTP2_PREFACE.len())),
+            withheld: Bytes::new(),
+            unidentified: (!client.is_identified()).then(Unidentified::default),
             client: Arc::new(client),
             in_a_row: 0,
             opening: Some(Opening { deadline, heard: 0 }),
@@ -211,6 +216,52 @@ impl Connection {
     pub(super) fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client)
     }
+
+    /// Ready when the client may be read from.
+    fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let waiting = self.streams.as_ref().filter(|streams| streams.has_waiting()).map(Streams::count);
+        let has_to_wait = waiting.is_some_and(|count| self.client.has_to_wait(count, cx));
+        if let Some(unidentified) = &mut self.unidentified {
+            let gate = self.client.gate(cx);
+            return unidentified.poll_gate(if has_to_wait { gate.max(Gate::Shut) } else { gate }, cx);
+        }
+        if has_to_wait { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Reads up to the next stream that has to wait.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let is_withheld = !self.withheld.is_empty();
+        if is_withheld {
+            let length = self.withheld.len().min(buf.remaining());
+            buf.put_slice(self.withheld.get(..length).unwrap_or_default());
+        } else if self.unidentified.is_some() {
+            ready!(poll_little(&mut self.stream, cx, buf))?;
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        }
+        let Some(streams) = &mut self.streams else { return Poll::Ready(Ok(())) };
+        let bytes = buf.filled().get(before..).unwrap_or_default();
+        let received = streams.receive(bytes, self.client.streams_max());
+        self.client.has_streams(streams.count());
+        if self.unidentified.is_some() {
+            self.client.has_come(received.taken, received.data_cost);
+        }
+        let rest = bytes.get(received.taken..).unwrap_or_default();
+        let is_nothing = received.taken == 0 && !rest.is_empty();
+        if is_withheld {
+            self.withheld.advance(received.taken);
+        } else if !rest.is_empty() {
+            self.withheld = Bytes::copy_from_slice(rest);
+        }
+        buf.set_filled(before + received.taken);
+        if is_nothing {
+            // another call has just been answered; nothing read would mean the end
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Drop for Connection {
@@ -220,18 +271,11 @@ impl Drop for Connection {
 }
 
 /// Reads no more at once than may be looked at before the next look.
-fn poll_little(
-    stream: &mut Coalescing<Stream>,
-    unidentified: &mut Unidentified,
-    client: &Client,
-    cx: &mut Context<'_>,
-    buf: &mut ReadBuf<'_>,
-) -> Poll<io::Result<()>> {
+fn poll_little(stream: &mut Coalescing<Stream>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
     let mut little = [0; UNIDENTIFIED_READ_BYTES];
     let length = little.len().min(buf.remaining());
     let mut read = ReadBuf::new(little.get_mut(..length).unwrap_or_default());
     ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-    client.has_come(read.filled().len(), unidentified.scan.cost(read.filled()));
     buf.put_slice(read.filled());
     Poll::Ready(Ok(()))
 }
@@ -239,13 +283,10 @@ fn poll_little(
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buf.filled().len();
         if this.client.is_identified() {
             this.unidentified = None;
         }
-        if let Some(unidentified) = &mut this.unidentified {
-            ready!(unidentified.poll_gate(&this.client, cx))?;
-        }
+        ready!(this.poll_may_read(cx))?;
         // the library takes up calls only when it cannot read: their headers may be a hundred times as large as they came
         let most = if this.unidentified.is_some() { UNIDENTIFIED_BYTES_IN_A_ROW } else { BYTES_IN_A_ROW };
         if this.in_a_row >= most {
@@ -253,10 +294,8 @@ impl AsyncRead for Connection {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let polled = match &mut this.unidentified {
-            Some(unidentified) => poll_little(&mut this.stream, unidentified, &this.client, cx, buf),
-            None => Pin::new(&mut this.stream).poll_read(cx, buf),
-        };
+        let before = buf.filled().len();
+        let polled = this.poll_bytes(cx, buf);
         this.in_a_row = if polled.is_ready() { this.in_a_row + buf.filled().len() - before } else { 0 };
         let Some(opening) = &mut this.opening else { return polled };
         if polled.is_ready() {
@@ -265,7 +304,7 @@ impl AsyncRead for Connection {
                 this.opening = None;
             }
             if spoken == Some(Spoken::Other) {
-                this.unidentified = None;
+                (this.unidentified, this.streams) = (None, None);
             }
             return polled;
         }
@@ -276,7 +315,13 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        if let Some(streams) = &mut this.streams {
+            streams.send(buf.get(..written).unwrap_or_default());
+            this.client.has_streams(streams.count());
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

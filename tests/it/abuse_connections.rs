@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,12 +14,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tonic::Code;
+use unibus::v1::GetRoomRequest;
 
 use super::abuse_bodies::guarded;
 use crate::support::{
     Credentials, Frames, Issuer, Nats, Unibus, assert_status, connect, connect_with, create_ephemeral, create_room,
     eventually,
-    flood::{Attacker, Innocent, STRANGER_BYTES, announcing, assert_bounded, call},
+    flood::{Attacker, Innocent, STRANGER_BYTES, announcing, assert_bounded, call, complete_call},
     http2::{
         CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Http2, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
         literal,
@@ -137,6 +139,84 @@ async fn clients_that_take_no_answer_cost_a_bounded_amount() {
     }
     assert_bounded(&service, before, 4 * WATCHED, STRANGER_BYTES).await;
     innocent.assert_unharmed().await;
+}
+
+/// Complete calls of `GetRoom` for this room, one after the other.
+fn calls_of_get_room(count: u32, room: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let message = GetRoomRequest { room_id: room.into() }.encode_to_vec();
+    let call = |number| complete_call(2 * number + 1, "/unibus.v1.RoomService/GetRoom", headers, &message);
+    (0..count).flat_map(call).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_a_stranger_does_not_read_cost_a_bounded_amount() {
+    // Goal: refusals do not pile up for a client that reads nothing. Method: as many connections as a stranger may have, on each
+    // thousands of calls, nothing read.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let (service, client) = guarded(&nats, &issuer, &[]).await;
+    let before = service.resident_bytes();
+    let innocent = Innocent::publishing(client, "lobby");
+    let calls = calls_of_get_room(1500, "lobby", &[]);
+    let mut attackers = Vec::new();
+    for _ in 0..64 {
+        attackers.push(Attacker::deaf(service.address(), calls.clone()).await);
+    }
+    assert_bounded(&service, before, 6 * WATCHED, STRANGER_BYTES).await;
+    innocent.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_a_caller_does_not_take_cost_its_share() {
+    // Goal: answers of calls and refusals of further ones do not pile up either, whether the window or the connection is what the
+    // client does not empty. Method: on 60 connections hundreds of calls, nothing read; on every second one no window.
+    const SHARE: u64 = 64 * 1024 * 1024;
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let (service, client) = guarded(&nats, &issuer, &[]).await;
+    let before = service.resident_bytes();
+    let innocent = Innocent::publishing(client, "lobby");
+    let token = format!("Bearer {}", issuer.token("eve"));
+    let calls = calls_of_get_room(400, "lobby", &[("authorization", &token)]);
+    let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let mut attackers = Vec::new();
+    for number in 0..60 {
+        let first = if number % 2 == 0 { &no_window[..] } else { &[] };
+        attackers.push(Attacker::deaf(service.address(), [first, &calls].concat()).await);
+    }
+    assert_bounded(&service, before, 10 * WATCHED, SHARE).await;
+    innocent.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_counts_for_its_caller_until_its_answer_was_written() {
+    // Goal: connections that are not read are no way around the bound on calls. Method: with a bound of 20, eve's calls on a
+    // connection that she does not read are answered with an error, which no window holds back; further calls of hers are refused
+    // until that connection ends.
+    let (nats, issuer) = (Nats::start().await, Issuer::new());
+    let (service, _client) = guarded(&nats, &issuer, &["--limit-calls=20"]).await;
+    let eve = connect_with(service.address(), Credentials::bearer(&issuer.token("eve"))).await;
+    create_room(&eve, "own").await;
+    let token = format!("Bearer {}", issuer.token("eve"));
+    // HPACK makes most of an answer short, but not an id that is new and of rare characters
+    let message = GetRoomRequest { room_id: "missing".into() }.encode_to_vec();
+    let calls: Vec<u8> = (0..25_000)
+        .flat_map(|number| {
+            let headers = [("authorization", &*token), ("x-request-id", &format!("{number}{}", "@".repeat(120)))];
+            complete_call(2 * number + 1, "/unibus.v1.RoomService/GetRoom", &headers, &message)
+        })
+        .collect();
+    let attacker = Attacker::deaf(service.address(), calls).await;
+    // the kernel takes some thousands of answers first
+    eventually(12 * SOON, async || {
+        for _ in 0..20 {
+            let refused = publish(&eve, "own", "x").await.err().ok_or_else(|| "not refused".to_owned())?;
+            assert_eq!(metadata(&refused, "limit"), "--limit-calls");
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    })
+    .await;
+    drop(attacker);
+    eventually(SOON, async || publish(&eve, "own", "x").await.map_err(|status| status.to_string())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::{
     Client, Process,
-    http2::{END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, literal},
+    http2::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, literal},
     publish,
 };
 
@@ -40,6 +40,13 @@ pub(crate) fn call(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8>
         block.extend(literal(name, value));
     }
     frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+/// The frames of a call that is complete, with this message.
+pub(crate) fn complete_call(stream: u32, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("a short message");
+    let body = [&announcing(length), message].concat();
+    [call(stream, path, headers), frame(DATA, END_STREAM, stream, &body)].concat()
 }
 
 /// The beginning of a message that announces so many bytes.
@@ -75,6 +82,20 @@ impl Attacker {
                 while reading.read(&mut read).await.is_ok_and(|length| length > 0) {}
             };
             tokio::select! { () = write => {}, () = read => {} }
+        });
+        Self(task)
+    }
+
+    /// Sends all at once, and reads nothing at all.
+    pub(crate) async fn deaf(address: SocketAddr, bytes: Vec<u8>) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // what the kernel keeps for the client is no memory of the service
+        socket.set_recv_buffer_size(2048).expect("a small buffer");
+        let stream = socket.connect(address).await;
+        let task = tokio::spawn(async move {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &bytes].concat()).await;
+            std::future::pending::<()>().await;
         });
         Self(task)
     }

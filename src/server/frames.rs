@@ -1,0 +1,263 @@
+//! Follows the frames of an HTTP/2 connection in both directions (RFC 9113, section 4.1), to know which streams are open.
+//!
+//! The HTTP library keeps what it has not written yet without a bound: a client that reads nothing could let answers pile up.
+//! Only the bytes show when an answer has left.
+
+use std::collections::HashSet;
+
+use crate::limits::FRAME_OVERHEAD_BYTES;
+
+/// Bytes of a frame's head: length, type, flags, stream.
+const HEAD_BYTES: usize = 9;
+
+/// Types of frames (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+/// The flag of `DATA` and `HEADERS` that ends a stream.
+const END_STREAM: u8 = 1;
+/// An orderly end is announced first, and then sent: streams that are opened after that are ignored.
+const GOAWAYS_OF_AN_ORDERLY_END: u32 = 2;
+
+/// The streams that are open on a connection.
+#[derive(Debug)]
+pub(super) struct Streams {
+    received: Heads,
+    sent: Heads,
+    open: HashSet<u32>,
+    newest: u32,
+    goaways: u32,
+    /// A stream whose head has come and that the HTTP library must not see yet.
+    waiting: Option<u32>,
+}
+
+/// What was found in bytes of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    /// Bytes before the first stream that has to wait.
+    pub taken: usize,
+    /// What the data frames that begin in them cost in memory.
+    pub data_cost: usize,
+}
+
+impl Streams {
+    /// Starts before the client's preface, of this many bytes.
+    pub(super) fn before_preface(preface_bytes: usize) -> Self {
+        Self {
+            received: Heads { skip: preface_bytes, ..Heads::default() },
+            sent: Heads::default(),
+            open: HashSet::new(),
+            newest: 0,
+            goaways: 0,
+            waiting: None,
+        }
+    }
+
+    /// Reads bytes of the client up to the first new stream that finds `open_max` streams open.
+    pub(super) fn receive(&mut self, bytes: &[u8], open_max: usize) -> Received {
+        let mut rest = bytes;
+        let mut data_cost = 0;
+        if let Some(stream) = self.waiting.take() {
+            self.open(stream, open_max);
+        }
+        while self.waiting.is_none()
+            && let Some(head) = self.received.next(&mut rest)
+        {
+            match head.kind {
+                DATA if head.length > 0 => data_cost += head.length + FRAME_OVERHEAD_BYTES,
+                HEADERS if head.stream > self.newest => self.open(head.stream, open_max),
+                RST_STREAM => _ = self.open.remove(&head.stream),
+                _ => {}
+            }
+        }
+        Received { taken: bytes.len() - rest.len(), data_cost }
+    }
+
+    /// Reads bytes of the service.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) {
+        while let Some(head) = self.sent.next(&mut bytes) {
+            match head.kind {
+                DATA | HEADERS if head.flags & END_STREAM != 0 => _ = self.open.remove(&head.stream),
+                RST_STREAM => _ = self.open.remove(&head.stream),
+                GOAWAY => self.goaways += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Open streams.
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether a new stream waits for others to end.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    fn open(&mut self, stream: u32, open_max: usize) {
+        if self.goaways >= GOAWAYS_OF_AN_ORDERLY_END {
+            return;
+        }
+        if self.open.len() >= open_max {
+            self.waiting = Some(stream);
+            return;
+        }
+        self.newest = stream;
+        self.open.insert(stream);
+        // a burst must not leave its memory behind
+        if self.open.capacity() > 64 && self.open.len() < self.open.capacity() / 8 {
+            self.open.shrink_to(32);
+        }
+    }
+}
+
+/// Where the frames of one direction stand.
+#[derive(Debug, Default)]
+struct Heads {
+    /// What has come of a frame's head.
+    head: [u8; HEAD_BYTES],
+    come: usize,
+    /// Bytes before the next head.
+    skip: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Heads {
+    /// The next head that is complete; the bytes up to its end are taken off. Without one all bytes are.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let rest = bytes.get(skipped..).unwrap_or_default();
+        let needed = (HEAD_BYTES - self.come).min(rest.len());
+        let (part, rest) = rest.split_at(needed);
+        for (place, byte) in self.head.iter_mut().skip(self.come).zip(part) {
+            *place = *byte;
+        }
+        self.come += needed;
+        *bytes = rest;
+        if self.come < HEAD_BYTES {
+            return None;
+        }
+        self.come = 0;
+        let [a, b, c, kind, flags, stream @ ..] = self.head;
+        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
+        self.skip = length;
+        // the first bit is reserved
+        Some(Head { length, kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let [_, a, b, c] = u32::try_from(payload).unwrap_or_default().to_be_bytes();
+        let [d, e, f, g] = stream.to_be_bytes();
+        [vec![a, b, c, kind, flags, d, e, f, g], vec![kind; payload]].concat()
+    }
+
+    fn cut<'a>(mut bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+        cuts.iter().cycle().map_while(move |cut| {
+            let (now, then) = bytes.split_at((*cut).min(bytes.len()));
+            bytes = then;
+            (!now.is_empty()).then_some(now)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found_wherever_the_bytes_are_cut(
+            frames in prop::collection::vec((0_u8..10, 0_usize..300), 0..20),
+            cuts in prop::collection::vec(1_usize..40, 1..20),
+        ) {
+            let mut bytes = b"preface".to_vec();
+            bytes.extend(frames.iter().flat_map(|(kind, payload)| frame(*kind, 0, 1, *payload)));
+            let expected: usize = frames
+                .iter()
+                .filter(|(kind, payload)| *kind == DATA && *payload > 0)
+                .map(|(_, payload)| payload + FRAME_OVERHEAD_BYTES)
+                .sum();
+            let mut streams = Streams::before_preface(b"preface".len());
+            let mut cost = 0;
+            for part in cut(&bytes, &cuts) {
+                let received = streams.receive(part, usize::MAX);
+                prop_assert_eq!(received.taken, part.len());
+                cost += received.data_cost;
+            }
+            prop_assert_eq!(cost, expected);
+        }
+
+        #[test]
+        fn no_more_streams_are_open_than_may_be_and_every_byte_is_taken_once(
+            calls in 1_u32..40,
+            open_max in 1_usize..5,
+            cuts in prop::collection::vec(1_usize..60, 1..20),
+        ) {
+            let bytes: Vec<u8> = (0..calls).flat_map(|call| frame(HEADERS, END_STREAM, 2 * call + 1, 12)).collect();
+            let mut streams = Streams::before_preface(0);
+            let (mut taken, mut answered) = (0, 0);
+            for part in cut(&bytes, &cuts) {
+                let mut part = part;
+                loop {
+                    let received = streams.receive(part, open_max);
+                    taken += received.taken;
+                    part = &part[received.taken..];
+                    prop_assert!(streams.count() <= open_max);
+                    if !streams.has_waiting() {
+                        break;
+                    }
+                    prop_assert_eq!(streams.count(), open_max);
+                    streams.send(&frame(HEADERS, END_STREAM, 2 * answered + 1, 3));
+                    answered += 1;
+                }
+                prop_assert!(part.is_empty());
+            }
+            prop_assert_eq!(taken, bytes.len());
+            for call in answered..calls {
+                streams.send(&frame(HEADERS, END_STREAM, 2 * call + 1, 3));
+            }
+            prop_assert_eq!(streams.count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_answer_or_a_reset_of_either_side_and_trailers_open_none() {
+        let mut streams = Streams::before_preface(0);
+        for stream in [1, 3, 5, 7] {
+            streams.receive(&frame(HEADERS, 0, stream, 5), usize::MAX);
+        }
+        streams.receive(&frame(HEADERS, END_STREAM, 3, 5), usize::MAX);
+        assert_eq!(streams.count(), 4);
+        streams.send(&[frame(HEADERS, 0, 1, 5), frame(DATA, 0, 1, 9)].concat());
+        assert_eq!(streams.count(), 4);
+        streams.send(&frame(DATA, END_STREAM, 1, 0));
+        streams.send(&frame(RST_STREAM, 0, 3, 4));
+        streams.receive(&frame(RST_STREAM, 0, 5, 4), usize::MAX);
+        assert_eq!(streams.count(), 1);
+        // what is answered and then reset ends once
+        streams.send(&[frame(HEADERS, END_STREAM, 7, 5), frame(RST_STREAM, 0, 7, 4)].concat());
+        assert_eq!(streams.count(), 0);
+    }
+
+    #[test]
+    fn streams_that_are_ignored_after_the_end_was_announced_do_not_count() {
+        let mut streams = Streams::before_preface(0);
+        streams.send(&frame(GOAWAY, 0, 0, 8));
+        streams.receive(&frame(HEADERS, 0, 1, 5), usize::MAX);
+        streams.send(&frame(GOAWAY, 0, 0, 8));
+        streams.receive(&frame(HEADERS, 0, 3, 5), usize::MAX);
+        assert_eq!((streams.count(), streams.has_waiting()), (1, false));
+    }
+}

@@ -324,6 +324,13 @@ pub const REQUESTS_WAITING_PER_CALLER_MAX: usize = 64;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The slowest rate at which a request message may come.
 pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
+/// Requests that are read and dropped after their calls were answered, on all connections; the streams of further ones are
+/// reset.
+pub const REFUSED_REQUESTS_MAX: usize = 4096;
+/// The same on one connection.
+pub const REFUSED_REQUESTS_PER_CONNECTION_MAX: usize = 256;
+/// Bytes of a request that are read and dropped after its call was answered; then its stream is reset.
+pub const REFUSED_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a request message from which on it is decoded where it keeps no other call from running.
 pub const LARGE_REQUEST_BYTES: usize = 256 * 1024;
 /// Headers of all messages of one `PublishBatch`.

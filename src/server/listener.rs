@@ -23,6 +23,7 @@ use super::{
     client::Client,
     connections::{Bounds, Connection, Place, Places},
     intake::Counted,
+    rest::{Rests, Whole},
     stream::Stream,
     tls::{Handshake, Shown, Tls},
 };
@@ -49,6 +50,7 @@ pub(super) async fn serve<S, B>(
     bounds: Bounds,
     tls: Option<Tls>,
     service: S,
+    rests: Rests,
     draining: CancellationToken,
 ) where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -88,7 +90,7 @@ pub(super) async fn serve<S, B>(
             }
             continue;
         };
-        let (http, service, draining) = (Arc::clone(&http), service.clone(), draining.clone());
+        let (http, service, rests, draining) = (Arc::clone(&http), service.clone(), rests.clone(), draining.clone());
         if let Some(tls) = &tls {
             // a place is for who has shown that it speaks TLS: a flood of handshakes takes none
             let (handshake, places) = (tls.begin(), Arc::clone(&places));
@@ -97,13 +99,13 @@ pub(super) async fn serve<S, B>(
                     return;
                 };
                 tokio::select! {
-                    () = attend(connection, &http, service, draining) => {}
+                    () = attend(connection, &http, service, &rests, draining) => {}
                     () = shown.distrusted() => debug!("the authority of a client's certificate is gone"),
                 }
             });
         } else if let Some(place) = places.take() {
             let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), source, None);
-            connections.spawn(async move { attend(connection, &http, service, draining).await });
+            connections.spawn(async move { attend(connection, &http, service, &rests, draining).await });
         } else if told.due() {
             warn!(max_connections = bounds.connections_max, "connections beyond the limit are closed");
         }
@@ -179,7 +181,7 @@ async fn secure(
 }
 
 /// Serves a connection until its end, until it was idle for too long, or until the drain has let its calls end.
-async fn attend<S, B>(connection: Connection, http: &Http, service: S, draining: CancellationToken)
+async fn attend<S, B>(connection: Connection, http: &Http, service: S, rests: &Rests, draining: CancellationToken)
 where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -187,10 +189,11 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let client = connection.client();
-    let of_request = Arc::clone(&client);
+    let (of_request, rests) = (Arc::clone(&client), rests.of_connection(Arc::clone(&client)));
     let service = service.map_request(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&of_request));
-        request.map(|body| Counted::wrap(body, &of_request))
+        let version = request.version();
+        request.map(|body| Counted::wrap(Whole::new(body, version, &rests), &of_request))
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {

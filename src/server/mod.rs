@@ -13,6 +13,7 @@ mod held;
 mod intake;
 mod listener;
 mod refusal;
+mod rest;
 mod socket;
 mod stream;
 mod tls;
@@ -42,6 +43,7 @@ use self::{
     deadline::DeadlineLayer,
     intake::IntakeLayer,
     refusal::refuse,
+    rest::Rests,
     socket::Bound,
     tls::{Tls, TlsFiles},
 };
@@ -202,10 +204,11 @@ impl Server {
         }
         let encrypted = tls.is_some();
         let (listener, admin_listener) = (socket.listen()?, admin_socket.listen()?);
-        let serving = listener::serve(listener, bounds, tls, service, draining.clone());
+        let rests = Rests::new(tasks.clone(), draining.clone());
+        let serving = listener::serve(listener, bounds, tls, service, rests.clone(), draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
         let admin = http::admin_routes(store, draining.clone());
-        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, CancellationToken::new());
+        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, rests, CancellationToken::new());
         let admin = AbortOnDropHandle::new(tasks.spawn(stop.clone().run_until_cancelled_owned(admin).map(drop)));
 
         info!(address = %local_addr, admin_address = %admin_addr, tls = encrypted, "listening");

@@ -11,6 +11,7 @@ mod abuse_bodies;
 mod abuse_connections;
 mod abuse_errors;
 mod abuse_reading;
+mod abuse_refusals;
 mod access_table;
 mod acknowledge;
 mod answer_sizes;

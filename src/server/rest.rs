@@ -67,8 +67,9 @@ impl OfConnection {
         let arrived = self.client.arrive();
         let (client, stop) = (Arc::clone(&self.client), self.rests.stop.clone());
         let read = async move {
-            let reading = stop.run_until_cancelled_owned(time::timeout(REQUEST_TIMEOUT, read_to_end(body, &client)));
-            let _ = reading.await;
+            let reading = read_to_end(body, |bytes| client.was_read(bytes + FRAME_OVERHEAD_BYTES));
+            // whichever bound ends it, the library resets the stream
+            let _ = stop.run_until_cancelled_owned(time::timeout(REQUEST_TIMEOUT, reading)).await;
             drop::<(_, _, Arrived)>((of_connection, of_all, arrived));
         };
         self.rests.tasks.spawn_on(read, &runtime);
@@ -76,13 +77,13 @@ impl OfConnection {
 }
 
 /// Reads a body and drops what it reads, up to [`REFUSED_REQUEST_BYTES_MAX`].
-async fn read_to_end<B: Body<Data = Bytes> + Unpin>(body: B, client: &Client) {
+async fn read_to_end<B: Body<Data = Bytes> + Unpin>(body: B, was_read: impl Fn(usize)) {
     let mut body = pin!(body);
     let mut left = REFUSED_REQUEST_BYTES_MAX;
     while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let length = frame.data_ref().map_or(0, Bytes::len);
         if length > 0 {
-            client.was_read(length + FRAME_OVERHEAD_BYTES);
+            was_read(length);
         }
         let Some(still) = left.checked_sub(length) else { return };
         left = still;
@@ -142,5 +143,28 @@ where
         if let (Some(body), Some(of)) = (self.inner.take().filter(|body| !body.is_end_stream()), &self.of) {
             of.read(body);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_without_end_is_read_as_far_as_it_may_be() {
+        let piece = 100_000;
+        let endless =
+            futures_util::stream::repeat_with(|| Ok::<_, tonic::Status>(Frame::data(Bytes::from(vec![0; piece]))));
+        let read = AtomicUsize::new(0);
+        read_to_end(StreamBody::new(endless), |bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+        })
+        .await;
+        let read = read.into_inner();
+        assert!((REFUSED_REQUEST_BYTES_MAX..REFUSED_REQUEST_BYTES_MAX + 2 * piece).contains(&read), "{read}");
     }
 }

@@ -259,6 +259,10 @@ pub const INSTANCES_MAX: usize = 1000;
 /// How long a newer subscription waits for the older one to write its last position.
 pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the drain waits for a connection that has no open call and takes nothing.
+pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the drain waits for a connection that has no call whose request has come.
+pub const DRAIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beyond `--max-connections` whose calls are answered that there are too many; further ones are closed.
 pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 /// HTTP/2 streams of a connection beyond `--max-streams-per-connection`, on which calls are answered that there are too many:

@@ -241,6 +241,11 @@ impl Client {
         Some(call)
     }
 
+    /// Whether a call has no complete answer yet, refused ones included.
+    pub(super) fn has_calls(&self) -> bool {
+        self.arrived.load(Ordering::Acquire) > 0
+    }
+
     /// Whether a call is open whose request has come.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0

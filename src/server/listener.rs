@@ -3,6 +3,7 @@
 use std::{convert::Infallible, error::Error as StdError, io, pin::pin, sync::Arc, time::Duration};
 
 use ::http::{Request, Response};
+use futures_util::FutureExt;
 use http_body::Body;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,6 +24,7 @@ use super::{
     client::Client,
     connections::{Bounds, Connection, Place, Places},
     intake::Counted,
+    leaving::{Watched, may_be_closed},
     rest::{Rests, Whole},
     stream::Stream,
     tls::{Handshake, Shown, Tls},
@@ -195,20 +197,20 @@ where
         let version = request.version();
         request.map(|body| Counted::wrap(Whole::new(body, version, &rests), &of_request))
     });
+    let (connection, written) = Watched::new(connection);
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {
         ended = served.as_mut() => return note(ended),
         () = client.is_idle() => {}
-        () = draining.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            return note(served.await);
-        }
+        () = draining.cancelled() => {}
     }
     // calls that cross with this on the way are still served
     served.as_mut().graceful_shutdown();
+    let drained = draining.cancelled().then(|()| may_be_closed(&client, &written));
     tokio::select! {
         ended = served => note(ended),
         () = has_to_leave(&client) => debug!("an idle client did not leave"),
+        () = drained => debug!("a client without a call did not leave at the drain"),
     }
 }
 

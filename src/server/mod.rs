@@ -11,6 +11,7 @@ mod deadline;
 mod frames;
 mod held;
 mod intake;
+mod leaving;
 mod listener;
 mod refusal;
 mod rest;

@@ -9,13 +9,16 @@ use std::{
 use futures_util::StreamExt;
 use reqwest::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
-    Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually, floor_reaches,
-    free_port, publish, reason,
+    Client, Frames, Nats, Process, client_with_window, create_ephemeral, create_room, eventually,
+    flood::{Attacker, announcing, call},
+    floor_reaches, free_port,
+    http2::{DATA, END_STREAM, frame},
+    publish, reason,
 };
 
 /// The drain timeout of these tests, and as a flag.
@@ -65,6 +68,44 @@ async fn stops_quickly(stop: fn(&Process)) {
     }
     // NOT_SERVING, perhaps, and then the end
     while let Ok(Some(_)) = tokio::time::timeout(SOON, watch.message()).await.expect("the watch ends") {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_leave_do_not_delay_the_stop() {
+    // Goal: only open calls are waited for. Method: clients that answer no sign of life, with no call, with streams that the
+    // service ends, with refused calls, and with requests whose rest never comes, over HTTP/2 and HTTP/1.1; SIGTERM; the
+    // process ends with 0 long before the drain timeout.
+    let nats = Nats::start().await;
+    let mut process = Process::start_with(&nats, &[], None).await;
+    let rpc = |name: &str| call(1, &format!("/unibus.v1.RoomService/{name}"), &[]);
+    let watch = [call(1, "/grpc.health.v1.Health/Watch", &[]), frame(DATA, END_STREAM, 1, &announcing(0))].concat();
+    let refused = [rpc("Publish"), frame(DATA, 0, 1, &announcing(u32::MAX))].concat();
+    let unfinished = [rpc("Publish"), frame(DATA, 0, 1, &announcing(100))].concat();
+    let unknown = call(1, "/no.such.Service/Call", &[]);
+    let mut left = Vec::new();
+    for bytes in [Vec::new(), watch, rpc("Consume"), rpc("PublishStream"), unknown, refused, unfinished, rpc("GetRoom")]
+    {
+        left.push(Attacker::send(process.address(), bytes).await);
+    }
+    let mut half = Vec::new();
+    for text in [
+        "",
+        "GET / HTTP/1.1\r\nhost:",
+        "GET /rooms/lobby/history HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nhalf",
+        "POST /unibus.v1.RoomService/GetRoom HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc-web+proto\r\n\
+         content-length: 1000\r\n\r\nhalf",
+    ] {
+        let mut stream = TcpStream::connect(process.address()).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        half.push(stream);
+    }
+    // what was sent before is under way
+    create_room(&process.client().await, "lobby").await;
+    let begun = Instant::now();
+    process.terminate();
+    let status = process.wait(SOON).await;
+    assert_eq!(status.code(), Some(0), "{:?}", process.stdout());
+    assert!(begun.elapsed() < QUICK, "{:?}", begun.elapsed());
 }
 
 /// A subscription whose client never reads, in a room that holds far more than its window, which is full.

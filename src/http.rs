@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Anchor, Caller, RoomId},
-    error::Error,
+    error::{Error, Reason},
     limits::{HISTORY_HTTP_BYTES_MAX, HISTORY_LIMIT_MAX},
     rooms::Rooms,
     store::Store,
@@ -36,7 +36,13 @@ pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router 
             (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the disk of the data directory is full\n"),
         }
     };
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
+    let no_such_path = || async { (StatusCode::NOT_FOUND, "there is no such path; see /livez and /readyz\n") };
+    let no_such_method = || async { (StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD\n") };
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
 }
 
 async fn history(
@@ -66,11 +72,18 @@ async fn history(
     }
 }
 
-/// The answer to a path that there is not.
+/// The answer to a path that does not exist.
 pub(crate) fn not_found() -> Response {
-    let body =
-        json!({ "error": { "code": "NOT_FOUND", "message": "there is no such path; see GET /rooms/{id}/history" } });
-    json_response(StatusCode::NOT_FOUND, &body)
+    let error = Error::new(Reason::NotSupported, "there is no such path; see GET /rooms/{id}/history");
+    json_response(StatusCode::NOT_FOUND, &error_body(&error))
+}
+
+/// The answer to a method that the history endpoint does not have.
+pub(crate) fn method_not_allowed() -> Response {
+    let error = Error::new(Reason::NotSupported, "this path takes GET and HEAD");
+    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &error_body(&error));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+    response
 }
 
 /// Malformed is the default, out of range is clamped: the contract of the native bus.
@@ -88,14 +101,17 @@ fn limit(query: &str) -> usize {
 /// The answer to a call that failed.
 pub(crate) fn error_response(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.reason().code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = json!({
-        "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }
-    });
-    let mut response = json_response(status, &body);
+    let mut response = json_response(status, &error_body(error));
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
+}
+
+fn error_body(error: &Error) -> serde_json::Value {
+    json!({
+        "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }
+    })
 }
 
 fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -22,7 +22,6 @@ mod tls;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{HeaderName, HeaderValue};
-use axum::response::Response;
 use futures_util::FutureExt;
 use tokio::time;
 use tokio_util::{
@@ -43,7 +42,7 @@ use self::{
     connections::Bounds,
     deadline::DeadlineLayer,
     intake::IntakeLayer,
-    refusal::refuse,
+    refusal::{no_such_method, no_such_path},
     rest::Rests,
     socket::Bound,
     tls::{Tls, TlsFiles},
@@ -177,7 +176,7 @@ impl Server {
             .route_layer(IntakeLayer::new(rooms.clone()))
             .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
             .route_layer(tonic_web::GrpcWebLayer::new())
-            .merge(http::history_routes(rooms.clone()))
+            .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
             .route_layer(MapResponseLayer::new(held::until_taken))
             .fallback(no_such_path);
         let service = tower::ServiceBuilder::new()
@@ -428,14 +427,6 @@ fn admin_bounds() -> Bounds {
 fn connections_per_address_max(config: &Config) -> Option<u32> {
     let default = if config.auth == AuthMode::Enforce { CONNECTIONS_PER_ADDRESS_MAX } else { 0 };
     Some(config.max_connections_per_address.unwrap_or(default)).filter(|max| *max > 0)
-}
-
-async fn no_such_path(request: axum::extract::Request) -> Response {
-    if !grpc::is_grpc(request.headers()) {
-        return http::not_found();
-    }
-    let request = request.map(tonic::body::Body::new);
-    refuse(request, grpc::no_such_call()).await.map(axum::body::Body::new)
 }
 
 async fn follow_connection(store: Store, health: Health, broken: CancellationToken, draining: CancellationToken) {

@@ -34,23 +34,55 @@ const GRPC_WEB: &[&str] = &[
     "application/grpc-web-text+proto",
 ];
 
+/// What the service speaks at the paths of gRPC, for methods that neither gRPC nor gRPC-Web has.
+const TAKEN: &str = "this path takes POST, of gRPC and gRPC-Web\n";
+
 /// The answer to a request at a path of gRPC that is not gRPC, such as one of a Connect client.
 pub(super) fn unspoken(request: &Request<Body>) -> Option<Response<Body>> {
     let mut parts = request.uri().path().split('/').skip(1);
     let is_grpc_path = parts.next().is_some_and(|service| service.contains('.')) && parts.count() == 1;
-    if !is_grpc_path || request.method() == Method::OPTIONS || is_spoken(request.version(), request.headers()) {
+    if !is_grpc_path {
         return None;
     }
-    let mut response = Response::new(Body::new(http_body_util::Full::new(SPOKEN.into())));
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    Some(response)
+    let kind = kind(request.headers());
+    let is_web = GRPC_WEB.iter().any(|web| web.as_bytes() == kind);
+    let is_post = request.method() == Method::POST;
+    if request.method() == Method::OPTIONS || (is_web && !is_post) {
+        let mut response = line_of_text(StatusCode::METHOD_NOT_ALLOWED, TAKEN);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return Some(response);
+    }
+    let is_grpc = request.version() == Version::HTTP_2 && is_native(kind, request.headers());
+    (!is_web && !is_grpc).then(|| line_of_text(StatusCode::UNSUPPORTED_MEDIA_TYPE, SPOKEN))
 }
 
-fn is_spoken(version: Version, headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-    let is_web = GRPC_WEB.iter().any(|web| web.as_bytes() == kind);
-    is_web || (version == Version::HTTP_2 && grpc::is_grpc(headers) && !kind.starts_with(b"application/grpc-web"))
+fn kind(headers: &HeaderMap) -> &[u8] {
+    headers.get(header::CONTENT_TYPE).map_or(&[], HeaderValue::as_bytes)
+}
+
+fn is_native(kind: &[u8], headers: &HeaderMap) -> bool {
+    grpc::is_grpc(headers) && !kind.starts_with(b"application/grpc-web")
+}
+
+fn line_of_text(status: StatusCode, line: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::new(http_body_util::Full::new(line.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The answer to a request at a path that does not exist.
+pub(super) async fn no_such_path(request: axum::extract::Request) -> axum::response::Response {
+    if grpc::is_grpc(request.headers()) { no_such_call(request).await } else { crate::http::not_found() }
+}
+
+/// The answer to a request whose path does not have its method.
+pub(super) async fn no_such_method(request: axum::extract::Request) -> axum::response::Response {
+    if grpc::is_grpc(request.headers()) { no_such_call(request).await } else { crate::http::method_not_allowed() }
+}
+
+async fn no_such_call(request: axum::extract::Request) -> axum::response::Response {
+    refuse(request.map(Body::new), grpc::no_such_call()).await.map(axum::body::Body::new)
 }
 
 /// An answer on its way.

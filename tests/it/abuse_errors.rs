@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use prost::Message;
-use reqwest::{StatusCode, header::HeaderMap};
+use reqwest::{Method, StatusCode, header::HeaderMap};
 use tokio::time::{Duration, timeout};
 use tonic::{
     Code, Request, Status,
@@ -218,6 +218,56 @@ async fn clients_of_other_protocols_hear_what_is_spoken() {
     assert_eq!(strange.headers()["content-type"], "application/json");
     let body: serde_json::Value = serde_json::from_str(&strange.text().await.unwrap()).unwrap();
     assert_eq!(body["error"]["reason"], "INVALID_FIELD");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_says_in_its_body_what_is_wrong() {
+    // Goal: no client is left with a bare number. Method: paths and methods that there are not, on both ports; each answer has
+    // a body, 405 names the methods that the path takes, and what is JSON has a code and a reason.
+    let nats = Nats::start().await;
+    let unibus = Unibus::start(&nats).await;
+    let http = reqwest::Client::new();
+    let (main, admin) = (unibus.address(), unibus.server().admin_addr());
+    let (history, rpc) = ("/rooms/lobby/history", "/unibus.v1.RoomService/GetRoom");
+    let (missing, not_allowed) = (StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED);
+    let (get, web) = (Some("GET,HEAD"), "application/grpc-web");
+    for (address, method, path, kind, status, allow) in [
+        (main, Method::GET, "/", "", missing, None),
+        (main, Method::POST, "/rooms", "text/plain", missing, None),
+        (main, Method::OPTIONS, "/rooms/lobby", "", missing, None),
+        (main, Method::POST, history, "application/json", not_allowed, get),
+        (main, Method::DELETE, history, "", not_allowed, get),
+        (main, Method::OPTIONS, history, "", not_allowed, get),
+        (main, Method::OPTIONS, rpc, "", not_allowed, Some("POST")),
+        (main, Method::GET, rpc, web, not_allowed, Some("POST")),
+        (main, Method::PUT, rpc, web, not_allowed, Some("POST")),
+        (main, Method::PUT, rpc, "application/json", StatusCode::UNSUPPORTED_MEDIA_TYPE, None),
+        (admin, Method::GET, "/", "", missing, None),
+        (admin, Method::POST, "/livez", "", not_allowed, get),
+    ] {
+        let case = format!("{method} {path} {kind}");
+        let request = http.request(method, format!("http://{address}{path}")).header("content-type", kind);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{case}");
+        assert_eq!(answer.headers().get("allow").map(|allow| allow.to_str().unwrap()), allow, "{case}");
+        let is_json = answer.headers()["content-type"] == "application/json";
+        assert_eq!(is_json, address == main && path != rpc, "{case}");
+        let text = answer.text().await.unwrap();
+        assert!(!text.is_empty(), "{case}");
+        if is_json {
+            let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                (&body["error"]["code"], &body["error"]["reason"]),
+                (&"UNIMPLEMENTED".into(), &"NOT_SUPPORTED".into())
+            );
+        }
+    }
+    let grpc = raw(&unibus, history, vec![vec![0; 3]], &[]).await;
+    assert_status(grpc, Code::Unimplemented, "NOT_SUPPORTED");
+    let web = http.post(format!("http://{main}{history}")).header("content-type", "application/grpc-web+proto");
+    let web = web.body("").send().await.unwrap();
+    assert_eq!(web.headers()["grpc-status"], "12");
+    unibus.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

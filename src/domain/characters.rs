@@ -2,7 +2,7 @@
 //! from others.
 
 use unicode_normalization::is_nfc;
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// Letters, marks and a symbol that nothing is seen of (Unicode: `Default_Ignorable_Code_Point`, and the empty Braille
 /// pattern); all others that are ignored are of category C.
@@ -31,11 +31,18 @@ pub(super) fn problem(name: &str) -> Option<&'static str> {
 pub(super) fn problem_but_for_spaces(name: &str) -> Option<&'static str> {
     if name.chars().any(is_unseen) {
         Some("must not contain control, invisible, text-direction, private or unassigned characters")
+    } else if name.split(' ').any(|word| word.chars().next().is_some_and(is_mark)) {
+        Some("must not begin with a combining mark, and have none after a space")
     } else if !is_nfc(name) {
         Some("must be in Unicode's normalization form C (NFC)")
     } else {
         None
     }
+}
+
+/// Whether this is seen only on the character before it, which may be one beside the name.
+fn is_mark(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Mark
 }
 
 fn is_unseen(c: char) -> bool {
@@ -93,17 +100,25 @@ mod tests {
             "a\u{e000}b",
             "a\u{378}b",
             "a\u{ffff}b",
+            // marks that combine with what stands before: one that takes no room, one that does, one around it
+            "\u{301}a",
+            "\u{301}",
+            "\u{903}a",
+            "\u{20dd}a",
             // not normalised: e with an accent, the Angstrom sign
             "e\u{301}",
             "\u{212b}",
         ] {
             assert!(problem(bad).is_some(), "{bad:?}");
         }
-        for good in ["lobby", "a-b/c.d", "é", "日本", "привет", "नमस्ते", "שלום", "🦀", "\u{c5}", "a\u{33d}"]
+        for good in
+            ["lobby", "a-b/c.d", "é", "日本", "привет", "नमस्ते", "שלום", "🦀", "\u{c5}", "a\u{33d}", "a\u{20dd}b"]
         {
             assert_eq!(problem(good), None, "{good:?}");
         }
         assert_eq!(problem_but_for_spaces("two words"), None);
+        assert_eq!(problem_but_for_spaces("two w\u{33d}rds"), None);
         assert!(problem_but_for_spaces("two\u{a0}words").is_some());
+        assert!(problem_but_for_spaces("two \u{301}words").is_some());
     }
 }

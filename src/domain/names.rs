@@ -69,18 +69,19 @@ macro_rules! id {
 }
 
 id!(
-    /// A room's name: 1 to 128 characters, none of them white space or invisible, in NFC.
+    /// A room's name: 1 to 128 characters, none of them white space or invisible, in NFC, the first no combining mark.
     RoomId,
     ROOM_ID_CHARS_MAX
 );
 id!(
-    /// A durable subscriber's name: 1 to 126 characters, none of them white space or invisible, in NFC.
+    /// A durable subscriber's name: 1 to 126 characters, none of them white space or invisible, in NFC, the first no
+    /// combining mark.
     SubscriberId,
     SUBSCRIBER_ID_CHARS_MAX
 );
 id!(
     /// A caller's name, as its token or certificate gives it: 1 to 126 characters, none of them white space or
-    /// invisible, in NFC.
+    /// invisible, in NFC, the first no combining mark.
     MemberId,
     MEMBER_ID_CHARS_MAX
 );

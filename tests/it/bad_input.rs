@@ -33,7 +33,7 @@ fn bad_names(chars_max: usize) -> Vec<String> {
         "a\u{a0}b",
         "a\u{2003}b",
         "\u{1b}[0m",
-        // invisible, of the other text direction, private, unassigned, not normalised
+        // invisible, of the other text direction, private, unassigned, not normalised, a mark without its letter
         "a\u{200b}b",
         "a\u{feff}",
         "a\u{202e}b",
@@ -42,6 +42,8 @@ fn bad_names(chars_max: usize) -> Vec<String> {
         "a\u{e000}",
         "a\u{378}",
         "e\u{301}",
+        "\u{301}a",
+        "\u{903}a",
     ]
     .map(String::from)
     .into();

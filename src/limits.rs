@@ -269,8 +269,11 @@ pub const EXCESS_CONNECTIONS_MAX: usize = 256;
 /// clients wait without a word for streams that HTTP/2 itself does not grant.
 pub const EXCESS_STREAMS_MAX: u32 = 1024;
 /// HTTP/2 streams of a connection beyond those of its open calls: calls that the service has not begun with, and answers that
-/// were not written because the client does not read; beyond it the service does not read from the connection.
+/// were not written because the client does not read; beyond it the service does not read from the connection. Those of a
+/// caller's other connections count too.
 pub const STREAMS_AHEAD_MAX: usize = 64;
+/// The same for a connection whose caller has more on other connections.
+pub const STREAMS_AHEAD_MIN: usize = 4;
 /// HTTP/2 streams of a connection that its client reset before the service had begun with their calls; beyond it the
 /// connection is closed.
 pub const RESET_STREAMS_MAX: usize = 1024;
@@ -296,7 +299,7 @@ pub const UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 pub const UNIDENTIFIED_CALLS_MAX: u32 = 6;
 /// HTTP/2 streams that are open on such a connection: calls, refused ones included, and answers that were not written yet;
 /// beyond it the service does not read from the connection.
-pub const UNIDENTIFIED_STREAMS_MAX: usize = 16;
+pub const UNIDENTIFIED_STREAMS_MAX: usize = 8;
 /// Reflection calls that are open on all connections without an identified caller.
 pub const UNIDENTIFIED_REFLECTIONS_MAX: usize = 32;
 /// Bytes of requests, each data frame counted with [`FRAME_OVERHEAD_BYTES`] more, that a connection without an identified

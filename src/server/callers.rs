@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Semaphore;
@@ -28,13 +28,20 @@ struct Open {
     calls: AtomicU32,
     /// Those of them whose requests are a stream: what the service has not read of it waits in the HTTP/2 library.
     request_streams: AtomicU32,
+    /// HTTP/2 streams of its connections beyond those of calls that have arrived.
+    streams_ahead: AtomicUsize,
     turns: grpc::Turns,
 }
 
 impl Default for Open {
     fn default() -> Self {
         let turns = grpc::Turns(Arc::new(Semaphore::new(CALLS_AT_ONCE_PER_CALLER_MAX)));
-        Self { calls: AtomicU32::default(), request_streams: AtomicU32::default(), turns }
+        Self {
+            calls: AtomicU32::default(),
+            request_streams: AtomicU32::default(),
+            streams_ahead: AtomicUsize::default(),
+            turns,
+        }
     }
 }
 
@@ -85,6 +92,44 @@ impl OpenCall {
     /// What the call takes turns in with others of its caller.
     pub(super) fn turns(&self) -> grpc::Turns {
         self.open.turns.clone()
+    }
+}
+
+impl OpenCall {
+    /// The share that the call's connection has of what its caller may have ahead.
+    pub(super) fn streams_ahead(&self) -> StreamsAhead {
+        StreamsAhead { open: Arc::clone(&self.open), told: AtomicUsize::new(0) }
+    }
+}
+
+/// HTTP/2 streams of one connection beyond those of calls that have arrived, as its caller knows of them.
+#[derive(Debug)]
+pub(super) struct StreamsAhead {
+    open: Arc<Open>,
+    told: AtomicUsize,
+}
+
+impl StreamsAhead {
+    /// There are this many now.
+    pub(super) fn are(&self, count: usize) {
+        let before = self.told.swap(count, Ordering::AcqRel);
+        if count >= before {
+            self.open.streams_ahead.fetch_add(count - before, Ordering::AcqRel);
+        } else {
+            self.open.streams_ahead.fetch_sub(before - count, Ordering::AcqRel);
+        }
+    }
+
+    /// Those of the caller's other connections.
+    pub(super) fn of_other_connections(&self) -> usize {
+        let all = self.open.streams_ahead.load(Ordering::Acquire);
+        all.saturating_sub(self.told.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for StreamsAhead {
+    fn drop(&mut self) {
+        self.are(0);
     }
 }
 

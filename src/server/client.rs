@@ -22,8 +22,8 @@ use super::{
 use crate::{
     domain::ClientCertificate,
     limits::{
-        STREAMS_AHEAD_MAX, UNIDENTIFIED_BYTES_MAX, UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_IDLE_TIMEOUT,
-        UNIDENTIFIED_STREAMS_MAX,
+        STREAMS_AHEAD_MAX, STREAMS_AHEAD_MIN, UNIDENTIFIED_BYTES_MAX, UNIDENTIFIED_CALLS_MAX,
+        UNIDENTIFIED_IDLE_TIMEOUT, UNIDENTIFIED_STREAMS_MAX,
     },
     sync::lock,
 };
@@ -47,6 +47,8 @@ pub(super) struct Client {
     streams: AtomicUsize,
     /// What the calls of the latter take of their callers' shares.
     unwritten: Mutex<Vec<callers::OpenCall>>,
+    /// The caller that was identified first, and how many streams of the connection it was told of.
+    caller: OnceLock<callers::StreamsAhead>,
     /// A stream waits until it may be opened.
     streams_wait: AtomicBool,
     /// Calls that were not refused.
@@ -101,6 +103,7 @@ impl Client {
             budget: OnceLock::new(),
             arrived: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            caller: OnceLock::new(),
             streams_wait: AtomicBool::new(false),
             unwritten: Mutex::default(),
             calls: AtomicU32::new(0),
@@ -172,6 +175,7 @@ impl Client {
     /// Counts a call until its answer was taken, whether it is refused or not.
     pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
         self.arrived.fetch_add(1, Ordering::SeqCst);
+        self.tell_caller();
         self.let_streams_in();
         Arrived(Arc::clone(self))
     }
@@ -179,7 +183,11 @@ impl Client {
     /// HTTP/2 streams that may be open. Beyond those of calls that have arrived they are few: the HTTP library bounds neither
     /// the calls that it has not handed over nor the answers that it has not written.
     pub(super) fn streams_max(&self) -> usize {
-        if self.is_identified() { self.arrived() + STREAMS_AHEAD_MAX } else { UNIDENTIFIED_STREAMS_MAX }
+        if !self.is_identified() {
+            return UNIDENTIFIED_STREAMS_MAX;
+        }
+        let of_others = self.caller.get().map_or(0, callers::StreamsAhead::of_other_connections);
+        self.arrived() + STREAMS_AHEAD_MAX.saturating_sub(of_others).max(STREAMS_AHEAD_MIN)
     }
 
     /// Whether a further stream has to wait while this many are open. The task is woken when it may be different.
@@ -201,10 +209,17 @@ impl Client {
     /// This many HTTP/2 streams are open now.
     pub(super) fn has_streams(&self, count: usize) {
         self.streams.store(count, Ordering::Release);
+        self.tell_caller();
         self.let_streams_in();
         let mut unwritten = lock(&self.unwritten);
         if !unwritten.is_empty() {
             unwritten.truncate(self.streams_ahead());
+        }
+    }
+
+    fn tell_caller(&self) {
+        if let Some(caller) = self.caller.get() {
+            caller.are(self.streams_ahead());
         }
     }
 
@@ -331,6 +346,7 @@ pub(super) struct Call {
 impl Call {
     /// Holds what the call takes of its caller's share.
     pub(super) fn hold(&self, of_caller: callers::OpenCall) {
+        self.client.caller.get_or_init(|| of_caller.streams_ahead());
         // there is one caller of a call
         let _ = self.of_caller.set(of_caller);
     }

@@ -1,55 +1,64 @@
 //! Rooms over gRPC on NATS JetStream: create a room, publish, subscribe with resume, read history.
 //!
-//! The binary is the service. The library is the same service for the tests of other projects ([`Server`]), and the
-//! contract's generated client and messages ([`v1`]).
+//! The binary is the service. The library has two parts: the generated client and messages of the contract ([`v1`]), and the
+//! service itself for the tests of other projects ([`Server`]).
 //!
-//! # Architecture
+//! # A client
 //!
-//! Dependencies point one way:
+//! ```no_run
+//! use unibus::v1::{
+//!     CreateRoomRequest, PublishRequest, SubscribeRequest, room_service_client::RoomServiceClient,
+//!     subscribe_response::Frame,
+//! };
 //!
-//! ```text
-//! main -> { server, tokens } -> { grpc, http, auth } -> rooms -> { delivery, store } -> { domain, error, limits, sync }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = RoomServiceClient::connect("http://127.0.0.1:50051").await?;
+//! client.create_room(CreateRoomRequest { room_id: "general".into(), persist: true, ..Default::default() }).await?;
+//!
+//! let message = PublishRequest { room_id: "general".into(), payload: "hello".into(), ..Default::default() };
+//! let stored = client.publish(message).await?.into_inner();
+//! println!("stored as {}", stored.sequence);
+//!
+//! // a durable subscription: it resumes after the last acknowledgement
+//! let laptop = SubscribeRequest { room_id: "general".into(), subscriber: "laptop".into(), ..Default::default() };
+//! let mut frames = client.subscribe(laptop).await?.into_inner();
+//! while let Some(response) = frames.message().await? {
+//!     if let Some(Frame::Message(message)) = response.frame {
+//!         println!("{}: {:?}", message.sequence, message.payload);
+//!     }
+//! }
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! | place | owns | refuses to know |
-//! |---|---|---|
-//! | `server` | composition, listeners, TLS, health, the drain | |
-//! | `tokens` | the commands that make keys and tokens, for trying the service | the service |
-//! | `grpc` | the generated types: read a request, make one call, convert the answer; every status | async-nats |
-//! | `http` | the JSON history endpoint, liveness and readiness | async-nats |
-//! | `auth` | who makes a call: tokens, keys, client certificates | tonic, async-nats, what a caller may do |
-//! | `rooms` | the use cases: rooms, publishing, subscriptions, positions, history | tonic, async-nats |
-//! | `delivery` | the subscription as state machines without I/O | tonic, async-nats |
-//! | `store` | NATS: streams, consumers, the registry, the own nats-server; alone names async-nats | tonic |
-//! | `domain`, `error`, `limits`, `sync` | the nouns, the closed set of reasons, every bound, locking | everything else |
+//! # The service in a test
 //!
-//! `tests/it/architecture.rs` keeps these arrows.
+//! [`Server::bind`] starts the service in the test's process, with an embedded nats-server. Ports and the data directory are
+//! free ones, so tests run side by side. A `nats-server` program must be on the `PATH`, or be named in `UNIBUS_NATS_SERVER` or
+//! [`Config::nats_server`].
 //!
-//! What holds it together:
+//! ```no_run
+//! use unibus::{Config, Server, v1::room_service_client::RoomServiceClient};
 //!
-//! - **The service is stateless.** What must survive lives in JetStream: rooms in a key-value bucket that every instance
-//!   watches, messages in one stream for each persisted room, a subscriber's position as the ack floor of a durable
-//!   consumer. Any instance serves any call.
-//! - **The durable is the bookmark, not the pipe.** Messages do not flow through a subscriber's durable consumer. A
-//!   subscription reads the room's log from the position on, and moves the position by consumer reset.
-//! - **One upstream for each active room.** An instance reads a room once, encodes a message once, and keeps the newest in a
-//!   ring that all its subscriptions share. The ring and the log speak of the same sequences, so a subscription's position
-//!   alone says whether the ring has all that it lacks; who is behind reads the log until it has.
-//! - **One owner for a subscriber.** Positions are moved by one instance at a time; others ask it.
-//! - **One place decides who may do what**, from memory: members are watched like rooms, so a decision costs no round trip,
-//!   and what is open holds a signal that fires when its caller may no longer have it.
-//! - **Names are claimed by compare-and-set.** A room's key stands for its id alone, and its name in NATS is claimed in a key
-//!   of its own: two ids that map to one NATS name never block each other (`domain::nats_names`).
-//! - **One queue for each room.** What is published to a persisted room is sent by one worker, so that order holds around
-//!   retries, and what waits can be committed together.
-//! - **One answer never proves an absence.** Where a log has copies, an answer that knows less than this instance is stale and
-//!   asked for again (`store::logs`).
-//! - **Reading has connections of its own.** Neither a slow reader nor a message that the NATS client cannot parse costs a
-//!   publisher its connection (`store::nats`).
-//! - **A publish acknowledgement is believed only if it names the room's stream**, and a lost one is said to be lost.
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let data_dir = tempfile::tempdir()?;
+//! let server = Server::bind(Config {
+//!     listen: ([127, 0, 0, 1], 0).into(),
+//!     admin_listen: ([127, 0, 0, 1], 0).into(),
+//!     data_dir: data_dir.path().to_owned(),
+//!     ..Config::default()
+//! })
+//! .await?;
+//! let client = RoomServiceClient::connect(format!("http://{}", server.local_addr())).await?;
+//! // the body of the test
+//! # drop(client);
+//! server.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
-//! Deliberately absent: any look into a payload; a database; state that an instance would have to hand over; a `NATS`
-//! trait with one implementation; a simulated NATS in tests.
+//! `examples/embedded.rs` is a whole test of this kind. `ARCHITECTURE.md` has the map of the code, its invariants and its
+//! glossary; `docs/` has the guarantees, errors and limits.
 
 mod auth;
 mod config;

@@ -1,6 +1,14 @@
-//! The README says what the code says: its tables are made from the code, and its lists from what the service does.
+//! The documents say what the code says: their tables are made from the code, and their lists from what the service does.
+//!
+//! With `UNIBUS_WRITE_DOCS=1` the tests write the tables instead of comparing them.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Write,
+    fs,
+    path::Path,
+};
 
 use clap::{CommandFactory, Subcommand};
 use prost::Message;
@@ -11,7 +19,8 @@ use unibus::{Command, Config, Reason, v1};
 
 use crate::support::{Nats, Unibus};
 
-const README: &str = include_str!("../../README.md");
+const ERRORS: &str = include_str!("../../docs/errors.md");
+const LIMITS_TABLE: &str = include_str!("../../docs/limits.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERMISSIONS: &str = include_str!("support/permissions.conf");
 const LIMITS: &str = include_str!("../../src/limits.rs");
@@ -28,16 +37,21 @@ const INTERNAL_LIMITS: &[&str] = &[
     "OTHER_DESCRIPTORS",
 ];
 
-/// What the README has between `<!-- name -->` and `<!-- end -->`.
-fn marked(name: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("<!-- {name} -->\n")).unwrap_or_else(|| panic!("no part {name}"));
-    rest.split_once("<!-- end -->").expect("an end").0.trim()
-}
-
+/// Compares what a document has between `<!-- name -->` and `<!-- end -->`, or writes it.
 #[track_caller]
-fn assert_marked(name: &str, expected: &str) {
+fn assert_marked(document: &str, name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = fs::read_to_string(&path).expect("a document");
+    let mark = format!("<!-- {name} -->\n");
+    let (before, rest) = text.split_once(&mark).unwrap_or_else(|| panic!("{document} has no part {name}"));
+    let (part, after) = rest.split_once("<!-- end -->").expect("an end");
     let expected = expected.trim();
-    assert!(marked(name) == expected, "the README's part {name:?} should be:\n\n{expected}\n");
+    if env::var_os("UNIBUS_WRITE_DOCS").is_some() {
+        fs::write(path, format!("{before}{mark}\n{expected}\n\n<!-- end -->{after}"))
+            .expect("a document that can be written");
+    } else {
+        assert!(part.trim() == expected, "the part {name:?} of {document} should be:\n\n{expected}\n");
+    }
 }
 
 /// Cells of the rows of a table, without its head.
@@ -60,7 +74,7 @@ fn the_flags_are_those_of_the_program() {
         let choice = if values.is_empty() { String::new() } else { format!(" ({})", values.join(", ")) };
         writeln!(table, "| `--{flag}` | `{env}` | {} | {meaning}{choice} |", code(&default.join(","))).unwrap();
     }
-    assert_marked("flags", &table);
+    assert_marked("docs/configuration.md", "flags", &table);
 }
 
 #[test]
@@ -75,23 +89,23 @@ fn the_commands_are_those_of_the_program() {
             writeln!(table, "| `unibus {name}` | `--{flag}` | {} | {meaning} |", default.unwrap_or_default()).unwrap();
         }
     }
-    assert_marked("commands", &table);
+    assert_marked("docs/configuration.md", "commands", &table);
 }
 
 #[test]
 fn the_errors_are_the_closed_list() {
-    // Goal: clients may match on the README's reasons. Method: make the table from the list itself.
+    // Goal: clients may match on the documented reasons. Method: make the table from the list itself.
     let mut table = String::from("| reason | code | retry | meaning |\n|---|---|---|---|\n");
     for reason in Reason::ALL {
         let retry = reason.retry_after().map(|after| format!("after {}", humantime::format_duration(after)));
         let (name, code) = (reason.name(), reason.code().name());
         writeln!(table, "| `{name}` | `{code}` | {} | {} |", retry.unwrap_or_default(), reason.meaning()).unwrap();
     }
-    assert_marked("errors", &table);
+    assert_marked("docs/errors.md", "errors", &table);
 
     let open: Vec<_> = Reason::ALL.iter().filter(|reason| !reason.is_side_effect_free()).map(|r| r.name()).collect();
     assert_eq!(open, ["OUTCOME_UNKNOWN", "TIMEOUT", "INTERNAL"]);
-    assert!(README.contains("Only `OUTCOME_UNKNOWN`, `TIMEOUT` and `INTERNAL` leave open"));
+    assert!(ERRORS.contains("Only `OUTCOME_UNKNOWN`, `TIMEOUT` and `INTERNAL` leave open"));
 }
 
 /// A limit's value, with its unit taken off: bytes, milliseconds, or a count.
@@ -116,8 +130,7 @@ fn the_limits_are_those_of_the_code() {
         let (_, expression) = rest.trim_end_matches(';').split_once(" = ").expect("a value");
         limits.insert(name, value(expression, &limits));
     }
-    let (_, section) = README.split_once("\n## Limits\n").expect("a section");
-    let section = section.split("\n## ").next().expect("a section");
+    let section = LIMITS_TABLE.split("\n## ").next().expect("a section");
     let mut told = Vec::new();
     for row in rows(section) {
         let [_, given, name] = row[..] else { panic!("{row:?}") };
@@ -143,24 +156,77 @@ fn the_limits_are_those_of_the_code() {
     }
 }
 
-#[test]
-fn the_page_on_security_names_bounds_that_there_are() {
-    // Goal: no bound that the threat model relies on is invented. Method: every flag and constant that it names exists.
-    let flags: Vec<_> = Config::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
-    let names = SECURITY.split('`').skip(1).step_by(2);
-    let mut found = 0;
-    for name in names {
-        if let Some(flag) = name.strip_prefix("--") {
-            let flag = flag.split(' ').next().expect("a flag");
-            assert!(flags.iter().any(|known| known == flag), "--{flag}");
-        } else if name.contains('_') && name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
-            assert!(LIMITS.contains(&format!("pub const {name}: ")), "{name}");
+/// Flags of other programs that the documents name.
+const OTHER_FLAGS: &[&str] =
+    &["list", "quick", "row", "save", "show", "episodes", "episode-seed", "setup", "help", "version"];
+
+/// Every name in capitals that the service has: limits, reasons, codes, values of the contract's enums, variables.
+fn names_in_capitals() -> BTreeSet<String> {
+    let limits = LIMITS.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    let reasons = Reason::ALL.iter().flat_map(|reason| [reason.name(), reason.code().name()]);
+    let mut names: BTreeSet<_> = limits.chain(reasons).map(str::to_owned).collect();
+    for file in FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap().file {
+        names.extend(file.enum_type.iter().flat_map(|kind| &kind.value).map(|value| value.name().to_owned()));
+    }
+    names.extend(
+        Config::command().get_arguments().filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())),
+    );
+    names.insert(String::from("RUST_LOG"));
+    names
+}
+
+/// The names in a page that look like flags or constants, but are not any; and how many there are in all.
+fn invented(page: &str) -> (Vec<&str>, usize) {
+    let mut commands = Command::augment_subcommands(Config::command());
+    commands.build();
+    let flags = |command: &clap::Command| -> Vec<_> {
+        command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+    };
+    let flags: Vec<_> = flags(&commands).into_iter().chain(commands.get_subcommands().flat_map(flags)).collect();
+    let capitals = names_in_capitals();
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    let spans = page.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    for name in spans {
+        let is_known = if let Some(flag) = name.strip_prefix("--") {
+            let flag = flag.split([' ', '=']).next().expect("a flag");
+            flag.ends_with('-') || flags.iter().any(|known| known == flag) || OTHER_FLAGS.contains(&flag)
+        } else if name.contains('_')
+            && name != "_"
+            && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        {
+            capitals.contains(name)
         } else {
             continue;
-        }
+        };
         found += 1;
+        if !is_known {
+            wrong.push(name);
+        }
     }
-    assert!(found > 30, "{found}");
+    (wrong, found)
+}
+
+#[test]
+fn the_pages_name_bounds_and_flags_that_there_are() {
+    // Goal: no bound, flag or reason that a reader relies on is invented. Method: every flag and every name in capitals that
+    // README.md and docs/ name exists.
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut pages: Vec<_> = fs::read_dir(docs).expect("pages").map(|entry| entry.expect("a page").path()).collect();
+    pages.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let mut all = 0;
+    for path in pages {
+        let page = fs::read_to_string(&path).expect("UTF-8");
+        let (wrong, found) = invented(&page);
+        assert!(wrong.is_empty(), "{}: {wrong:?}", path.display());
+        all += found;
+    }
+    assert!(all > 300, "{all}");
+    let (_, found) = invented(SECURITY);
+    assert!(found > 40, "{found}");
+    assert_eq!(
+        invented("`--none` `NO_SUCH_BOUND` `ROOMS_PER_CALLER` `--auth enforce`"),
+        (vec!["--none", "NO_SUCH_BOUND"], 4)
+    );
 }
 
 /// One call with an empty request message, whatever the RPC's types are.
@@ -196,5 +262,9 @@ async fn every_call_of_the_contract_is_served() {
 fn the_permissions_are_those_that_are_tried() {
     // Goal: an operator copies a list that is enough. Method: it is the one that the tests of permissions use.
     let lines = PERMISSIONS.lines().filter(|line| !line.starts_with('#'));
-    assert_marked("permissions", &format!("```text\n{}\n```", lines.collect::<Vec<_>>().join("\n").trim()));
+    assert_marked(
+        "docs/nats.md",
+        "permissions",
+        &format!("```text\n{}\n```", lines.collect::<Vec<_>>().join("\n").trim()),
+    );
 }

@@ -20,7 +20,7 @@ use crate::support::{
 
 /// A refusal comes at once, and so does the end of a connection that is not kept.
 const SOON: Duration = Duration::from_secs(5);
-/// Connections that are still answered beyond the limit; the README says so.
+/// Connections that are still answered beyond the limit; docs/limits.md says so.
 const EXCESS: usize = 256;
 
 /// An instance with these bounds on connections, and on the calls of one connection.

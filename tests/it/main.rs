@@ -33,6 +33,7 @@ mod consume_fairness;
 mod consume_order;
 mod delete_message;
 mod docs;
+mod documents;
 mod embedded;
 mod faults;
 mod faults_kills;

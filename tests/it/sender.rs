@@ -308,7 +308,7 @@ async fn publish_signed_with(nats: &Nats, client: &Client, key: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_key_signs_at_once_and_the_older_ones_still_count() {
-    // Goal: keys are changed while the service runs, as the README says. Method: add a key with the greatest number; what is
+    // Goal: keys are changed while the service runs, as docs/nats.md says. Method: add a key with the greatest number; what is
     // then signed with it, and what was before, is read by both instances from the first message on; a value that is no key
     // disturbs nobody.
     let nats = Nats::start().await;

@@ -19,7 +19,7 @@ use crate::support::{
 
 /// A refusal comes at once.
 const SOON: Duration = Duration::from_secs(5);
-/// Handshakes that may be under way at once; the README says so.
+/// Handshakes that may be under way at once; docs/limits.md says so.
 const HANDSHAKES: usize = 1024;
 
 /// An instance with a certificate of this authority.

@@ -19,6 +19,8 @@ use unibus::{Command, Config, Reason, v1};
 
 use crate::support::{Nats, Unibus};
 
+const README: &str = include_str!("../../README.md");
+const BENCHMARK: &str = include_str!("../../docs/benchmark.md");
 const ERRORS: &str = include_str!("../../docs/errors.md");
 const LIMITS_TABLE: &str = include_str!("../../docs/limits.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
@@ -230,6 +232,25 @@ fn the_pages_name_bounds_and_flags_that_there_are() {
         invented("`--none` `NO_SUCH_BOUND` `ROOMS_PER_CALLER` `--auth enforce`"),
         (vec!["--none", "NO_SUCH_BOUND"], 4)
     );
+}
+
+#[test]
+fn the_readme_shows_rows_of_the_benchmark() {
+    // Goal: the figures that a reader meets first are measured ones. Method: each figure of the README's rows is in the table of
+    // all rows, in one row.
+    let (_, section) = README.split_once("\n## Benchmark\n").expect("a section");
+    let shown = rows(section.split("\n## ").next().expect("a section"));
+    let measured = rows(BENCHMARK);
+    for row in &shown {
+        let [_, ours, baseline, ratio] = row[..] else { panic!("{row:?}") };
+        let (_, baseline) = baseline.rsplit_once(": ").expect("a figure");
+        let is_row = |row: &&Vec<&str>| row.len() == 6 && row[3] == ratio && row[1].starts_with(&format!("{ours} ("));
+        let row = measured.iter().find(is_row).unwrap_or_else(|| panic!("{row:?}"));
+        assert!(row[2].contains(&format!(": {baseline} (")), "{row:?}");
+    }
+    assert_eq!(shown.len(), 5);
+    let (_, date) = section.split_once("Measured on ").expect("a date");
+    assert!(BENCHMARK.contains(&format!("\nOn {} on ", &date[..10])), "{}", &date[..10]);
 }
 
 /// One call with an empty request message, whatever the RPC's types are.

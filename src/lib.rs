@@ -84,7 +84,12 @@ pub use crate::{
 };
 
 /// The generated client and messages of the contract, package `unibus.v1`.
-#[allow(missing_docs, clippy::pedantic, reason = "generated; the documentation is the contract's")]
+#[allow(
+    missing_docs,
+    clippy::doc_lazy_continuation,
+    clippy::pedantic,
+    reason = "generated; the documentation is the contract's"
+)]
 pub mod v1 {
     tonic::include_proto!("unibus.v1");
 

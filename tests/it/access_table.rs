@@ -53,6 +53,15 @@ const TABLE: &[(&str, [Code; 6])] = &[
     ("SeekSubscriber", [NO, NO, MISSING, MISSING, MISSING, MISSING]),
 ];
 
+/// The least role with which the table allows a call: of the first caller that is not refused.
+pub(crate) fn least_role(rpc: &str) -> &'static str {
+    let (_, row) = TABLE.iter().find(|(name, _)| *name == rpc).expect("a row for each call");
+    match row.iter().zip(CALLERS).find(|(code, _)| **code != NO).expect("somebody may call").1 {
+        "stranger" => "none",
+        role => role,
+    }
+}
+
 fn code<T>(result: Result<T, Status>) -> Code {
     result.map_or_else(|status| status.code(), |_| OK)
 }

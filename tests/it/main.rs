@@ -31,6 +31,7 @@ mod consume_credit;
 mod consume_ends;
 mod consume_fairness;
 mod consume_order;
+mod contract;
 mod delete_message;
 mod docs;
 mod documents;

@@ -1,0 +1,78 @@
+//! The comments of the contract are true: the roles that they require, and the statuses that they list.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use unibus::{Reason, v1};
+
+use crate::access_table;
+
+/// Field numbers of `FileDescriptorProto.service` and `ServiceDescriptorProto.method`: parts of the path of a comment.
+const SERVICE: i32 = 6;
+const METHOD: i32 = 2;
+
+/// The comments of the services (no RPC) and of their RPCs.
+fn comments() -> Vec<(Option<String>, String)> {
+    let descriptors = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+    let files = descriptors.file.iter().filter(|file| file.package() == "unibus.v1");
+    let comments = files.flat_map(|file| {
+        let locations = file.source_code_info.iter().flat_map(|info| &info.location);
+        locations.filter_map(|location| {
+            let rpc = match location.path[..] {
+                [SERVICE, _] => None,
+                [SERVICE, service, METHOD, method] => {
+                    let service = &file.service[usize::try_from(service).unwrap()];
+                    Some(service.method[usize::try_from(method).unwrap()].name().to_owned())
+                }
+                _ => return None,
+            };
+            Some((rpc, location.leading_comments().to_owned()))
+        })
+    });
+    comments.collect()
+}
+
+/// The lines of the form `- CODE REASON: meaning`.
+fn statuses(comment: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_name =
+        |text: &str| text.chars().all(|c| c.is_ascii_uppercase() || c == '_') && text.contains(char::is_alphabetic);
+    let lines = comment.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':'));
+    lines
+        .filter_map(move |(status, _)| status.split_once(' ').filter(|(code, reason)| is_name(code) && is_name(reason)))
+}
+
+#[test]
+fn every_call_names_the_role_that_it_requires() {
+    // Goal: nobody asks for a larger role than a call needs, or is refused with the one that the contract names. Method:
+    // compare the contract with the table that the test of access tries.
+    let mut seen = 0;
+    for (rpc, comment) in comments() {
+        let Some(rpc) = rpc else { continue };
+        let required = comment.lines().filter_map(|line| line.trim().strip_prefix("Requires: "));
+        let required: Vec<_> = required.map(|line| line.split(['.', ',']).next().expect("a role")).collect();
+        assert_eq!(required, [access_table::least_role(&rpc)], "{rpc}");
+        seen += 1;
+    }
+    assert!(seen >= 20, "{seen}");
+}
+
+#[test]
+fn the_statuses_of_the_contract_are_those_of_the_closed_list() {
+    // Goal: no status is invented, missing or paired with another code. Method: compare each status line with the list, and
+    // the list with all status lines.
+    let mut named = BTreeSet::new();
+    for (rpc, comment) in comments() {
+        let mut count = 0;
+        for (code, reason) in statuses(&comment) {
+            let known = Reason::ALL.iter().find(|known| known.name() == reason);
+            assert_eq!(known.map(|known| known.code().name()), Some(code), "{rpc:?}: {code} {reason}");
+            named.insert(reason.to_owned());
+            count += 1;
+        }
+        assert!(count > 0, "{rpc:?} lists no status");
+    }
+    // health answers it, which is not of this contract
+    let unnamed = Reason::ALL.iter().map(|reason| reason.name()).filter(|reason| !named.contains(*reason));
+    assert_eq!(unnamed.collect::<Vec<_>>(), ["SERVICE_UNKNOWN"]);
+}

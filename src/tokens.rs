@@ -1,5 +1,5 @@
-//! The commands that make keys and tokens, so that the service can be tried with nothing else. The doc comments are the
-//! `--help` text.
+//! The commands that make keys and tokens, so that the service can be tried without other tools. The doc comments are the
+//! text of `--help`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -18,55 +18,56 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What the program does instead of serving.
+/// A command that the program runs instead of the service.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Make a key to sign tokens with
+    /// Make a key that signs tokens
     ///
-    /// Writes an Ed25519 private key as a PEM file that only its owner can read, and the public key, which --auth-keys takes,
-    /// beside it as FILE.pub. Neither may exist.
+    /// Writes an Ed25519 private key to FILE, a PEM file that only its owner can read. Writes the public key, for
+    /// --auth-keys, to FILE.pub. Neither file may exist.
     Key {
-        /// File for the private key; the public key goes to FILE.pub
+        /// File for the private key; the public key is written to FILE.pub
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// Make a token
     ///
-    /// Writes it to standard output. Clients send it as the header `authorization: Bearer TOKEN`.
+    /// Writes the token to standard output. Clients send it in the header `authorization: Bearer TOKEN`.
     Token {
-        /// PEM file of an Ed25519 private key: one that `unibus key` or openssl has made
+        /// PEM file with an Ed25519 private key, made by `unibus key` or openssl
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// Endpoint id of the holder
+        /// Authenticated id of the holder
         #[arg(long, value_name = "ID")]
         sub: String,
-        /// How long the token counts
-        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = humantime::parse_duration)]
+        /// How long the token is valid
+        #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
         ttl: Duration,
-        /// Issuer, for a service with --auth-issuer
+        /// Issuer (`iss`), for a service with --auth-issuer
         #[arg(long, value_name = "NAME")]
         issuer: Option<String>,
-        /// Audience, for a service with --auth-audience
+        /// Audience (`aud`), for a service with --auth-audience
         #[arg(long, value_name = "NAME")]
         audience: Option<String>,
-        /// A further claim; the value is JSON, or else text. May be given again
+        /// A further claim; a value that is not JSON is taken as text. May be given several times
         #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
         claim: Vec<(String, Value)>,
     },
 }
 
 impl Command {
-    /// Does it; gives what belongs on standard output.
+    /// Runs the command; returns the text for standard output.
     ///
     /// # Errors
-    /// `INVALID_FIELD` when a file cannot be read or written, or exists already. No file was changed, and none is left.
+    /// `INVALID_FIELD` if a file cannot be read or written, or exists already. No file was changed or created.
     pub fn run(&self) -> Result<String> {
         match self {
             Self::Key { out } => write_key(out).map(|()| String::new()),
             Self::Token { key, sub, ttl, issuer, audience, claim } => {
                 let sub = MemberId::parse("sub", sub.as_str())?;
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let end = now.checked_add(*ttl).ok_or_else(|| Error::field("ttl", "is too long"))?;
+                let end =
+                    now.checked_add(*ttl).ok_or_else(|| Error::field("ttl", "is too long; give a shorter duration"))?;
                 let mut claims: Map<_, _> = claim.iter().cloned().collect();
                 claims.insert("sub".to_owned(), sub.as_str().into());
                 claims.insert("iat".to_owned(), now.as_secs().into());
@@ -82,11 +83,14 @@ impl Command {
     }
 }
 
-/// A claim of the command line; those with a flag of their own, and those that are not the user's to say, are refused.
+/// Parses a claim of the command line. Claims that have a flag of their own, and `iat`, are refused.
 fn claim(given: &str) -> Result<(String, Value), String> {
     let (name, value) = given.split_once('=').ok_or("must be NAME=VALUE")?;
     if matches!(name, "" | "sub" | "exp" | "iat" | "iss" | "aud") {
-        return Err("has a flag of its own, or no name".to_owned());
+        return Err(
+            "must name a claim other than sub, exp, iat, iss and aud; use --sub, --ttl, --issuer or --audience"
+                .to_owned(),
+        );
     }
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
     Ok((name.to_owned(), value))
@@ -101,11 +105,11 @@ fn write_key(private: &Path) -> Result<()> {
     write_new(private, &files.private, 0o600).inspect_err(|_| drop(fs::remove_file(&public)))
 }
 
-/// Writes a file that must not exist yet, readable for whom the mode says from its first byte on.
+/// Writes a file that must not exist yet. It has this mode before its first byte is written.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
     let wrong = |error: io::Error| {
         let problem = if error.kind() == io::ErrorKind::AlreadyExists {
-            "exists, and is not overwritten".to_owned()
+            "exists and is not overwritten; give another path".to_owned()
         } else {
             error.to_string()
         };

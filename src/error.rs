@@ -48,87 +48,87 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No valid token or client certificate came with the call. Nothing was done.
+    /// The call has no valid token or client certificate. Nothing was done.
     Unauthenticated = "UNAUTHENTICATED", Unauthenticated;
-    /// The token or certificate has expired, perhaps while the stream was open; `position` is then in the metadata. Call again with a new one.
+    /// The token or certificate has expired. If an open stream ends with this reason, `position` in the metadata is its position. Call again with new credentials.
     CredentialsExpired = "CREDENTIALS_EXPIRED", Unauthenticated;
-    /// The caller is not, or no longer, a member of the room, or its role does not allow the call. Nothing was done.
+    /// The caller is not a member of the room, or its role does not allow the call. Nothing was done. An open call ends with this reason when its caller is removed from the room.
     PermissionDenied = "PERMISSION_DENIED", PermissionDenied;
-    /// The durable subscriber belongs to another endpoint than the caller. Nothing was done.
+    /// The durable subscriber does not belong to the caller. Nothing was done.
     SubscriberForeign = "SUBSCRIBER_FOREIGN", PermissionDenied;
-    /// One or more fields are wrong; `BadRequest` names each. Nothing was done.
+    /// Fields are wrong. `BadRequest` names them. Nothing was done.
     InvalidField = "INVALID_FIELD", InvalidArgument;
-    /// Payload or headers exceed what the NATS server or the room takes. Nothing was stored.
+    /// The message is larger than the NATS server or the room allows. Nothing was stored.
     PayloadTooLarge = "PAYLOAD_TOO_LARGE", InvalidArgument;
-    /// The request is not a message of its method, or is compressed in a way that it does not declare. Nothing was done.
+    /// The request is not a message of its method, or it is compressed in a way that it does not declare. Nothing was done.
     RequestMalformed = "REQUEST_MALFORMED", InvalidArgument;
-    /// The cursor is not one of this room's.
+    /// The cursor is not a cursor of this room.
     CursorInvalid = "CURSOR_INVALID", InvalidArgument;
-    /// No such room, or it was deleted.
+    /// The room does not exist, or was deleted.
     RoomNotFound = "ROOM_NOT_FOUND", NotFound;
-    /// No such durable subscriber.
+    /// The room has no such durable subscriber.
     SubscriberNotFound = "SUBSCRIBER_NOT_FOUND", NotFound;
-    /// No message with this sequence.
+    /// The room has no message with this sequence.
     MessageNotFound = "MESSAGE_NOT_FOUND", NotFound;
-    /// Health does not know the service.
+    /// The health service does not know the named service.
     ServiceUnknown = "SERVICE_UNKNOWN", NotFound;
-    /// No such member of the room.
+    /// The room has no such member.
     MemberNotFound = "MEMBER_NOT_FOUND", NotFound;
-    /// The room is open on this Consume stream already, or not quite closed.
+    /// The room is open on this Consume stream, or its `closed` frame has not been sent yet.
     SubscriptionOpen = "SUBSCRIPTION_OPEN", AlreadyExists;
-    /// The room exists with other settings.
+    /// The room exists with other settings, or the caller is not a member of it.
     RoomExists = "ROOM_EXISTS", AlreadyExists;
-    /// The subject belongs to another room or to another stream.
+    /// The subject belongs to another room or to another NATS stream.
     SubjectTaken = "SUBJECT_TAKEN", AlreadyExists;
-    /// A NATS stream or consumer of the name exists with settings that cannot be adopted.
+    /// A NATS stream or consumer with the required name exists, and its settings do not allow its use.
     StreamIncompatible = "STREAM_INCOMPATIBLE", AlreadyExists;
-    /// A message of an atomic batch was stored before, and not in this batch: its place in the batch is in the metadata as `index`, where it is stored as `sequence`. Nothing was stored.
+    /// A message of an atomic batch was stored earlier, but not as part of this batch. In the metadata, `index` is its place in the batch, and `sequence` is the sequence under which it is stored. Nothing was stored.
     BatchDuplicate = "BATCH_DUPLICATE", AlreadyExists;
-    /// `expected_last_sequence` was not met; the actual one is in the metadata as `last_sequence`. Nothing was stored.
+    /// The last sequence of the room is not `expected_last_sequence`. `last_sequence` in the metadata is the last sequence. Nothing was stored.
     SequenceMismatch = "SEQUENCE_MISMATCH", FailedPrecondition;
-    /// The room does not allow `ttl`. Nothing was stored.
+    /// `ttl` is set, and the room does not have `allow_message_ttl`. Nothing was stored.
     TtlNotAllowed = "TTL_NOT_ALLOWED", FailedPrecondition;
-    /// The cursor is of a former life of the room: its log was deleted and began anew.
+    /// The cursor belongs to an earlier log of the room, which was deleted.
     CursorExpired = "CURSOR_EXPIRED", FailedPrecondition;
-    /// The NATS server runs without JetStream, so nothing can be stored.
+    /// The NATS server runs without JetStream, so it cannot store messages.
     JetstreamMissing = "JETSTREAM_MISSING", FailedPrecondition;
     /// The room is ephemeral, and the call needs stored messages.
     RoomNotPersisted = "ROOM_NOT_PERSISTED", FailedPrecondition;
     /// The NATS cluster has too few servers for `replicas`.
     ReplicasUnavailable = "REPLICAS_UNAVAILABLE", FailedPrecondition;
-    /// The room's NATS stream, made by another program, denies purges or deletions. Nothing was removed.
+    /// Another program made the NATS stream of the room, and the stream denies purges or deletions. Nothing was removed.
     RemovalDenied = "REMOVAL_DENIED", FailedPrecondition;
-    /// The room is not open on this Consume stream.
+    /// The room is not open on this Consume stream, or is being closed.
     SubscriptionNotOpen = "SUBSCRIPTION_NOT_OPEN", FailedPrecondition;
-    /// The room's only owner can neither leave nor become something less. Nothing was done.
+    /// The member is the only owner of the room, so it cannot be removed or get a smaller role. Nothing was done.
     LastOwner = "LAST_OWNER", FailedPrecondition;
-    /// The position lies after the room's last sequence, which is in the metadata as `last_sequence`.
+    /// The position lies after the last sequence of the room. `last_sequence` in the metadata is the last sequence.
     PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
-    /// A newer subscription of the same subscriber took over; `position` is in the metadata.
+    /// A newer subscription of the same durable subscriber was opened. `position` in the metadata is the position of the older one.
     TakenOver = "TAKEN_OVER", Aborted;
-    /// The room's log was deleted and began anew: positions and cursors of before mean nothing now.
+    /// The log of the room was deleted and created again. Earlier positions and cursors are invalid.
     RoomRecreated = "ROOM_RECREATED", Aborted;
-    /// Another writer was faster, more than once in a row. Nothing was done.
+    /// Other calls changed the same thing at the same time, several times in a row. Nothing was done.
     Conflict = "CONFLICT", Aborted;
-    /// A limit of the NATS server, its account, or the service is reached; it is in the metadata as `limit`.
+    /// A limit of the service, the NATS server or its account is reached. `limit` in the metadata names the limit.
     LimitReached = "LIMIT_REACHED", ResourceExhausted;
-    /// The caller calls faster than it may; `RetryInfo` says when the same call is allowed. Nothing was done.
+    /// The caller calls more often, or more at the same time, than it may. `RetryInfo` says when the same call is allowed. Nothing was done.
     RateLimited = "RATE_LIMITED", ResourceExhausted;
-    /// The NATS server has no room left for messages. Nothing was stored.
+    /// The NATS server, its account or the disk has no storage left. Nothing was stored.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
-    /// There is no such service or method, or the service does not read the request's compression. Nothing was done.
+    /// The service or method does not exist, or the service does not support the compression of the request. Nothing was done.
     NotSupported = "NOT_SUPPORTED", Unimplemented;
-    /// NATS cannot be reached, or has no leader just now. Nothing was done.
+    /// NATS cannot be reached, or has no leader at this moment. Nothing was done.
     NatsUnavailable = "NATS_UNAVAILABLE", Unavailable;
-    /// The open subscription cannot go on from its place, since the subscriber or what the member may see was moved; `position` is in the metadata. Subscribing again starts at the right place.
+    /// The open subscription cannot continue, since its subscriber or the first visible message of its member was moved. `position` in the metadata is its position. Subscribe again.
     SubscribeAgain = "SUBSCRIBE_AGAIN", Unavailable;
-    /// This instance is stopping; an open subscription's `position` is in the metadata.
+    /// This instance is stopping. If an open subscription ends with this reason, `position` in the metadata is its position.
     Draining = "DRAINING", Unavailable;
-    /// The acknowledgement was lost: the message may or may not be stored. Publish it again with the same `message_id`.
+    /// The acknowledgement was lost. The message may or may not be stored. Publish it again with the same `message_id`.
     OutcomeUnknown = "OUTCOME_UNKNOWN", DeadlineExceeded;
-    /// NATS did not answer in time. What was asked for may have been done; asking again is safe.
+    /// NATS did not answer in time, or the call took too long. The call may have taken effect. Calling again is safe.
     Timeout = "TIMEOUT", DeadlineExceeded;
-    /// A defect of the service, or an answer of NATS that it does not understand; the log has the request id.
+    /// A defect of the service, or an answer of NATS that the service does not understand. The log has the details under the request id.
     Internal = "INTERNAL", Internal;
 }
 
@@ -284,7 +284,10 @@ impl Error {
 
     /// A defect, or an answer that is not understood: the cause is for the log alone.
     pub(crate) fn internal() -> Self {
-        Self::new(Reason::Internal, "an internal error; the service's log has it under this call's request id")
+        Self::new(
+            Reason::Internal,
+            "an internal error; the log of the service has the details under the request id of this call",
+        )
     }
 
     /// So much is allowed and no more.
@@ -436,10 +439,10 @@ impl Violations {
     /// The error that names every field added.
     #[must_use]
     pub fn into_error(self) -> Error {
-        let named = self.found.iter().map(|violation| format!("{}: {}", violation.field, violation.description));
+        let named = self.found.iter().map(|violation| format!("`{}`: {}", violation.field, violation.description));
         let mut message = named.collect::<Vec<_>>().join("; ");
         if self.more > 0 {
-            let more = format!("{} more fields are wrong; ", self.more);
+            let more = format!("{} more fields are wrong than those named here; ", self.more);
             message.insert_str(0, &more);
         }
         // a reason more special than INVALID_FIELD is kept when it stands alone
@@ -488,7 +491,7 @@ mod tests {
         let mut violations = Violations::default();
         violations.add("room_id", "must not be empty");
         let error = violations.into_error();
-        assert_eq!(error.message(), "room_id: must not be empty");
+        assert_eq!(error.message(), "`room_id`: must not be empty");
         assert!(error.metadata().is_empty());
     }
 }

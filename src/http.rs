@@ -54,7 +54,7 @@ async fn history(
     let limit = limit(query.as_deref().unwrap_or_default());
     let page = async {
         let caller = Caller::require(extensions.get())?;
-        let Path(id) = id.map_err(|error| Error::field("room_id", "is not UTF-8").because(error))?;
+        let Path(id) = id.map_err(|error| Error::field("room_id", "must be UTF-8").because(error))?;
         let id = RoomId::parse("room_id", id)?;
         rooms.history_within(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
     };

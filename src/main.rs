@@ -60,7 +60,11 @@ async fn tell_of_lost_lines(lost: ErrorCounter) -> Infallible {
         tokio::time::sleep(LOST_LINES_INTERVAL).await;
         let lines = lost.dropped_lines();
         if lines > told {
-            warn!(lines = lines - told, in_all = lines, "lines of the log were lost: nobody reads it fast enough");
+            warn!(
+                lines = lines - told,
+                in_all = lines,
+                "lines of the log were lost: standard output is not read fast enough"
+            );
             told = lines;
         }
     }
@@ -78,20 +82,20 @@ fn obey(command: &Command) -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     raise_limit_of_open_files();
-    let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+    let mut signals = StopSignals::listen().context("cannot install the signal handlers")?;
     let mut server = tokio::select! {
         server = Server::bind(config) => server.context("cannot start")?,
         signal = signals.next() => {
-            info!(signal, "stopped before the service had started");
+            info!(signal, "a signal stopped the service before it had started");
             return Ok(());
         }
     };
     tokio::select! {
-        signal = signals.next() => info!(signal, "stopping; the same signal again stops at once"),
-        () = server.stopped() => anyhow::bail!("the service cannot go on"),
+        signal = signals.next() => info!(signal, "the service is stopping; a second signal stops it at once"),
+        () = server.stopped() => anyhow::bail!("the service cannot continue; its log says why"),
     }
     tokio::select! {
-        stopped = server.shutdown() => stopped.context("not everything ended in time"),
+        stopped = server.shutdown() => stopped.context("not all calls ended before --drain-timeout"),
         signal = signals.next() => anyhow::bail!("stopped at once by a second {signal}"),
     }
 }
@@ -101,7 +105,7 @@ fn raise_limit_of_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        info!(%error, "the limit of open files stays as it is");
+        info!(%error, "the limit of open files could not be raised");
     }
 }
 

@@ -63,7 +63,7 @@ impl Rules {
         let admin_claim = settings.admin_claim.as_deref().and_then(|given| {
             let claim = AdminClaim::parse(given);
             if claim.is_none() {
-                wrong.add("auth_admin_claim", "must be the name of a claim, or NAME=VALUE");
+                wrong.add("auth_admin_claim", "must have the form NAME or NAME=VALUE, where NAME is a claim");
             }
             claim
         });

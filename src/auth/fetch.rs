@@ -34,10 +34,10 @@ impl Page {
         let is_encrypted = url.scheme() == Some(&Scheme::HTTPS);
         let is_near = url.scheme() == Some(&Scheme::HTTP) && url.host().is_some_and(is_this_machine);
         if !is_encrypted && !is_near {
-            return Err("must begin with https://; http:// is for this machine alone".to_owned());
+            return Err("must begin with https://; http:// is only allowed for a host on this machine".to_owned());
         }
         if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("must not hold a user or a password".to_owned());
+            return Err("must not contain a user name or password".to_owned());
         }
         let mut trusted = RootCertStore::empty();
         trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -55,12 +55,12 @@ impl Page {
         let read = async {
             let response = self.client.get(self.url.clone()).await.map_err(|error| innermost(&error))?;
             if response.status() != StatusCode::OK {
-                return Err(format!("answered with the status {}", response.status().as_u16()));
+                return Err(format!("the server answered with the HTTP status {}", response.status().as_u16()));
             }
             let body = Limited::new(response.into_body(), AUTH_KEYS_BYTES_MAX).collect().await;
             Ok(body.map_err(|error| innermost(&*error))?.to_bytes().to_vec())
         };
-        timeout(JWKS_TIMEOUT, read).await.map_err(|_| "no whole answer in time".to_owned())?
+        timeout(JWKS_TIMEOUT, read).await.map_err(|_| "the server did not send the whole key set in time".to_owned())?
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn file(path: &Path) -> Result<Vec<u8>, String> {
     let bound = AUTH_KEYS_BYTES_MAX as u64 + 1;
     File::open(path).await.map_err(problem)?.take(bound).read_to_end(&mut document).await.map_err(problem)?;
     if document.len() > AUTH_KEYS_BYTES_MAX {
-        return Err(format!("longer than {AUTH_KEYS_BYTES_MAX} bytes"));
+        return Err(format!("has more than {AUTH_KEYS_BYTES_MAX} bytes"));
     }
     Ok(document)
 }

@@ -65,7 +65,7 @@ pub(crate) fn sign(key: &Path, claims: &Map<String, Value>) -> Result<String> {
     let wrong = |problem: &str| Error::field("key", format!("{}: {problem}", key.display()));
     if fs::metadata(key).is_ok_and(|file| file.mode() & OTHERS != 0) {
         return Err(wrong(
-            "others than its owner can use it; if it is still a secret, run chmod 600 on it, else make another key",
+            "other users of this machine can read the file; make a new key, or run chmod 600 if nobody has read it",
         ));
     }
     let (label, document) =

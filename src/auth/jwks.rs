@@ -14,12 +14,14 @@ use super::{keys::Key, strict::Object};
 /// it is no key set.
 pub(super) fn parse(document: &[u8]) -> Result<Vec<Key>, String> {
     let Object(mut set) = serde_json::from_slice(document).map_err(|_| "not a JSON object".to_owned())?;
-    let Some(Value::Array(entries)) = set.remove("keys") else { return Err("not a key set: no `keys`".to_owned()) };
+    let Some(Value::Array(entries)) = set.remove("keys") else {
+        return Err("is not a key set: it has no `keys`".to_owned());
+    };
     let mut keys = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
         match key(entry) {
             Ok(key) => keys.push(key),
-            Err(problem) => warn!(index, problem, "a key of the key set is passed over"),
+            Err(problem) => warn!(index, problem, "a key of the key set cannot verify tokens and is ignored"),
         }
     }
     Ok(keys)
@@ -27,9 +29,9 @@ pub(super) fn parse(document: &[u8]) -> Result<Vec<Key>, String> {
 
 fn key(entry: Value) -> Result<Key, String> {
     if entry.get("d").is_some() {
-        return Err("a private key, which belongs to the issuer alone".to_owned());
+        return Err("is a private key; only the issuer may have it".to_owned());
     }
-    let jwk: Jwk = serde_json::from_value(entry).map_err(|_| "malformed".to_owned())?;
+    let jwk: Jwk = serde_json::from_value(entry).map_err(|_| "is malformed".to_owned())?;
     let key = match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
             Key::ed25519(&decoded(&pair.x)?)
@@ -38,17 +40,17 @@ fn key(entry: Value) -> Result<Key, String> {
             Key::p256(&[&[4], &*decoded(&point.x)?, &*decoded(&point.y)?].concat())
         }
         AlgorithmParameters::RSA(rsa) => Key::rsa_of(&decoded(&rsa.n)?, &decoded(&rsa.e)?),
-        AlgorithmParameters::OctetKey(_) => Err("a symmetric key, with which whoever verifies could sign".to_owned()),
-        _ => Err("neither Ed25519, nor ECDSA on P-256, nor RSA".to_owned()),
+        AlgorithmParameters::OctetKey(_) => Err("is a symmetric key, which could also sign tokens".to_owned()),
+        _ => Err("is neither Ed25519, nor ECDSA on P-256, nor RSA".to_owned()),
     }?;
     if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return Err("not for signatures (`use`)".to_owned());
+        return Err("is not for signatures (`use`)".to_owned());
     }
     if jwk.common.key_operations.is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
-        return Err("not for verifying (`key_ops`)".to_owned());
+        return Err("is not for verifying (`key_ops`)".to_owned());
     }
     if jwk.common.key_algorithm.is_some_and(|given| Algorithm::try_from(given).ok() != Some(key.algorithm)) {
-        return Err("for another algorithm (`alg`)".to_owned());
+        return Err("is for another algorithm (`alg`)".to_owned());
     }
     Ok(Key { id: jwk.common.key_id, ..key })
 }

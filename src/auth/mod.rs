@@ -84,7 +84,7 @@ impl Auth {
         crypto::install();
         let mut wrong = Violations::default();
         if settings.leeway > AUTH_LEEWAY_MAX {
-            wrong.add("auth_leeway", format!("must be at most {} seconds", AUTH_LEEWAY_MAX.as_secs()));
+            wrong.add("auth_leeway", format!("must be at most {}s", AUTH_LEEWAY_MAX.as_secs()));
         }
         let rules = Rules::new(settings, &mut wrong);
         let sources = Sources::open(settings, &mut wrong).await;
@@ -137,12 +137,13 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
 fn refusal(cause: Refused) -> Error {
     debug!(%cause, "a caller was refused");
     match cause {
-        Refused::Expired => {
-            Error::new(Reason::CredentialsExpired, "the token or certificate has expired; call again with a new one")
-        }
+        Refused::Expired => Error::new(
+            Reason::CredentialsExpired,
+            "the token or client certificate has expired; call again with a new one",
+        ),
         _ => Error::new(
             Reason::Unauthenticated,
-            "the call needs a valid token, in the header `authorization: Bearer ...`, or a client certificate",
+            "the call needs a valid token in the header `authorization: Bearer ...`, or a valid client certificate",
         ),
     }
 }

@@ -22,12 +22,14 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
         match kind {
             SectionKind::PublicKey => keys.push(key(&der)?),
             SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
-                return Err("holds a private key, which belongs to the issuer alone; give the public one".to_owned());
+                return Err(
+                    "holds a private key, which only the issuer may have; give the file of the public key".to_owned()
+                );
             }
-            _ => return Err("holds something else than public keys (BEGIN PUBLIC KEY)".to_owned()),
+            _ => return Err("holds a PEM block that is not a public key; give only BEGIN PUBLIC KEY blocks".to_owned()),
         }
     }
-    if keys.is_empty() { Err("holds no public key (BEGIN PUBLIC KEY)".to_owned()) } else { Ok(keys) }
+    if keys.is_empty() { Err("holds no public key; give a BEGIN PUBLIC KEY block".to_owned()) } else { Ok(keys) }
 }
 
 fn key(der: &[u8]) -> Result<Key, String> {

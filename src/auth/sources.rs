@@ -96,7 +96,7 @@ impl Source {
         match self.read().await {
             Ok(changed) => {
                 if mem::take(&mut self.failing) {
-                    info!(place = %self.place, "keys for tokens can be read again");
+                    info!(place = %self.place, "the keys for tokens can be read again");
                 }
                 if changed {
                     info!(place = %self.place, keys = self.keys.len(), "the keys for tokens have changed");
@@ -105,11 +105,17 @@ impl Source {
             }
             Err(problem) => {
                 if !mem::replace(&mut self.failing, true) {
-                    warn!(place = %self.place, problem, "keys for tokens cannot be read; those of before count for now");
+                    warn!(
+                        place = %self.place, problem,
+                        "the keys for tokens cannot be read; the earlier keys stay valid for --auth-keys-max-age"
+                    );
                 }
                 let over = self.read_at.elapsed() >= age_max && self.document.take().is_some();
                 if over {
-                    error!(place = %self.place, "keys for tokens could not be read for too long and do not count any more");
+                    error!(
+                        place = %self.place,
+                        "the keys for tokens could not be read for --auth-keys-max-age; tokens that need them are refused"
+                    );
                     self.keys.clear();
                 }
                 over
@@ -140,7 +146,10 @@ impl Sources {
             },
         }
         if settings.keys.is_empty() && settings.jwks.is_none() && !settings.certificates {
-            wrong.add("auth_keys", "enforcement needs keys: give --auth-keys or --auth-jwks, or ask for certificates");
+            wrong.add(
+                "auth_keys",
+                "--auth enforce needs keys: set --auth-keys or --auth-jwks, or --tls-client-ca for client certificates",
+            );
         }
         for source in &mut sources {
             let field = if matches!(source.place, Place::Pem(_)) { "auth_keys" } else { "auth_jwks" };
@@ -158,8 +167,8 @@ impl Sources {
             let count = without_id(algorithm);
             if count > AUTH_KEYS_TRIED_MAX {
                 let problem = format!(
-                    "hold {count} {algorithm:?} keys without an id, and a token is tried with {AUTH_KEYS_TRIED_MAX}; \
-                     give a key set with ids"
+                    "hold {count} {algorithm:?} keys without an id; at most {AUTH_KEYS_TRIED_MAX} are allowed, \
+                     give a key set with ids (`kid`)"
                 );
                 wrong.add("auth_keys", problem);
             }

@@ -15,33 +15,33 @@ use crate::{
 /// Why a caller is refused: for the log.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum Refused {
-    #[error("neither a token nor a certificate")]
+    #[error("the call has neither a token nor a client certificate")]
     Nothing,
-    #[error("not exactly one authorization header of the form `Bearer ...`")]
+    #[error("the call does not have exactly one authorization header of the form `Bearer ...`")]
     Header,
-    #[error("the token is longer than is allowed")]
+    #[error("the token is too long")]
     TooLong,
-    #[error("not three parts of base64url")]
+    #[error("the token does not have three parts in base64url")]
     Form,
-    #[error("the token's header is not understood")]
+    #[error("the header of the token is not valid")]
     TokenHeader,
-    #[error("the token's type is not that of an access token")]
+    #[error("the type of the token is not that of an access token")]
     Type,
-    #[error("no key of this id and algorithm")]
+    #[error("no key has the id and algorithm of the token")]
     NoKey,
-    #[error("no key has made this signature")]
+    #[error("the signature of the token matches no key")]
     Signature,
-    #[error("expired")]
+    #[error("the token or certificate has expired")]
     Expired,
-    #[error("not valid yet")]
+    #[error("the token is not valid yet (`nbf`)")]
     TooEarly,
-    #[error("a claim is missing, twice there, or of a wrong kind")]
+    #[error("a claim is missing, present twice, or of a wrong type")]
     Claims,
-    #[error("the issuer is another")]
+    #[error("the issuer (`iss`) is not --auth-issuer")]
     Issuer,
-    #[error("the audience is another")]
+    #[error("the audience (`aud`) is not --auth-audience")]
     Audience,
-    #[error("the subject is no endpoint id")]
+    #[error("the subject (`sub`) is not a valid id")]
     Subject,
 }
 

@@ -70,7 +70,9 @@ impl Cursor {
         if self.epoch != epoch {
             return Err(Error::new(
                 Reason::CursorExpired,
-                format!("{field}: the room's log was deleted and began anew since this cursor was given; start again"),
+                format!(
+                    "`{field}`: the cursor belongs to an earlier log of the room, which was deleted; start without a cursor"
+                ),
             ));
         }
         Ok(self.sequence)

@@ -77,7 +77,7 @@ impl Draft {
         if let Some(ttl) = self.ttl
             && (ttl < Duration::from_secs(1) || ttl.subsec_nanos() != 0)
         {
-            violations.add(format!("{prefix}ttl"), "must be whole seconds, at least 1 s");
+            violations.add(format!("{prefix}ttl"), "must be whole seconds, and at least 1 s");
         }
     }
 }
@@ -96,11 +96,12 @@ impl Headers {
             }
         }
         if pairs.len() > HEADERS_MAX {
-            violations.add(field, format!("are {}; at most {HEADERS_MAX} are allowed", pairs.len()));
+            violations.add(field, format!("has {} headers; at most {HEADERS_MAX} are allowed", pairs.len()));
         }
         let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > HEADERS_BYTES_MAX {
-            violations.add(field, format!("have {bytes} bytes; at most {HEADERS_BYTES_MAX} are allowed"));
+            violations
+                .add(field, format!("has {bytes} bytes of names and values; at most {HEADERS_BYTES_MAX} are allowed"));
         }
         violations.finish().map(|()| Self(pairs))
     }
@@ -141,9 +142,9 @@ fn is_reserved(name: &str) -> bool {
 fn name_problem(name: &str) -> Option<String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > HEADER_NAME_CHARS_MAX || !name.bytes().all(allowed) {
-        Some(format!("a name must be 1 to {HEADER_NAME_CHARS_MAX} characters of A-Z a-z 0-9 - _ ."))
+        Some(format!("the name must have 1 to {HEADER_NAME_CHARS_MAX} characters of A-Z a-z 0-9 - _ ."))
     } else if is_reserved(name) {
-        Some("names beginning with Nats- or Unibus- are reserved".to_owned())
+        Some("the name must not begin with Nats- or Unibus-, which are reserved".to_owned())
     } else {
         None
     }
@@ -151,9 +152,9 @@ fn name_problem(name: &str) -> Option<String> {
 
 fn value_problem(value: &str) -> Option<String> {
     if value.contains(['\r', '\n', '\0']) {
-        Some("a value must not contain CR, LF or NUL".to_owned())
+        Some("the value must not contain CR, LF or NUL".to_owned())
     } else if value.trim() != value {
-        Some("a value must not begin or end with white space, which NATS would strip".to_owned())
+        Some("the value must not begin or end with white space, which NATS would strip".to_owned())
     } else {
         None
     }
@@ -193,7 +194,7 @@ impl Draft {
             ("ttl", self.ttl.is_some()),
         ] {
             if given {
-                violations.add(field, "needs a persisted room");
+                violations.add(field, "needs a persisted room; leave it out");
             }
         }
         violations.because(crate::error::Reason::RoomNotPersisted).finish().map_err(|error| {

@@ -147,17 +147,20 @@ impl Labels {
         let labels: BTreeMap<_, _> = pairs.into_iter().collect();
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > LABELS_MAX {
-            return Err(Error::field(field, format!("has {} pairs; at most {LABELS_MAX} are allowed", labels.len())));
+            return Err(Error::field(field, format!("has {} labels; at most {LABELS_MAX} are allowed", labels.len())));
         }
         if bytes > LABELS_BYTES_MAX {
-            return Err(Error::field(field, format!("has {bytes} bytes; at most {LABELS_BYTES_MAX} are allowed")));
+            return Err(Error::field(
+                field,
+                format!("has {bytes} bytes of names and values; at most {LABELS_BYTES_MAX} are allowed"),
+            ));
         }
         match labels.keys().find(|name| name.is_empty() || name.chars().count() > LABEL_NAME_CHARS_MAX) {
             None => {}
             Some(_) => {
                 return Err(Error::field(
                     field,
-                    format!("has a name that is not 1 to {LABEL_NAME_CHARS_MAX} characters"),
+                    format!("has a name that does not have 1 to {LABEL_NAME_CHARS_MAX} characters"),
                 ));
             }
         }
@@ -217,7 +220,7 @@ impl Retention {
         {
             violations.add(
                 format!("{field}.max_message_bytes"),
-                format!("is {bytes}; the NATS server takes payloads of at most {payload_bytes_max} bytes"),
+                format!("is {bytes}; the service accepts payloads of at most {payload_bytes_max} bytes"),
             );
         }
     }

@@ -64,10 +64,13 @@ fn problem(subject: &str) -> Option<String> {
         return Some(format!("has {chars} characters; at most {SUBJECT_CHARS_MAX} are allowed"));
     }
     if subject.split('.').any(str::is_empty) {
-        return Some("has an empty token; give tokens joined by single dots".to_owned());
+        return Some("has an empty token; join the tokens by single dots".to_owned());
     }
     if !subject.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
-        return Some("may only have the characters A-Z a-z 0-9 _ - and dots; no wildcards, no spaces, no $".to_owned());
+        return Some(
+            "must only have the characters A-Z a-z 0-9 _ - and dots; wildcards, spaces and $ are not allowed"
+                .to_owned(),
+        );
     }
     let first = subject.split('.').next().unwrap_or_default();
     // NATS and its clients keep tokens such as _INBOX and _R_ for themselves

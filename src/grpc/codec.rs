@@ -206,7 +206,10 @@ impl Shapes {
             if let (Some(count), Some(List { name, max })) = (counts.get_mut(list), self.lists.get(list)) {
                 *count += entries;
                 if *count > *max {
-                    return Err(Error::field(name, format!("has more than {max} entries in the whole request")));
+                    return Err(Error::field(
+                        name,
+                        format!("has more than {max} entries in the whole request; send fewer"),
+                    ));
                 }
             }
         }

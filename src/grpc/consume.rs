@@ -43,7 +43,7 @@ fn pieces(consumed: impl Stream<Item = Result<Consumed>>) -> impl Stream<Item = 
 }
 
 fn unreadable(status: Status) -> Error {
-    Error::field("command", "could not be read as a ConsumeRequest, or is too large").because(status)
+    Error::field("command", "cannot be read as a ConsumeRequest, or is too large").because(status)
 }
 
 /// # Errors

@@ -55,7 +55,7 @@ fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
     let (seconds, nanos) = (duration.seconds, duration.nanos);
     let normal = nanos.unsigned_abs() < 1_000_000_000 && i64::from(nanos.signum()) * seconds.signum() >= 0;
     if !normal {
-        return Err(Error::field(field, "must have nanos of the same sign as seconds, and of less than a second"));
+        return Err(Error::field(field, "must have `nanos` with the sign of `seconds`, and less than a second"));
     }
     // prost's own conversion overflows at the least number of seconds
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -71,7 +71,7 @@ fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
 fn time(field: &str, time: prost_types::Timestamp) -> Result<SystemTime> {
     let in_range = (0..=253_402_300_799).contains(&time.seconds) && (0..=999_999_999).contains(&time.nanos);
     let converted = in_range.then(|| SystemTime::try_from(time).ok()).flatten();
-    converted.ok_or_else(|| Error::field(field, "must be a time from 1970 to 9999"))
+    converted.ok_or_else(|| Error::field(field, "must be a time between the years 1970 and 9999"))
 }
 
 pub(super) fn room(room: Room, state: Option<RoomState>) -> v1::Room {
@@ -113,7 +113,8 @@ pub(super) fn room_page(request: &v1::ListRoomsRequest) -> Result<(Option<RoomId
         id.and_then(|id| RoomId::parse("page_token", id).ok())
     });
     if after == Some(None) {
-        violations.add("page_token", "is not a token; give next_page_token of the page before, or nothing");
+        violations
+            .add("page_token", "is not a page token; give `next_page_token` of the previous page, or leave it empty");
     }
     violations.finish()?;
     Ok((after.flatten(), size.unwrap_or_default()))
@@ -136,7 +137,7 @@ pub(super) fn subscribe(request: v1::SubscribeRequest) -> Result<SubscribeOption
         Ok(v1::AckMode::Unspecified | v1::AckMode::Explicit) => AckMode::Explicit,
         Ok(v1::AckMode::Auto) => AckMode::Auto,
         Err(_) => {
-            violations.add("ack_mode", "is not one of ACK_MODE_EXPLICIT and ACK_MODE_AUTO");
+            violations.add("ack_mode", "must be ACK_MODE_EXPLICIT or ACK_MODE_AUTO");
             AckMode::Explicit
         }
     };
@@ -163,7 +164,7 @@ fn start(field: &str, start: Option<v1::Start>) -> Result<Start> {
         Some(At::AfterCursor(cursor)) => Start::AfterCursor(Cursor::decode(&format!("{field}.after_cursor"), &cursor)?),
         Some(At::Since(since)) => Start::Since(time(&format!("{field}.since"), since)?),
         Some(At::Last(0)) => {
-            return Err(Error::field(format!("{field}.last"), "must be at least 1; `new` starts at the end"));
+            return Err(Error::field(format!("{field}.last"), "must be at least 1; use `new` to start at the end"));
         }
         Some(At::Last(count)) => Start::Last(count),
     })

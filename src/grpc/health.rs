@@ -76,8 +76,11 @@ impl health_server::Health for Health {
         if Self::knows(&request.get_ref().service) {
             return Ok(Response::new(response(*self.0.borrow())));
         }
-        Err(Error::new(Reason::ServiceUnknown, "health knows the empty name and the name of the contract's service")
-            .into())
+        Err(Error::new(
+            Reason::ServiceUnknown,
+            "`service`: health does not know this service; give the empty name or unibus.v1.RoomService",
+        )
+        .into())
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;

@@ -69,8 +69,9 @@ pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
         // so that tools can show the details of an error
         tonic_types::pb::FILE_DESCRIPTOR_SET,
     ]);
-    let reflection = reflection
-        .map_err(|error| Error::new(Reason::Internal, "the descriptors of the contract are broken").because(error))?;
+    let reflection = reflection.map_err(|error| {
+        Error::new(Reason::Internal, "the descriptors of the contract cannot be read").because(error)
+    })?;
     let routes = Routes::new(Service::new(rooms));
     Ok(routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service()))
 }
@@ -83,7 +84,7 @@ pub(crate) fn is_grpc(headers: &http::HeaderMap) -> bool {
 
 /// The answer to a call of a service that there is not.
 pub(crate) fn no_such_call() -> Error {
-    Error::new(Reason::NotSupported, "there is no such service or method; reflection lists those that there are")
+    Error::new(Reason::NotSupported, "the service or method does not exist; reflection lists the existing ones")
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

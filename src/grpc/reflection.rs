@@ -192,5 +192,7 @@ impl v1alpha::server_reflection_server::ServerReflection for Reflection {
 /// The same message in the other version.
 fn translated<T: Message + Default>(message: &impl Message) -> Result<T, Status> {
     let message = T::decode(&*message.encode_to_vec());
-    message.map_err(|error| Error::new(Reason::Internal, "the versions of reflection differ").because(error).into())
+    message.map_err(|error| {
+        Error::new(Reason::Internal, "the versions of the reflection service differ").because(error).into()
+    })
 }

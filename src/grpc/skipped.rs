@@ -49,7 +49,7 @@ impl Skipped {
 /// What a message that was dropped is answered.
 pub(super) fn too_large() -> Error {
     let mut violations = Violations::default();
-    violations.add("publish.payload", "the message is larger than a request may be");
+    violations.add("publish.payload", "the message is larger than a request may be; split it");
     violations.because(Reason::PayloadTooLarge).into_error()
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn explained(status: &Status) -> Option<Status> {
     let said: String = status.message().chars().take(LIBRARY_MESSAGE_CHARS_MAX).collect();
     let error = match status.code() {
         tonic::Code::Unimplemented if said.is_empty() => {
-            Error::new(Reason::NotSupported, "there is no such method; reflection lists those that there are")
+            Error::new(Reason::NotSupported, "the method does not exist; reflection lists the existing ones")
         }
         tonic::Code::Unimplemented => Error::new(Reason::NotSupported, format!("the request cannot be read: {said}")),
         // the service's own have a reason, so what is left is what the library finds in a request
@@ -74,9 +74,14 @@ fn record(error: &Error) {
     }
     let reason = error.reason();
     if reason == Reason::Internal {
-        error!(reason = reason.name(), message = error.message(), ?causes, "call failed");
+        error!(
+            reason = reason.name(),
+            message = error.message(),
+            ?causes,
+            "a call failed with an internal error; please report it"
+        );
     } else {
-        debug!(reason = reason.name(), message = error.message(), ?causes, "call failed");
+        debug!(reason = reason.name(), message = error.message(), ?causes, "a call failed");
     }
 }
 

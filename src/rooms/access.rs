@@ -72,7 +72,7 @@ pub(super) async fn expired(at: Option<SystemTime>) -> Error {
     time::sleep(at.duration_since(SystemTime::now()).unwrap_or_default()).await;
     Error::new(
         Reason::CredentialsExpired,
-        "the credentials with which the stream was opened have expired; open it again with new ones",
+        "the credentials of the stream have expired; open it again with new credentials",
     )
 }
 
@@ -118,7 +118,7 @@ impl Rooms {
         }
         Err(Error::new(
             Reason::RoomNotPersisted,
-            "the room is ephemeral: it has no log, and so no sequences, positions or durable subscribers",
+            "the room is ephemeral, so it has no sequences, positions or durable subscribers; use a persisted room",
         ))
     }
 
@@ -130,7 +130,10 @@ impl Rooms {
         let Some(identity) = bound(caller) else { return Ok(Visible::default()) };
         match self.store.members.of(&registered.room, &identity.id) {
             Some(found) if found.role >= right.role() => Ok(found.visible),
-            Some(_) => Err(Error::new(Reason::PermissionDenied, "the caller's role in the room does not allow this")),
+            Some(_) => Err(Error::new(
+                Reason::PermissionDenied,
+                "the role of the caller in the room does not allow this call; ask an owner for a larger role",
+            )),
             None => Err(not_a_member()),
         }
     }
@@ -217,12 +220,12 @@ impl Rooms {
 }
 
 pub(super) fn not_a_member() -> Error {
-    Error::new(Reason::PermissionDenied, "the caller is not a member of the room")
+    Error::new(Reason::PermissionDenied, "the caller is not a member of the room; ask an owner to add it")
 }
 
 fn foreign() -> Error {
     Error::new(
         Reason::SubscriberForeign,
-        "subscriber: belongs to another endpoint; a caller's own is its id, or its id, a slash and the name of a device",
+        "`subscriber`: does not belong to the caller; use the caller's id, or the id, `/` and a device name",
     )
 }

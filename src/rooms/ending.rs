@@ -113,7 +113,7 @@ pub(super) fn went_silent(error: Error) -> Error {
     if error.reason() != Reason::Timeout {
         return error;
     }
-    Error::new(Reason::NatsUnavailable, "NATS did not answer for too long; subscribe again").because(error)
+    Error::new(Reason::NatsUnavailable, "NATS did not answer in time; subscribe again").because(error)
 }
 
 /// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was
@@ -139,9 +139,9 @@ impl<F: Future> Rare<F> {
 }
 
 fn moved() -> Error {
-    Error::new(Reason::SubscribeAgain, "the subscriber was moved; subscribe again, which starts there")
+    Error::new(Reason::SubscribeAgain, "the position of the subscriber was moved; subscribe again to continue there")
 }
 
 pub(super) fn draining() -> Error {
-    Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or shortly")
+    Error::new(Reason::Draining, "this instance is stopping; subscribe again, on another instance or a little later")
 }

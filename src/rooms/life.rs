@@ -73,7 +73,7 @@ impl CreateRoom {
                 ("allow_message_ttl", self.allow_message_ttl),
             ] {
                 if given {
-                    violations.add(field, "is for persisted rooms; leave it out or set persist");
+                    violations.add(field, "is only for persisted rooms; leave it out, or set `persist`");
                 }
             }
         }
@@ -104,7 +104,10 @@ impl CreateRoom {
 fn check_replicas(field: &str, given: u32, violations: &mut Violations) -> u32 {
     let replicas = if given == 0 { 1 } else { given };
     if !REPLICAS_ALLOWED.contains(&replicas) {
-        violations.add(field, "must be 1, 3 or 5 (0 means 1): an even number survives no more than one less");
+        violations.add(
+            field,
+            "must be 1, 3 or 5 (0 means 1); an even number survives no more failures than the odd number below it",
+        );
     }
     replicas
 }
@@ -128,7 +131,7 @@ impl Rooms {
             if bound(caller).is_some() && !room.subject.is_default() {
                 return Err(Error::new(
                     Reason::PermissionDenied,
-                    "subject: only an administrator may choose it, since native programs may speak on it already; leave it empty",
+                    "`subject`: only an administrator may set it, since native programs may already use it; leave it empty",
                 ));
             }
             self.store.require_space()?;
@@ -160,7 +163,7 @@ impl Rooms {
                 Err(error) => Err(self.take_back(&registered, error).await),
             };
         }
-        Err(Error::new(Reason::Conflict, "the room is being created and deleted by others at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls create and delete the room at this moment; call again"))
     }
 
     /// How many rooms the caller created and owns; for callers without names, those of nobody. One that it gave away is
@@ -210,7 +213,10 @@ impl Rooms {
         match self.store.registry.unregister(registered).await {
             Ok(()) => error,
             Err(leftover) => {
-                tracing::warn!(room = %registered.room.room_id, error = %leftover, "a refused room is still registered");
+                tracing::warn!(
+                    room = %registered.room.room_id, error = %leftover,
+                    "NATS refused the stream of a new room, and the room is still registered; create or delete it again"
+                );
                 half_done(error)
             }
         }
@@ -228,7 +234,10 @@ impl Rooms {
         let registered = self.store.registry.find(id).await?;
         match self.allow(caller, &registered, Right::Read) {
             Ok(visible) => Ok((registered, visible)),
-            Err(_) => Err(Error::new(Reason::RoomExists, "room_id: the room exists; choose another id")),
+            Err(_) => Err(Error::new(
+                Reason::RoomExists,
+                "`room_id`: the room exists, and the caller is not a member of it; choose another id",
+            )),
         }
     }
 
@@ -292,7 +301,7 @@ impl Rooms {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 
     /// The registration goes last: until then nobody else can have the name.
@@ -319,5 +328,6 @@ fn half_done(error: Error) -> Error {
     if !error.reason().is_side_effect_free() {
         return error;
     }
-    Error::new(Reason::Timeout, "a part of this was done; the same call does the rest").because(error)
+    Error::new(Reason::Timeout, "only a part of the call was carried out; make the same call again to complete it")
+        .because(error)
 }

@@ -33,7 +33,10 @@ impl Rooms {
         visible_from: u64,
     ) -> Result<Member> {
         if role == Role::Owner && visible_from > 0 {
-            return Err(Error::field("visible_from", "is for readers and writers: an owner sees all messages"));
+            return Err(Error::field(
+                "visible_from",
+                "is only for readers and writers, since an owner sees all messages; leave it out",
+            ));
         }
         let registered = self.permit(caller, room, Right::Own).await?;
         let room = &registered.room;
@@ -42,7 +45,7 @@ impl Rooms {
             if !room.persist {
                 return Err(Error::new(
                     Reason::RoomNotPersisted,
-                    "the room is ephemeral: it has no earlier messages that `visible_from` could hide",
+                    "`visible_from`: the room is ephemeral, so it has no earlier messages; leave it out",
                 ));
             }
             let state = self.store.log_state(room).await?;

@@ -99,7 +99,7 @@ impl Rooms {
         if !registered.room.persist {
             return Err(Error::new(
                 Reason::RoomNotPersisted,
-                "the room is ephemeral: it has no log that could take all messages or none; publish without `atomic`",
+                "`atomic`: the room is ephemeral, so it cannot store all messages or none; publish without `atomic`",
             ));
         }
         check_together(&drafts)?;
@@ -175,7 +175,7 @@ impl Rooms {
         let mut violations = Violations::default();
         violations.add(
             format!("{prefix}payload"),
-            format!("has {bytes} bytes; {whose} takes at most {max}; split it or send it another way"),
+            format!("has {bytes} bytes; {whose} allows at most {max}; split the message"),
         );
         violations.because(Reason::PayloadTooLarge).finish()
     }
@@ -226,7 +226,7 @@ impl Publishing {
     pub(crate) fn drained() -> Error {
         Error::new(
             Reason::Draining,
-            "this instance is stopping; what has no result was not published: publish it on another instance or shortly",
+            "this instance is stopping; messages without a response were not published, publish them on another instance or a little later",
         )
     }
 }
@@ -237,19 +237,25 @@ fn publish_deadline() -> Instant {
 }
 
 fn not_sent() -> Error {
-    Error::new(Reason::NatsUnavailable, "NATS does not answer just now; nothing was stored, publish it again shortly")
+    Error::new(
+        Reason::NatsUnavailable,
+        "NATS does not answer at this moment; nothing was stored, publish the message again",
+    )
 }
 
 fn check_batch(messages: usize, bytes: usize) -> Result<()> {
     if messages == 0 || messages > PUBLISH_BATCH_MESSAGES_MAX {
-        return Err(Error::field("messages", format!("are {messages}; 1 to {PUBLISH_BATCH_MESSAGES_MAX} are allowed")));
+        return Err(Error::field(
+            "messages",
+            format!("has {messages} messages; 1 to {PUBLISH_BATCH_MESSAGES_MAX} are allowed"),
+        ));
     }
     if bytes > PUBLISH_BATCH_BYTES_MAX {
         let mut violations = Violations::default();
         violations.add(
             "messages",
             format!(
-                "have {bytes} bytes of payloads, headers and message ids; at most {PUBLISH_BATCH_BYTES_MAX} are allowed"
+                "has {bytes} bytes of payloads, headers and message ids; at most {PUBLISH_BATCH_BYTES_MAX} are allowed"
             ),
         );
         return violations.because(Reason::PayloadTooLarge).finish();
@@ -265,7 +271,7 @@ fn check_together(drafts: &[Draft]) -> Result<()> {
         if index > 0 && draft.expected_last_sequence.is_some() {
             violations.add(
                 format!("messages[{index}].expected_last_sequence"),
-                "only the first message of an atomic batch may have it",
+                "is only allowed in the first message of an atomic batch; leave it out",
             );
         }
         if let Some(id) = &draft.message_id
@@ -273,7 +279,7 @@ fn check_together(drafts: &[Draft]) -> Result<()> {
         {
             violations.add(
                 format!("messages[{index}].message_id"),
-                format!("is that of messages[{first}]; in an atomic batch each is stored, so each needs its own"),
+                format!("is also the id of messages[{first}]; every message of an atomic batch needs its own id"),
             );
         }
     }

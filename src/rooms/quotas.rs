@@ -122,7 +122,7 @@ impl Allowances {
         Err(Error::limit_reached(
             Limit::RoomsOfCaller,
             format!(
-                "the caller has as many rooms that it created and owns as --limit-rooms allows ({max}); delete one"
+                "the caller has as many rooms that it created and owns as --limit-rooms allows ({max}); delete a room"
             ),
         ))
     }

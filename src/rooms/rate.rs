@@ -58,13 +58,15 @@ impl<C: Clock> Rate<C> {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => {
                 let delay = until.wait_time_from(self.buckets.clock().now());
-                let message = format!("the caller publishes faster than {flag} allows ({max} in a second); wait");
+                let message = format!(
+                    "the caller publishes faster than {flag} allows ({max} per second); wait as long as RetryInfo says"
+                );
                 Err(Error::new(Reason::RateLimited, message).with("limit", flag).retry_in(delay))
             }
             Err(_) => Err(Error::limit_reached(
                 *limit,
                 format!(
-                    "is more at once ({amount}) than {flag} ever allows ({max}); publish less at once, or raise it"
+                    "the call publishes {amount} at once, and {flag} allows {max} per second; publish less at once, or raise the flag"
                 ),
             )),
         }

@@ -113,7 +113,7 @@ impl CallerReads {
         let Some(places) = &self.places else { return Ok(ReadPlace(None)) };
         let refused = || {
             let message = format!(
-                "the caller reads as many pages of history at the same time as --limit-reads allows ({}); wait",
+                "the caller reads as many pages of history at the same time as --limit-reads allows ({}); wait for one",
                 places.max
             );
             Error::new(Reason::RateLimited, message).with("limit", Limit::ReadsOfCaller.name())

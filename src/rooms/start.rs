@@ -69,7 +69,9 @@ impl Rooms {
         }
         Err(Error::field(
             field,
-            format!("must be at most {SINCE_AHEAD_MAX:?} ahead of the NATS server's clock; `new` starts at the end"),
+            format!(
+                "must be at most {SINCE_AHEAD_MAX:?} ahead of the clock of the NATS server; use `new` to start at the end"
+            ),
         ))
     }
 
@@ -111,7 +113,10 @@ impl Rooms {
         }
         Err(Error::new(
             Reason::PositionAfterEnd,
-            format!("{field}: {sequence} lies after the room's last sequence, {}", state.last_sequence),
+            format!(
+                "`{field}`: {sequence} lies after the last sequence of the room; give at most {}",
+                state.last_sequence
+            ),
         )
         .with("last_sequence", state.last_sequence))
     }

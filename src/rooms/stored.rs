@@ -104,7 +104,7 @@ impl StoredBytes {
             Limit::StoredBytesOfCaller,
             format!(
                 "the rooms of this room's creator hold as many bytes as --limit-stored-bytes allows ({max}); \
-                 purge one, delete one, or set their retention.max_bytes"
+                 purge or delete a room, or set `retention.max_bytes` of the rooms"
             ),
         ))
     }

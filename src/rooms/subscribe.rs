@@ -120,6 +120,6 @@ fn check_ephemeral(options: &SubscribeOptions) -> Result<()> {
     }
     Err(Error::new(
         Reason::RoomNotPersisted,
-        "the room is ephemeral: leave subscriber empty, and start unset or `new`, or create the room with persist",
+        "the room is ephemeral: leave `subscriber` empty, and `start` unset or `new`; or use a persisted room",
     ))
 }

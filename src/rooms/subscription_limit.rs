@@ -63,7 +63,7 @@ impl SubscriptionLimit {
                 Limit::Subscriptions,
                 format!(
                     "this instance has as many open subscriptions as --max-subscriptions allows ({max}); \
-                     use another instance, or raise it"
+                     use another instance, or raise the flag"
                 ),
             )
         })?;
@@ -82,7 +82,7 @@ impl OfCaller {
                 Limit::SubscriptionsOfCaller,
                 format!(
                     "the caller has as many open subscriptions on this instance as --limit-subscriptions allows ({max}); \
-                     close one"
+                     close a subscription"
                 ),
             ));
         }

@@ -207,7 +207,7 @@ impl Upstreams {
 
     /// Feeds the ring until nobody wants it, or nothing more will come.
     async fn run(self: Arc<Self>, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
-        debug!(room = %key.0, "an upstream begins");
+        debug!(room = %key.0, "the instance starts to read the room for its subscriptions");
         let end = {
             let feeding = feed.run(&upstream, &self.store, self.encode);
             tokio::select! {
@@ -216,7 +216,7 @@ impl Upstreams {
             }
         };
         if let Some(error) = end {
-            debug!(room = %key.0, %error, "an upstream ends");
+            debug!(room = %key.0, %error, "the instance stops to read the room for its subscriptions");
             let _ = upstream.ended.set(error);
             remove(&mut self.active(), &key, &upstream);
             upstream.changed.send_replace(());

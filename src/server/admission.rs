@@ -78,8 +78,8 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
         return Err(Error::limit_reached(
             Limit::ConnectionsPerAddress,
             format!(
-                "this client's address has as many connections as --max-connections-per-address allows ({}); \
-                 share connections, or raise it: behind a proxy all clients have its address",
+                "the source address of this connection has as many connections as --max-connections-per-address allows ({}); \
+                 use fewer connections, or raise the flag if a proxy is in front of the service",
                 bounds.connections_per_address_max.unwrap_or_default()
             ),
         ));
@@ -89,7 +89,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             Limit::Connections,
             format!(
                 "this instance has as many connections as --max-connections allows ({}); \
-                 use another instance, or raise it",
+                 use another instance, or raise the flag",
                 bounds.connections_max
             ),
         ));
@@ -99,7 +99,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             Limit::StreamsPerConnection,
             format!(
                 "this connection has as many open calls as --max-streams-per-connection allows ({}); \
-                 use another connection, or raise it",
+                 use another connection, or raise the flag",
                 bounds.calls_max
             ),
         )
@@ -109,9 +109,9 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             Error::limit_reached(
                 Limit::UnidentifiedCalls,
                 format!(
-                    "before a caller is identified a connection may have {UNIDENTIFIED_CALLS_MAX} open calls of health and \
-                     reflection, and all connections together {UNIDENTIFIED_REFLECTIONS_MAX} of reflection; call with \
-                     credentials first"
+                    "a connection without an identified caller may have {UNIDENTIFIED_CALLS_MAX} open calls of health and \
+                     reflection, and all such connections together {UNIDENTIFIED_REFLECTIONS_MAX} calls of reflection; \
+                     make a call with credentials first"
                 ),
             )
         })?)

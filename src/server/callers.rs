@@ -72,7 +72,9 @@ impl Callers {
         if before >= max {
             return Err(Error::limit_reached(
                 Limit::CallsOfCaller,
-                format!("the caller has as many open calls on this instance as --limit-calls allows ({max}); end one"),
+                format!(
+                    "the caller has as many open calls on this instance as --limit-calls allows ({max}); end a call"
+                ),
             ));
         }
         if has_request_stream && streams_before >= REQUEST_STREAMS_PER_CALLER_MAX {
@@ -80,7 +82,7 @@ impl Callers {
                 Limit::RequestStreamsOfCaller,
                 format!(
                     "the caller has {REQUEST_STREAMS_PER_CALLER_MAX} open calls of PublishStream and Consume on this \
-                     instance; use one for many rooms"
+                     instance, which is the limit; use one call for many rooms"
                 ),
             ));
         }

@@ -55,10 +55,17 @@ where
         Either::Right(Box::pin(async move {
             match answered.await {
                 Ok(answered) => answered,
-                Err(_) => Ok(refuse(asked, Error::new(Reason::Timeout, "the call's own deadline has passed")).await),
+                Err(_) => Ok(refuse(asked, deadline_passed()).await),
             }
         }))
     }
+}
+
+fn deadline_passed() -> Error {
+    Error::new(
+        Reason::Timeout,
+        "the deadline that the client set for the call has passed; the call may have taken effect, calling again is safe",
+    )
 }
 
 /// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2). What is not of this form limits nothing.

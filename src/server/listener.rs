@@ -76,19 +76,22 @@ pub(super) async fn serve<S, B>(
             Err(error) if is_of_one_client(&error) => continue,
             Err(error) => {
                 if told.due() {
-                    warn!(%error, "no connection can be accepted; raise the limit of open files");
+                    warn!(%error, "the service cannot accept connections; raise the limit of open files");
                 }
                 time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection without TCP_NODELAY");
+            debug!(%error, "TCP_NODELAY could not be set on a connection");
         }
         let Some(source) = addresses.take(peer.ip()) else {
             if told.due() {
                 let limit = addresses.max();
-                warn!(address = %peer.ip(), limit, "connections of one address beyond the limit are closed");
+                warn!(
+                    address = %peer.ip(), limit,
+                    "an address has more connections than --max-connections-per-address allows; further ones are closed"
+                );
             }
             continue;
         };
@@ -102,14 +105,17 @@ pub(super) async fn serve<S, B>(
                 };
                 tokio::select! {
                     () = attend(connection, &http, service, &rests, draining) => {}
-                    () = shown.distrusted() => debug!("the authority of a client's certificate is gone"),
+                    () = shown.distrusted() => debug!("a client certificate is no longer signed by --tls-client-ca"),
                 }
             });
         } else if let Some(place) = places.take() {
             let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), source, None);
             connections.spawn(async move { attend(connection, &http, service, &rests, draining).await });
         } else if told.due() {
-            warn!(max_connections = bounds.connections_max, "connections beyond the limit are closed");
+            warn!(
+                max_connections = bounds.connections_max,
+                "the instance has more connections than --max-connections allows; further ones are closed"
+            );
         }
     }
     drop(listener);
@@ -209,8 +215,8 @@ where
     let drained = draining.cancelled().then(|()| may_be_closed(&client, &written));
     tokio::select! {
         ended = served => note(ended),
-        () = has_to_leave(&client) => debug!("an idle client did not leave"),
-        () = drained => debug!("a client without a call did not leave at the drain"),
+        () = has_to_leave(&client) => debug!("an idle client did not close its connection in time; the service closes it"),
+        () = drained => debug!("a client without a call did not close its connection at the drain; the service closes it"),
     }
 }
 

@@ -265,7 +265,7 @@ impl Server {
     /// # Errors
     /// When calls had to be cut off at the drain timeout. Everything is stopped all the same.
     pub async fn shutdown(self) -> Result<()> {
-        info!("draining");
+        info!("the service is draining: open calls may end before --drain-timeout");
         self.draining.cancel();
         // ends the health watches too, which would otherwise be open calls for ever
         self.health.stop();
@@ -273,12 +273,14 @@ impl Server {
         let drained = time::timeout(self.drain_timeout, self.serving).await.is_ok();
         abort.abort();
         if time::timeout(CLEANUP_TIMEOUT, self.rooms.write_back_all()).await.is_err() {
-            warn!("not every position was written back; some messages will come again");
+            warn!(
+                "not every position of AUTO subscribers was written; their subscriptions will get some messages again"
+            );
         }
         self.stop.cancel();
         self.tasks.close();
         if time::timeout(CLEANUP_TIMEOUT, self.tasks.wait()).await.is_err() {
-            warn!("some tasks did not end in time");
+            warn!("some tasks of the service did not end in time and are dropped");
         }
         drop(self.admin);
         if let Some(embedded) = self.embedded {
@@ -290,7 +292,7 @@ impl Server {
         }
         Err(Error::new(
             Reason::Draining,
-            format!("calls were still open after the drain timeout of {:?} and were cut off", self.drain_timeout),
+            format!("calls were still open after --drain-timeout ({:?}) and were cut off", self.drain_timeout),
         ))
     }
 }
@@ -345,11 +347,11 @@ async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)
     if !is_local && !config.auth_insecure {
         return Err(Error::field(
             "auth",
-            "is off, and others than this machine can reach --listen: everybody could do everything; \
-             give --auth enforce, or insist with --auth-insecure",
+            "is off, and other machines can reach --listen, so everybody could do everything; \
+             set --auth enforce, or --auth-insecure if that is intended",
         ));
     }
-    warn!(is_local, "authentication is off: whoever reaches the port can do everything");
+    warn!(is_local, "authentication is off: every client that reaches --listen may do everything");
     Ok((Auth::off(), None))
 }
 
@@ -363,10 +365,10 @@ fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
             client_ca,
             client_auth: config.tls_client_auth,
         })),
-        (Some(_), None) => Err(Error::field("tls_key", "the key of tls_certificate is missing")),
-        (None, Some(_)) => Err(Error::field("tls_certificate", "the certificate of tls_key is missing")),
+        (Some(_), None) => Err(Error::field("tls_key", "is missing; set it together with tls_certificate")),
+        (None, Some(_)) => Err(Error::field("tls_certificate", "is missing; set it together with tls_key")),
         (None, None) if client_ca.is_some() => {
-            Err(Error::field("tls_certificate", "tls_client_ca needs tls_certificate and tls_key"))
+            Err(Error::field("tls_certificate", "is missing; tls_client_ca needs tls_certificate and tls_key"))
         }
         (None, None) => Ok(None),
     }
@@ -394,7 +396,7 @@ fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
     if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
         warn!(
             allowed,
-            needed, "fewer open files are allowed than --max-connections needs; raise the limit or lower the flag"
+            needed, "the limit of open files is too low for --max-connections; raise the limit or lower the flag"
         );
     }
 }
@@ -438,12 +440,14 @@ async fn follow_connection(store: Store, health: Health, broken: CancellationTok
         }
         let is = store.is_connected();
         if is != was {
-            warn!(connected = is, "health follows the NATS connection");
+            warn!(connected = is, "the NATS connection has changed; health reports it");
             health.report(is);
             was = is;
         }
         if store.has_died().await {
-            error!("the NATS client has died of what it received; only a new process can go on");
+            error!(
+                "the NATS client has died of a message that it received; the service stops and must be started again"
+            );
             health.report(false);
             broken.cancel();
             return;

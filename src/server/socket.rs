@@ -38,5 +38,5 @@ impl Bound {
 }
 
 fn unbindable(field: &str, error: std::io::Error) -> Error {
-    Error::field(field, format!("the address cannot be bound: {error}")).because(error)
+    Error::field(field, format!("the address cannot be bound ({error}); choose another address or port")).because(error)
 }

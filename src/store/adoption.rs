@@ -20,8 +20,8 @@ pub(super) fn check(config: &Config, room: &Room) -> Result<()> {
 pub(super) fn refused() -> Error {
     Error::new(
         Reason::StreamIncompatible,
-        "a NATS stream of the room's mapped name exists with another subject, or with settings that a room cannot have; \
-         give its subject, change its settings, or choose another room_id",
+        "`room_id`: a NATS stream with the name of the room exists, and has another subject or settings that a room cannot \
+         have; set `subject` to its subject, change its settings, or choose another id",
     )
 }
 

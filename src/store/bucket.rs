@@ -112,7 +112,7 @@ impl<T: DeserializeOwned> Bucket<T> {
                 // a broken watch that had worked is taken up again at once
                 Ok(()) => delay = Duration::from_millis(50),
                 Err(error) => {
-                    warn!(bucket = self.config.bucket, %error, "watching the bucket failed, trying again");
+                    warn!(bucket = self.config.bucket, %error, "the watch of the bucket failed, trying again");
                     delay = (delay * 2).min(Duration::from_secs(5));
                 }
             }
@@ -146,7 +146,7 @@ impl<T: DeserializeOwned> Bucket<T> {
                     // the newest may have been purged since
                     end = self.last().await?;
                     if told < end {
-                        return Err(Error::new(Reason::NatsUnavailable, "the watch does not tell all that the bucket holds"));
+                        return Err(Error::new(Reason::NatsUnavailable, "the watch does not report all values of the bucket"));
                     }
                     complete = true;
                     apply(Change::Complete);
@@ -156,7 +156,7 @@ impl<T: DeserializeOwned> Bucket<T> {
             let entry = match entry {
                 Some(Ok(entry)) => entry,
                 Some(Err(error)) => {
-                    debug!(bucket = self.config.bucket, %error, "the bucket's watch broke");
+                    debug!(bucket = self.config.bucket, %error, "the watch of the bucket broke");
                     return Ok(());
                 }
                 None => return Ok(()),

@@ -113,7 +113,10 @@ pub(super) async fn page(
         offset += count;
         listed = list(nats, stream, &prefix, offset).await?;
     }
-    Err(Error::limit_reached(Limit::ListedConsumers, "the room has more NATS consumers than can be listed"))
+    Err(Error::limit_reached(
+        Limit::ListedConsumers,
+        "the room has more NATS consumers than can be listed; delete subscribers that are not used",
+    ))
 }
 
 /// A piece of the list that begins no later than what follows `last`, and its offset. What was deleted or made since the

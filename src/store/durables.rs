@@ -67,7 +67,7 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> R
         if !is_subscriber(&info) {
             return Err(Error::new(
                 Reason::StreamIncompatible,
-                "subscriber: a NATS consumer of its mapped name exists with another kind of acknowledgement; choose another",
+                "`subscriber`: a NATS consumer with the name of the subscriber exists, and has another kind of acknowledgement; choose another name",
             ));
         }
         return Ok(Bookmark { position: info.ack_floor.stream_sequence, created: false });
@@ -143,7 +143,7 @@ pub(super) async fn delete(nats: &Nats, room: &Room, subscriber: &Subscriber) ->
 pub(crate) fn not_found(subscriber: &SubscriberId) -> Error {
     Error::new(
         Reason::SubscriberNotFound,
-        format!("subscriber: the room has no durable subscriber {:?}; Subscribe makes one", subscriber.as_str()),
+        format!("`subscriber`: the room has no durable subscriber {:?}; Subscribe creates it", subscriber.as_str()),
     )
 }
 

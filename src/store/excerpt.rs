@@ -74,7 +74,9 @@ impl Excerpts<'_> {
                 Ok(Ok(batch)) => return Ok(batch),
                 // another program has switched direct gets off
                 Ok(Err(error @ ApiError::NoResponders)) => return Err(error.into()),
-                Ok(Err(error)) => debug!(room = %self.room.room_id, %error, "an excerpt is read message by message"),
+                Ok(Err(error)) => {
+                    debug!(room = %self.room.room_id, %error, "messages could not be read together; they are read one by one");
+                }
                 Err(_) => {}
             }
         }

@@ -56,7 +56,7 @@ pub(super) async fn fetch(
         ..pull::Config::default()
     };
     let stream = room.stream.as_str();
-    let told = |error: &dyn std::fmt::Display| debug!(%error, "a page is not fetched");
+    let told = |error: &dyn std::fmt::Display| debug!(%error, "a page could not be fetched; it is read in another way");
     let consumer =
         nats.jetstream.create_consumer_on_stream(config, &stream).await.inspect_err(|error| told(error)).ok()?;
     let fetch = consumer.fetch().max_messages(messages_max).max_bytes(bytes_max).messages();

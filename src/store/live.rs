@@ -84,7 +84,9 @@ impl Live {
                     (self.messages, self.connections) = (messages, connections);
                     return;
                 }
-                Err(error) => debug!(room = %self.room.room_id, %error, "an ephemeral room cannot be heard yet"),
+                Err(error) => {
+                    debug!(room = %self.room.room_id, %error, "the subject of an ephemeral room cannot be subscribed yet, trying again");
+                }
             }
             time::sleep(delay).await;
             delay = (delay * 2).min(RETRY_DELAY_MAX);

@@ -207,7 +207,7 @@ impl Logs {
             Verdict::RolledBack => {
                 error!(
                     room = %room.room_id, last_sequence = state.last_sequence,
-                    "NATS has lost messages of the room that it had acknowledged"
+                    "NATS has lost messages of the room that it had acknowledged; check the storage of the NATS servers"
                 );
                 true
             }

@@ -117,7 +117,7 @@ impl Store {
         tasks.spawn(signatures.clone().follow(stop.clone(), complete));
         if time::timeout(NATS_REQUEST_TIMEOUT, known).await.is_err() {
             warn!(
-                "there is no key yet to sign with who published a message; only callers who are not known can publish"
+                "the key that signs the sender of messages is not known yet; until then only callers without an id can publish"
             );
         }
         // before anything is read: what the others change after that is heard

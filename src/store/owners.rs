@@ -131,7 +131,7 @@ impl Owners {
         }
         Err(Error::new(
             Reason::Conflict,
-            "several subscriptions of this subscriber were opened at the same moment; try again",
+            "several subscriptions of this subscriber are opened at this moment; subscribe again",
         ))
     }
 

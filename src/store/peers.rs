@@ -59,7 +59,7 @@ impl Asked {
     pub(crate) async fn answer(self, reply: &PeerReply) {
         let Ok(body) = serde_json::to_vec(reply) else { return };
         if let Err(error) = self.client.publish(self.reply_to, body.into()).await {
-            warn!(%error, "another instance could not be answered");
+            warn!(%error, "a reply to another instance could not be sent");
         }
     }
 }
@@ -113,7 +113,7 @@ pub(super) async fn ask(
         }
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
         Err(error) => {
-            Err(Error::new(Reason::Timeout, "another instance did not answer in time; asking again is safe")
+            Err(Error::new(Reason::Timeout, "another instance did not answer in time; calling again is safe")
                 .because(error))
         }
     }

@@ -69,7 +69,7 @@ pub(super) async fn get(nats: &Nats, room: &Room, wanted: Wanted) -> Result<Opti
         let sequence = raw.stored.message.sequence;
         warn!(
             room = %room.room_id, sequence,
-            "another program stored a message whose headers cannot be parsed; it is delivered with those that can be read"
+            "another program stored a message with headers that cannot be parsed; it is delivered with the headers that can be read"
         );
         nats.suspects().add(&room.room_id);
     }

@@ -171,7 +171,7 @@ impl Reader {
                 () = poll_fn(|cx| source.messages.poll_ready(cx)) => return Ok(()),
                 () = time::sleep(STALL_MAX), if self.mark.is_some() => {
                     if self.mark.as_ref().is_some_and(|mark| mark.is_beyond(self.epoch, self.next)) {
-                        debug!(room = %self.room.room_id, next = self.next, "the replica that a reader reads lags");
+                        debug!(room = %self.room.room_id, next = self.next, "the replica that is read lags behind; another one is read");
                         self.single = SINGLE_BEHIND;
                         self.source = None;
                     }
@@ -252,7 +252,7 @@ impl Reader {
         let (sequence, delivery, pending, published) = match message.info() {
             Ok(info) => (info.stream_sequence, info.consumer_sequence, info.pending, info.published),
             Err(error) => {
-                debug!(%error, "a delivery without JetStream's information");
+                debug!(%error, "JetStream delivered a message without its information; the reader starts again");
                 self.fail();
                 return None;
             }
@@ -313,7 +313,7 @@ impl Reader {
             if time::Instant::now() + delay > give_up {
                 return Err(error);
             }
-            debug!(room = %self.room.room_id, %error, "a reader cannot begin yet");
+            debug!(room = %self.room.room_id, %error, "a reader of the room cannot start yet, trying again");
             time::sleep(delay).await;
             delay = (delay * 2).min(RETRY_DELAY_MAX);
         }
@@ -349,6 +349,6 @@ fn is_final(error: &Error) -> bool {
 fn recreated() -> Error {
     Error::new(
         Reason::RoomRecreated,
-        "the room's log was deleted and began anew; positions of before mean nothing now, subscribe again",
+        "the log of the room was deleted and created again, so earlier positions are invalid; subscribe again",
     )
 }

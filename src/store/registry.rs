@@ -314,18 +314,24 @@ fn judge(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {
     } else if found.room.same_settings(&new.named(found.room.stream.clone())) {
         Ok(Registration::Existing)
     } else {
-        Err(Error::new(Reason::RoomExists, "room_id: the room exists with other settings; GetRoom shows them"))
+        Err(Error::new(
+            Reason::RoomExists,
+            "`room_id`: the room exists with other settings; use GetRoom to see them, or choose another id",
+        ))
     }
 }
 
 pub(crate) fn not_found(id: &RoomId) -> Error {
-    Error::new(Reason::RoomNotFound, format!("room_id: there is no room {:?}", id.as_str()))
+    Error::new(
+        Reason::RoomNotFound,
+        format!("`room_id`: the room {:?} does not exist; create it with CreateRoom", id.as_str()),
+    )
 }
 
 fn subject_taken() -> Error {
-    Error::new(Reason::SubjectTaken, "subject: belongs to another room; choose another")
+    Error::new(Reason::SubjectTaken, "`subject`: belongs to another room; choose another subject")
 }
 
 fn conflict() -> Error {
-    Error::new(Reason::Conflict, "another call changed the same room at this moment; try again")
+    Error::new(Reason::Conflict, "another call changes the same room at this moment; call again")
 }

@@ -79,11 +79,14 @@ impl Reserve {
         };
         match released.await {
             Ok(pieces) => {
-                info!(pieces, "the NATS server's storage is full; the registry uses its reserve");
+                info!(
+                    pieces,
+                    "the storage of the NATS server is full, and the registry uses its reserve; free storage"
+                );
                 pieces > 0
             }
             Err(error) => {
-                warn!(%error, "the NATS server's storage is full, and the registry's reserve cannot be used");
+                warn!(%error, "the storage of the NATS server is full, and the reserve of the registry cannot be used; free storage");
                 false
             }
         }
@@ -99,7 +102,7 @@ impl Reserve {
             let wait = match filled {
                 Ok(()) => CHECK_INTERVAL,
                 Err(error) => {
-                    debug!(%error, "the registry's reserve cannot be filled now");
+                    debug!(%error, "the reserve of the registry cannot be filled now");
                     RESERVE_REFILL_DELAY
                 }
             };

@@ -101,14 +101,14 @@ pub(super) async fn check_holds_nothing(nats: &Nats, room: &Room) -> Result<()> 
     }
     Err(Error::new(
         Reason::PermissionDenied,
-        "a NATS stream of the room's mapped name exists and holds messages, which only an administrator may make a room's",
+        "`room_id`: a NATS stream with the name of the room holds messages, so only an administrator may create the room; choose another id",
     ))
 }
 
 async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     let found = info(nats, room).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
     adoption::check(&found.config, room)?;
-    info!(room = %room.room_id, messages = found.state.messages, "adopting the stream that has the room's name");
+    info!(room = %room.room_id, messages = found.state.messages, "the new room adopts the NATS stream that has its name");
     match bring_about(nats, room, found).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => match Error::from(error) {
@@ -126,7 +126,7 @@ pub(super) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
     if let Some(found) = info(nats, room).await? {
         return repair(nats, room, found).await;
     }
-    warn!(room = %room.room_id, "the room's stream is gone, creating it anew");
+    warn!(room = %room.room_id, "the stream of the room is missing: another program deleted it; an empty one is created");
     create(nats, room).await
 }
 
@@ -202,7 +202,7 @@ pub(super) async fn delete_message(nats: &Nats, room: &Room, sequence: u64) -> R
 fn removal_denied() -> Error {
     Error::new(
         Reason::RemovalDenied,
-        "the room's NATS stream was made by another program and denies the removal of messages; retention still removes them",
+        "another program made the NATS stream of the room, and the stream denies the removal of messages; use retention to remove them",
     )
 }
 
@@ -221,14 +221,14 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
     if settings(room, found.config.clone()) == found.config {
         return Ok(state(&found));
     }
-    info!(room = %room.room_id, "repairing the settings of the room's stream");
+    info!(room = %room.room_id, "another program changed the settings of the room's stream; they are repaired");
     let before = state(&found);
     // boxed: rare, and too large for the future of every reader
     match Box::pin(bring_about(nats, room, found)).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => {
             // the room can be used as it is; what it lacks is said in the log
-            warn!(room = %room.room_id, %error, "the settings of the room's stream cannot be repaired");
+            warn!(room = %room.room_id, %error, "the settings of the room's stream cannot be repaired; the room goes on with them");
             Ok(before)
         }
         Err(error) => Err(error.into()),

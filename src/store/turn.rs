@@ -56,7 +56,10 @@ pub(super) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
                 time::sleep(RETRY_DELAY).await;
             }
             Err(error) if error.is(ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => {
-                warn!(stream, %error, "a turn at the stream is taken without regard to other instances");
+                warn!(
+                    stream, %error,
+                    "NATS has no consumer left to lock the stream, so several instances may change it at once; raise max_consumers"
+                );
                 break Ok(());
             }
             result => break result.map(drop),

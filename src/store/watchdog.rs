@@ -56,7 +56,7 @@ impl Watchdog {
         match self.logs.ensure(&known.room).await {
             // deleted by another instance
             Err(error) if error.reason() == Reason::RoomNotFound => {}
-            Err(error) => warn!(room = %known.room.room_id, %error, "the room's stream could not be looked after"),
+            Err(error) => warn!(room = %known.room.room_id, %error, "the stream of the room could not be checked"),
             Ok(_) => {}
         }
     }

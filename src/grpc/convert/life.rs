@@ -87,11 +87,15 @@ fn masked(paths: &[String], violations: &mut Violations) -> Vec<RoomField> {
 
 fn problem(path: &str) -> &'static str {
     match path.split('.').next().unwrap_or(path) {
-        "room_id" => "names the room and cannot change; room.room_id says which room is meant",
-        "persist" | "subject" | "allow_message_ttl" => "cannot change after the room's creation; create another room",
-        "created_at" | "creator" | "state" | "stream" => "is told by the service and cannot be set",
-        "labels" => "labels change as a whole; give `labels`",
-        _ => "is not a field of a room that can change: labels, retention and its fields, replicas",
+        "room_id" => "names the room and cannot change; leave it out of the mask",
+        "persist" | "subject" | "allow_message_ttl" => {
+            "cannot change after the room was created; leave it out, or create another room"
+        }
+        "created_at" | "creator" | "state" | "stream" => {
+            "is set by the service and cannot change; leave it out of the mask"
+        }
+        "labels" => "labels can only change together; use the path `labels`",
+        _ => "is not a field that can change; use labels, retention, a field of retention, or replicas",
     }
 }
 
@@ -107,7 +111,7 @@ pub(in crate::grpc) fn delete_message(request: v1::DeleteMessageRequest) -> Resu
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
     if request.sequence == 0 {
-        violations.check::<()>(Err(Error::field("sequence", "must be at least 1: sequences begin there")));
+        violations.check::<()>(Err(Error::field("sequence", "must be at least 1, the first sequence of every room")));
     }
     match room_id {
         Some(room_id) => violations.finish().map(|()| (room_id, request.sequence)),

@@ -20,7 +20,7 @@ pub(in crate::grpc) fn add_member(request: v1::AddMemberRequest) -> Result<(Room
         Ok(v1::Role::Writer) => Role::Writer,
         Ok(v1::Role::Owner) => Role::Owner,
         Err(_) => {
-            violations.add("role", "is not one of ROLE_READER, ROLE_WRITER and ROLE_OWNER");
+            violations.add("role", "must be ROLE_READER, ROLE_WRITER or ROLE_OWNER");
             Role::Reader
         }
     };
@@ -53,7 +53,8 @@ pub(in crate::grpc) fn member_page(request: v1::ListMembersRequest) -> Result<(R
         id.and_then(|id| MemberId::parse("page_token", id).ok())
     });
     if after == Some(None) {
-        violations.add("page_token", "is not a token; give next_page_token of the page before, or nothing");
+        violations
+            .add("page_token", "is not a page token; give `next_page_token` of the previous page, or leave it empty");
     }
     match room_id {
         Some(room_id) => violations.finish().map(|()| (room_id, after.flatten(), size.unwrap_or_default())),

@@ -96,7 +96,7 @@ pub(in crate::grpc) fn batch_outcomes(
 
 /// One request of a publishing stream.
 pub(in crate::grpc) fn stream_request(request: Option<v1::PublishRequest>) -> Result<(RoomId, Draft)> {
-    publish(request.ok_or_else(|| Error::field("publish", "is missing"))?)
+    publish(request.ok_or_else(|| Error::field("publish", "is required"))?)
 }
 
 /// One response of a publishing stream.

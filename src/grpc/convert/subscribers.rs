@@ -25,7 +25,8 @@ pub(in crate::grpc) fn subscriber_page(
     }
     let after = (!request.page_token.is_empty()).then(|| read_token(&request.page_token));
     if after == Some(None) {
-        violations.add("page_token", "is not a token; give next_page_token of the page before, or nothing");
+        violations
+            .add("page_token", "is not a page token; give `next_page_token` of the previous page, or leave it empty");
     }
     match room_id {
         Some(room_id) => violations.finish().map(|()| (room_id, after.flatten(), size.unwrap_or_default())),
@@ -75,7 +76,7 @@ pub(in crate::grpc) fn seek_subscriber(request: v1::SeekSubscriberRequest) -> Re
     let subscriber = violations.check(SubscriberId::parse("subscriber", request.subscriber));
     let to = violations.check(match start("position", request.position) {
         // what a subscription may leave open must be said here: it would send everything again
-        Ok(Start::Default) => Err(Error::field("position", "must say where to: give one of its fields")),
+        Ok(Start::Default) => Err(Error::field("position", "is required: set one of its fields")),
         to => to,
     });
     match (room_id, subscriber, to) {

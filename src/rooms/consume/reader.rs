@@ -111,7 +111,7 @@ impl Reader {
         if self.stage.find(&room_id).is_some() {
             let error = Error::new(
                 Reason::SubscriptionOpen,
-                "the room is open on this stream; close it and wait for `closed`, or use another stream",
+                "`room_id`: the room is open on this stream; close it and wait for `closed`, or use another stream",
             );
             return self.reject(room_id, CommandKind::Open, 0, error);
         }
@@ -131,11 +131,12 @@ impl Reader {
             (None, Some(given)) => Ok(given),
             (Some(flow), _) if flow.is_closing() => Err(not_open()),
             (Some(flow), given) => match (&flow.subscriber, given) {
-                (None, _) => {
-                    Err(Error::field("subscriber", "the room's subscription is not durable: it has no position"))
-                }
+                (None, _) => Err(Error::field(
+                    "subscriber",
+                    "the open subscription of the room is not durable, so it has no position; open it with `subscriber`",
+                )),
                 (Some(open), Some(given)) if given != *open => {
-                    Err(Error::field("subscriber", "is not that of the room's open subscription; leave it empty"))
+                    Err(Error::field("subscriber", "is not the subscriber of the open subscription; leave it empty"))
                 }
                 (Some(open), _) => Ok(open.clone()),
             },
@@ -214,5 +215,8 @@ impl Reader {
 }
 
 fn not_open() -> Error {
-    Error::new(Reason::SubscriptionNotOpen, "the room is not open on this stream, or is being closed")
+    Error::new(
+        Reason::SubscriptionNotOpen,
+        "`room_id`: the room is not open on this stream, or is being closed; open it first",
+    )
 }

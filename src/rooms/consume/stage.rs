@@ -93,7 +93,9 @@ impl Stage {
         if inner.open.len() >= CONSUME_ROOMS_MAX {
             return Err(Error::limit_reached(
                 Limit::ConsumeRooms,
-                format!("a Consume stream takes {CONSUME_ROOMS_MAX} open rooms; close one, or use another stream"),
+                format!(
+                    "a Consume stream can have {CONSUME_ROOMS_MAX} open rooms; close a room, or use another stream"
+                ),
             ));
         }
         let flow = Arc::new(flow);

@@ -69,7 +69,7 @@ impl Rooms {
             };
             return concluded.await.map_err(half_done);
         }
-        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 
     /// `None` if the room was changed meanwhile.
@@ -107,7 +107,7 @@ impl Rooms {
             }
             registered = self.store.registry.find_fresh(&registered.room.room_id).await?;
         }
-        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 
     /// Erases one stored message.
@@ -124,7 +124,7 @@ impl Rooms {
         }
         Err(Error::new(
             Reason::MessageNotFound,
-            format!("sequence: the room has no message {sequence}; it was removed before, or never stored"),
+            format!("`sequence`: the room has no message {sequence}; it was removed earlier, or never stored"),
         ))
     }
 }

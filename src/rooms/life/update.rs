@@ -59,7 +59,7 @@ impl UpdateRoom {
             ("room.allow_message_ttl", self.fixed.allow_message_ttl && !room.allow_message_ttl),
         ] {
             if differs {
-                violations.add(field, "cannot change after the room's creation; leave it out, or create another room");
+                violations.add(field, "cannot change after the room was created; leave it out, or create another room");
             }
         }
         if self.wants(RoomField::Labels)
@@ -91,7 +91,7 @@ impl UpdateRoom {
                 [("room.retention", room.retention != Retention::default()), ("room.replicas", replicas)]
             {
                 if given {
-                    violations.add(field, "is for persisted rooms, and this one is ephemeral; leave it out");
+                    violations.add(field, "is only for persisted rooms, and this room is ephemeral; leave it out");
                 }
             }
         }
@@ -135,6 +135,6 @@ impl Rooms {
                 return self.describe(&registered, Visible::default()).await;
             }
         }
-        Err(Error::new(Reason::Conflict, "the room is being changed by others at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 }

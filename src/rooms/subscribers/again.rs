@@ -51,7 +51,10 @@ impl Subscribers {
             }
             return Ok(None);
         }
-        warn!(room = %room.room_id, %subscriber, position, "another program deleted the subscriber's consumer; it is made again");
+        warn!(
+            room = %room.room_id, %subscriber, position,
+            "another program deleted the NATS consumer of an open subscriber; it was created again at its position"
+        );
         Ok(Some(position))
     }
 

@@ -54,8 +54,8 @@ impl Bound {
         Err(Error::limit_reached(
             Limit::DurableSubscribersOfCaller,
             format!(
-                "the caller has as many durable subscribers as --limit-durable-subscribers allows ({max}); delete one with \
-                 DeleteSubscriber"
+                "the caller has as many durable subscribers as --limit-durable-subscribers allows ({max}); delete one \
+                 with DeleteSubscriber"
             ),
         ))
     }

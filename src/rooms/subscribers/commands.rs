@@ -72,7 +72,7 @@ impl Subscribers {
                 return Err(subscriber_not_found(&subscriber.id));
             }
         }
-        Err(Error::new(Reason::Conflict, "the subscriber changes its owner too often at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls open subscriptions of the subscriber at this moment; call again"))
     }
 
     /// Does it if this instance owns the subscriber; `None` if it does not. The position then, 0 if it is forgotten.
@@ -150,6 +150,9 @@ fn failed(subscriber: &Subscriber, reason: String) -> Error {
     if reason == Reason::SubscriberNotFound.name() {
         return subscriber_not_found(&subscriber.id);
     }
-    Error::new(Reason::Timeout, "the instance that owns the subscriber could not do it; asking again is safe")
-        .because(reason)
+    Error::new(
+        Reason::Timeout,
+        "another instance holds the subscriber and could not carry out the call; calling again is safe",
+    )
+    .because(reason)
 }

@@ -114,7 +114,7 @@ impl Subscribers {
                 return Ok(session);
             }
         }
-        Err(Error::new(Reason::Conflict, "the subscriber is being deleted again and again at this moment; try again"))
+        Err(Error::new(Reason::Conflict, "other calls delete the subscriber at this moment; call again"))
     }
 
     /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there, or its name was given to
@@ -249,7 +249,7 @@ impl Subscribers {
         session.release();
         if let Err(error) = self.write_last_position(session).await {
             let subscriber = &session.ownership.subscriber;
-            warn!(%subscriber, %error, "the last position was not written; some messages will come again");
+            warn!(%subscriber, %error, "the last position was not written; the next subscription gets some messages again");
         }
         session.end(End::TakenOver);
         self.remove(session);

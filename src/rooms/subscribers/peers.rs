@@ -16,7 +16,10 @@ impl Subscribers {
             Ok(_) => {}
             Err(error) => {
                 // it will see in the bucket that it owns the subscriber no more
-                warn!(subscriber = %before.subscriber, %error, "the instance of the older subscription does not answer");
+                warn!(
+                    subscriber = %before.subscriber, %error,
+                    "the instance of the older subscription did not answer; the newer one starts at the written position"
+                );
             }
         }
     }

@@ -286,11 +286,11 @@ impl Session {
         match self.inner.end.get() {
             Some(End::Forgotten) => Error::new(
                 Reason::SubscriberNotFound,
-                "the durable subscriber was deleted while this subscription was open; subscribing again begins anew",
+                "`subscriber`: the durable subscriber was deleted while this subscription was open; subscribe again to create it",
             ),
             Some(End::TakenOver) | None => Error::new(
                 Reason::TakenOver,
-                "a newer subscription of this subscriber took over; what this one did not acknowledge comes again there",
+                "a newer subscription of this subscriber took over; it gets the messages that this one did not acknowledge",
             ),
         }
     }

@@ -111,7 +111,8 @@ impl Subscribers {
                 }
                 let written = self.write(&session).await;
                 if let Err(error) = &written {
-                    debug!(subscriber = %session.ownership.subscriber, %error, "a position could not be written back yet");
+                    let subscriber = &session.ownership.subscriber;
+                    debug!(%subscriber, %error, "the position could not be written; it will be written later");
                 }
                 if !self.holds(&session) {
                     return;

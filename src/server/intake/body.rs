@@ -147,7 +147,10 @@ impl Charged {
     fn begin_message(&mut self, prefix: Bytes, length: usize) -> Result<Option<Bytes>, Error> {
         self.charge = None;
         if self.passed > 0 && !self.rules.is_stream {
-            return Err(Error::new(Reason::RequestMalformed, "the request has more than one message"));
+            return Err(Error::new(
+                Reason::RequestMalformed,
+                "the request has more than one message; send exactly one",
+            ));
         }
         let seconds = length / REQUEST_BYTES_PER_SECOND_MIN;
         let until = Instant::now() + REQUEST_TIMEOUT + Duration::from_secs(seconds.try_into().unwrap_or(u64::MAX));
@@ -200,7 +203,7 @@ impl Charged {
 
     fn too_large(&self, length: usize) -> Error {
         let max = self.rules.bytes_max;
-        let message = format!("the request message has {length} bytes; at most {max} are read");
+        let message = format!("the request message has {length} bytes; at most {max} bytes are allowed");
         match self.rules.large_field {
             Some(field) => {
                 let mut violations = Violations::default();
@@ -217,7 +220,7 @@ impl Charged {
         }
         Error::new(
             Reason::Timeout,
-            "the request message was not complete in time; nothing was done: send it again over a faster connection",
+            "the request message did not arrive in time; nothing was done, send it again over a faster connection",
         )
     }
 
@@ -252,7 +255,10 @@ impl Charged {
         self.deadline = None;
         match &self.stage {
             Stage::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
-            _ => self.fail(Error::new(Reason::RequestMalformed, "the request ends within a message")),
+            _ => self.fail(Error::new(
+                Reason::RequestMalformed,
+                "the request ends in the middle of a message; send it again",
+            )),
         }
     }
 
@@ -268,7 +274,7 @@ impl Charged {
 fn crowded() -> Error {
     Error::new(
         Reason::RateLimited,
-        "more request bytes are being received than fit; nothing was done: send fewer large messages at the same time",
+        "the service is receiving as many request bytes as it can hold; nothing was done, send fewer large messages at the same time",
     )
     .with("limit", Limit::RequestBytes.name())
 }

@@ -103,20 +103,22 @@ impl TlsFiles {
                     ClientAuth::Optional => verifier.allow_unauthenticated(),
                 };
                 let verifier = verifier.build().map_err(|error| {
-                    Error::field("tls_client_ca", format!("the authorities do not serve: {error}")).because(error)
+                    Error::field("tls_client_ca", format!("the authorities cannot be used: {error}")).because(error)
                 })?;
                 kept = Some(Arc::clone(&verifier));
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let chain = certificates("tls_certificate", &contents.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&contents.key)
-            .map_err(|error| Error::field("tls_key", "the file holds no private key in PEM").because(error))?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
+            Error::field("tls_key", "the file holds no private key in PEM; give a BEGIN PRIVATE KEY block")
+                .because(error)
+        })?;
         let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
-                Error::field("tls_key", "the key is not that of the certificate").because(error)
+                Error::field("tls_key", "the key does not belong to the certificate").because(error)
             }
-            error => Error::field("tls_certificate", format!("the certificate or its key does not serve: {error}"))
+            error => Error::field("tls_certificate", format!("the certificate or its key cannot be used: {error}"))
                 .because(error),
         })?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
@@ -140,7 +142,7 @@ fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>>
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(Error::field(field, "the file holds no certificate in PEM")),
+        Ok(_) => Err(Error::field(field, "the file holds no certificate in PEM; give a BEGIN CERTIFICATE block")),
         Err(error) => Err(Error::field(field, "the file is not valid PEM").because(error)),
     }
 }
@@ -149,7 +151,8 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for authority in certificates("tls_client_ca", pem)? {
         roots.add(authority).map_err(|error| {
-            Error::field("tls_client_ca", "a certificate of the file is not one of an authority").because(error)
+            Error::field("tls_client_ca", "the file holds a certificate that is not the certificate of an authority")
+                .because(error)
         })?;
     }
     Ok(roots)

@@ -43,7 +43,7 @@ impl Tls {
     pub(super) async fn open(files: TlsFiles) -> Result<Self> {
         let contents = files.read().await?;
         let in_force = files.in_force(&contents)?;
-        info!(certificate_ends = contents.certificate_ends(), "TLS is on");
+        info!(certificate_ends = contents.certificate_ends(), "the service accepts only TLS connections");
         let current = watch::Sender::new(Arc::new(in_force));
         Ok(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() })
     }
@@ -64,7 +64,7 @@ impl Tls {
                     Ok(read) => read,
                     Err(error) => {
                         if !unreadable {
-                            warn!(%error, "the files of TLS cannot be read; what was read before stays in force");
+                            warn!(%error, "the TLS files cannot be read; the earlier ones stay in use");
                         }
                         unreadable = true;
                         continue;
@@ -79,10 +79,13 @@ impl Tls {
                 match files.in_force(&contents) {
                     Ok(in_force) => {
                         current.send_replace(Arc::new(in_force));
-                        info!(certificate_ends = contents.certificate_ends(), "TLS has new certificates");
+                        info!(
+                            certificate_ends = contents.certificate_ends(),
+                            "the TLS files have changed and are in use"
+                        );
                     }
                     Err(error) => {
-                        warn!(%error, "the files of TLS changed and do not serve; what was read before stays in force");
+                        warn!(%error, "the TLS files have changed and cannot be used; the earlier ones stay in use");
                     }
                 }
             }

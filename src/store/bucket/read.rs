@@ -39,7 +39,8 @@ const READS_AT_ONCE: usize = 16;
 const DELAY_MIN: Duration = Duration::from_millis(25);
 const DELAY_MAX: Duration = Duration::from_millis(400);
 /// The error would repeat what was read, which may be a secret: only its place is logged.
-const UNREADABLE: &str = "a value cannot be read and is ignored";
+const UNREADABLE: &str =
+    "a value of the bucket cannot be read and is ignored; another program or a newer version may have written it";
 
 /// Waits between attempts.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl<T> Bucket<T> {
                 Ok(entry) => return Ok(entry),
                 Err(error) => error,
             };
-            debug!(bucket = self.config.bucket, %error, "the bucket did not answer, asking again");
+            debug!(bucket = self.config.bucket, %error, "the bucket did not answer, trying again");
             if !backoff.wait().await {
                 return Err(unavailable().because(error));
             }
@@ -240,7 +241,7 @@ impl<T: DeserializeOwned> Bucket<T> {
         match time::timeout(REGISTRY_ATTEMPT_TIMEOUT, self.ask_many(keys)).await.unwrap_or(Err(ApiError::TimedOut)) {
             Ok(entries) => Ok(entries),
             Err(error) => {
-                debug!(bucket = self.config.bucket, %error, "many keys cannot be read at once");
+                debug!(bucket = self.config.bucket, %error, "the keys of the bucket cannot be read together; they are read one by one");
                 let reads = keys.iter().cloned().map(|key| async move {
                     let entry = self.entry(&key).await?;
                     Ok::<_, Error>(entry.map(|entry| (key, entry)))

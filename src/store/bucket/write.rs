@@ -121,7 +121,7 @@ impl<T> Bucket<T> {
             match time::timeout(backoff.attempt(), purge).await.unwrap_or(Err(ApiError::TimedOut)) {
                 Ok(_) => return Ok(()),
                 Err(error) => {
-                    debug!(bucket = self.config.bucket, %error, "keys could not be removed, trying again");
+                    debug!(bucket = self.config.bucket, %error, "keys of the bucket could not be removed, trying again");
                     if !backoff.wait().await {
                         return Err(error.into());
                     }
@@ -191,7 +191,7 @@ impl<T> Bucket<T> {
                 ApiError::Refused(refusal) if refusal.code() == BUSY => {}
                 ApiError::Refused(_) => return Err(error.into()),
             }
-            debug!(bucket = self.config.bucket, %error, "a write was not answered, trying again");
+            debug!(bucket = self.config.bucket, %error, "a write to the bucket was not answered, trying again");
             if !backoff.wait().await {
                 return Err(if may_be_written { unanswered() } else { unavailable() }.because(error));
             }
@@ -239,6 +239,6 @@ fn deletion(expected: Option<u64>) -> Change {
 fn unanswered() -> Error {
     Error::new(
         Reason::Timeout,
-        "NATS did not answer in time; what was asked for may have been done, asking again is safe",
+        "NATS did not answer in time; the call may have taken effect, and calling again is safe",
     )
 }

@@ -102,7 +102,7 @@ impl Ears {
         match inner.signatures.verify(PURPOSE, &message.payload, signature.as_str()) {
             Verdict::Right => {}
             Verdict::Wrong => {
-                debug!("a notice whose signature is wrong is ignored");
+                debug!("a notice with a wrong signature is ignored");
                 return None;
             }
             Verdict::UnknownKey(key) => return Some(key),

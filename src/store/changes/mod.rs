@@ -114,7 +114,10 @@ impl Told {
         };
         if timeout_at(self.until, done).await.is_err() {
             for instance in self.missing() {
-                warn!(instance, "another instance did not confirm a change in time; it will learn of it by its watch");
+                warn!(
+                    instance,
+                    "another instance did not confirm a change in time; it will get the change from its watch of the registry"
+                );
             }
         }
     }
@@ -162,13 +165,13 @@ impl Changes {
         let envelope = Envelope { from: self.0.instance.to_string(), subject, notice };
         let Ok(body) = serde_json::to_vec(&envelope) else { return };
         let Some(signature) = self.0.signatures.sign(PURPOSE, &body) else {
-            debug!("there is no key yet to sign a notice with");
+            debug!("a notice is not sent: the key that signs it is not known yet");
             return;
         };
         let mut headers = HeaderMap::new();
         headers.insert(SIGNATURE, signature);
         if let Err(error) = self.0.nats.client.publish_with_headers(envelope.subject, headers, body.into()).await {
-            warn!(%error, "the other instances could not be told");
+            warn!(%error, "a change could not be sent to the other instances; they will get it from their watch of the registry");
         }
     }
 

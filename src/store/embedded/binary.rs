@@ -42,7 +42,7 @@ pub(super) async fn find(given: Option<PathBuf>) -> Result<PathBuf, EmbeddedErro
         tracing::warn!(
             binary = %binary.display(),
             %found,
-            "an acknowledged message is only known to be on disk from nats-server {VERSION_TRUSTED} on"
+            "this nats-server can lose acknowledged messages in a power failure; update it to {VERSION_TRUSTED} or newer"
         );
     } else {
         tracing::debug!(binary = %binary.display(), %found, "found nats-server");

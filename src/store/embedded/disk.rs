@@ -60,8 +60,10 @@ impl Disk {
         let was_low = checked.replace((Instant::now(), is_low)).is_some_and(|(_, was_low)| was_low);
         let data_dir = self.0.path.display();
         match (was_low, is_low) {
-            (false, true) => warn!(%data_dir, "the disk of the data directory is full: publishes are refused"),
-            (true, false) => info!(%data_dir, "the disk of the data directory has space again"),
+            (false, true) => {
+                warn!(%data_dir, "the disk of the data directory is nearly full: publishes are refused until it has space");
+            }
+            (true, false) => info!(%data_dir, "the disk of the data directory has space again: publishes are accepted"),
             _ => {}
         }
         is_low

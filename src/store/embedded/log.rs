@@ -89,7 +89,7 @@ pub(super) async fn follow(output: impl AsyncRead + Unpin, observed: &Observed) 
             Ok(0) => return,
             Ok(_) => observed.line(String::from_utf8_lossy(&line).trim_end()),
             Err(error) => {
-                tracing::warn!(%error, "cannot read what nats-server writes");
+                tracing::warn!(%error, "the output of the embedded nats-server cannot be read");
                 return;
             }
         }

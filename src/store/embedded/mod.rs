@@ -99,7 +99,7 @@ impl EmbeddedNats {
             let endpoint = Endpoint::pick().map_err(|source| data_dir.error(source))?;
             match Self::start_at(&binary, &data_dir, &endpoint).await {
                 Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
-                    tracing::warn!(%error, "another process took nats-server's port, trying another one");
+                    tracing::warn!(%error, "another process took the port of the embedded nats-server, trying another port");
                     attempt += 1;
                 }
                 outcome => return outcome,
@@ -131,7 +131,7 @@ impl EmbeddedNats {
             let _ended = first.await;
             return Err(EmbeddedError::NotReady { within: READY_WITHIN, log: observed.recent() });
         }
-        tracing::info!(pid = observed.pid(), port = endpoint.port, data_dir = %data_dir.path().display(), "nats-server is up");
+        tracing::info!(pid = observed.pid(), port = endpoint.port, data_dir = %data_dir.path().display(), "the embedded nats-server is ready");
 
         let tasks = TaskTracker::new();
         tasks.spawn(supervise::run(launch, first));

@@ -76,7 +76,7 @@ impl Launch {
             status = guard.child.wait() => status,
             () = self.stop.cancelled() => guard.stop().await,
             () = self.observed.disk.can_thaw() => {
-                tracing::warn!("nats-server froze a stream after a failed write; it is ended, to be started again");
+                tracing::warn!("the embedded nats-server froze a stream after a failed write; it is stopped and started again");
                 guard.stop().await
             }
         };
@@ -100,7 +100,7 @@ impl Guard {
         if let Ok(status) = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await {
             return status;
         }
-        tracing::warn!(within = ?STOP_WITHIN, "nats-server did not end in time and is killed");
+        tracing::warn!(within = ?STOP_WITHIN, "the embedded nats-server did not stop in time and is killed");
         self.kill_group();
         self.child.wait().await
     }

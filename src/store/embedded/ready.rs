@@ -12,7 +12,7 @@ pub(super) async fn jetstream(endpoint: &Endpoint) {
     loop {
         match answer(endpoint).await {
             Ok(()) => return,
-            Err(error) => tracing::trace!(%error, "nats-server is not ready"),
+            Err(error) => tracing::trace!(%error, "the embedded nats-server is not ready yet"),
         }
         tokio::time::sleep(RETRY_AFTER).await;
     }

@@ -20,12 +20,12 @@ pub(super) async fn clear(data_dir: &DataDir) -> Result<(), EmbeddedError> {
     let Some(pid) = running(data_dir) else {
         return Ok(());
     };
-    tracing::warn!(pid, "ending nats-server of an earlier instance");
+    tracing::warn!(pid, "stopping the embedded nats-server that an earlier instance left behind");
     for (signal, within) in [(Signal::TERM, TERMINATED_WITHIN), (Signal::KILL, KILLED_WITHIN)] {
         if let Some(pid) = as_pid(pid)
             && let Err(error) = kill_process(pid, signal)
         {
-            tracing::debug!(%error, "cannot signal nats-server of an earlier instance");
+            tracing::debug!(%error, "the embedded nats-server of an earlier instance cannot be signalled");
         }
         let deadline = Instant::now() + within;
         while running(data_dir) == Some(pid) {

@@ -25,10 +25,14 @@ pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::
         }
         match &outcome {
             Ok(_) if launch.observed.disk.is_frozen() => {
-                tracing::warn!(?backoff, "nats-server is started again, as the disk has space");
+                tracing::warn!(?backoff, "the disk has space again; the embedded nats-server is started again");
             }
-            Ok(status) => tracing::error!(%status, ?backoff, "nats-server ended unexpectedly, starting it again"),
-            Err(error) => tracing::error!(%error, ?backoff, "nats-server could not be started, trying again"),
+            Ok(status) => {
+                tracing::error!(%status, ?backoff, "the embedded nats-server ended unexpectedly and is started again");
+            }
+            Err(error) => {
+                tracing::error!(%error, ?backoff, "the embedded nats-server could not be started, trying again");
+            }
         }
         let paused = launch.stop.run_until_cancelled(tokio::time::sleep(backoff)).await;
         if paused.is_none() {
@@ -44,7 +48,7 @@ pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::
         outcome = launch.run().await;
     }
     match outcome {
-        Ok(status) => tracing::info!(%status, "nats-server stopped"),
-        Err(error) => tracing::warn!(%error, "nats-server stopped"),
+        Ok(status) => tracing::info!(%status, "the embedded nats-server has stopped"),
+        Err(error) => tracing::warn!(%error, "the embedded nats-server has stopped with an error"),
     }
 }

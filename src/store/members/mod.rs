@@ -211,7 +211,10 @@ impl Members {
             if was_there || is_owner {
                 return Ok(());
             }
-            return Err(Error::new(Reason::MemberNotFound, "member_id: the room has no such member"));
+            return Err(Error::new(
+                Reason::MemberNotFound,
+                "`member_id`: the room has no such member; ListMembers shows the members",
+            ));
         }
         Err(conflict())
     }
@@ -350,7 +353,10 @@ impl Actor<'_> {
         if self.may_all || self.id.is_some_and(|id| owners.contains_key(id)) {
             return Ok(());
         }
-        Err(Error::new(Reason::PermissionDenied, "only the owners of the room may do this"))
+        Err(Error::new(
+            Reason::PermissionDenied,
+            "only an owner of the room may make this call; ask an owner for the role",
+        ))
     }
 
     fn grant(self) -> Grant {
@@ -380,15 +386,15 @@ fn check_not_last(owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
     }
     Err(Error::new(
         Reason::LastOwner,
-        "member_id: is the room's only owner; make another member an owner first, or delete the room",
+        "`member_id`: is the only owner of the room; make another member an owner first, or delete the room",
     ))
 }
 
 fn too_many(limit: Limit, max: usize) -> Error {
-    let message = format!("the room has as many as it may: {max} ({})", limit.name());
+    let message = format!("the room has as many {} as it may have ({max}); remove one first", limit.name());
     Error::limit_reached(limit, message)
 }
 
 fn conflict() -> Error {
-    Error::new(Reason::Conflict, "the members are being changed by others at this moment; try again")
+    Error::new(Reason::Conflict, "other calls change the members at this moment; call again")
 }

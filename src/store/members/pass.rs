@@ -58,9 +58,9 @@ impl Pass {
         if self.narrowed.load(Ordering::Relaxed) {
             return Error::new(
                 Reason::SubscribeAgain,
-                "the first message that this member may see was moved forwards; subscribe again, which starts there",
+                "`visible_from` of the member was moved forwards; subscribe again to continue there",
             );
         }
-        Error::new(Reason::PermissionDenied, "the caller is no longer a member of the room")
+        Error::new(Reason::PermissionDenied, "the caller was removed from the room; ask an owner to add it")
     }
 }

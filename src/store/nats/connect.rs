@@ -59,10 +59,7 @@ pub(super) async fn connect(
         if time::Instant::now() + delay > deadline {
             return Err(Error::new(
                 Reason::NatsUnavailable,
-                format!(
-                    "no NATS server could be reached within {:?}; check --nats-url and its credentials",
-                    target.timeout
-                ),
+                format!("no NATS server could be reached within {:?}; check --nats-url", target.timeout),
             )
             .because(error));
         }
@@ -84,9 +81,11 @@ fn refusal(error: &ConnectError) -> Option<&'static str> {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             Some("the NATS server refuses the credentials; check the --nats-... flags")
         }
-        ConnectErrorKind::Tls => Some("TLS with the NATS server cannot be set up; check the --nats-tls-... flags"),
+        ConnectErrorKind::Tls => {
+            Some("the TLS connection to the NATS server cannot be set up; check the --nats-tls-... flags")
+        }
         ConnectErrorKind::Io if invalid_data => Some(
-            "a certificate was not accepted between the service and the NATS server; check the --nats-tls-... flags",
+            "the service or the NATS server does not accept the certificate of the other; check the --nats-tls-... flags",
         ),
         ConnectErrorKind::Io
         | ConnectErrorKind::ServerParse
@@ -100,7 +99,7 @@ type UserAndPassword = (String, String);
 
 /// The addresses without user and password, which async-nats would ignore, and log; and these by themselves.
 fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
-    let malformed = || Error::field("nats_url", "is not a list of NATS URLs such as nats://a:4222,nats://b:4222");
+    let malformed = || Error::field("nats_url", "must be a list of NATS URLs, such as nats://a:4222,nats://b:4222");
     let mut credentials = None;
     let mut addresses = Vec::new();
     for given in url.split(',') {
@@ -186,14 +185,14 @@ fn check_version(version: &str) -> Result<()> {
         return Err(Error::new(
             Reason::Internal,
             format!(
-                "the NATS server is version {version}; unibus needs {VERSION_MIN} or newer, which can reset consumers"
+                "the NATS server has version {version}; unibus needs {VERSION_MIN} or newer, update the NATS server"
             ),
         ));
     }
     if found < VERSION_TRUSTED {
         warn!(
             version,
-            "NATS {VERSION_TRUSTED} or newer is recommended: older ones can lose messages that they said were synced"
+            "this NATS server can lose messages that it reported as synced; update it to {VERSION_TRUSTED} or newer"
         );
     }
     Ok(())

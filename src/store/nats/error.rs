@@ -38,7 +38,7 @@ impl From<ApiError> for Error {
         match &error {
             ApiError::Disconnected | ApiError::NoResponders => unavailable().because(error),
             ApiError::TimedOut => {
-                Self::new(Reason::Timeout, "NATS did not answer in time; asking again is safe").because(error)
+                Self::new(Reason::Timeout, "NATS did not answer in time; calling again is safe").because(error)
             }
             ApiError::Refused(refusal) => refused(refusal).because(error),
             ApiError::Other(_) => Error::internal().because(error),
@@ -66,27 +66,28 @@ fn is_disk_full(error: &jetstream::Error) -> bool {
 fn refused(error: &jetstream::Error) -> Error {
     const SYSTEM_UNAVAILABLE: u64 = 10008;
     match error.error_code() {
-        ErrorCode::STREAM_SUBJECT_OVERLAP => {
-            Error::new(Reason::SubjectTaken, "subject: belongs to another stream on the NATS server; choose another")
-        }
+        ErrorCode::STREAM_SUBJECT_OVERLAP => Error::new(
+            Reason::SubjectTaken,
+            "`subject`: belongs to another stream on the NATS server; choose another subject",
+        ),
         ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::limit_reached(
             Limit::NatsConsumers,
-            "the room has as many consumers as JetStream allows, for durable subscribers and open readers; \
-             raise max_consumers of the NATS account, and then of the room's stream",
+            "the room has as many NATS consumers (durable subscribers and open readers) as JetStream allows; \
+             raise max_consumers of the NATS account, and then of the stream of the room",
         ),
         ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::limit_reached(
             Limit::NatsStreams,
-            "the NATS account has as many streams as it may; raise max_streams of the account",
+            "the NATS account has as many streams as it may have; raise max_streams of the account",
         ),
         _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED || is_disk_full(error) => {
             Error::new(
                 Reason::StorageFull,
-                "the NATS server or account has no storage left; bound the rooms' retention or raise max_file",
+                "the NATS server or account has no storage left; remove messages, bound the retention of rooms, or raise max_file",
             )
         }
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => Error::new(
             Reason::ReplicasUnavailable,
-            "replicas: the NATS server is not part of a cluster with that many servers; give fewer",
+            "`replicas`: the NATS cluster has too few servers; give a smaller number",
         ),
         // it is being deleted or made anew; whoever asks for its state brings it back
         ErrorCode::STREAM_NOT_FOUND | ErrorCode(SYSTEM_UNAVAILABLE) => unavailable(),
@@ -96,5 +97,5 @@ fn refused(error: &jetstream::Error) -> Error {
 }
 
 pub(in crate::store) fn unavailable() -> Error {
-    Error::new(Reason::NatsUnavailable, "NATS cannot be reached just now; nothing was done, try again shortly")
+    Error::new(Reason::NatsUnavailable, "NATS cannot be reached at this moment; nothing was done, call again")
 }

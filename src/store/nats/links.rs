@@ -86,7 +86,7 @@ impl Link {
             if current.alive.next().now_or_never().is_none() {
                 return Ok(current.connection.clone());
             }
-            warn!(connection = self.name, "the NATS client came to an end and is made again");
+            warn!(connection = self.name, "a NATS client of the service ended; a new one is made");
         }
         let connecting = async {
             let (client, mut connections) =

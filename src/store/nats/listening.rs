@@ -51,7 +51,7 @@ impl Listening {
             match subscribe(&self.nats, &self.subjects).await {
                 Ok((client, heard)) => (self.client, self.heard) = (client, heard),
                 Err(error) => {
-                    debug!(%error, "other programs cannot be heard yet");
+                    debug!(%error, "a NATS subscription of the service cannot be made yet, trying again");
                     time::sleep(delay).await;
                     delay = (delay * 2).min(RETRY_DELAY_MAX);
                 }

@@ -153,7 +153,7 @@ impl AckListener {
         let Some(reply) = read(message, waiting) else {
             warn!(
                 stream = &*waiting.stream,
-                "another program answered a publish in JetStream's place; its answer is passed over"
+                "another program answered a publish instead of JetStream; its answer is ignored"
             );
             return;
         };

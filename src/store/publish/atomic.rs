@@ -70,7 +70,7 @@ impl Publisher {
                     Some((index, sequence)) if is_duplicate(&error) => Err(Error::new(
                         Reason::BatchDuplicate,
                         format!(
-                            "messages[{index}].message_id: was stored before, and not in this batch; nothing was stored"
+                            "`messages[{index}].message_id`: this message was stored earlier, in another way; nothing was stored"
                         ),
                     )
                     .with("index", index)
@@ -78,7 +78,7 @@ impl Publisher {
                     // what was known is forgotten by now: the same batch can be stored
                     None if is_duplicate(&error) => Err(Error::new(
                         Reason::Conflict,
-                        "message_id: a message of the batch was known a moment ago; nothing was stored, try again",
+                        "`message_id`: the window of an id in the batch has just ended; nothing was stored, publish the batch again",
                     )),
                     Some(_) | None => Err(refused(&error)),
                 }

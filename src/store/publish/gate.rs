@@ -52,7 +52,7 @@ impl Gate {
         if self.0.disk.as_ref().is_some_and(Disk::is_low) {
             return Err(Error::new(
                 Reason::StorageFull,
-                "the disk of the service's data directory is full; make space on it, or remove messages",
+                "the disk of the service's data directory is nearly full; free space on the disk, or remove messages",
             ));
         }
         Ok(())
@@ -111,6 +111,6 @@ impl Gate {
 fn full() -> Error {
     Error::new(
         Reason::StorageFull,
-        "the NATS server or account has no storage left; remove messages, bound the rooms' retention, or raise max_file",
+        "the NATS server or account has no storage left; remove messages, bound the retention of rooms, or raise max_file",
     )
 }

@@ -143,7 +143,8 @@ impl Publisher {
         }
         let outgoing = self.seal(room, smallest)?;
         let Err(error) = wire::check_kept(room, &outgoing, field) else { return Ok(()) };
-        let description = "leaves no room for any message; NATS counts the subject, headers and 34 bytes for each";
+        let description =
+            "is too small for any message, since NATS adds subject, headers and 34 bytes; give a larger bound";
         Err(Error::field(format!("{field}.max_bytes"), description).because(error))
     }
 

@@ -99,7 +99,10 @@ pub(super) fn check_kept_together(room: &Room, messages: &[Outgoing]) -> Result<
     if let Some(max) = room.retention.max_messages.and_then(|max| u64::try_from(max).ok())
         && count > max
     {
-        return Err(Error::field("messages", format!("are {count}; the room keeps at most {max} messages")));
+        return Err(Error::field(
+            "messages",
+            format!("has {count} messages; the room keeps at most {max} (`max_messages`)"),
+        ));
     }
     let Some(max) = room.retention.max_bytes.and_then(|max| u64::try_from(max).ok()) else { return Ok(()) };
     let batch = Batch { id: BATCH_ID_PATTERN.into(), messages: count };
@@ -113,7 +116,7 @@ pub(super) fn check_kept_together(room: &Room, messages: &[Outgoing]) -> Result<
 
 fn never_kept(field: &str, bytes: u64, max: u64) -> Error {
     let mut violations = Violations::default();
-    let description = format!("takes {bytes} bytes with all headers; `max_bytes` of the room leaves at most {max}");
+    let description = format!("needs {bytes} bytes with all headers; `max_bytes` of the room allows at most {max}");
     violations.add(field, description);
     violations.because(Reason::PayloadTooLarge).into_error()
 }
@@ -151,28 +154,30 @@ pub(super) fn refused(error: &jetstream::Error) -> Error {
             });
             let error = Error::new(
                 Reason::SequenceMismatch,
-                format!("expected_last_sequence: the room's last sequence is {actual}; nothing was stored"),
+                format!("`expected_last_sequence`: the last sequence of the room is {actual}; nothing was stored"),
             );
             if actual.is_empty() { error } else { error.with("last_sequence", actual) }
         }
         ErrorCode::MESSAGE_TTL_DISABLED => ttl_not_allowed(),
         ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => Error::new(
             Reason::Conflict,
-            "message_id: a message of the same id is being stored at this moment; publish it again",
+            "`message_id`: another message with this id is being stored at this moment; nothing was stored, publish it again",
         ),
-        ErrorCode::STREAM_SEALED => {
-            Error::new(Reason::StorageFull, "another program has sealed the room's NATS stream; nothing was stored")
-        }
-        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
-            Error::new(Reason::PayloadTooLarge, "payload: larger than the room's stream takes; nothing was stored")
-        }
+        ErrorCode::STREAM_SEALED => Error::new(
+            Reason::StorageFull,
+            "another program has sealed the NATS stream of the room; nothing was stored, use another room",
+        ),
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Error::new(
+            Reason::PayloadTooLarge,
+            "`payload`: is larger than the NATS stream of the room allows; nothing was stored, split the message",
+        ),
         _ if error.code() == 429
             || text.contains(MAXIMUM_MESSAGES_EXCEEDED)
             || text.contains(MAXIMUM_BYTES_EXCEEDED) =>
         {
             Error::new(
                 Reason::StorageFull,
-                "the room or the NATS server takes no more messages now; nothing was stored",
+                "the room or the NATS server accepts no more messages now; nothing was stored, remove messages",
             )
         }
         _ => ApiError::Refused(error.clone()).into(),
@@ -180,13 +185,16 @@ pub(super) fn refused(error: &jetstream::Error) -> Error {
 }
 
 pub(crate) fn ttl_not_allowed() -> Error {
-    Error::new(Reason::TtlNotAllowed, "ttl: the room was created without allow_message_ttl; nothing was stored")
+    Error::new(
+        Reason::TtlNotAllowed,
+        "`ttl`: the room was created without `allow_message_ttl`; nothing was stored, leave `ttl` out",
+    )
 }
 
 pub(super) fn outcome_unknown() -> Error {
     Error::new(
         Reason::OutcomeUnknown,
-        "the acknowledgement was lost: the message may or may not be stored; publish it again with the same message_id",
+        "the acknowledgement was lost; the message may or may not be stored, publish it again with the same `message_id`",
     )
 }
 

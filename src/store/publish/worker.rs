@@ -362,7 +362,7 @@ impl Worker {
                 }
             }
             Commit::Answered(Reply::Refused(error)) => {
-                debug!(stream = &*self.lane.stream, %error, "a group was refused; its messages are published plainly");
+                debug!(stream = &*self.lane.stream, %error, "NATS refused a group of messages; they are published one by one");
                 self.plain_left = jobs.len() << self.refusals.min(REFUSALS_DOUBLED_MAX);
                 self.refusals += 1;
                 jobs.iter().for_each(Job::begin_again);
@@ -370,7 +370,7 @@ impl Worker {
                 if let (true, Some(job)) = (may_pass(&error), jobs.first())
                     && let Ok(Err(error)) = time::timeout_at(by, self.ensure(job)).await
                 {
-                    warn!(stream = &*self.lane.stream, %error, "the room's stream could not be looked after");
+                    warn!(stream = &*self.lane.stream, %error, "the stream of the room could not be checked");
                 }
                 self.lane.put_back(jobs);
             }

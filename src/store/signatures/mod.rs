@@ -91,7 +91,9 @@ impl Signatures {
             // no other instance shares the rooms of this one
             match SigningKey::generate() {
                 Ok(key) => self.remember(1, key),
-                Err(error) => warn!(%error, "nothing can be signed"),
+                Err(error) => {
+                    warn!(%error, "the key that signs the sender of messages cannot be made; authenticated callers cannot publish");
+                }
             }
             let _ = complete.send(());
             return;
@@ -106,7 +108,7 @@ impl Signatures {
             loop {
                 self.lacking.notified().await;
                 while let Err(error) = self.tend(&bucket).await {
-                    warn!(%error, "the keys that sign messages could not be put into their bucket, trying again");
+                    warn!(%error, "the signing keys could not be written to their bucket, trying again");
                     time::sleep(TEND_DELAY).await;
                 }
                 if let Some(complete) = complete.take() {
@@ -126,7 +128,7 @@ impl Signatures {
         for (id, key) in untold {
             // nothing is overwritten: what another instance put back is the same
             if bucket.put(&name(id), &key, None).await?.is_some() {
-                info!(key = id, "a key that signs messages was put back into its bucket");
+                info!(key = id, "a signing key was missing in its bucket and was written again");
             }
         }
         if !lock(&self.known).keys.is_empty() {
@@ -217,7 +219,10 @@ impl Known {
                     self.told.insert(id);
                     self.keys.insert(id, Arc::new(key.value));
                 } else {
-                    warn!(name, "not the name of a key that signs messages; passed over");
+                    warn!(
+                        name,
+                        "the bucket of signing keys has a value under a name that is not a key number; it is ignored"
+                    );
                 }
                 false
             }

@@ -1,7 +1,7 @@
-//! The one error of the service: a closed set of reasons, what the caller hears, and what only the log records.
+//! The one error type of the service: a closed set of reasons, the message for the caller, and the cause for the log.
 //!
-//! Owns which gRPC code and HTTP status a reason has, whether a retry helps, and what happened to state. Refuses to know
-//! tonic and async-nats: `grpc/` makes the statuses, `store/` makes errors from NATS.
+//! Owns the gRPC code and HTTP status of each reason, whether a retry helps, and what happened to state. Refuses to
+//! know tonic and async-nats: `grpc/` makes the statuses, `store/` makes errors from NATS.
 
 mod limit;
 
@@ -11,14 +11,14 @@ use crate::limits::{ERROR_MESSAGE_BYTES_MAX, ERROR_VALUE_BYTES_MAX, VIOLATIONS_B
 
 pub(crate) use self::limit::Limit;
 
-/// A result whose error is the service's own.
+/// A result with the error type of the service.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $code:ident;)+) => {
-        /// Why a call failed. The set is closed: clients may match on the names.
+        /// Why a call failed. The set is closed, so clients may match on the names.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
 
@@ -32,13 +32,13 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// The gRPC code that the reason is answered with.
+            /// The gRPC code of the reason.
             #[must_use]
             pub const fn code(self) -> Code {
                 match self { $(Self::$variant => Code::$code),+ }
             }
 
-            /// What it means, in one line.
+            /// The meaning of the reason, in one line.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
@@ -152,7 +152,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The name of the gRPC guide.
+    /// The name in the gRPC guide.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -191,11 +191,11 @@ impl Code {
 }
 
 impl Reason {
-    /// How long to wait before the same call may succeed; `None` when repeating it unchanged does not help.
+    /// How long to wait before the same call may succeed; `None` if repeating the same call does not help.
     #[must_use]
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            // the least; the error itself may know better
+            // the shortest time; the error itself may know a better one
             Self::NatsUnavailable | Self::RateLimited => Some(Duration::from_secs(1)),
             Self::Draining | Self::SubscribeAgain | Self::Conflict => Some(Duration::from_millis(100)),
             Self::OutcomeUnknown | Self::Timeout => Some(Duration::from_millis(500)),
@@ -236,7 +236,7 @@ impl Reason {
         }
     }
 
-    /// Whether the call certainly changed nothing.
+    /// Whether the call has certainly changed nothing.
     #[must_use]
     pub const fn is_side_effect_free(self) -> bool {
         !matches!(self, Self::OutcomeUnknown | Self::Timeout | Self::Internal)
@@ -248,7 +248,7 @@ impl Reason {
 pub struct Violation {
     /// Path of the field in the request, for example `retention.max_age`.
     pub field: String,
-    /// What is wrong and what to give instead.
+    /// What is wrong with the field, and what to give instead.
     pub description: String,
 }
 
@@ -261,7 +261,7 @@ struct Inner {
     reason: Reason,
     message: Cow<'static, str>,
     violations: Vec<Violation>,
-    /// Wrong fields beside these.
+    /// The number of wrong fields that are not in `violations`.
     more_violations: usize,
     metadata: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
@@ -269,7 +269,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error with the text that the caller hears: safe to show, and saying what to do.
+    /// Makes an error with the message for the caller. The message must be safe to show, and must say what to do.
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             reason,
@@ -282,7 +282,7 @@ impl Error {
         }))
     }
 
-    /// A defect, or an answer that is not understood: the cause is for the log alone.
+    /// Makes the error for a defect, or for an answer of NATS that is not understood. Only the log gets the cause.
     pub(crate) fn internal() -> Self {
         Self::new(
             Reason::Internal,
@@ -290,7 +290,7 @@ impl Error {
         )
     }
 
-    /// So much is allowed and no more.
+    /// Makes the error for a limit that is reached.
     pub(crate) fn limit_reached(limit: Limit, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Reason::LimitReached, message).with("limit", limit.name())
     }
@@ -302,7 +302,7 @@ impl Error {
         violations.into_error()
     }
 
-    /// The same for another caller, without the cause.
+    /// Returns the same error for another caller, without the cause.
     pub(crate) fn again(&self) -> Self {
         let Inner { reason, message, violations, more_violations, metadata, retry_after, source: _ } = &*self.0;
         let (message, violations, metadata) = (message.clone(), violations.clone(), metadata.clone());
@@ -310,14 +310,14 @@ impl Error {
         Self(Box::new(Inner { reason, message, violations, more_violations, metadata, retry_after, source: None }))
     }
 
-    /// What went wrong below, for the log alone.
+    /// Adds the cause, which only the log gets.
     #[must_use]
     pub fn because(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// A machine-readable detail for the caller.
+    /// Adds a value to the metadata, for the caller.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         let value = shortened(Cow::Owned(value.to_string()), ERROR_VALUE_BYTES_MAX);
@@ -325,14 +325,14 @@ impl Error {
         self
     }
 
-    /// When the same call may succeed, where that is known better than from the reason alone.
+    /// Sets the time after which the same call may succeed, if it is known better than from the reason.
     #[must_use]
     pub(crate) fn retry_in(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);
         self
     }
 
-    /// How long to wait before the same call may succeed; `None` when repeating it unchanged does not help.
+    /// How long to wait before the same call may succeed; `None` if repeating the same call does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
@@ -344,19 +344,19 @@ impl Error {
         self.0.reason
     }
 
-    /// What the caller hears.
+    /// The message for the caller.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The wrong fields, for [`Reason::InvalidField`] and its kin.
+    /// The wrong fields, for [`Reason::InvalidField`] and similar reasons.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.0.violations
     }
 
-    /// Machine-readable details.
+    /// The metadata, for the caller.
     #[must_use]
     pub fn metadata(&self) -> &[(&'static str, String)] {
         &self.0.metadata
@@ -375,7 +375,7 @@ impl StdError for Error {
     }
 }
 
-/// The text, or as much of its beginning as fits into `bytes_max`, and three dots.
+/// Returns the text, shortened to `bytes_max` with three dots at its end.
 fn shortened(text: Cow<'static, str>, bytes_max: usize) -> Cow<'static, str> {
     const DOTS: &str = "...";
     if text.len() <= bytes_max {
@@ -388,13 +388,13 @@ fn shortened(text: Cow<'static, str>, bytes_max: usize) -> Cow<'static, str> {
     Cow::Owned(text)
 }
 
-/// The wrong fields of one request, gathered so that all are named at once: at most [`VIOLATIONS_MAX`] of them, and the count of
-/// the others.
+/// Collects the wrong fields of one request, so that one error names all of them: at most [`VIOLATIONS_MAX`] by name,
+/// and the number of the others.
 #[derive(Debug, Default)]
 pub struct Violations {
     found: Vec<Violation>,
     bytes: usize,
-    /// Wrong fields that are counted alone.
+    /// The number of wrong fields that are not named.
     more: usize,
     reason: Option<Reason>,
 }
@@ -405,7 +405,7 @@ impl Violations {
         self.push(Violation { field: field.into(), description: description.into() });
     }
 
-    /// Takes the value, or keeps what is wrong with it.
+    /// Returns the value, or adds the wrong fields of the error.
     pub fn check<T>(&mut self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -431,12 +431,12 @@ impl Violations {
         self.found.push(Violation { field, description });
     }
 
-    /// Nothing was wrong, or the error that names it all.
+    /// Returns the error that names all wrong fields, if there are any.
     pub fn finish(self) -> Result<()> {
         if self.found.is_empty() { Ok(()) } else { Err(self.into_error()) }
     }
 
-    /// The error that names every field added.
+    /// Returns the error that names all wrong fields.
     #[must_use]
     pub fn into_error(self) -> Error {
         let named = self.found.iter().map(|violation| format!("`{}`: {}", violation.field, violation.description));
@@ -445,7 +445,7 @@ impl Violations {
             let more = format!("{} more fields are wrong than those named here; ", self.more);
             message.insert_str(0, &more);
         }
-        // a reason more special than INVALID_FIELD is kept when it stands alone
+        // a more specific reason than INVALID_FIELD is kept for a single field
         let reason = match (self.found.len(), self.reason) {
             (1, Some(reason)) => reason,
             _ => Reason::InvalidField,
@@ -456,7 +456,7 @@ impl Violations {
         if self.more > 0 { error.with("more_violations", self.more) } else { error }
     }
 
-    /// Names the reason for an error of a single field.
+    /// Sets the reason for an error with a single field.
     #[must_use]
     pub fn because(mut self, reason: Reason) -> Self {
         self.reason = Some(reason);

@@ -1,4 +1,4 @@
-//! What the claims of a token must be, and whom they name.
+//! The rules for the claims of a token, and the identity that the claims give.
 
 use std::{
     collections::HashSet,
@@ -14,10 +14,10 @@ use crate::{
     error::Violations,
 };
 
-/// The end of the year 9999: beyond it, a number is no time.
+/// The end of the year 9999. A larger number is not a valid time.
 const TIME_MAX: f64 = 253_402_300_799.0;
 
-/// What is asked of claims.
+/// The rules for claims.
 #[derive(Debug)]
 pub(super) struct Rules {
     issuer: Option<String>,
@@ -27,11 +27,11 @@ pub(super) struct Rules {
     admin_claim: Option<AdminClaim>,
 }
 
-/// The claim of administrators.
+/// The claim that makes the holder of a token an administrator.
 #[derive(Debug)]
 struct AdminClaim {
     name: String,
-    /// `None`: it must be true.
+    /// `None`: the claim must be true.
     value: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl AdminClaim {
 }
 
 impl Rules {
-    /// The rules of the settings; what is wrong with them is added to `wrong`.
+    /// Returns the rules of the settings. Invalid settings are added to `wrong`.
     pub(super) fn new(settings: &Settings, wrong: &mut Violations) -> Self {
         let admins = settings.admins.iter();
         let admins = admins.filter_map(|id| wrong.check(MemberId::parse("auth_admins", id.as_str()))).collect();
@@ -71,8 +71,8 @@ impl Rules {
         Self { issuer, audience, leeway, admins, admin_claim }
     }
 
-    /// What the library checks beside the signature. A token that names an audience is refused unless this service is
-    /// part of it (RFC 7519, 4.1.3), also when the service has no name.
+    /// Sets what the library checks beside the signature. A token with an audience is refused unless this service
+    /// belongs to it (RFC 7519, 4.1.3), even if the service has no audience.
     pub(super) fn demand(&self, validation: &mut Validation) {
         let mut required = vec!["exp", "sub"];
         validation.leeway = self.leeway.as_secs() + u64::from(self.leeway.subsec_nanos() > 0);
@@ -88,7 +88,7 @@ impl Rules {
         validation.set_required_spec_claims(&required);
     }
 
-    /// Whom verified claims name, if they count at this moment.
+    /// Returns the identity of verified claims, if they are valid now.
     pub(super) fn identity(&self, claims: &Object, now: SystemTime) -> Result<Identity, Refused> {
         let expires_at = time(claims, "exp")?.ok_or(Refused::Claims)? + self.leeway;
         for claim in ["nbf", "iat"] {
@@ -96,7 +96,7 @@ impl Rules {
                 return Err(Refused::TooEarly);
             }
         }
-        // one name (RFC 7519, 4.1.1): the library takes a list that has the right one among others
+        // the issuer must be one name (RFC 7519, 4.1.1): the library accepts a list that contains the right name
         if claims.0.get("iss").is_some_and(|issuer| !issuer.is_string()) {
             return Err(Refused::Claims);
         }
@@ -107,13 +107,13 @@ impl Rules {
         Ok(Identity { id, administrator, expires_at: Some(expires_at) })
     }
 
-    /// Whether the endpoint is in the list of administrators.
+    /// Whether the id is in the list of administrators.
     pub(super) fn is_administrator(&self, id: &MemberId) -> bool {
         self.admins.contains(id)
     }
 }
 
-/// A `NumericDate` (RFC 7519, 2): a number, perhaps with a fraction.
+/// Parses a `NumericDate` (RFC 7519, 2): a number, possibly with a fraction.
 fn time(Object(claims): &Object, name: &str) -> Result<Option<SystemTime>, Refused> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = value.as_f64().filter(|seconds| (0.0..=TIME_MAX).contains(seconds)).ok_or(Refused::Claims)?;

@@ -1,4 +1,4 @@
-//! ring as the cryptography of jsonwebtoken, which has none of its own.
+//! Makes ring the cryptography of jsonwebtoken, which has none of its own.
 #![allow(clippy::trivially_copy_pass_by_ref, reason = "the signatures are jsonwebtoken's")]
 
 use jsonwebtoken::{
@@ -15,7 +15,7 @@ use signature::{Error, Signer, Verifier};
 static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
 
-/// Makes ring the provider of the process, unless the program around this library has chosen another before.
+/// Makes ring the provider of the process, unless the program that contains this library has chosen another provider.
 pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }

@@ -1,4 +1,4 @@
-//! Reads documents of keys: bounded in size and in time, and from nowhere else than where the operator said.
+//! Reads key documents from the places that the operator chose, within bounds of size and time.
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::limits::{AUTH_KEYS_BYTES_MAX, JWKS_TIMEOUT};
 
-/// Somewhere on the web.
+/// A URL of a key set.
 #[derive(Debug)]
 pub(super) struct Page {
     url: Uri,
@@ -23,12 +23,12 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Whether this is meant as a URL, rather than a file.
+    /// Whether the text is a URL and not the path of a file.
     pub(super) fn is_url(given: &str) -> bool {
         given.contains("://")
     }
 
-    /// Checks a URL. Plain http is for this machine: whoever stands between could hand out keys of their own.
+    /// Checks a URL. Plain http is only allowed for this machine, since a machine in between could replace the keys.
     pub(super) fn new(given: &str) -> Result<Self, String> {
         let url: Uri = given.parse().map_err(|_| "not a URL".to_owned())?;
         let is_encrypted = url.scheme() == Some(&Scheme::HTTPS);
@@ -50,7 +50,7 @@ impl Page {
         Ok(Self { url, client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) })
     }
 
-    /// What is there now; nowhere else, if it has moved.
+    /// Fetches the document. A redirect is not followed.
     pub(super) async fn read(&self) -> Result<Vec<u8>, String> {
         let read = async {
             let response = self.client.get(self.url.clone()).await.map_err(|error| innermost(&error))?;
@@ -69,7 +69,7 @@ fn is_this_machine(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Why something failed, without what was tried.
+/// Returns the innermost error, without the URL that was tried.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -78,7 +78,7 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// What a file holds now.
+/// Reads a file.
 pub(super) async fn file(path: &Path) -> Result<Vec<u8>, String> {
     let problem = |error: std::io::Error| error.to_string();
     let mut document = Vec::new();

@@ -1,4 +1,4 @@
-//! Makes keys and tokens: for trying the service, and for whoever has no issuer of tokens.
+//! Makes keys and tokens, to try the service and for operators without an issuer of tokens.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -23,21 +23,21 @@ use crate::error::{Error, Result};
 
 /// Bytes of an Ed25519 private key (RFC 8032, 5.1.5).
 const SEED_BYTES: usize = 32;
-/// The bits of a file's mode that say what its group and all others may do.
+/// The mode bits of a file that give rights to its group and to all other users.
 const OTHERS: u32 = 0o077;
 
 /// Both halves of a key, as PEM files.
 pub(crate) struct KeyFiles {
-    /// PKCS #8 in its first version, which every program reads (RFC 8410, 7).
+    /// PKCS #8 in version 1, which every program reads (RFC 8410, 7).
     pub private: Zeroizing<String>,
-    /// What the service verifies with.
+    /// The public key, with which the service verifies tokens.
     pub public: String,
 }
 
-/// A new Ed25519 key.
+/// Makes an Ed25519 key.
 ///
 /// # Errors
-/// `INTERNAL` when the system gives no random numbers.
+/// `INTERNAL` if the system gives no random numbers.
 pub(crate) fn new_key() -> Result<KeyFiles> {
     let mut seed = Zeroizing::new([0; SEED_BYTES]);
     SystemRandom::new().fill(&mut *seed).map_err(|_| Error::internal().because("no random numbers"))?;
@@ -57,10 +57,10 @@ fn encoded(seed: &[u8; SEED_BYTES], public: &[u8]) -> Result<KeyFiles, pkcs8::Er
     })
 }
 
-/// A token with these claims, signed with the private key of a PEM file: one of [`new_key`] or of openssl.
+/// Makes a token with these claims, signed with the private key of a PEM file. [`new_key`] or openssl made the key.
 ///
 /// # Errors
-/// `INVALID_FIELD` when the file holds no Ed25519 private key, or is not its owner's alone.
+/// `INVALID_FIELD` if the file holds no Ed25519 private key, or if other users can read the file.
 pub(crate) fn sign(key: &Path, claims: &Map<String, Value>) -> Result<String> {
     let wrong = |problem: &str| Error::field("key", format!("{}: {problem}", key.display()));
     if fs::metadata(key).is_ok_and(|file| file.mode() & OTHERS != 0) {

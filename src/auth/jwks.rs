@@ -10,8 +10,8 @@ use tracing::warn;
 
 use super::{keys::Key, strict::Object};
 
-/// Every key of a set that can verify tokens; the others are passed over with a word in the log. Says what is wrong when
-/// it is no key set.
+/// Returns every key of a set that can verify tokens. Other keys are ignored and logged. The error says why the text
+/// is not a key set.
 pub(super) fn parse(document: &[u8]) -> Result<Vec<Key>, String> {
     let Object(mut set) = serde_json::from_slice(document).map_err(|_| "not a JSON object".to_owned())?;
     let Some(Value::Array(entries)) = set.remove("keys") else {

@@ -1,4 +1,4 @@
-//! The keys that count now, and the tokens that were verified with them.
+//! The valid keys, and the tokens that were verified with them.
 
 use std::{
     fmt,
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{domain::Identity, limits::AUTH_TOKENS_MAX};
 
-/// Keys, and what was verified with exactly these: with other keys comes another set, which has verified nothing yet.
+/// Keys, and the tokens that were verified with exactly these keys. Other keys get another set without verified
+/// tokens.
 struct Set {
     keys: Vec<Arc<Key>>,
     verified: Cache<[u8; 32], Arc<Identity>>,
@@ -29,7 +30,7 @@ impl Set {
     }
 }
 
-/// The set that counts, until it is replaced.
+/// The set in use, until it is replaced.
 pub(super) struct Keyring {
     set: RwLock<Arc<Set>>,
     missed: Notify,
@@ -40,12 +41,12 @@ impl Keyring {
         Self { set: RwLock::new(Set::new(keys)), missed: Notify::new() }
     }
 
-    /// From now on these keys count, and no others: every token is verified anew.
+    /// Replaces the keys. Every token is then verified again.
     pub(super) fn replace(&self, keys: Vec<Arc<Key>>) {
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Set::new(keys);
     }
 
-    /// Completes when a token named a key that is not there; many of them complete it once.
+    /// Completes when a token names an unknown key. Many such tokens complete it once.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -53,7 +54,7 @@ impl Keyring {
         self.missed.notified().await;
     }
 
-    /// Whom the token names. Whether it has expired since it was verified is for the caller to see.
+    /// Returns the identity of the token. The caller checks whether the token has expired since it was verified.
     pub(super) fn verified(&self, token: &str, rules: &Rules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
         let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
         let mut name = [0; 32];

@@ -1,4 +1,4 @@
-//! A public key, with the one algorithm that it is for.
+//! A public key and its one algorithm.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use pkcs8::der::{
@@ -11,14 +11,14 @@ use crate::limits::{RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN};
 /// A public key.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// Its name in a key set; `None` in a PEM file.
+    /// Its id in a key set; `None` in a PEM file.
     pub id: Option<String>,
     pub algorithm: Algorithm,
     pub public: DecodingKey,
 }
 
 impl Key {
-    /// A key of 32 bytes.
+    /// Makes an Ed25519 key of 32 bytes.
     pub(super) fn ed25519(public: &[u8]) -> Result<Self, String> {
         if public.len() != 32 {
             return Err("an Ed25519 key has 32 bytes".to_owned());
@@ -26,7 +26,7 @@ impl Key {
         Ok(Self { id: None, algorithm: Algorithm::EdDSA, public: DecodingKey::from_ed_der(public) })
     }
 
-    /// An uncompressed point on P-256.
+    /// Makes a key from an uncompressed point on P-256.
     pub(super) fn p256(point: &[u8]) -> Result<Self, String> {
         if point.len() != 65 || point.first() != Some(&4) {
             return Err("not an uncompressed point on P-256".to_owned());
@@ -34,7 +34,7 @@ impl Key {
         Ok(Self { id: None, algorithm: Algorithm::ES256, public: DecodingKey::from_ec_der(point) })
     }
 
-    /// An `RSAPublicKey` (RFC 8017, A.1.1) in DER.
+    /// Makes a key from an `RSAPublicKey` (RFC 8017, A.1.1) in DER.
     pub(super) fn rsa(der: &[u8]) -> Result<Self, String> {
         let bits = modulus_bits(der).map_err(|_| "not an RSA key".to_owned())?;
         if !(RSA_KEY_BITS_MIN..=RSA_KEY_BITS_MAX).contains(&bits) {
@@ -43,7 +43,7 @@ impl Key {
         Ok(Self { id: None, algorithm: Algorithm::RS256, public: DecodingKey::from_rsa_der(der) })
     }
 
-    /// Modulus and exponent, as a key set has them.
+    /// Makes a key from the modulus and exponent of a key set.
     pub(super) fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<Self, String> {
         let encoded = || {
             let mut both = UintRef::new(modulus)?.to_der()?;
@@ -53,7 +53,7 @@ impl Key {
         Self::rsa(&encoded().map_err(|_: der::Error| "not an RSA key".to_owned())?)
     }
 
-    /// Whether a token of this key id can be signed with it: a key without an id may be any.
+    /// Whether this key can be the key of a token with this key id. A key without an id can be the key of any token.
     pub(super) fn may_be(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(own), Some(given)) => own == given,

@@ -1,5 +1,5 @@
-//! Who makes a call: verifies bearer tokens, and takes the word of the TLS layer for client certificates. Refuses to know
-//! tonic, and what a caller may do.
+//! Authentication: verifies bearer tokens, and uses the client certificates that the TLS layer has verified. Refuses
+//! to know tonic, and what a caller may do.
 
 mod claims;
 mod crypto;
@@ -57,10 +57,10 @@ pub(crate) struct Settings {
     pub certificates: bool,
 }
 
-/// Says who makes a call.
+/// Identifies the caller of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Auth {
-    /// `None`: everybody is welcome.
+    /// `None`: authorisation is off.
     enforced: Option<Arc<Enforced>>,
 }
 
@@ -71,15 +71,15 @@ struct Enforced {
 }
 
 impl Auth {
-    /// Nobody is asked.
+    /// Authorisation is off: no caller is identified.
     pub(crate) fn off() -> Self {
         Self { enforced: None }
     }
 
-    /// Everybody is asked. The keys are those of now until somebody awaits [`Sources::keep_fresh`].
+    /// Every caller is identified. The keys do not change until [`Sources::keep_fresh`] runs.
     ///
     /// # Errors
-    /// `INVALID_FIELD` when a key cannot be read or is not fit to verify tokens, or there is none.
+    /// `INVALID_FIELD` if a key cannot be read or cannot verify tokens, or if there is no key.
     pub(crate) async fn enforce(settings: &Settings) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
@@ -93,11 +93,11 @@ impl Auth {
         Ok((Self { enforced: Some(Arc::new(enforced)) }, sources))
     }
 
-    /// Who sends these headers over a connection with this client certificate. A token comes before a certificate, and an
-    /// invalid one is never passed over.
+    /// Returns the caller that sends these headers over a connection with this client certificate. A token takes
+    /// precedence over a certificate, and an invalid token is never ignored.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED`, with no more than that for the caller; `CREDENTIALS_EXPIRED` for a proof that was valid once.
+    /// `UNAUTHENTICATED`, without the cause; `CREDENTIALS_EXPIRED` for credentials that were valid earlier.
     pub(crate) fn identify(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<Caller> {
         let Some(enforced) = &self.enforced else { return Ok(Caller::Anyone) };
         let now = SystemTime::now();
@@ -122,7 +122,7 @@ impl Enforced {
     }
 }
 
-/// The bearer token (RFC 6750, 2.1): in one header, and nowhere else.
+/// Returns the bearer token (RFC 6750, 2.1). Only one header may hold it.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = given.next() else { return Ok(None) };
@@ -133,7 +133,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
     if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token)) } else { Err(Refused::Header) }
 }
 
-/// The caller hears one thing, whatever is wrong; the log has the cause, and never the token.
+/// Returns the error for the caller, which does not tell the cause. The log gets the cause, but never the token.
 fn refusal(cause: Refused) -> Error {
     debug!(%cause, "a caller was refused");
     match cause {

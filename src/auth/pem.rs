@@ -14,7 +14,7 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// Every key of a file, which must hold nothing else; says what is wrong with it otherwise.
+/// Returns every key of a file, which must hold only public keys. The error says what is wrong with the file.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(text) {

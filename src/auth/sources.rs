@@ -1,5 +1,5 @@
-//! Where the keys come from, and how they stay those of their sources: files are looked at again and again, a key set at a
-//! URL is fetched again and again. What cannot be read keeps its keys for a while, and then has none.
+//! The sources of the keys. Files are checked for changes at intervals, and a key set at a URL is fetched at
+//! intervals. The keys of a source that cannot be read stay valid for `--auth-keys-max-age`, and are then removed.
 
 use std::{fmt, mem, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     limits::{AUTH_FILES_INTERVAL, AUTH_KEYS_MAX, AUTH_KEYS_TRIED_MAX, JWKS_FETCH_INTERVAL_MIN},
 };
 
-/// One place that keys come from.
+/// One source of keys.
 #[derive(Debug)]
 enum Place {
     Pem(PathBuf),
@@ -53,7 +53,7 @@ impl Place {
     }
 }
 
-/// The operator's name for it: a URL may hold a secret, and is not shown.
+/// The name of the source for the operator. A URL may contain a secret, so it is not shown.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,7 +63,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A place, and what was read there last.
+/// A source, and the document that was last read from it.
 #[derive(Debug)]
 struct Source {
     place: Place,
@@ -78,7 +78,7 @@ impl Source {
         Self { place, document: None, keys: Vec::new(), read_at: Instant::now(), failing: false }
     }
 
-    /// Reads it now; says whether its keys are others than before.
+    /// Reads the source. Returns whether its keys have changed.
     async fn read(&mut self) -> Result<bool, String> {
         let document = self.place.read().await?;
         if self.document.as_ref() == Some(&document) {
@@ -91,7 +91,7 @@ impl Source {
         Ok(true)
     }
 
-    /// As [`Self::read`], after the start: a failure is told once, and leaves the keys for as long as they may count.
+    /// As [`Self::read`], after the start. A failure is logged once, and the keys stay valid for `age_max`.
     async fn read_again(&mut self, age_max: Duration) -> bool {
         match self.read().await {
             Ok(changed) => {
@@ -124,7 +124,7 @@ impl Source {
     }
 }
 
-/// All places, and who wants to know of changes.
+/// All sources of keys, and the keyring that gets their keys.
 #[derive(Debug)]
 pub(crate) struct Sources {
     sources: Vec<Source>,
@@ -134,7 +134,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Reads every place; what is wrong with one is added to `wrong`.
+    /// Reads every source. Errors are added to `wrong`.
     pub(super) async fn open(settings: &Settings, wrong: &mut Violations) -> Self {
         let mut sources: Vec<_> = settings.keys.iter().cloned().map(Place::Pem).map(Source::new).collect();
         match settings.jwks.as_deref() {
@@ -177,12 +177,12 @@ impl Sources {
         Self { sources, keyring, refresh: settings.jwks_refresh, age_max: settings.keys_max_age }
     }
 
-    /// Where the keys are found.
+    /// Returns the keyring that holds the keys.
     pub(super) fn keyring(&self) -> Arc<Keyring> {
         Arc::clone(&self.keyring)
     }
 
-    /// Keeps the keys those of their places until the service stops.
+    /// Keeps the keys up to date until the service stops.
     pub(crate) async fn keep_fresh(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.follow()).await;
     }
@@ -206,13 +206,13 @@ impl Sources {
                     };
                     fetch = fetched + pause;
                 }
-                // strangers can ask for this too: never sooner than the interval allows
+                // strangers can cause this fetch too, so the interval is a lower bound
                 () = self.keyring.missed() => fetch = fetch.min(fetched + JWKS_FETCH_INTERVAL_MIN),
             }
         }
     }
 
-    /// Reads some of the places again; says whether all could be read.
+    /// Reads some of the sources. Returns whether all of them could be read.
     async fn read(&mut self, chosen: impl Fn(&Place) -> bool) -> bool {
         let mut changed = false;
         let mut whole = true;

@@ -1,4 +1,5 @@
-//! JSON in which no name stands twice: who reads the first of two and who reads the last would read different tokens.
+//! JSON without duplicate names. Two readers could otherwise read different tokens: one the first value of a name,
+//! the other the last.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Reads a JWT by the advice of RFC 8725: the key says which algorithm counts, and whatever is not understood is refused.
+//! Reads a JWT as RFC 8725 recommends: the key determines the algorithm, and everything unknown is refused.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -12,7 +12,7 @@ use crate::{
     limits::{AUTH_KEYS_TRIED_MAX, TOKEN_BYTES_MAX},
 };
 
-/// Why a caller is refused: for the log.
+/// Why a caller is refused. For the log.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum Refused {
     #[error("the call has neither a token nor a client certificate")]
@@ -45,14 +45,14 @@ pub(super) enum Refused {
     Subject,
 }
 
-/// What the header says: nothing that could name a key by itself (`jwk`, `jku`, `x5u`, `x5c`) is looked at.
+/// The header of a token. Fields that could provide a key (`jwk`, `jku`, `x5u`, `x5c`) are ignored.
 struct Header {
     algorithm: Algorithm,
     key_id: Option<String>,
 }
 
-/// Verifies a token with a few keys of its algorithm. Where there is one of its key id, keys without an id do not count; and
-/// for a token without one, those come first.
+/// Verifies a token with a few keys of its algorithm. If a key has the key id of the token, keys without an id are
+/// not tried. For a token without a key id, keys without an id are tried first.
 pub(super) fn verify(token: &str, keys: &[Arc<Key>], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
@@ -84,7 +84,7 @@ fn header(token: &str) -> Result<Header, Refused> {
     }
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Refused::Form)?;
     let Object(header) = serde_json::from_slice(&header).map_err(|_| Refused::TokenHeader)?;
-    // RFC 7515, 4.1.11: who does not understand an extension that is critical must refuse; none is understood here
+    // RFC 7515, 4.1.11: a token with an unknown critical extension must be refused, and no extension is known here
     if header.contains_key("crit") {
         return Err(Refused::TokenHeader);
     }
@@ -104,13 +104,13 @@ fn header(token: &str) -> Result<Header, Refused> {
     Ok(Header { algorithm, key_id: text("kid")?.map(str::to_owned) })
 }
 
-/// The two types of tokens for access (RFC 7519, 5.1; RFC 9068, 2.1). Others are for other purposes (RFC 8725, 3.11).
+/// The two types of access tokens (RFC 7519, 5.1; RFC 9068, 2.1). Other types have other purposes (RFC 8725, 3.11).
 fn is_access_token(kind: &str) -> bool {
     let kind = kind.to_ascii_lowercase();
     matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt")
 }
 
-/// The claims, if this key has signed them and they are for this service and this moment.
+/// Returns the claims, if this key signed them and they are valid for this service now.
 fn claims(token: &str, key: &Key, rules: &Rules) -> Result<Object, Refused> {
     let mut validation = Validation::new(key.algorithm);
     rules.demand(&mut validation);

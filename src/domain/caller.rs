@@ -1,50 +1,50 @@
-//! Who makes a call.
+//! The caller of an RPC or HTTP request.
 
 use std::{sync::Arc, time::SystemTime};
 
 use super::MemberId;
 use crate::error::{Error, Result};
 
-/// Who makes a call, as the service has verified it.
+/// The verified caller of a call.
 #[derive(Clone, Debug)]
 pub enum Caller {
-    /// Authorisation is off: whoever it is may do everything, and is not named.
+    /// Authorisation is off: the caller has no id and may do everything.
     Anyone,
     /// A verified identity.
     Known(Arc<Identity>),
 }
 
-/// What a token or a client certificate says of its holder.
+/// What a token or a client certificate says about its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The endpoint id: the name under which the caller is a member of rooms.
+    /// The authenticated id. The caller is a member of rooms under this id.
     pub id: MemberId,
-    /// Whether it may do everything in every room.
+    /// Whether the caller is an administrator, who may do everything in every room.
     pub administrator: bool,
-    /// When the proof ends, and with it what was opened by it.
+    /// When the token or certificate expires. Open streams of the caller end then.
     pub expires_at: Option<SystemTime>,
 }
 
-/// What the verified certificate of a client says of it.
+/// What the verified certificate of a client says about the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Whom it names: the first URI of its alternative names, else the first DNS name, else the common name. Not yet
-    /// checked to be a member's id.
+    /// The id that the certificate gives: the first URI of its alternative names, else the first DNS name, else the
+    /// common name. It may not be a valid member id.
     pub id: String,
-    /// When it ends. A connection may last longer.
+    /// When the certificate expires. A connection may last longer.
     pub expires_at: SystemTime,
 }
 
 impl Caller {
-    /// The caller that was found with a call.
+    /// Returns the caller of a call.
     ///
     /// # Errors
-    /// `INTERNAL` if there is none: nobody has verified the call, so it must not be served.
+    /// `INTERNAL` if there is none: nothing has verified the call, so it must not be served.
     pub fn require(found: Option<&Self>) -> Result<Self> {
         found.cloned().ok_or_else(|| Error::internal().because("a call came without its caller"))
     }
 
-    /// The caller's name; `None` when authorisation is off.
+    /// The authenticated id of the caller; `None` if authorisation is off.
     #[must_use]
     pub fn id(&self) -> Option<&MemberId> {
         match self {

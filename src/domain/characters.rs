@@ -1,11 +1,11 @@
-//! Which characters the names of rooms, subscribers, members and labels may have: those that a person can see and tell apart
-//! from others.
+//! The characters that are allowed in room ids, subscriber ids, member ids and label names: those that a person can
+//! see and tell apart.
 
 use unicode_normalization::is_nfc;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Letters, marks and a symbol that nothing is seen of (Unicode: `Default_Ignorable_Code_Point`, and the empty Braille
-/// pattern); all others that are ignored are of category C.
+/// Invisible letters, marks and symbols (Unicode: `Default_Ignorable_Code_Point`, and the empty Braille pattern). All
+/// other invisible characters have a category that begins with C.
 const INVISIBLE: [(char, char); 10] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
@@ -19,7 +19,7 @@ const INVISIBLE: [(char, char); 10] = [
     ('\u{e0100}', '\u{e01ef}'),
 ];
 
-/// What is wrong with a name that has no white space.
+/// Returns what is wrong with a name that must not contain white space.
 pub(super) fn problem(name: &str) -> Option<&'static str> {
     if name.chars().any(char::is_whitespace) {
         return Some("must not contain white space");
@@ -27,7 +27,7 @@ pub(super) fn problem(name: &str) -> Option<&'static str> {
     problem_but_for_spaces(name)
 }
 
-/// What is wrong with a name that may have spaces, of the one kind that a keyboard has.
+/// Returns what is wrong with a name that may contain the space U+0020, but no other white space.
 pub(super) fn problem_but_for_spaces(name: &str) -> Option<&'static str> {
     if name.chars().any(is_unseen) {
         Some("must not contain control, invisible, text-direction, private or unassigned characters")

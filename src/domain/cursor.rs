@@ -1,4 +1,4 @@
-//! Cursors: opaque to clients, tied to one room and one life of its log.
+//! Cursors are opaque to clients. A cursor belongs to one room and one epoch of its log.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -8,25 +8,25 @@ use crate::error::{Error, Reason, Result, Violations};
 const VERSION: u8 = 1;
 const BYTES: usize = 1 + 4 + 8 + 8;
 
-/// A place in one life of a room's log.
+/// A place in one epoch of the log of a room.
 ///
 /// Wire form: URL-safe base64 without padding of version, CRC-32 of the room id, epoch and sequence, big endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     room_tag: u32,
-    /// The log's creation time in nanoseconds since 1970: one life of the log.
+    /// The epoch: the creation time of the log in nanoseconds since 1970.
     epoch: i64,
     sequence: u64,
 }
 
 impl Cursor {
-    /// The cursor of `sequence` in the life `epoch` of `room`.
+    /// Returns the cursor of `sequence` in the epoch `epoch` of `room`.
     #[must_use]
     pub fn new(room: &RoomId, epoch: i64, sequence: u64) -> Self {
         Self { room_tag: tag(room), epoch, sequence }
     }
 
-    /// The text that clients see.
+    /// Returns the text that clients get.
     #[must_use]
     pub fn encode(self) -> String {
         let mut bytes = [0; BYTES];
@@ -39,10 +39,10 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a client's text.
+    /// Parses the text of a client.
     ///
     /// # Errors
-    /// `CURSOR_INVALID` naming `field` when it is not a cursor.
+    /// `CURSOR_INVALID` with `field`, if the text is not a cursor.
     pub fn decode(field: &str, text: &str) -> Result<Self> {
         Self::read(text).ok_or_else(|| invalid(field, "is not a cursor; give one from a message or a history page"))
     }
@@ -59,10 +59,10 @@ impl Cursor {
         })
     }
 
-    /// The sequence, if the cursor is of `room` and of its life `epoch`.
+    /// Returns the sequence, if the cursor belongs to `room` and to the epoch `epoch` of its log.
     ///
     /// # Errors
-    /// `CURSOR_INVALID` for another room's, `CURSOR_EXPIRED` for one of another life.
+    /// `CURSOR_INVALID` if the cursor belongs to another room, `CURSOR_EXPIRED` if it belongs to another epoch.
     pub fn sequence_in(self, field: &str, room: &RoomId, epoch: i64) -> Result<u64> {
         if self.room_tag != tag(room) {
             return Err(invalid(field, "is a cursor of another room"));

@@ -1,61 +1,62 @@
-//! Members of rooms: what each may do, and what of a room's log it may see.
+//! Members of rooms: what each member may do, and which part of the log it may read.
 
 use serde::{Deserialize, Serialize};
 
 use super::MemberId;
 
-/// What a member may do; each includes those before it.
+/// What a member may do. Each role includes the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Reads.
+    /// May read.
     Reader,
-    /// And publishes.
+    /// May also publish.
     Writer,
-    /// And changes the room and its members.
+    /// May also change the room and its members.
     Owner,
 }
 
-/// What of a room's log a member may see. By default all of it.
+/// The part of a log that a member may read. By default the whole log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visible {
-    /// The first sequence; 0: all.
+    /// The first sequence that the member may read; 0: all.
     #[serde(rename = "visible_from")]
     pub from: u64,
-    /// The life of the log that it belongs to: what is stored in a later one is newer, so all of that is visible.
+    /// The epoch to which `from` belongs. All messages of a later epoch are newer, so the member may read all of
+    /// them.
     #[serde(rename = "visible_epoch")]
     pub epoch: i64,
 }
 
 impl Visible {
-    /// The last sequence that must not be seen in this life of the log; 0: there is none.
+    /// Returns the last sequence of this epoch that the member must not read; 0: none.
     #[must_use]
     pub fn hidden_through(self, epoch: i64) -> u64 {
         if self.epoch == epoch { self.from.saturating_sub(1) } else { 0 }
     }
 
-    /// Whether something is hidden by this that `before` shows.
+    /// Whether this hides messages that `before` shows.
     #[must_use]
     pub fn is_narrower_than(self, before: Self) -> bool {
         self.from > before.from || (self.from > 0 && self.epoch != before.epoch)
     }
 }
 
-/// What a caller is in a room.
+/// The role and the visible part of the log of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// What it may do.
+    /// What the member may do.
     pub role: Role,
-    /// What it may see.
+    /// The part of the log that it may read.
     pub visible: Visible,
 }
 
 /// A member of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The endpoint id.
+    /// The authenticated id.
     pub id: MemberId,
-    /// What it may do and see.
+    /// The role of the member, and what it may read.
     pub membership: Membership,
 }
 

@@ -1,4 +1,4 @@
-//! Messages: what a publisher gives, what readers get, and what an acknowledgement says.
+//! Messages: what a publisher sends, what readers get, and what an acknowledgement contains.
 
 use std::{
     collections::HashMap,
@@ -13,58 +13,58 @@ use crate::{
     limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, MESSAGE_ID_CHARS_MAX},
 };
 
-/// Header names that NATS or the service uses for itself begin with one of these, in any case.
+/// Beginnings of the header names that NATS and the service use for themselves, in upper or lower case.
 const RESERVED_PREFIXES: &[&str] = &["nats-", "unibus-"];
 
-/// A stored or live message as readers see it.
+/// A stored or live message as a reader gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Place in the room's log; 0 in an ephemeral room.
+    /// The place of the message in the log; 0 in an ephemeral room.
     pub sequence: u64,
-    /// The publisher's bytes.
+    /// The bytes that the publisher sent.
     pub payload: Bytes,
     /// The publisher's headers.
     pub headers: Headers,
-    /// When it was stored, or received.
+    /// When NATS stored the message; in an ephemeral room, when the service received it.
     pub published_at: SystemTime,
-    /// The publisher's id for it, or empty.
+    /// The message id that the publisher gave, or empty.
     pub message_id: String,
-    /// The authenticated publisher, or empty.
+    /// The authenticated id of the sender, or empty.
     pub sender: String,
 }
 
-/// A message that a publisher gave, checked.
+/// A checked message of a publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     /// Opaque bytes.
     pub payload: Bytes,
     /// Checked headers.
     pub headers: Headers,
-    /// Deduplicates.
+    /// The message id. A second message with the same id is not stored.
     pub message_id: Option<String>,
-    /// Store only if the room's last sequence is this.
+    /// The required last sequence of the room.
     pub expected_last_sequence: Option<u64>,
-    /// Lifetime, in whole seconds.
+    /// The lifetime of the message, in whole seconds.
     pub ttl: Option<Duration>,
-    /// The authenticated publisher, if there is one.
+    /// The authenticated id of the sender, if it has one.
     pub sender: Option<MemberId>,
 }
 
 impl Draft {
-    /// The message, as this caller publishes it.
+    /// Returns the message with this caller as its sender.
     #[must_use]
     pub fn by(self, caller: &Caller) -> Self {
         Self { sender: caller.id().cloned(), ..self }
     }
 
-    /// Bytes of payload, headers and message id.
+    /// The bytes of payload, headers and message id.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.payload.len() + headers + self.message_id.as_ref().map_or(0, String::len)
     }
 
-    /// Names every field that NATS would refuse or that would not come out as it went in; `prefix` stands before the names.
+    /// Adds every field that NATS would refuse or change to `violations`. `prefix` is put before the field names.
     pub fn check(&self, prefix: &str, violations: &mut Violations) {
         if let Some(id) = &self.message_id
             && (id.len() > MESSAGE_ID_CHARS_MAX || !id.bytes().all(|b| b.is_ascii_graphic()))
@@ -82,7 +82,7 @@ impl Draft {
     }
 }
 
-/// A publisher's headers, checked.
+/// The checked headers of a publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(HashMap<String, String>);
 
@@ -106,7 +106,8 @@ impl Headers {
         violations.finish().map(|()| Self(pairs))
     }
 
-    /// Headers as they came out of NATS, without those that NATS or the service uses; repeated names are joined.
+    /// Converts headers from NATS. Leaves out the headers that NATS or the service uses, and joins the values of
+    /// repeated headers.
     pub fn from_stored<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut headers: HashMap<String, String> = HashMap::new();
         for (name, value) in pairs.into_iter().filter(|(name, _)| !is_reserved(name)) {
@@ -160,20 +161,20 @@ fn value_problem(value: &str) -> Option<String> {
     }
 }
 
-/// What an acknowledgement says.
+/// The acknowledgement of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Place in the log, of the first copy if `duplicate`; 0 in an ephemeral room.
+    /// The sequence of the message, or of the first message if `duplicate` is true; 0 in an ephemeral room.
     pub sequence: u64,
-    /// Not stored again: a message of this id was there.
+    /// True if a message with this id was stored earlier. This message was then not stored.
     pub duplicate: bool,
-    /// When the service learnt it.
+    /// When the service learned that the message is stored.
     pub published_at: SystemTime,
-    /// How safe it is.
+    /// What the message survives.
     pub durability: Durability,
 }
 
-/// How safe an acknowledged message is; the contract says what each means.
+/// What an acknowledged message survives. The contract defines each value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     Unknown,
@@ -185,7 +186,7 @@ pub enum Durability {
 }
 
 impl Draft {
-    /// Refuses what only a log can give, for a room that has none.
+    /// Refuses the fields that need a log, for a room without a log.
     pub fn check_ephemeral(&self) -> Result<()> {
         let mut violations = Violations::default();
         for (field, given) in [

@@ -18,7 +18,7 @@ macro_rules! id {
         pub struct $name(String);
 
         impl $name {
-            /// Checks `id`, naming `field` when it is not one.
+            /// Checks `id`. An error names `field`.
             pub fn parse(field: &str, id: impl Into<String>) -> Result<Self> {
                 let id = id.into();
                 match problem(&id, $max) {
@@ -33,13 +33,13 @@ macro_rules! id {
                 &self.0
             }
 
-            /// The id as a token of a key in a bucket; no other id has the same.
+            /// Returns the id as a token of a bucket key. No other id has the same token.
             #[must_use]
             pub fn key(&self) -> String {
                 nats_names::key(&self.0)
             }
 
-            /// The id that has this key.
+            /// Returns the id that has this key.
             #[must_use]
             pub fn of_key(token: &str) -> Option<Self> {
                 Self::parse("id", nats_names::id_of_key(token)?).ok()
@@ -69,19 +69,19 @@ macro_rules! id {
 }
 
 id!(
-    /// A room's name: 1 to 128 characters, none of them white space or invisible, in NFC, the first no combining mark.
+    /// A room id: 1 to 128 characters in NFC, without white space and invisible characters, the first no combining mark.
     RoomId,
     ROOM_ID_CHARS_MAX
 );
 id!(
-    /// A durable subscriber's name: 1 to 126 characters, none of them white space or invisible, in NFC, the first no
+    /// The id of a durable subscriber: 1 to 126 characters in NFC, without white space and invisible characters, the first no
     /// combining mark.
     SubscriberId,
     SUBSCRIBER_ID_CHARS_MAX
 );
 id!(
-    /// A caller's name, as its token or certificate gives it: 1 to 126 characters, none of them white space or
-    /// invisible, in NFC, the first no combining mark.
+    /// The id of a member, which its token or certificate gives: 1 to 126 characters in NFC, without white space and
+    /// invisible characters, the first no combining mark.
     MemberId,
     MEMBER_ID_CHARS_MAX
 );

@@ -1,7 +1,7 @@
 //! The names that rooms and subscribers have in NATS, and the keys that ids have in buckets.
 //!
-//! An id gets the name that the native bus computes for it, its mapped name, unless that belongs to another id. Then it gets
-//! a name with a part of its hash.
+//! An id gets its mapped name, which the native bus also computes, unless that name belongs to another id. Then it
+//! gets its mapped name and a part of its hash.
 
 use std::fmt;
 
@@ -14,37 +14,37 @@ use crate::{
     limits::{ROOM_ID_CHARS_MAX, SUBSCRIBER_ID_CHARS_MAX},
 };
 
-/// What a room's stream has before the room's name.
+/// The prefix of the name of a stream, before the name of the room.
 const STREAM_PREFIX: &str = "UNIBUS_";
-/// RFC 4648 in lower case, which NATS takes in names of streams and consumers and in subjects.
+/// The alphabet of RFC 4648 in lower case. NATS allows it in names of streams and consumers and in subjects.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Characters of the hash in a hashed name.
 const HASH_CHARS: usize = 10;
-/// Characters of the hash in a name that is no other id's mapped name.
+/// Characters of the hash in a name that cannot be the mapped name of another id.
 const RESERVED_HASH_CHARS: usize = 20;
-/// What an encoded key begins with; no plain one has it.
+/// The prefix of an encoded key. No plain key begins with it.
 const ENCODED: char = '=';
 
-/// The part of a NATS name that stands for `id`: every character outside `[A-Za-z0-9_]` becomes `_`. Several ids may have one
+/// Returns the mapped name of `id`: every character outside `[A-Za-z0-9_]` becomes `_`. Several ids can have the same
 /// mapped name.
 #[must_use]
 fn mapped(id: &str) -> String {
     id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }
 
-/// A name in NATS that stands for a room or a subscriber, as a part of the names of streams, consumers and subjects.
+/// The NATS name of a room or a subscriber. It is a part of the names of streams, consumers and subjects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NatsName(String);
 
 impl NatsName {
-    /// The names that a room may have, the preferred one first.
+    /// Returns the names that a room can have, the preferred name first.
     #[must_use]
     pub fn of_room(room: &super::RoomId) -> [Self; 3] {
         Self::of(room.as_str(), ROOM_ID_CHARS_MAX)
     }
 
-    /// The names that a subscriber may have, the preferred one first.
+    /// Returns the names that a subscriber can have, the preferred name first.
     #[must_use]
     pub fn of_subscriber(subscriber: &super::SubscriberId, endpoint: Option<&super::MemberId>) -> [Self; 3] {
         let [mapped, hashed, _] = Self::of(subscriber.as_str(), SUBSCRIBER_ID_CHARS_MAX);
@@ -53,14 +53,15 @@ impl NatsName {
         [mapped, hashed, Self::reserved(subscriber.as_str(), &whose, SUBSCRIBER_ID_CHARS_MAX)]
     }
 
-    /// What the longest names of a subscriber begin with, whichever it has.
+    /// Returns the common beginning of all names that a subscriber can have.
     #[must_use]
     pub fn stem_of_subscriber(id: &str) -> String {
         cut(id, SUBSCRIBER_ID_CHARS_MAX - 1 - RESERVED_HASH_CHARS)
     }
 
-    /// The mapped name; that and a part of the hash; that and more of the hash behind a character that no mapped name has,
-    /// so that nobody else can have it. None is longer than ids may be.
+    /// Returns three names: the mapped name; the mapped name with a part of the hash; and the mapped name with more
+    /// of the hash after a character that no mapped name contains, so that no other id can have it. No name is longer
+    /// than an id may be.
     fn of(id: &str, chars_max: usize) -> [Self; 3] {
         let hashed = format!("{}_{}", cut(id, chars_max - 1 - HASH_CHARS), hash(id, HASH_CHARS));
         [Self(mapped(id)), Self(hashed), Self::reserved(id, id, chars_max)]
@@ -71,10 +72,10 @@ impl NatsName {
         Self(format!("{}-{hash}", cut(id, chars_max - 1 - RESERVED_HASH_CHARS)))
     }
 
-    /// The name that follows the room's in the name of a consumer.
+    /// Parses the name that follows the name of the room in the name of a consumer.
     ///
     /// # Errors
-    /// When it cannot be one.
+    /// Returns an error if it cannot be such a name.
     pub fn parse(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -108,7 +109,7 @@ impl From<NatsName> for String {
     }
 }
 
-/// The name of a room's stream. An ephemeral room keeps it to itself too: its subject is made from it.
+/// The name of the stream of a room. An ephemeral room has one too, since its subject is made from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StreamName {
@@ -117,7 +118,7 @@ pub struct StreamName {
 }
 
 impl StreamName {
-    /// The stream of the room with this name.
+    /// Returns the stream name of the room with this NATS name.
     #[must_use]
     pub fn of(room: NatsName) -> Self {
         Self { full: format!("{STREAM_PREFIX}{room}"), room }
@@ -129,7 +130,7 @@ impl StreamName {
         &self.full
     }
 
-    /// The part of it that stands for the room.
+    /// The NATS name of the room.
     #[must_use]
     pub fn room(&self) -> &NatsName {
         &self.room
@@ -157,7 +158,7 @@ impl From<StreamName> for String {
     }
 }
 
-/// The id as a token of a key, never that of another id: itself where a key may have all its characters.
+/// Returns the id as a token of a key that no other id has: the id itself if a key may contain all its characters.
 #[must_use]
 pub(super) fn key(id: &str) -> String {
     if !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
@@ -166,7 +167,7 @@ pub(super) fn key(id: &str) -> String {
     format!("{ENCODED}{}", URL_SAFE_NO_PAD.encode(id))
 }
 
-/// The id that has this key; `None` if it is no id's.
+/// Returns the id that has this key; `None` if no id has it.
 pub(super) fn id_of_key(token: &str) -> Option<String> {
     let id = match token.strip_prefix(ENCODED) {
         Some(encoded) => String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?,
@@ -181,7 +182,7 @@ fn cut(id: &str, chars_max: usize) -> String {
     mapped
 }
 
-/// The first characters of the SHA-256 of `id` in base32.
+/// Returns the first characters of the SHA-256 of `id` in base32.
 fn hash(id: &str, chars: usize) -> String {
     let digest = digest(&SHA256, id.as_bytes());
     let bits = digest.as_ref().iter().flat_map(|byte| (0..8).rev().map(move |bit| (byte >> bit) & 1));

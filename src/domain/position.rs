@@ -1,58 +1,58 @@
-//! Positions in a room's log: where a subscription starts, which page is wanted, what is missing.
+//! Positions in the log of a room: the start of a subscription, the anchor of a page, and missing messages.
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use super::{Cursor, Message, RoomState};
 
-/// Where a subscription starts.
+/// The start position of a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// `All` for a persisted room, `New` for an ephemeral one.
+    /// `All` in a persisted room, `New` in an ephemeral room.
     #[default]
     Default,
-    /// The oldest message kept.
+    /// From the oldest stored message.
     All,
-    /// What is stored from now on.
+    /// Messages that are stored from now on.
     New,
-    /// After a sequence.
+    /// After this sequence.
     AfterSequence(u64),
-    /// After the message of a cursor.
+    /// After the message with this cursor.
     AfterCursor(Cursor),
-    /// The first message stored at or after a time.
+    /// From the first message that was stored at or after this time.
     Since(SystemTime),
-    /// The newest so many.
+    /// This number of newest messages.
     Last(u64),
 }
 
-/// Who moves a durable subscriber's position.
+/// How the position of a durable subscriber moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AckMode {
-    /// The client.
+    /// The client moves it.
     #[default]
     Explicit,
-    /// The service, once the client's HTTP/2 stream has taken a message.
+    /// The service moves it when the HTTP/2 stream of the client has accepted a message.
     Auto,
 }
 
-/// Which page of history.
+/// The anchor of a history page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Anchor {
     /// The newest messages.
     #[default]
     Newest,
-    /// The newest before a sequence.
+    /// The newest messages before this sequence.
     BeforeSequence(u64),
-    /// The newest before a cursor.
+    /// The newest messages before this cursor.
     BeforeCursor(Cursor),
-    /// The oldest after a sequence.
+    /// The oldest messages after this sequence.
     AfterSequence(u64),
-    /// The oldest after a cursor.
+    /// The oldest messages after this cursor.
     AfterCursor(Cursor),
-    /// The oldest in `[start, end)`.
+    /// The oldest messages in `[start, end)`.
     TimeRange(Option<SystemTime>, Option<SystemTime>),
 }
 
-/// A page of history that is wanted, its anchor resolved to sequences.
+/// A requested history page, with its anchor resolved to sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageRequest {
     /// The newest messages below `end` (exclusive).
@@ -65,7 +65,7 @@ pub enum PageRequest {
         /// Inclusive.
         start: u64,
     },
-    /// The oldest messages from a time on, up to a time.
+    /// The oldest messages from one time to another.
     Between {
         /// Inclusive.
         start: SystemTime,
@@ -83,11 +83,11 @@ pub struct Page {
     pub has_older: bool,
     /// Newer messages exist.
     pub has_newer: bool,
-    /// What comes before the page has a smaller sequence than this.
+    /// All messages before the page have a smaller sequence than this one.
     pub older_than: u64,
-    /// What comes after the page has a greater sequence than this.
+    /// All messages after the page have a greater sequence than this one.
     pub newer_than: u64,
-    /// What the room held when the page was read; `None` if it has no log.
+    /// The state of the log when the page was read; `None` if the room has no log.
     pub state: Option<RoomState>,
 }
 
@@ -100,36 +100,36 @@ pub enum GapReason {
     Purged,
     /// They were deleted between messages that exist.
     Deleted,
-    /// Ephemeral room: the reader was too slow.
+    /// In an ephemeral room: the reader was too slow.
     SlowReader,
-    /// Ephemeral room: the NATS connection was lost.
+    /// In an ephemeral room: the NATS connection was lost.
     Disconnected,
 }
 
-/// Messages that will not come.
+/// Messages that will not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// First missing sequence; 0 in an ephemeral room.
+    /// The first missing sequence; 0 in an ephemeral room.
     pub from: u64,
-    /// Last missing sequence, inclusive; 0 in an ephemeral room.
+    /// The last missing sequence, inclusive; 0 in an ephemeral room.
     pub to: u64,
-    /// Why.
+    /// Why they are missing.
     pub reason: GapReason,
-    /// Ephemeral room: how many were dropped.
+    /// In an ephemeral room: the number of dropped messages.
     pub dropped: u64,
 }
 
-/// What is known to be removed of one life of a room's log, although memory or a lagging replica may still have it.
+/// Removed messages of one epoch of a log. Memory or a lagging replica may still have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removals {
-    /// Everything up to this sequence was purged.
+    /// A purge removed all messages up to this sequence.
     pub purged: u64,
-    /// Messages that were deleted one by one; `None` if none was that matters.
+    /// Messages that were deleted one by one; `None` if none of them matters.
     pub deleted: Option<Arc<BTreeSet<u64>>>,
 }
 
 impl Removals {
-    /// Why the message is gone; `None` if it is not known to be.
+    /// Returns why the message was removed; `None` if it is not known to be removed.
     #[must_use]
     pub fn reason(&self, sequence: u64) -> Option<GapReason> {
         if sequence <= self.purged {

@@ -1,4 +1,4 @@
-//! Rooms: what their creator fixed, what is kept, what is stored now.
+//! Rooms: their fixed settings, their retention, and the state of their log.
 
 use std::{
     collections::BTreeMap,
@@ -13,54 +13,54 @@ use crate::{
     limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN, STORED_OVERHEAD_BYTES},
 };
 
-/// A room as it is registered.
+/// A registered room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
-    /// Its name.
+    /// The room id.
     pub room_id: RoomId,
-    /// Its name in NATS, also if it has no stream.
+    /// The name of its stream. An ephemeral room has a stream name too.
     pub stream: StreamName,
-    /// Where its messages travel in NATS.
+    /// The NATS subject of its messages.
     pub subject: Subject,
     /// Whether messages are stored.
     pub persist: bool,
-    /// What is kept, if persisted.
+    /// Bounds on the stored messages, if the room is persisted.
     #[serde(default)]
     pub retention: Retention,
-    /// Copies in a cluster; 0 if not persisted.
+    /// The number of copies of the log in a cluster; 0 if the room is ephemeral.
     #[serde(default)]
     pub replicas: u32,
-    /// Whether a message may have a lifetime of its own.
+    /// Whether a message may have its own lifetime.
     #[serde(default)]
     pub allow_message_ttl: bool,
-    /// The creator's key-value pairs.
+    /// Free key-value pairs.
     #[serde(default)]
     pub labels: Labels,
-    /// When it was registered.
+    /// When the room was registered.
     #[serde(with = "rfc3339")]
     pub created_at: SystemTime,
-    /// The authenticated creator, or empty.
+    /// The authenticated id of the creator, or empty.
     #[serde(default)]
     pub creator: String,
-    /// What was purged, if anything was in the present life of the log or an earlier one.
+    /// The newest purge, in this epoch of the log or an earlier one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<Purged>,
-    /// What is being purged, or was about to be when whoever did it stopped.
+    /// The purge that was announced and has not been concluded. The caller that announced it may have stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purging: Option<Purged>,
 }
 
-/// How far a room was purged.
+/// How far a log was purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Purged {
-    /// The life of the log: [`RoomState::epoch`].
+    /// The epoch of the log: [`RoomState::epoch`].
     pub epoch: i64,
-    /// The last sequence that a purge removed. What is missing up to it may also have gone before.
+    /// The last sequence that the purge removed. Some messages before it may have been removed earlier.
     pub through: u64,
 }
 
 impl Room {
-    /// Whether a request for `other` asks for this very room: all that a creator can choose is the same.
+    /// Whether a request for `other` asks for this room: all settings that a creator can choose are equal.
     #[must_use]
     pub fn same_settings(&self, other: &Self) -> bool {
         let Self {
@@ -87,48 +87,50 @@ impl Room {
             && *labels == other.labels
     }
 
-    /// What `max_bytes` leaves for one message's headers and payload, as NATS encodes them; 0 if it leaves nothing.
+    /// The bytes that `max_bytes` leaves for the headers and payload of one message, as NATS encodes them; 0 if it
+    /// leaves none.
     #[must_use]
     pub fn content_bytes_max(&self) -> Option<u64> {
         let max = u64::try_from(self.retention.max_bytes?).unwrap_or_default();
         Some(max.saturating_sub((STORED_OVERHEAD_BYTES + self.subject.as_str().len()) as u64))
     }
 
-    /// The last sequence that was purged in the life `epoch` of the log; 0 if none was.
+    /// The last sequence that was purged in the epoch `epoch` of the log; 0 if none was.
     #[must_use]
     pub fn purged_through(&self, epoch: i64) -> u64 {
         self.purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through)
     }
 }
 
-/// A room that is to be registered, and gets its names in NATS by that.
+/// A new room. Its registration gives it its NATS names.
 #[derive(Clone, Debug)]
 pub struct NewRoom {
-    /// With the preferred stream and the subject that goes with it.
+    /// Has the preferred stream, and the subject that belongs to it.
     preferred: Room,
     is_subject_given: bool,
 }
 
 impl NewRoom {
-    /// The subject of `room` was given by the creator, or goes with whatever name the room gets.
+    /// Makes a new room. If `is_subject_given`, the creator chose the subject of `room`; otherwise the subject follows
+    /// from the NATS name that the room gets.
     #[must_use]
     pub fn new(room: Room, is_subject_given: bool) -> Self {
         Self { preferred: room, is_subject_given }
     }
 
-    /// The room with the names that it has if they are free.
+    /// Returns the room with its preferred names.
     #[must_use]
     pub fn preferred(&self) -> &Room {
         &self.preferred
     }
 
-    /// The names that its stream may have, the preferred one first.
+    /// Returns the names that its stream can have, the preferred name first.
     #[must_use]
     pub fn streams(&self) -> [StreamName; 3] {
         NatsName::of_room(&self.preferred.room_id).map(StreamName::of)
     }
 
-    /// The room with this stream.
+    /// Returns the room with this stream.
     #[must_use]
     pub fn named(&self, stream: StreamName) -> Room {
         let subject = if self.is_subject_given { self.preferred.subject.clone() } else { Subject::default_of(&stream) };
@@ -136,13 +138,13 @@ impl NewRoom {
     }
 }
 
-/// The creator's key-value pairs.
+/// Free key-value pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Labels(BTreeMap<String, String>);
 
 impl Labels {
-    /// Checks number and size.
+    /// Checks the number and size of the pairs.
     pub fn parse(field: &str, pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let labels: BTreeMap<_, _> = pairs.into_iter().collect();
         let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -170,38 +172,39 @@ impl Labels {
         }
     }
 
-    /// The pairs by ascending name.
+    /// Returns the pairs by ascending name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
-/// Bounds on what a persisted room keeps; `None` is no bound.
+/// Bounds on the stored messages of a persisted room; `None` is no bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retention {
-    /// Age of the oldest message.
+    /// The largest age of a stored message.
     #[serde(with = "duration_text", skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Duration>,
-    /// Bytes stored.
+    /// The largest number of stored bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<i64>,
-    /// Messages stored.
+    /// The largest number of stored messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_messages: Option<i64>,
-    /// Payload bytes of one message.
+    /// The largest payload of one message in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message_bytes: Option<i32>,
 }
 
 impl Retention {
-    /// Whether messages leave the room by themselves.
+    /// Whether one of the bounds can remove messages.
     #[must_use]
     pub fn expires(&self) -> bool {
         self.max_age.is_some() || self.max_bytes.is_some() || self.max_messages.is_some()
     }
 
-    /// Names each bound that NATS would refuse; `payload_bytes_max` is what the server takes.
+    /// Adds each bound that NATS would refuse to `violations`. `payload_bytes_max` is the largest payload of the
+    /// service.
     pub fn check(&self, field: &str, payload_bytes_max: usize, violations: &mut Violations) {
         if self.max_age.is_some_and(|age| age < MAX_AGE_MIN) {
             violations.add(format!("{field}.max_age"), "must be at least 100 ms; 0 or unset means no bound");
@@ -226,30 +229,30 @@ impl Retention {
     }
 }
 
-/// What a persisted room holds at one moment.
+/// The state of the log of a persisted room at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoomState {
-    /// Oldest message kept; one more than `last_sequence` when there is none.
+    /// The sequence of the oldest stored message; `last_sequence` + 1 if no message is stored.
     pub first_sequence: u64,
-    /// Newest message ever stored; 0 when there was none.
+    /// The sequence of the newest message that was ever stored; 0 if none was.
     pub last_sequence: u64,
-    /// Messages kept.
+    /// The number of stored messages.
     pub messages: u64,
-    /// Bytes kept.
+    /// The size of the stored messages in bytes.
     pub bytes: u64,
-    /// Creation time of the log in nanoseconds since 1970: tells one life of it from another.
+    /// The epoch of the log: its creation time in nanoseconds since 1970.
     pub epoch: i64,
 }
 
 impl RoomState {
-    /// Whether every sequence from the first to the last is still there.
+    /// Whether every message from the first to the last sequence is still stored.
     #[must_use]
     pub fn is_dense(&self) -> bool {
         self.last_sequence + 1 == self.first_sequence + self.messages
     }
 }
 
-/// Times in stored JSON, exact to the nanosecond.
+/// Times in stored JSON, with a precision of a nanosecond.
 pub(crate) mod rfc3339 {
     use std::time::SystemTime;
 

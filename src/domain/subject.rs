@@ -10,29 +10,30 @@ use crate::{
     limits::SUBJECT_CHARS_MAX,
 };
 
-/// The first token of the service's own subjects.
+/// The first token of the subjects that the service uses for itself.
 const OWN_TOKEN: &str = "unibus";
 const DEFAULT_PREFIX: &str = "unibus.room.";
 
-/// A subject without wildcards that no other part of NATS or of the service uses.
+/// A subject without wildcards that neither NATS nor the service uses for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Subject(String);
 
 impl Subject {
-    /// The subject of a room with this stream whose creator gave none. It is the room's also where the creator gave another.
+    /// Returns the default subject of the room with this stream. It is reserved for the room even if the creator
+    /// chose another subject.
     #[must_use]
     pub fn default_of(stream: &StreamName) -> Self {
         Self(format!("{DEFAULT_PREFIX}{}", stream.room()))
     }
 
-    /// Whether it is the default subject of some room.
+    /// Whether this is the default subject of a room.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.0.starts_with(DEFAULT_PREFIX)
     }
 
-    /// Checks a subject given for `room`, or for one whose id is wrong.
+    /// Checks the subject of `room`. `room` is `None` if its id is invalid.
     pub fn parse(field: &str, subject: &str, room: Option<&RoomId>) -> Result<Self> {
         let is_own =
             |room| NatsName::of_room(room).map(StreamName::of).iter().any(|name| subject == Self::default_of(name).0);
@@ -45,7 +46,7 @@ impl Subject {
         }
     }
 
-    /// The subject as NATS takes it.
+    /// The subject as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,7 +74,7 @@ fn problem(subject: &str) -> Option<String> {
         );
     }
     let first = subject.split('.').next().unwrap_or_default();
-    // NATS and its clients keep tokens such as _INBOX and _R_ for themselves
+    // NATS and its clients reserve tokens such as _INBOX and _R_
     (first == OWN_TOKEN || first.starts_with('_'))
         .then(|| format!("must not begin with {first:?}: tokens that begin with _ and {OWN_TOKEN:?} are reserved"))
 }

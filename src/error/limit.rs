@@ -2,8 +2,8 @@
 
 macro_rules! limits {
     ($($variant:ident = $name:literal;)+) => {
-        /// What bounds that of which there is no more, as `limit` in the metadata of [`Reason::LimitReached`](super::Reason::LimitReached) and
-        /// [`Reason::RateLimited`](super::Reason::RateLimited) tells: a flag by its name.
+        /// A limit that an error can name, as `limit` in the metadata of [`Reason::LimitReached`](super::Reason::LimitReached)
+        /// and [`Reason::RateLimited`](super::Reason::RateLimited). A limit that a flag sets has the name of the flag.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Limit { $($variant),+ }
 

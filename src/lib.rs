@@ -78,6 +78,7 @@ mod tokens;
 pub use crate::{
     config::{AuthMode, ClientAuth, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},
+    limits::LOG_LINES_MAX,
     server::Server,
     shutdown::StopSignals,
     tokens::Command,

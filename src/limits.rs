@@ -322,6 +322,12 @@ pub const UNIDENTIFIED_REFLECTIONS_MAX: usize = 32;
 /// counts [`FRAME_OVERHEAD_BYTES`] more. Beyond this bound the service stops reading from the connection, and closes
 /// it after [`REQUEST_TIMEOUT`].
 pub const UNIDENTIFIED_BYTES_MAX: usize = 16 * 1024;
+/// Bytes that the service reads from a connection before it takes up the calls that have come.
+pub const READ_IN_A_ROW_BYTES_MAX: usize = 64 * 1024;
+/// The same, for a connection without an identified caller.
+pub const UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX: usize = 8 * 1024;
+/// Bytes that the service reads at once from a connection without an identified caller.
+pub const UNIDENTIFIED_READ_BYTES_MAX: usize = 2048;
 /// Bytes of memory that an HTTP/2 data frame needs beside its payload.
 pub const FRAME_OVERHEAD_BYTES: usize = 256;
 /// How long a connection without an identified caller may have no complete request. Then it is closed.
@@ -363,6 +369,9 @@ pub const PUBLISH_BATCH_HEADERS_MAX: usize = 65_536;
 pub const REQUEST_ENTRIES_MAX: usize = 1000;
 /// Bytes of an `x-request-id` of a client. The service replaces a longer one.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Lines of the log that wait to be read. Further lines are lost.
+pub const LOG_LINES_MAX: usize = 8192;
 
 /// Connections of the admin port.
 pub const ADMIN_CONNECTIONS_MAX: u32 = 64;

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{Metadata, error, info, level_filters::LevelFilter, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-use unibus::{Command, Config, LogFormat, Server, StopSignals};
+use unibus::{Command, Config, LOG_LINES_MAX, LogFormat, Server, StopSignals};
 
 /// Rooms over gRPC on NATS JetStream.
 ///
@@ -48,8 +48,6 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Lines of the log that wait for whoever reads them; further ones are lost.
-const LOG_LINES_MAX: usize = 8192;
 /// How often lost lines are told.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -27,18 +27,14 @@ use super::{
 };
 use crate::{
     domain::ClientCertificate,
-    limits::{REQUEST_TIMEOUT, UNIDENTIFIED_REFLECTIONS_MAX},
+    limits::{
+        READ_IN_A_ROW_BYTES_MAX, REQUEST_TIMEOUT, UNIDENTIFIED_READ_BYTES_MAX, UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX,
+        UNIDENTIFIED_REFLECTIONS_MAX,
+    },
 };
 
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Bytes that are read at once while nobody is identified.
-const UNIDENTIFIED_READ_BYTES: usize = 2048;
-/// Bytes that are read from a connection before its calls are taken up.
-const BYTES_IN_A_ROW: usize = 64 * 1024;
-/// The same while nobody is identified.
-const UNIDENTIFIED_BYTES_IN_A_ROW: usize = 8 * 1024;
 
 /// What is allowed to the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -272,7 +268,7 @@ impl Drop for Connection {
 
 /// Reads no more at once than may be looked at before the next look.
 fn poll_little(stream: &mut Coalescing<Stream>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    let mut little = [0; UNIDENTIFIED_READ_BYTES];
+    let mut little = [0; UNIDENTIFIED_READ_BYTES_MAX];
     let length = little.len().min(buf.remaining());
     let mut read = ReadBuf::new(little.get_mut(..length).unwrap_or_default());
     ready!(Pin::new(stream).poll_read(cx, &mut read))?;
@@ -288,7 +284,8 @@ impl AsyncRead for Connection {
         }
         ready!(this.poll_may_read(cx))?;
         // the library takes up calls only when it cannot read: their headers may be a hundred times as large as they came
-        let most = if this.unidentified.is_some() { UNIDENTIFIED_BYTES_IN_A_ROW } else { BYTES_IN_A_ROW };
+        let most =
+            if this.unidentified.is_some() { UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX } else { READ_IN_A_ROW_BYTES_MAX };
         if this.in_a_row >= most {
             this.in_a_row = 0;
             cx.waker().wake_by_ref();

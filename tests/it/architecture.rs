@@ -14,7 +14,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Modules of `src/`, each with those of the other modules that it may name.
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
-    ("lib", &["config", "error", "server", "shutdown", "tokens"]),
+    ("lib", &["config", "error", "limits", "server", "shutdown", "tokens"]),
     ("main", &[]),
     ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store", "sync"]),
     ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1", "sync"]),

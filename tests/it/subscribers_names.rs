@@ -111,7 +111,7 @@ async fn nobody_keeps_a_subscriber_from_its_names() {
 async fn a_subscriber_belongs_to_the_endpoint_that_bound_it() {
     // Goal: a parent cannot take a later member's backlog. Method: `team` binds `team/eve` and acknowledges everything; a native
     // client strips what the durable says of its owner; then `team/eve` becomes a member, and gets the whole backlog. The
-    // owner of the room sees both, and deletes one after the other.
+    // owner of the room sees both. `team/eve` as an owner deletes its own first, another owner the one that was bound first.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let unibus = issuer.guard(&nats, |_| {}).await;
@@ -138,9 +138,16 @@ async fn a_subscriber_belongs_to_the_endpoint_that_bound_it() {
     let info = stream.consumer_info(&second.consumer).await.unwrap();
     assert_eq!(info.config.metadata.get("unibus.endpoint").map(String::as_str), Some("team/eve"));
     assert_eq!(consumers(&ann, "team/eve").await.len(), 2);
-    for left in [1, 0] {
+    add(&ann, "lobby", "team/eve", Role::Owner).await.unwrap();
+    delete(&eve, "team/eve").await;
+    assert_eq!(consumers(&ann, "team/eve").await, ["lobby_team_eve"]);
+    assert_eq!(backlog(&eve, "team/eve").await, [1, 2, 3, 4]);
+    let all = consumers(&ann, "team/eve").await;
+    let second: Vec<_> = all.into_iter().filter(|consumer| consumer != "lobby_team_eve").collect();
+    assert_eq!(second.len(), 1);
+    for left in [second, Vec::new()] {
         delete(&ann, "team/eve").await;
-        assert_eq!(consumers(&ann, "team/eve").await.len(), left);
+        assert_eq!(consumers(&ann, "team/eve").await, left);
     }
     unibus.shutdown().await.unwrap();
 }

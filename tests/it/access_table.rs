@@ -52,6 +52,16 @@ const TABLE: &[(&str, [Code; 6])] = &[
     ("DeleteSubscriber", [NO, NO, MISSING, MISSING, MISSING, MISSING]),
     ("SeekSubscriber", [NO, NO, MISSING, MISSING, MISSING, MISSING]),
 ];
+/// The same, of calls about a durable subscriber that another endpoint has bound.
+const OTHERS_SUBSCRIBERS: &[(&str, [Code; 6])] = &[
+    ("Subscribe", [NO, NO, NO, NO, NO, NO]),
+    ("Acknowledge", [NO, NO, NO, NO, NO, NO]),
+    ("Consume", [NO, NO, NO, NO, NO, NO]),
+    ("DeleteSubscriber", [NO, NO, NO, NO, OK, OK]),
+    ("SeekSubscriber", [NO, NO, NO, NO, OK, OK]),
+];
+/// The same, of a room with a subject that the caller chooses.
+const CHOSEN_SUBJECT: [Code; 6] = [NO, NO, NO, NO, NO, OK];
 
 /// The least role with which the table allows a call: of the first caller that is not refused.
 pub(crate) fn least_role(rpc: &str) -> &'static str {
@@ -99,7 +109,7 @@ async fn ask(client: &Client, rpc: &str, room: &str, me: &str) -> Code {
                 Err(status) => status.code(),
             }
         }
-        "Subscribe" => code(Frames::open(&client, subscription(room, "")).await),
+        "Subscribe" => code(Frames::open(&client, subscription(room, me)).await),
         "Acknowledge" => code(client.acknowledge(AcknowledgeRequest { room_id, subscriber, sequence: 1 }).await),
         "Consume" => {
             let open = ConsumeOpen { subscribe: Some(subscription(room, me)), ..ConsumeOpen::default() };
@@ -206,6 +216,45 @@ async fn every_caller_may_call_what_the_table_says_and_nothing_else() {
             if found != Code::Unauthenticated {
                 wrong.push(format!("{rpc} by {who}: {found:?}"));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_another_endpoint_is_for_whom_the_table_says() {
+    // Goal: a role in a room gives no right over another's subscriber but where the table says so, and no room is made for the
+    // subject of others. Method: every call about a durable subscriber that a member has bound, and CreateRoom with a subject, by
+    // every kind of caller.
+    let nats = Nats::start().await;
+    let issuer = Issuer::new();
+    let configure = |config: &mut Config| {
+        config.auth_admins = vec![String::from("root")];
+        config.limit_rooms = Some(0);
+    };
+    let unibus = issuer.guard(&nats, configure).await;
+    let owner = issuer.client(&unibus, "owner").await;
+    let bystander = issuer.client(&unibus, "bystander").await;
+    let mut wrong = Vec::new();
+    for (rpc, expected) in OTHERS_SUBSCRIBERS {
+        for (me, expected) in CALLERS.iter().zip(expected) {
+            let room = format!("{rpc}-by-{me}");
+            furnished(&owner, &room).await;
+            drop(Frames::durable(&bystander, &room, "bystander").await);
+            let found = ask(&issuer.client(&unibus, me).await, rpc, &room, "bystander").await;
+            if found != *expected {
+                wrong.push(format!("{rpc} by {me}: {found:?} and not {expected:?}"));
+            }
+        }
+    }
+    for (me, expected) in CALLERS.iter().zip(CHOSEN_SUBJECT) {
+        let mut client = issuer.client(&unibus, me).await;
+        let (room_id, subject) = (format!("chosen-by-{me}"), format!("chosen.by.{me}"));
+        let found =
+            client.create_room(CreateRoomRequest { room_id, subject, persist: true, ..Default::default() }).await;
+        if code(found) != expected {
+            wrong.push(format!("CreateRoom with a subject by {me}: not {expected:?}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

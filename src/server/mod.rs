@@ -4,6 +4,7 @@ mod addresses;
 mod admission;
 mod authentication;
 mod callers;
+mod checks;
 mod client;
 mod coalesce;
 mod connections;
@@ -115,15 +116,16 @@ impl Server {
     /// Calls are served when this returns.
     ///
     /// # Errors
-    /// When authentication is off and others than this machine could call, or a key cannot be read; when NATS cannot be
-    /// reached or is too old, the own nats-server cannot be started, the data directory belongs to another process, or an
-    /// address cannot be bound. Nothing is left running.
+    /// When a field has a value that its flag refuses; when authentication is off and others than this machine could call, or
+    /// a key cannot be read; when NATS cannot be reached or is too old, the own nats-server cannot be started, the data
+    /// directory belongs to another process, or an address cannot be bound. Nothing is left running.
     pub async fn bind(config: Config) -> Result<Self> {
         // boxed, for callers that hold the future
         Box::pin(Self::assemble(config)).await
     }
 
     async fn assemble(config: Config) -> Result<Self> {
+        checks::check(&config)?;
         let (auth, keys) = authentication(&config).await?;
         let tls = match tls_files(&config)? {
             Some(files) => Some(Tls::open(files).await?),
@@ -189,16 +191,7 @@ impl Server {
             .layer(AuthenticationLayer { auth, callers: Arc::new(callers) })
             .layer(DeadlineLayer)
             .service(tonic::service::Routes::from(router).prepare());
-        let bounds = Bounds {
-            connections_max: config.max_connections,
-            excess_max: EXCESS_CONNECTIONS_MAX,
-            connections_per_address_max: connections_per_address_max(&config),
-            calls_max: config.max_streams_per_connection,
-            identifies: config.auth == AuthMode::Enforce,
-            keepalive_interval: config.keepalive_interval,
-            keepalive_timeout: config.keepalive_timeout,
-            idle_timeout: config.idle_timeout,
-        };
+        let bounds = bounds(&config);
         if let Some(tls) = &tls {
             tasks.spawn(tls.follow(stop.clone()));
         }
@@ -407,6 +400,20 @@ fn durability(config: &Config) -> Durability {
         (None, _) | (Some(_), NatsSync::Always) => Durability::Synced,
         (Some(_), NatsSync::Interval) => Durability::Buffered,
         (Some(_), NatsSync::Unknown) => Durability::Unknown,
+    }
+}
+
+/// Bounds of the main port.
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        connections_max: config.max_connections,
+        excess_max: EXCESS_CONNECTIONS_MAX,
+        connections_per_address_max: connections_per_address_max(config),
+        calls_max: config.max_streams_per_connection,
+        identifies: config.auth == AuthMode::Enforce,
+        keepalive_interval: config.keepalive_interval,
+        keepalive_timeout: config.keepalive_timeout,
+        idle_timeout: config.idle_timeout,
     }
 }
 

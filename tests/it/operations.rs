@@ -13,6 +13,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
+use unibus::Config;
 use unibus::v1::{
     ListRoomsRequest, ListRoomsResponse, Start, SubscribeRequest, SubscribeResponse, start::At,
     subscribe_response::Frame,
@@ -24,6 +25,9 @@ use crate::support::{Nats, Unibus, create_room, eventually, floor_reaches, histo
 const SOON: Duration = Duration::from_secs(20);
 /// The contract's service.
 const SERVICE: &str = "unibus.v1.RoomService";
+
+/// Sets a field of a configuration.
+type Change = fn(&mut Config);
 
 async fn channel(unibus: &Unibus) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", unibus.address())).unwrap();
@@ -277,4 +281,40 @@ async fn the_newest_page_costs_two_requests_at_most() {
     }
     seen.retain(|subject| subject.split('.').any(|token| token == "UNIBUS_lobby"));
     assert!((1..=2).contains(&seen.len()), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_cannot_configure_what_the_flags_refuse() {
+    // Goal: the bounds hold for the library too. Method: each field set to what its flag refuses; the start names the field,
+    // and all of them where several are wrong.
+    let wrong: &[(&str, Change)] = &[
+        ("auth_jwks_refresh", |config| config.auth_jwks_refresh = Duration::ZERO),
+        ("auth_keys_max_age", |config| config.auth_keys_max_age = Duration::ZERO),
+        ("keepalive_interval", |config| config.keepalive_interval = Duration::ZERO),
+        ("keepalive_timeout", |config| config.keepalive_timeout = Duration::ZERO),
+        ("idle_timeout", |config| config.idle_timeout = Duration::ZERO),
+        ("max_connections", |config| config.max_connections = 0),
+        ("max_streams_per_connection", |config| config.max_streams_per_connection = 0),
+        ("max_subscriptions", |config| config.max_subscriptions = 0),
+        ("payload_max", |config| config.payload_max = 0),
+        ("limit_publishes", |config| config.limit_publishes = Some(0)),
+        ("limit_publish_bytes", |config| config.limit_publish_bytes = Some(0)),
+        ("heartbeat_interval", |config| config.heartbeat_interval = Duration::from_millis(99)),
+        ("registry_replicas", |config| config.registry_replicas = 2),
+    ];
+    let nats = Nats::start().await;
+    let refusal = async |change: &dyn Fn(&mut Config)| {
+        let url = nats.url();
+        let started = Unibus::try_configured(|config| {
+            config.nats_url = Some(url);
+            change(config);
+        });
+        let error = started.await.err().expect("a refusal");
+        error.violations().iter().map(|violation| violation.field.clone()).collect::<Vec<_>>()
+    };
+    for (field, change) in wrong {
+        assert_eq!(refusal(change).await, [*field]);
+    }
+    let all = refusal(&|config| wrong.iter().for_each(|(_, change)| change(config))).await;
+    assert_eq!(all, wrong.iter().map(|(field, _)| *field).collect::<Vec<_>>());
 }

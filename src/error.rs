@@ -14,7 +14,7 @@ pub(crate) use self::limit::Limit;
 /// A result with the error type of the service.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Box<dyn StdError + Send + Sync>;
+type Cause = Box<dyn StdError + Send + Sync>;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $code:ident;)+) => {
@@ -265,7 +265,7 @@ struct Inner {
     more_violations: usize,
     metadata: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
-    source: Option<Source>,
+    source: Option<Cause>,
 }
 
 impl Error {
@@ -312,7 +312,7 @@ impl Error {
 
     /// Adds the cause, which only the log gets.
     #[must_use]
-    pub fn because(mut self, source: impl Into<Source>) -> Self {
+    pub fn because(mut self, source: impl Into<Cause>) -> Self {
         self.0.source = Some(source.into());
         self
     }

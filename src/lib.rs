@@ -81,7 +81,7 @@ pub use crate::{
     limits::LOG_LINES_MAX,
     server::Server,
     shutdown::StopSignals,
-    tokens::Command,
+    tokens::TokenCommand,
 };
 
 /// The generated client and messages of the contract, package `unibus.v1`.

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{Metadata, error, info, level_filters::LevelFilter, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-use unibus::{Command, Config, LOG_LINES_MAX, LogFormat, Server, StopSignals};
+use unibus::{Config, LOG_LINES_MAX, LogFormat, Server, StopSignals, TokenCommand};
 
 /// Rooms over gRPC on NATS JetStream.
 ///
@@ -23,7 +23,7 @@ use unibus::{Command, Config, LOG_LINES_MAX, LogFormat, Server, StopSignals};
 #[command(name = "unibus", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<TokenCommand>,
     #[command(flatten)]
     config: Config,
 }
@@ -69,7 +69,7 @@ async fn tell_of_lost_lines(lost: ErrorCounter) -> Infallible {
 }
 
 /// What a command makes is all that stands on standard output.
-fn obey(command: &Command) -> ExitCode {
+fn obey(command: &TokenCommand) -> ExitCode {
     let done = command.run().map_err(|error| error.message().to_owned());
     let told = match &done {
         Ok(made) => io::stdout().write_all(made.as_bytes()),

@@ -20,7 +20,7 @@ use crate::{
 
 /// A command that the program runs instead of the service.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Command {
+pub enum TokenCommand {
     /// Make a key that signs tokens
     ///
     /// Writes an Ed25519 private key to FILE, a PEM file that only its owner can read. Writes the public key, for
@@ -55,7 +55,7 @@ pub enum Command {
     },
 }
 
-impl Command {
+impl TokenCommand {
     /// Runs the command; returns the text for standard output.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ impl fmt::Display for Place {
 
 /// A source, and the document that was last read from it.
 #[derive(Debug)]
-struct Source {
+struct KeySource {
     place: Place,
     document: Option<Vec<u8>>,
     keys: Vec<Arc<Key>>,
@@ -73,7 +73,7 @@ struct Source {
     failing: bool,
 }
 
-impl Source {
+impl KeySource {
     fn new(place: Place) -> Self {
         Self { place, document: None, keys: Vec::new(), read_at: Instant::now(), failing: false }
     }
@@ -127,7 +127,7 @@ impl Source {
 /// All sources of keys, and the keyring that gets their keys.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    sources: Vec<Source>,
+    sources: Vec<KeySource>,
     keyring: Arc<Keyring>,
     refresh: Duration,
     age_max: Duration,
@@ -136,12 +136,12 @@ pub(crate) struct Sources {
 impl Sources {
     /// Reads every source. Errors are added to `wrong`.
     pub(super) async fn open(settings: &Settings, wrong: &mut Violations) -> Self {
-        let mut sources: Vec<_> = settings.keys.iter().cloned().map(Place::Pem).map(Source::new).collect();
+        let mut sources: Vec<_> = settings.keys.iter().cloned().map(Place::Pem).map(KeySource::new).collect();
         match settings.jwks.as_deref() {
             None => {}
-            Some(given) if !Page::is_url(given) => sources.push(Source::new(Place::SetInFile(given.into()))),
+            Some(given) if !Page::is_url(given) => sources.push(KeySource::new(Place::SetInFile(given.into()))),
             Some(given) => match Page::new(given) {
-                Ok(page) => sources.push(Source::new(Place::SetAtUrl(Box::new(page)))),
+                Ok(page) => sources.push(KeySource::new(Place::SetAtUrl(Box::new(page)))),
                 Err(problem) => wrong.add("auth_jwks", problem),
             },
         }
@@ -227,6 +227,6 @@ impl Sources {
     }
 }
 
-fn keys(sources: &[Source]) -> Vec<Arc<Key>> {
+fn keys(sources: &[KeySource]) -> Vec<Arc<Key>> {
     sources.iter().flat_map(|source| &source.keys).cloned().collect()
 }

@@ -12,7 +12,7 @@ use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 /// Where a subscription finds what follows its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ReadFrom {
     /// It is behind: in the room's log.
     Log,
     /// In the ring that all subscribers of the room share.
@@ -34,7 +34,7 @@ pub(crate) struct LogDelivery {
     expires: bool,
     /// What is known to have been removed, though it may be at hand.
     removals: Removals,
-    source: Source,
+    source: ReadFrom,
 }
 
 impl LogDelivery {
@@ -42,7 +42,7 @@ impl LogDelivery {
     /// the first steps.
     pub(crate) fn open(position: u64, state: &RoomState, expires: bool, removals: Removals) -> (Self, Vec<Step>) {
         let backlog_end = state.last_sequence;
-        let mut delivery = Self { position, backlog_end, caught_up: false, expires, removals, source: Source::Log };
+        let mut delivery = Self { position, backlog_end, caught_up: false, expires, removals, source: ReadFrom::Log };
         let mut steps = Vec::new();
         delivery.skip_to(state.first_sequence.saturating_sub(1), state.first_sequence, &mut steps);
         delivery.note_end(&mut steps);
@@ -59,10 +59,10 @@ impl LogDelivery {
     }
 
     /// Where to look for what follows, given the room's ring.
-    pub(crate) fn source(&mut self, ring: &Ring) -> Source {
+    pub(crate) fn source(&mut self, ring: &Ring) -> ReadFrom {
         self.source = match self.source {
-            Source::Log if ring.welcomes(self.position) => Source::Ring,
-            Source::Ring if !ring.reaches(self.position) => Source::Log,
+            ReadFrom::Log if ring.welcomes(self.position) => ReadFrom::Ring,
+            ReadFrom::Ring if !ring.reaches(self.position) => ReadFrom::Log,
             unchanged => unchanged,
         };
         self.source

@@ -11,7 +11,7 @@ mod tests;
 pub(crate) use self::{
     batch::{Batch, BatchBuilder, Slice},
     live::LiveDelivery,
-    log::{LogDelivery, Source},
+    log::{LogDelivery, ReadFrom},
     ring::{Budget, Next, Ring, RingLimits},
 };
 use crate::domain::Gap;

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{Batch, BatchBuilder, Budget, LogDelivery, Next, Ring, RingLimits, Source, Step};
+use super::{Batch, BatchBuilder, Budget, LogDelivery, Next, ReadFrom, Ring, RingLimits, Step};
 use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 const MESSAGE_BYTES: usize = 7;
@@ -178,7 +178,7 @@ fn in_a_room_that_keeps_one_message_who_reads_along_gets_every_one() {
         ring.push(batch([(sequence, 0)]), at(sequence));
         ring.compare(&state(sequence, sequence, 1));
         ring.turn();
-        assert_eq!(delivery.source(&ring), Source::Ring);
+        assert_eq!(delivery.source(&ring), ReadFrom::Ring);
         let Next::Batch(next) = ring.next(delivery.position()) else { panic!("{sequence} is not there") };
         assert_eq!(delivery.arrive(next.items(), false), [Step::Deliver(0..1)]);
     }

@@ -17,10 +17,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-use crate::rooms::{Mark, Session};
+use crate::rooms::{Mark, SubscriberSession};
 
 /// Whom to tell of which positions.
-pub(super) type Complete = Vec<(Arc<Session>, Mark)>;
+pub(super) type Complete = Vec<(Arc<SubscriberSession>, Mark)>;
 
 /// What an answer holds until the client has taken all of its body: a share of something that is bounded.
 #[derive(Clone)]

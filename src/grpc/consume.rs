@@ -15,7 +15,7 @@ use crate::{
     delivery::Slice,
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
-    rooms::{Command, CommandKind, Consumed, Credit, Event, Rooms},
+    rooms::{CommandKind, ConsumeCommand, ConsumeEvent, Consumed, Credit, Rooms},
     v1::{
         self, consume_request::Command as WireCommand, consume_response::Frame as Wire,
         subscribe_response::Frame as Subscribed,
@@ -48,7 +48,7 @@ fn unreadable(status: Status) -> Error {
 
 /// # Errors
 /// When there is nothing that an answer could be tagged with.
-fn command(request: v1::ConsumeRequest) -> Result<Command> {
+fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     let Some(command) = request.command else {
         return Err(Error::field("command", "must be one of open, ack, credit and close"));
     };
@@ -56,7 +56,7 @@ fn command(request: v1::ConsumeRequest) -> Result<Command> {
     Ok(match command {
         WireCommand::Open(open) => {
             let subscribe = open.subscribe.unwrap_or_default();
-            Command::Open {
+            ConsumeCommand::Open {
                 room_id: room("open.subscribe.room_id", subscribe.room_id.clone())?,
                 options: convert::subscribe(subscribe),
                 credit: Credit::new(open.credit_messages, open.credit_bytes),
@@ -64,38 +64,38 @@ fn command(request: v1::ConsumeRequest) -> Result<Command> {
         }
         WireCommand::Ack(ack) => {
             let given = (!ack.subscriber.is_empty()).then(|| SubscriberId::parse("subscriber", ack.subscriber));
-            Command::Acknowledge {
+            ConsumeCommand::Acknowledge {
                 room_id: room("ack.room_id", ack.room_id)?,
                 subscriber: given.transpose(),
                 sequence: ack.sequence,
             }
         }
-        WireCommand::Credit(credit) => Command::Credit {
+        WireCommand::Credit(credit) => ConsumeCommand::Credit {
             room_id: room("credit.room_id", credit.room_id)?,
             messages: credit.messages,
             bytes: credit.bytes,
         },
-        WireCommand::Close(close) => Command::Close { room_id: room("close.room_id", close.room_id)? },
+        WireCommand::Close(close) => ConsumeCommand::Close { room_id: room("close.room_id", close.room_id)? },
     })
 }
 
 fn piece(Consumed { room_id, event }: Consumed) -> Piece {
     let mut taken = None;
     let wire = match event {
-        Event::Frame(frame, session) => {
+        ConsumeEvent::Frame(frame, session) => {
             taken = complete(&frame, session);
             match wire(frame) {
                 Ok(frame) => alike(frame),
                 Err(slice) => return Piece { bytes: tagged(&room_id, &slice), taken },
             }
         }
-        Event::Acknowledged(position) => Wire::Acked(v1::AcknowledgeResponse { position }),
-        Event::Rejected { kind, sequence, error } => Wire::Rejected(v1::ConsumeRejected {
+        ConsumeEvent::Acknowledged(position) => Wire::Acked(v1::AcknowledgeResponse { position }),
+        ConsumeEvent::Rejected { kind, sequence, error } => Wire::Rejected(v1::ConsumeRejected {
             command: kind_of(kind).into(),
             sequence,
             error: Some(status::in_band(error)),
         }),
-        Event::Closed(closed) => Wire::Closed(closed.map_or_else(status::in_band, |()| status::ok())),
+        ConsumeEvent::Closed(closed) => Wire::Closed(closed.map_or_else(status::in_band, |()| status::ok())),
     };
     let mut bytes = BytesMut::new();
     put(&v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) }, &mut bytes);

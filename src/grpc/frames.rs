@@ -22,13 +22,13 @@ use tonic::{Response, Status};
 use super::{
     chunk::{Chunk, Complete, Outstanding},
     convert,
-    prepared::Prepared,
+    prepared::PreparedBody,
 };
 use crate::{
     delivery::Slice,
     domain::{Message, RoomId},
     error::Result,
-    rooms::{Frame, Frames, Mark, Session, Subscription},
+    rooms::{Frame, Frames, Mark, SubscriberSession, Subscription},
     v1::{self, subscribe_response::Frame as Wire},
 };
 
@@ -63,11 +63,14 @@ pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
 pub(super) struct Piece {
     pub bytes: Bytes,
     /// Whom to tell that the client's stream has taken everything up to a position, which is complete with this.
-    pub taken: Option<(Arc<Session>, Mark)>,
+    pub taken: Option<(Arc<SubscriberSession>, Mark)>,
 }
 
 /// Whom to tell when the frame was taken, and of what: everything up to there is in it, or said in it to be missing.
-pub(super) fn complete(frame: &Frame, session: Option<Arc<Session>>) -> Option<(Arc<Session>, Mark)> {
+pub(super) fn complete(
+    frame: &Frame,
+    session: Option<Arc<SubscriberSession>>,
+) -> Option<(Arc<SubscriberSession>, Mark)> {
     let position = match frame {
         Frame::Messages(slice) => slice.last_sequence(),
         Frame::Gap(gap) => gap.to,
@@ -79,13 +82,13 @@ pub(super) fn complete(frame: &Frame, session: Option<Arc<Session>>) -> Option<(
     })
 }
 
-/// The response to Subscribe, whose body [`SendFrames`](super::SendFrames) puts in place.
+/// The response to Subscribe, whose body [`PreparedBodies`](super::PreparedBodies) puts in place.
 pub(super) fn respond<S>(subscription: Subscription) -> Response<tokio_stream::Empty<S>> {
     let session = subscription.auto_acks.clone();
     respond_with(SubscriptionPieces { frames: subscription.frames(), rest: None, session })
 }
 
-/// A response of these pieces, whose body [`SendFrames`](super::SendFrames) puts in place.
+/// A response of these pieces, whose body [`PreparedBodies`](super::PreparedBodies) puts in place.
 pub(super) fn respond_with<S, P>(pieces: P) -> Response<tokio_stream::Empty<S>>
 where
     P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
@@ -99,7 +102,7 @@ where
         outstanding: Arc::default(),
     };
     let mut response = Response::new(tokio_stream::empty());
-    response.extensions_mut().insert(Prepared::new(body));
+    response.extensions_mut().insert(PreparedBody::new(body));
     response
 }
 
@@ -108,7 +111,7 @@ struct SubscriptionPieces {
     frames: Frames,
     /// What was too much for one piece.
     rest: Option<Slice>,
-    session: Option<Arc<Session>>,
+    session: Option<Arc<SubscriberSession>>,
 }
 
 impl SubscriptionPieces {
@@ -207,7 +210,7 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
         }
     }
 
-    fn note(&mut self, (session, mark): (Arc<Session>, Mark)) {
+    fn note(&mut self, (session, mark): (Arc<SubscriberSession>, Mark)) {
         self.acknowledges = true;
         match self.complete.iter_mut().find(|(noted, _)| Arc::ptr_eq(noted, &session)) {
             Some((_, noted)) => *noted = mark.max(*noted),

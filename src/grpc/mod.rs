@@ -25,7 +25,7 @@ pub(crate) use self::{
     codec::Codec,
     frames::encode_message,
     health::Health,
-    prepared::{SendFrames, free_replaced},
+    prepared::{PreparedBodies, free_replaced},
     skipped::{CORRELATION_BYTES_MAX, Skipped, room_id_at, stand_in},
     status::explained,
 };

@@ -32,9 +32,9 @@ type BoxBody = Pin<Box<dyn Body<Data = Chunk, Error = Infallible> + Send>>;
 
 /// A body that waits in the extensions of a response.
 #[derive(Clone)]
-pub(super) struct Prepared(Arc<Mutex<Option<BoxBody>>>);
+pub(super) struct PreparedBody(Arc<Mutex<Option<BoxBody>>>);
 
-impl Prepared {
+impl PreparedBody {
     pub(super) fn new(body: impl Body<Data = Chunk, Error = Infallible> + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(Some(Box::pin(body)))))
     }
@@ -47,7 +47,7 @@ impl Prepared {
 
 /// Frees the body that a prepared one will replace. For the layer around the handlers.
 pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
-    if response.extensions().get::<Prepared>().is_some() {
+    if response.extensions().get::<PreparedBody>().is_some() {
         return response.map(|_| B::default());
     }
     response
@@ -55,29 +55,29 @@ pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
 
 /// Puts prepared bodies in their place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SendFrames;
+pub(crate) struct PreparedBodies;
 
-impl<S> Layer<S> for SendFrames {
-    type Service = SendingFrames<S>;
+impl<S> Layer<S> for PreparedBodies {
+    type Service = PreparedBodiesService<S>;
 
-    fn layer(&self, inner: S) -> SendingFrames<S> {
-        SendingFrames { inner }
+    fn layer(&self, inner: S) -> PreparedBodiesService<S> {
+        PreparedBodiesService { inner }
     }
 }
 
-/// See [`SendFrames`].
+/// See [`PreparedBodies`].
 #[derive(Clone, Debug)]
-pub(crate) struct SendingFrames<S> {
+pub(crate) struct PreparedBodiesService<S> {
     inner: S,
 }
 
-impl<S, R, B> Service<Request<R>> for SendingFrames<S>
+impl<S, R, B> Service<Request<R>> for PreparedBodiesService<S>
 where
     S: Service<Request<R>, Response = Response<B>>,
 {
-    type Response = Response<Sent<B>>;
+    type Response = Response<AnswerBody<B>>;
     type Error = S::Error;
-    type Future = MapOk<S::Future, fn(Response<B>) -> Response<Sent<B>>>;
+    type Future = MapOk<S::Future, fn(Response<B>) -> Response<AnswerBody<B>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -88,13 +88,13 @@ where
     }
 }
 
-fn send<B>(mut response: Response<B>) -> Response<Sent<B>> {
+fn send<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
     let holds = response.extensions_mut().remove();
-    let inner = Prepared::take(&mut response);
+    let inner = PreparedBody::take(&mut response);
     let protocol = Protocol::of(response.headers());
     response.map(|body| match inner {
-        Some(prepared) => Sent { body: Inner::Prepared { body: prepared, protocol, _replaced: body }, holds },
-        None => Sent { body: Inner::AsIs { body }, holds },
+        Some(prepared) => AnswerBody { body: Inner::Prepared { body: prepared, protocol, _replaced: body }, holds },
+        None => AnswerBody { body: Inner::AsIs { body }, holds },
     })
 }
 
@@ -152,7 +152,7 @@ fn trailers_message(trailers: &HeaderMap) -> Bytes {
 
 pin_project! {
     /// The body of a response: as it came, or the prepared one. Its parts hold what the call holds.
-    pub(crate) struct Sent<B> {
+    pub(crate) struct AnswerBody<B> {
         #[pin]
         body: Inner<B>,
         holds: Option<Holds>,
@@ -168,7 +168,7 @@ pin_project! {
     }
 }
 
-impl<B> Body for Sent<B>
+impl<B> Body for AnswerBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<tonic::codegen::StdError>,

@@ -29,13 +29,13 @@ use crate::{
 /// How long requests are read and thrown away after the last response.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type PendingResult<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A message whose result the client does not have yet.
 struct Outstanding {
     correlation_id: u64,
     bytes: usize,
-    outcome: Pending<Result<Acknowledged>>,
+    outcome: PendingResult<Result<Acknowledged>>,
 }
 
 /// What has no result yet, in the order of the requests.
@@ -72,7 +72,7 @@ impl Window {
 struct Entering {
     correlation_id: u64,
     bytes: usize,
-    entered: Pending<Result<Pending<Result<Acknowledged>>>>,
+    entered: PendingResult<Result<PendingResult<Result<Acknowledged>>>>,
 }
 
 impl Entering {
@@ -83,7 +83,7 @@ impl Entering {
         let entered = async move {
             let (room, draft) = checked?;
             let pending = publishing.submit(&room, draft).await?;
-            Ok(Box::pin(pending.outcome()) as Pending<_>)
+            Ok(Box::pin(pending.outcome()) as PendingResult<_>)
         };
         Self { correlation_id: request.correlation_id, bytes, entered: Box::pin(entered) }
     }

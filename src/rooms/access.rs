@@ -77,7 +77,7 @@ pub(super) async fn expired(at: Option<SystemTime>) -> Error {
 }
 
 /// The caller, unless it may do everything.
-pub(super) fn bound(caller: &Caller) -> Option<&Identity> {
+pub(super) fn restricted(caller: &Caller) -> Option<&Identity> {
     match caller {
         Caller::Anyone => None,
         Caller::Known(identity) => Some(&**identity).filter(|identity| !identity.administrator),
@@ -93,7 +93,7 @@ pub(super) fn expires_at(caller: &Caller) -> Option<SystemTime> {
 
 /// The caller as one who changes members.
 pub(super) fn actor(caller: &Caller) -> Actor<'_> {
-    Actor { id: caller.id(), may_all: bound(caller).is_none() }
+    Actor { id: caller.id(), may_all: restricted(caller).is_none() }
 }
 
 impl Rooms {
@@ -127,7 +127,7 @@ impl Rooms {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub(super) fn allow(&self, caller: &Caller, registered: &Registered, right: Right) -> Result<Visible> {
-        let Some(identity) = bound(caller) else { return Ok(Visible::default()) };
+        let Some(identity) = restricted(caller) else { return Ok(Visible::default()) };
         match self.store.members.of(&registered.room, &identity.id) {
             Some(found) if found.role >= right.role() => Ok(found.visible),
             Some(_) => Err(Error::new(
@@ -144,7 +144,7 @@ impl Rooms {
     /// `PERMISSION_DENIED`.
     pub(super) fn admit(&self, caller: &Caller, registered: &Arc<Registered>) -> Result<(Visible, Standing)> {
         let expires_at = expires_at(caller);
-        let Some(identity) = bound(caller) else {
+        let Some(identity) = restricted(caller) else {
             return Ok((Visible::default(), Standing { pass: None, expires_at }));
         };
         let (membership, pass) = self.store.members.pass(registered, &identity.id).ok_or_else(not_a_member)?;

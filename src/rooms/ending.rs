@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     access::Standing,
-    subscribers::{Seek, Session},
+    subscribers::{Seek, SubscriberSession},
     subscription_limit::SubscriptionPlace,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// What ends a subscription from outside.
 #[derive(Clone)]
 pub(super) struct Ending {
-    pub session: Option<Arc<Session>>,
+    pub session: Option<Arc<SubscriberSession>>,
     pub registered: Arc<Registered>,
     pub draining: CancellationToken,
     pub standing: Standing,
@@ -29,7 +29,7 @@ pub(super) struct Ending {
 }
 
 /// Why a subscription ends.
-pub(super) enum End {
+pub(super) enum SubscriptionEnd {
     Gone(Error),
     /// Another subscription can go on where this one stood.
     Resumable(Error),
@@ -37,7 +37,7 @@ pub(super) enum End {
     Sought(Seek),
 }
 
-impl End {
+impl SubscriptionEnd {
     /// The status, with the position to come back with.
     pub(super) fn at(self, position: u64) -> Error {
         match self {
@@ -48,19 +48,19 @@ impl End {
     }
 }
 
-impl From<End> for Error {
-    fn from(end: End) -> Self {
+impl From<SubscriptionEnd> for Error {
+    fn from(end: SubscriptionEnd) -> Self {
         match end {
-            End::Gone(error) | End::Resumable(error) => error,
-            End::Sought(_) => moved(),
+            SubscriptionEnd::Gone(error) | SubscriptionEnd::Resumable(error) => error,
+            SubscriptionEnd::Sought(_) => moved(),
         }
     }
 }
 
 impl Ending {
     /// The number of the seek that what is sent follows.
-    pub(super) fn followed(&self) -> u64 {
-        self.session.as_ref().map_or(0, |session| session.followed())
+    pub(super) fn seek_number(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.seek_number())
     }
 
     /// What is sent from now on follows this seek.
@@ -70,11 +70,11 @@ impl Ending {
         }
     }
 
-    /// Whatever ends the subscription first, or the first seek with a higher number than `seen`.
+    /// Whatever ends the subscription first, or the first seek with a higher number than `after_seek`.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn wait(&self, seen: u64) -> End {
+    pub(super) async fn wait(&self, after_seek: u64) -> SubscriptionEnd {
         let ended = async {
             match &self.session {
                 Some(session) => session.ended().await,
@@ -83,17 +83,17 @@ impl Ending {
         };
         let sought = async {
             match &self.session {
-                Some(session) => session.sought(seen).await,
+                Some(session) => session.sought(after_seek).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            () = self.registered.gone() => End::Gone(not_found(&self.registered.room.room_id)),
-            error = ended => End::Resumable(error),
-            error = self.standing.ended() => End::Resumable(error),
-            () = self.draining.cancelled() => End::Resumable(draining()),
-            newest = sought => End::Sought(newest),
+            () = self.registered.gone() => SubscriptionEnd::Gone(not_found(&self.registered.room.room_id)),
+            error = ended => SubscriptionEnd::Resumable(error),
+            error = self.standing.ended() => SubscriptionEnd::Resumable(error),
+            () = self.draining.cancelled() => SubscriptionEnd::Resumable(draining()),
+            newest = sought => SubscriptionEnd::Sought(newest),
         }
     }
 
@@ -118,9 +118,9 @@ pub(super) fn went_silent(error: Error) -> Error {
 
 /// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was
 /// woken itself.
-pub(super) struct Rare<F>(FuturesUnordered<Pin<Box<F>>>);
+pub(super) struct PolledWhenWoken<F>(FuturesUnordered<Pin<Box<F>>>);
 
-impl<F: Future> Rare<F> {
+impl<F: Future> PolledWhenWoken<F> {
     pub(super) fn new(future: F) -> Self {
         // boxed, since the set allocates as much again as its future takes
         Self(FuturesUnordered::from_iter([Box::pin(future)]))

@@ -11,7 +11,7 @@ pub(crate) use self::{
 };
 use super::{
     Rooms,
-    access::{Right, bound},
+    access::{Right, restricted},
 };
 use crate::{
     domain::{
@@ -128,7 +128,7 @@ impl Rooms {
         }
         let _turn = self.allowances.turn_to_create(caller).await;
         if self.store.registry.known(&room.room_id).is_none() {
-            if bound(caller).is_some() && !room.subject.is_default() {
+            if restricted(caller).is_some() && !room.subject.is_default() {
                 return Err(Error::new(
                     Reason::PermissionDenied,
                     "`subject`: only an administrator may set it, since native programs may already use it; leave it empty",
@@ -186,7 +186,7 @@ impl Rooms {
             if room.persist {
                 // its subject may be longer than the one that it was to have
                 self.store.check_bounds(room, caller, "retention")?;
-                if bound(caller).is_some() {
+                if restricted(caller).is_some() {
                     // before the room is registered, which would make it readable
                     self.store.check_adopts_nothing(room).await?;
                 }
@@ -254,7 +254,7 @@ impl Rooms {
     /// Rooms after `after` that the caller is a member of, by ascending id; 0 is the default page size.
     pub(crate) fn list(&self, caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
-        let mut found = match bound(caller) {
+        let mut found = match restricted(caller) {
             None => self.store.registry.list(after, size + 1),
             Some(identity) => self.rooms_of(&identity.id, after, size + 1),
         };

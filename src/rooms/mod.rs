@@ -28,7 +28,7 @@ use bytes::BytesMut;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
-    consume::{Command, CommandKind, Consumed, Credit, Event},
+    consume::{CommandKind, ConsumeCommand, ConsumeEvent, Consumed, Credit},
     frame::Frame,
     life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
     members::MemberPage,
@@ -36,7 +36,7 @@ pub(crate) use self::{
     quotas::Quotas,
     reads::ReadPlace,
     subscribe::SubscribeOptions,
-    subscribers::{Mark, Session, SubscriberPage},
+    subscribers::{Mark, SubscriberPage, SubscriberSession},
     subscription::{Frames, Subscription},
 };
 use self::{

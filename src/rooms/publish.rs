@@ -13,7 +13,7 @@ use crate::{
     domain::{Acknowledged, Caller, Draft, RoomId},
     error::{Error, Reason, Result, Violations},
     limits::{ACK_TIME_MIN, PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX, PUBLISH_TIMEOUT},
-    store::{Pending, Registered, Source, ttl_not_allowed},
+    store::{Pending, PublishOrder, Registered, ttl_not_allowed},
 };
 
 impl Rooms {
@@ -24,7 +24,7 @@ impl Rooms {
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let deadline = publish_deadline();
         let registered = self.permit_publishing(caller, id, deadline).await?;
-        self.enter_one(caller, &registered, draft, None, deadline).await?.outcome().await
+        self.enqueue_counted(caller, &registered, draft, None, deadline).await?.outcome().await
     }
 
     /// The room, if it is found in time and the caller may publish to it.
@@ -43,7 +43,7 @@ impl Rooms {
 
     /// A client that publishes without waiting for each answer.
     pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
-        Publishing { source: self.store.source(), rooms: Arc::new(self.clone()), caller: caller.clone() }
+        Publishing { order: self.store.publish_order(), rooms: Arc::new(self.clone()), caller: caller.clone() }
     }
 
     /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
@@ -65,11 +65,11 @@ impl Rooms {
         let (messages, bytes) = (valid.clone().count(), valid.map(Draft::bytes).sum());
         self.allowances.publish(caller, messages, bytes)?;
         self.stored.take(&self.store, &registered, messages, bytes).await?;
-        let source = self.store.source();
+        let order = self.store.publish_order();
         let mut pending = Vec::with_capacity(drafts.len());
         for draft in drafts {
             pending.push(match draft {
-                Ok(draft) => self.enter(&registered, draft.by(caller), Some(source), deadline).await,
+                Ok(draft) => self.enqueue(&registered, draft.by(caller), Some(order), deadline).await,
                 Err(error) => Err(error),
             });
         }
@@ -113,30 +113,30 @@ impl Rooms {
         self.store.store_all(&registered, drafts, deadline).await
     }
 
-    /// As [`Self::enter`], and counts it among what the caller may publish.
-    async fn enter_one(
+    /// As [`Self::enqueue`], and counts it among what the caller may publish.
+    async fn enqueue_counted(
         &self,
         caller: &Caller,
         registered: &Arc<Registered>,
         draft: Draft,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
         self.allowances.publish(caller, 1, draft.bytes())?;
         self.stored.take(&self.store, registered, 1, draft.bytes()).await?;
-        self.store.enter(registered, draft.by(caller), source, deadline).await
+        self.store.enqueue(registered, draft.by(caller), order, deadline).await
     }
 
-    async fn enter(
+    async fn enqueue(
         &self,
         registered: &Arc<Registered>,
         draft: Draft,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
-        self.store.enter(registered, draft, source, deadline).await
+        self.store.enqueue(registered, draft, order, deadline).await
     }
 
     /// Refuses what the room does not take; `prefix` stands before the names of fields.
@@ -187,7 +187,7 @@ pub(crate) struct Publishing {
     /// Shared, since every message that waits for its place holds it.
     rooms: Arc<Rooms>,
     caller: Caller,
-    source: Source,
+    order: PublishOrder,
 }
 
 impl Publishing {
@@ -201,7 +201,7 @@ impl Publishing {
     pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
         let deadline = publish_deadline();
         let registered = self.rooms.permit_publishing(&self.caller, id, deadline).await?;
-        self.rooms.enter_one(&self.caller, &registered, draft, Some(self.source), deadline).await
+        self.rooms.enqueue_counted(&self.caller, &registered, draft, Some(self.order), deadline).await
     }
 
     /// Completes when the caller's credentials expire, with the error that the stream ends with then.

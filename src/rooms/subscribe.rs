@@ -6,7 +6,7 @@ use super::{
     Rooms,
     access::Right,
     ending::{Ending, draining},
-    subscribers::Session,
+    subscribers::SubscriberSession,
     subscription::{LogStart, Subscription, Way},
 };
 use crate::{
@@ -88,7 +88,7 @@ impl Rooms {
         start: &Start,
         subscriber: Option<(&SubscriberId, Whose)>,
         visible: Visible,
-    ) -> Result<(LogStart, Option<Session>)> {
+    ) -> Result<(LogStart, Option<SubscriberSession>)> {
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
         let hidden = visible.hidden_through(state.epoch);

@@ -12,14 +12,14 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     Encode, Frame,
-    ending::{End, Ending, Rare, went_silent},
+    ending::{Ending, PolledWhenWoken, SubscriptionEnd, went_silent},
     log_batches::{LogBatch, LogBatches},
     reads::{CallerReads, Charge},
-    subscribers::Session,
+    subscribers::SubscriberSession,
     upstream::Tap,
 };
 use crate::{
-    delivery::{Batch, LiveDelivery, LogDelivery, Next, Slice, Source, Step},
+    delivery::{Batch, LiveDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
     domain::RoomState,
     error::Result,
     store::Store,
@@ -41,7 +41,7 @@ static BEATS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(crate) struct Subscription {
     /// To be told what the client's stream has taken, if the position moves by itself. The subscription closes when its
     /// holders and the frames are dropped.
-    pub auto_acks: Option<Arc<Session>>,
+    pub auto_acks: Option<Arc<SubscriberSession>>,
     pub(super) resumed: bool,
     pub(super) ending: Ending,
     pub(super) way: Way,
@@ -174,7 +174,7 @@ fn log_frames(
         let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, removals);
         yield Ok(manner.opened(position, state, hidden, resumed));
         let mut batch: Option<(Arc<Batch>, Charge)> = None;
-        let mut end = Rare::new(ending.wait(0));
+        let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         // reads what the ring does not hold, while it is needed
         let mut behind: Option<Box<LogBatches>> = None;
@@ -192,8 +192,8 @@ fn log_frames(
             let next = {
                 let ring = tap.ring();
                 match delivery.source(&ring) {
-                    Source::Ring => Some(ring.next(position)),
-                    Source::Log => None,
+                    ReadFrom::Ring => Some(ring.next(position)),
+                    ReadFrom::Log => None,
                 }
             };
             if next.is_some() {
@@ -205,7 +205,7 @@ fn log_frames(
             }
             let (paid, unpaid) = charged(next, reads);
             let event = match (ended, paid) {
-                (Some(ended), _) => Ok(Event::End(ended)),
+                (Some(ended), _) => Ok(LogEvent::End(ended)),
                 (None, Some(paid)) => Ok(paid),
                 (None, None) => {
                     let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
@@ -215,7 +215,7 @@ fn log_frames(
                     loop {
                         tokio::select! {
                             biased;
-                            ended = end.wait() => break Ok(Event::End(ended)),
+                            ended = end.wait() => break Ok(LogEvent::End(ended)),
                             arrived = &mut arriving => break arrived,
                             () = pace.silent() => {
                                 yield Ok(Frame::Heartbeat { position });
@@ -226,18 +226,18 @@ fn log_frames(
                 }
             };
             match event {
-                Ok(Event::Batch { batch: arrived, ends_log, charge }) => {
+                Ok(LogEvent::Batch { batch: arrived, ends_log, charge }) => {
                     delivery.removed(ending.registered.removals(epoch, position));
                     steps = delivery.arrive(arrived.items(), ends_log);
                     batch = Some((arrived, charge));
                 }
-                Ok(Event::NothingFollows(state)) => {
+                Ok(LogEvent::NothingFollows(state)) => {
                     delivery.removed(ending.registered.removals(epoch, position));
                     steps = delivery.nothing_follows(&state);
                 }
-                Ok(Event::Changed) => {}
-                Ok(Event::End(End::Sought(seek))) => {
-                    end = Rare::new(ending.wait(seek.number));
+                Ok(LogEvent::Changed) => {}
+                Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
+                    end = PolledWhenWoken::new(ending.wait(seek.number));
                     behind = None;
                     let state = match Box::pin(store.log_state(room)).await {
                         Ok(state) => state,
@@ -253,7 +253,7 @@ fn log_frames(
                     let removals = ending.registered.removals(epoch, position);
                     (delivery, steps) = LogDelivery::open(position, &state, expires, removals);
                 }
-                Ok(Event::End(end)) => {
+                Ok(LogEvent::End(end)) => {
                     yield Err(end.at(position));
                     return;
                 }
@@ -267,16 +267,16 @@ fn log_frames(
 }
 
 /// What the ring gave, if the caller may have it wait for its client; else its bytes.
-fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<Event>, Option<usize>) {
+fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<LogEvent>, Option<usize>) {
     let Some(Next::Batch(batch)) = next else { return (None, None) };
     match reads.try_charge(batch.size()) {
-        Some(charge) => (Some(Event::Batch { batch, ends_log: false, charge }), None),
+        Some(charge) => (Some(LogEvent::Batch { batch, ends_log: false, charge }), None),
         None => (None, Some(batch.size())),
     }
 }
 
 /// What a subscription of a log waits for.
-enum Event {
+enum LogEvent {
     Batch {
         batch: Arc<Batch>,
         ends_log: bool,
@@ -286,7 +286,7 @@ enum Event {
     Changed,
     /// The log holds this and nothing after the position.
     NothingFollows(RoomState),
-    End(End),
+    End(SubscriptionEnd),
 }
 
 /// A backlog that is not through.
@@ -311,10 +311,10 @@ async fn arrive(
     tap: &mut Tap,
     backlog: Option<Backlog<'_>>,
     charging: Option<impl Future<Output = Charge>>,
-) -> Result<Event> {
+) -> Result<LogEvent> {
     if let Some(charging) = charging {
         Box::pin(charging).await;
-        return Ok(Event::Changed);
+        return Ok(LogEvent::Changed);
     }
     let arriving = async {
         let Some(batches) = behind else {
@@ -322,10 +322,10 @@ async fn arrive(
                 return Err(error.again());
             }
             tap.changed().await;
-            return Ok(Event::Changed);
+            return Ok(LogEvent::Changed);
         };
         let LogBatch { batch, ends_log, charge } = Box::pin(batches.next()).await?;
-        Ok(Event::Batch { batch, ends_log, charge })
+        Ok(LogEvent::Batch { batch, ends_log, charge })
     };
     let Some(backlog) = backlog else { return arriving.await };
     let mut arriving = pin!(arriving);
@@ -336,7 +336,7 @@ async fn arrive(
             () = time::sleep(interval) => interval = (interval * 2).min(BACKLOG_CHECK_INTERVAL_MAX),
         }
         if let Some(state) = Box::pin(backlog.nothing_follows()).await {
-            return Ok(Event::NothingFollows(state));
+            return Ok(LogEvent::NothingFollows(state));
         }
     }
 }
@@ -358,7 +358,7 @@ fn ephemeral_frames(
         if until_caught_up {
             return;
         }
-        let mut end = Rare::new(ending.wait(0));
+        let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         loop {
             if let Some(end) = pace.ask(end.wait()) {

@@ -69,8 +69,8 @@ impl Addresses {
     }
 
     /// Counts a connection of this address until the source is dropped; `None` when the address has too many.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Source> {
-        let Some(max) = self.max else { return Some(Source::default()) };
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<SourceAddress> {
+        let Some(max) = self.max else { return Some(SourceAddress::default()) };
         let address = network(address);
         let mut all = lock(&self.known);
         let known = all.entry(address).or_default();
@@ -87,7 +87,7 @@ impl Addresses {
         {
             oldest.order();
         }
-        Some(Source { counted: Some((Arc::clone(self), address, number)), is_excess, eviction })
+        Some(SourceAddress { counted: Some((Arc::clone(self), address, number)), is_excess, eviction })
     }
 
     /// Connections of one address; `None` without a bound.
@@ -106,13 +106,13 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// The share that one connection has of its source address.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(super) struct SourceAddress {
     counted: Option<(Arc<Addresses>, IpAddr, u64)>,
     is_excess: bool,
     eviction: Arc<Eviction>,
 }
 
-impl Source {
+impl SourceAddress {
     /// What ends the connection.
     pub(super) fn eviction(&self) -> Arc<Eviction> {
         Arc::clone(&self.eviction)
@@ -133,7 +133,7 @@ impl Source {
     }
 }
 
-impl Drop for Source {
+impl Drop for SourceAddress {
     fn drop(&mut self) {
         let Some((all, address, number)) = &self.counted else { return };
         let mut all = lock(&all.known);
@@ -178,7 +178,7 @@ mod tests {
         let first = take();
         first.is_identified();
         let others: Vec<_> = (0..UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX).map(|_| take()).collect();
-        let has_to_end = |source: &Source| source.eviction.is_ordered(Waker::noop());
+        let has_to_end = |source: &SourceAddress| source.eviction.is_ordered(Waker::noop());
         assert!(!has_to_end(&first) && !others.iter().any(has_to_end));
         let last = take();
         assert!(!has_to_end(&first) && !has_to_end(&last));

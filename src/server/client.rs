@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    addresses::{Eviction, Source},
+    addresses::{Eviction, SourceAddress},
     callers,
     connections::{Bounds, Place, Places},
     intake::Budget,
@@ -34,7 +34,7 @@ pub(super) struct Client {
     places: Arc<Places>,
     place: Mutex<Place>,
     /// Until the connection ends.
-    source: Mutex<Option<Source>>,
+    source: Mutex<Option<SourceAddress>>,
     certificate: Option<ClientCertificate>,
     /// Whether its source address has too many connections.
     is_excess: bool,
@@ -88,7 +88,7 @@ impl Client {
     pub(super) fn new(
         places: Arc<Places>,
         place: Place,
-        source: Source,
+        source: SourceAddress,
         certificate: Option<ClientCertificate>,
     ) -> Self {
         // with authentication off nobody is a stranger; who has shown a certificate is none either

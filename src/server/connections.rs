@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    addresses::Source,
+    addresses::SourceAddress,
     client::{Client, Gate},
     coalesce::Coalescing,
     frames::Streams,
@@ -192,7 +192,7 @@ impl Connection {
         stream: Stream,
         place: Place,
         places: Arc<Places>,
-        source: Source,
+        source: SourceAddress,
         certificate: Option<ClientCertificate>,
     ) -> Self {
         let deadline = Box::pin(time::sleep(places.bounds.silence_max()));

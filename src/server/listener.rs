@@ -20,7 +20,7 @@ use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
 use super::{
-    addresses::{Addresses, Source},
+    addresses::{Addresses, SourceAddress},
     client::Client,
     connections::{Bounds, Connection, Place, Places},
     intake::Counted,
@@ -166,7 +166,7 @@ fn http(bounds: Bounds) -> Http {
 /// The connection after its handshake; `None` when there will be none.
 async fn secure(
     stream: TcpStream,
-    source: Source,
+    source: SourceAddress,
     handshake: Handshake,
     places: &Arc<Places>,
     draining: &CancellationToken,

@@ -182,7 +182,7 @@ impl Server {
             .route_layer(MapResponseLayer::new(held::until_taken))
             .fallback(no_such_path);
         let service = tower::ServiceBuilder::new()
-            .layer(grpc::SendFrames)
+            .layer(grpc::PreparedBodies)
             .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))

@@ -41,7 +41,7 @@ pub(super) fn prefix(room: &Room) -> String {
 
 /// Where a durable subscriber stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bookmark {
+pub(crate) struct Binding {
     /// Everything up to this sequence is processed.
     pub position: u64,
     /// It was made by this call.
@@ -62,7 +62,7 @@ struct Floor {
 ///
 /// # Errors
 /// `STREAM_INCOMPATIBLE` for a consumer of another kind, `LIMIT_REACHED`.
-pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Bookmark> {
+pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
     if let Some(info) = named(nats, room, &subscriber.name).await? {
         if !is_subscriber(&info) {
             return Err(Error::new(
@@ -70,7 +70,7 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> R
                 "`subscriber`: a NATS consumer with the name of the subscriber exists, and has another kind of acknowledgement; choose another name",
             ));
         }
-        return Ok(Bookmark { position: info.ack_floor.stream_sequence, created: false });
+        return Ok(Binding { position: info.ack_floor.stream_sequence, created: false });
     }
     let name = consumer(room, &subscriber.name);
     let given = Some((METADATA_SUBSCRIBER, subscriber.id.as_str()));
@@ -86,10 +86,10 @@ pub(super) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> R
     match nats.create_consumer(room.stream.as_str(), config).await {
         // a node that has just started may not know of a consumer that is there: NATS then leaves it at its place
         Ok(Info { ack_floor, .. }) => {
-            Ok(Bookmark { position: ack_floor.stream_sequence, created: ack_floor.stream_sequence == 0 })
+            Ok(Binding { position: ack_floor.stream_sequence, created: ack_floor.stream_sequence == 0 })
         }
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
-            Ok(Bookmark { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
+            Ok(Binding { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
         }
         Err(error) => Err(error.into()),
     }

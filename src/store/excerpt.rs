@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     direct::number,
-    fetch::{Batch, Origin, fetch},
+    fetch::{Fetched, Origin, fetch},
     logs::{Logs, behind, is_replicated},
     message::Stored,
     nats::{ApiError, Nats},
@@ -67,7 +67,7 @@ struct BatchRequest {
 impl Excerpts<'_> {
     /// The first messages from `origin` on. Where the log has copies, messages at its end may be missing:
     /// [`Self::complete`] adds them.
-    pub(super) async fn read(&self, origin: Origin, limits: ExcerptLimits) -> Result<Batch> {
+    pub(super) async fn read(&self, origin: Origin, limits: ExcerptLimits) -> Result<Fetched> {
         let until = time::Instant::now() + NATS_REQUEST_TIMEOUT;
         if !self.nats.suspects().contains(&self.room.room_id) {
             match time::timeout_at(until, self.read_many(origin, limits)).await {
@@ -85,7 +85,7 @@ impl Excerpts<'_> {
         time::timeout_at(until, self.read_each(origin, limits)).await.map_err(|_| Error::from(ApiError::TimedOut))?
     }
 
-    async fn read_many(&self, origin: Origin, limits: ExcerptLimits) -> Result<Batch, ApiError> {
+    async fn read_many(&self, origin: Origin, limits: ExcerptLimits) -> Result<Fetched, ApiError> {
         let nats = self.nats.reading(&self.room.room_id).await.map_err(|_| ApiError::Disconnected)?;
         let bytes = limits.bytes + self.nats.client.max_payload();
         let limits = ExcerptLimits { bytes, ..limits };
@@ -110,7 +110,7 @@ impl Excerpts<'_> {
                 messages.push(stored.attributed(self.signatures, self.room).await);
             }
         }
-        Ok(Batch { messages, pending: found.pending })
+        Ok(Fetched { messages, pending: found.pending })
     }
 
     /// What an excerpt will be in bytes, if its messages are as large as they are on average.
@@ -120,12 +120,12 @@ impl Excerpts<'_> {
     }
 
     /// As [`Self::read`], each message by itself from the leader.
-    async fn read_each(&self, origin: Origin, limits: ExcerptLimits) -> Result<Batch> {
+    async fn read_each(&self, origin: Origin, limits: ExcerptLimits) -> Result<Fetched> {
         let mut next = match origin {
             Origin::Sequence(sequence) => sequence,
             Origin::Time(time) => match self.first_at(time).await? {
                 Some(sequence) => sequence,
-                None => return Ok(Batch { messages: Vec::new(), pending: 0 }),
+                None => return Ok(Fetched { messages: Vec::new(), pending: 0 }),
             },
         };
         let (mut messages, mut bytes) = (Vec::new(), 0);
@@ -135,7 +135,7 @@ impl Excerpts<'_> {
             if found.is_empty() {
                 // a hole, or the end
                 let Some(first) = raw::get(self.nats, self.room, Wanted::From(next)).await? else {
-                    return Ok(Batch { messages, pending: 0 });
+                    return Ok(Fetched { messages, pending: 0 });
                 };
                 found.push(first);
             }
@@ -147,7 +147,7 @@ impl Excerpts<'_> {
             }
         }
         let pending = (self.state.last_sequence + 1).saturating_sub(next);
-        Ok(Batch { messages, pending })
+        Ok(Fetched { messages, pending })
     }
 
     /// What is stored of the `count` sequences from `next` on, asked for at the same time.

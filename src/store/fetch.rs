@@ -25,7 +25,7 @@ pub(super) enum Origin {
 
 /// What one read brought, ascending.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct Fetched {
     pub messages: Vec<Message>,
     /// Messages that are stored after the last of these.
     pub pending: u64,
@@ -38,7 +38,7 @@ pub(super) async fn fetch(
     room: &Room,
     origin: Origin,
     (messages_max, bytes_max): (usize, usize),
-) -> Option<Batch> {
+) -> Option<Fetched> {
     if nats.client.server_info().cluster.is_some() {
         return None;
     }
@@ -83,5 +83,5 @@ pub(super) async fn fetch(
         let stored = Stored::new(sequence, published.into(), headers.as_ref(), payload);
         messages.push(stored.attributed(signatures, room).await);
     }
-    Some(Batch { messages, pending })
+    Some(Fetched { messages, pending })
 }

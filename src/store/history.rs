@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::SystemTime};
 
 use super::{
     excerpt::{ExcerptLimits, Excerpts},
-    fetch::{Batch, Origin},
+    fetch::{Fetched, Origin},
 };
 use crate::{
     domain::{Message, Page, PageRequest, RoomState},
@@ -161,7 +161,7 @@ impl Log<'_> {
         self.state.messages == 0 || matches!(origin, Origin::Sequence(start) if start > self.state.last_sequence)
     }
 
-    async fn read(&self, origin: Origin, messages: u64) -> Result<Batch> {
+    async fn read(&self, origin: Origin, messages: u64) -> Result<Fetched> {
         self.excerpts.read(origin, self.excerpt(usize::try_from(messages).unwrap_or(usize::MAX))).await
     }
 

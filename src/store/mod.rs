@@ -14,6 +14,7 @@ mod embedded;
 mod excerpt;
 mod fetch;
 mod history;
+mod holders;
 mod live;
 mod logs;
 mod members;
@@ -21,7 +22,6 @@ mod message;
 mod message_id;
 mod nats;
 mod newest;
-mod owners;
 mod peers;
 mod publish;
 mod raw;
@@ -60,15 +60,15 @@ use self::{
 pub(crate) use self::{
     backlogs::Turns,
     durable_list::{DurablePage, DurableToken},
-    durables::{Bookmark, not_found as subscriber_not_found},
+    durables::{Binding, not_found as subscriber_not_found},
     embedded::{Disk, EmbeddedNats, Options as EmbeddedOptions},
     history::PageLimits,
+    holders::{Held, HolderChange, Holders, Holding},
     live::{Live, LiveEvent},
     members::{Actor, Members, Pass},
     nats::{Nats, Target},
-    owners::{Owned, OwnerChange, Owners, Ownership},
     peers::{Asked, PeerListener, PeerReply, PeerRequest},
-    publish::{Pending, Source, ttl_not_allowed},
+    publish::{Pending, PublishOrder, ttl_not_allowed},
     reader::{Arrival, Reader},
     registry::{Naming, Registered, Registration, Registry, not_found},
     subscriber::{Subscriber, Whose},
@@ -86,7 +86,7 @@ pub(crate) struct Store {
     nats: Nats,
     instance: Arc<str>,
     pub(crate) registry: Registry,
-    pub(crate) owners: Owners,
+    pub(crate) holders: Holders,
     pub(crate) members: Members,
     changes: Changes,
     logs: Logs,
@@ -139,13 +139,13 @@ impl Store {
             tasks.spawn(reserve.keep_full(stop.clone()));
             tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
         }
-        let owners = Owners::new(&buckets);
+        let holders = Holders::new(&buckets);
         Ok((
             Self {
                 nats,
                 instance,
                 registry,
-                owners,
+                holders,
                 members,
                 changes,
                 logs,
@@ -290,7 +290,7 @@ impl Store {
         if self.nats.has_jetstream() {
             streams::delete(&self.nats, room).await?;
             self.logs.forget(&room.room_id);
-            self.owners.forget_room(&room.room_id).await?;
+            self.holders.forget_room(&room.room_id).await?;
         }
         // last: whoever may finish this is a member
         self.members.forget_room(&room.room_id).await
@@ -305,9 +305,9 @@ impl Store {
         self.publisher.check_bounds(room, smallest.by(caller), field)
     }
 
-    /// A publisher whose messages to one room are stored in the order in which they [enter](Self::enter).
-    pub(crate) fn source(&self) -> Source {
-        self.publisher.source()
+    /// A publisher whose messages to one room are stored in the order in which they are [enqueued](Self::enqueue).
+    pub(crate) fn publish_order(&self) -> PublishOrder {
+        self.publisher.order()
     }
 
     /// Publishes in the way of the room: sends, or enters the queue of what is to be stored.
@@ -317,15 +317,15 @@ impl Store {
     ///
     /// # Cancel safety
     /// A call that is dropped has not stored the message.
-    pub(crate) async fn enter(
+    pub(crate) async fn enqueue(
         &self,
         registered: &Arc<Registered>,
         draft: Draft,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<Pending> {
         if registered.room.persist {
-            return self.publisher.enter(registered, draft, source, deadline).await;
+            return self.publisher.enqueue(registered, draft, order, deadline).await;
         }
         // boxed: it would make the future of every stored message larger
         Box::pin(self.publisher.send(&registered.room, draft, deadline)).await.map(Pending::sent)
@@ -404,7 +404,7 @@ impl Store {
     }
 
     /// A durable subscriber's position, made if there is none.
-    pub(crate) async fn bind(&self, room: &Room, subscriber: &Subscriber) -> Result<Bookmark> {
+    pub(crate) async fn bind(&self, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
         durables::bind(&self.nats, room, subscriber).await
     }
 

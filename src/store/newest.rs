@@ -92,7 +92,7 @@ impl Newest {
         let Deletions { epoch: of, sequences, greatest, .. } = &known.deletions;
         let matters = *greatest > position && *of == epoch && !sequences.is_empty();
         Removals {
-            purged: known.purged_through(epoch),
+            purged: known.newest_purge(epoch),
             deleted: if matters { Some(Arc::clone(sequences)) } else { None },
         }
     }
@@ -101,7 +101,7 @@ impl Newest {
     pub(super) fn doubted_through(&self, epoch: i64) -> u64 {
         let known = lock(&self.known);
         let deleted = if known.deletions.epoch == epoch { known.deletions.greatest } else { 0 };
-        deleted.max(known.purged_through(epoch))
+        deleted.max(known.newest_purge(epoch))
     }
 
     /// Changes whenever any of it does.
@@ -111,7 +111,7 @@ impl Newest {
 }
 
 impl Known {
-    fn purged_through(&self, epoch: i64) -> u64 {
+    fn newest_purge(&self, epoch: i64) -> u64 {
         let in_epoch =
             |purged: Option<Purged>| purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through);
         let shown = if self.empty_through.0 == epoch { self.empty_through.1 } else { 0 };

@@ -22,7 +22,7 @@ use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use self::source::Source;
+use self::source::LogConsumer;
 use super::{
     backlogs::Turns,
     logs::{HighWaterMark, Logs},
@@ -71,7 +71,7 @@ pub(crate) struct Reader {
     epoch: i64,
     /// The next sequence to ask for.
     next: u64,
-    source: Option<Source>,
+    source: Option<LogConsumer>,
     /// Read by itself and not taken yet.
     singled: Option<Box<Raw>>,
     /// Not given yet, since it is not known who published it.
@@ -89,7 +89,7 @@ pub(crate) struct Reader {
 /// How reading goes on.
 enum Begun {
     Single(Box<Raw>),
-    Source(Box<Source>),
+    Reading(Box<LogConsumer>),
 }
 
 impl Reader {
@@ -153,7 +153,7 @@ impl Reader {
             }
             let Some(source) = &mut self.source else {
                 match self.begin().await? {
-                    Begun::Source(source) => self.source = Some(*source),
+                    Begun::Reading(source) => self.source = Some(*source),
                     Begun::Single(raw) => self.singled = Some(raw),
                 }
                 continue;
@@ -335,8 +335,8 @@ impl Reader {
             self.single = 0;
         }
         let source =
-            Box::pin(Source::open(&self.nats, &self.tasks, self.turns.as_ref(), &self.room, self.next)).await?;
-        Ok(Begun::Source(Box::new(source)))
+            Box::pin(LogConsumer::open(&self.nats, &self.tasks, self.turns.as_ref(), &self.room, self.next)).await?;
+        Ok(Begun::Reading(Box::new(source)))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Store,
     bucket::Versioned,
     durables::{self, METADATA_ENDPOINT, METADATA_SUBSCRIBER},
-    owners::Ownership,
+    holders::Holding,
 };
 use crate::{
     domain::{MemberId, NatsName, Room, RoomId, SubscriberId},
@@ -67,7 +67,7 @@ impl Whose {
     }
 
     /// The best of several that have the id; of two equal ones the one that was first.
-    fn pick(&self, found: Vec<Versioned<Ownership>>) -> Option<Subscriber> {
+    fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<Subscriber> {
         let rank = |subscriber: &Subscriber| (!self.is_exact(subscriber), subscriber.endpoint.is_some());
         let fitting = found.into_iter().filter(|found| self.may_be(found.value.subscriber.endpoint.as_ref()));
         let best = fitting.min_by_key(|found| (rank(&found.value.subscriber), found.revision))?.value.subscriber;
@@ -96,7 +96,7 @@ impl Store {
     pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
         let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
         let [preferred, hashed, reserved] = &names;
-        let first = self.owners.named(&room.room_id, preferred).await?;
+        let first = self.holders.named(&room.room_id, preferred).await?;
         if let Some(found) = &first
             && found.value.subscriber.id == *id
             && whose.is_exact(&found.value.subscriber)
@@ -110,7 +110,7 @@ impl Store {
                 others.push(reserved);
             }
         }
-        let others = try_join_all(others.iter().map(|name| self.owners.named(&room.room_id, name))).await?;
+        let others = try_join_all(others.iter().map(|name| self.holders.named(&room.room_id, name))).await?;
         let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
         let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
         let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();

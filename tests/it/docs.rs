@@ -15,7 +15,7 @@ use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
 use tonic_prost::ProstCodec;
-use unibus::{Command, Config, Reason, v1};
+use unibus::{Config, Reason, TokenCommand, v1};
 
 use crate::support::{Nats, Unibus};
 
@@ -86,7 +86,7 @@ fn the_flags_are_those_of_the_program() {
 fn the_commands_are_those_of_the_program() {
     // Goal: who makes tokens by hand finds every flag. Method: make the table from the commands.
     let mut table = String::from("| command | flag | default | meaning |\n|---|---|---|---|\n");
-    for command in Command::augment_subcommands(clap::Command::new("unibus")).get_subcommands() {
+    for command in TokenCommand::augment_subcommands(clap::Command::new("unibus")).get_subcommands() {
         for arg in command.get_arguments() {
             let (name, flag) = (command.get_name(), arg.get_long().expect("a long flag"));
             let default = arg.get_default_values().first().map(|value| format!("`{}`", value.to_string_lossy()));
@@ -182,7 +182,7 @@ fn names_in_capitals() -> BTreeSet<String> {
 
 /// The names in a page that look like flags or constants, but are not any; and how many there are in all.
 fn invented(page: &str) -> (Vec<&str>, usize) {
-    let mut commands = Command::augment_subcommands(Config::command());
+    let mut commands = TokenCommand::augment_subcommands(Config::command());
     commands.build();
     let flags = |command: &clap::Command| -> Vec<_> {
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()

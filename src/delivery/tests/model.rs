@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    super::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, Ring, Slice, Source, Step},
+    super::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
     MESSAGE_BYTES, at, deleted, ring, state,
 };
 use crate::domain::{Gap, GapReason, Removals, RoomState};
@@ -162,7 +162,7 @@ impl Client {
         self.delivery.removed(log.removals());
         let position = self.delivery.position();
         match self.delivery.source(ring) {
-            Source::Ring => {
+            ReadFrom::Ring => {
                 self.behind = None;
                 match ring.next(position) {
                     Next::Batch(batch) => {
@@ -179,7 +179,7 @@ impl Client {
                     Next::Lagged { .. } => panic!("the ring was chosen"),
                 }
             }
-            Source::Log => {
+            ReadFrom::Log => {
                 let from = *self.behind.get_or_insert(position);
                 if let Some((batch, to)) = log.read(from, count) {
                     self.behind = Some(to);

@@ -22,7 +22,7 @@ use self::{
     reader::Reader,
     stage::{Stage, Turn},
 };
-use super::{Frame, Rooms, Session, SubscribeOptions};
+use super::{Frame, Rooms, SubscribeOptions, SubscriberSession};
 use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
@@ -33,7 +33,7 @@ const OPENS_AT_ONCE: usize = 32;
 
 /// What the client asks for. What is wrong beside the room is kept, to be answered where the command belongs.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum ConsumeCommand {
     Open {
         room_id: RoomId,
         options: Result<SubscribeOptions>,
@@ -68,14 +68,14 @@ pub(crate) enum CommandKind {
 #[derive(Debug)]
 pub(crate) struct Consumed {
     pub room_id: RoomId,
-    pub event: Event,
+    pub event: ConsumeEvent,
 }
 
 /// What happened.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ConsumeEvent {
     /// With whom to tell what the client's stream has taken, if the position moves by itself.
-    Frame(Frame, Option<Arc<Session>>),
+    Frame(Frame, Option<Arc<SubscriberSession>>),
     /// Everything up to this position is acknowledged, and durable.
     Acknowledged(u64),
     /// A command was not carried out. What is open stays so.
@@ -100,7 +100,7 @@ impl Rooms {
         commands: S,
     ) -> impl Stream<Item = Result<Consumed>> + Send + 'static
     where
-        S: Stream<Item = Result<Command>> + Send + 'static,
+        S: Stream<Item = Result<ConsumeCommand>> + Send + 'static,
     {
         let stage = Arc::new(Stage::default());
         let gone = CancellationToken::new();

@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, CommandKind, Event,
+    CommandKind, ConsumeCommand, ConsumeEvent,
     flow::{Credit, Flow},
     stage::Stage,
 };
@@ -57,7 +57,7 @@ impl Reader {
 
     /// Obeys the commands, until there are no more, the client is gone, its credentials expire or the service drains; then until the last
     /// acknowledgement is through.
-    pub(super) async fn run<S: Stream<Item = Result<Command>>>(mut self, commands: S) {
+    pub(super) async fn run<S: Stream<Item = Result<ConsumeCommand>>>(mut self, commands: S) {
         let stage = Arc::clone(&self.stage);
         let (gone, draining_begins) = (self.gone.clone(), self.rooms.draining.clone());
         let mut commands = pin!(commands);
@@ -87,20 +87,20 @@ impl Reader {
         stage.end(end, when_closed);
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: ConsumeCommand) {
         match command {
-            Command::Open { room_id, options, credit } => self.open(room_id, options, credit),
-            Command::Acknowledge { room_id, subscriber, sequence } => {
+            ConsumeCommand::Open { room_id, options, credit } => self.open(room_id, options, credit),
+            ConsumeCommand::Acknowledge { room_id, subscriber, sequence } => {
                 match subscriber.and_then(|subscriber| self.subscriber(&room_id, subscriber)) {
                     Ok(subscriber) => self.acknowledge((room_id, subscriber), sequence),
                     Err(error) => self.reject(room_id, CommandKind::Acknowledge, sequence, error),
                 }
             }
-            Command::Credit { room_id, messages, bytes } => match self.stage.find(&room_id) {
+            ConsumeCommand::Credit { room_id, messages, bytes } => match self.stage.find(&room_id) {
                 Some(flow) if !flow.is_closing() => flow.add(messages, bytes),
                 Some(_) | None => self.reject(room_id, CommandKind::Credit, 0, not_open()),
             },
-            Command::Close { room_id } => match self.stage.find(&room_id) {
+            ConsumeCommand::Close { room_id } => match self.stage.find(&room_id) {
                 Some(flow) => self.close(room_id, &flow),
                 None => self.reject(room_id, CommandKind::Close, 0, not_open()),
             },
@@ -121,7 +121,7 @@ impl Reader {
             self.stage.open(options, flow)
         });
         if let Err(error) = opened {
-            self.stage.answer(room_id, Event::Closed(Err(error)));
+            self.stage.answer(room_id, ConsumeEvent::Closed(Err(error)));
         }
     }
 
@@ -171,7 +171,7 @@ impl Reader {
     fn through(&mut self, acknowledged: Acknowledged) {
         let Acknowledged { key, sequence, position } = acknowledged;
         match position {
-            Ok(position) => self.stage.answer(key.0.clone(), Event::Acknowledged(position)),
+            Ok(position) => self.stage.answer(key.0.clone(), ConsumeEvent::Acknowledged(position)),
             Err(error) => self.reject(key.0.clone(), CommandKind::Acknowledge, sequence, error),
         }
         let next = self.waiting.get_mut(&key).and_then(VecDeque::pop_front);
@@ -210,7 +210,7 @@ impl Reader {
     }
 
     fn reject(&self, room_id: RoomId, kind: CommandKind, sequence: u64, error: Error) {
-        self.stage.answer(room_id, Event::Rejected { kind, sequence, error });
+        self.stage.answer(room_id, ConsumeEvent::Rejected { kind, sequence, error });
     }
 }
 

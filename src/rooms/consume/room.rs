@@ -9,11 +9,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Consumed, Event, flow::Flow, stage::Stage};
+use super::{ConsumeEvent, Consumed, flow::Flow, stage::Stage};
 use crate::{
     domain::{Caller, Gap},
     error::Result,
-    rooms::{Frame, Rooms, Session, SubscribeOptions, ending::End, subscription::Way},
+    rooms::{Frame, Rooms, SubscribeOptions, SubscriberSession, ending::SubscriptionEnd, subscription::Way},
 };
 
 /// So many encoded bytes of a room go out before it is another one's turn, beyond one message.
@@ -35,7 +35,7 @@ pub(super) fn consumed(
             loop {
                 match frames.next().await {
                     Some(Ok((frame, session))) => {
-                        yield Consumed { room_id: room_id.clone(), event: Event::Frame(frame, session) };
+                        yield Consumed { room_id: room_id.clone(), event: ConsumeEvent::Frame(frame, session) };
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Ok(()),
@@ -43,7 +43,7 @@ pub(super) fn consumed(
             }
         };
         stage.remove(&room_id);
-        yield Consumed { room_id, event: Event::Closed(closed) };
+        yield Consumed { room_id, event: ConsumeEvent::Closed(closed) };
     }
 }
 
@@ -54,7 +54,7 @@ fn frames(
     options: SubscribeOptions,
     flow: &Flow,
     opens: Arc<Semaphore>,
-) -> impl Stream<Item = Result<(Frame, Option<Arc<Session>>)>> + Send {
+) -> impl Stream<Item = Result<(Frame, Option<Arc<SubscriberSession>>)>> + Send {
     stream! {
         let opening = async {
             let _one_of_few = opens.acquire().await;
@@ -106,8 +106,8 @@ fn frames(
                     tokio::select! {
                         biased;
                         may_send = flow.may_send() => break may_send,
-                        end = ending.wait(ending.followed()) => {
-                            if matches!(end, End::Sought(_)) {
+                        end = ending.wait(ending.seek_number()) => {
+                            if matches!(end, SubscriptionEnd::Sought(_)) {
                                 // what is held lies elsewhere than the subscriber is now
                                 continue 'frames;
                             }

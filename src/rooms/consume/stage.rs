@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Consumed, Event, flow::Flow};
+use super::{ConsumeEvent, Consumed, flow::Flow};
 use crate::{
     domain::RoomId,
     error::{Error, Limit, Result},
@@ -25,7 +25,7 @@ pub(super) enum Turn {
 
 /// How the stream ends.
 #[derive(Debug)]
-struct End {
+struct StreamEnd {
     result: Result<()>,
     /// Once every room is closed; else at once.
     when_closed: bool,
@@ -37,7 +37,7 @@ struct Inner {
     /// Open, and not known to the other side yet.
     arriving: VecDeque<(SubscribeOptions, Arc<Flow>)>,
     answers: VecDeque<Consumed>,
-    end: Option<End>,
+    end: Option<StreamEnd>,
 }
 
 /// Between reading and sending.
@@ -118,12 +118,12 @@ impl Stage {
     }
 
     /// Tells the client. Confirmations of a room that wait become one.
-    pub(super) fn answer(&self, room_id: RoomId, event: Event) {
+    pub(super) fn answer(&self, room_id: RoomId, event: ConsumeEvent) {
         let mut inner = self.inner();
-        if let Event::Acknowledged(position) = event {
+        if let ConsumeEvent::Acknowledged(position) = event {
             let waiting = inner.answers.iter_mut().filter(|answer| answer.room_id == room_id);
             let confirmed = waiting.filter_map(|answer| match &mut answer.event {
-                Event::Acknowledged(confirmed) => Some(confirmed),
+                ConsumeEvent::Acknowledged(confirmed) => Some(confirmed),
                 _ => None,
             });
             if let Some(confirmed) = confirmed.last() {
@@ -137,7 +137,7 @@ impl Stage {
 
     /// Nothing more is read.
     pub(super) fn end(&self, result: Result<()>, when_closed: bool) {
-        self.inner().end = Some(End { result, when_closed });
+        self.inner().end = Some(StreamEnd { result, when_closed });
         self.turn.notify_one();
     }
 }

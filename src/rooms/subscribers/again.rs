@@ -1,7 +1,7 @@
 //! The consumer of a subscriber that another program deleted while a subscription is open: made again, at its position.
 //!
 //! The position lives in the consumer alone. While a subscription is open the instance that owns it knows the position too, so
-//! that no deletion from outside costs one. A subscriber that is deleted through the service stays deleted: its ownership goes
+//! that no deletion from outside costs one. A subscriber that is deleted through the service stays deleted: its holding goes
 //! with it.
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Subscribers {
 
     /// The position that the subscriber has then; `None` if the session is no longer the one that decides.
     async fn make_again(&self, session: &Arc<Inner>, position: u64) -> Result<Option<u64>> {
-        let (room, subscriber) = (&session.registered.room, &session.ownership.subscriber);
+        let (room, subscriber) = (&session.registered.room, &session.holding.subscriber);
         if !self.decides(session).await? || self.store.log_state(room).await?.epoch != session.epoch {
             return Ok(None);
         }
@@ -60,8 +60,8 @@ impl Subscribers {
 
     /// Whether the session is still the subscriber's open one, or the newer one waits for its last position.
     async fn decides(&self, session: &Inner) -> Result<bool> {
-        let subscriber = &session.ownership.subscriber;
-        let owner = self.store.owners.find(subscriber).await?;
-        Ok(owner.is_some_and(|owner| session.is_releasing() || owner.session == session.ownership.session))
+        let subscriber = &session.holding.subscriber;
+        let owner = self.store.holders.find(subscriber).await?;
+        Ok(owner.is_some_and(|owner| session.is_releasing() || owner.session == session.holding.session))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     domain::{MemberId, RoomId},
     error::{Error, Limit, Result},
-    store::{Ownership, Registry},
+    store::{Holding, Registry},
     sync::lock,
 };
 
@@ -61,11 +61,11 @@ impl Bound {
     }
 
     /// There is this subscriber.
-    pub(super) fn add(&self, ownership: &Ownership) {
+    pub(super) fn add(&self, holding: &Holding) {
         if self.max.is_none() {
             return;
         }
-        let (key, subscriber) = (ownership.key(), &ownership.subscriber);
+        let (key, subscriber) = (holding.key(), &holding.subscriber);
         let mut known = self.known();
         known.remove(&key);
         if let Some(endpoint) = &subscriber.endpoint {

@@ -1,6 +1,6 @@
 //! What is done to a subscriber by its owner alone: whoever is asked does it as the owner, asks the owner, or becomes it.
 
-use super::{Subscribers, key, session::End};
+use super::{Subscribers, key, session::SessionEnd};
 use crate::{
     domain::Room,
     error::{Error, Reason, Result},
@@ -12,7 +12,7 @@ const ATTEMPTS: usize = 6;
 
 /// What only the owner may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum HolderCommand {
     /// Everything up to this sequence is processed.
     Acknowledge(u64),
     /// The position is this, wherever it was.
@@ -27,7 +27,7 @@ impl Subscribers {
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
     pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
-        self.command(room, subscriber, Command::Acknowledge(sequence)).await
+        self.command(room, subscriber, HolderCommand::Acknowledge(sequence)).await
     }
 
     /// Moves the position either way; answers with it. The caller has checked it against the end of the log.
@@ -35,7 +35,7 @@ impl Subscribers {
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
     pub(crate) async fn seek(&self, room: &Room, subscriber: &Subscriber, position: u64) -> Result<u64> {
-        self.command(room, subscriber, Command::Seek(position)).await
+        self.command(room, subscriber, HolderCommand::Seek(position)).await
     }
 
     /// Ends the open subscription and forgets the subscriber.
@@ -43,15 +43,15 @@ impl Subscribers {
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
     pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<()> {
-        self.command(room, subscriber, Command::Forget).await.map(drop)
+        self.command(room, subscriber, HolderCommand::Forget).await.map(drop)
     }
 
-    async fn command(&self, room: &Room, subscriber: &Subscriber, command: Command) -> Result<u64> {
+    async fn command(&self, room: &Room, subscriber: &Subscriber, command: HolderCommand) -> Result<u64> {
         for _ in 0..ATTEMPTS {
-            if let Some(position) = self.as_owner(room, subscriber, command).await? {
+            if let Some(position) = self.as_holder(room, subscriber, command).await? {
                 return Ok(position);
             }
-            let owner = self.store.owners.find(subscriber).await?;
+            let owner = self.store.holders.find(subscriber).await?;
             let is_owned = owner.is_some();
             if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
                 match self.store.ask(&owner.instance, &request(subscriber, command)).await? {
@@ -64,11 +64,11 @@ impl Subscribers {
                     None => {}
                 }
             }
-            if !is_owned || command != Command::Forget {
+            if !is_owned || command != HolderCommand::Forget {
                 // before anything is written for it, the subscriber must exist
                 self.store.position(room, subscriber).await?;
             }
-            if self.store.owners.claim(&self.ownership(subscriber, None)).await?.is_none() {
+            if self.store.holders.claim(&self.holding(subscriber, None)).await?.is_none() {
                 return Err(subscriber_not_found(&subscriber.id));
             }
         }
@@ -76,12 +76,17 @@ impl Subscribers {
     }
 
     /// Does it if this instance owns the subscriber; `None` if it does not. The position then, 0 if it is forgotten.
-    pub(super) async fn as_owner(&self, room: &Room, subscriber: &Subscriber, command: Command) -> Result<Option<u64>> {
+    pub(super) async fn as_holder(
+        &self,
+        room: &Room,
+        subscriber: &Subscriber,
+        command: HolderCommand,
+    ) -> Result<Option<u64>> {
         let key = key(subscriber);
         let moving = self.moving(&key);
         let _one_at_a_time = moving.lock().await;
         // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
-        let Some((owner, revision)) = self.store.owners.find_with_revision(subscriber).await? else {
+        let Some((owner, revision)) = self.store.holders.find_with_revision(subscriber).await? else {
             return Ok(None);
         };
         if owner.instance != self.store.instance() {
@@ -89,7 +94,7 @@ impl Subscribers {
         }
         let session = self.sessions().get(&key).cloned();
         match command {
-            Command::Acknowledge(sequence) => {
+            HolderCommand::Acknowledge(sequence) => {
                 let moved = self.move_forwards(room, subscriber, sequence).await;
                 let known = session.as_ref().map_or(0, |session| session.written());
                 let position = self.or_again(moved, session.as_ref(), sequence.max(known)).await?;
@@ -98,10 +103,10 @@ impl Subscribers {
                 }
                 Ok(Some(position))
             }
-            Command::Seek(position) => {
+            HolderCommand::Seek(position) => {
                 if owner.begins_at.is_some() {
                     // from now on another position counts
-                    self.store.owners.settle(&owner, revision).await?;
+                    self.store.holders.settle(&owner, revision).await?;
                 }
                 let moved = self.store.move_to(room, subscriber, position).await;
                 let position = self.or_again(moved, session.as_ref(), position).await?;
@@ -110,17 +115,17 @@ impl Subscribers {
                 }
                 Ok(Some(position))
             }
-            Command::Forget => {
+            HolderCommand::Forget => {
                 // another program may have deleted the consumer of an open subscription
                 let existed = self.store.forget(room, subscriber).await? || session.is_some();
                 if let Some(session) = session {
-                    session.end(End::Forgotten);
+                    session.end(SessionEnd::Forgotten);
                     self.remove(&session);
                 }
                 // without a consumer, a session is one that is being opened at this moment
                 if existed || owner.session.is_none() {
                     // last: until then a newer subscription asks this instance, and waits
-                    self.store.owners.forget(&owner, revision).await?;
+                    self.store.holders.forget(&owner, revision).await?;
                 }
                 if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
             }
@@ -137,12 +142,12 @@ impl Subscribers {
     }
 }
 
-fn request(subscriber: &Subscriber, command: Command) -> PeerRequest {
+fn request(subscriber: &Subscriber, command: HolderCommand) -> PeerRequest {
     let subscriber = subscriber.clone();
     match command {
-        Command::Acknowledge(sequence) => PeerRequest::Acknowledge { subscriber, sequence },
-        Command::Seek(position) => PeerRequest::Seek { subscriber, position },
-        Command::Forget => PeerRequest::Forget { subscriber },
+        HolderCommand::Acknowledge(sequence) => PeerRequest::Acknowledge { subscriber, sequence },
+        HolderCommand::Seek(position) => PeerRequest::Seek { subscriber, position },
+        HolderCommand::Forget => PeerRequest::Forget { subscriber },
     }
 }
 

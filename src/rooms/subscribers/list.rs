@@ -11,7 +11,7 @@ use super::{Key, Subscribers};
 use crate::{
     domain::{NatsName, Room, RoomId, RoomState},
     error::Result,
-    store::{DurableToken, Owned, PeerReply, PeerRequest},
+    store::{DurableToken, Held, PeerReply, PeerRequest},
 };
 
 /// Subscribers that another instance is asked about at once: far below what fits a message.
@@ -61,13 +61,13 @@ impl Subscribers {
         // a native client's may have a name that no subscriber has
         let names: Vec<NatsName> =
             found.durables.iter().filter_map(|durable| NatsName::parse(durable.mapped.as_str()).ok()).collect();
-        let owned = self.store.owners.of(&room.room_id, &names).await?;
+        let owned = self.store.holders.of(&room.room_id, &names).await?;
         let open = self.open_anywhere(&room.room_id, &owned).await;
-        let owned: HashMap<&str, &Owned> =
-            owned.iter().map(|owned| (owned.ownership.subscriber.name.as_str(), owned)).collect();
+        let owned: HashMap<&str, &Held> =
+            owned.iter().map(|owned| (owned.holding.subscriber.name.as_str(), owned)).collect();
         let subscribers = found.durables.into_iter().map(|durable| {
             let owned = owned.get(durable.mapped.as_str());
-            let bound = owned.map(|owned| &owned.ownership.subscriber);
+            let bound = owned.map(|owned| &owned.holding.subscriber);
             let given = durable.given.filter(|given| durable.mapped.starts_with(&NatsName::stem_of_subscriber(given)));
             let open_since = bound.and_then(|bound| open.get(&bound.name)).copied();
             SubscriberState {
@@ -91,14 +91,14 @@ impl Subscribers {
 
     /// Those of `owned` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
     /// does not answer is believed to have what the bucket says.
-    async fn open_anywhere(&self, room: &RoomId, owned: &[Owned]) -> HashMap<NatsName, OpenSince> {
-        let said_open = || owned.iter().map(|owned| &owned.ownership).filter(|ownership| ownership.session.is_some());
-        let instances: BTreeSet<&str> = said_open().map(|ownership| ownership.instance.as_str()).collect();
+    async fn open_anywhere(&self, room: &RoomId, owned: &[Held]) -> HashMap<NatsName, OpenSince> {
+        let said_open = || owned.iter().map(|owned| &owned.holding).filter(|holding| holding.session.is_some());
+        let instances: BTreeSet<&str> = said_open().map(|holding| holding.instance.as_str()).collect();
         let mut questions = Vec::new();
         for instance in instances {
             let names: Vec<NatsName> = said_open()
-                .filter(|ownership| ownership.instance == instance)
-                .map(|ownership| ownership.subscriber.name.clone())
+                .filter(|holding| holding.instance == instance)
+                .map(|holding| holding.subscriber.name.clone())
                 .collect();
             questions.extend(names.chunks(ASKED_AT_ONCE).map(|names| (instance.to_owned(), names.to_vec())));
         }

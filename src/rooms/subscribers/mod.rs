@@ -22,17 +22,17 @@ use tracing::warn;
 
 use self::{
     bound::Bound,
-    session::{End, Inner},
+    session::{Inner, SessionEnd},
     write_back::WriteQueue,
 };
 pub(crate) use self::{
     list::SubscriberPage,
-    session::{Mark, Seek, Session},
+    session::{Mark, Seek, SubscriberSession},
 };
 use crate::{
     domain::{NatsName, Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
-    store::{Ownership, Registered, Store, Subscriber, Whose},
+    store::{Holding, Registered, Store, Subscriber, Whose},
     sync::lock,
 };
 
@@ -72,9 +72,8 @@ impl Subscribers {
             let sessions = self.sessions();
             let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
             let mut open = names.into_iter().filter_map(|name| sessions.get(&(room.room_id.clone(), name)));
-            let found =
-                open.find(|open| open.ownership.subscriber.id == *id && whose.is_exact(&open.ownership.subscriber));
-            found.map(|session| session.ownership.subscriber.clone())
+            let found = open.find(|open| open.holding.subscriber.id == *id && whose.is_exact(&open.holding.subscriber));
+            found.map(|session| session.holding.subscriber.clone())
         };
         match open {
             Some(subscriber) => Ok(subscriber),
@@ -94,7 +93,7 @@ impl Subscribers {
         subscriber: &SubscriberId,
         whose: &Whose,
         start: impl Fn() -> F,
-    ) -> Result<Session>
+    ) -> Result<SubscriberSession>
     where
         F: Future<Output = Result<u64>>,
     {
@@ -127,26 +126,26 @@ impl Subscribers {
         whose: &Whose,
         first_position: Option<u64>,
         start: impl Fn() -> F,
-    ) -> Result<Option<Session>>
+    ) -> Result<Option<SubscriberSession>>
     where
         F: Future<Output = Result<u64>>,
     {
         let room = &registered.room;
         let key = key(subscriber);
         let session = Some(uuid::Uuid::new_v4().simple().to_string());
-        let mut ownership = self.ownership(subscriber, session);
-        ownership.begins_at = first_position.filter(|position| *position > 0);
-        let Some((before, mut revision)) = self.store.owners.claim(&ownership).await? else { return Ok(None) };
+        let mut holding = self.holding(subscriber, session);
+        holding.begins_at = first_position.filter(|position| *position > 0);
+        let Some((before, mut revision)) = self.store.holders.claim(&holding).await? else { return Ok(None) };
         if before.is_none() && self.store.subscriber(room, &subscriber.id, whose).await?.name != subscriber.name {
             // bound by another name at the same moment
-            self.store.owners.forget(&ownership, revision).await?;
+            self.store.holders.forget(&holding, revision).await?;
             return Ok(None);
         }
-        self.bound.add(&ownership);
+        self.bound.add(&holding);
         let begun = before.as_ref().and_then(|before| before.begins_at);
-        let begins_at = std::mem::take(&mut ownership.begins_at).or(begun);
+        let begins_at = std::mem::take(&mut holding.begins_at).or(begun);
         match before {
-            Some(before) if before.instance == ownership.instance => self.release(&key).await,
+            Some(before) if before.instance == holding.instance => self.release(&key).await,
             Some(before) => self.ask_to_release(&before).await,
             None => {}
         }
@@ -172,51 +171,46 @@ impl Subscribers {
             bookmark.position
         };
         if begins_at.is_some()
-            && let Some(settled) = self.store.owners.settle(&ownership, revision).await?
+            && let Some(settled) = self.store.holders.settle(&holding, revision).await?
         {
             revision = settled;
         }
-        let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, ownership, revision, position));
+        let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, holding, revision, position));
         self.keep_newest(key, &inner);
         // a newer claim may have come before this session could be found, or a deletion
-        match self.store.owners.find(subscriber).await? {
-            Some(owner) if owner.session == inner.ownership.session => {}
+        match self.store.holders.find(subscriber).await? {
+            Some(owner) if owner.session == inner.holding.session => {}
             Some(_) => {
-                inner.end(End::TakenOver);
+                inner.end(SessionEnd::TakenOver);
                 self.remove(&inner);
             }
             None => {
-                inner.end(End::Forgotten);
+                inner.end(SessionEnd::Forgotten);
                 self.remove(&inner);
                 return Ok(None);
             }
         }
-        Ok(Some(Session {
+        Ok(Some(SubscriberSession {
             inner,
             subscribers: Arc::downgrade(self),
             position,
             resumed: !bookmark.created,
-            followed: AtomicU64::default(),
+            seek_number: AtomicU64::default(),
         }))
     }
 
     /// This instance as the owner.
-    fn ownership(&self, subscriber: &Subscriber, session: Option<String>) -> Ownership {
-        Ownership {
-            subscriber: subscriber.clone(),
-            instance: self.store.instance().to_owned(),
-            session,
-            begins_at: None,
-        }
+    fn holding(&self, subscriber: &Subscriber, session: Option<String>) -> Holding {
+        Holding { subscriber: subscriber.clone(), instance: self.store.instance().to_owned(), session, begins_at: None }
     }
 
     fn keep_newest(&self, key: Key, session: &Arc<Inner>) {
         let mut open = self.sessions();
         match open.get(&key) {
-            Some(newer) if newer.revision > session.revision => session.end(End::TakenOver),
+            Some(newer) if newer.revision > session.revision => session.end(SessionEnd::TakenOver),
             Some(_) | None => {
                 if let Some(older) = open.insert(key, Arc::clone(session)) {
-                    older.end(End::TakenOver);
+                    older.end(SessionEnd::TakenOver);
                 }
             }
         }
@@ -248,10 +242,10 @@ impl Subscribers {
     async fn let_go(&self, session: &Arc<Inner>) {
         session.release();
         if let Err(error) = self.write_last_position(session).await {
-            let subscriber = &session.ownership.subscriber;
+            let subscriber = &session.holding.subscriber;
             warn!(%subscriber, %error, "the last position was not written; the next subscription gets some messages again");
         }
-        session.end(End::TakenOver);
+        session.end(SessionEnd::TakenOver);
         self.remove(session);
     }
 

@@ -6,11 +6,11 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{End, Subscribers, WRITES_AT_ONCE, commands::Command, key};
-use crate::store::{Asked, OwnerChange, Ownership, PeerListener, PeerReply, PeerRequest, Subscriber};
+use super::{SessionEnd, Subscribers, WRITES_AT_ONCE, commands::HolderCommand, key};
+use crate::store::{Asked, HolderChange, Holding, PeerListener, PeerReply, PeerRequest, Subscriber};
 
 impl Subscribers {
-    pub(super) async fn ask_to_release(&self, before: &Ownership) {
+    pub(super) async fn ask_to_release(&self, before: &Holding) {
         let request = PeerRequest::Release { subscriber: before.subscriber.clone() };
         match self.store.ask(&before.instance, &request).await {
             Ok(_) => {}
@@ -44,12 +44,12 @@ impl Subscribers {
                 PeerReply::Released
             }
             PeerRequest::Acknowledge { subscriber, sequence } => {
-                self.command_of_peer(&subscriber, Command::Acknowledge(sequence)).await
+                self.command_of_peer(&subscriber, HolderCommand::Acknowledge(sequence)).await
             }
             PeerRequest::Seek { subscriber, position } => {
-                self.command_of_peer(&subscriber, Command::Seek(position)).await
+                self.command_of_peer(&subscriber, HolderCommand::Seek(position)).await
             }
-            PeerRequest::Forget { subscriber } => self.command_of_peer(&subscriber, Command::Forget).await,
+            PeerRequest::Forget { subscriber } => self.command_of_peer(&subscriber, HolderCommand::Forget).await,
             PeerRequest::Describe { room_id, names } => {
                 PeerReply::Described(names.into_iter().map(|name| self.open_since(&(room_id.clone(), name))).collect())
             }
@@ -57,10 +57,10 @@ impl Subscribers {
         asked.answer(&reply).await;
     }
 
-    async fn command_of_peer(&self, subscriber: &Subscriber, command: Command) -> PeerReply {
+    async fn command_of_peer(&self, subscriber: &Subscriber, command: HolderCommand) -> PeerReply {
         let done = async {
             let registered = self.store.registry.find(&subscriber.room_id).await?;
-            self.as_owner(&registered.room, subscriber, command).await
+            self.as_holder(&registered.room, subscriber, command).await
         };
         match done.await {
             Ok(Some(position)) => PeerReply::Position(position),
@@ -72,28 +72,27 @@ impl Subscribers {
     /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
     /// What this instance itself claims it lets go of itself.
     pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
-        let (owners, instance) = (self.store.owners.clone(), self.store.instance().to_owned());
-        owners
+        let (holders, instance) = (self.store.holders.clone(), self.store.instance().to_owned());
+        holders
             .follow(stop, |change| match change {
-                OwnerChange::Restarted => self.bound.begin_again(),
-                OwnerChange::Owned(ownership, revision) => {
-                    self.bound.add(&ownership);
-                    let key = key(&ownership.subscriber);
+                HolderChange::Restarted => self.bound.begin_again(),
+                HolderChange::Held(holding, revision) => {
+                    self.bound.add(&holding);
+                    let key = key(&holding.subscriber);
                     let session = self.sessions().get(&key).cloned();
-                    let superseded = session.filter(|session| {
-                        session.revision < revision && session.ownership.session != ownership.session
-                    });
-                    if let Some(session) = superseded.filter(|_| ownership.instance != instance) {
+                    let superseded = session
+                        .filter(|session| session.revision < revision && session.holding.session != holding.session);
+                    if let Some(session) = superseded.filter(|_| holding.instance != instance) {
                         let subscribers = Arc::clone(&self);
                         self.store.spawn(async move { subscribers.let_go(&session).await });
                     }
                 }
-                OwnerChange::Forgotten(name, revision) => {
+                HolderChange::Forgotten(name, revision) => {
                     self.bound.remove(&name);
                     self.sessions().retain(|_, session| {
-                        let forgotten = session.revision < revision && session.ownership.key() == name;
+                        let forgotten = session.revision < revision && session.holding.key() == name;
                         if forgotten {
-                            session.end(End::Forgotten);
+                            session.end(SessionEnd::Forgotten);
                         }
                         !forgotten
                     });

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Key, Subscribers};
 use crate::{
     error::{Error, Reason},
-    store::{Ownership, Registered},
+    store::{Holding, Registered},
     sync::lock,
 };
 
@@ -23,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The open subscription of a durable subscriber. Dropping it closes it, and writes its position back.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct SubscriberSession {
     pub(super) inner: Arc<Inner>,
     pub(super) subscribers: Weak<Subscribers>,
     /// Where the subscription starts.
@@ -31,7 +31,7 @@ pub(crate) struct Session {
     /// The subscriber was there before.
     pub resumed: bool,
     /// The seek after which the frames go on that are sent now.
-    pub(super) followed: AtomicU64,
+    pub(super) seek_number: AtomicU64,
 }
 
 /// A position within what was sent after one seek.
@@ -52,7 +52,7 @@ pub(crate) struct Seek {
 
 /// What ended a session from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// A newer subscription of the same subscriber.
     TakenOver,
     /// The subscriber was deleted.
@@ -64,12 +64,12 @@ pub(super) struct Inner {
     pub registered: Arc<Registered>,
     /// The life of the log that positions are of.
     pub epoch: i64,
-    pub ownership: Ownership,
+    pub holding: Holding,
     /// Revision of the claim: what is older in the bucket's watch says nothing about this session.
     pub revision: u64,
     progress: Mutex<Progress>,
     sought: watch::Sender<Seek>,
-    end: OnceLock<End>,
+    end: OnceLock<SessionEnd>,
     ended: CancellationToken,
     closed: AtomicBool,
     /// A newer subscription has claimed the subscriber, and waits for the last position of this one.
@@ -139,17 +139,11 @@ impl Progress {
 }
 
 impl Inner {
-    pub(super) fn new(
-        registered: Arc<Registered>,
-        epoch: i64,
-        ownership: Ownership,
-        revision: u64,
-        position: u64,
-    ) -> Self {
+    pub(super) fn new(registered: Arc<Registered>, epoch: i64, holding: Holding, revision: u64, position: u64) -> Self {
         Self {
             registered,
             epoch,
-            ownership,
+            holding,
             revision,
             progress: Mutex::new(Progress::new(position)),
             sought: watch::Sender::new(Seek { number: 0, position }),
@@ -161,7 +155,7 @@ impl Inner {
     }
 
     pub(super) fn key(&self) -> Key {
-        super::key(&self.ownership.subscriber)
+        super::key(&self.holding.subscriber)
     }
 
     /// What was taken and is not written yet.
@@ -208,7 +202,7 @@ impl Inner {
     }
 
     /// Ends the subscription; the first reason counts.
-    pub(super) fn end(&self, why: End) {
+    pub(super) fn end(&self, why: SessionEnd) {
         let _ = self.end.set(why);
         self.ended.cancel();
     }
@@ -234,10 +228,10 @@ impl Inner {
     }
 }
 
-impl Session {
+impl SubscriberSession {
     /// The position that is reached by a frame that is sent now.
     pub(crate) fn mark(&self, position: u64) -> Mark {
-        Mark { seek: self.followed(), position }
+        Mark { seek: self.seek_number(), position }
     }
 
     /// The client's stream has taken everything up to here. Does nothing when there was a newer seek: what was sent before
@@ -255,21 +249,21 @@ impl Session {
 
     /// From now on what is sent follows this seek.
     pub(crate) fn follow(&self, seek: Seek) {
-        self.followed.store(seek.number, Ordering::Relaxed);
+        self.seek_number.store(seek.number, Ordering::Relaxed);
     }
 
     /// The number of the seek that what is sent follows.
-    pub(crate) fn followed(&self) -> u64 {
-        self.followed.load(Ordering::Relaxed)
+    pub(crate) fn seek_number(&self) -> u64 {
+        self.seek_number.load(Ordering::Relaxed)
     }
 
-    /// The newest seek, once there is one with a higher number than `seen`; 0 to begin with.
+    /// The newest seek, once there is one with a higher number than `after_seek`; 0 to begin with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(crate) async fn sought(&self, seen: u64) -> Seek {
+    pub(crate) async fn sought(&self, after_seek: u64) -> Seek {
         let mut seeks = self.inner.sought.subscribe();
-        let found = seeks.wait_for(|newest| newest.number > seen).await.map(|newest| *newest);
+        let found = seeks.wait_for(|newest| newest.number > after_seek).await.map(|newest| *newest);
         match found {
             Ok(newest) => newest,
             // the sender lives in the session
@@ -284,11 +278,11 @@ impl Session {
     pub(crate) async fn ended(&self) -> Error {
         self.inner.ended.cancelled().await;
         match self.inner.end.get() {
-            Some(End::Forgotten) => Error::new(
+            Some(SessionEnd::Forgotten) => Error::new(
                 Reason::SubscriberNotFound,
                 "`subscriber`: the durable subscriber was deleted while this subscription was open; subscribe again to create it",
             ),
-            Some(End::TakenOver) | None => Error::new(
+            Some(SessionEnd::TakenOver) | None => Error::new(
                 Reason::TakenOver,
                 "a newer subscription of this subscriber took over; it gets the messages that this one did not acknowledge",
             ),
@@ -296,7 +290,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for SubscriberSession {
     fn drop(&mut self) {
         self.inner.closed.store(true, Ordering::Relaxed);
         if let Some(subscribers) = self.subscribers.upgrade() {

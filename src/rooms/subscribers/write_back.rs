@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{End, Inner, Subscribers, WRITES_AT_ONCE};
+use super::{Inner, SessionEnd, Subscribers, WRITES_AT_ONCE};
 use crate::{
     error::{Reason, Result},
     limits::{BOOKMARK_AGE_MAX, BOOKMARK_INTERVAL, BOOKMARKS_PER_SECOND},
@@ -111,7 +111,7 @@ impl Subscribers {
                 }
                 let written = self.write(&session).await;
                 if let Err(error) = &written {
-                    let subscriber = &session.ownership.subscriber;
+                    let subscriber = &session.holding.subscriber;
                     debug!(%subscriber, %error, "the position could not be written; it will be written later");
                 }
                 if !self.holds(&session) {
@@ -141,15 +141,15 @@ impl Subscribers {
             self.remove(session);
         }
         if closed && !gone {
-            self.store.owners.close(&session.ownership).await?;
+            self.store.holders.close(&session.holding).await?;
         }
         Ok(())
     }
 
     /// The consumer of an open subscription is gone, and is not to be made again.
     async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
-        if self.store.owners.find(&session.ownership.subscriber).await?.is_none() {
-            session.end(End::Forgotten);
+        if self.store.holders.find(&session.holding.subscriber).await?.is_none() {
+            session.end(SessionEnd::Forgotten);
             self.remove(session);
         } else if let Some(taken) = session.unwritten() {
             // the subscription ends by itself: it was taken over, or the log is another one
@@ -173,7 +173,7 @@ impl Subscribers {
         if self.write_unwritten(session).await? || session.is_ended() {
             return Ok(());
         }
-        let (room, subscriber) = (&session.registered.room, &session.ownership.subscriber);
+        let (room, subscriber) = (&session.registered.room, &session.holding.subscriber);
         let found = self.store.position(room, subscriber).await;
         self.or_again(found, Some(session), session.written()).await.map(drop)
     }
@@ -182,7 +182,7 @@ impl Subscribers {
     async fn write_unwritten(&self, session: &Arc<Inner>) -> Result<bool> {
         let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(false) };
         let room = &session.registered.room;
-        let subscriber = &session.ownership.subscriber;
+        let subscriber = &session.holding.subscriber;
         let moved = if session.must_look() {
             self.move_forwards(room, subscriber, taken).await
         } else {

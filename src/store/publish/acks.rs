@@ -36,7 +36,7 @@ pub(super) enum Reply {
 
 /// The batch that a commit ends.
 #[derive(Clone, Debug)]
-pub(super) struct Batch {
+pub(super) struct AtomicBatch {
     pub id: Arc<str>,
     pub messages: u64,
 }
@@ -44,7 +44,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 struct Waiting {
     stream: Arc<str>,
-    batch: Option<Batch>,
+    batch: Option<AtomicBatch>,
     tell: oneshot::Sender<Reply>,
 }
 
@@ -103,7 +103,7 @@ impl Acks {
     }
 
     /// Awaits an acknowledgement of this stream, of this batch if one is given; and the subject that it is to be sent to.
-    pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<Batch>) -> (Expected, String) {
+    pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (tell, reply) = oneshot::channel();
         lock(&self.waiters).insert(number, Waiting { stream: Arc::clone(stream), batch, tell });

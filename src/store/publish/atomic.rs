@@ -9,8 +9,8 @@ use super::{
     super::{Registered, message_id, nats::unavailable},
     Publisher, acknowledged,
     acks::Reply,
-    lane::{Outcome, Work},
     mismatch::Expectation,
+    room_queue::{Outcome, Work},
     wire::{Outgoing, check_kept_together, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
 };
 use crate::{
@@ -36,13 +36,13 @@ impl Publisher {
         if drafts.len() == 1
             && let Some(draft) = drafts.pop()
         {
-            return Ok(vec![self.enter(registered, draft, None, deadline).await?.outcome().await?]);
+            return Ok(vec![self.enqueue(registered, draft, None, deadline).await?.outcome().await?]);
         }
         let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
         let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
         check_kept_together(&registered.room, &messages)?;
         let expectation = messages.first().and_then(|first| Expectation::of(&first.draft));
-        let mut ticket = self.queue(registered, Work::All(Arc::clone(&messages)), None, deadline).await?;
+        let mut ticket = self.enqueue_work(registered, Work::All(Arc::clone(&messages)), None, deadline).await?;
         match ticket.outcome().await {
             Outcome::Stored { sequence: last, .. } => {
                 let first = (last + 1).saturating_sub(messages.len() as u64);
@@ -55,7 +55,7 @@ impl Publisher {
             }
             Outcome::Refused(error) if is_duplicate(&error) || is_mismatch(&error) => {
                 if let Some(expectation) = expectation.filter(|_| is_mismatch(&error)) {
-                    let nats = &self.sender.nats;
+                    let nats = &self.outbox.nats;
                     // it is certain from here on that the first message is stored; the others tell whether all are
                     expectation.resolve(nats, &self.logs, registered, &error, deadline).await?;
                 }
@@ -102,10 +102,10 @@ impl Publisher {
                 asked.push(None);
                 continue;
             };
-            let (expected, reply_to) = self.sender.acks.expect(&stream, None);
+            let (expected, reply_to) = self.outbox.acks.expect(&stream, None);
             let subject = registered.room.subject.as_str().to_owned();
             let headers = probe_headers(&message_id);
-            let client = &self.sender.nats.client;
+            let client = &self.outbox.nats.client;
             let asking = client.publish_with_reply_and_headers(subject, reply_to, headers, Bytes::new());
             match time::timeout_at(deadline, asking).await {
                 Ok(sent) => sent.map_err(|error| unavailable().because(error))?,

@@ -62,7 +62,7 @@ impl Gate {
     ///
     /// # Errors
     /// `STORAGE_FULL`.
-    pub(super) fn enter(&self, room: &Room) -> Result<()> {
+    pub(super) fn admit(&self, room: &Room) -> Result<()> {
         self.require_space()?;
         if !self.0.is_shut.load(Ordering::Relaxed) {
             return Ok(());

@@ -24,7 +24,7 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Duration, Instant};
 
-use super::lane::{Job, Work};
+use super::room_queue::{Job, Work};
 use crate::{
     domain::{Draft, Durability, Room},
     limits::HEADROOM_BYTES,

@@ -1,16 +1,16 @@
 //! Publishing: to JetStream with an acknowledgement that is believed only if it is the right stream's, and to core NATS.
 //!
-//! What is stored goes through the queue of its room (`lane`), which one worker at a time empties in order (`worker`),
+//! What is stored goes through the queue of its room (`room_queue`), which one worker at a time empties in order (`worker`),
 //! together where that pays (`group`).
 
 mod acks;
 mod atomic;
 mod gate;
 mod group;
-mod lane;
 mod mismatch;
+mod outbox;
 mod pending;
-mod sender;
+mod room_queue;
 mod wire;
 mod worker;
 
@@ -28,13 +28,13 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::gate::Gate;
 use self::{
     acks::{AckListener, Acks},
-    lane::{Lanes, Ticket, Work},
     mismatch::Expectation,
-    sender::Sender,
+    outbox::Outbox,
+    room_queue::{RoomQueues, Ticket, Work},
     wire::Outgoing,
     worker::Worker,
 };
-pub(crate) use self::{lane::Source, pending::Pending, wire::ttl_not_allowed};
+pub(crate) use self::{pending::Pending, room_queue::PublishOrder, wire::ttl_not_allowed};
 use super::{
     Registered,
     logs::Logs,
@@ -49,13 +49,13 @@ use crate::{
 /// Publishes for all rooms of this process.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    sender: Sender,
+    outbox: Outbox,
     signatures: Signatures,
     logs: Logs,
-    lanes: Lanes,
+    room_queues: RoomQueues,
     gate: Gate,
     durability: Durability,
-    sources: AtomicU64,
+    orders: AtomicU64,
     tasks: TaskTracker,
 }
 
@@ -72,21 +72,21 @@ impl Publisher {
     ) -> Result<(Arc<Self>, AckListener)> {
         let (acks, listener) = Acks::open(nats).await?;
         let publisher = Self {
-            sender: Sender { nats: nats.clone(), acks },
+            outbox: Outbox { nats: nats.clone(), acks },
             signatures: signatures.clone(),
             logs: logs.clone(),
-            lanes: Lanes::default(),
+            room_queues: RoomQueues::default(),
             gate,
             durability,
-            sources: AtomicU64::default(),
+            orders: AtomicU64::default(),
             tasks: tasks.clone(),
         };
         Ok((Arc::new(publisher), listener))
     }
 
-    /// A source that nobody else is.
-    pub(super) fn source(&self) -> Source {
-        Source(self.sources.fetch_add(1, Ordering::Relaxed))
+    /// The order of a client that begins to publish.
+    pub(super) fn order(&self) -> PublishOrder {
+        PublishOrder(self.orders.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Hands a message to the NATS server, for whoever is subscribed now.
@@ -95,7 +95,7 @@ impl Publisher {
     /// `NATS_UNAVAILABLE`; nothing was sent.
     pub(super) async fn send(&self, room: &Room, draft: Draft, deadline: Instant) -> Result<Acknowledged> {
         let outgoing = self.seal(room, draft)?;
-        let nats = &self.sender.nats;
+        let nats = &self.outbox.nats;
         let sending = async {
             nats.ready().await?;
             let (headers, payload) = (wire::headers(&outgoing), outgoing.draft.payload);
@@ -111,25 +111,26 @@ impl Publisher {
         Ok(acknowledged(0, false, Durability::None))
     }
 
-    /// Puts a message into the queue of its room; it is stored after all that entered before. What is pending says what
-    /// becomes of it, by the deadline. Of one source the messages are stored in the order in which they entered, whatever happens.
+    /// Enqueues a message in its room: it is stored after all messages that were enqueued before. [`Pending`] gives the
+    /// outcome, by the deadline. Messages of one [`PublishOrder`] are stored in the order in which they were enqueued, even
+    /// when NATS restarts.
     ///
     /// # Errors
     /// `STORAGE_FULL`; `NATS_UNAVAILABLE` when the queue stays full. Nothing was done.
     ///
     /// # Cancel safety
     /// A call that is dropped has not published. A [`Pending`] that is dropped may have.
-    pub(super) async fn enter(
+    pub(super) async fn enqueue(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         draft: Draft,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<Pending> {
         let expectation = Expectation::of(&draft);
         let outgoing = self.seal(&registered.room, draft)?;
         wire::check_kept(&registered.room, &outgoing, "payload")?;
-        let ticket = self.queue(registered, Work::One(Box::new(outgoing)), source, deadline).await?;
+        let ticket = self.enqueue_work(registered, Work::One(Box::new(outgoing)), order, deadline).await?;
         Ok(Pending::new(self, registered, expectation, ticket))
     }
 
@@ -154,20 +155,20 @@ impl Publisher {
         Ok(Outgoing { draft, seal })
     }
 
-    async fn queue(
+    async fn enqueue_work(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         work: Work,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<Ticket> {
-        self.gate.enter(&registered.room)?;
-        let lane = self.lanes.get(registered.room.stream.to_string());
-        let (ticket, needs_worker) = lane.enter(registered, work, source, deadline).await?;
+        self.gate.admit(&registered.room)?;
+        let room_queue = self.room_queues.get(registered.room.stream.to_string());
+        let (ticket, needs_worker) = room_queue.enqueue(registered, work, order, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
             let mark = self.logs.mark(&registered.room);
-            self.tasks.spawn(Worker::new(lane, Arc::clone(self), groups, mark).run());
+            self.tasks.spawn(Worker::new(room_queue, Arc::clone(self), groups, mark).run());
         }
         Ok(ticket)
     }

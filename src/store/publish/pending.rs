@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{
     super::Registered,
     Publisher, acknowledged,
-    lane::{Outcome, Ticket},
     mismatch::Expectation,
+    room_queue::{Outcome, Ticket},
     wire::{is_mismatch, refused},
 };
 use crate::{domain::Acknowledged, error::Result};
@@ -59,7 +59,7 @@ impl Pending {
             State::Waiting(waiting) => waiting,
         };
         let durability = publisher.durability_of(&registered.room);
-        let nats = &publisher.sender.nats;
+        let nats = &publisher.outbox.nats;
         match ticket.outcome().await {
             Outcome::Stored { sequence, duplicate } => Ok(acknowledged(sequence, duplicate, durability)),
             Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {

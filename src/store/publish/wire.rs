@@ -10,7 +10,7 @@ use super::super::{
     nats::{ApiError, unavailable},
     signatures::Seal,
 };
-use super::acks::Batch;
+use super::acks::AtomicBatch;
 use crate::{
     domain::{Draft, Room},
     error::{Error, Reason, Result, Violations},
@@ -51,7 +51,7 @@ pub(super) fn headers(Outgoing { draft, seal }: &Outgoing) -> HeaderMap {
 }
 
 /// The headers of the message with this place, from 1, in an atomic batch (ADR-50).
-pub(super) fn batch_headers(outgoing: &Outgoing, batch: &Batch, place: u64) -> HeaderMap {
+pub(super) fn batch_headers(outgoing: &Outgoing, batch: &AtomicBatch, place: u64) -> HeaderMap {
     let mut headers = headers(outgoing);
     headers.insert(header::NATS_BATCH_ID, &*batch.id);
     headers.insert(header::NATS_BATCH_SEQUENCE, place.to_string());
@@ -105,7 +105,7 @@ pub(super) fn check_kept_together(room: &Room, messages: &[Outgoing]) -> Result<
         ));
     }
     let Some(max) = room.retention.max_bytes.and_then(|max| u64::try_from(max).ok()) else { return Ok(()) };
-    let batch = Batch { id: BATCH_ID_PATTERN.into(), messages: count };
+    let batch = AtomicBatch { id: BATCH_ID_PATTERN.into(), messages: count };
     let sizes = messages.iter().zip(1..).map(|(outgoing, place)| {
         let headers = encoded_bytes(&batch_headers(outgoing, &batch, place));
         (STORED_OVERHEAD_BYTES + room.subject.as_str().len() + headers + outgoing.draft.payload.len()) as u64

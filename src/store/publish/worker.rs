@@ -2,7 +2,7 @@
 //!
 //! Plain publishes are pipelined, and their answers taken in the order sent, which is the order in which one stream gives
 //! them. When nobody takes one, nothing more is sent until the answers of all that were sent after it are known: it is
-//! tried again before everything else, unless a later message of the same source was stored meanwhile. Then it fails,
+//! tried again before everything else, unless a later message of the same client was stored meanwhile. Then it fails,
 //! since it would come out of order. Where it pays, what waits is committed in groups (see `group`); a group that
 //! JetStream refuses as a whole goes plainly, so that each message gets an answer of its own.
 
@@ -19,8 +19,8 @@ use super::{
     Publisher,
     acks::{Expected, Reply},
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
-    lane::{Job, Lane, Outcome, Source, Work},
-    sender::{Commit, LOST_ACK_GRACE},
+    outbox::{Commit, LOST_ACK_GRACE},
+    room_queue::{Job, Outcome, PublishOrder, RoomQueue, Work},
     wire::{again, may_pass, outcome_unknown},
 };
 use crate::{domain::Room, error::Result, limits::NATS_GRACE};
@@ -61,7 +61,7 @@ enum Step {
 }
 
 pub(super) struct Worker {
-    lane: Arc<Lane>,
+    queue: Arc<RoomQueue>,
     publisher: Arc<Publisher>,
     groups: bool,
     /// Of a room whose log has copies.
@@ -79,15 +79,15 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        lane: Arc<Lane>,
+        queue: Arc<RoomQueue>,
         publisher: Arc<Publisher>,
         groups: bool,
         mark: Option<Arc<HighWaterMark>>,
     ) -> Self {
-        let mut connections = publisher.sender.nats.connections();
+        let mut connections = publisher.outbox.nats.connections();
         connections.mark_unchanged();
         Self {
-            lane,
+            queue,
             publisher,
             groups,
             mark,
@@ -119,28 +119,28 @@ impl Worker {
         if !self.held.is_empty() {
             return if self.sent.is_empty() { Step::Recover } else { Step::Wait { for_work: false } };
         }
-        let lane = Arc::clone(&self.lane);
-        let mut queue = lock(&lane.queue);
+        let queue = Arc::clone(&self.queue);
+        let mut waiting = lock(&queue.waiting);
         let now = Instant::now();
-        while let Some(job) = pop_if(&mut queue.jobs, |job| job.is_abandoned() || job.send_by() <= now) {
+        while let Some(job) = pop_if(&mut waiting.jobs, |job| job.is_abandoned() || job.send_by() <= now) {
             job.tell_unavailable();
         }
-        let Some(first) = queue.jobs.front() else {
+        let Some(first) = waiting.jobs.front() else {
             if !self.sent.is_empty() {
                 return Step::Wait { for_work: true };
             }
-            queue.is_served = false;
+            waiting.is_served = false;
             return Step::Rest;
         };
-        if !self.publisher.sender.nats.is_connected() {
+        if !self.publisher.outbox.nats.is_connected() {
             return Step::Wait { for_work: false };
         }
         let is_idle = self.sent.is_empty();
         let next = match first.work {
-            Work::All(_) if is_idle => queue.jobs.pop_front().map(Step::All),
-            Work::One(_) if self.has_room_for(first) => match self.plan(&queue.jobs) {
-                Plan::Plain => queue.jobs.pop_front().map(Step::Send),
-                Plan::Group(count) => Some(Step::Group(queue.jobs.drain(..count).collect())),
+            Work::All(_) if is_idle => waiting.jobs.pop_front().map(Step::All),
+            Work::One(_) if self.has_room_for(first) => match self.plan(&waiting.jobs) {
+                Plan::Plain => waiting.jobs.pop_front().map(Step::Send),
+                Plan::Group(count) => Some(Step::Group(waiting.jobs.drain(..count).collect())),
                 Plan::Hold => None,
             },
             Work::All(_) | Work::One(_) => None,
@@ -185,7 +185,7 @@ impl Worker {
         if !job.begin() {
             return;
         }
-        match self.publisher.sender.send(&self.lane.stream, &job.registered.room, message, job.send_by()).await {
+        match self.publisher.outbox.send(&self.queue.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
                 self.sent_bytes += job.bytes;
                 let deadline = job.deadline;
@@ -222,7 +222,7 @@ impl Worker {
                     self.sent.iter_mut().for_each(|sent| sent.deadline = sent.deadline.min(by));
                 }
             }
-            () = self.lane.wake.notified(), if for_work => {}
+            () = self.queue.wake.notified(), if for_work => {}
             () = time::sleep_until(until) => self.expire(),
         }
     }
@@ -230,9 +230,9 @@ impl Worker {
     /// When something runs out.
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        let queue = lock(&self.lane.queue);
-        let waiting = queue.jobs.front().map(|job| {
-            if self.publisher.sender.nats.is_connected() {
+        let waiting = lock(&self.queue.waiting);
+        let waiting = waiting.jobs.front().map(|job| {
+            if self.publisher.outbox.nats.is_connected() {
                 job.send_by()
             } else {
                 job.send_by().min(job.since + NATS_GRACE).min(now + CONNECTION_TICK)
@@ -249,10 +249,10 @@ impl Worker {
             self.settle(None);
         }
         self.held.extract_if(.., |job| job.send_by() <= now).for_each(Job::tell_unavailable);
-        let is_connected = self.publisher.sender.nats.is_connected();
+        let is_connected = self.publisher.outbox.nats.is_connected();
         let has_expired = |job: &Job| job.send_by() <= now || (!is_connected && job.since + NATS_GRACE <= now);
-        let mut queue = lock(&self.lane.queue);
-        while let Some(job) = pop_if(&mut queue.jobs, has_expired) {
+        let mut waiting = lock(&self.queue.waiting);
+        while let Some(job) = pop_if(&mut waiting.jobs, has_expired) {
             job.tell_unavailable();
         }
     }
@@ -273,24 +273,24 @@ impl Worker {
             Some(Reply::Refused(error)) => Outcome::Refused(error),
             Some(Reply::Stored { sequence, duplicate }) => {
                 self.retry_delay = RETRY_DELAY;
-                self.give_up_held(job.source);
+                self.give_up_held(job.order);
                 self.stored(epoch, sequence);
                 Outcome::Stored { sequence, duplicate }
             }
             None => {
-                self.give_up_held(job.source);
+                self.give_up_held(job.order);
                 Outcome::Failed(outcome_unknown())
             }
         };
         job.tell(outcome);
     }
 
-    /// A later message of this source is stored: what is held of it would come out of order.
-    fn give_up_held(&mut self, source: Option<Source>) {
-        if self.held.is_empty() || source.is_none() {
+    /// A later message of this client is stored: a held message of the client would come out of order.
+    fn give_up_held(&mut self, order: Option<PublishOrder>) {
+        if self.held.is_empty() || order.is_none() {
             return;
         }
-        let of_source = |job: &mut Job| job.source == source;
+        let of_source = |job: &mut Job| job.order == order;
         for job in self.held.extract_if(.., of_source) {
             job.tell_unavailable();
         }
@@ -308,7 +308,7 @@ impl Worker {
         let (Some(first), Some(by)) = (held.first(), held.iter().map(Job::send_by).min()) else { return };
         let ensured = time::timeout_at(by, self.ensure(first)).await;
         match ensured.map_err(|_| unavailable()).flatten() {
-            Ok(()) => self.lane.put_back(held),
+            Ok(()) => self.queue.put_back(held),
             Err(error) => held.into_iter().for_each(|job| job.tell(Outcome::Failed(again(&error)))),
         }
     }
@@ -349,7 +349,7 @@ impl Worker {
             .collect();
         let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
         let epoch = self.epoch();
-        let committed = self.publisher.sender.commit(&self.lane.stream, room, &messages, deadline).await;
+        let committed = self.publisher.outbox.commit(&self.queue.stream, room, &messages, deadline).await;
         self.note(room, &committed);
         match committed {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
@@ -362,7 +362,7 @@ impl Worker {
                 }
             }
             Commit::Answered(Reply::Refused(error)) => {
-                debug!(stream = &*self.lane.stream, %error, "NATS refused a group of messages; they are published one by one");
+                debug!(stream = &*self.queue.stream, %error, "NATS refused a group of messages; they are published one by one");
                 self.plain_left = jobs.len() << self.refusals.min(REFUSALS_DOUBLED_MAX);
                 self.refusals += 1;
                 jobs.iter().for_each(Job::begin_again);
@@ -370,9 +370,9 @@ impl Worker {
                 if let (true, Some(job)) = (may_pass(&error), jobs.first())
                     && let Ok(Err(error)) = time::timeout_at(by, self.ensure(job)).await
                 {
-                    warn!(stream = &*self.lane.stream, %error, "the stream of the room could not be checked");
+                    warn!(stream = &*self.queue.stream, %error, "the stream of the room could not be checked");
                 }
-                self.lane.put_back(jobs);
+                self.queue.put_back(jobs);
             }
             Commit::Answered(Reply::NobodyListens) => {
                 jobs.iter().for_each(Job::begin_again);
@@ -391,7 +391,7 @@ impl Worker {
         }
         let messages: Vec<_> = messages.iter().collect();
         let (room, epoch) = (&job.registered.room, self.epoch());
-        let committed = self.publisher.sender.commit(&self.lane.stream, room, &messages, job.deadline).await;
+        let committed = self.publisher.outbox.commit(&self.queue.stream, room, &messages, job.deadline).await;
         self.note(room, &committed);
         match committed {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {

@@ -37,7 +37,7 @@ const PULL_EXPIRES: Duration = Duration::from_secs(20);
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// What a reader reads from.
-pub(super) struct Source {
+pub(super) struct LogConsumer {
     pub messages: Taken<Messages>,
     /// The consumer's own count of the next message.
     pub delivery: u64,
@@ -46,13 +46,13 @@ pub(super) struct Source {
     pub is_cut: bool,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for LogConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("delivery", &self.delivery).finish_non_exhaustive()
+        f.debug_struct("LogConsumer").field("delivery", &self.delivery).finish_non_exhaustive()
     }
 }
 
-impl Source {
+impl LogConsumer {
     /// Makes a consumer that begins at the sequence `next`, once it is this reader's turn.
     pub(super) async fn open(
         nats: &Nats,

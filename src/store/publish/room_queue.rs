@@ -23,9 +23,9 @@ use crate::{
     limits::{ACK_TIME_MIN, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
 };
 
-/// Who publishes: what one source sends to a room is stored in the order sent.
+/// One client that publishes: its messages to a room are stored in the order in which it sent them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Source(pub(super) u64);
+pub(crate) struct PublishOrder(pub(super) u64);
 
 /// What is stored together or not at all.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 pub(super) struct Job {
     pub registered: Arc<Registered>,
     pub work: Work,
-    pub source: Option<Source>,
+    pub order: Option<PublishOrder>,
     pub bytes: usize,
     pub since: Instant,
     pub deadline: Instant,
@@ -137,74 +137,74 @@ impl Job {
     }
 }
 
-/// The jobs of a lane, and whether a worker is at them.
+/// The jobs that wait in a queue, and whether a worker is at them.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct Waiting {
     pub jobs: VecDeque<Job>,
     pub is_served: bool,
 }
 
 /// One room's queue. Lives as long as something waits in it.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct RoomQueue {
     /// The room's stream.
     pub stream: Arc<str>,
-    pub queue: Mutex<Queue>,
+    pub waiting: Mutex<Waiting>,
     /// Told of every new job.
     pub wake: Notify,
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    lanes: Lanes,
+    room_queues: RoomQueues,
 }
 
-impl Drop for Lane {
+impl Drop for RoomQueue {
     fn drop(&mut self) {
-        let mut lanes = lock(&self.lanes.0);
+        let mut room_queues = lock(&self.room_queues.0);
         // another one may have been made since the last reference to this one went
-        if lanes.get(&self.stream).is_some_and(|lane| lane.strong_count() == 0) {
-            lanes.remove(&self.stream);
+        if room_queues.get(&self.stream).is_some_and(|room_queue| room_queue.strong_count() == 0) {
+            room_queues.remove(&self.stream);
         }
     }
 }
 
-/// The lanes of this process, by the room's stream.
+/// The queues of this process, by the room's stream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lanes(Arc<Mutex<HashMap<Arc<str>, Weak<Lane>>>>);
+pub(super) struct RoomQueues(Arc<Mutex<HashMap<Arc<str>, Weak<RoomQueue>>>>);
 
-impl Lanes {
-    /// The lane of this stream.
-    pub(super) fn get(&self, stream: String) -> Arc<Lane> {
-        let mut lanes = lock(&self.0);
-        if let Some(lane) = lanes.get(stream.as_str()).and_then(Weak::upgrade) {
-            return lane;
+impl RoomQueues {
+    /// The queue of this stream.
+    pub(super) fn get(&self, stream: String) -> Arc<RoomQueue> {
+        let mut room_queues = lock(&self.0);
+        if let Some(room_queue) = room_queues.get(stream.as_str()).and_then(Weak::upgrade) {
+            return room_queue;
         }
         let stream: Arc<str> = stream.into();
-        let lane = Arc::new(Lane {
+        let room_queue = Arc::new(RoomQueue {
             stream: Arc::clone(&stream),
-            queue: Mutex::default(),
+            waiting: Mutex::default(),
             wake: Notify::new(),
             places: Arc::new(Semaphore::new(ROOM_QUEUE_MESSAGES_MAX)),
             bytes: Arc::new(Semaphore::new(ROOM_QUEUE_BYTES_MAX)),
-            lanes: self.clone(),
+            room_queues: self.clone(),
         });
-        lanes.insert(stream, Arc::downgrade(&lane));
-        lane
+        room_queues.insert(stream, Arc::downgrade(&room_queue));
+        room_queue
     }
 }
 
-impl Lane {
+impl RoomQueue {
     /// Waits for a place, takes it, and gives what the outcome is heard by; true if a worker must be called.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE` when the room has been full for the whole time that a publish may take; nothing was done.
     ///
     /// # Cancel safety
-    /// A call that is dropped has not entered the queue.
-    pub(super) async fn enter(
+    /// A call that is dropped has enqueued nothing.
+    pub(super) async fn enqueue(
         &self,
         registered: &Arc<Registered>,
         work: Work,
-        source: Option<Source>,
+        order: Option<PublishOrder>,
         deadline: Instant,
     ) -> Result<(Ticket, bool)> {
         let since = Instant::now();
@@ -225,11 +225,11 @@ impl Lane {
         let (tell, outcome) = oneshot::channel();
         let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
         let ticket = Ticket { outcome, hold: Arc::clone(&hold), deadline };
-        let job = Job { registered, work, source, bytes, since, deadline, tell, hold, _place: place };
-        let mut queue = lock(&self.queue);
-        queue.jobs.push_back(job);
-        let needs_worker = !std::mem::replace(&mut queue.is_served, true);
-        drop(queue);
+        let job = Job { registered, work, order, bytes, since, deadline, tell, hold, _place: place };
+        let mut waiting = lock(&self.waiting);
+        waiting.jobs.push_back(job);
+        let needs_worker = !std::mem::replace(&mut waiting.is_served, true);
+        drop(waiting);
         self.wake.notify_one();
         Ok((ticket, needs_worker))
     }
@@ -250,9 +250,9 @@ impl Lane {
 
     /// Puts jobs back before all others.
     pub(super) fn put_back(&self, jobs: Vec<Job>) {
-        let mut queue = lock(&self.queue);
+        let mut waiting = lock(&self.waiting);
         for job in jobs.into_iter().rev() {
-            queue.jobs.push_front(job);
+            waiting.jobs.push_front(job);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which instance owns a durable subscriber, and whose the subscriber is.
 //!
-//! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Ownership
+//! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Holding
 //! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
 
 use std::time::SystemTime;
@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 32;
 
 /// A subscriber's value in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ownership {
+pub(crate) struct Holding {
     #[serde(flatten)]
     pub subscriber: Subscriber,
     /// The owning instance.
@@ -35,7 +35,7 @@ pub(crate) struct Ownership {
     pub begins_at: Option<u64>,
 }
 
-impl Ownership {
+impl Holding {
     /// Its key in the bucket.
     pub(crate) fn key(&self) -> String {
         self.subscriber.key()
@@ -51,62 +51,62 @@ impl Subscriber {
 
 /// What the bucket's watch tells.
 #[derive(Debug)]
-pub(crate) enum OwnerChange {
+pub(crate) enum HolderChange {
     /// The watch begins again: all that there is follows.
     Restarted,
     /// Who owns a subscriber, with the revision.
-    Owned(Ownership, u64),
+    Held(Holding, u64),
     /// The subscriber with this key was deleted, with the revision.
     Forgotten(String, u64),
 }
 
 /// What the bucket has of one subscriber.
 #[derive(Clone, Debug)]
-pub(crate) struct Owned {
-    pub ownership: Ownership,
+pub(crate) struct Held {
+    pub holding: Holding,
     /// When the subscriber was bound, or its subscription closed, whichever was last.
     pub changed_at: SystemTime,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Owners {
-    bucket: Bucket<Ownership>,
+pub(crate) struct Holders {
+    bucket: Bucket<Holding>,
 }
 
-impl Owners {
+impl Holders {
     pub(super) fn new(buckets: &Buckets) -> Self {
         let description = "unibus: durable subscribers by room and name in NATS";
         Self { bucket: Bucket::new(buckets, "unibus_subscribers", description) }
     }
 
     /// Who owns the subscriber; `None` also if its name is another one's.
-    pub(crate) async fn find(&self, subscriber: &Subscriber) -> Result<Option<Ownership>> {
+    pub(crate) async fn find(&self, subscriber: &Subscriber) -> Result<Option<Holding>> {
         Ok(self.find_with_revision(subscriber).await?.map(|(found, _)| found))
     }
 
     /// Whose a name in NATS is.
-    pub(super) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Ownership>>> {
+    pub(super) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Holding>>> {
         let found = self.bucket.get(&key(room, name)).await?;
         Ok(found.filter(|found| found.value.subscriber.name == *name))
     }
 
     /// As [`Self::find`], with the revision for [`Self::forget`].
-    pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Ownership, u64)>> {
+    pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Holding, u64)>> {
         let found = self.named(&subscriber.room_id, &subscriber.name).await?;
         let same = found.filter(|found| found.value.subscriber.is_same(subscriber));
         Ok(same.map(|found| (found.value, found.revision)))
     }
 
     /// What there is of the room's subscribers with these names in NATS, in no order.
-    pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Owned>> {
+    pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Held>> {
         let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
-        Ok(found.into_iter().map(|(ownership, changed_at)| Owned { ownership, changed_at }).collect())
+        Ok(found.into_iter().map(|(holding, changed_at)| Held { holding, changed_at }).collect())
     }
 
     /// Forgets a subscriber, unless somebody claimed it meanwhile.
-    pub(crate) async fn forget(&self, ownership: &Ownership, revision: u64) -> Result<()> {
-        self.bucket.delete(&ownership.key(), revision).await.map(drop)
+    pub(crate) async fn forget(&self, holding: &Holding, revision: u64) -> Result<()> {
+        self.bucket.delete(&holding.key(), revision).await.map(drop)
     }
 
     /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has. What was begun and not
@@ -114,7 +114,7 @@ impl Owners {
     ///
     /// # Errors
     /// `CONFLICT`.
-    pub(crate) async fn claim(&self, wanted: &Ownership) -> Result<Option<(Option<Ownership>, u64)>> {
+    pub(crate) async fn claim(&self, wanted: &Holding) -> Result<Option<(Option<Holding>, u64)>> {
         let key = wanted.key();
         for _ in 0..ATTEMPTS {
             let found = self.bucket.get(&key).await?;
@@ -124,7 +124,7 @@ impl Owners {
             let revision = found.as_ref().map(|found| found.revision);
             let before = found.map(|found| found.value);
             let begun = before.as_ref().and_then(|before| before.begins_at);
-            let wanted = Ownership { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
+            let wanted = Holding { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
             if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
                 return Ok(Some((before, revision)));
             }
@@ -136,17 +136,17 @@ impl Owners {
     }
 
     /// Notes that the subscriber is at its position; answers with the new revision. `None`: somebody claimed it meanwhile.
-    pub(crate) async fn settle(&self, ownership: &Ownership, revision: u64) -> Result<Option<u64>> {
-        let settled = Ownership { begins_at: None, ..ownership.clone() };
-        self.bucket.put(&ownership.key(), &settled, Some(revision)).await
+    pub(crate) async fn settle(&self, holding: &Holding, revision: u64) -> Result<Option<u64>> {
+        let settled = Holding { begins_at: None, ..holding.clone() };
+        self.bucket.put(&holding.key(), &settled, Some(revision)).await
     }
 
     /// Notes that the subscription `before` has ended, if it is still the open one.
-    pub(crate) async fn close(&self, before: &Ownership) -> Result<()> {
+    pub(crate) async fn close(&self, before: &Holding) -> Result<()> {
         let key = before.key();
         match self.bucket.get(&key).await? {
             Some(found) if found.value == *before => {
-                let closed = Ownership { session: None, ..before.clone() };
+                let closed = Holding { session: None, ..before.clone() };
                 self.bucket.put(&key, &closed, Some(found.revision)).await.map(drop)
             }
             Some(_) | None => Ok(()),
@@ -158,13 +158,13 @@ impl Owners {
         self.bucket.purge_below(&room.key()).await
     }
 
-    /// Tells `apply` each ownership with its revision, now and whenever it changes, until `stop`.
-    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(OwnerChange)) {
+    /// Tells `apply` each holding with its revision, now and whenever it changes, until `stop`.
+    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(HolderChange)) {
         self.bucket
             .watch(stop, |change| match change {
-                Change::Put(_, ownership) => apply(OwnerChange::Owned(ownership.value, ownership.revision)),
-                Change::Delete(key, revision) => apply(OwnerChange::Forgotten(key, revision)),
-                Change::Restart => apply(OwnerChange::Restarted),
+                Change::Put(_, holding) => apply(HolderChange::Held(holding.value, holding.revision)),
+                Change::Delete(key, revision) => apply(HolderChange::Forgotten(key, revision)),
+                Change::Restart => apply(HolderChange::Restarted),
                 Change::Complete => {}
             })
             .await;

@@ -6,8 +6,8 @@ use tokio::time::{self, Instant};
 
 use super::{
     super::nats::{Nats, unavailable},
-    acks::{Acks, Batch, Expected, Reply},
-    lane::send_by,
+    acks::{Acks, AtomicBatch, Expected, Reply},
+    room_queue::send_by,
     wire::{Outgoing, batch_headers, headers},
 };
 use crate::{domain::Room, error::Result};
@@ -26,12 +26,12 @@ pub(super) enum Commit {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Sender {
+pub(super) struct Outbox {
     pub nats: Nats,
     pub acks: Acks,
 }
 
-impl Sender {
+impl Outbox {
     /// Sends one message, by then at the latest; the answer is to be awaited.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Sender {
         let mut connections = self.nats.connections();
         connections.mark_unchanged();
         let id = uuid::Uuid::new_v4().simple().to_string().into();
-        let batch = Batch { id, messages: messages.len() as u64 };
+        let batch = AtomicBatch { id, messages: messages.len() as u64 };
         let (mut expected, reply_to) = self.acks.expect(stream, Some(batch.clone()));
         let sending = async {
             for (outgoing, place) in messages.iter().zip(1..) {

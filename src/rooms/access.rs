@@ -5,13 +5,11 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use tokio::time;
-
-use super::Rooms;
+use super::{Rooms, standing::Standing};
 use crate::{
     domain::{Caller, Identity, MemberId, PageRequest, Role, Room, RoomId, RoomState, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{Actor, PageLimits, Pass, Registered, Whose},
+    store::{Actor, PageLimits, Registered, Whose},
 };
 
 /// What a call needs in its room; each includes those before it.
@@ -34,46 +32,6 @@ impl Right {
             Self::Own => Role::Owner,
         }
     }
-}
-
-/// What an open subscription stands on.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Standing {
-    /// The membership, if it takes one.
-    pass: Option<Arc<Pass>>,
-    expires_at: Option<SystemTime>,
-}
-
-impl Standing {
-    /// Completes when it ends, with the error that a subscription ends with.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any point.
-    pub(super) async fn ended(&self) -> Error {
-        let revoked = async {
-            match &self.pass {
-                Some(pass) => pass.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            error = revoked => error,
-            error = expired(self.expires_at) => error,
-        }
-    }
-}
-
-/// Completes at this time, with the error that a stream ends with then; never, if there is none.
-///
-/// # Cancel safety
-/// May be dropped at any point.
-pub(super) async fn expired(at: Option<SystemTime>) -> Error {
-    let Some(at) = at else { return std::future::pending().await };
-    time::sleep(at.duration_since(SystemTime::now()).unwrap_or_default()).await;
-    Error::new(
-        Reason::CredentialsExpired,
-        "the credentials of the stream have expired; open it again with new credentials",
-    )
 }
 
 /// The caller, unless it may do everything.

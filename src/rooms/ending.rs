@@ -7,7 +7,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    access::Standing,
+    standing::Standing,
     subscribers::{Seek, SubscriberSession},
     subscription_limit::SubscriptionPlace,
 };

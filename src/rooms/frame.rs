@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::{delivery::Slice, domain::Gap};
+use bytes::BytesMut;
+
+use crate::{
+    delivery::Slice,
+    domain::{Gap, Message, RoomId},
+};
 
 /// One step of a subscription.
 #[derive(Clone, Debug)]
@@ -24,3 +29,6 @@ pub(crate) enum Frame {
     },
     Gap(Gap),
 }
+
+/// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
+pub(crate) type Encode = fn(&RoomId, Option<i64>, Message, &mut BytesMut);

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Encode,
+    frame::Encode,
     reads::{CallerReads, Charge},
 };
 use crate::{

@@ -14,6 +14,7 @@ mod publish;
 mod quotas;
 mod rate;
 mod reads;
+mod standing;
 mod start;
 mod stored;
 mod subscribe;
@@ -24,7 +25,6 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::BytesMut;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
@@ -40,17 +40,11 @@ pub(crate) use self::{
     subscription::{Frames, Subscription},
 };
 use self::{
-    quotas::Allowances, stored::StoredBytes, subscribers::Subscribers, subscription_limit::SubscriptionLimit,
-    upstream::Upstreams,
+    frame::Encode, quotas::Allowances, stored::StoredBytes, subscribers::Subscribers,
+    subscription_limit::SubscriptionLimit, upstream::Upstreams,
 };
 pub(crate) use crate::store::DurableToken;
-use crate::{
-    domain::{Message, RoomId},
-    store::{PeerListener, Store},
-};
-
-/// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
-pub(crate) type Encode = fn(&RoomId, Option<i64>, Message, &mut BytesMut);
+use crate::store::{PeerListener, Store};
 
 /// What the use cases are told by whoever composes them.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Rooms,
-    access::{Right, expired, expires_at},
+    access::{Right, expires_at},
+    standing::expired,
 };
 use crate::{
     domain::{Acknowledged, Caller, Draft, RoomId},

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    rate::Rate,
+    rate::{Key, Rate},
     reads::{CallerReads, Reads},
 };
 use crate::{
@@ -45,9 +45,6 @@ pub(crate) struct Quotas {
     /// Bytes in the rooms that one has created.
     pub stored_bytes: Option<u64>,
 }
-
-/// A caller; without names all are one.
-pub(super) type Key = Option<MemberId>;
 
 /// What callers have left of it.
 #[derive(Debug)]

@@ -10,11 +10,13 @@ use governor::{
 };
 use tokio::time;
 
-use super::quotas::Key;
 use crate::{
-    domain::Caller,
+    domain::{Caller, MemberId},
     error::{Error, Limit, Reason, Result},
 };
+
+/// A caller; without names all are one.
+pub(super) type Key = Option<MemberId>;
 
 /// The bucket's clock counts nanoseconds; with at most so many units in a second what they round is below a thousandth.
 const UNITS_PER_SECOND_MAX: u32 = 1_000_000;

@@ -7,7 +7,7 @@ use tokio::{
     time,
 };
 
-use super::{quotas::Key, rate::Rate};
+use super::rate::{Key, Rate};
 use crate::{
     domain::Caller,
     error::{Error, Limit, Reason, Result},

@@ -11,8 +11,8 @@ use futures_util::{FutureExt, Stream};
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
-    Encode, Frame,
     ending::{Ending, PolledWhenWoken, SubscriptionEnd, went_silent},
+    frame::{Encode, Frame},
     log_batches::{LogBatch, LogBatches},
     reads::{CallerReads, Charge},
     subscribers::SubscriberSession,

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use super::{Encode, log_batches::LogBatches};
+use super::{frame::Encode, log_batches::LogBatches};
 use crate::{
     delivery::{Batch, BatchBuilder, Budget, Ring, RingLimits},
     domain::{RoomId, RoomState},

@@ -74,7 +74,7 @@ pub(crate) use self::{
     subscriber::{Subscriber, Whose},
 };
 use crate::{
-    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState},
+    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
     error::{Error, Reason, Result},
     limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
     sync::lock,
@@ -157,6 +157,11 @@ impl Store {
             },
             peers,
         ))
+    }
+
+    /// Returns the durable subscriber with this id: the one that is bound, or the one that a subscription would bind now.
+    pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
+        subscriber::resolve(&self.nats, &self.holders, room, id, whose).await
     }
 
     /// Runs a task that the service waits for when it stops.

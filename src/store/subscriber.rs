@@ -10,10 +10,10 @@ use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store,
     bucket::Versioned,
     durables::{self, METADATA_ENDPOINT, METADATA_SUBSCRIBER},
-    holders::Holding,
+    holders::{Holders, Holding},
+    nats::Nats,
 };
 use crate::{
     domain::{MemberId, NatsName, Room, RoomId, SubscriberId},
@@ -91,42 +91,46 @@ impl Whose {
     }
 }
 
-impl Store {
-    /// The durable subscriber with this id: the one that is bound, or how it is called when it is bound now.
-    pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
-        let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
-        let [preferred, hashed, reserved] = &names;
-        let first = self.holders.named(&room.room_id, preferred).await?;
-        if let Some(found) = &first
-            && found.value.subscriber.id == *id
-            && whose.is_exact(&found.value.subscriber)
-        {
-            return Ok(found.value.subscriber.clone());
-        }
-        let mut others = vec![hashed.clone(), reserved.clone()];
-        for endpoint in endpoints(id) {
-            let [.., reserved] = NatsName::of_subscriber(id, endpoint.as_ref());
-            if !others.contains(&reserved) {
-                others.push(reserved);
-            }
-        }
-        let others = try_join_all(others.iter().map(|name| self.holders.named(&room.room_id, name))).await?;
-        let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
-        let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
-        let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();
-        if let Some(subscriber) = whose.pick(same) {
-            return Ok(subscriber);
-        }
-        let mut name = reserved.clone();
-        for candidate in [preferred, hashed].into_iter().filter(|name| !taken.contains(name)) {
-            let info = durables::named(&self.nats, room, candidate).await?;
-            if info.is_none_or(|info| whose.may_adopt(&info, id, candidate == preferred)) {
-                name = candidate.clone();
-                break;
-            }
-        }
-        Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: whose.endpoint.clone(), name })
+/// The durable subscriber with this id: the one that is bound, or how it is called when it is bound now.
+pub(super) async fn resolve(
+    nats: &Nats,
+    holders: &Holders,
+    room: &Room,
+    id: &SubscriberId,
+    whose: &Whose,
+) -> Result<Subscriber> {
+    let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
+    let [preferred, hashed, reserved] = &names;
+    let first = holders.named(&room.room_id, preferred).await?;
+    if let Some(found) = &first
+        && found.value.subscriber.id == *id
+        && whose.is_exact(&found.value.subscriber)
+    {
+        return Ok(found.value.subscriber.clone());
     }
+    let mut others = vec![hashed.clone(), reserved.clone()];
+    for endpoint in endpoints(id) {
+        let [.., reserved] = NatsName::of_subscriber(id, endpoint.as_ref());
+        if !others.contains(&reserved) {
+            others.push(reserved);
+        }
+    }
+    let others = try_join_all(others.iter().map(|name| holders.named(&room.room_id, name))).await?;
+    let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
+    let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
+    let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();
+    if let Some(subscriber) = whose.pick(same) {
+        return Ok(subscriber);
+    }
+    let mut name = reserved.clone();
+    for candidate in [preferred, hashed].into_iter().filter(|name| !taken.contains(name)) {
+        let info = durables::named(nats, room, candidate).await?;
+        if info.is_none_or(|info| whose.may_adopt(&info, id, candidate == preferred)) {
+            name = candidate.clone();
+            break;
+        }
+    }
+    Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: whose.endpoint.clone(), name })
 }
 
 /// Who can have bound a subscriber of this id: itself, the endpoint whose device it is, or somebody without a name.

@@ -18,11 +18,7 @@ use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     limits::CONSUME_ANSWERS_MAX,
-    rooms::{
-        Rooms, SubscribeOptions,
-        access::{expired, expires_at},
-        ending::draining,
-    },
+    rooms::{Rooms, SubscribeOptions, access::expires_at, ending::draining, standing::expired},
 };
 
 type Key = (RoomId, SubscriberId);

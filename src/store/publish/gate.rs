@@ -8,12 +8,10 @@ use std::{
     },
 };
 
+use async_nats::jetstream;
 use tokio::time::Instant;
 
-use super::{
-    super::{embedded::Disk, lock, nats::is_full},
-    acks::Reply,
-};
+use super::super::{embedded::Disk, lock, nats::is_full};
 use crate::{
     domain::Room,
     error::{Error, Reason, Result},
@@ -83,16 +81,19 @@ impl Gate {
         Ok(())
     }
 
-    /// Learns from what became of a publish to the room.
-    pub(super) fn note(&self, room: &Room, reply: &Reply) {
-        match reply {
-            Reply::Refused(error) if is_full(error) => self.shut(room.replicas),
-            Reply::Stored { .. } if self.0.is_shut.load(Ordering::Relaxed) => {
-                let mut shut = lock(&self.0.shut);
-                shut.remove(&room.replicas);
-                self.0.is_shut.store(!shut.is_empty(), Ordering::Relaxed);
-            }
-            Reply::Refused(_) | Reply::Stored { .. } | Reply::NobodyListens => {}
+    /// A message of the room was stored.
+    pub(super) fn note_stored(&self, room: &Room) {
+        if self.0.is_shut.load(Ordering::Relaxed) {
+            let mut shut = lock(&self.0.shut);
+            shut.remove(&room.replicas);
+            self.0.is_shut.store(!shut.is_empty(), Ordering::Relaxed);
+        }
+    }
+
+    /// NATS refused a message of the room.
+    pub(super) fn note_refused(&self, room: &Room, error: &jetstream::Error) {
+        if is_full(error) {
+            self.shut(room.replicas);
         }
     }
 

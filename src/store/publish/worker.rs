@@ -262,7 +262,7 @@ impl Worker {
         let Some(Sent { job, epoch, .. }) = self.sent.pop_front() else { return };
         self.sent_bytes -= job.bytes;
         if let Some(reply) = &reply {
-            self.publisher.gate.note(&job.registered.room, reply);
+            self.note_reply(&job.registered.room, reply);
         }
         let outcome = match reply {
             Some(Reply::NobodyListens) => {
@@ -332,7 +332,15 @@ impl Worker {
 
     fn note(&self, room: &Room, committed: &Commit) {
         if let Commit::Answered(reply) = committed {
-            self.publisher.gate.note(room, reply);
+            self.note_reply(room, reply);
+        }
+    }
+
+    fn note_reply(&self, room: &Room, reply: &Reply) {
+        match reply {
+            Reply::Refused(error) => self.publisher.gate.note_refused(room, error),
+            Reply::Stored { .. } => self.publisher.gate.note_stored(room),
+            Reply::NobodyListens => {}
         }
     }
 

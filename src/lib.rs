@@ -68,14 +68,16 @@ mod error;
 mod grpc;
 mod http;
 mod limits;
+mod nats;
 mod rooms;
 mod server;
 mod shutdown;
 mod store;
+mod subscriptions;
 mod sync;
 mod tokens;
 
-pub use crate::{
+pub use self::{
     config::{AuthMode, ClientAuth, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},
     limits::LOG_LINES_MAX,

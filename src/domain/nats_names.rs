@@ -196,7 +196,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
-    use super::{super::RoomId, *};
+    use super::*;
+    use crate::domain::RoomId;
 
     fn names(id: &str) -> [String; 3] {
         NatsName::of_room(&RoomId::parse("room_id", id).unwrap()).map(String::from)

@@ -52,6 +52,15 @@ pub enum Anchor {
     TimeRange(Option<SystemTime>, Option<SystemTime>),
 }
 
+/// The end of a page of subscribers, as the next page needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriberToken {
+    /// The index of the page's last subscriber in JetStream's list of consumers.
+    pub offset: usize,
+    /// The NATS name of that subscriber.
+    pub mapped: String,
+}
+
 /// A requested history page, with its anchor resolved to sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageRequest {

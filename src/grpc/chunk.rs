@@ -17,7 +17,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-use crate::rooms::{Mark, SubscriberSession};
+use crate::subscriptions::subscribers::session::{Mark, SubscriberSession};
 
 /// Whom to tell of which positions.
 pub(super) type Complete = Vec<(Arc<SubscriberSession>, Mark)>;

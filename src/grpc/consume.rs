@@ -15,7 +15,10 @@ use crate::{
     delivery::Slice,
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
-    rooms::{CommandKind, ConsumeCommand, ConsumeEvent, Consumed, Credit, Rooms},
+    rooms::{
+        Rooms,
+        consume::{CommandKind, ConsumeCommand, ConsumeEvent, Consumed, flow::Credit},
+    },
     v1::{
         self, consume_request::Command as WireCommand, consume_response::Frame as Wire,
         subscribe_response::Frame as Subscribed,

@@ -28,7 +28,11 @@ use crate::{
     delivery::Slice,
     domain::{Message, RoomId},
     error::Result,
-    rooms::{Frame, Frames, Mark, SubscriberSession, Subscription},
+    subscriptions::{
+        frame::Frame,
+        subscribers::session::{Mark, SubscriberSession},
+        subscription::{Frames, Subscription},
+    },
     v1::{self, subscribe_response::Frame as Wire},
 };
 

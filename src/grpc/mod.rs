@@ -6,11 +6,11 @@ mod codec;
 mod consume;
 mod convert;
 mod frames;
-mod health;
+pub(crate) mod health;
 mod prepared;
 mod publish_stream;
 mod reflection;
-mod skipped;
+pub(crate) mod skipped;
 mod status;
 
 use std::{pin::Pin, sync::Arc};
@@ -26,7 +26,7 @@ pub(crate) use self::{
     frames::encode_message,
     health::Health,
     prepared::{PreparedBodies, free_replaced},
-    skipped::{CORRELATION_BYTES_MAX, Skipped, room_id_at, stand_in},
+    skipped::{Skipped, room_id_at},
     status::explained,
 };
 use crate::{

@@ -22,7 +22,7 @@ use crate::{
     domain::{Acknowledged, Draft, RoomId},
     error::Result,
     limits::{PUBLISH_STREAM_BYTES_MAX, PUBLISH_STREAM_MESSAGES_MAX},
-    rooms::Publishing,
+    rooms::publish::Publishing,
     v1,
 };
 

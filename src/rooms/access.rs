@@ -5,11 +5,16 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Rooms, standing::Standing};
+use super::Rooms;
 use crate::{
     domain::{Caller, Identity, MemberId, PageRequest, Role, Room, RoomId, RoomState, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{Actor, PageLimits, Registered, Whose},
+    store::{
+        log::history::PageLimits,
+        registry::{known::Registered, members::Actor},
+        subscribers::subscriber::Whose,
+    },
+    subscriptions::standing::Standing,
 };
 
 /// What a call needs in its room; each includes those before it.

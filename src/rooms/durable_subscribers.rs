@@ -1,11 +1,12 @@
 //! Durable subscribers as such: listed, moved, deleted, whether or not they have an open subscription.
 
-use super::{Rooms, access::Right, subscribers::SubscriberPage};
+use super::{Rooms, access::Right};
 use crate::{
+    domain::SubscriberToken,
     domain::{Caller, NatsName, RoomId, Start, SubscriberId},
     error::Result,
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::DurableToken,
+    subscriptions::subscribers::list::SubscriberPage,
 };
 
 impl Rooms {
@@ -18,7 +19,7 @@ impl Rooms {
         &self,
         caller: &Caller,
         id: &RoomId,
-        after: Option<&DurableToken>,
+        after: Option<&SubscriberToken>,
         page_size: usize,
     ) -> Result<SubscriberPage> {
         let registered = self.permit(caller, id, Right::Read).await?;

@@ -1,11 +1,12 @@
 //! Pages of stored messages.
 
-use super::{ReadPlace, Rooms, access::Right};
+use super::{Rooms, access::Right};
 use crate::{
     domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
     error::Result,
     limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
-    store::PageLimits,
+    store::log::history::PageLimits,
+    subscriptions::reads::ReadPlace,
 };
 
 impl Rooms {

@@ -1,50 +1,30 @@
 //! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
 //! async-nats.
 
-mod access;
-mod consume;
-mod durable_subscribers;
-mod ending;
-mod frame;
-mod history;
-mod life;
-mod log_batches;
-mod members;
-mod publish;
-mod quotas;
-mod rate;
-mod reads;
-mod standing;
-mod start;
-mod stored;
-mod subscribe;
-mod subscribers;
-mod subscription;
-mod subscription_limit;
-mod upstream;
+pub(crate) mod access;
+pub(crate) mod consume;
+pub(crate) mod durable_subscribers;
+pub(crate) mod history;
+pub(crate) mod life;
+pub(crate) mod members;
+pub(crate) mod publish;
+pub(crate) mod quotas;
+pub(crate) mod start;
+pub(crate) mod stored;
+pub(crate) mod subscribe;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::{
-    consume::{CommandKind, ConsumeCommand, ConsumeEvent, Consumed, Credit},
-    frame::Frame,
-    life::{CreateRoom, Fixed, PurgeOutcome, RoomField, RoomPage, UpdateRoom},
-    members::MemberPage,
-    publish::Publishing,
-    quotas::Quotas,
-    reads::ReadPlace,
-    subscribe::SubscribeOptions,
-    subscribers::{Mark, SubscriberPage, SubscriberSession},
-    subscription::{Frames, Subscription},
-};
 use self::{
-    frame::Encode, quotas::Allowances, stored::StoredBytes, subscribers::Subscribers,
-    subscription_limit::SubscriptionLimit, upstream::Upstreams,
+    quotas::{Allowances, Quotas},
+    stored::StoredBytes,
 };
-pub(crate) use crate::store::DurableToken;
-use crate::store::{PeerListener, Store};
+use crate::{
+    store::{Store, subscribers::peers::PeerListener},
+    subscriptions::{frame::Encode, limit::SubscriptionLimit, subscribers::Subscribers, upstream::Upstreams},
+};
 
 /// What the use cases are told by whoever composes them.
 #[derive(Clone, Copy, Debug)]

@@ -8,13 +8,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Rooms,
     access::{Right, expires_at},
-    standing::expired,
 };
 use crate::{
     domain::{Acknowledged, Caller, Draft, RoomId},
     error::{Error, Reason, Result, Violations},
     limits::{ACK_TIME_MIN, PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX, PUBLISH_TIMEOUT},
-    store::{Pending, PublishOrder, Registered, ttl_not_allowed},
+    store::{
+        publish::{pending::Pending, room_queue::PublishOrder, wire::ttl_not_allowed},
+        registry::known::Registered,
+    },
+    subscriptions::standing::expired,
 };
 
 impl Rooms {

@@ -12,13 +12,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    rate::{Key, Rate},
-    reads::{CallerReads, Reads},
-};
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
+    subscriptions::{
+        rate::{Key, Rate},
+        reads::{CallerReads, Reads},
+    },
     sync::lock,
 };
 

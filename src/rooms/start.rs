@@ -9,7 +9,7 @@ use crate::{
     domain::{PageRequest, Room, RoomState, Start},
     error::{Error, Reason, Result},
     limits::{HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX, SINCE_AHEAD_MAX},
-    store::PageLimits,
+    store::log::history::PageLimits,
 };
 
 /// How often the NATS server's clock is read again while a time comes.

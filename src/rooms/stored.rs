@@ -18,7 +18,7 @@ use crate::{
     domain::RoomId,
     error::{Error, Limit, Result},
     limits::{STORED_BYTES_INTERVAL, STORED_OVERHEAD_BYTES},
-    store::{Registered, Store},
+    store::{Store, registry::known::Registered},
     sync::lock,
 };
 

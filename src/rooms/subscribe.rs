@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{
-    Rooms,
-    access::Right,
-    ending::{Ending, draining},
-    subscribers::SubscriberSession,
-    subscription::{LogStart, Subscription, Way},
-};
+use super::{Rooms, access::Right};
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{Registered, Whose},
+    store::{registry::known::Registered, subscribers::subscriber::Whose},
+    subscriptions::{
+        ending::{Ending, draining},
+        subscribers::session::SubscriberSession,
+        subscription::{LogStart, Subscription, Way},
+    },
 };
 
 /// What a subscriber asks for.

@@ -17,7 +17,7 @@ use super::{
     addresses::{Eviction, SourceAddress},
     callers,
     connections::{Bounds, Place, Places},
-    intake::Budget,
+    intake::budgets::Budget,
 };
 use crate::{
     domain::ClientCertificate,

@@ -13,7 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::{limits::RESPONSE_PIECE_BYTES, rooms::ReadPlace};
+use crate::{limits::RESPONSE_PIECE_BYTES, subscriptions::reads::ReadPlace};
 
 /// Lets the body keep the place that the response was given.
 pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {

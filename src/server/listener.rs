@@ -23,11 +23,14 @@ use super::{
     addresses::{Addresses, SourceAddress},
     client::Client,
     connections::{Bounds, Connection, Place, Places},
-    intake::Counted,
+    intake::unread::Counted,
     leaving::{Watched, may_be_closed},
     rest::{Rests, Whole},
     stream::Stream,
-    tls::{Handshake, Shown, Tls},
+    tls::{
+        Tls,
+        handshake::{Handshake, Shown},
+    },
 };
 use crate::limits::{
     CALL_HEADERS_BYTES_MAX, CONNECTION_WINDOW_BYTES, EXCESS_STREAMS_MAX, FAULTY_STREAMS_MAX, RESET_STREAMS_MAX,

@@ -46,14 +46,14 @@ use self::{
     refusal::{no_such_method, no_such_path},
     rest::Rests,
     socket::Bound,
-    tls::{Tls, TlsFiles},
+    tls::{Tls, files::TlsFiles},
 };
 use crate::{
     auth::{self, Auth},
     config::{AuthMode, Config, NatsSync},
     domain::Durability,
     error::{Error, Reason, Result},
-    grpc::{self, Health},
+    grpc::{self, health::Health},
     http,
     limits::{
         ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CALLS_PER_CALLER, CONNECTIONS_PER_ADDRESS_MAX,
@@ -61,8 +61,13 @@ use crate::{
         READS_PER_CALLER, REQUEST_ID_BYTES_MAX, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER,
         TLS_HANDSHAKES_MAX,
     },
-    rooms::{Quotas, Rooms, Settings},
-    store::{EmbeddedNats, EmbeddedOptions, Nats, Store, Target},
+    nats::{
+        Nats,
+        connect::Target,
+        embedded::{EmbeddedNats, Options as EmbeddedOptions},
+    },
+    rooms::{Rooms, Settings, quotas::Quotas},
+    store::Store,
 };
 
 /// The header of a request's id.

@@ -3,37 +3,12 @@
 //! One connection, cloned. A room's stream is looked at once and then trusted; when JetStream says that it is gone, the
 //! registry is asked whether the room still exists, and only then is the stream made anew.
 
-mod adoption;
-mod backlogs;
-mod bucket;
-mod changes;
-mod direct;
-mod durable_list;
-mod durables;
-mod embedded;
-mod excerpt;
-mod fetch;
-mod history;
-mod holders;
-mod live;
-mod logs;
-mod members;
-mod message;
-mod message_id;
-mod nats;
-mod newest;
-mod peers;
-mod publish;
-mod raw;
-mod reader;
-mod registry;
-mod reserve;
-mod signatures;
-mod streams;
-mod subscriber;
-mod turn;
-mod version;
-mod watch;
+pub(crate) mod log;
+mod names;
+pub(crate) mod publish;
+pub(crate) mod registry;
+pub(crate) mod signatures;
+pub(crate) mod subscribers;
 mod watchdog;
 
 use std::{sync::Arc, time::SystemTime};
@@ -47,37 +22,39 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{
-    backlogs::Backlogs,
-    bucket::Buckets,
-    changes::Changes,
-    excerpt::Excerpts,
-    logs::Logs,
-    publish::{Gate, Publisher},
-    reserve::Reserve,
+    log::{
+        backlogs::{Backlogs, Turns},
+        excerpt::Excerpts,
+        history::{self, PageLimits},
+        live::Live,
+        logs::{self, Logs},
+        reader::Reader,
+        streams,
+    },
+    publish::{Publisher, pending::Pending, room_queue::PublishOrder},
+    registry::{
+        Registry,
+        changes::{self, Changes},
+        known::Registered,
+        members::Members,
+    },
     signatures::Signatures,
+    subscribers::{
+        durable_list::{self, DurablePage},
+        durables::{self, Binding},
+        holders::Holders,
+        peers::{self, PeerListener, PeerReply, PeerRequest},
+        subscriber::{self, Subscriber, Whose},
+    },
     watchdog::Watchdog,
 };
-pub(crate) use self::{
-    backlogs::Turns,
-    durable_list::{DurablePage, DurableToken},
-    durables::{Binding, not_found as subscriber_not_found},
-    embedded::{Disk, EmbeddedNats, Options as EmbeddedOptions},
-    history::PageLimits,
-    holders::{Held, HolderChange, Holders, Holding},
-    live::{Live, LiveEvent},
-    members::{Actor, Members, Pass},
-    nats::{Nats, Target},
-    peers::{Asked, PeerListener, PeerReply, PeerRequest},
-    publish::{Pending, PublishOrder, ttl_not_allowed},
-    reader::{Arrival, Reader},
-    registry::{Naming, Registered, Registration, Registry, not_found},
-    subscriber::{Subscriber, Whose},
-};
 use crate::{
-    domain::{Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId},
-    error::{Error, Reason, Result},
+    domain::{
+        Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId, SubscriberToken,
+    },
+    error::{Reason, Result},
     limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
-    sync::lock,
+    nats::{Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, gate::Gate, reserve::Reserve},
 };
 
 /// Everything that is kept in NATS. Cheap to clone.
@@ -133,8 +110,8 @@ impl Store {
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
         let (members_complete, members_known) = oneshot::channel();
         tasks.spawn(members.clone().follow(stop.clone(), members_complete));
-        known.await.map_err(|_| nats::unavailable())?;
-        members_known.await.map_err(|_| nats::unavailable())?;
+        known.await.map_err(|_| unavailable())?;
+        members_known.await.map_err(|_| unavailable())?;
         if nats.has_jetstream() {
             tasks.spawn(reserve.keep_full(stop.clone()));
             tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
@@ -245,7 +222,7 @@ impl Store {
             return Ok(time);
         }
         self.ensure_log(room).await?;
-        streams::clock(&self.nats, room).await?.ok_or_else(nats::unavailable)
+        streams::clock(&self.nats, room).await?.ok_or_else(unavailable)
     }
 
     /// Brings the room's log to what the registry says.
@@ -438,7 +415,7 @@ impl Store {
     pub(crate) async fn durables(
         &self,
         room: &Room,
-        after: Option<&DurableToken>,
+        after: Option<&SubscriberToken>,
         state: &RoomState,
         limit: usize,
         is_wanted: &(dyn Fn(&str) -> bool + Sync),
@@ -449,11 +426,5 @@ impl Store {
     /// Asks another instance. `None`: there is no such instance any more.
     pub(crate) async fn ask(&self, instance: &str, request: &PeerRequest) -> Result<Option<PeerReply>> {
         peers::ask(&self.nats, instance, request, TAKE_OVER_TIMEOUT).await
-    }
-}
-
-impl From<embedded::EmbeddedError> for Error {
-    fn from(error: embedded::EmbeddedError) -> Self {
-        Self::new(Reason::Internal, error.to_string()).because(error)
     }
 }

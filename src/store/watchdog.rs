@@ -6,14 +6,11 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{
-    logs::Logs,
-    nats::{Listening, Nats},
-    registry::Registry,
-};
+use super::{log::logs::Logs, registry::Registry};
 use crate::{
     domain::StreamName,
     error::{Reason, Result},
+    nats::{Nats, listening::Listening},
 };
 
 /// Advisories are gathered for this long: a native client updates the stream with every publish.

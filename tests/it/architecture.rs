@@ -16,15 +16,20 @@ const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
     ("lib", &["config", "error", "limits", "server", "shutdown", "tokens"]),
     ("main", &[]),
-    ("server", &["auth", "config", "domain", "error", "grpc", "http", "limits", "rooms", "store", "sync"]),
-    ("grpc", &["rooms", "delivery", "domain", "error", "limits", "v1", "sync"]),
+    (
+        "server",
+        &["auth", "config", "domain", "error", "grpc", "http", "limits", "nats", "rooms", "store", "subscriptions", "sync"],
+    ),
+    ("grpc", &["rooms", "subscriptions", "delivery", "domain", "error", "limits", "v1", "sync"]),
     // readiness asks the store whether the connection stands
     ("http", &["rooms", "store", "domain", "error", "limits"]),
     ("auth", &["domain", "error", "limits"]),
     ("tokens", &["auth", "domain", "error"]),
-    ("rooms", &["delivery", "store", "domain", "error", "limits", "sync"]),
+    ("rooms", &["subscriptions", "delivery", "store", "domain", "error", "limits", "sync"]),
+    ("subscriptions", &["delivery", "store", "domain", "error", "limits", "sync"]),
     ("delivery", &["domain", "error", "limits"]),
-    ("store", &["domain", "error", "limits", "sync"]),
+    ("store", &["nats", "domain", "error", "limits", "sync"]),
+    ("nats", &["domain", "error", "limits", "sync"]),
     ("domain", &["error", "limits"]),
     ("error", &["limits"]),
     ("limits", &[]),
@@ -35,7 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
 
 /// Crates that only some modules may name. A name stands for all that begin with it and `_` too.
 const CRATES: &[(&str, &[&str])] = &[
-    ("async_nats", &["store"]),
+    ("async_nats", &["nats", "store"]),
     ("tonic", &["grpc", "http", "server", "lib"]),
     ("prost", &["grpc", "lib"]),
     ("axum", &["http", "server"]),

@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{
-    super::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
-    MESSAGE_BYTES, at, deleted, ring, state,
+use super::{MESSAGE_BYTES, at, deleted, ring, state};
+use crate::{
+    delivery::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
+    domain::{Gap, GapReason, Removals, RoomState},
 };
-use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 const SUBSCRIBERS: usize = 3;
 

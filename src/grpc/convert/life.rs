@@ -4,7 +4,10 @@ use super::{duration, room, room_id};
 use crate::{
     domain::{Retention, RoomId},
     error::{Error, Result, Violations},
-    rooms::{Fixed, PurgeOutcome, RoomField, UpdateRoom},
+    rooms::life::{
+        removal::PurgeOutcome,
+        update::{Fixed, RoomField, UpdateRoom},
+    },
     v1,
 };
 

@@ -6,7 +6,7 @@ use super::room_id;
 use crate::{
     domain::{Member, MemberId, Role, RoomId},
     error::{Result, Violations},
-    rooms::MemberPage,
+    rooms::members::MemberPage,
     v1,
 };
 

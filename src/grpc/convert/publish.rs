@@ -1,9 +1,10 @@
 //! Messages that clients publish, alone, in batches and in streams, and what became of them.
 
-use super::{super::status, duration, room_id};
+use super::{duration, room_id};
 use crate::{
     domain::{Acknowledged, Draft, Durability, Headers, RoomId},
     error::{Error, Result, Violations},
+    grpc::status,
     v1,
 };
 

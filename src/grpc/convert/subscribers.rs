@@ -4,9 +4,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{room_id, start};
 use crate::{
+    domain::SubscriberToken,
     domain::{RoomId, Start, SubscriberId},
     error::{Error, Result, Violations},
-    rooms::{DurableToken, SubscriberPage},
+    subscriptions::subscribers::list::SubscriberPage,
     v1,
 };
 
@@ -16,7 +17,7 @@ const TOKEN_CHARS_MAX: usize = 1024;
 /// The room, where the page begins, and its size.
 pub(in crate::grpc) fn subscriber_page(
     request: v1::ListSubscribersRequest,
-) -> Result<(RoomId, Option<DurableToken>, usize)> {
+) -> Result<(RoomId, Option<SubscriberToken>, usize)> {
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
     let size = usize::try_from(request.page_size);
@@ -34,14 +35,14 @@ pub(in crate::grpc) fn subscriber_page(
     }
 }
 
-fn read_token(text: &str) -> Option<DurableToken> {
+fn read_token(text: &str) -> Option<SubscriberToken> {
     let text = Some(text).filter(|text| text.len() <= TOKEN_CHARS_MAX)?;
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
     let (offset, mapped) = text.split_once(' ')?;
-    Some(DurableToken { offset: offset.parse().ok()?, mapped: mapped.to_owned() })
+    Some(SubscriberToken { offset: offset.parse().ok()?, mapped: mapped.to_owned() })
 }
 
-fn write_token(token: &DurableToken) -> String {
+fn write_token(token: &SubscriberToken) -> String {
     URL_SAFE_NO_PAD.encode(format!("{} {}", token.offset, token.mapped))
 }
 
@@ -94,7 +95,7 @@ mod tests {
     proptest! {
         #[test]
         fn tokens_round_trip(offset in any::<usize>(), mapped in "\\PC{0,255}") {
-            let token = DurableToken { offset, mapped };
+            let token = SubscriberToken { offset, mapped };
             let text = write_token(&token);
             prop_assume!(text.len() <= TOKEN_CHARS_MAX);
             prop_assert_eq!(read_token(&text), Some(token));

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::super::SubscribeOptions;
-use crate::{delivery::Slice, domain::SubscriberId};
+use crate::{delivery::Slice, domain::SubscriberId, rooms::subscribe::SubscribeOptions};
 
 /// What may be sent before more credit is given. `None`: no bound.
 #[derive(Clone, Copy, Debug, Default)]

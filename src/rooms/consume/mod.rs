@@ -5,7 +5,7 @@
 //! streams, each when it has something, in turn. Neither has a queue that grows with the client's slowness:
 //! acknowledgements of a subscriber that wait are merged, and so are their confirmations.
 
-mod flow;
+pub(crate) mod flow;
 mod reader;
 mod room;
 mod stage;
@@ -17,15 +17,16 @@ use futures_util::{Stream, StreamExt, stream::SelectAll};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::flow::Credit;
 use self::{
+    flow::Credit,
     reader::Reader,
     stage::{Stage, Turn},
 };
-use super::{Frame, Rooms, SubscribeOptions, SubscriberSession};
+use super::{Rooms, subscribe::SubscribeOptions};
 use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
+    subscriptions::{frame::Frame, subscribers::session::SubscriberSession},
 };
 
 /// Subscriptions of one stream that are being opened at the same time.

@@ -18,7 +18,8 @@ use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     limits::CONSUME_ANSWERS_MAX,
-    rooms::{Rooms, SubscribeOptions, access::expires_at, ending::draining, standing::expired},
+    rooms::{Rooms, access::expires_at, subscribe::SubscribeOptions},
+    subscriptions::{ending::draining, standing::expired},
 };
 
 type Key = (RoomId, SubscriberId);

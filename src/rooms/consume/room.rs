@@ -13,7 +13,10 @@ use super::{ConsumeEvent, Consumed, flow::Flow, stage::Stage};
 use crate::{
     domain::{Caller, Gap},
     error::Result,
-    rooms::{Frame, Rooms, SubscribeOptions, SubscriberSession, ending::SubscriptionEnd, subscription::Way},
+    rooms::{Rooms, subscribe::SubscribeOptions},
+    subscriptions::{
+        ending::SubscriptionEnd, frame::Frame, subscribers::session::SubscriberSession, subscription::Way,
+    },
 };
 
 /// So many encoded bytes of a room go out before it is another one's turn, beyond one message.

@@ -12,7 +12,7 @@ use crate::{
     domain::RoomId,
     error::{Error, Limit, Result},
     limits::{CONSUME_ANSWERS_MAX, CONSUME_ROOMS_MAX},
-    rooms::SubscribeOptions,
+    rooms::subscribe::SubscribeOptions,
     sync::lock,
 };
 

@@ -7,7 +7,7 @@ use crate::{
     domain::{Caller, Purged, Room, RoomId, RoomState},
     error::{Error, Reason, Result},
     rooms::{Rooms, access::Right},
-    store::Registered,
+    store::registry::known::Registered,
 };
 
 /// How often a purge is registered again because others changed the room at the same moment.

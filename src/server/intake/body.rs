@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Limit, Reason, Violations},
-    grpc::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+    grpc::skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
     limits::{LARGE_REQUEST_BYTES, REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
     server::client::Call,
 };

@@ -7,11 +7,11 @@
 
 mod answers;
 mod body;
-mod budgets;
+pub(crate) mod budgets;
 mod prefix;
 mod right;
 mod rules;
-mod unread;
+pub(crate) mod unread;
 
 use std::{
     convert::Infallible,
@@ -25,9 +25,8 @@ use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
 use self::{body::Charged, budgets::Budgets, right::Right, rules::Rules};
-pub(super) use self::{budgets::Budget, unread::Counted};
 use super::client::{Call, Client};
-use crate::{domain::Caller, grpc::Skipped, rooms::Rooms};
+use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
 
 /// Puts [`Intake`] before a service.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 //! Refuses to know HTTP and who a client is: it says what a verified certificate says.
 
 mod certificate;
-mod files;
-mod handshake;
+pub(crate) mod files;
+pub(crate) mod handshake;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,13 +12,9 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(super) use self::{
-    files::TlsFiles,
-    handshake::{Handshake, Shown},
-};
 use self::{
-    files::{Contents, InForce},
-    handshake::Handshakes,
+    files::{Contents, InForce, TlsFiles},
+    handshake::{Handshake, Handshakes},
 };
 use crate::error::Result;
 

@@ -17,11 +17,11 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::super::{
-    lock,
-    nats::{Nats, unavailable},
+use crate::{
+    error::Result,
+    nats::{Nats, error::unavailable},
+    sync::lock,
 };
-use crate::error::Result;
 
 /// What came back for one publish, or for the commit of a batch.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use tokio::time::{self, Instant};
 
 use super::{
-    super::{Registered, message_id, nats::unavailable},
     Publisher, acknowledged,
     acks::Reply,
     mismatch::Expectation,
@@ -16,6 +15,8 @@ use super::{
 use crate::{
     domain::{Acknowledged, Draft},
     error::{Error, Reason, Result},
+    nats::error::unavailable,
+    store::{log::message_id, registry::known::Registered},
 };
 
 impl Publisher {

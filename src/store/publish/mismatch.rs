@@ -13,21 +13,21 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use tokio::time::{self, Instant};
 
-use super::{
-    super::{
-        Registered,
-        logs::{Logs, is_replicated},
-        message::Stored,
-        message_id,
-        nats::Nats,
-        raw::{self, Wanted},
-    },
-    wire::{outcome_unknown, refused},
-};
+use super::wire::{outcome_unknown, refused};
 use crate::{
     domain::{Draft, Message, RoomState},
     error::Result,
     limits::STALE_ANSWER_TIMEOUT,
+    nats::Nats,
+    store::{
+        log::{
+            logs::{Logs, is_replicated},
+            message::Stored,
+            message_id,
+            raw::{self, Wanted},
+        },
+        registry::known::Registered,
+    },
 };
 
 const RETRY_DELAY: Duration = Duration::from_millis(50);

@@ -5,13 +5,12 @@
 
 mod acks;
 mod atomic;
-mod gate;
 mod group;
 mod mismatch;
 mod outbox;
-mod pending;
-mod room_queue;
-mod wire;
+pub(crate) mod pending;
+pub(crate) mod room_queue;
+pub(crate) mod wire;
 mod worker;
 
 use std::{
@@ -25,25 +24,20 @@ use std::{
 use tokio::time::{self, Instant};
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::gate::Gate;
 use self::{
     acks::{AckListener, Acks},
     mismatch::Expectation,
     outbox::Outbox,
-    room_queue::{RoomQueues, Ticket, Work},
+    pending::Pending,
+    room_queue::{PublishOrder, RoomQueues, Ticket, Work},
     wire::Outgoing,
     worker::Worker,
 };
-pub(crate) use self::{pending::Pending, room_queue::PublishOrder, wire::ttl_not_allowed};
-use super::{
-    Registered,
-    logs::Logs,
-    nats::{Nats, unavailable},
-    signatures::Signatures,
-};
+use super::{log::logs::Logs, registry::known::Registered, signatures::Signatures};
 use crate::{
     domain::{Acknowledged, Draft, Durability, Room},
     error::{Error, Result},
+    nats::{Nats, error::unavailable, gate::Gate},
 };
 
 /// Publishes for all rooms of this process.

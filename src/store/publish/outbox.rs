@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
-    super::nats::{Nats, unavailable},
     acks::{Acks, AtomicBatch, Expected, Reply},
     room_queue::send_by,
     wire::{Outgoing, batch_headers, headers},
 };
-use crate::{domain::Room, error::Result};
+use crate::{
+    domain::Room,
+    error::Result,
+    nats::{Nats, error::unavailable},
+};
 
 /// How long after the connection was made anew an answer to what was sent before is still awaited.
 pub(super) const LOST_ACK_GRACE: Duration = Duration::from_secs(1);

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    super::Registered,
     Publisher, acknowledged,
     mismatch::Expectation,
     room_queue::{Outcome, Ticket},
     wire::{is_mismatch, refused},
 };
-use crate::{domain::Acknowledged, error::Result};
+use crate::{domain::Acknowledged, error::Result, store::registry::known::Registered};
 
 /// A message that has its place in the order of its room. Dropped, it may be stored or not.
 #[derive(Debug)]

@@ -14,13 +14,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    super::{Registered, lock, nats::unavailable},
-    wire::{Outgoing, outcome_unknown},
-};
+use super::wire::{Outgoing, outcome_unknown};
 use crate::{
     error::{Error, Result},
     limits::{ACK_TIME_MIN, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
+    nats::error::unavailable,
+    store::registry::known::Registered,
+    sync::lock,
 };
 
 /// One client that publishes: its messages to a room are stored in the order in which it sent them.

@@ -5,16 +5,13 @@ use async_nats::{
     jetstream::{self, ErrorCode},
 };
 
-use super::super::{
-    message_id,
-    nats::{ApiError, unavailable},
-    signatures::Seal,
-};
 use super::acks::AtomicBatch;
 use crate::{
     domain::{Draft, Room},
     error::{Error, Reason, Result, Violations},
     limits::{HEADER_FRAMING_BYTES, HEADROOM_BYTES, STORED_OVERHEAD_BYTES},
+    nats::error::{ApiError, unavailable},
+    store::{log::message_id, signatures::seal::Seal},
 };
 
 const HEADERS_BEGIN_AND_END: &str = "NATS/1.0\r\n\r\n";

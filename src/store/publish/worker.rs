@@ -15,7 +15,6 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    super::{lock, logs::HighWaterMark, nats::unavailable},
     Publisher,
     acks::{Expected, Reply},
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
@@ -23,7 +22,10 @@ use super::{
     room_queue::{Job, Outcome, PublishOrder, RoomQueue, Work},
     wire::{again, may_pass, outcome_unknown},
 };
-use crate::{domain::Room, error::Result, limits::NATS_GRACE};
+use crate::{
+    domain::Room, error::Result, limits::NATS_GRACE, nats::error::unavailable, store::log::logs::HighWaterMark,
+    sync::lock,
+};
 
 /// First wait before a publish that nobody took is tried again; doubles up to the longest one.
 const RETRY_DELAY: Duration = Duration::from_millis(25);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{bucket::Versioned, changes, lock},
-    Known, Record, Registered, Registry,
+    Registry, changes,
+    known::{Known, Record, Registered},
 };
-use crate::domain::RoomId;
+use crate::{domain::RoomId, nats::bucket::Versioned, sync::lock};
 
 /// A change of the bucket of rooms.
 #[derive(Clone, Debug, Serialize, Deserialize)]

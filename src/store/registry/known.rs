@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{bucket::Versioned, newest::Newest};
-use crate::domain::{NewRoom, Removals, Room, RoomId, RoomState, StreamName, Subject};
+use super::newest::Newest;
+use crate::{
+    domain::{NewRoom, Removals, Room, RoomId, RoomState, StreamName, Subject},
+    nats::bucket::Versioned,
+};
 
 /// A room as this instance knows it.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::{
     domain::{NewRoom, Room, RoomId, Subject, rfc3339},
     error::{Error, Result},
     limits::NATS_REQUEST_TIMEOUT,
-    store::bucket::Bucket,
+    nats::bucket::Bucket,
 };
 
 /// A claim without its room is another instance's creation under way, unless it is older than this.

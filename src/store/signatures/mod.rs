@@ -10,8 +10,8 @@
 //! read. What the bucket loses, any instance that still knows it puts back.
 
 mod key;
-mod seal;
-mod stamp;
+pub(crate) mod seal;
+pub(crate) mod stamp;
 #[cfg(test)]
 mod tests;
 
@@ -28,17 +28,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{key::SigningKey, seal::Content};
-pub(super) use self::{seal::Seal, stamp::Verdict};
-use super::{
-    bucket::{Bucket, Buckets, Change},
-    lock,
-    nats::unavailable,
+use self::{
+    key::SigningKey,
+    seal::{Content, Seal},
 };
 use crate::{
     domain::{Draft, Message, Room},
     error::Result,
     limits::SIGNATURE_TIME_TOLERANCE,
+    nats::{
+        bucket::{Bucket, Buckets, Change},
+        error::unavailable,
+    },
+    store::names::SECRETS_BUCKET,
+    sync::lock,
 };
 
 /// What a key's name in the bucket begins with; the rest is its number.
@@ -80,7 +83,7 @@ impl Signatures {
     pub(super) fn new(buckets: &Buckets) -> Self {
         let description = "unibus: keys that sign who published a message";
         let has_jetstream = buckets.nats.has_jetstream();
-        let bucket = has_jetstream.then(|| Arc::new(Bucket::new(buckets, "unibus_secrets", description)));
+        let bucket = has_jetstream.then(|| Arc::new(Bucket::new(buckets, SECRETS_BUCKET, description)));
         Self { bucket, known: Arc::default(), lacking: Arc::default() }
     }
 

@@ -11,12 +11,11 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use ring::{digest, hmac};
 
 use super::key::SigningKey;
-use crate::domain::{Headers, Room};
+use crate::{
+    domain::{Headers, Room},
+    store::names::{SENDER_HEADER, SIGNATURE_HEADER},
+};
 
-/// Who published, percent-encoded.
-const SENDER: &str = "Unibus-Sender";
-/// `<key id>.<milliseconds since 1970>.<MAC in URL-safe base64>`.
-const SIGNATURE: &str = "Unibus-Signature";
 /// What else these keys may come to sign begins otherwise.
 const PURPOSE: &[u8] = b"unibus sender 1";
 /// A percent sign begins an encoded byte; what is not ASCII is encoded anyway.
@@ -69,15 +68,15 @@ impl Seal {
 
     /// Adds the headers.
     pub(in crate::store) fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(SENDER, self.sender.as_str());
+        headers.insert(SENDER_HEADER, self.sender.as_str());
         let mac = URL_SAFE_NO_PAD.encode(&self.mac);
-        headers.insert(SIGNATURE, format!("{}.{}.{mac}", self.key, self.signed_ms));
+        headers.insert(SIGNATURE_HEADER, format!("{}.{}.{mac}", self.key, self.signed_ms));
     }
 
     /// What the headers say; nothing of it is proven.
     pub(in crate::store) fn read(headers: &HeaderMap) -> Option<Self> {
-        let signature = headers.get(SIGNATURE)?.as_str();
-        let sender = headers.get(SENDER)?.as_str().to_owned();
+        let signature = headers.get(SIGNATURE_HEADER)?.as_str();
+        let sender = headers.get(SENDER_HEADER)?.as_str().to_owned();
         let mut parts = signature.splitn(3, '.');
         let (key, signed_ms, mac) = (parts.next()?, parts.next()?, parts.next()?);
         let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;

@@ -3,7 +3,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
 
-use super::{LOOK_INTERVAL, Signatures, lock};
+use super::{LOOK_INTERVAL, Signatures};
+use crate::sync::lock;
 
 /// Whether a signature is that of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
-    use super::{super::key::SigningKey, *};
+    use super::*;
+    use crate::store::signatures::key::SigningKey;
 
     fn instance(keys: &[(u64, u8)]) -> Signatures {
         let signatures = Signatures { bucket: None, known: Arc::default(), lacking: Arc::default() };

@@ -9,7 +9,7 @@ use proptest::{collection::hash_map, prelude::*};
 use super::*;
 use crate::{
     domain::{Headers, Labels, MemberId, Retention, RoomId, StreamName, Subject},
-    store::{message::Stored, message_id},
+    store::log::{message::Stored, message_id},
 };
 
 fn room(id: &str) -> Room {
@@ -191,7 +191,7 @@ fn what_the_bucket_lost_is_put_back_and_what_was_deleted_is_not() {
     let signatures = instance([(1, 1), (2, 2), (3, 3)]);
     let mut known = lock(&signatures.known);
     assert!(!known.lacks_after(Change::Restart));
-    let told = super::super::bucket::Versioned { value: SigningKey::new([2; 32]), revision: 1 };
+    let told = crate::nats::bucket::Versioned { value: SigningKey::new([2; 32]), revision: 1 };
     assert!(!known.lacks_after(Change::Put("sender.2".to_owned(), told)));
     assert!(!known.lacks_after(Change::Delete("sender.3".to_owned(), 2)));
     assert!(known.lacks_after(Change::Complete));

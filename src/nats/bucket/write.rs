@@ -1,0 +1,242 @@
+//! Writes to a bucket: by compare-and-set, so that an attempt that was not answered can be made again.
+
+use async_nats::{
+    HeaderMap,
+    client::RequestErrorKind,
+    header,
+    jetstream::{self, ErrorCode},
+};
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time;
+use tracing::debug;
+
+use super::{
+    Bucket,
+    read::{Backoff, Entry},
+};
+use crate::{
+    error::{Error, Reason, Result},
+    limits::NATS_REQUEST_TIMEOUT,
+    nats::error::{ApiError, is_full, unavailable},
+    sync::lock,
+};
+
+const OPERATION: &str = "KV-Operation";
+const DELETE: &str = "DEL";
+
+/// What JetStream answers to a write.
+#[derive(Deserialize)]
+struct PubAck {
+    stream: Option<String>,
+    seq: Option<u64>,
+    error: Option<jetstream::Error>,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+enum Written {
+    Revision(u64),
+    /// The key has another revision than expected.
+    Refused,
+}
+
+/// What a write does where there is no storage left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenFull {
+    /// It uses the reserve.
+    UseReserve,
+    Fail,
+}
+
+/// A write of one key.
+struct Change {
+    value: Bytes,
+    headers: HeaderMap,
+    /// The revision that the key must have; `None`: any.
+    expected: Option<u64>,
+    when_full: WhenFull,
+}
+
+impl<T: Serialize> Bucket<T> {
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
+    /// storage left. `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
+    pub(crate) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
+        match expected {
+            Some(_) => self.set(key, json(value)?, expected, WhenFull::UseReserve).await,
+            None => self.add(key, json(value)?, WhenFull::UseReserve).await,
+        }
+    }
+
+    /// Writes `key` if it does not exist and there is storage for it. `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
+        self.add(key, json(value)?, WhenFull::Fail).await
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| Error::internal().because(error))
+}
+
+impl<T> Bucket<T> {
+    /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
+        Ok(matches!(self.write(key, deletion(Some(expected))).await?, Written::Revision(_)))
+    }
+
+    /// Tells the watches that `key` is deleted, whether or not it was there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn mark_deleted(&self, key: &str) -> Result<()> {
+        self.write(key, deletion(None)).await.map(drop)
+    }
+
+    /// Removes every key that begins with the token `prefix`, without a trace.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
+    pub(crate) async fn purge_below(&self, prefix: &str) -> Result<()> {
+        let request = json!({ "filter": self.subject(&format!("{prefix}.>")) });
+        let mut backoff = Backoff::within(NATS_REQUEST_TIMEOUT);
+        loop {
+            self.nats.ready().await?;
+            let purge = async {
+                self.find().await?;
+                self.nats.api::<_, IgnoredAny>(format!("STREAM.PURGE.{}", self.stream()), &request).await
+            };
+            match time::timeout(backoff.attempt(), purge).await.unwrap_or(Err(ApiError::TimedOut)) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    debug!(bucket = self.config.bucket, %error, "keys of the bucket could not be removed, trying again");
+                    if !backoff.wait().await {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn set(&self, key: &str, value: Bytes, expected: Option<u64>, when_full: WhenFull) -> Result<Option<u64>> {
+        match self.write(key, Change { value, headers: HeaderMap::new(), expected, when_full }).await? {
+            Written::Revision(revision) => Ok(Some(revision)),
+            Written::Refused => Ok(None),
+        }
+    }
+
+    async fn add(&self, key: &str, value: Bytes, when_full: WhenFull) -> Result<Option<u64>> {
+        if let Some(revision) = self.set(key, value.clone(), Some(0), when_full).await? {
+            return Ok(Some(revision));
+        }
+        // a key that was deleted has a revision too
+        match self.entry(key).await?.filter(Entry::is_deletion) {
+            Some(deletion) => self.set(key, value, Some(deletion.revision), when_full).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes until it is known what became of it, or the time is over.
+    async fn write(&self, key: &str, change: Change) -> Result<Written> {
+        let Change { value, mut headers, expected, when_full } = change;
+        // by this the writer knows its own value again when it was stored and the answer was lost
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        if let Some(expected) = expected {
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        }
+        let mut may_be_written = false;
+        let mut backoff = Backoff::within(NATS_REQUEST_TIMEOUT);
+        loop {
+            self.nats
+                .ready()
+                .await
+                .map_err(|error| if may_be_written { unanswered().because(error) } else { error })?;
+            let sent = time::timeout(backoff.attempt(), self.send(key, value.clone(), headers.clone())).await;
+            let error = match sent.unwrap_or(Err(ApiError::TimedOut)) {
+                Ok(revision) => {
+                    lock(&self.mark).raise(revision);
+                    return Ok(Written::Revision(revision));
+                }
+                Err(ApiError::Refused(error)) if is_other_revision(&error) => {
+                    if may_be_written && let Some(revision) = self.written_as(key, &id).await? {
+                        return Ok(Written::Revision(revision));
+                    }
+                    return Ok(Written::Refused);
+                }
+                Err(error) => error,
+            };
+            match &error {
+                ApiError::NoResponders => lock(&self.mark).set_lost(),
+                ApiError::TimedOut | ApiError::Other(_) => may_be_written = true,
+                ApiError::Disconnected => {}
+                ApiError::Refused(refusal) if is_full(refusal) => {
+                    if when_full == WhenFull::UseReserve && self.reserve.release().await && !backoff.is_over() {
+                        continue;
+                    }
+                    return Err(error.into());
+                }
+                ApiError::Refused(refusal) if refusal.code() == BUSY => {}
+                ApiError::Refused(_) => return Err(error.into()),
+            }
+            debug!(bucket = self.config.bucket, %error, "a write to the bucket was not answered, trying again");
+            if !backoff.wait().await {
+                return Err(if may_be_written { unanswered() } else { unavailable() }.because(error));
+            }
+        }
+    }
+
+    async fn send(&self, key: &str, value: Bytes, headers: HeaderMap) -> Result<u64, ApiError> {
+        self.find().await?;
+        let request = self.nats.client.request_with_headers(self.subject(key), headers, value).await;
+        let reply = request.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ApiError::NoResponders,
+            RequestErrorKind::TimedOut => ApiError::TimedOut,
+            _ => ApiError::Other(error.into()),
+        })?;
+        let ack: PubAck = serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
+        match ack {
+            PubAck { error: Some(error), .. } => Err(ApiError::Refused(error)),
+            PubAck { stream: Some(stream), seq: Some(revision), .. } if stream == self.stream() => Ok(revision),
+            PubAck { .. } => Err(ApiError::Other("another program answered in JetStream's place".into())),
+        }
+    }
+
+    /// The revision of the write with this id, if it is the key's newest.
+    async fn written_as(&self, key: &str, id: &str) -> Result<Option<u64>> {
+        let entry = self.entry(key).await.map_err(|error| unanswered().because(error))?;
+        let is_own =
+            |headers: &HeaderMap| headers.get(header::NATS_MESSAGE_ID).is_some_and(|found| found.as_str() == id);
+        Ok(entry.filter(|entry| is_own(&entry.headers)).map(|entry| entry.revision))
+    }
+}
+
+/// JetStream's code for what may pass.
+const BUSY: usize = 503;
+
+fn is_other_revision(error: &jetstream::Error) -> bool {
+    matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+}
+
+fn deletion(expected: Option<u64>) -> Change {
+    let mut headers = HeaderMap::new();
+    headers.insert(OPERATION, DELETE);
+    Change { value: Bytes::new(), headers, expected, when_full: WhenFull::UseReserve }
+}
+
+fn unanswered() -> Error {
+    Error::new(
+        Reason::Timeout,
+        "NATS did not answer in time; the call may have taken effect, and calling again is safe",
+    )
+}

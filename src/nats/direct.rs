@@ -1,0 +1,81 @@
+//! Direct gets (ADR-31): many messages of a stream with one request, from whichever replica answers.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, StatusCode, header};
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde_json::json;
+use tokio::time;
+
+use super::{Nats, error::ApiError};
+use crate::limits::NATS_REQUEST_TIMEOUT;
+
+/// The status that ends what a direct get gives.
+const END_OF_BATCH: u16 = 204;
+
+/// What a direct get gave, in the order of the stream.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub messages: Vec<Message>,
+    /// Messages that the replica has after the last of these.
+    pub pending: u64,
+    /// The sequence up to which it knew the stream; of the last messages of subjects, and if there is any, alone.
+    pub up_to: Option<u64>,
+}
+
+impl Nats {
+    /// What the stream has of `request`; fails when nothing comes for `silence_max`, or the connection breaks meanwhile.
+    pub(crate) async fn direct_get(
+        &self,
+        stream: &str,
+        request: &(impl Serialize + Sync),
+        silence_max: Duration,
+    ) -> Result<Found, ApiError> {
+        self.ready().await.map_err(|_| ApiError::Disconnected)?;
+        let mut connections = self.connections();
+        connections.mark_unchanged();
+        let body = serde_json::to_vec(request).map_err(|error| ApiError::Other(error.into()))?;
+        let inbox = self.client.new_inbox();
+        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| ApiError::Other(error.into()))?;
+        let request = self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, body.into());
+        request.await.map_err(|error| ApiError::Other(error.into()))?;
+        let mut found = Found::default();
+        let read = async {
+            loop {
+                let reply = tokio::select! {
+                    biased;
+                    reply = time::timeout(silence_max, replies.next()) => reply.map_err(|_| ApiError::TimedOut)?,
+                    _ = connections.changed() => return Err(ApiError::Disconnected),
+                };
+                let Some(reply) = reply else { return Err(ApiError::Disconnected) };
+                match reply.status {
+                    None => found.messages.push(reply),
+                    // there is nothing
+                    Some(StatusCode::NOT_FOUND) => return Ok(()),
+                    Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoResponders),
+                    Some(status) if status.as_u16() == END_OF_BATCH => {
+                        found.pending = number(reply.headers.as_ref(), "Nats-Num-Pending").unwrap_or(0);
+                        found.up_to = number(reply.headers.as_ref(), "Nats-UpTo-Sequence");
+                        return Ok(());
+                    }
+                    Some(status) => return Err(ApiError::Other(format!("status {status} for a direct get").into())),
+                }
+            }
+        };
+        time::timeout(NATS_REQUEST_TIMEOUT, read).await.map_err(|_| ApiError::TimedOut)??;
+        Ok(found)
+    }
+
+    /// The last message of each subject that has one, in no order; up to 1024 subjects.
+    pub(crate) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<Found, ApiError> {
+        let request = json!({ "multi_last": subjects });
+        self.direct_get(stream, &request, NATS_REQUEST_TIMEOUT).await
+    }
+}
+
+/// A number in the headers of an answer. The server appends its own headers to those of a stored message, so of a name that
+/// occurs twice the last is the server's.
+pub(crate) fn number(headers: Option<&HeaderMap>, name: impl header::IntoHeaderName) -> Option<u64> {
+    headers?.get_last(name)?.as_str().parse().ok()
+}

@@ -1,0 +1,108 @@
+//! Why a request to the JetStream API failed, and what that means to a caller.
+
+use async_nats::jetstream::{self, ErrorCode};
+
+use super::embedded::EmbeddedError;
+use crate::error::{Error, Limit, Reason};
+
+/// Why a request to the JetStream API failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("not connected")]
+    Disconnected,
+    #[error("nobody answers")]
+    NoResponders,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Refused(#[from] jetstream::Error),
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    /// The error code of JetStream's refusal.
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused(error) => Some(error.error_code()),
+            Self::Disconnected | Self::NoResponders | Self::TimedOut | Self::Other(_) => None,
+        }
+    }
+
+    pub(crate) fn is(&self, code: ErrorCode) -> bool {
+        self.code() == Some(code)
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            ApiError::Disconnected | ApiError::NoResponders => unavailable().because(error),
+            ApiError::TimedOut => {
+                Self::new(Reason::Timeout, "NATS did not answer in time; calling again is safe").because(error)
+            }
+            ApiError::Refused(refusal) => refused(refusal).because(error),
+            ApiError::Other(_) => Error::internal().because(error),
+        }
+    }
+}
+
+/// Whether the server or the account has no storage left for anything.
+pub(crate) fn is_full(error: &jetstream::Error) -> bool {
+    matches!(
+        error.error_code(),
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+    )
+}
+
+/// Whether the server's disk has no space: the code then only says what was asked for.
+fn is_disk_full(error: &jetstream::Error) -> bool {
+    let text = error.to_string();
+    ["no space left on device", "error creating store"].iter().any(|sign| text.contains(sign))
+}
+
+/// What JetStream's refusals mean wherever the operation does not know better. Codes: nats-server `errors.json`.
+fn refused(error: &jetstream::Error) -> Error {
+    const SYSTEM_UNAVAILABLE: u64 = 10008;
+    match error.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => Error::new(
+            Reason::SubjectTaken,
+            "`subject`: belongs to another stream on the NATS server; choose another subject",
+        ),
+        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => Error::limit_reached(
+            Limit::NatsConsumers,
+            "the room has as many NATS consumers (durable subscribers and open readers) as JetStream allows; \
+             raise max_consumers of the NATS account, and then of the stream of the room",
+        ),
+        ErrorCode::MAXIMUM_STREAMS_LIMIT => Error::limit_reached(
+            Limit::NatsStreams,
+            "the NATS account has as many streams as it may have; raise max_streams of the account",
+        ),
+        _ if is_full(error) || error.error_code() == ErrorCode::STREAM_STORE_FAILED || is_disk_full(error) => {
+            Error::new(
+                Reason::StorageFull,
+                "the NATS server or account has no storage left; remove messages, bound the retention of rooms, or raise max_file",
+            )
+        }
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => Error::new(
+            Reason::ReplicasUnavailable,
+            "`replicas`: the NATS cluster has too few servers; give a smaller number",
+        ),
+        // it is being deleted or made anew; whoever asks for its state brings it back
+        ErrorCode::STREAM_NOT_FOUND | ErrorCode(SYSTEM_UNAVAILABLE) => unavailable(),
+        _ if error.code() == 503 => unavailable(),
+        _ => Error::internal(),
+    }
+}
+
+pub(crate) fn unavailable() -> Error {
+    Error::new(Reason::NatsUnavailable, "NATS cannot be reached at this moment; nothing was done, call again")
+}
+
+impl From<EmbeddedError> for Error {
+    fn from(error: EmbeddedError) -> Self {
+        Self::new(Reason::Internal, error.to_string()).because(error)
+    }
+}

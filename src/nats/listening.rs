@@ -1,0 +1,72 @@
+//! Subscriptions to what other programs can send to this process, over a connection of their own.
+
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::{StreamExt, stream::SelectAll};
+use tokio::time;
+use tracing::debug;
+
+use super::{Nats, error::unavailable};
+use crate::error::Result;
+
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Subscriptions that are made again when their NATS client has died: a message that it cannot parse costs what was sent
+/// meanwhile, and no publisher its connection.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    nats: Nats,
+    subjects: Vec<String>,
+    heard: SelectAll<Subscriber>,
+    client: Client,
+}
+
+impl Listening {
+    /// Hears what is sent to these subjects after this returned.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`.
+    pub(crate) async fn open(nats: &Nats, subjects: Vec<String>) -> Result<Self> {
+        let (client, heard) = subscribe(nats, &subjects).await?;
+        Ok(Self { nats: nats.clone(), subjects, heard, client })
+    }
+
+    /// The client that hears: NATS permits it alone to answer (`allow_responses`).
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The next message, to whichever subject.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(crate) async fn next(&mut self) -> Message {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            if let Some(message) = self.heard.next().await {
+                return message;
+            }
+            match subscribe(&self.nats, &self.subjects).await {
+                Ok((client, heard)) => (self.client, self.heard) = (client, heard),
+                Err(error) => {
+                    debug!(%error, "a NATS subscription of the service cannot be made yet, trying again");
+                    time::sleep(delay).await;
+                    delay = (delay * 2).min(RETRY_DELAY_MAX);
+                }
+            }
+        }
+    }
+}
+
+async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<(Client, SelectAll<Subscriber>)> {
+    let nats = nats.link(&nats.links.system).await?;
+    nats.ready().await?;
+    let mut heard = SelectAll::new();
+    for subject in subjects {
+        heard.push(nats.client.subscribe(subject.clone()).await.map_err(|error| unavailable().because(error))?);
+    }
+    nats.settled().await?;
+    Ok((nats.client, heard))
+}

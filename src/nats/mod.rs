@@ -1,0 +1,248 @@
+//! The connections to NATS, whether they stand, and the JetStream API over them.
+//!
+//! One connection carries publishes, their acknowledgements, the registry and the JetStream API. What is read in bulk, and
+//! what other programs can send to this process, comes over connections of its own (`links`): neither a slow reader nor a
+//! message that the NATS client cannot parse costs a publisher its connection.
+
+pub(crate) mod bucket;
+pub(crate) mod connect;
+pub(crate) mod direct;
+pub(crate) mod embedded;
+pub(crate) mod error;
+pub(crate) mod gate;
+pub(crate) mod links;
+pub(crate) mod listening;
+pub(crate) mod reserve;
+mod version;
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    Client,
+    client::FlushErrorKind,
+    connection::State,
+    jetstream::{
+        self, ErrorCode,
+        consumer::{self, IntoConsumerConfig, pull},
+        context::RequestErrorKind,
+        response::Response,
+    },
+};
+use bytes::Bytes;
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::json;
+use tokio::{
+    sync::{SemaphorePermit, watch},
+    time,
+};
+use tracing::info;
+
+use self::{
+    connect::Target,
+    error::{ApiError, unavailable},
+    links::{Links, Suspects},
+};
+use crate::{
+    domain::RoomId,
+    error::{Error, Reason, Result},
+    limits::{NATS_GRACE, NATS_REQUEST_TIMEOUT, PAGES_UNDER_WAY_BYTES_MAX},
+};
+
+/// A connection to NATS that heals by itself, and the way to the others. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Nats {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+    connections: watch::Receiver<u64>,
+    has_jetstream: bool,
+    links: Arc<Links>,
+}
+
+impl Nats {
+    /// Connects, and checks the server's version and whether it has JetStream.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE` when no server answered in time, `INTERNAL` for unusable credentials or an old server; the
+    /// message is for the operator.
+    pub(crate) async fn connect(target: &Target) -> Result<Self> {
+        let deadline = time::Instant::now() + target.timeout;
+        let (client, connections) = connect::connect(target, "unibus", deadline).await?;
+        let links = Arc::new(Links::new(target));
+        let mut nats = Self { jetstream: context(&client), client, connections, has_jetstream: true, links };
+        nats.has_jetstream = nats.probe(deadline).await?;
+        info!(version = nats.client.server_info().version, jetstream = nats.has_jetstream, "connected to NATS");
+        Ok(nats)
+    }
+
+    /// The connection over which the logs of rooms are read. Another one for a room in which a message was found that the
+    /// NATS client cannot parse, so that no other room's readers lose theirs.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`.
+    pub(crate) async fn reading(&self, room: &RoomId) -> Result<Self> {
+        let link = if self.links.suspects.contains(room) { &self.links.suspect } else { &self.links.reading };
+        self.link(link).await
+    }
+
+    /// The connection over which the messages of ephemeral rooms come.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`.
+    pub(crate) async fn live(&self) -> Result<Self> {
+        self.link(&self.links.live).await
+    }
+
+    /// The rooms in which a message was found that the NATS client cannot parse.
+    pub(crate) fn suspects(&self) -> &Suspects {
+        &self.links.suspects
+    }
+
+    /// Waits until so many bytes of a page may be on their way: beyond some 64 MiB the NATS server drops a connection.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn share_of_reading(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let kib = bytes.min(PAGES_UNDER_WAY_BYTES_MAX).div_ceil(1024);
+        self.links.page_budget.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX)).await.ok()
+    }
+
+    async fn link(&self, link: &links::Link) -> Result<Self> {
+        let (client, jetstream, connections) = link.connection().await?;
+        Ok(Self { client, jetstream, connections, has_jetstream: self.has_jetstream, links: Arc::clone(&self.links) })
+    }
+
+    /// Whether JetStream was there when the service started.
+    pub(crate) fn has_jetstream(&self) -> bool {
+        self.has_jetstream
+    }
+
+    /// Refuses what needs JetStream when there is none.
+    pub(crate) fn require_jetstream(&self) -> Result<()> {
+        if self.has_jetstream {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::JetstreamMissing,
+            "the NATS server runs without JetStream, so only ephemeral rooms can be used; enable JetStream on the server",
+        ))
+    }
+
+    /// Whether the connection stands.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Whether the client has come to an end of its own, from which it does not come back: async-nats 0.51 panics over a
+    /// header value with a bare CR in it.
+    pub(crate) async fn has_died(&self) -> bool {
+        // while there is no connection this waits
+        let flushed = time::timeout(Duration::from_millis(100), self.client.flush()).await;
+        matches!(flushed, Ok(Err(error)) if error.kind() == FlushErrorKind::SendError)
+    }
+
+    /// Counts connections: changes each time that the connection is made anew.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
+    }
+
+    /// Returns when the connection stands.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE` after a short grace.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        let mut connections = self.connections.clone();
+        let connected = async {
+            while !self.is_connected() {
+                // the sender lives as long as the client; the tick covers an event lost in between
+                let _ = time::timeout(Duration::from_millis(50), connections.changed()).await;
+            }
+        };
+        time::timeout(NATS_GRACE, connected).await.map_err(|_| unavailable())
+    }
+
+    /// Returns when the server has taken everything that was sent before on this connection, subscriptions above all.
+    /// async-nats's `flush` ends at the socket; a question that nobody answers comes back from the server itself.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        match self.client.request("unibus.sys.nobody", Bytes::new()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(unavailable().because(error)),
+        }
+    }
+
+    /// Largest payload that a message may have, headers aside.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.client.max_payload().saturating_sub(crate::limits::HEADROOM_BYTES)
+    }
+
+    /// One request to the JetStream API; `subject` is without the `$JS.API` prefix.
+    pub(crate) async fn api<T, V>(&self, subject: String, request: &T) -> Result<V, ApiError>
+    where
+        T: Serialize + ?Sized,
+        V: DeserializeOwned,
+    {
+        self.ready().await.map_err(|_| ApiError::Disconnected)?;
+        match self.jetstream.request(subject, request).await {
+            Ok(Response::Ok(value)) => Ok(value),
+            Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => ApiError::NoResponders,
+                RequestErrorKind::TimedOut => ApiError::TimedOut,
+                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => ApiError::Other(error.into()),
+            }),
+        }
+    }
+
+    /// Creates a consumer that is named in its configuration, and does not exist yet with another. One that exists with the same is
+    /// left as it is, and described.
+    ///
+    /// # Errors
+    /// `CONSUMER_ALREADY_EXISTS` if it does.
+    pub(crate) async fn create_consumer(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, ApiError> {
+        // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
+        let config = config.into_consumer_config();
+        let subject = format!("CONSUMER.CREATE.{stream}.{}", config.name.as_deref().unwrap_or_default());
+        let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+        self.api(subject, &request).await
+    }
+
+    pub(crate) async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), ApiError> {
+        self.api::<_, IgnoredAny>(format!("CONSUMER.DELETE.{stream}.{name}"), &json!({})).await.map(drop)
+    }
+
+    /// Whether JetStream answers, waiting for a leader if the server says that it has JetStream.
+    async fn probe(&self, deadline: time::Instant) -> Result<bool> {
+        loop {
+            let error = match self.api::<_, IgnoredAny>("INFO".to_owned(), &json!({})).await {
+                Ok(_) => return Ok(true),
+                Err(ApiError::Refused(error))
+                    if matches!(
+                        error.error_code(),
+                        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+                    ) =>
+                {
+                    return Ok(false);
+                }
+                Err(ApiError::NoResponders) if !self.client.server_info().jetstream => return Ok(false),
+                Err(error) => error,
+            };
+            if time::Instant::now() > deadline {
+                return Err(error.into());
+            }
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn context(client: &Client) -> jetstream::Context {
+    jetstream::context::ContextBuilder::new().timeout(NATS_REQUEST_TIMEOUT).build(client.clone())
+}

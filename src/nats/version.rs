@@ -1,0 +1,23 @@
+//! Versions of nats-server, and which of them serve.
+
+use std::fmt;
+
+/// A version of nats-server, without what may follow the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) patch: u32,
+}
+
+/// The oldest version with everything that the service calls (`$JS.API.CONSUMER.RESET`, ADR-60).
+pub(crate) const VERSION_MIN: Version = Version { major: 2, minor: 14, patch: 0 };
+
+/// The oldest version whose acknowledgement of a publish is trusted to mean "on disk".
+pub(crate) const VERSION_TRUSTED: Version = Version { major: 2, minor: 15, patch: 0 };
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}

@@ -1,0 +1,332 @@
+//! The life of a room: created, shown, listed, changed, emptied, deleted.
+
+pub(crate) mod removal;
+pub(crate) mod update;
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::{
+    Rooms,
+    access::{Right, restricted},
+};
+use crate::{
+    domain::{
+        Caller, Labels, MemberId, NatsName, NewRoom, Retention, Role, Room, RoomId, RoomState, StreamName, Subject,
+        Visible,
+    },
+    error::{Error, Reason, Result, Violations},
+    limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
+    store::{
+        Store,
+        registry::{Naming, Registration, known::Registered, not_found},
+    },
+};
+
+/// How often a creation begins again because of another call on the same room.
+const ATTEMPTS: usize = 4;
+const REPLICAS_ALLOWED: [u32; 3] = [1, 3, 5];
+
+/// What a creator asks for; as it came, but for the parts that have a type of their own.
+#[derive(Debug, Default)]
+pub(crate) struct CreateRoom {
+    pub room_id: String,
+    pub persist: bool,
+    pub subject: String,
+    pub retention: Retention,
+    pub replicas: u32,
+    pub allow_message_ttl: bool,
+    pub labels: Vec<(String, String)>,
+    /// What was found wrong before.
+    pub violations: Violations,
+}
+
+/// A page of rooms.
+#[derive(Clone, Debug)]
+pub(crate) struct RoomPage {
+    pub rooms: Vec<Room>,
+    /// The last room of the page, if more follow.
+    pub next_after: Option<RoomId>,
+}
+
+impl CreateRoom {
+    fn check(self, creator: String, payload_bytes_max: usize) -> Result<NewRoom> {
+        let mut violations = self.violations;
+        let id = if self.room_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { self.room_id };
+        let room_id = violations.check(RoomId::parse("room_id", id));
+        let stream = room_id.as_ref().map(NatsName::of_room).map(|[preferred, ..]| StreamName::of(preferred));
+        let is_subject_given = !self.subject.is_empty();
+        let subject = if is_subject_given {
+            violations.check(Subject::parse("subject", &self.subject, room_id.as_ref()))
+        } else {
+            stream.as_ref().map(Subject::default_of)
+        };
+        let labels = violations.check(Labels::parse("labels", self.labels));
+        let mut replicas = self.replicas;
+        if self.persist {
+            self.retention.check("retention", payload_bytes_max, &mut violations);
+            replicas = check_replicas("replicas", replicas, &mut violations);
+        } else {
+            for (field, given) in [
+                ("retention", self.retention != Retention::default()),
+                ("replicas", replicas != 0),
+                ("allow_message_ttl", self.allow_message_ttl),
+            ] {
+                if given {
+                    violations.add(field, "is only for persisted rooms; leave it out, or set `persist`");
+                }
+            }
+        }
+        match (room_id, stream, subject, labels) {
+            (Some(room_id), Some(stream), Some(subject), Some(labels)) => violations.finish().map(|()| {
+                let room = Room {
+                    room_id,
+                    stream,
+                    subject,
+                    persist: self.persist,
+                    retention: self.retention,
+                    replicas,
+                    allow_message_ttl: self.allow_message_ttl,
+                    labels,
+                    created_at: SystemTime::now(),
+                    creator,
+                    purged: None,
+                    purging: None,
+                };
+                NewRoom::new(room, is_subject_given)
+            }),
+            _ => Err(violations.into_error()),
+        }
+    }
+}
+
+/// The copies that `given` asks for; 0 means 1.
+fn check_replicas(field: &str, given: u32, violations: &mut Violations) -> u32 {
+    let replicas = if given == 0 { 1 } else { given };
+    if !REPLICAS_ALLOWED.contains(&replicas) {
+        violations.add(
+            field,
+            "must be 1, 3 or 5 (0 means 1); an even number survives no more failures than the odd number below it",
+        );
+    }
+    replicas
+}
+
+impl Rooms {
+    /// Creates a room, or answers with the very same one that is there.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`; `ROOM_EXISTS`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
+    /// `REPLICAS_UNAVAILABLE`; `LIMIT_REACHED`; `PERMISSION_DENIED`. No room was created.
+    pub(crate) async fn create(&self, caller: &Caller, request: CreateRoom) -> Result<(Room, Option<RoomState>)> {
+        let creator = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
+        let new = request.check(creator, self.payload_bytes_max())?;
+        let room = new.preferred();
+        if room.persist {
+            self.store.require_jetstream()?;
+            self.store.check_bounds(room, caller, "retention")?;
+        }
+        let _turn = self.allowances.turn_to_create(caller).await;
+        if self.store.registry.known(&room.room_id).is_none() {
+            if restricted(caller).is_some() && !room.subject.is_default() {
+                return Err(Error::new(
+                    Reason::PermissionDenied,
+                    "`subject`: only an administrator may set it, since native programs may already use it; leave it empty",
+                ));
+            }
+            self.store.require_space()?;
+            self.allowances.create(caller, |creator| self.rooms_created(creator))?;
+        }
+        for _ in 0..ATTEMPTS {
+            let registration = self.register(caller, &new).await;
+            if let Err(error) = &registration
+                && error.reason() == Reason::RoomExists
+            {
+                self.find_existing(caller, &room.room_id).await?;
+            }
+            let registered = match registration? {
+                Registration::New(registered) => registered,
+                Registration::Existing => {
+                    let (registered, visible) = self.find_existing(caller, &room.room_id).await?;
+                    return self.describe(&registered, visible).await;
+                }
+                Registration::Deleting(registered) => {
+                    self.finish_deletion(&registered).await?;
+                    continue;
+                }
+            };
+            if !room.persist {
+                return Ok((registered.room.clone(), None));
+            }
+            return match self.store.create_log(&registered.room).await {
+                Ok(state) => Ok((registered.room.clone(), Some(state))),
+                Err(error) => Err(self.take_back(&registered, error).await),
+            };
+        }
+        Err(Error::new(Reason::Conflict, "other calls create and delete the room at this moment; call again"))
+    }
+
+    /// How many rooms the caller created and owns; for callers without names, those of nobody. One that it gave away is
+    /// another owner's to delete.
+    fn rooms_created(&self, caller: Option<&MemberId>) -> usize {
+        let created = self.store.registry.created(caller.map_or("", MemberId::as_str)).into_iter();
+        let is_owner = |room: &Room, id| self.store.members.of(room, id).is_some_and(|found| found.role == Role::Owner);
+        created.filter(|registered| caller.is_none_or(|id| is_owner(&registered.room, id))).count()
+    }
+
+    /// Names the room and registers it, unless there is one.
+    async fn register(&self, caller: &Caller, new: &NewRoom) -> Result<Registration> {
+        let registry = &self.store.registry;
+        let named = match registry.name(new).await? {
+            Naming::Named(named) => named,
+            Naming::Found(found) => return Ok(found),
+        };
+        let room = &named.room;
+        let checked = async {
+            if room.persist {
+                // its subject may be longer than the one that it was to have
+                self.store.check_bounds(room, caller, "retention")?;
+                if restricted(caller).is_some() {
+                    // before the room is registered, which would make it readable
+                    self.store.check_adopts_nothing(room).await?;
+                }
+            }
+            Ok(())
+        };
+        match checked.await {
+            Ok(()) => registry.register(new, &named).await,
+            Err(error) => {
+                let _ = registry.release(&named).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back the registration of a room whose log was refused. One whose log may be there stays: others may use the room
+    /// already, and the same call goes on from it.
+    async fn take_back(&self, registered: &Arc<Registered>, error: Error) -> Error {
+        let is_refused = error.reason().is_side_effect_free()
+            && !matches!(error.reason(), Reason::NatsUnavailable | Reason::RoomNotFound);
+        if !is_refused {
+            return half_done(error);
+        }
+        match self.store.registry.unregister(registered).await {
+            Ok(()) => error,
+            Err(leftover) => {
+                tracing::warn!(
+                    room = %registered.room.room_id, error = %leftover,
+                    "NATS refused the stream of a new room, and the room is still registered; create or delete it again"
+                );
+                half_done(error)
+            }
+        }
+    }
+
+    /// The room and what it holds.
+    pub(crate) async fn get(&self, caller: &Caller, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
+        let registered = self.store.registry.find(id).await?;
+        let visible = self.allow(caller, &registered, Right::Read)?;
+        self.describe(&registered, visible).await
+    }
+
+    /// The room that somebody wanted to create. Who is not a member of it hears that it exists and nothing more.
+    async fn find_existing(&self, caller: &Caller, id: &RoomId) -> Result<(Arc<Registered>, Visible)> {
+        let registered = self.store.registry.find(id).await?;
+        match self.allow(caller, &registered, Right::Read) {
+            Ok(visible) => Ok((registered, visible)),
+            Err(_) => Err(Error::new(
+                Reason::RoomExists,
+                "`room_id`: the room exists, and the caller is not a member of it; choose another id",
+            )),
+        }
+    }
+
+    async fn describe(&self, registered: &Registered, visible: Visible) -> Result<(Room, Option<RoomState>)> {
+        let room = registered.room.clone();
+        if !room.persist {
+            return Ok((room, None));
+        }
+        let state = self.store.log_state(&room).await?;
+        let state = self.visible_state(&room, state, visible).await?;
+        Ok((room, Some(state)))
+    }
+
+    /// Rooms after `after` that the caller is a member of, by ascending id; 0 is the default page size.
+    pub(crate) fn list(&self, caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
+        let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
+        let mut found = match restricted(caller) {
+            None => self.store.registry.list(after, size + 1),
+            Some(identity) => self.rooms_of(&identity.id, after, size + 1),
+        };
+        let mut bytes = 0;
+        let fit = found.iter().take_while(|registered| {
+            bytes += described_bytes(&registered.room);
+            bytes <= HISTORY_PAGE_BYTES_MAX
+        });
+        let size = fit.count().clamp(1, size);
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_after = found.last().filter(|_| more).map(|last| last.room.room_id.clone());
+        RoomPage { rooms: found.iter().map(|registered| registered.room.clone()).collect(), next_after }
+    }
+
+    fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
+        let Store { registry, members, .. } = &self.store;
+        let mut rooms = members.rooms_of(member, after);
+        rooms.extend(registry.created_by(member.as_str(), after));
+        let found = rooms.iter().filter_map(|id| registry.known(id));
+        found.filter(|registered| members.of(&registered.room, member).is_some()).take(limit).collect()
+    }
+
+    /// Deletes the room with all that belongs to it.
+    pub(crate) async fn delete(&self, caller: &Caller, id: &RoomId) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            if let Some(deleting) = self.store.registry.find_deleting(id).await? {
+                // whoever began it was stopped, or is at it
+                self.allow(caller, &deleting, Right::Own).map_err(|_| not_found(id))?;
+                return self.finish_deletion(&deleting).await;
+            }
+            let registered = self.store.registry.find_fresh(id).await?;
+            self.allow(caller, &registered, Right::Own)?;
+            match self.store.registry.begin_deletion(&registered).await {
+                Ok(deleting) => return self.finish_deletion(&deleting).await,
+                Err(error) if error.reason() == Reason::Conflict => {}
+                Err(error) if error.reason() == Reason::StorageFull && registered.room.persist => {
+                    // what is to be deleted makes room for its registration
+                    let state = self.store.log_state(&registered.room).await?;
+                    if self.store.purge(&registered.room, state.last_sequence).await? == 0 {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
+    }
+
+    /// The registration goes last: until then nobody else can have the name.
+    async fn finish_deletion(&self, registered: &Arc<Registered>) -> Result<()> {
+        let finished = async {
+            self.store.delete_log(&registered.room).await?;
+            self.store.registry.unregister(registered).await
+        };
+        finished.await.map_err(half_done)
+    }
+}
+
+/// Bytes that a room takes on a page, or a little less than this.
+fn described_bytes(room: &Room) -> usize {
+    const NUMBERS_AND_FRAMING: usize = 256;
+    const LABEL_FRAMING: usize = 16;
+    let labels = room.labels.iter().map(|(name, value)| name.len() + value.len() + LABEL_FRAMING);
+    let names = room.room_id.as_str().len() + room.subject.as_str().len() + room.creator.len();
+    NUMBERS_AND_FRAMING + names + labels.sum::<usize>()
+}
+
+/// The error of a step that is not the first: something was done, and the same call does the rest.
+fn half_done(error: Error) -> Error {
+    if !error.reason().is_side_effect_free() {
+        return error;
+    }
+    Error::new(Reason::Timeout, "only a part of the call was carried out; make the same call again to complete it")
+        .because(error)
+}

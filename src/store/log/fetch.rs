@@ -1,0 +1,91 @@
+//! Many messages of a log at once, by one fetch from a consumer that is made for it.
+//!
+//! Twice as fast as a batched direct get where there are many, since the server looks each message of that one up and
+//! describes it in five headers. Making a consumer is a change of state that a cluster's servers have to agree upon, so
+//! there, and whenever anything about it is in doubt, `None` tells to read in the other way.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use futures_util::StreamExt;
+use tracing::debug;
+
+use super::message::Stored;
+use crate::{
+    domain::{Message, Room},
+    nats::Nats,
+    store::signatures::Signatures,
+};
+
+/// A consumer goes by itself after this: deleting it would be a third request.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(1);
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Origin {
+    Sequence(u64),
+    Time(SystemTime),
+}
+
+/// What one read brought, ascending.
+#[derive(Debug)]
+pub(in crate::store) struct Fetched {
+    pub messages: Vec<Message>,
+    /// Messages that are stored after the last of these.
+    pub pending: u64,
+}
+
+/// The first messages from `origin` on, up to so many and so many bytes.
+pub(in crate::store) async fn fetch(
+    nats: &Nats,
+    signatures: &Signatures,
+    room: &Room,
+    origin: Origin,
+    (messages_max, bytes_max): (usize, usize),
+) -> Option<Fetched> {
+    if nats.client.server_info().cluster.is_some() {
+        return None;
+    }
+    let deliver_policy = match origin {
+        Origin::Sequence(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
+        Origin::Time(start) => DeliverPolicy::ByStartTime { start_time: start.into() },
+    };
+    let config = pull::Config {
+        description: Some("unibus history".to_owned()),
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: INACTIVE_THRESHOLD,
+        ..pull::Config::default()
+    };
+    let stream = room.stream.as_str();
+    let told = |error: &dyn std::fmt::Display| debug!(%error, "a page could not be fetched; it is read in another way");
+    let consumer =
+        nats.jetstream.create_consumer_on_stream(config, &stream).await.inspect_err(|error| told(error)).ok()?;
+    let fetch = consumer.fetch().max_messages(messages_max).max_bytes(bytes_max).messages();
+    let mut fetched = fetch.await.inspect_err(|error| told(error)).ok()?;
+    let mut messages = Vec::with_capacity(messages_max);
+    let mut pending = 0;
+    while let Some(delivery) = fetched.next().await {
+        let delivery = match delivery {
+            Ok(delivery) => delivery,
+            // the bytes are used up
+            Err(_) if !messages.is_empty() => break,
+            Err(error) => {
+                told(&error);
+                return None;
+            }
+        };
+        let info = delivery.info().inspect_err(|error| told(error)).ok()?;
+        if info.consumer_sequence != messages.len() as u64 + 1 {
+            return None; // one was lost on its way
+        }
+        let (sequence, published) = (info.stream_sequence, info.published);
+        pending = info.pending;
+        let async_nats::Message { headers, payload, .. } = delivery.message;
+        let stored = Stored::new(sequence, published.into(), headers.as_ref(), payload);
+        messages.push(stored.attributed(signatures, room).await);
+    }
+    Some(Fetched { messages, pending })
+}

@@ -1,0 +1,212 @@
+//! Pages of a room's log, put together from excerpts of it: two requests for the newest page of a room without holes.
+//!
+//! A page is complete whenever enough messages exist: where sequences are missing, more of the log is read, in spans that
+//! grow over emptiness and shrink where messages are dense or large.
+
+use std::{collections::VecDeque, time::SystemTime};
+
+use super::{
+    excerpt::{ExcerptLimits, Excerpts},
+    fetch::{Fetched, Origin},
+};
+use crate::{
+    domain::{Message, Page, PageRequest, RoomState},
+    error::Result,
+    limits::HISTORY_PAGE_BYTES_MAX,
+};
+
+/// Bytes of one read beyond the page's own bound, so that one more message of any size fits.
+const READ_SLACK_BYTES: usize = 1024 * 1024;
+/// What a message costs in a page beside its payload and headers.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// How much wider the next span is when the one before held nothing.
+const SPAN_GROWTH: u64 = 8;
+
+/// Bounds of a page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageLimits {
+    pub messages: usize,
+    /// Payload, headers and overhead; one message is given even if it is larger.
+    pub bytes: usize,
+}
+
+/// Reads a page.
+///
+/// # Errors
+/// `NATS_UNAVAILABLE`, `TIMEOUT`.
+pub(in crate::store) async fn page(excerpts: Excerpts<'_>, want: PageRequest, limits: PageLimits) -> Result<Page> {
+    let log = Log { excerpts, state: excerpts.state, limits };
+    match want {
+        PageRequest::Before { end } => log.newest_before(end.min(log.state.last_sequence + 1)).await,
+        PageRequest::From { start } => log.oldest(Origin::Sequence(start.max(1)), None).await,
+        PageRequest::Between { start, end } => log.oldest(Origin::Time(start), end).await,
+    }
+}
+
+/// One room's log as it was when the page was asked for.
+struct Log<'a> {
+    excerpts: Excerpts<'a>,
+    state: RoomState,
+    limits: PageLimits,
+}
+
+impl Log<'_> {
+    /// The newest messages below `end`, collected from the end towards the beginning.
+    async fn newest_before(&self, end: u64) -> Result<Page> {
+        let first = self.state.first_sequence;
+        let mut page: VecDeque<Message> = VecDeque::new();
+        let mut bytes = 0;
+        let mut full = false;
+        let mut top = end;
+        let mut span = self.first_span();
+        while !full && page.len() < self.limits.messages && top > first {
+            let bottom = top.saturating_sub(span).max(first);
+            let batch = self.read(Origin::Sequence(bottom), top - bottom).await?;
+            let reaches_top = batch.messages.last().is_some_and(|last| last.sequence + 1 >= top);
+            let mut complete = batch.pending == 0 || reaches_top;
+            let mut found: Vec<_> = batch.messages.into_iter().filter(|message| message.sequence < top).collect();
+            if complete && !reaches_top {
+                complete = self.excerpts.complete(&mut found, bottom, top - 1, self.excerpt(usize::MAX)).await?;
+            }
+            if !complete && bottom + 1 < top {
+                // more than one read holds: look nearer to the end
+                span = (span / 2).max(1);
+                continue;
+            }
+            span = next_span(top - bottom, found.len() as u64, (self.limits.messages - page.len()) as u64);
+            for message in found.into_iter().rev() {
+                let size = size(&message);
+                if page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty()) {
+                    full = true;
+                    break;
+                }
+                bytes += size;
+                page.push_front(message);
+            }
+            top = bottom;
+        }
+        let newest = page.back().map_or(0, |message| message.sequence);
+        let has_newer = self.excerpts.exists_after(newest.max(end.saturating_sub(1))).await?;
+        // where nothing is found, nothing is stored from the first sequence to the end
+        Ok(self.page(page.into(), end.min(first), has_newer))
+    }
+
+    /// The oldest messages from `origin` on, stored before `until`.
+    async fn oldest(&self, mut origin: Origin, until: Option<SystemTime>) -> Result<Page> {
+        let first = self.state.first_sequence;
+        let mut page: Vec<Message> = Vec::new();
+        let mut bytes = 0;
+        let mut next = None;
+        let mut from = origin;
+        'reading: while !self.is_past_end(from) {
+            let wanted = (self.limits.messages - page.len() + 1) as u64;
+            let mut batch = self.read(from, wanted).await?;
+            if let Origin::Time(start) = from {
+                // of a time after the last message the server gives the room from its beginning
+                batch.messages.retain(|message| message.published_at >= start);
+            }
+            if let (Origin::Time(_), Some(found)) = (from, batch.messages.first())
+                && found.sequence < first
+            {
+                // it was asked for less than is stored
+                origin = Origin::Sequence(first);
+                from = origin;
+                continue;
+            }
+            let mut more = batch.pending > 0;
+            let start = match (from, batch.messages.first()) {
+                (Origin::Sequence(start), _) => Some(start),
+                (Origin::Time(_), Some(first)) => Some(first.sequence),
+                // the server that answered may not have what there is
+                (Origin::Time(time), None) => self.excerpts.first_at(time).await?,
+            };
+            if let (false, Some(start)) = (more, start) {
+                let (end, limits) = (self.state.last_sequence, self.excerpt(usize::MAX));
+                more = !self.excerpts.complete(&mut batch.messages, start, end, limits).await?;
+            }
+            let Some(last) = batch.messages.last().map(|message| message.sequence) else { break };
+            for message in batch.messages {
+                let size = size(&message);
+                let outside = until.is_some_and(|until| message.published_at >= until);
+                let full = page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty());
+                if outside || full {
+                    next = Some(message.sequence);
+                    break 'reading;
+                }
+                bytes += size;
+                page.push(message);
+            }
+            if !more {
+                break;
+            }
+            from = Origin::Sequence(last + 1);
+        }
+        let end = self.state.last_sequence + 1;
+        let begin = match origin {
+            Origin::Sequence(start) => start.min(end),
+            Origin::Time(_) => end,
+        };
+        Ok(self.page(page, next.unwrap_or(begin), next.is_some()))
+    }
+
+    /// The page of these messages. One without messages lies before the sequence `place`.
+    fn page(&self, messages: Vec<Message>, place: u64, has_newer: bool) -> Page {
+        let older_than = messages.first().map_or(place, |message| message.sequence);
+        let newer_than = messages.last().map_or(place.saturating_sub(1), |message| message.sequence);
+        let has_older = self.state.messages > 0 && self.state.first_sequence < older_than;
+        Page { messages, has_older, has_newer, older_than, newer_than, state: Some(self.state) }
+    }
+
+    fn is_past_end(&self, origin: Origin) -> bool {
+        self.state.messages == 0 || matches!(origin, Origin::Sequence(start) if start > self.state.last_sequence)
+    }
+
+    async fn read(&self, origin: Origin, messages: u64) -> Result<Fetched> {
+        self.excerpts.read(origin, self.excerpt(usize::try_from(messages).unwrap_or(usize::MAX))).await
+    }
+
+    /// What one read may bring: one message more than the page takes.
+    fn excerpt(&self, messages: usize) -> ExcerptLimits {
+        ExcerptLimits {
+            messages: messages.min(self.limits.messages + 1),
+            bytes: self.limits.bytes.min(HISTORY_PAGE_BYTES_MAX) + READ_SLACK_BYTES,
+        }
+    }
+
+    /// Sequences that the page should span if the messages are as large and as dense as they are on average.
+    fn first_span(&self) -> u64 {
+        let messages = self.state.messages.max(1);
+        let average = usize::try_from(self.state.bytes / messages).unwrap_or(usize::MAX).max(1);
+        // a page's bytes are counted without NATS's own bookkeeping, so this errs on the small side
+        let fits = (self.limits.bytes.min(HISTORY_PAGE_BYTES_MAX) / average).max(1).min(self.limits.messages) as u64;
+        let sequences = (self.state.last_sequence + 1).saturating_sub(self.state.first_sequence).max(1);
+        let holes = sequences / messages;
+        fits.saturating_mul(holes.max(1))
+    }
+}
+
+/// The first message stored at or after `time`; `None` if there is none.
+pub(in crate::store) async fn first_since(excerpts: Excerpts<'_>, time: SystemTime) -> Result<Option<u64>> {
+    let limits = ExcerptLimits { messages: 1, bytes: HISTORY_PAGE_BYTES_MAX };
+    let batch = excerpts.read(Origin::Time(time), limits).await?;
+    match batch.messages.first().filter(|message| message.published_at >= time) {
+        Some(message) => Ok(Some(message.sequence)),
+        // the server that answered may not have what there is
+        None => excerpts.first_at(time).await,
+    }
+}
+
+/// Bytes that a message takes in a page.
+fn size(message: &Message) -> usize {
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    message.payload.len() + headers + message.message_id.len() + message.sender.len() + MESSAGE_OVERHEAD_BYTES
+}
+
+/// How many sequences to look at next, after `span` of them held `found` messages and `needed` are still missing.
+fn next_span(span: u64, found: u64, needed: u64) -> u64 {
+    if found == 0 {
+        return span.saturating_mul(SPAN_GROWTH);
+    }
+    // as dense as before, and a quarter more
+    needed.saturating_mul(span).div_ceil(found).saturating_mul(5) / 4 + 1
+}

@@ -1,0 +1,126 @@
+//! Live messages of an ephemeral room, by a core NATS subscription, with an account of what was lost.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::Subscriber;
+use futures_util::{FutureExt, StreamExt};
+use tokio::{sync::watch, time};
+use tracing::debug;
+
+use super::message::Stored;
+use crate::{
+    domain::{Message, Room},
+    error::Result,
+    nats::{Nats, error::unavailable},
+    store::signatures::{Attribution, Signatures, seal::Seal},
+};
+
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// What happens in an ephemeral room.
+#[derive(Debug)]
+pub(crate) enum LiveEvent {
+    Message(Message),
+    /// The NATS connection was lost and is back; what was published meanwhile is gone.
+    Reconnected,
+}
+
+/// One listener of an ephemeral room. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    nats: Nats,
+    messages: Subscriber,
+    signatures: Signatures,
+    room: Room,
+    /// Not given yet, since it is not known who published it.
+    held: Option<(Message, Seal)>,
+    connections: watch::Receiver<u64>,
+}
+
+impl Live {
+    /// Listens from now on: what is published after this returned is heard.
+    pub(in crate::store) async fn open(nats: &Nats, signatures: &Signatures, room: &Room) -> Result<Self> {
+        let (messages, connections) = listen(nats, room).await?;
+        let (nats, signatures, room) = (nats.clone(), signatures.clone(), room.clone());
+        Ok(Self { nats, messages, signatures, room, held: None, connections })
+    }
+
+    /// The next event. Messages come in the order of the NATS server.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(crate) async fn next(&mut self) -> LiveEvent {
+        loop {
+            if let Some((message, seal)) = &mut self.held {
+                self.signatures.attribute_surely(&self.room, message, seal).await;
+            }
+            if let Some((message, _)) = self.held.take() {
+                return LiveEvent::Message(message);
+            }
+            let message = tokio::select! {
+                biased;
+                Ok(()) = self.connections.changed() => return LiveEvent::Reconnected,
+                message = self.messages.next() => message,
+            };
+            let Some(message) = message else {
+                self.listen_again().await;
+                return LiveEvent::Reconnected;
+            };
+            if let Some(event) = self.event(message) {
+                return event;
+            }
+        }
+    }
+
+    /// The NATS client came to its end, over a message that it could not parse.
+    async fn listen_again(&mut self) {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            match listen(&self.nats, &self.room).await {
+                Ok((messages, connections)) => {
+                    (self.messages, self.connections) = (messages, connections);
+                    return;
+                }
+                Err(error) => {
+                    debug!(room = %self.room.room_id, %error, "the subject of an ephemeral room cannot be subscribed yet, trying again");
+                }
+            }
+            time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+    }
+
+    /// The next event if it is here already.
+    pub(crate) fn take_ready(&mut self) -> Option<LiveEvent> {
+        if self.held.is_some() || self.connections.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let message = self.messages.next().now_or_never()??;
+        self.event(message)
+    }
+
+    /// What this means; `None` if it is held until more is known.
+    fn event(&mut self, message: async_nats::Message) -> Option<LiveEvent> {
+        let Stored { mut message, seal, .. } =
+            Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
+        if let Some(seal) = seal
+            && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
+        {
+            self.held = Some((message, seal));
+            return None;
+        }
+        Some(LiveEvent::Message(message))
+    }
+}
+
+async fn listen(nats: &Nats, room: &Room) -> Result<(Subscriber, watch::Receiver<u64>)> {
+    let nats = nats.live().await?;
+    nats.ready().await?;
+    let mut connections = nats.connections();
+    connections.mark_unchanged();
+    let subject = room.subject.as_str().to_owned();
+    let messages = nats.client.subscribe(subject).await.map_err(|error| unavailable().because(error))?;
+    nats.settled().await?;
+    Ok((messages, connections))
+}

@@ -1,0 +1,287 @@
+//! What is believed of an answer about a room's log.
+//!
+//! On a cluster any single answer may be old: a leader that was paused or cut off, a node that has just started, and a replica
+//! that lags all answer with a shorter log than there is. So this instance keeps a high-water mark for each replicated room:
+//! the highest sequence that it has seen stored, delivered or told. An answer that knows less is stale. It proves nothing,
+//! and is asked for again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{self, Instant};
+use tracing::error;
+
+use super::streams::{self, Listing};
+use crate::{
+    domain::{Room, RoomId, RoomState},
+    error::{Error, Result},
+    limits::{HIGH_WATER_MARKS_UNPRUNED, POSITION_WAIT, ROLLED_BACK_AFTER, STALE_ANSWER_TIMEOUT},
+    nats::{Nats, error::unavailable},
+    store::registry::Registry,
+    sync::lock,
+};
+
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY_MAX: Duration = Duration::from_millis(250);
+
+/// The highest sequence of a room that this instance has seen stored.
+#[derive(Debug, Default)]
+pub(in crate::store) struct HighWaterMark(Mutex<Mark>);
+
+#[derive(Debug, Default)]
+struct Mark {
+    /// The life of the log that the sequence belongs to; 0 until an answer has told it.
+    epoch: i64,
+    sequence: u64,
+    /// Since when every answer has known less.
+    contradicted_since: Option<Instant>,
+}
+
+/// What an answer is worth.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Fresh,
+    Stale,
+    /// NATS has lost what it had acknowledged.
+    RolledBack,
+}
+
+impl HighWaterMark {
+    /// The life of the log that the mark belongs to; 0 while it is not known.
+    pub(in crate::store) fn epoch(&self) -> i64 {
+        lock(&self.0).epoch
+    }
+
+    /// The sequence was seen stored in this life of the log, which is 0 if it was not known.
+    pub(in crate::store) fn raise(&self, epoch: i64, sequence: u64) {
+        let mut mark = lock(&self.0);
+        if mark.epoch == 0 {
+            mark.epoch = epoch;
+        }
+        if epoch == mark.epoch {
+            mark.sequence = mark.sequence.max(sequence);
+        }
+    }
+
+    /// Whether `sequence` is known to be stored, or one after it.
+    pub(in crate::store) fn is_beyond(&self, epoch: i64, sequence: u64) -> bool {
+        let mark = lock(&self.0);
+        mark.epoch == epoch && mark.sequence >= sequence
+    }
+
+    fn judge(&self, state: &RoomState, now: Instant) -> Verdict {
+        let mut mark = lock(&self.0);
+        let is_new_life = mark.epoch != 0 && state.epoch > mark.epoch;
+        let is_behind = (mark.epoch != 0 && state.epoch < mark.epoch) || state.last_sequence < mark.sequence;
+        if is_new_life || !is_behind {
+            *mark = Mark { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
+            return Verdict::Fresh;
+        }
+        let since = *mark.contradicted_since.get_or_insert(now);
+        if now.duration_since(since) < ROLLED_BACK_AFTER {
+            return Verdict::Stale;
+        }
+        *mark = Mark { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
+        Verdict::RolledBack
+    }
+}
+
+/// The logs of all rooms. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Logs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    nats: Nats,
+    registry: Registry,
+    marks: Mutex<HashMap<RoomId, Arc<HighWaterMark>>>,
+}
+
+impl Logs {
+    pub(in crate::store) fn new(nats: &Nats, registry: &Registry) -> Self {
+        Self(Arc::new(Inner { nats: nats.clone(), registry: registry.clone(), marks: Mutex::default() }))
+    }
+
+    /// What the room's log holds; brought back first where another program changed it.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile; `NATS_UNAVAILABLE` when only stale answers came.
+    pub(crate) async fn state(&self, room: &Room) -> Result<RoomState> {
+        self.fresh(room, || async {
+            match streams::look(&self.0.nats, room).await? {
+                Some(state) => Ok(state),
+                None => self.repaired(room).await,
+            }
+        })
+        .await
+    }
+
+    /// Brings the room's log to what the registry says.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub(crate) async fn ensure(&self, room: &Room) -> Result<RoomState> {
+        self.fresh(room, || self.repaired(room)).await
+    }
+
+    /// A newer state than `state` in which `sequence` is stored, if there is one: the leader may apply a message later than
+    /// another replica has delivered it. Else the state as it is.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub(crate) async fn reaching(&self, room: &Room, sequence: u64, mut state: RoomState) -> Result<RoomState> {
+        let give_up = Instant::now() + POSITION_WAIT;
+        let mut delay = RETRY_DELAY_MIN;
+        while is_replicated(room) && state.last_sequence < sequence && Instant::now() + delay < give_up {
+            time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+            state = self.state(room).await?;
+        }
+        Ok(state)
+    }
+
+    /// What the log holds, sequence by sequence, as one server answered at one moment.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub(in crate::store) async fn list(&self, room: &Room) -> Result<Listing> {
+        let mut patience = Patience::new();
+        loop {
+            if let Some(listing) = streams::list(&self.0.nats, room).await?
+                && self.is_fresh(room, &listing.state)
+            {
+                return Ok(listing);
+            }
+            patience.wait().await?;
+        }
+    }
+
+    /// The mark of a room whose log has copies; answers about any other come from the one server that has it.
+    pub(in crate::store) fn mark(&self, room: &Room) -> Option<Arc<HighWaterMark>> {
+        if !is_replicated(room) {
+            return None;
+        }
+        let mut marks = lock(&self.0.marks);
+        if marks.len() >= HIGH_WATER_MARKS_UNPRUNED && !marks.contains_key(&room.room_id) {
+            marks.retain(|room, _| self.0.registry.known(room).is_some());
+        }
+        Some(Arc::clone(marks.entry(room.room_id.clone()).or_default()))
+    }
+
+    /// Forgets a room that was deleted.
+    pub(in crate::store) fn forget(&self, room: &RoomId) {
+        lock(&self.0.marks).remove(room);
+    }
+
+    async fn repaired(&self, room: &Room) -> Result<RoomState> {
+        let registered = self.0.registry.find_fresh(&room.room_id).await?;
+        streams::ensure(&self.0.nats, &registered.room).await
+    }
+
+    /// Asks until an answer is not stale.
+    async fn fresh<F>(&self, room: &Room, ask: impl Fn() -> F) -> Result<RoomState>
+    where
+        F: Future<Output = Result<RoomState>>,
+    {
+        let mut patience = Patience::new();
+        loop {
+            let state = ask().await?;
+            if self.is_fresh(room, &state) {
+                self.0.registry.note(&room.room_id, &state);
+                return Ok(state);
+            }
+            patience.wait().await?;
+        }
+    }
+
+    fn is_fresh(&self, room: &Room, state: &RoomState) -> bool {
+        let Some(mark) = self.mark(room) else { return true };
+        match mark.judge(state, Instant::now()) {
+            Verdict::Fresh => true,
+            Verdict::Stale => false,
+            Verdict::RolledBack => {
+                error!(
+                    room = %room.room_id, last_sequence = state.last_sequence,
+                    "NATS has lost messages of the room that it had acknowledged; check the storage of the NATS servers"
+                );
+                true
+            }
+        }
+    }
+}
+
+/// Whether more than one server may answer for the room's log.
+pub(in crate::store) fn is_replicated(room: &Room) -> bool {
+    room.replicas > 1
+}
+
+/// How long a call asks again.
+struct Patience {
+    until: Instant,
+    delay: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { until: Instant::now() + STALE_ANSWER_TIMEOUT, delay: RETRY_DELAY_MIN }
+    }
+
+    /// # Errors
+    /// `NATS_UNAVAILABLE` when it is at its end.
+    async fn wait(&mut self) -> Result<()> {
+        if Instant::now() + self.delay > self.until {
+            return Err(behind());
+        }
+        time::sleep(self.delay).await;
+        self.delay = (self.delay * 2).min(RETRY_DELAY_MAX);
+        Ok(())
+    }
+}
+
+/// Only stale answers came.
+pub(in crate::store) fn behind() -> Error {
+    unavailable().because("the servers that answered know less of the room's log than this instance")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(epoch: i64, last_sequence: u64) -> RoomState {
+        RoomState { first_sequence: 1, last_sequence, messages: last_sequence, bytes: 0, epoch }
+    }
+
+    #[test]
+    fn an_answer_that_knows_less_is_stale_and_one_of_a_newer_life_is_not() {
+        let (mark, now) = (HighWaterMark::default(), Instant::now());
+        mark.raise(0, 7);
+        assert_eq!(mark.judge(&state(5, 6), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 7), now), Verdict::Fresh);
+        mark.raise(5, 9);
+        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(4, 100), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(6, 0), now), Verdict::Fresh);
+        assert_eq!(mark.judge(&state(5, 9), now), Verdict::Stale);
+        // what was sent in the former life says nothing of this one
+        mark.raise(5, 10);
+        assert_eq!(mark.judge(&state(6, 1), now), Verdict::Fresh);
+    }
+
+    #[test]
+    fn what_only_stale_answers_contradict_for_long_was_lost() {
+        let (mark, now) = (HighWaterMark::default(), Instant::now());
+        mark.raise(5, 9);
+        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::RolledBack);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::Fresh);
+        // one good answer in between, and the time begins again
+        mark.raise(5, 20);
+        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 20), now), Verdict::Fresh);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::Stale);
+    }
+}

@@ -1,0 +1,15 @@
+//! The logs of rooms: JetStream streams, and the ways to read them.
+
+mod adoption;
+pub(crate) mod backlogs;
+pub(crate) mod excerpt;
+mod fetch;
+pub(crate) mod history;
+pub(crate) mod live;
+pub(crate) mod logs;
+pub(crate) mod message;
+pub(crate) mod message_id;
+pub(crate) mod raw;
+pub(crate) mod reader;
+pub(crate) mod streams;
+mod turn;

@@ -1,0 +1,354 @@
+//! Reads a room's log from a position on, for as long as somebody asks.
+//!
+//! An ephemeral consumer without acknowledgements delivers; when anything about it is in doubt (a missed heartbeat, a new
+//! connection, a jump in its own count) it is dropped and another is made at the next sequence. So nothing is lost or
+//! doubled, whatever dies in between.
+//!
+//! What made a consumer fail may be the next message itself, if the NATS client cannot parse it, or the replica that the
+//! consumer is on, if it lags. So after each failure the next message is asked of the leader by itself, and more of them while
+//! that helps.
+
+mod source;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::jetstream;
+use tokio::time;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use self::source::LogConsumer;
+use super::{
+    backlogs::Turns,
+    logs::{HighWaterMark, Logs},
+    message::Stored,
+    raw::{self, Raw, Wanted},
+};
+use crate::{
+    domain::{Message, Room, RoomState},
+    error::{Error, Reason, Result},
+    nats::Nats,
+    store::signatures::{Attribution, Signatures, seal::Seal},
+};
+
+/// How long NATS may be away before a reader gives up.
+const OUTAGE_MAX: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// How long a consumer may give nothing although more is known to be stored.
+const STALL_MAX: Duration = Duration::from_secs(2);
+/// Messages that are read one by one after a message that cannot be parsed; doubles with each further one.
+const SINGLE_MIN: u32 = 32;
+const SINGLE_MAX: u32 = 4096;
+/// Messages that are read one by one when the replica of the consumer lags.
+const SINGLE_BEHIND: u32 = 256;
+/// How long the log's state is taken as known while messages are read one by one.
+const STATE_KNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// A message, how many are stored after it, and when its own lifetime ends.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub message: Message,
+    pub pending: u64,
+    pub expires_at: Option<SystemTime>,
+}
+
+/// One reader of a room's log. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    nats: Nats,
+    logs: Logs,
+    mark: Option<Arc<HighWaterMark>>,
+    signatures: Signatures,
+    tasks: TaskTracker,
+    /// For a reader of a backlog.
+    turns: Option<Turns>,
+    room: Room,
+    epoch: i64,
+    /// The next sequence to ask for.
+    next: u64,
+    source: Option<LogConsumer>,
+    /// Read by itself and not taken yet.
+    singled: Option<Box<Raw>>,
+    /// Not given yet, since it is not known who published it.
+    held: Option<(Arrival, Seal)>,
+    /// Since when it has not been possible to read.
+    down_since: Option<time::Instant>,
+    /// Messages that are still to be read one by one.
+    single: u32,
+    /// How many were to be, the last time that one of them could not be parsed.
+    single_before: u32,
+    /// The log's state, and when it was asked for.
+    looked: Option<(time::Instant, RoomState)>,
+}
+
+/// How reading goes on.
+enum Begun {
+    Single(Box<Raw>),
+    Reading(Box<LogConsumer>),
+}
+
+impl Reader {
+    /// A reader of what comes after `position` in the life `epoch` of the room's log.
+    pub(in crate::store) fn new(
+        nats: &Nats,
+        logs: &Logs,
+        signatures: &Signatures,
+        tasks: &TaskTracker,
+        turns: Option<Turns>,
+        room: &Room,
+        (epoch, position): (i64, u64),
+    ) -> Self {
+        Self {
+            nats: nats.clone(),
+            logs: logs.clone(),
+            mark: logs.mark(room),
+            signatures: signatures.clone(),
+            tasks: tasks.clone(),
+            turns,
+            room: room.clone(),
+            epoch,
+            next: position + 1,
+            source: None,
+            singled: None,
+            held: None,
+            down_since: None,
+            single: 0,
+            single_before: 0,
+            looked: None,
+        }
+    }
+
+    /// The next message: ascending, each once. Waits for as long as there is none.
+    ///
+    /// # Errors
+    /// `ROOM_RECREATED` when the log is gone or is another one; `NATS_UNAVAILABLE` when NATS was away for too long.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(crate) async fn next(&mut self) -> Result<Arrival> {
+        loop {
+            self.ready().await?;
+            if let Some(arrival) = self.take_next().await {
+                return Ok(arrival);
+            }
+        }
+    }
+
+    /// Waits until there is a message to take, or something else to do than to wait.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        loop {
+            if self.held.is_some() || self.singled.is_some() {
+                return Ok(());
+            }
+            let Some(source) = &mut self.source else {
+                match self.begin().await? {
+                    Begun::Reading(source) => self.source = Some(*source),
+                    Begun::Single(raw) => self.singled = Some(raw),
+                }
+                continue;
+            };
+            if source.messages.is_over() {
+                self.source = None;
+                continue;
+            }
+            if source.is_cut {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                _ = source.connections.changed() => source.is_cut = true,
+                () = poll_fn(|cx| source.messages.poll_ready(cx)) => return Ok(()),
+                () = time::sleep(STALL_MAX), if self.mark.is_some() => {
+                    if self.mark.as_ref().is_some_and(|mark| mark.is_beyond(self.epoch, self.next)) {
+                        debug!(room = %self.room.room_id, next = self.next, "the replica that is read lags behind; another one is read");
+                        self.single = SINGLE_BEHIND;
+                        self.source = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives its turn to others, and what was read ahead back.
+    pub(crate) fn pause(&mut self) {
+        self.source = None;
+    }
+
+    /// What there is to take.
+    async fn take_next(&mut self) -> Option<Arrival> {
+        if let Some(arrival) = self.release().await {
+            return Some(arrival);
+        }
+        if let Some(raw) = self.singled.take() {
+            return self.take_single(*raw);
+        }
+        match self.source.as_ref()?.messages.take() {
+            Poll::Ready(Some(Ok(message))) => return self.take(message),
+            Poll::Ready(Some(Err(error))) => {
+                debug!(room = %self.room.room_id, %error, "a reader begins again");
+                self.fail();
+            }
+            // its turn was taken away
+            Poll::Ready(None) | Poll::Pending
+                if self.source.as_ref().is_some_and(|source| source.messages.is_over()) =>
+            {
+                self.source = None;
+            }
+            Poll::Ready(None) | Poll::Pending => self.fail(),
+        }
+        None
+    }
+
+    /// The next message if it is here already. What else there is to do is left to [`Self::next`].
+    pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
+        while self.held.is_none() && self.singled.is_none() {
+            let source = self.source.as_mut()?;
+            if source.is_cut || source.messages.is_over() || source.connections.has_changed().unwrap_or(true) {
+                return None;
+            }
+            let Poll::Ready(Some(delivered)) = source.messages.take() else { return None };
+            match delivered {
+                Ok(message) => {
+                    if let Some(arrival) = self.take(message) {
+                        return Some(arrival);
+                    }
+                }
+                Err(error) => {
+                    debug!(room = %self.room.room_id, %error, "a reader begins again");
+                    self.fail();
+                }
+            }
+        }
+        None
+    }
+
+    /// What is held, as soon as everything that can be known of it is.
+    async fn release(&mut self) -> Option<Arrival> {
+        let (arrival, seal) = self.held.as_mut()?;
+        self.signatures.attribute_surely(&self.room, &mut arrival.message, seal).await;
+        self.held.take().map(|(arrival, _)| arrival)
+    }
+
+    /// The source is done with; what comes next is looked at by itself.
+    fn fail(&mut self) {
+        self.source = None;
+        self.single = self.single.max(1);
+    }
+
+    /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
+    fn take(&mut self, message: jetstream::Message) -> Option<Arrival> {
+        let source = self.source.as_mut()?;
+        let (sequence, delivery, pending, published) = match message.info() {
+            Ok(info) => (info.stream_sequence, info.consumer_sequence, info.pending, info.published),
+            Err(error) => {
+                debug!(%error, "JetStream delivered a message without its information; the reader starts again");
+                self.fail();
+                return None;
+            }
+        };
+        if delivery != source.delivery {
+            self.fail();
+            return None;
+        }
+        source.delivery += 1;
+        if sequence < self.next {
+            return None;
+        }
+        let delivered = message.message;
+        let stored = Stored::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        self.arrived(stored, pending)
+    }
+
+    /// What was read by itself.
+    fn take_single(&mut self, Raw { stored, is_parsable }: Raw) -> Option<Arrival> {
+        self.single = self.single.saturating_sub(1);
+        if !is_parsable {
+            self.single_before = (self.single_before * 2).clamp(SINGLE_MIN, SINGLE_MAX);
+            self.single = self.single_before;
+        }
+        let last = self.looked.map_or(0, |(_, state)| state.last_sequence);
+        let pending = last.saturating_sub(stored.message.sequence);
+        self.arrived(stored, pending)
+    }
+
+    fn arrived(&mut self, Stored { mut message, seal, expires_at, .. }: Stored, pending: u64) -> Option<Arrival> {
+        self.next = message.sequence + 1;
+        if let Some(mark) = &self.mark {
+            mark.raise(self.epoch, message.sequence);
+        }
+        if let Some(seal) = seal
+            && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
+        {
+            self.held = Some((Arrival { message, pending, expires_at }, seal));
+            return None;
+        }
+        Some(Arrival { message, pending, expires_at })
+    }
+
+    /// Goes on reading, after a while if need be.
+    async fn begin(&mut self) -> Result<Begun> {
+        let give_up = *self.down_since.get_or_insert_with(time::Instant::now) + OUTAGE_MAX;
+        let mut delay = Duration::from_millis(10);
+        loop {
+            let error = match self.try_begin().await {
+                Ok(begun) => {
+                    self.down_since = None;
+                    return Ok(begun);
+                }
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => error,
+            };
+            self.looked = None;
+            if time::Instant::now() + delay > give_up {
+                return Err(error);
+            }
+            debug!(room = %self.room.room_id, %error, "a reader of the room cannot start yet, trying again");
+            time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+    }
+
+    async fn try_begin(&mut self) -> Result<Begun> {
+        let is_known = self.looked.is_some_and(|(at, _)| self.single > 0 && at.elapsed() < STATE_KNOWN_FOR);
+        if !is_known {
+            let state = self.logs.state(&self.room).await?;
+            if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
+                return Err(recreated());
+            }
+            self.looked = Some((time::Instant::now(), state));
+        }
+        if self.single > 0 {
+            if let Some(raw) = raw::get(&self.nats, &self.room, Wanted::From(self.next)).await? {
+                return Ok(Begun::Single(Box::new(raw)));
+            }
+            self.single = 0;
+        }
+        let source =
+            Box::pin(LogConsumer::open(&self.nats, &self.tasks, self.turns.as_ref(), &self.room, self.next)).await?;
+        Ok(Begun::Reading(Box::new(source)))
+    }
+}
+
+/// Whether trying again does not help. A refusal that means nothing by itself may come of a setting that another program gave
+/// the stream a moment ago, and the next look takes that back.
+fn is_final(error: &Error) -> bool {
+    !matches!(error.reason(), Reason::NatsUnavailable | Reason::Timeout | Reason::Internal)
+}
+
+fn recreated() -> Error {
+    Error::new(
+        Reason::RoomRecreated,
+        "the log of the room was deleted and created again, so earlier positions are invalid; subscribe again",
+    )
+}

@@ -1,0 +1,168 @@
+//! Hears what the other instances tell, and says that this one is there.
+
+use std::sync::Arc;
+
+use async_nats::{Client, Message};
+use bytes::Bytes;
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use super::{
+    Changes, PURPOSE,
+    notice::{Change, Envelope, Notice},
+};
+use crate::{
+    error::Result,
+    limits::PRESENCE_INTERVAL,
+    nats::listening::Listening,
+    store::{
+        names::{NOTICES, SIGNATURE_HEADER, notices_to},
+        registry::{Registry, members::Members},
+        signatures::stamp::Verdict,
+    },
+    sync::lock,
+};
+
+/// What hears the other instances. What comes before [`Self::run`] waits.
+pub(in crate::store) struct Listener {
+    changes: Changes,
+    notices: Listening,
+}
+
+/// What takes the changes of other instances in.
+#[derive(Clone, Debug)]
+struct Ears {
+    changes: Changes,
+    registry: Registry,
+    members: Members,
+}
+
+impl Listener {
+    /// Listens from now on, and says that this instance is there: it knows whatever is changed after this returned.
+    pub(in crate::store) async fn open(changes: &Changes) -> Result<Self> {
+        let nats = &changes.0.nats;
+        let notices = Listening::open(nats, vec![NOTICES.to_owned(), notices_to(&changes.0.instance)]).await?;
+        changes.send(NOTICES.to_owned(), Notice::Present { asks: true }).await;
+        nats.settled().await?;
+        Ok(Self { changes: changes.clone(), notices })
+    }
+
+    /// Runs until `stop`, and then says that this instance is going.
+    pub(in crate::store) async fn run(
+        mut self,
+        registry: Registry,
+        members: Members,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let mut connections = self.changes.0.nats.connections();
+        connections.mark_unchanged();
+        let mut interval = time::interval(PRESENCE_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ears = Arc::new(Ears { changes: self.changes.clone(), registry, members });
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                message = self.notices.next() => message,
+                // who came meanwhile is not known, nor whether the others still know this one
+                _ = connections.changed() => {
+                    self.changes.send(NOTICES.to_owned(), Notice::Present { asks: true }).await;
+                    continue;
+                }
+                _ = interval.tick() => {
+                    self.changes.send(NOTICES.to_owned(), Notice::Present { asks: false }).await;
+                    continue;
+                }
+            };
+            if let Some(key) = ears.hear(&message, self.notices.client()).await {
+                // not waited for: others are heard meanwhile, and revisions order all
+                let (ears, stop, client) = (Arc::clone(&ears), stop.clone(), self.notices.client().clone());
+                tasks.spawn(async move {
+                    let learning = async {
+                        ears.changes.0.signatures.learn(key).await;
+                        ears.hear(&message, &client).await;
+                    };
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = learning => {}
+                    }
+                });
+            }
+        }
+        self.changes.send(NOTICES.to_owned(), Notice::Leaving).await;
+    }
+}
+
+impl Ears {
+    /// Takes a notice in, which `client` has heard. The number of its key, if that is not known.
+    async fn hear(&self, message: &Message, client: &Client) -> Option<u64> {
+        let Changes(inner) = &self.changes;
+        let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
+        let Some(signature) = signature else {
+            answer_the_question(message, client).await;
+            return None;
+        };
+        match inner.signatures.verify(PURPOSE, &message.payload, signature.as_str()) {
+            Verdict::Right => {}
+            Verdict::Wrong => {
+                debug!("a notice with a wrong signature is ignored");
+                return None;
+            }
+            Verdict::UnknownKey(key) => return Some(key),
+        }
+        let envelope: Envelope = match serde_json::from_slice(&message.payload) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                // of a newer version, perhaps
+                debug!(%error, "a notice of another instance cannot be read");
+                return None;
+            }
+        };
+        if envelope.from == *inner.instance || envelope.subject != message.subject.as_str() {
+            return None;
+        }
+        self.take(envelope).await;
+        None
+    }
+
+    async fn take(&self, Envelope { from, notice, .. }: Envelope) {
+        let Changes(inner) = &self.changes;
+        match notice {
+            Notice::Present { asks } => {
+                lock(&inner.state).others.seen(&from, Instant::now());
+                if asks {
+                    self.changes.send(NOTICES.to_owned(), Notice::Present { asks: false }).await;
+                }
+            }
+            Notice::Leaving => lock(&inner.state).others.gone(&from),
+            Notice::Change { number, change } => {
+                self.apply(change);
+                self.changes.send(notices_to(&from), Notice::Heard { number }).await;
+            }
+            Notice::Heard { number } => lock(&inner.state).settle(number, &from),
+        }
+    }
+
+    fn apply(&self, change: Change) {
+        match change {
+            Change::Member(change) => self.members.hear(change),
+            Change::Room(change) => self.registry.hear(change),
+            Change::MessageDeleted { room_id, epoch, sequence } => {
+                if let Some(registered) = self.registry.known(&room_id) {
+                    registered.deleted(epoch, sequence);
+                }
+            }
+        }
+    }
+}
+
+/// Whoever asks whether this instance is there hears that it is.
+async fn answer_the_question(message: &Message, client: &Client) {
+    if message.payload.is_empty()
+        && let Some(reply) = message.reply.clone()
+    {
+        let _ = client.publish(reply, Bytes::new()).await;
+    }
+}

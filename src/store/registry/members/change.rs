@@ -1,0 +1,57 @@
+//! What one instance tells the others of members.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    known::Known,
+    record::{Record, member_key, owners_key},
+};
+use crate::{
+    domain::{MemberId, RoomId},
+    nats::bucket::Versioned,
+};
+
+/// A change of the bucket of members.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::store) struct MemberChange(Kind);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Put {
+        record: Box<Record>,
+        revision: u64,
+    },
+    /// `revision` is that of what was deleted.
+    Deleted {
+        room_id: RoomId,
+        member_id: MemberId,
+        revision: u64,
+    },
+}
+
+impl MemberChange {
+    pub(super) fn put(record: Record, revision: u64) -> Self {
+        Self(Kind::Put { record: Box::new(record), revision })
+    }
+
+    /// A member was deleted whose value had this revision.
+    pub(super) fn deleted(room_id: &RoomId, member_id: &MemberId, revision: u64) -> Self {
+        Self(Kind::Deleted { room_id: room_id.clone(), member_id: member_id.clone(), revision })
+    }
+
+    /// Takes it into memory.
+    pub(super) fn apply(self, known: &mut Known) {
+        match self.0 {
+            Kind::Put { record, revision } => {
+                let key = match &*record {
+                    Record::Member(record) => member_key(&record.room_id, &record.member_id),
+                    Record::Owners(record) => owners_key(&record.room_id),
+                };
+                known.hear(&key, Versioned { value: *record, revision });
+            }
+            Kind::Deleted { room_id, member_id, revision } => known.deleted(&room_id, &member_id, revision),
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The members of rooms, kept in a key-value bucket and watched into memory on every instance: who is asked about is
+//! looked up there, without a round trip. Without JetStream they live in this process alone, as its rooms do.
+
+mod change;
+mod known;
+pub(crate) mod pass;
+mod record;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+pub(in crate::store) use self::change::MemberChange;
+use self::{
+    known::Known,
+    pass::Pass,
+    record::{Grant, MemberRecord, OwnersRecord, Record, member_key, owners_key},
+};
+use super::{
+    changes::{self, Changes, Told},
+    known::Registered,
+};
+use crate::{
+    domain::{Member, MemberId, Membership, Role, Room, RoomId},
+    error::{Error, Limit, Reason, Result},
+    limits::{MEMBERS_PER_ROOM_MAX, OWNERS_PER_ROOM_MAX},
+    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    store::names::MEMBERS_BUCKET,
+    sync::lock,
+};
+
+/// How often a change is made again because others changed the same at that moment.
+const ATTEMPTS: usize = 16;
+
+/// Who changes members.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Actor<'a> {
+    /// Its name; `None` when authorisation is off.
+    pub id: Option<&'a MemberId>,
+    /// Whether it may although it is no owner.
+    pub may_all: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    kept: Kept,
+    known: Arc<Mutex<Known>>,
+    changes: Changes,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Bucket(Box<Bucket<Record>>),
+    Here(Arc<Mutex<Shelf>>),
+}
+
+/// What stands for the bucket where there is no JetStream.
+#[derive(Debug, Default)]
+struct Shelf {
+    values: HashMap<String, Versioned<Record>>,
+    revision: u64,
+}
+
+impl Members {
+    pub(in crate::store) fn new(buckets: &Buckets, changes: &Changes) -> Self {
+        let kept = if buckets.nats.has_jetstream() {
+            let description = "unibus: members by room and id";
+            Kept::Bucket(Box::new(Bucket::new(buckets, MEMBERS_BUCKET, description)))
+        } else {
+            Kept::Here(Arc::default())
+        };
+        Self { kept, known: Arc::default(), changes: changes.clone() }
+    }
+
+    /// Another instance has changed something.
+    pub(in crate::store) fn hear(&self, change: MemberChange) {
+        change.apply(&mut lock(&self.known));
+    }
+
+    /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
+    pub(in crate::store) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
+        let mut complete = Some(complete);
+        let Kept::Bucket(bucket) = self.kept else {
+            let _ = complete.take().map(|complete| complete.send(()));
+            return;
+        };
+        let known = self.known;
+        bucket
+            .watch(stop, |change| {
+                let mut known = lock(&known);
+                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
+                    known.told(*revision);
+                }
+                match change {
+                    Change::Restart => known.begin_again(),
+                    Change::Put(key, record) => known.put(&key, record),
+                    Change::Delete(key, revision) => known.delete(&key, revision),
+                    Change::Complete => {
+                        known.forget_untold();
+                        let _ = complete.take().map(|complete| complete.send(()));
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// What `member` is in the room, from memory.
+    pub(crate) fn of(&self, room: &Room, member: &MemberId) -> Option<Membership> {
+        lock(&self.known).of(room, member)
+    }
+
+    /// As [`Self::of`], with what ends when the member may no longer read.
+    pub(crate) fn pass(&self, registered: &Arc<Registered>, member: &MemberId) -> Option<(Membership, Arc<Pass>)> {
+        lock(&self.known).pass(registered, member)
+    }
+
+    /// Up to `limit` members of the room with an id after `after`, by ascending id, from memory.
+    pub(crate) fn list(&self, room: &Room, after: Option<&MemberId>, limit: usize) -> Vec<Member> {
+        lock(&self.known).list(room, after, limit)
+    }
+
+    /// Rooms after `after` that `member` may be in, beside those that it created.
+    pub(crate) fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>) -> BTreeSet<RoomId> {
+        lock(&self.known).rooms_of(member, after)
+    }
+
+    /// Makes somebody a member, or changes what it may do and see. This instance enforces it when this returns, and so do the
+    /// others that are there and answer.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
+    pub(crate) async fn set(&self, room: &Room, member: &Member, actor: Actor<'_>) -> Result<()> {
+        let mut told = Vec::new();
+        let done = self.try_set(room, member, actor, &mut told).await;
+        join_all(told.into_iter().map(Told::heard)).await;
+        done
+    }
+
+    async fn try_set(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let (mut owners, revision) = self.owners(room).await?;
+            actor.check(&owners)?;
+            let is_owner = owners.contains_key(&member.id);
+            let is_done = match (is_owner, member.membership.role) {
+                (true, Role::Owner) => true,
+                (false, Role::Owner) => {
+                    if owners.len() >= OWNERS_PER_ROOM_MAX {
+                        return Err(too_many(Limit::RoomOwners, OWNERS_PER_ROOM_MAX));
+                    }
+                    owners.insert(member.id.clone(), actor.grant());
+                    self.put_owners(room, owners, revision, told).await?
+                }
+                (true, Role::Reader | Role::Writer) => {
+                    check_not_last(&owners)?;
+                    // what it becomes is there before it stops to be an owner
+                    self.put_member(room, member, actor, told).await? && {
+                        owners.remove(&member.id);
+                        self.put_owners(room, owners, revision, told).await?
+                    }
+                }
+                (false, Role::Reader | Role::Writer) => self.put_member(room, member, actor, told).await?,
+            };
+            if is_done {
+                return Ok(());
+            }
+        }
+        Err(conflict())
+    }
+
+    /// Removes a member. This instance enforces it when this returns, and so do the others that are there and answer.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
+    pub(crate) async fn remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>) -> Result<()> {
+        let mut told = Vec::new();
+        let done = self.try_remove(room, member, actor, &mut told).await;
+        join_all(told.into_iter().map(Told::heard)).await;
+        done
+    }
+
+    async fn try_remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
+        let key = member_key(&room.room_id, member);
+        let mut was_there = false;
+        for _ in 0..ATTEMPTS {
+            let (mut owners, revision) = self.owners(room).await?;
+            if actor.id != Some(member) {
+                actor.check(&owners)?;
+            }
+            let is_owner = owners.contains_key(member);
+            if is_owner {
+                check_not_last(&owners)?;
+            }
+            // an owner stays one until it is no owner, so at no moment is it something less
+            if let Some(found) = self.get(&key).await? {
+                was_there |= found.value.is_of(room);
+                if !self.delete(&room.room_id, member, &key, found.revision, told).await? {
+                    continue;
+                }
+            }
+            if is_owner {
+                owners.remove(member);
+                if !self.put_owners(room, owners, revision, told).await? {
+                    continue;
+                }
+            }
+            if was_there || is_owner {
+                return Ok(());
+            }
+            return Err(Error::new(
+                Reason::MemberNotFound,
+                "`member_id`: the room has no such member; ListMembers shows the members",
+            ));
+        }
+        Err(conflict())
+    }
+
+    /// Forgets all members of a room.
+    pub(in crate::store) async fn forget_room(&self, room: &RoomId) -> Result<()> {
+        let key = owners_key(room);
+        match &self.kept {
+            Kept::Bucket(bucket) => {
+                bucket.purge_below(&room.key()).await?;
+                // a purge is told to nobody, this is: memory need not hold what nobody can use
+                bucket.mark_deleted(&key).await
+            }
+            Kept::Here(here) => {
+                let mut here = lock(here);
+                let prefix = format!("{}.", room.key());
+                here.values.retain(|key, _| !key.starts_with(&prefix));
+                lock(&self.known).delete(&key, u64::MAX);
+                Ok(())
+            }
+        }
+    }
+
+    /// The owners as they are now, and the revision of that; without one, the creator is the owner.
+    async fn owners(&self, room: &Room) -> Result<(BTreeMap<MemberId, Grant>, Option<u64>)> {
+        let found = self.get(&owners_key(&room.room_id)).await?;
+        let revision = found.as_ref().map(|found| found.revision);
+        let present = found.filter(|found| found.value.is_of(room)).map(|found| found.value);
+        if let Some(Record::Owners(record)) = present {
+            return Ok((record.owners, revision));
+        }
+        let creator = MemberId::parse("creator", room.creator.clone()).ok();
+        let grant = Grant { since: room.created_at, by: room.creator.clone() };
+        Ok((creator.into_iter().map(|creator| (creator, grant.clone())).collect(), revision))
+    }
+
+    async fn put_owners(
+        &self,
+        room: &Room,
+        owners: BTreeMap<MemberId, Grant>,
+        expected: Option<u64>,
+        told: &mut Vec<Told>,
+    ) -> Result<bool> {
+        let record = OwnersRecord { room_id: room.room_id.clone(), room_created_at: room.created_at, owners };
+        self.put(&owners_key(&room.room_id), Record::Owners(record), expected, told).await
+    }
+
+    async fn put_member(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<bool> {
+        let key = member_key(&room.room_id, &member.id);
+        let found = self.get(&key).await?;
+        let expected = found.as_ref().map(|found| found.revision);
+        let Membership { role, visible } = member.membership;
+        let mut record = MemberRecord {
+            room_id: room.room_id.clone(),
+            room_created_at: room.created_at,
+            member_id: member.id.clone(),
+            role,
+            visible,
+            grant: actor.grant(),
+        };
+        if let Some(Versioned { value: Record::Member(present), revision }) = found
+            && present.room_id == room.room_id
+            && present.room_created_at == room.created_at
+        {
+            record.grant.since = present.grant.since;
+            if (present.role, present.visible) == (role, visible) {
+                // an earlier call may have done it without having told the others
+                self.spread(&key, Record::Member(present), revision, told).await;
+                return Ok(true);
+            }
+        } else if lock(&self.known).count(&room.room_id) >= MEMBERS_PER_ROOM_MAX {
+            return Err(too_many(Limit::RoomMembers, MEMBERS_PER_ROOM_MAX));
+        }
+        self.put(&key, Record::Member(record), expected, told).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Versioned<Record>>> {
+        match &self.kept {
+            Kept::Bucket(bucket) => bucket.get(key).await,
+            Kept::Here(here) => Ok(lock(here).values.get(key).cloned()),
+        }
+    }
+
+    /// False: somebody else was faster.
+    async fn put(&self, key: &str, value: Record, expected: Option<u64>, told: &mut Vec<Told>) -> Result<bool> {
+        let revision = match &self.kept {
+            Kept::Bucket(bucket) => match expected {
+                Some(expected) => bucket.put(key, &value, Some(expected)).await?,
+                None => bucket.create(key, &value).await?,
+            },
+            Kept::Here(here) => lock(here).put(key, &value, expected),
+        };
+        let Some(revision) = revision else { return Ok(false) };
+        self.spread(key, value, revision, told).await;
+        Ok(true)
+    }
+
+    /// Takes in what the bucket has, here and on the other instances.
+    async fn spread(&self, key: &str, value: Record, revision: u64, told: &mut Vec<Told>) {
+        lock(&self.known).put(key, Versioned { value: value.clone(), revision });
+        told.push(self.changes.tell(changes::Change::Member(MemberChange::put(value, revision))).await);
+    }
+
+    /// False: somebody else was faster.
+    async fn delete(
+        &self,
+        room: &RoomId,
+        member: &MemberId,
+        key: &str,
+        expected: u64,
+        told: &mut Vec<Told>,
+    ) -> Result<bool> {
+        let is_deleted = match &self.kept {
+            Kept::Bucket(bucket) => bucket.delete(key, expected).await?,
+            Kept::Here(here) => lock(here).delete(key, expected),
+        };
+        if !is_deleted {
+            return Ok(false);
+        }
+        {
+            let mut known = lock(&self.known);
+            known.deleted(room, member, expected);
+            if matches!(self.kept, Kept::Here(_)) {
+                known.delete(key, u64::MAX);
+            }
+        }
+        told.push(self.changes.tell(changes::Change::Member(MemberChange::deleted(room, member, expected))).await);
+        Ok(true)
+    }
+}
+
+impl Actor<'_> {
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    fn check(self, owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
+        if self.may_all || self.id.is_some_and(|id| owners.contains_key(id)) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::PermissionDenied,
+            "only an owner of the room may make this call; ask an owner for the role",
+        ))
+    }
+
+    fn grant(self) -> Grant {
+        Grant { since: SystemTime::now(), by: self.id.map(|id| id.as_str().to_owned()).unwrap_or_default() }
+    }
+}
+
+impl Shelf {
+    fn put(&mut self, key: &str, value: &Record, expected: Option<u64>) -> Option<u64> {
+        if self.values.get(key).map(|present| present.revision) != expected {
+            return None;
+        }
+        self.revision += 1;
+        self.values.insert(key.to_owned(), Versioned { value: value.clone(), revision: self.revision });
+        Some(self.revision)
+    }
+
+    fn delete(&mut self, key: &str, expected: u64) -> bool {
+        let is_expected = self.values.get(key).is_some_and(|present| present.revision == expected);
+        is_expected && self.values.remove(key).is_some()
+    }
+}
+
+fn check_not_last(owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
+    if owners.len() > 1 {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::LastOwner,
+        "`member_id`: is the only owner of the room; make another member an owner first, or delete the room",
+    ))
+}
+
+fn too_many(limit: Limit, max: usize) -> Error {
+    let message = format!("the room has as many {} as it may have ({max}); remove one first", limit.name());
+    Error::limit_reached(limit, message)
+}
+
+fn conflict() -> Error {
+    Error::new(Reason::Conflict, "other calls change the members at this moment; call again")
+}

@@ -1,0 +1,338 @@
+//! The registry of rooms: the truth about names, kept in a key-value bucket, watched into memory.
+//!
+//! A room's key stands for its id alone, so that nobody can keep another id from its room. The room's names in NATS are
+//! claimed before it is registered ([`names`]). Without JetStream the registry lives in this process alone, for ephemeral
+//! rooms.
+
+mod change;
+pub(crate) mod changes;
+pub(crate) mod known;
+pub(crate) mod members;
+mod names;
+mod newest;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::Bound,
+    sync::{Arc, Mutex},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    change::RoomChange,
+    changes::Changes,
+    known::{Known, Record, Registered},
+    names::{Claim, Named},
+};
+use crate::{
+    domain::{NewRoom, Room, RoomId, RoomState, StreamName},
+    error::{Error, Reason, Result},
+    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    store::names::{NAMES_BUCKET, ROOMS_BUCKET},
+    sync::lock,
+};
+
+/// What there is for a room that is to be created.
+#[derive(Debug)]
+pub(crate) enum Naming {
+    /// Names that are now the room's; register it, or release them.
+    Named(Box<Named>),
+    /// A room with this id.
+    Found(Registration),
+}
+
+/// What became of an attempt to register a room.
+#[derive(Debug)]
+pub(crate) enum Registration {
+    /// The name was free and is now the room's.
+    New(Arc<Registered>),
+    /// The very same room is there.
+    Existing,
+    /// A room of this name is being deleted; finish that, then try again.
+    Deleting(Arc<Registered>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    rooms: Option<Bucket<Record>>,
+    names: Option<Bucket<Claim>>,
+    known: Arc<Mutex<Known>>,
+    changes: Changes,
+}
+
+impl Registry {
+    /// The registry of this NATS account, or one of this process alone if there is no JetStream.
+    pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
+        let available = buckets.nats.has_jetstream();
+        Self {
+            rooms: available.then(|| Bucket::new(buckets, ROOMS_BUCKET, "unibus: rooms by id")),
+            names: available
+                .then(|| Bucket::new(buckets, NAMES_BUCKET, "unibus: whose the names of streams and subjects are")),
+            known: Arc::default(),
+            changes: changes.clone(),
+        }
+    }
+
+    /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
+    pub(crate) async fn follow(self, stop: CancellationToken, complete: tokio::sync::oneshot::Sender<()>) {
+        let mut complete = Some(complete);
+        let told = |complete: &mut Option<tokio::sync::oneshot::Sender<()>>| {
+            if let Some(complete) = complete.take() {
+                let _ = complete.send(());
+            }
+        };
+        let Some(bucket) = self.rooms else {
+            told(&mut complete);
+            return;
+        };
+        let known = self.known;
+        bucket
+            .watch(stop, |change| {
+                let mut known = lock(&known);
+                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
+                    known.told_through(*revision);
+                }
+                match change {
+                    Change::Restart => known.told = Some(HashSet::new()),
+                    Change::Put(key, record) => {
+                        if is_key_of(&key, &record.value) {
+                            known.put(record);
+                        }
+                    }
+                    Change::Delete(key, revision) => {
+                        if let Some(id) = RoomId::of_key(&key) {
+                            known.delete(&id, revision);
+                        }
+                    }
+                    Change::Complete => {
+                        known.forget_untold();
+                        told(&mut complete);
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// The room, from memory; from the bucket if this instance has not heard of it yet.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`.
+    pub(crate) async fn find(&self, id: &RoomId) -> Result<Arc<Registered>> {
+        match self.known(id) {
+            Some(registered) => Ok(registered),
+            // boxed: rare, and too large for the future of every publish
+            None => Box::pin(self.find_fresh(id)).await,
+        }
+    }
+
+    /// The room as the bucket has it now: for decisions that must not rest on old knowledge.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`.
+    pub(crate) async fn find_fresh(&self, id: &RoomId) -> Result<Arc<Registered>> {
+        let registered = self.read(id).await?;
+        registered.filter(|registered| !registered.deleting).ok_or_else(|| not_found(id))
+    }
+
+    /// The room that has a stream, if this instance knows one.
+    pub(crate) fn known_by_stream(&self, stream: &StreamName) -> Option<Arc<Registered>> {
+        let known = lock(&self.known);
+        let id = known.id_by_stream.get(stream)?;
+        known.by_id.get(id).filter(|registered| !registered.deleting).cloned()
+    }
+
+    /// The room, if this instance knows it.
+    pub(crate) fn known(&self, id: &RoomId) -> Option<Arc<Registered>> {
+        lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()
+    }
+
+    /// What the log of a room holds: it shows which of the announced purges have happened.
+    pub(super) fn note(&self, id: &RoomId, state: &RoomState) {
+        let registered = lock(&self.known).by_id.get(id).cloned();
+        if let Some(registered) = registered {
+            registered.note(state);
+        }
+    }
+
+    /// Up to `limit` rooms with an id after `after`, by ascending id.
+    pub(crate) fn list(&self, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        lock(&self.known)
+            .by_id
+            .range((from, Bound::Unbounded))
+            .filter(|(_, registered)| !registered.deleting)
+            .take(limit)
+            .map(|(_, registered)| Arc::clone(registered))
+            .collect()
+    }
+
+    /// The rooms with an id after `after` that `creator` created.
+    pub(crate) fn created_by(&self, creator: &str, after: Option<&RoomId>) -> BTreeSet<RoomId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let known = lock(&self.known);
+        let created = known.by_creator.get(creator).into_iter();
+        created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
+    }
+
+    /// The rooms of this creator, those that are being deleted among them; for the empty name, those of nobody.
+    pub(crate) fn created(&self, creator: &str) -> Vec<Arc<Registered>> {
+        let known = lock(&self.known);
+        if creator.is_empty() {
+            let rooms = known.by_id.values().filter(|registered| registered.room.creator.is_empty());
+            return rooms.cloned().collect();
+        }
+        let ids = known.by_creator.get(creator).into_iter().flatten();
+        ids.filter_map(|id| known.by_id.get(id)).cloned().collect()
+    }
+
+    /// The room whose deletion has begun and was not finished.
+    pub(crate) async fn find_deleting(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
+        Ok(self.read(id).await?.filter(|registered| registered.deleting))
+    }
+
+    /// Takes names for a room that is to be created.
+    ///
+    /// # Errors
+    /// `ROOM_EXISTS`, `SUBJECT_TAKEN`; nothing was taken.
+    pub(crate) async fn name(&self, new: &NewRoom) -> Result<Naming> {
+        if let Some(found) = self.read(&new.preferred().room_id).await? {
+            return judge(new, found).map(Naming::Found);
+        }
+        let named = match &self.names {
+            Some(bucket) => self.claim_names(bucket, new).await?,
+            None => Named::new(lock(&self.known).choose_names(new).ok_or_else(subject_taken)?),
+        };
+        Ok(Naming::Named(Box::new(named)))
+    }
+
+    /// Gives back names that were taken for a room that comes to nothing. Best effort: others take over what is left.
+    pub(crate) async fn release(&self, named: &Named) -> Result<()> {
+        self.release_names(&named.room).await
+    }
+
+    /// Registers a room with its names.
+    ///
+    /// # Errors
+    /// `ROOM_EXISTS`, `CONFLICT`; nothing was registered.
+    pub(crate) async fn register(&self, new: &NewRoom, named: &Named) -> Result<Registration> {
+        let record = Record { room: named.room.clone(), deleting: false };
+        let Some(bucket) = &self.rooms else { return self.register_in_memory(new, record) };
+        if named.is_late() {
+            return Err(conflict());
+        }
+        let id = &named.room.room_id;
+        if let Some(revision) = bucket.create(&id.key(), &record).await? {
+            return Ok(Registration::New(self.spread(Versioned { value: record, revision }).await));
+        }
+        let found = self.read(id).await?;
+        if found.as_ref().is_none_or(|found| found.room.stream != named.room.stream) {
+            self.release(named).await?;
+        }
+        judge(new, found.ok_or_else(conflict)?)
+    }
+
+    /// Without JetStream this process has the only registry.
+    fn register_in_memory(&self, new: &NewRoom, record: Record) -> Result<Registration> {
+        let mut known = lock(&self.known);
+        let id = record.room.room_id.clone();
+        if let Some(found) = known.by_id.get(&id) {
+            return judge(new, Arc::clone(found));
+        }
+        if known.choose_names(new).as_ref() != Some(&record.room) {
+            return Err(conflict());
+        }
+        known.put(Versioned { value: record, revision: 1 });
+        known.by_id.get(&id).cloned().map(Registration::New).ok_or_else(conflict)
+    }
+
+    /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
+    pub(crate) async fn unregister(&self, registered: &Registered) -> Result<()> {
+        let id = &registered.room.room_id;
+        if let Some(bucket) = &self.rooms {
+            bucket.delete(&id.key(), registered.revision).await?;
+        }
+        self.release_names(&registered.room).await?;
+        lock(&self.known).delete(id, registered.revision + 1);
+        self.spread_deletion(registered).await;
+        Ok(())
+    }
+
+    /// Registers `room` in the place of `registered`, which it was made from; `None` if that is no longer registered.
+    pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
+        let record = Record { room, deleting: false };
+        let Some(bucket) = &self.rooms else {
+            let mut known = lock(&self.known);
+            let present = known.by_id.get(&record.room.room_id).map(|present| present.revision);
+            if present != Some(registered.revision) {
+                return Ok(None);
+            }
+            known.put(Versioned { value: record.clone(), revision: registered.revision + 1 });
+            return Ok(known.by_id.get(&record.room.room_id).cloned());
+        };
+        let revision = bucket.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
+        match revision {
+            Some(revision) => Ok(Some(self.spread(Versioned { value: record, revision }).await)),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes the room unusable everywhere, before its stream is deleted.
+    pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
+        let key = registered.room.room_id.key();
+        let record = Record { room: registered.room.clone(), deleting: true };
+        let revision = match &self.rooms {
+            Some(bucket) => bucket.put(&key, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
+            None => registered.revision + 1,
+        };
+        Ok(self.spread(Versioned { value: record, revision }).await)
+    }
+
+    /// The room, also one that is being deleted.
+    async fn read(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
+        let Some(bucket) = &self.rooms else { return Ok(lock(&self.known).by_id.get(id).cloned()) };
+        let found = bucket.get(&id.key()).await?.filter(|found| found.value.room.room_id == *id);
+        Ok(found.map(|record| self.remember(record)))
+    }
+
+    /// Takes a record into memory, unless memory has a newer one; answers with what memory then has.
+    fn remember(&self, record: Versioned<Record>) -> Arc<Registered> {
+        let mut known = lock(&self.known);
+        let id = record.value.room.room_id.clone();
+        known.put(record.clone());
+        known.by_id.get(&id).cloned().unwrap_or_else(|| Arc::new(Registered::new(record)))
+    }
+}
+
+/// Whether the record is the one that this key has; another program may have put it elsewhere.
+fn is_key_of(key: &str, record: &Record) -> bool {
+    record.room.room_id.key() == key
+}
+
+fn judge(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {
+    if found.deleting {
+        Ok(Registration::Deleting(found))
+    } else if found.room.same_settings(&new.named(found.room.stream.clone())) {
+        Ok(Registration::Existing)
+    } else {
+        Err(Error::new(
+            Reason::RoomExists,
+            "`room_id`: the room exists with other settings; use GetRoom to see them, or choose another id",
+        ))
+    }
+}
+
+pub(crate) fn not_found(id: &RoomId) -> Error {
+    Error::new(
+        Reason::RoomNotFound,
+        format!("`room_id`: the room {:?} does not exist; create it with CreateRoom", id.as_str()),
+    )
+}
+
+fn subject_taken() -> Error {
+    Error::new(Reason::SubjectTaken, "`subject`: belongs to another room; choose another subject")
+}
+
+fn conflict() -> Error {
+    Error::new(Reason::Conflict, "another call changes the same room at this moment; call again")
+}

@@ -1,0 +1,177 @@
+//! The durable consumers of a room, a page at a time, in the order of their names.
+//!
+//! JetStream lists a stream's consumers by name, 256 at a time, from an offset, and the readers of open subscriptions are
+//! among them. A page begins where the one before ended: the token has the name, which counts, and the offset that it had,
+//! which saves reading everything before it again.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::{
+    ErrorCode,
+    consumer::{Info, SequenceInfo},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::durables;
+use crate::{
+    domain::{Room, RoomState, SubscriberToken},
+    error::{Error, Limit, Result},
+    limits::CONSUMERS_PER_ROOM_MAX,
+    nats::{
+        Nats,
+        error::{ApiError, unavailable},
+    },
+    store::names,
+};
+
+/// Consumers on a page of JetStream's (nats-server: `JSApiListLimit`).
+const LIST_PAGE: usize = 256;
+/// Requests for one page at most: more consumers than a room may have.
+const REQUESTS_MAX: usize = 1024;
+
+/// A durable consumer that is a subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    /// The part of its name that stands for the subscriber.
+    pub mapped: String,
+    /// The subscriber's name as it was given, unless a native client stripped it.
+    pub given: Option<String>,
+    /// The endpoint that bound it, unless there was none or a native client stripped it.
+    pub endpoint: Option<String>,
+    /// Everything up to this sequence is processed.
+    pub position: u64,
+    /// Messages kept after the position.
+    pub lag: u64,
+    /// When a native client last used it, if the server still knows.
+    pub last_active_at: Option<SystemTime>,
+}
+
+/// A page of durables by ascending mapped name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DurablePage {
+    pub durables: Vec<Durable>,
+    /// If more follow.
+    pub next: Option<SubscriberToken>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    consumers: Option<Vec<Info>>,
+    /// Consumers whose leader did not answer the server.
+    #[serde(default)]
+    missing: Option<Vec<String>>,
+}
+
+/// The durables after `after` whose mapped name is wanted, up to `limit`.
+///
+/// # Errors
+/// `NATS_UNAVAILABLE` also when one of them has no leader just now.
+pub(in crate::store) async fn page(
+    nats: &Nats,
+    room: &Room,
+    after: Option<&SubscriberToken>,
+    state: &RoomState,
+    limit: usize,
+    is_wanted: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<DurablePage> {
+    let stream = room.stream.as_str();
+    let prefix = names::consumer_prefix(room);
+    let last = after.map(|token| format!("{prefix}{}", token.mapped));
+    let (mut offset, mut listed) = begin(nats, stream, &prefix, after, last.as_deref()).await?;
+    let mut page = DurablePage::default();
+    let mut end = None;
+    for _ in 0..REQUESTS_MAX {
+        let count = listed.len();
+        for (index, info) in listed.iter().enumerate() {
+            let Some(mapped) = names::subscriber_of_consumer(room, &info.name) else { continue };
+            if !is_wanted(mapped)
+                || !durables::is_subscriber(info)
+                || last.as_deref().is_some_and(|last| info.name.as_str() <= last)
+            {
+                continue;
+            }
+            if page.durables.len() == limit {
+                page.next = end;
+                return Ok(page);
+            }
+            page.durables.push(durable(info, mapped, state));
+            end = Some(SubscriberToken { offset: offset + index, mapped: mapped.to_owned() });
+        }
+        let beyond = listed.last().is_none_or(|info| info.name > prefix && !info.name.starts_with(&prefix));
+        if count < LIST_PAGE || beyond {
+            return Ok(page);
+        }
+        offset += count;
+        listed = list(nats, stream, &prefix, offset).await?;
+    }
+    Err(Error::limit_reached(
+        Limit::ListedConsumers,
+        "the room has more NATS consumers than can be listed; delete subscribers that are not used",
+    ))
+}
+
+/// A piece of the list that begins no later than what follows `last`, and its offset. What was deleted or made since the
+/// page before may have shifted the list.
+async fn begin(
+    nats: &Nats,
+    stream: &str,
+    prefix: &str,
+    after: Option<&SubscriberToken>,
+    last: Option<&str>,
+) -> Result<(usize, Vec<Info>)> {
+    // a token comes from outside
+    let hint = after.map_or(0, |token| token.offset.min(CONSUMERS_PER_ROOM_MAX.unsigned_abs() as usize));
+    for offset in [hint, hint.saturating_sub(LIST_PAGE)] {
+        let listed = list(nats, stream, prefix, offset).await?;
+        let early = listed.first().is_some_and(|first| last.is_some_and(|last| first.name.as_str() <= last));
+        if offset == 0 || early {
+            return Ok((offset, listed));
+        }
+    }
+    Ok((0, list(nats, stream, prefix, 0).await?))
+}
+
+async fn list(nats: &Nats, stream: &str, prefix: &str, offset: usize) -> Result<Vec<Info>> {
+    let request = json!({ "offset": offset });
+    let listed: Listed = match nats.api(format!("CONSUMER.LIST.{stream}"), &request).await {
+        Ok(listed) => listed,
+        Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    if listed.missing.unwrap_or_default().iter().any(|name| name.starts_with(prefix)) {
+        return Err(unavailable().because(ApiError::NoResponders));
+    }
+    Ok(listed.consumers.unwrap_or_default())
+}
+
+fn durable(info: &Info, mapped: &str, state: &RoomState) -> Durable {
+    Durable {
+        mapped: mapped.to_owned(),
+        given: info.config.metadata.get(names::METADATA_SUBSCRIBER).cloned(),
+        endpoint: info.config.metadata.get(names::METADATA_ENDPOINT).cloned(),
+        position: info.ack_floor.stream_sequence,
+        lag: lag(info, state),
+        last_active_at: last_active(&info.ack_floor).max(last_active(&info.delivered)),
+    }
+}
+
+/// Messages kept after the ack floor. JetStream counts those after what was delivered, which in a subscriber that only the
+/// service moves is the same.
+fn lag(info: &Info, state: &RoomState) -> u64 {
+    let floor = info.ack_floor.stream_sequence;
+    if info.delivered.stream_sequence <= floor {
+        info.num_pending
+    } else if state.is_dense() {
+        (state.last_sequence + 1).saturating_sub(state.first_sequence.max(floor + 1))
+    } else {
+        // what a native client acknowledged ahead of others is not counted; there are holes, so no one can tell
+        info.num_pending.saturating_add(info.num_ack_pending as u64)
+    }
+}
+
+fn last_active(sequence: &SequenceInfo) -> Option<SystemTime> {
+    let nanos = u64::try_from(sequence.last_active?.unix_timestamp_nanos()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
+}

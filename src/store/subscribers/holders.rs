@@ -1,0 +1,175 @@
+//! Which instance owns a durable subscriber, and whose the subscriber is.
+//!
+//! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Holding
+//! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::subscriber::Subscriber;
+use crate::{
+    domain::{NatsName, RoomId},
+    error::{Error, Reason, Result},
+    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    store::names::SUBSCRIBERS_BUCKET,
+};
+
+/// How often a lost compare-and-set is tried again.
+const ATTEMPTS: usize = 32;
+
+/// A subscriber's value in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holding {
+    #[serde(flatten)]
+    pub subscriber: Subscriber,
+    /// The owning instance.
+    pub instance: String,
+    /// The open subscription.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Where a subscriber begins that is being made: its consumer may be there, and not yet at this position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins_at: Option<u64>,
+}
+
+impl Holding {
+    /// Its key in the bucket.
+    pub(crate) fn key(&self) -> String {
+        self.subscriber.key()
+    }
+}
+
+impl Subscriber {
+    /// Its key in the bucket, and that of whoever else has its name in NATS.
+    fn key(&self) -> String {
+        key(&self.room_id, &self.name)
+    }
+}
+
+/// What the bucket's watch tells.
+#[derive(Debug)]
+pub(crate) enum HolderChange {
+    /// The watch begins again: all that there is follows.
+    Restarted,
+    /// Who owns a subscriber, with the revision.
+    Held(Holding, u64),
+    /// The subscriber with this key was deleted, with the revision.
+    Forgotten(String, u64),
+}
+
+/// What the bucket has of one subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub holding: Holding,
+    /// When the subscriber was bound, or its subscription closed, whichever was last.
+    pub changed_at: SystemTime,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Holders {
+    bucket: Bucket<Holding>,
+}
+
+impl Holders {
+    pub(in crate::store) fn new(buckets: &Buckets) -> Self {
+        let description = "unibus: durable subscribers by room and name in NATS";
+        Self { bucket: Bucket::new(buckets, SUBSCRIBERS_BUCKET, description) }
+    }
+
+    /// Who owns the subscriber; `None` also if its name is another one's.
+    pub(crate) async fn find(&self, subscriber: &Subscriber) -> Result<Option<Holding>> {
+        Ok(self.find_with_revision(subscriber).await?.map(|(found, _)| found))
+    }
+
+    /// Whose a name in NATS is.
+    pub(in crate::store) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Holding>>> {
+        let found = self.bucket.get(&key(room, name)).await?;
+        Ok(found.filter(|found| found.value.subscriber.name == *name))
+    }
+
+    /// As [`Self::find`], with the revision for [`Self::forget`].
+    pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Holding, u64)>> {
+        let found = self.named(&subscriber.room_id, &subscriber.name).await?;
+        let same = found.filter(|found| found.value.subscriber.is_same(subscriber));
+        Ok(same.map(|found| (found.value, found.revision)))
+    }
+
+    /// What there is of the room's subscribers with these names in NATS, in no order.
+    pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Held>> {
+        let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
+        let found = self.bucket.get_many(&keys).await?;
+        Ok(found.into_iter().map(|(holding, changed_at)| Held { holding, changed_at }).collect())
+    }
+
+    /// Forgets a subscriber, unless somebody claimed it meanwhile.
+    pub(crate) async fn forget(&self, holding: &Holding, revision: u64) -> Result<()> {
+        self.bucket.delete(&holding.key(), revision).await.map(drop)
+    }
+
+    /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has. What was begun and not
+    /// settled of a subscriber is kept. `None`: the subscriber's name in NATS was given to another one meanwhile.
+    ///
+    /// # Errors
+    /// `CONFLICT`.
+    pub(crate) async fn claim(&self, wanted: &Holding) -> Result<Option<(Option<Holding>, u64)>> {
+        let key = wanted.key();
+        for _ in 0..ATTEMPTS {
+            let found = self.bucket.get(&key).await?;
+            if found.as_ref().is_some_and(|found| !found.value.subscriber.is_same(&wanted.subscriber)) {
+                return Ok(None);
+            }
+            let revision = found.as_ref().map(|found| found.revision);
+            let before = found.map(|found| found.value);
+            let begun = before.as_ref().and_then(|before| before.begins_at);
+            let wanted = Holding { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
+            if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
+                return Ok(Some((before, revision)));
+            }
+        }
+        Err(Error::new(
+            Reason::Conflict,
+            "several subscriptions of this subscriber are opened at this moment; subscribe again",
+        ))
+    }
+
+    /// Notes that the subscriber is at its position; answers with the new revision. `None`: somebody claimed it meanwhile.
+    pub(crate) async fn settle(&self, holding: &Holding, revision: u64) -> Result<Option<u64>> {
+        let settled = Holding { begins_at: None, ..holding.clone() };
+        self.bucket.put(&holding.key(), &settled, Some(revision)).await
+    }
+
+    /// Notes that the subscription `before` has ended, if it is still the open one.
+    pub(crate) async fn close(&self, before: &Holding) -> Result<()> {
+        let key = before.key();
+        match self.bucket.get(&key).await? {
+            Some(found) if found.value == *before => {
+                let closed = Holding { session: None, ..before.clone() };
+                self.bucket.put(&key, &closed, Some(found.revision)).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Forgets all subscribers of a room.
+    pub(crate) async fn forget_room(&self, room: &RoomId) -> Result<()> {
+        self.bucket.purge_below(&room.key()).await
+    }
+
+    /// Tells `apply` each holding with its revision, now and whenever it changes, until `stop`.
+    pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(HolderChange)) {
+        self.bucket
+            .watch(stop, |change| match change {
+                Change::Put(_, holding) => apply(HolderChange::Held(holding.value, holding.revision)),
+                Change::Delete(key, revision) => apply(HolderChange::Forgotten(key, revision)),
+                Change::Restart => apply(HolderChange::Restarted),
+                Change::Complete => {}
+            })
+            .await;
+    }
+}
+
+fn key(room: &RoomId, name: &NatsName) -> String {
+    format!("{}.{name}", room.key())
+}

@@ -1,0 +1,7 @@
+//! Durable subscribers: their names, their JetStream consumers, and which instance holds each.
+
+pub(crate) mod durable_list;
+pub(crate) mod durables;
+pub(crate) mod holders;
+pub(crate) mod peers;
+pub(crate) mod subscriber;

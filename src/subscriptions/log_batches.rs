@@ -1,0 +1,170 @@
+//! Reads a room's log in batches, encoded for whoever takes them.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    frame::Encode,
+    reads::{CallerReads, Charge},
+};
+use crate::{
+    delivery::{Batch, BatchBuilder},
+    domain::Room,
+    error::Result,
+    limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
+    store::{
+        Store,
+        log::reader::{Arrival, Reader},
+    },
+};
+
+/// For how long the oldest sequence that the log keeps is taken as known, when holes come one after the other.
+const FIRST_KEPT_KNOWN_FOR: Duration = Duration::from_millis(200);
+
+/// What was read at once.
+pub(crate) struct LogBatch {
+    pub batch: Arc<Batch>,
+    /// Nothing was stored after it at that moment.
+    pub ends_log: bool,
+    /// To be kept for as long as the batch waits for a client.
+    pub charge: Charge,
+}
+
+/// A reader of a room's log that gathers what is ready.
+pub(crate) struct LogBatches {
+    reader: Reader,
+    store: Store,
+    room: Room,
+    epoch: i64,
+    encode: Encode,
+    position: u64,
+    arrived: VecDeque<Arrival>,
+    first_kept: u64,
+    looked_at: Option<Instant>,
+    /// Who reads a backlog.
+    reads: Option<CallerReads>,
+    /// Bytes that were given and not charged to the caller yet.
+    owed: usize,
+}
+
+impl LogBatches {
+    /// Reads what comes after `position` in the life `epoch` of the room's log: all that comes, or the backlog of a caller.
+    pub(crate) fn new(
+        store: &Store,
+        room: &Room,
+        (epoch, position): (i64, u64),
+        encode: Encode,
+        reads: Option<CallerReads>,
+    ) -> Self {
+        let turns = reads.as_ref().map(|reads| store.turns(reads.backlogs_at_once()));
+        Self {
+            reader: store.reader(room, epoch, position, turns),
+            store: store.clone(),
+            room: room.clone(),
+            epoch,
+            encode,
+            position,
+            arrived: VecDeque::new(),
+            first_kept: 0,
+            looked_at: None,
+            reads,
+            owed: 0,
+        }
+    }
+
+    /// The life of the log that is read.
+    pub(crate) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// The next batch: everything that is ready, but no more than a batch holds. Waits for as long as there is nothing.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a message.
+    pub(crate) async fn next(&mut self) -> Result<LogBatch> {
+        if let Some(reads) = &self.reads {
+            // before anything is taken, so that this may be dropped meanwhile
+            reads.pay(self.owed).await;
+            self.owed = 0;
+        }
+        let mut charge = None;
+        loop {
+            if self.arrived.is_empty() {
+                self.reader.ready().await?;
+                if charge.is_none() {
+                    charge = Some(self.charge().await);
+                    continue;
+                }
+                let arrival = self.reader.next().await?;
+                self.arrived.push_back(arrival);
+            }
+            let mut bytes = self.arrived.iter().map(|arrival| arrival.message.payload.len()).sum::<usize>();
+            while bytes < BATCH_BYTES_MAX
+                && self.arrived.len() < BATCH_MESSAGES_MAX
+                && let Some(arrival) = self.reader.take_ready()
+            {
+                bytes += arrival.message.payload.len();
+                self.arrived.push_back(arrival);
+            }
+            if self.must_look() {
+                // only the reasons of gaps depend on it
+                if let Ok(state) = self.store.log_state(&self.room).await {
+                    self.first_kept = self.first_kept.max(state.first_sequence);
+                }
+                self.looked_at = Some(Instant::now());
+            }
+            if let Some((batch, ends_log)) = self.batch() {
+                self.owed = bytes;
+                let mut charge = charge.unwrap_or_default();
+                charge.shrink_to(batch.size());
+                return Ok(LogBatch { batch, ends_log, charge });
+            }
+        }
+    }
+
+    /// Charges a batch of the largest size to the caller. While that has to wait, others have the turn.
+    async fn charge(&mut self) -> Charge {
+        let Some(reads) = &self.reads else { return Charge::default() };
+        let bytes = self.store.batch_bytes_max();
+        if let Some(charge) = reads.try_charge(bytes) {
+            return charge;
+        }
+        self.reader.pause();
+        reads.charge(bytes).await
+    }
+
+    /// Whether something is missing that may have expired since the log was last looked at.
+    fn must_look(&self) -> bool {
+        let mut before = self.position;
+        let mut missing = false;
+        for arrival in &self.arrived {
+            let sequence = arrival.message.sequence;
+            missing |= sequence > before + 1 && sequence > self.first_kept;
+            before = sequence;
+        }
+        missing && self.looked_at.is_none_or(|looked| looked.elapsed() > FIRST_KEPT_KNOWN_FOR)
+    }
+
+    fn batch(&mut self) -> Option<(Arc<Batch>, bool)> {
+        let mut batch = BatchBuilder::default();
+        let mut ends_log = false;
+        while !batch.is_full()
+            && let Some(Arrival { message, pending, expires_at }) = self.arrived.pop_front()
+        {
+            let sequence = message.sequence;
+            let first_kept = if sequence > self.position + 1 { self.first_kept } else { 0 };
+            batch.lasts(message.published_at, expires_at);
+            batch.message(sequence, first_kept, message.payload.len(), |bytes| {
+                (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
+            });
+            self.position = sequence;
+            // a replica may lag, so that nothing after it there means nothing
+            ends_log = pending == 0 && self.room.replicas < 2;
+        }
+        batch.finish().map(|batch| (batch, ends_log))
+    }
+}

@@ -1,0 +1,159 @@
+//! What each caller reads in bulk: pages of history, and backlogs.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+
+use super::rate::{Key, Rate};
+use crate::{
+    domain::Caller,
+    error::{Error, Limit, Reason, Result},
+    limits::{BATCH_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, LARGE_BATCHES_BYTES_MAX, READ_WAIT_MAX, READS_AT_ONCE_MAX},
+    sync::PerKey,
+};
+
+/// The reads of all callers.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    /// Pages that one caller may read or wait for; `None` is no bound.
+    max: Option<u32>,
+    rate: Option<Arc<Rate>>,
+    callers: PerKey<Key, Places>,
+}
+
+/// One caller's places.
+#[derive(Debug)]
+struct Places {
+    /// Pages that are read or wait.
+    pages: Arc<Semaphore>,
+    /// Pages that are read.
+    pages_at_once: Arc<Semaphore>,
+    /// Backlogs that are read.
+    backlogs_at_once: Arc<Semaphore>,
+    /// KiB of large batches that wait for the caller's clients.
+    large_batches: Arc<Semaphore>,
+    max: u32,
+}
+
+/// The reads of one caller. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct CallerReads {
+    caller: Caller,
+    places: Option<Arc<Places>>,
+    rate: Option<Arc<Rate>>,
+}
+
+/// The place of a page; free again when the last clone is dropped. Whoever sends the page keeps it until the client has taken
+/// the page.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadPlace(#[expect(dead_code, reason = "held")] Option<Arc<[OwnedSemaphorePermit; 2]>>);
+
+/// The bytes of a batch beyond [`BATCH_BYTES_MAX`], charged to the caller for as long as this lives.
+#[derive(Debug, Default)]
+pub(crate) struct Charge(Option<OwnedSemaphorePermit>);
+
+impl Charge {
+    /// Keeps what a batch of so many bytes costs, and gives the rest back.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let Some(held) = &mut self.0 else { return };
+        let unused = held.num_permits().saturating_sub(beyond(bytes) as usize);
+        drop(held.split(unused));
+    }
+}
+
+/// KiB of a batch of so many bytes that are charged.
+fn beyond(bytes: usize) -> u32 {
+    let kib = bytes.saturating_sub(BATCH_BYTES_MAX).div_ceil(1024);
+    u32::try_from(kib.min(LARGE_BATCHES_BYTES_MAX / 1024)).unwrap_or(u32::MAX)
+}
+
+impl Reads {
+    pub(crate) fn new(max: Option<u32>, bytes_per_second: Option<u32>) -> Self {
+        let rate = bytes_per_second.map(|max| Arc::new(Rate::new(Limit::ReadBytesOfCaller, max)));
+        Self { max, rate, callers: PerKey::default() }
+    }
+
+    pub(crate) fn of(&self, caller: &Caller) -> CallerReads {
+        let places = self.max.map(|max| self.callers.get_or_make(caller.id().cloned(), || Places::new(max)));
+        CallerReads { caller: caller.clone(), places, rate: self.rate.clone() }
+    }
+
+    /// Forgets callers who read nothing.
+    pub(crate) fn forget_idle(&self) {
+        if let Some(rate) = &self.rate {
+            rate.forget_idle();
+        }
+    }
+}
+
+impl Places {
+    fn new(max: u32) -> Self {
+        Self {
+            pages: Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS))),
+            pages_at_once: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
+            backlogs_at_once: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
+            large_batches: Arc::new(Semaphore::new(LARGE_BATCHES_BYTES_MAX / 1024)),
+            max,
+        }
+    }
+}
+
+impl CallerReads {
+    /// A place for one page of at most so many bytes, once the caller has few enough at the same time.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` when the caller has too many pages under way, or waits for too long.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn page(&self, bytes_max: usize) -> Result<ReadPlace> {
+        let Some(places) = &self.places else { return Ok(ReadPlace(None)) };
+        let refused = || {
+            let message = format!(
+                "the caller reads as many pages of history at the same time as --limit-reads allows ({}); wait for one",
+                places.max
+            );
+            Error::new(Reason::RateLimited, message).with("limit", Limit::ReadsOfCaller.name())
+        };
+        let under_way = Arc::clone(&places.pages).try_acquire_owned().map_err(|_| refused())?;
+        let weight = (bytes_max / HISTORY_PAGE_BYTES_MAX).clamp(1, READS_AT_ONCE_MAX);
+        let acquiring = Arc::clone(&places.pages_at_once).acquire_many_owned(u32::try_from(weight).unwrap_or(1));
+        match time::timeout(READ_WAIT_MAX, acquiring).await {
+            Ok(Ok(at_once)) => Ok(ReadPlace(Some(Arc::new([under_way, at_once])))),
+            Ok(Err(_)) | Err(_) => Err(refused()),
+        }
+    }
+
+    /// Returns when the caller may have read these bytes.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn pay(&self, bytes: usize) {
+        if let Some(rate) = &self.rate {
+            rate.pay(&self.caller, bytes).await;
+        }
+    }
+
+    /// Waits until the caller may have a batch of so many bytes waiting for one of its clients.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn charge(&self, bytes: usize) -> Charge {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Charge(None) };
+        Charge(Arc::clone(&places.large_batches).acquire_many_owned(kib).await.ok())
+    }
+
+    /// As [`Self::charge`], if there is no need to wait.
+    pub(crate) fn try_charge(&self, bytes: usize) -> Option<Charge> {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Some(Charge(None)) };
+        Arc::clone(&places.large_batches).try_acquire_many_owned(kib).ok().map(|held| Charge(Some(held)))
+    }
+
+    /// The places of backlogs that are read at the same time.
+    pub(crate) fn backlogs_at_once(&self) -> Option<Arc<Semaphore>> {
+        self.places.as_ref().map(|places| Arc::clone(&places.backlogs_at_once))
+    }
+}

@@ -1,0 +1,104 @@
+//! How many durable subscribers each endpoint has, in all rooms, as the bucket's watch tells.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+};
+
+use crate::{
+    domain::{MemberId, RoomId},
+    error::{Error, Limit, Result},
+    store::{registry::Registry, subscribers::holders::Holding},
+    sync::lock,
+};
+
+/// The durable subscribers of each endpoint, by their keys in the bucket.
+#[derive(Debug)]
+pub(super) struct Bound {
+    max: Option<u32>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    endpoints: HashMap<String, MemberId>,
+    /// With the room of each: who deletes a room deletes its subscribers, and the watch does not tell.
+    subscribers: HashMap<MemberId, HashMap<String, RoomId>>,
+}
+
+impl Bound {
+    /// At most `max` for each endpoint; without a bound nothing is counted.
+    pub(super) fn new(max: Option<u32>) -> Self {
+        Self { max, known: Mutex::default() }
+    }
+
+    /// Checks that the endpoint may have one more.
+    ///
+    /// # Errors
+    /// `LIMIT_REACHED`.
+    pub(super) fn check(&self, endpoint: Option<&MemberId>, registry: &Registry) -> Result<()> {
+        let (Some(max), Some(endpoint)) = (self.max, endpoint) else { return Ok(()) };
+        let mut known = self.known();
+        let Known { endpoints, subscribers } = &mut *known;
+        let Some(own) = subscribers.get_mut(endpoint) else { return Ok(()) };
+        own.retain(|key, room| {
+            let exists = registry.known(room).is_some();
+            if !exists {
+                endpoints.remove(key);
+            }
+            exists
+        });
+        if u32::try_from(own.len()).is_ok_and(|count| count < max) {
+            return Ok(());
+        }
+        Err(Error::limit_reached(
+            Limit::DurableSubscribersOfCaller,
+            format!(
+                "the caller has as many durable subscribers as --limit-durable-subscribers allows ({max}); delete one \
+                 with DeleteSubscriber"
+            ),
+        ))
+    }
+
+    /// There is this subscriber.
+    pub(super) fn add(&self, holding: &Holding) {
+        if self.max.is_none() {
+            return;
+        }
+        let (key, subscriber) = (holding.key(), &holding.subscriber);
+        let mut known = self.known();
+        known.remove(&key);
+        if let Some(endpoint) = &subscriber.endpoint {
+            known.endpoints.insert(key.clone(), endpoint.clone());
+            known.subscribers.entry(endpoint.clone()).or_default().insert(key, subscriber.room_id.clone());
+        }
+    }
+
+    /// The subscriber with this key is gone.
+    pub(super) fn remove(&self, key: &str) {
+        if self.max.is_some() {
+            self.known().remove(key);
+        }
+    }
+
+    /// All that there is follows.
+    pub(super) fn begin_again(&self) {
+        *self.known() = Known::default();
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+}
+
+impl Known {
+    fn remove(&mut self, key: &str) {
+        let Some(endpoint) = self.endpoints.remove(key) else { return };
+        if let Some(own) = self.subscribers.get_mut(&endpoint) {
+            own.remove(key);
+            if own.is_empty() {
+                self.subscribers.remove(&endpoint);
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Durable subscribers of this instance: their open subscriptions, and the one place that moves positions.
+//!
+//! The instance that owns a subscriber moves its position, one move at a time, only forwards but for a seek. Others ask it.
+//! AUTO positions are gathered and written back now and then; an end, an Acknowledge, a take-over and a drain write
+//! at once.
+
+mod again;
+mod bound;
+mod commands;
+pub(crate) mod list;
+mod peers;
+pub(crate) mod session;
+mod write_back;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, Weak, atomic::AtomicU64},
+};
+
+use tokio::sync::Mutex as AsyncMutex;
+use tracing::warn;
+
+use self::{
+    bound::Bound,
+    session::{Inner, SessionEnd, SubscriberSession},
+    write_back::WriteQueue,
+};
+use crate::{
+    domain::{NatsName, Room, RoomId, SubscriberId},
+    error::{Error, Reason, Result},
+    store::{
+        Store,
+        registry::known::Registered,
+        subscribers::{
+            holders::Holding,
+            subscriber::{Subscriber, Whose},
+        },
+    },
+    sync::lock,
+};
+
+/// How often a subscription is bound again because its subscriber is deleted at the same moment.
+const ATTEMPTS: usize = 8;
+/// Positions written back, and requests of other instances served, at the same time.
+const WRITES_AT_ONCE: usize = 32;
+
+/// A subscriber of this instance's memory: its room, and its name in NATS.
+type Key = (RoomId, NatsName);
+
+fn key(subscriber: &Subscriber) -> Key {
+    (subscriber.room_id.clone(), subscriber.name.clone())
+}
+
+/// The durable subscribers that this instance owns.
+#[derive(Debug)]
+pub(crate) struct Subscribers {
+    store: Store,
+    sessions: Mutex<HashMap<Key, Arc<Inner>>>,
+    /// One lock for each subscriber whose position is being moved.
+    moves: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
+    queue: WriteQueue,
+    bound: Bound,
+}
+
+impl Subscribers {
+    /// None is open. Each endpoint may have `max_of_endpoint` durable subscribers.
+    pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
+        let (sessions, moves) = (Mutex::default(), Mutex::default());
+        Self { store, sessions, moves, queue: WriteQueue::default(), bound: Bound::new(max_of_endpoint) }
+    }
+
+    /// The subscriber with this id. One that has an open subscription on this instance is found without asking NATS.
+    pub(crate) async fn find(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
+        let open = {
+            let sessions = self.sessions();
+            let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
+            let mut open = names.into_iter().filter_map(|name| sessions.get(&(room.room_id.clone(), name)));
+            let found = open.find(|open| open.holding.subscriber.id == *id && whose.is_exact(&open.holding.subscriber));
+            found.map(|session| session.holding.subscriber.clone())
+        };
+        match open {
+            Some(subscriber) => Ok(subscriber),
+            None => self.store.subscriber(room, id, whose).await,
+        }
+    }
+
+    /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `epoch` is the life of the
+    /// room's log. `start` tells where a new subscriber begins.
+    ///
+    /// # Errors
+    /// `STREAM_INCOMPATIBLE`, `LIMIT_REACHED`, `CONFLICT`, and those of `start`.
+    pub(crate) async fn open<F>(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        epoch: i64,
+        subscriber: &SubscriberId,
+        whose: &Whose,
+        start: impl Fn() -> F,
+    ) -> Result<SubscriberSession>
+    where
+        F: Future<Output = Result<u64>>,
+    {
+        let room = &registered.room;
+        for _ in 0..ATTEMPTS {
+            let subscriber = self.store.subscriber(room, subscriber, whose).await?;
+            // a bad start must not leave anything behind
+            let first_position = match self.store.position(room, &subscriber).await {
+                Ok(_) => None,
+                Err(error) if error.reason() == Reason::SubscriberNotFound => {
+                    self.bound.check(subscriber.endpoint.as_ref(), &self.store.registry)?;
+                    Some(start().await?)
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(session) = self.try_open(registered, epoch, &subscriber, whose, first_position, &start).await? {
+                return Ok(session);
+            }
+        }
+        Err(Error::new(Reason::Conflict, "other calls delete the subscriber at this moment; call again"))
+    }
+
+    /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there, or its name was given to
+    /// another one.
+    async fn try_open<F>(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        epoch: i64,
+        subscriber: &Subscriber,
+        whose: &Whose,
+        first_position: Option<u64>,
+        start: impl Fn() -> F,
+    ) -> Result<Option<SubscriberSession>>
+    where
+        F: Future<Output = Result<u64>>,
+    {
+        let room = &registered.room;
+        let key = key(subscriber);
+        let session = Some(uuid::Uuid::new_v4().simple().to_string());
+        let mut holding = self.holding(subscriber, session);
+        holding.begins_at = first_position.filter(|position| *position > 0);
+        let Some((before, mut revision)) = self.store.holders.claim(&holding).await? else { return Ok(None) };
+        if before.is_none() && self.store.subscriber(room, &subscriber.id, whose).await?.name != subscriber.name {
+            // bound by another name at the same moment
+            self.store.holders.forget(&holding, revision).await?;
+            return Ok(None);
+        }
+        self.bound.add(&holding);
+        let begun = before.as_ref().and_then(|before| before.begins_at);
+        let begins_at = std::mem::take(&mut holding.begins_at).or(begun);
+        match before {
+            Some(before) if before.instance == holding.instance => self.release(&key).await,
+            Some(before) => self.ask_to_release(&before).await,
+            None => {}
+        }
+        let bookmark = self.store.bind(room, subscriber).await?;
+        let position = if bookmark.created {
+            let begun = async {
+                // it may have been there when it was looked for, and deleted since
+                let position = if let Some(position) = first_position { position } else { start().await? };
+                if position == 0 { Ok(0) } else { self.store.move_to(room, subscriber, position).await }
+            };
+            match begun.await {
+                Ok(position) => position,
+                Err(error) => {
+                    // a subscriber that begins elsewhere than it asked for is worse than none
+                    let _ = self.store.forget(room, subscriber).await;
+                    return Err(error);
+                }
+            }
+        } else if let (0, Some(begun)) = (bookmark.position, begins_at) {
+            // whoever made it was stopped before it was at its place
+            self.store.move_to(room, subscriber, begun).await?
+        } else {
+            bookmark.position
+        };
+        if begins_at.is_some()
+            && let Some(settled) = self.store.holders.settle(&holding, revision).await?
+        {
+            revision = settled;
+        }
+        let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, holding, revision, position));
+        self.keep_newest(key, &inner);
+        // a newer claim may have come before this session could be found, or a deletion
+        match self.store.holders.find(subscriber).await? {
+            Some(owner) if owner.session == inner.holding.session => {}
+            Some(_) => {
+                inner.end(SessionEnd::TakenOver);
+                self.remove(&inner);
+            }
+            None => {
+                inner.end(SessionEnd::Forgotten);
+                self.remove(&inner);
+                return Ok(None);
+            }
+        }
+        Ok(Some(SubscriberSession {
+            inner,
+            subscribers: Arc::downgrade(self),
+            position,
+            resumed: !bookmark.created,
+            seek_number: AtomicU64::default(),
+        }))
+    }
+
+    /// This instance as the owner.
+    fn holding(&self, subscriber: &Subscriber, session: Option<String>) -> Holding {
+        Holding { subscriber: subscriber.clone(), instance: self.store.instance().to_owned(), session, begins_at: None }
+    }
+
+    fn keep_newest(&self, key: Key, session: &Arc<Inner>) {
+        let mut open = self.sessions();
+        match open.get(&key) {
+            Some(newer) if newer.revision > session.revision => session.end(SessionEnd::TakenOver),
+            Some(_) | None => {
+                if let Some(older) = open.insert(key, Arc::clone(session)) {
+                    older.end(SessionEnd::TakenOver);
+                }
+            }
+        }
+    }
+
+    fn remove(&self, session: &Arc<Inner>) {
+        let mut open = self.sessions();
+        if is_held(&open, session) {
+            open.remove(&session.key());
+        }
+    }
+
+    /// Whether it is the one session of its subscriber.
+    fn holds(&self, session: &Arc<Inner>) -> bool {
+        is_held(&self.sessions(), session)
+    }
+
+    /// Ends the subscriber's open subscription on this instance and writes its position.
+    async fn release(&self, key: &Key) {
+        let session = self.sessions().get(key).cloned();
+        if let Some(session) = session {
+            self.let_go(&session).await;
+        }
+        // whoever still moves the position was the owner when it began; wait for it
+        drop(self.moving(key).lock().await);
+    }
+
+    /// Ends a session that a newer one takes over from, and writes its position.
+    async fn let_go(&self, session: &Arc<Inner>) {
+        session.release();
+        if let Err(error) = self.write_last_position(session).await {
+            let subscriber = &session.holding.subscriber;
+            warn!(%subscriber, %error, "the last position was not written; the next subscription gets some messages again");
+        }
+        session.end(SessionEnd::TakenOver);
+        self.remove(session);
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Arc<Inner>>> {
+        lock(&self.sessions)
+    }
+
+    /// The lock under which the subscriber's position is moved.
+    fn moving(&self, key: &Key) -> Arc<AsyncMutex<()>> {
+        let mut moves = lock(&self.moves);
+        if let Some(lock) = moves.get(key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        moves.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(AsyncMutex::new(()));
+        moves.insert(key.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+fn is_held(open: &HashMap<Key, Arc<Inner>>, session: &Arc<Inner>) -> bool {
+    open.get(&session.key()).is_some_and(|found| Arc::ptr_eq(found, session))
+}

@@ -1,0 +1,107 @@
+//! What instances ask of each other about the subscribers that they own.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Subscribers, WRITES_AT_ONCE, commands::HolderCommand, key, session::SessionEnd};
+use crate::store::subscribers::{
+    holders::{HolderChange, Holding},
+    peers::{Asked, PeerListener, PeerReply, PeerRequest},
+    subscriber::Subscriber,
+};
+
+impl Subscribers {
+    pub(super) async fn ask_to_release(&self, before: &Holding) {
+        let request = PeerRequest::Release { subscriber: before.subscriber.clone() };
+        match self.store.ask(&before.instance, &request).await {
+            Ok(_) => {}
+            Err(error) => {
+                // it will see in the bucket that it owns the subscriber no more
+                warn!(
+                    subscriber = %before.subscriber, %error,
+                    "the instance of the older subscription did not answer; the newer one starts at the written position"
+                );
+            }
+        }
+    }
+
+    /// Serves the requests of other instances until `stop`.
+    pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener, stop: CancellationToken) {
+        let requests = stream::poll_fn(move |cx| {
+            let next = std::pin::pin!(peers.next());
+            next.poll(cx).map(Some)
+        });
+        let serve = requests.for_each_concurrent(WRITES_AT_ONCE, |asked| self.serve_peer(asked));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = serve => {}
+        }
+    }
+
+    async fn serve_peer(&self, asked: Asked) {
+        let reply = match asked.request.clone() {
+            PeerRequest::Release { subscriber } => {
+                self.release(&key(&subscriber)).await;
+                PeerReply::Released
+            }
+            PeerRequest::Acknowledge { subscriber, sequence } => {
+                self.command_of_peer(&subscriber, HolderCommand::Acknowledge(sequence)).await
+            }
+            PeerRequest::Seek { subscriber, position } => {
+                self.command_of_peer(&subscriber, HolderCommand::Seek(position)).await
+            }
+            PeerRequest::Forget { subscriber } => self.command_of_peer(&subscriber, HolderCommand::Forget).await,
+            PeerRequest::Describe { room_id, names } => {
+                PeerReply::Described(names.into_iter().map(|name| self.open_since(&(room_id.clone(), name))).collect())
+            }
+        };
+        asked.answer(&reply).await;
+    }
+
+    async fn command_of_peer(&self, subscriber: &Subscriber, command: HolderCommand) -> PeerReply {
+        let done = async {
+            let registered = self.store.registry.find(&subscriber.room_id).await?;
+            self.as_holder(&registered.room, subscriber, command).await
+        };
+        match done.await {
+            Ok(Some(position)) => PeerReply::Position(position),
+            Ok(None) => PeerReply::NotMine,
+            Err(error) => PeerReply::Failed(error.reason().name().to_owned()),
+        }
+    }
+
+    /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
+    /// What this instance itself claims it lets go of itself.
+    pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
+        let (holders, instance) = (self.store.holders.clone(), self.store.instance().to_owned());
+        holders
+            .follow(stop, |change| match change {
+                HolderChange::Restarted => self.bound.begin_again(),
+                HolderChange::Held(holding, revision) => {
+                    self.bound.add(&holding);
+                    let key = key(&holding.subscriber);
+                    let session = self.sessions().get(&key).cloned();
+                    let superseded = session
+                        .filter(|session| session.revision < revision && session.holding.session != holding.session);
+                    if let Some(session) = superseded.filter(|_| holding.instance != instance) {
+                        let subscribers = Arc::clone(&self);
+                        self.store.spawn(async move { subscribers.let_go(&session).await });
+                    }
+                }
+                HolderChange::Forgotten(name, revision) => {
+                    self.bound.remove(&name);
+                    self.sessions().retain(|_, session| {
+                        let forgotten = session.revision < revision && session.holding.key() == name;
+                        if forgotten {
+                            session.end(SessionEnd::Forgotten);
+                        }
+                        !forgotten
+                    });
+                }
+            })
+            .await;
+    }
+}

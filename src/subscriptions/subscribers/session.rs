@@ -1,0 +1,331 @@
+//! The open subscription of a durable subscriber, as the place that moves its position sees it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Key, Subscribers};
+use crate::{
+    error::{Error, Reason},
+    store::{registry::known::Registered, subscribers::holders::Holding},
+    sync::lock,
+};
+
+/// How often the position of an open subscription is read before it is written.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The open subscription of a durable subscriber. Dropping it closes it, and writes its position back.
+#[derive(Debug)]
+pub(crate) struct SubscriberSession {
+    pub(super) inner: Arc<Inner>,
+    pub(super) subscribers: Weak<Subscribers>,
+    /// Where the subscription starts.
+    pub position: u64,
+    /// The subscriber was there before.
+    pub resumed: bool,
+    /// The seek after which the frames go on that are sent now.
+    pub(super) seek_number: AtomicU64,
+}
+
+/// A position within what was sent after one seek.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Mark {
+    seek: u64,
+    position: u64,
+}
+
+/// A move of the position, either way, while the subscription is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seek {
+    /// How many there were in this subscription; 0 is its opening.
+    pub number: u64,
+    /// What comes next lies after this sequence.
+    pub position: u64,
+}
+
+/// What ended a session from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionEnd {
+    /// A newer subscription of the same subscriber.
+    TakenOver,
+    /// The subscriber was deleted.
+    Forgotten,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub registered: Arc<Registered>,
+    /// The life of the log that positions are of.
+    pub epoch: i64,
+    pub holding: Holding,
+    /// Revision of the claim: what is older in the bucket's watch says nothing about this session.
+    pub revision: u64,
+    progress: Mutex<Progress>,
+    sought: watch::Sender<Seek>,
+    end: OnceLock<SessionEnd>,
+    ended: CancellationToken,
+    closed: AtomicBool,
+    /// A newer subscription has claimed the subscriber, and waits for the last position of this one.
+    releasing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// The seek after which the frames were sent that count.
+    seek: u64,
+    /// Everything up to here was taken by the client's stream.
+    taken: u64,
+    written: u64,
+    moved_at: SystemTime,
+    looked_at: Option<Instant>,
+    /// It is known that there is something to write.
+    queued: bool,
+}
+
+impl Progress {
+    fn new(position: u64) -> Self {
+        Self {
+            seek: 0,
+            taken: position,
+            written: position,
+            moved_at: SystemTime::now(),
+            looked_at: None,
+            queued: false,
+        }
+    }
+
+    fn unwritten(&self) -> Option<u64> {
+        (self.taken > self.written).then_some(self.taken)
+    }
+
+    fn has_taken(&mut self, seek: u64, position: u64) {
+        if seek == self.seek {
+            self.taken = self.taken.max(position);
+        }
+    }
+
+    /// Whether there is something to write, which nobody knew of.
+    fn is_news(&mut self) -> bool {
+        let news = !self.queued && self.unwritten().is_some();
+        self.queued |= news;
+        news
+    }
+
+    /// Whether there is something to write after all was written that was known of.
+    fn is_still_unwritten(&mut self) -> bool {
+        self.queued = self.unwritten().is_some();
+        self.queued
+    }
+
+    fn has_written(&mut self, position: u64) {
+        if position > self.written {
+            self.written = position;
+            self.moved_at = SystemTime::now();
+        }
+        self.taken = self.taken.max(position);
+    }
+
+    fn has_sought(&mut self, position: u64) -> u64 {
+        *self = Self { seek: self.seek + 1, queued: self.queued, ..Self::new(position) };
+        self.seek
+    }
+}
+
+impl Inner {
+    pub(super) fn new(registered: Arc<Registered>, epoch: i64, holding: Holding, revision: u64, position: u64) -> Self {
+        Self {
+            registered,
+            epoch,
+            holding,
+            revision,
+            progress: Mutex::new(Progress::new(position)),
+            sought: watch::Sender::new(Seek { number: 0, position }),
+            end: OnceLock::new(),
+            ended: CancellationToken::new(),
+            closed: AtomicBool::new(false),
+            releasing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        crate::subscriptions::subscribers::key(&self.holding.subscriber)
+    }
+
+    /// What was taken and is not written yet.
+    pub(super) fn unwritten(&self) -> Option<u64> {
+        self.progress().unwritten()
+    }
+
+    /// The subscriber's position as far as it is known.
+    pub(super) fn written(&self) -> u64 {
+        self.progress().written
+    }
+
+    /// The subscriber's position is at least this. Under the subscriber's lock.
+    pub(super) fn has_written(&self, position: u64) {
+        self.progress().has_written(position);
+    }
+
+    /// The subscriber's position is this, wherever it was. What was sent before no longer counts. Under the subscriber's lock.
+    pub(super) fn has_sought(&self, position: u64) {
+        let number = self.progress().has_sought(position);
+        self.sought.send_replace(Seek { number, position });
+    }
+
+    /// Whether the position has to be read before it is written: a native peer that uses the same durable may have moved
+    /// it further. One that did so since the last look is moved back, and gets again what it had acknowledged.
+    pub(super) fn must_look(&self) -> bool {
+        let looked_at = &mut self.progress().looked_at;
+        let must = looked_at.is_none_or(|looked_at| looked_at.elapsed() > LOOK_INTERVAL)
+            || self.is_closed()
+            || self.is_releasing();
+        if must {
+            *looked_at = Some(Instant::now());
+        }
+        must
+    }
+
+    /// Whether there is something to write after all was written that was known of; then it is known of.
+    pub(super) fn is_still_unwritten(&self) -> bool {
+        self.progress().is_still_unwritten()
+    }
+
+    pub(super) fn moved_at(&self) -> SystemTime {
+        self.progress().moved_at
+    }
+
+    /// Ends the subscription; the first reason counts.
+    pub(super) fn end(&self, why: SessionEnd) {
+        let _ = self.end.set(why);
+        self.ended.cancel();
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn release(&self) {
+        self.releasing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_releasing(&self) -> bool {
+        self.releasing.load(Ordering::Relaxed)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
+    }
+}
+
+impl SubscriberSession {
+    /// The position that is reached by a frame that is sent now.
+    pub(crate) fn mark(&self, position: u64) -> Mark {
+        Mark { seek: self.seek_number(), position }
+    }
+
+    /// The client's stream has taken everything up to here. Does nothing when there was a newer seek: what was sent before
+    /// it must not undo it.
+    pub(crate) fn taken(&self, Mark { seek, position }: Mark) {
+        let news = {
+            let mut progress = self.inner.progress();
+            progress.has_taken(seek, position);
+            progress.is_news()
+        };
+        if news && let Some(subscribers) = self.subscribers.upgrade() {
+            subscribers.queue.moved(&self.inner);
+        }
+    }
+
+    /// From now on what is sent follows this seek.
+    pub(crate) fn follow(&self, seek: Seek) {
+        self.seek_number.store(seek.number, Ordering::Relaxed);
+    }
+
+    /// The number of the seek that what is sent follows.
+    pub(crate) fn seek_number(&self) -> u64 {
+        self.seek_number.load(Ordering::Relaxed)
+    }
+
+    /// The newest seek, once there is one with a higher number than `after_seek`; 0 to begin with.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn sought(&self, after_seek: u64) -> Seek {
+        let mut seeks = self.inner.sought.subscribe();
+        let found = seeks.wait_for(|newest| newest.number > after_seek).await.map(|newest| *newest);
+        match found {
+            Ok(newest) => newest,
+            // the sender lives in the session
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Completes when the subscription has to end, with the error that it ends with.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub(crate) async fn ended(&self) -> Error {
+        self.inner.ended.cancelled().await;
+        match self.inner.end.get() {
+            Some(SessionEnd::Forgotten) => Error::new(
+                Reason::SubscriberNotFound,
+                "`subscriber`: the durable subscriber was deleted while this subscription was open; subscribe again to create it",
+            ),
+            Some(SessionEnd::TakenOver) | None => Error::new(
+                Reason::TakenOver,
+                "a newer subscription of this subscriber took over; it gets the messages that this one did not acknowledge",
+            ),
+        }
+    }
+}
+
+impl Drop for SubscriberSession {
+    fn drop(&mut self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
+        if let Some(subscribers) = self.subscribers.upgrade() {
+            subscribers.queue.closed(&self.inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_before_a_seek_does_not_undo_it() {
+        let mut progress = Progress::new(0);
+        progress.has_taken(0, 10);
+        assert_eq!(progress.unwritten(), Some(10));
+        assert_eq!(progress.has_sought(3), 1);
+        assert_eq!(progress.unwritten(), None);
+        // still on its way to the client when the position was moved
+        progress.has_taken(0, 12);
+        assert_eq!(progress.unwritten(), None);
+        progress.has_taken(1, 5);
+        assert_eq!(progress.unwritten(), Some(5));
+        progress.has_written(5);
+        assert_eq!(progress.unwritten(), None);
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_for_what_is_taken_too() {
+        let mut progress = Progress::new(2);
+        progress.has_written(7);
+        progress.has_taken(0, 6);
+        assert_eq!(progress.unwritten(), None);
+        progress.has_taken(0, 8);
+        assert_eq!(progress.unwritten(), Some(8));
+    }
+}

@@ -1,0 +1,438 @@
+//! An open subscription: one loop that joins what is read, the signs of life, and what ends it.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use async_stream::stream;
+use futures_util::{FutureExt, Stream};
+use tokio::time::{self, Instant, Sleep};
+
+use super::{
+    ending::{Ending, PolledWhenWoken, SubscriptionEnd, went_silent},
+    frame::{Encode, Frame},
+    log_batches::{LogBatch, LogBatches},
+    reads::{CallerReads, Charge},
+    subscribers::session::SubscriberSession,
+    upstream::Tap,
+};
+use crate::{
+    delivery::{Batch, LiveDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
+    domain::RoomState,
+    error::Result,
+    store::Store,
+};
+
+/// How often a backlog that does not end is looked at: its last messages may have been deleted.
+const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval doubles up to this.
+const BACKLOG_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(4);
+/// How often a subscription that always has something to send asks whether it is to end.
+const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Signs of life go out at so many moments of their interval, which all subscriptions share: those of one connection then
+/// go in one write.
+const BEATS: u32 = 16;
+static BEATS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// An open subscription. Dropping it ends it.
+pub(crate) struct Subscription {
+    /// To be told what the client's stream has taken, if the position moves by itself. The subscription closes when its
+    /// holders and the frames are dropped.
+    pub auto_acks: Option<Arc<SubscriberSession>>,
+    pub(crate) resumed: bool,
+    pub(crate) ending: Ending,
+    pub(crate) way: Way,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) until_caught_up: bool,
+}
+
+/// How messages come.
+pub(crate) enum Way {
+    Log(Box<LogStart>),
+    Ephemeral(Tap, CallerReads),
+}
+
+/// Where a subscription of a room with a log begins.
+pub(crate) struct LogStart {
+    pub store: Arc<Store>,
+    pub encode: Encode,
+    pub tap: Tap,
+    pub reads: CallerReads,
+    pub state: RoomState,
+    pub position: u64,
+    /// Nothing up to this sequence may be seen.
+    pub hidden: u64,
+}
+
+/// The frames of a subscription.
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>;
+
+impl Subscription {
+    /// The frames: `Opened` first, messages in ascending order and each once. Ends with an error that carries the
+    /// position, or without one after `CaughtUp` if that was asked for. A slow reader of a log loses nothing; one of an
+    /// ephemeral room is told how much it lost.
+    pub(crate) fn frames(self) -> Frames {
+        let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
+        let manner = Manner { heartbeat_interval, until_caught_up };
+        match way {
+            Way::Log(start) => Box::pin(log_frames(start, resumed, ending, manner)),
+            Way::Ephemeral(tap, reads) => Box::pin(ephemeral_frames(tap, reads, ending, manner)),
+        }
+    }
+}
+
+/// How the frames are to be.
+#[derive(Clone, Copy)]
+struct Manner {
+    heartbeat_interval: Duration,
+    until_caught_up: bool,
+}
+
+impl Manner {
+    fn opened(self, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
+        Frame::Opened {
+            position,
+            first_sequence: if hidden == 0 { state.first_sequence } else { state.first_sequence.max(hidden + 1) },
+            last_sequence: state.last_sequence,
+            heartbeat_interval: self.heartbeat_interval,
+            resumed,
+        }
+    }
+}
+
+/// When a subscription gives a sign of life, and when one that always has something to send asks whether it is to end.
+struct Pace {
+    heartbeat_interval: Duration,
+    timer: Pin<Box<Sleep>>,
+    sent_at: Instant,
+    asked_at: Instant,
+}
+
+impl Pace {
+    fn new(heartbeat_interval: Duration) -> Self {
+        let now = Instant::now();
+        let timer = Box::pin(time::sleep_until(beat(now, heartbeat_interval)));
+        Self { heartbeat_interval, timer, sent_at: now, asked_at: now }
+    }
+
+    /// A frame was sent.
+    fn sent(&mut self) {
+        self.sent_at = Instant::now();
+    }
+
+    /// Returns when nothing was sent for nearly the heartbeat interval, and in time before it is over.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    async fn silent(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            let due = beat(self.sent_at, self.heartbeat_interval);
+            if due <= Instant::now() {
+                return;
+            }
+            // not set anew with each frame, which would cost more than this
+            self.timer.as_mut().reset(due);
+        }
+    }
+
+    /// What `end` says, if it is time to ask it.
+    fn ask<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
+        if self.asked_at.elapsed() <= ENDING_CHECK_INTERVAL {
+            return None;
+        }
+        self.asked_at = Instant::now();
+        end.now_or_never()
+    }
+}
+
+/// The last of the moments for signs of life that is within `interval` after `since`.
+fn beat(since: Instant, interval: Duration) -> Instant {
+    let end = since + interval;
+    let after_last = end.duration_since(*BEATS_FROM).as_nanos() % (interval / BEATS).as_nanos().max(1);
+    end - Duration::from_nanos(u64::try_from(after_last).unwrap_or(0))
+}
+
+// what happens seldom is boxed: an idle subscription holds the room that its largest await needs
+fn log_frames(
+    mut start: Box<LogStart>,
+    resumed: bool,
+    ending: Ending,
+    manner: Manner,
+) -> impl Stream<Item = Result<Frame>> + Send {
+    let Manner { heartbeat_interval, until_caught_up } = manner;
+    stream! {
+        let LogStart { store, encode, tap, reads, state, position, hidden } = &mut *start;
+        let (store, reads, encode, position, hidden) = (&*store, &*reads, *encode, *position, *hidden);
+        let epoch = state.epoch;
+        let room = &ending.registered.room;
+        let expires = room.retention.expires();
+        let removals = ending.registered.removals(epoch, position);
+        let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, removals);
+        yield Ok(manner.opened(position, state, hidden, resumed));
+        let mut batch: Option<(Arc<Batch>, Charge)> = None;
+        let mut end = PolledWhenWoken::new(ending.wait(0));
+        let mut pace = Pace::new(heartbeat_interval);
+        // reads what the ring does not hold, while it is needed
+        let mut behind: Option<Box<LogBatches>> = None;
+        loop {
+            for frame in frames(std::mem::take(&mut steps), batch.take()) {
+                let last = until_caught_up && matches!(frame, Frame::CaughtUp { .. });
+                yield Ok(frame);
+                pace.sent();
+                if last {
+                    return;
+                }
+            }
+            let position = delivery.position();
+            let ended = pace.ask(end.wait());
+            let next = {
+                let ring = tap.ring();
+                match delivery.source(&ring) {
+                    ReadFrom::Ring => Some(ring.next(position)),
+                    ReadFrom::Log => None,
+                }
+            };
+            if next.is_some() {
+                behind = None;
+            } else {
+                behind.get_or_insert_with(|| {
+                    Box::new(LogBatches::new(store, room, (epoch, position), encode, Some(reads.clone())))
+                });
+            }
+            let (paid, unpaid) = charged(next, reads);
+            let event = match (ended, paid) {
+                (Some(ended), _) => Ok(LogEvent::End(ended)),
+                (None, Some(paid)) => Ok(paid),
+                (None, None) => {
+                    let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
+                    let charging = unpaid.map(|bytes| reads.charge(bytes));
+                    let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog, charging));
+                    // kept over heartbeats: a reader that is slow to begin is not begun again and again
+                    loop {
+                        tokio::select! {
+                            biased;
+                            ended = end.wait() => break Ok(LogEvent::End(ended)),
+                            arrived = &mut arriving => break arrived,
+                            () = pace.silent() => {
+                                yield Ok(Frame::Heartbeat { position });
+                                pace.sent();
+                            }
+                        }
+                    }
+                }
+            };
+            match event {
+                Ok(LogEvent::Batch { batch: arrived, ends_log, charge }) => {
+                    delivery.removed(ending.registered.removals(epoch, position));
+                    steps = delivery.arrive(arrived.items(), ends_log);
+                    batch = Some((arrived, charge));
+                }
+                Ok(LogEvent::NothingFollows(state)) => {
+                    delivery.removed(ending.registered.removals(epoch, position));
+                    steps = delivery.nothing_follows(&state);
+                }
+                Ok(LogEvent::Changed) => {}
+                Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
+                    end = PolledWhenWoken::new(ending.wait(seek.number));
+                    behind = None;
+                    let state = match Box::pin(store.log_state(room)).await {
+                        Ok(state) => state,
+                        Err(error) => {
+                            yield Err(went_silent(error).with("position", seek.position));
+                            return;
+                        }
+                    };
+                    let position = seek.position.max(hidden).min(state.last_sequence);
+                    ending.follow(seek);
+                    yield Ok(manner.opened(position, &state, hidden, true));
+                    tap.ring().compare(&state);
+                    let removals = ending.registered.removals(epoch, position);
+                    (delivery, steps) = LogDelivery::open(position, &state, expires, removals);
+                }
+                Ok(LogEvent::End(end)) => {
+                    yield Err(end.at(position));
+                    return;
+                }
+                Err(error) => {
+                    yield Err(Box::pin(ending.explain(&error, position)).await);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What the ring gave, if the caller may have it wait for its client; else its bytes.
+fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<LogEvent>, Option<usize>) {
+    let Some(Next::Batch(batch)) = next else { return (None, None) };
+    match reads.try_charge(batch.size()) {
+        Some(charge) => (Some(LogEvent::Batch { batch, ends_log: false, charge }), None),
+        None => (None, Some(batch.size())),
+    }
+}
+
+/// What a subscription of a log waits for.
+enum LogEvent {
+    Batch {
+        batch: Arc<Batch>,
+        ends_log: bool,
+        charge: Charge,
+    },
+    /// There may be something new in the ring.
+    Changed,
+    /// The log holds this and nothing after the position.
+    NothingFollows(RoomState),
+    End(SubscriptionEnd),
+}
+
+/// A backlog that is not through.
+struct Backlog<'a> {
+    store: &'a Store,
+    ending: &'a Ending,
+    epoch: i64,
+    position: u64,
+}
+
+impl Backlog<'_> {
+    /// What the log holds, if it is the same log and holds nothing after the position.
+    async fn nothing_follows(&self) -> Option<RoomState> {
+        let state = self.store.nothing_after(&self.ending.registered.room, self.position).await.ok()??;
+        (state.epoch == self.epoch).then_some(state)
+    }
+}
+
+/// `charging`: what there is in the ring is charged to the caller first.
+async fn arrive(
+    behind: Option<&mut LogBatches>,
+    tap: &mut Tap,
+    backlog: Option<Backlog<'_>>,
+    charging: Option<impl Future<Output = Charge>>,
+) -> Result<LogEvent> {
+    if let Some(charging) = charging {
+        Box::pin(charging).await;
+        return Ok(LogEvent::Changed);
+    }
+    let arriving = async {
+        let Some(batches) = behind else {
+            if let Some(error) = tap.end() {
+                return Err(error.again());
+            }
+            tap.changed().await;
+            return Ok(LogEvent::Changed);
+        };
+        let LogBatch { batch, ends_log, charge } = Box::pin(batches.next()).await?;
+        Ok(LogEvent::Batch { batch, ends_log, charge })
+    };
+    let Some(backlog) = backlog else { return arriving.await };
+    let mut arriving = pin!(arriving);
+    let mut interval = BACKLOG_CHECK_INTERVAL;
+    loop {
+        tokio::select! {
+            arrived = &mut arriving => return arrived,
+            () = time::sleep(interval) => interval = (interval * 2).min(BACKLOG_CHECK_INTERVAL_MAX),
+        }
+        if let Some(state) = Box::pin(backlog.nothing_follows()).await {
+            return Ok(LogEvent::NothingFollows(state));
+        }
+    }
+}
+
+fn ephemeral_frames(
+    mut tap: Tap,
+    reads: CallerReads,
+    ending: Ending,
+    manner: Manner,
+) -> impl Stream<Item = Result<Frame>> + Send {
+    let mut delivery = {
+        let ring = tap.ring();
+        LiveDelivery::open(ring.last(), ring.disconnections())
+    };
+    let Manner { heartbeat_interval, until_caught_up } = manner;
+    stream! {
+        yield Ok(manner.opened(0, &RoomState::default(), 0, false));
+        yield Ok(Frame::CaughtUp { position: 0 });
+        if until_caught_up {
+            return;
+        }
+        let mut end = PolledWhenWoken::new(ending.wait(0));
+        let mut pace = Pace::new(heartbeat_interval);
+        loop {
+            if let Some(end) = pace.ask(end.wait()) {
+                yield Err(end.into());
+                return;
+            }
+            let next = tap.ring().next(delivery.position());
+            let mut unpaid = None;
+            let arrived = match next {
+                Next::Batch(batch) => {
+                    let charge = reads.try_charge(batch.size());
+                    unpaid = charge.is_none().then(|| batch.size());
+                    charge.map(|charge| (delivery.arrive(batch.items()), Some((batch, charge))))
+                }
+                Next::Lagged { after, disconnections } => Some((delivery.lagged(after, disconnections), None)),
+                Next::Nothing => {
+                    if let Some(error) = tap.end() {
+                        yield Err(error.again());
+                        return;
+                    }
+                    None
+                }
+            };
+            let Some((steps, batch)) = arrived else {
+                // for something new, or for the caller's other clients to take what is charged to it
+                tokio::select! {
+                    biased;
+                    end = end.wait() => {
+                        yield Err(end.into());
+                        return;
+                    }
+                    _ = reads.charge(unpaid.unwrap_or_default()), if unpaid.is_some() => {}
+                    () = tap.changed(), if unpaid.is_none() => {}
+                    () = pace.silent() => {
+                        yield Ok(Frame::Heartbeat { position: 0 });
+                        pace.sent();
+                    }
+                }
+                continue;
+            };
+            for frame in frames(steps, batch) {
+                yield Ok(frame);
+                pace.sent();
+            }
+        }
+    }
+}
+
+/// The frames of these steps, whose messages are the batch's. The batch is charged for as long as they wait for the client.
+fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, Charge)>) -> impl Iterator<Item = Frame> {
+    steps.into_iter().filter_map(move |step| match step {
+        Step::Deliver(range) => batch.as_ref().map(|(batch, _)| Frame::Messages(Slice::new(batch, range))),
+        Step::Gap(gap) => Some(Frame::Gap(gap)),
+        Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_of_life_come_within_the_interval_and_together() {
+        let interval = Duration::from_secs(15);
+        let start = *BEATS_FROM;
+        let beats: std::collections::BTreeSet<_> = (0..15_000)
+            .map(|milliseconds| {
+                let sent_at = start + Duration::from_millis(milliseconds);
+                let beat = beat(sent_at, interval);
+                assert!((interval.mul_f64(0.9375)..=interval).contains(&(beat - sent_at)), "{:?}", beat - sent_at);
+                beat
+            })
+            .collect();
+        assert_eq!(beats.len(), BEATS as usize);
+        assert_eq!(beat(start, Duration::from_nanos(1)), start + Duration::from_nanos(1));
+    }
+}

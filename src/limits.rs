@@ -284,8 +284,9 @@ pub const EXCESS_STREAMS_MAX: u32 = 1024;
 /// were not written because the client does not read; beyond it the service does not read from the connection. Those of a
 /// caller's other connections count too.
 pub const STREAMS_AHEAD_MAX: usize = 64;
-/// The same for a connection whose caller has more on other connections.
-pub const STREAMS_AHEAD_MIN: usize = 4;
+/// The same for a connection whose caller has more on other connections, and for calls that have not begun on a connection
+/// without an identified caller.
+pub const STREAMS_AHEAD_MIN: usize = 2;
 /// HTTP/2 streams of a connection that its client reset before the service had started their calls. Beyond it the
 /// connection is closed.
 pub const RESET_STREAMS_MAX: usize = 1024;
@@ -293,7 +294,12 @@ pub const RESET_STREAMS_MAX: usize = 1024;
 /// closed.
 pub const FAULTY_STREAMS_MAX: usize = 1024;
 /// Bytes of the header fields of a call, and of the head of an HTTP/1.1 request.
-pub const CALL_HEADERS_BYTES_MAX: usize = 64 * 1024;
+pub const CALL_HEADERS_BYTES_MAX: usize = 24 * 1024;
+/// Header fields of a call from which on the service keeps only the fields that it reads.
+pub const HEADER_FIELDS_MAX: usize = 32;
+/// How long a stream may wait for calls that the service was given and has not begun. Streams that the HTTP library refused
+/// by itself look like such calls.
+pub const STREAM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// TLS handshakes at the same time. A further handshake ends the oldest.
 pub const TLS_HANDSHAKES_MAX: usize = 1024;
 /// How long a TLS handshake may take.

@@ -45,6 +45,9 @@ pub(super) struct Client {
     /// HTTP/2 streams that are open: of calls that have arrived, of some that are about to, and of some whose answers were
     /// not written to the client yet.
     streams: AtomicUsize,
+    /// Those that were opened so far, and the calls that have arrived so far.
+    opened: AtomicUsize,
+    begun: AtomicUsize,
     /// What the calls of the latter take of their callers' shares.
     unwritten: Mutex<Vec<callers::OpenCall>>,
     /// The caller that was identified first, and how many streams of the connection it was told of.
@@ -103,6 +106,8 @@ impl Client {
             budget: OnceLock::new(),
             arrived: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             caller: OnceLock::new(),
             streams_wait: AtomicBool::new(false),
             unwritten: Mutex::default(),
@@ -132,7 +137,7 @@ impl Client {
     /// Gives the place back. Calls may outlive their connection for a moment.
     pub(super) fn leave(&self) {
         *lock(&self.place) = Place::None;
-        self.has_streams(0);
+        self.has_streams(0, 0);
         drop(lock(&self.source).take());
     }
 
@@ -175,29 +180,39 @@ impl Client {
     /// Counts a call until its answer was taken, whether it is refused or not.
     pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
         self.arrived.fetch_add(1, Ordering::SeqCst);
+        self.begun.fetch_add(1, Ordering::SeqCst);
         self.tell_caller();
         self.let_streams_in();
         Arrived(Arc::clone(self))
     }
 
-    /// HTTP/2 streams that may be open. Beyond those of calls that have arrived they are few: the HTTP library bounds neither
-    /// the calls that it has not handed over nor the answers that it has not written.
-    pub(super) fn streams_max(&self) -> usize {
+    /// HTTP/2 streams that may be opened now. Beyond those of calls that have arrived few are open: the HTTP library bounds
+    /// neither the calls that it has not handed over nor the answers that it has not written.
+    pub(super) fn new_streams_max(&self) -> usize {
         if !self.is_identified() {
-            return UNIDENTIFIED_STREAMS_MAX;
+            let not_begun = self.not_begun();
+            let calls = self.arrived() + not_begun;
+            let new_max = UNIDENTIFIED_STREAMS_MAX.saturating_sub(calls.max(self.streams.load(Ordering::Acquire)));
+            return new_max.min(STREAMS_AHEAD_MIN.saturating_sub(not_begun));
         }
         let of_others = self.caller.get().map_or(0, callers::StreamsAhead::of_other_connections);
-        self.arrived() + STREAMS_AHEAD_MAX.saturating_sub(of_others).max(STREAMS_AHEAD_MIN)
+        let max = STREAMS_AHEAD_MAX.saturating_sub(of_others).max(STREAMS_AHEAD_MIN);
+        max.saturating_sub(self.streams_ahead())
     }
 
-    /// Whether a further stream has to wait while this many are open. The task is woken when it may be different.
-    pub(super) fn has_to_wait(&self, count: usize, cx: &Context<'_>) -> bool {
-        if count < self.streams_max() {
+    /// Whether a further stream has to wait. The task is woken when it may be different.
+    pub(super) fn has_to_wait(&self, cx: &Context<'_>) -> bool {
+        if self.new_streams_max() > 0 {
             return false;
         }
         self.eviction.is_ordered(cx.waker());
         self.streams_wait.store(true, Ordering::SeqCst);
-        count >= self.streams_max()
+        self.new_streams_max() == 0
+    }
+
+    /// No longer waits for calls that have not begun: the HTTP library has refused their streams by itself.
+    pub(super) fn forgive_streams(&self) {
+        self.begun.fetch_add(self.not_begun(), Ordering::SeqCst);
     }
 
     fn let_streams_in(&self) {
@@ -206,9 +221,10 @@ impl Client {
         }
     }
 
-    /// This many HTTP/2 streams are open now.
-    pub(super) fn has_streams(&self, count: usize) {
+    /// This many HTTP/2 streams are open now, and so many were opened so far.
+    pub(super) fn has_streams(&self, count: usize, opened: usize) {
         self.streams.store(count, Ordering::Release);
+        self.opened.store(opened, Ordering::SeqCst);
         self.tell_caller();
         self.let_streams_in();
         let mut unwritten = lock(&self.unwritten);
@@ -225,7 +241,12 @@ impl Client {
 
     /// Open streams without a call that has arrived and has no answer.
     fn streams_ahead(&self) -> usize {
-        self.streams.load(Ordering::Acquire).saturating_sub(self.arrived())
+        self.streams.load(Ordering::Acquire).saturating_sub(self.arrived()).max(self.not_begun())
+    }
+
+    /// Streams that the HTTP library was given and whose calls have not begun, those included that their client has reset.
+    fn not_begun(&self) -> usize {
+        self.opened.load(Ordering::SeqCst).saturating_sub(self.begun.load(Ordering::SeqCst))
     }
 
     fn arrived(&self) -> usize {
@@ -328,9 +349,10 @@ pub(super) struct Arrived(Arc<Client>);
 impl Drop for Arrived {
     fn drop(&mut self) {
         let Self(client) = self;
-        if client.arrived.fetch_sub(1, Ordering::AcqRel) == 1 && !client.is_identified() {
+        if client.arrived.fetch_sub(1, Ordering::SeqCst) == 1 && !client.is_identified() {
             client.eviction.wake();
         }
+        client.let_streams_in();
     }
 }
 

@@ -28,8 +28,8 @@ use super::{
 use crate::{
     domain::ClientCertificate,
     limits::{
-        READ_IN_A_ROW_BYTES_MAX, REQUEST_TIMEOUT, UNIDENTIFIED_READ_BYTES_MAX, UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX,
-        UNIDENTIFIED_REFLECTIONS_MAX,
+        READ_IN_A_ROW_BYTES_MAX, REQUEST_TIMEOUT, STREAM_WAIT_MAX, UNIDENTIFIED_READ_BYTES_MAX,
+        UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX, UNIDENTIFIED_REFLECTIONS_MAX,
     },
 };
 
@@ -123,6 +123,8 @@ pub(super) struct Connection {
     streams: Option<Streams>,
     /// What was read behind a stream that has to wait.
     withheld: Bytes,
+    /// Until a waiting stream waits no longer for calls that may never begin.
+    patience: Option<Pin<Box<Sleep>>>,
     /// Until somebody is identified.
     unidentified: Option<Unidentified>,
     /// Bytes that were read since the HTTP library had time for something else.
@@ -201,6 +203,7 @@ impl Connection {
             stream: Coalescing::new(stream),
             streams: Some(Streams::before_preface(HTTP2_PREFACE.len())),
             withheld: Bytes::new(),
+            patience: None,
             unidentified: (!client.is_identified()).then(Unidentified::default),
             client: Arc::new(client),
             in_a_row: 0,
@@ -215,13 +218,27 @@ impl Connection {
 
     /// Ready when the client may be read from.
     fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let waiting = self.streams.as_ref().filter(|streams| streams.has_waiting()).map(Streams::count);
-        let has_to_wait = waiting.is_some_and(|count| self.client.has_to_wait(count, cx));
+        let has_to_wait = self.streams.as_ref().is_some_and(Streams::has_waiting) && self.has_to_wait(cx);
         if let Some(unidentified) = &mut self.unidentified {
             let gate = self.client.gate(cx);
             return unidentified.poll_gate(if has_to_wait { gate.max(Gate::Shut) } else { gate }, cx);
         }
         if has_to_wait { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Whether the next stream has to wait. The task is woken when it may be different.
+    fn has_to_wait(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.client.has_to_wait(cx) {
+            self.patience = None;
+            return false;
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(time::sleep(STREAM_WAIT_MAX)));
+        if patience.as_mut().poll(cx).is_pending() {
+            return true;
+        }
+        self.patience = None;
+        self.client.forgive_streams();
+        self.client.has_to_wait(cx)
     }
 
     /// Reads up to the next stream that has to wait.
@@ -238,8 +255,8 @@ impl Connection {
         }
         let Some(streams) = &mut self.streams else { return Poll::Ready(Ok(())) };
         let bytes = buf.filled().get(before..).unwrap_or_default();
-        let received = streams.receive(bytes, self.client.streams_max());
-        self.client.has_streams(streams.count());
+        let received = streams.receive(bytes, self.client.new_streams_max());
+        self.client.has_streams(streams.count(), streams.opened());
         if self.unidentified.is_some() {
             self.client.has_come(received.taken, received.data_cost);
         }
@@ -316,7 +333,7 @@ impl AsyncWrite for Connection {
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
         if let Some(streams) = &mut this.streams {
             streams.send(buf.get(..written).unwrap_or_default());
-            this.client.has_streams(streams.count());
+            this.client.has_streams(streams.count(), streams.opened());
         }
         Poll::Ready(Ok(written))
     }

@@ -26,6 +26,7 @@ pub(super) struct Streams {
     received: Heads,
     sent: Heads,
     open: HashSet<u32>,
+    opened: usize,
     newest: u32,
     goaways: u32,
     /// A stream whose head has come and that the HTTP library must not see yet.
@@ -48,25 +49,27 @@ impl Streams {
             received: Heads { skip: preface_bytes, ..Heads::default() },
             sent: Heads::default(),
             open: HashSet::new(),
+            opened: 0,
             newest: 0,
             goaways: 0,
             waiting: None,
         }
     }
 
-    /// Reads bytes of the client up to the first new stream that finds `open_max` streams open.
-    pub(super) fn receive(&mut self, bytes: &[u8], open_max: usize) -> Received {
+    /// Reads bytes of the client up to the first new stream after `new_max` others.
+    pub(super) fn receive(&mut self, bytes: &[u8], new_max: usize) -> Received {
         let mut rest = bytes;
         let mut data_cost = 0;
+        let opened_max = self.opened.saturating_add(new_max);
         if let Some(stream) = self.waiting.take() {
-            self.open(stream, open_max);
+            self.open(stream, opened_max);
         }
         while self.waiting.is_none()
             && let Some(head) = self.received.next(&mut rest)
         {
             match head.kind {
                 DATA if head.length > 0 => data_cost += head.length + FRAME_OVERHEAD_BYTES,
-                HEADERS if head.stream > self.newest => self.open(head.stream, open_max),
+                HEADERS if head.stream > self.newest => self.open(head.stream, opened_max),
                 RST_STREAM => _ = self.open.remove(&head.stream),
                 _ => {}
             }
@@ -91,20 +94,26 @@ impl Streams {
         self.open.len()
     }
 
+    /// Streams that were opened so far.
+    pub(super) fn opened(&self) -> usize {
+        self.opened
+    }
+
     /// Whether a new stream waits for others to end.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
-    fn open(&mut self, stream: u32, open_max: usize) {
+    fn open(&mut self, stream: u32, opened_max: usize) {
         if self.goaways >= GOAWAYS_OF_AN_ORDERLY_END {
             return;
         }
-        if self.open.len() >= open_max {
+        if self.opened >= opened_max {
             self.waiting = Some(stream);
             return;
         }
         self.newest = stream;
+        self.opened += 1;
         self.open.insert(stream);
         // a burst must not leave its memory behind
         if self.open.capacity() > 64 && self.open.len() < self.open.capacity() / 8 {
@@ -211,7 +220,7 @@ mod tests {
             for part in cut(&bytes, &cuts) {
                 let mut part = part;
                 loop {
-                    let received = streams.receive(part, open_max);
+                    let received = streams.receive(part, open_max - streams.count());
                     taken += received.taken;
                     part = part.get(received.taken..).unwrap_or_default();
                     prop_assert!(streams.count() <= open_max);

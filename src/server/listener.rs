@@ -23,6 +23,7 @@ use super::{
     addresses::{Addresses, SourceAddress},
     client::Client,
     connections::{Bounds, Connection, Place, Places},
+    headers,
     intake::unread::Counted,
     leaving::{Watched, may_be_closed},
     rest::{Rests, Whole},
@@ -202,6 +203,7 @@ where
     let client = connection.client();
     let (of_request, rests) = (Arc::clone(&client), rests.of_connection(Arc::clone(&client)));
     let service = service.map_request(move |mut request: Request<hyper::body::Incoming>| {
+        headers::drop_unread(&mut request);
         request.extensions_mut().insert(Arc::clone(&of_request));
         let version = request.version();
         request.map(|body| Counted::wrap(Whole::new(body, version, &rests), &of_request))

@@ -10,6 +10,7 @@ mod coalesce;
 mod connections;
 mod deadline;
 mod frames;
+mod headers;
 mod held;
 mod intake;
 mod leaving;

@@ -18,7 +18,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("main", &[]),
     (
         "server",
-        &["auth", "config", "domain", "error", "grpc", "http", "limits", "nats", "rooms", "store", "subscriptions", "sync"],
+        &[
+            "auth",
+            "config",
+            "domain",
+            "error",
+            "grpc",
+            "http",
+            "limits",
+            "nats",
+            "rooms",
+            "store",
+            "subscriptions",
+            "sync",
+        ],
     ),
     ("grpc", &["rooms", "subscriptions", "delivery", "domain", "error", "limits", "v1", "sync"]),
     // readiness asks the store whether the connection stands

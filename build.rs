@@ -8,11 +8,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_file("unibus/v1/room_service.proto")?;
     fs::write(out_dir.join("unibus_descriptor.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure()
+    let has_server = env::var_os("CARGO_FEATURE_SERVER").is_some();
+    let mut generator = tonic_prost_build::configure()
         .bytes(".")
-        // counts what a request has before it is decoded
-        .codec_path("crate::grpc::Codec")
-        .extern_path(".google.rpc", "::tonic_types::pb")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .build_server(has_server)
+        .extern_path(".google.rpc", "::tonic_types::pb");
+    if has_server {
+        // counts the entries of a request before it is decoded
+        generator = generator.codec_path("crate::grpc::Codec");
+    }
+    generator.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

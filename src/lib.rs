@@ -60,23 +60,40 @@
 //! `examples/embedded.rs` is a whole test of this kind. `ARCHITECTURE.md` has the map of the code, its invariants and its
 //! glossary; `docs/` has the guarantees, errors and limits.
 
+#[cfg(feature = "server")]
 mod auth;
+#[cfg(feature = "server")]
 mod config;
+#[cfg(feature = "server")]
 mod delivery;
+#[cfg(feature = "server")]
 mod domain;
+#[cfg(feature = "server")]
 mod error;
+#[cfg(feature = "server")]
 mod grpc;
+#[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "server")]
 mod limits;
+#[cfg(feature = "server")]
 mod nats;
+#[cfg(feature = "server")]
 mod rooms;
+#[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
 mod shutdown;
+#[cfg(feature = "server")]
 mod store;
+#[cfg(feature = "server")]
 mod subscriptions;
+#[cfg(feature = "server")]
 mod sync;
+#[cfg(feature = "server")]
 mod tokens;
 
+#[cfg(feature = "server")]
 pub use self::{
     config::{AuthMode, ClientAuth, Config, LogFormat, NatsSync},
     error::{Code, Error, Reason, Result, Violation},

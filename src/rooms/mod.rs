@@ -13,7 +13,7 @@ pub(crate) mod start;
 pub(crate) mod stored;
 pub(crate) mod subscribe;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,7 +41,11 @@ pub(crate) struct Settings {
 
 /// All use cases, for one instance of the service. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Rooms {
+pub(crate) struct Rooms(Arc<Inner>);
+
+/// What the clones of [`Rooms`] share.
+#[derive(Debug)]
+pub(crate) struct Inner {
     store: Store,
     subscribers: Arc<Subscribers>,
     upstreams: Arc<Upstreams>,
@@ -52,6 +56,15 @@ pub(crate) struct Rooms {
     tasks: TaskTracker,
     /// The service is stopping: open subscriptions end.
     draining: CancellationToken,
+}
+
+impl Deref for Rooms {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        let Self(inner) = self;
+        inner
+    }
 }
 
 impl Rooms {
@@ -77,7 +90,17 @@ impl Rooms {
         tasks.spawn(Arc::clone(&allowances).forget_idle(stop.clone()));
         let stored = StoredBytes::new(settings.quotas.stored_bytes);
         let tasks = tasks.clone();
-        Self { store, subscribers, upstreams, open_subscriptions, allowances, stored, settings, tasks, draining }
+        Self(Arc::new(Inner {
+            store,
+            subscribers,
+            upstreams,
+            open_subscriptions,
+            allowances,
+            stored,
+            settings,
+            tasks,
+            draining,
+        }))
     }
 
     /// Largest payload that can be published.

@@ -47,7 +47,7 @@ impl Rooms {
 
     /// A client that publishes without waiting for each answer.
     pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
-        Publishing { order: self.store.publish_order(), rooms: Arc::new(self.clone()), caller: caller.clone() }
+        Publishing { order: self.store.publish_order(), rooms: self.clone(), caller: caller.clone() }
     }
 
     /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
@@ -188,8 +188,7 @@ impl Rooms {
 /// One client's publishing: what it submits to a room is stored in that order.
 #[derive(Clone, Debug)]
 pub(crate) struct Publishing {
-    /// Shared, since every message that waits for its place holds it.
-    rooms: Arc<Rooms>,
+    rooms: Rooms,
     caller: Caller,
     order: PublishOrder,
 }

@@ -11,7 +11,7 @@ pub(crate) mod signatures;
 pub(crate) mod subscribers;
 mod watchdog;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{ops::Deref, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use tokio::{
@@ -59,7 +59,11 @@ use crate::{
 
 /// Everything that is kept in NATS. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub(crate) struct Store(Arc<Inner>);
+
+/// What the clones of [`Store`] share.
+#[derive(Debug)]
+pub(crate) struct Inner {
     nats: Nats,
     instance: Arc<str>,
     pub(crate) registry: Registry,
@@ -72,6 +76,15 @@ pub(crate) struct Store {
     signatures: Signatures,
     backlogs: Backlogs,
     tasks: TaskTracker,
+}
+
+impl Deref for Store {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        let Self(inner) = self;
+        inner
+    }
 }
 
 impl Store {
@@ -118,7 +131,7 @@ impl Store {
         }
         let holders = Holders::new(&buckets);
         Ok((
-            Self {
+            Self(Arc::new(Inner {
                 nats,
                 instance,
                 registry,
@@ -131,7 +144,7 @@ impl Store {
                 signatures,
                 backlogs: Backlogs::new(),
                 tasks: tasks.clone(),
-            },
+            })),
             peers,
         ))
     }

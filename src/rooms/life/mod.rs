@@ -16,10 +16,7 @@ use crate::{
     },
     error::{Error, Reason, Result, Violations},
     limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::{
-        Store,
-        registry::{Naming, Registration, known::Registered, not_found},
-    },
+    store::registry::{Naming, Registration, known::Registered, not_found},
 };
 
 /// How often a creation begins again because of another call on the same room.
@@ -270,7 +267,7 @@ impl Rooms {
     }
 
     fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>, limit: usize) -> Vec<Arc<Registered>> {
-        let Store { registry, members, .. } = &self.store;
+        let (registry, members) = (&self.store.registry, &self.store.members);
         let mut rooms = members.rooms_of(member, after);
         rooms.extend(registry.created_by(member.as_str(), after));
         let found = rooms.iter().filter_map(|id| registry.known(id));

@@ -7,6 +7,7 @@ mod acks;
 mod atomic;
 mod group;
 mod mismatch;
+mod order;
 mod outbox;
 pub(crate) mod pending;
 pub(crate) mod room_queue;

@@ -14,7 +14,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::wire::{Outgoing, outcome_unknown};
+use super::{
+    order::Ordered,
+    wire::{Outgoing, outcome_unknown},
+};
 use crate::{
     error::{Error, Result},
     limits::{ACK_TIME_MIN, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
@@ -106,11 +109,21 @@ pub(super) fn send_by(deadline: Instant) -> Instant {
     deadline - ACK_TIME_MIN
 }
 
-impl Job {
-    pub(super) fn send_by(&self) -> Instant {
-        send_by(self.deadline)
+impl Ordered for Job {
+    fn order(&self) -> Option<PublishOrder> {
+        self.order
     }
 
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn send_by(&self) -> Instant {
+        send_by(self.deadline)
+    }
+}
+
+impl Job {
     /// Answers. The caller may have gone meanwhile.
     pub(super) fn tell(self, outcome: Outcome) {
         let _ = self.tell.send(outcome);

@@ -1,10 +1,8 @@
 //! Stores what waits in one room's queue, in order.
 //!
-//! Plain publishes are pipelined, and their answers taken in the order sent, which is the order in which one stream gives
-//! them. When nobody takes one, nothing more is sent until the answers of all that were sent after it are known: it is
-//! tried again before everything else, unless a later message of the same client was stored meanwhile. Then it fails,
-//! since it would come out of order. Where it pays, what waits is committed in groups (see `group`); a group that
-//! JetStream refuses as a whole goes plainly, so that each message gets an answer of its own.
+//! Plain publishes are pipelined; `order` says what may be sent when an answer is missing. Where it pays, waiting messages are
+//! committed in groups (see `group`). A group that JetStream refuses as a whole is published plainly, so that each message
+//! gets its own answer.
 
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
@@ -18,8 +16,9 @@ use super::{
     Publisher,
     acks::{Expected, Reply},
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
+    order::{Answer, Gate, InFlight, Ordered, Settled},
     outbox::{Commit, LOST_ACK_GRACE},
-    room_queue::{Job, Outcome, PublishOrder, RoomQueue, Work},
+    room_queue::{Job, Outcome, RoomQueue, Work},
     wire::{again, may_pass, outcome_unknown},
 };
 use crate::{
@@ -27,9 +26,6 @@ use crate::{
     sync::lock,
 };
 
-/// First wait before a publish that nobody took is tried again; doubles up to the longest one.
-const RETRY_DELAY: Duration = Duration::from_millis(25);
-const RETRY_DELAY_MAX: Duration = Duration::from_millis(400);
 /// How often a lost connection is looked at: an event can be lost.
 const CONNECTION_TICK: Duration = Duration::from_millis(50);
 /// Plain publishes under way at once, where each is acknowledged for itself.
@@ -39,12 +35,10 @@ const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// After groups were refused one after the other, this many times a group's messages go plainly before the next try.
 const REFUSALS_DOUBLED_MAX: u32 = 5;
 
-/// A plain publish that was sent.
-struct Sent {
-    job: Job,
+/// What the answer of a plain publish is awaited with.
+struct Awaited {
     expected: Expected,
-    deadline: Instant,
-    /// The life of the log that it was sent to, as far as that was known.
+    /// The epoch of the log that it was sent to, as far as that was known.
     epoch: i64,
 }
 
@@ -69,11 +63,7 @@ pub(super) struct Worker {
     /// Of a room whose log has copies.
     mark: Option<Arc<HighWaterMark>>,
     connections: watch::Receiver<u64>,
-    sent: VecDeque<Sent>,
-    sent_bytes: usize,
-    /// Some were taken by nobody: these, in order.
-    held: Vec<Job>,
-    retry_delay: Duration,
+    in_flight: InFlight<Job, Awaited>,
     /// So many go plainly before a group is thought of again.
     plain_left: usize,
     refusals: u32,
@@ -88,19 +78,7 @@ impl Worker {
     ) -> Self {
         let mut connections = publisher.outbox.nats.connections();
         connections.mark_unchanged();
-        Self {
-            queue,
-            publisher,
-            groups,
-            mark,
-            connections,
-            sent: VecDeque::new(),
-            sent_bytes: 0,
-            held: Vec::new(),
-            retry_delay: RETRY_DELAY,
-            plain_left: 0,
-            refusals: 0,
-        }
+        Self { queue, publisher, groups, mark, connections, in_flight: InFlight::new(), plain_left: 0, refusals: 0 }
     }
 
     /// Runs until nothing waits: every job has a deadline, so that is soon.
@@ -118,8 +96,10 @@ impl Worker {
     }
 
     fn step(&mut self) -> Step {
-        if !self.held.is_empty() {
-            return if self.sent.is_empty() { Step::Recover } else { Step::Wait { for_work: false } };
+        match self.in_flight.gate() {
+            Gate::Open => {}
+            Gate::AwaitAnswers => return Step::Wait { for_work: false },
+            Gate::Recover => return Step::Recover,
         }
         let queue = Arc::clone(&self.queue);
         let mut waiting = lock(&queue.waiting);
@@ -128,7 +108,7 @@ impl Worker {
             job.tell_unavailable();
         }
         let Some(first) = waiting.jobs.front() else {
-            if !self.sent.is_empty() {
+            if self.in_flight.count() > 0 {
                 return Step::Wait { for_work: true };
             }
             waiting.is_served = false;
@@ -137,7 +117,7 @@ impl Worker {
         if !self.publisher.outbox.nats.is_connected() {
             return Step::Wait { for_work: false };
         }
-        let is_idle = self.sent.is_empty();
+        let is_idle = self.in_flight.count() == 0;
         let next = match first.work {
             Work::All(_) if is_idle => waiting.jobs.pop_front().map(Step::All),
             Work::One(_) if self.has_room_for(first) => match self.plan(&waiting.jobs) {
@@ -152,10 +132,10 @@ impl Worker {
 
     fn has_room_for(&self, job: &Job) -> bool {
         if self.groups && self.plain_left == 0 {
-            return self.sent.len() < PLAIN_IN_FLIGHT;
+            return self.in_flight.count() < PLAIN_IN_FLIGHT;
         }
-        self.sent.is_empty()
-            || (self.sent.len() < IN_FLIGHT_MESSAGES_MAX && self.sent_bytes + job.bytes <= IN_FLIGHT_BYTES_MAX)
+        let (count, bytes) = (self.in_flight.count(), self.in_flight.bytes());
+        count == 0 || (count < IN_FLIGHT_MESSAGES_MAX && bytes + job.bytes <= IN_FLIGHT_BYTES_MAX)
     }
 
     fn plan(&mut self, jobs: &VecDeque<Job>) -> Plan {
@@ -169,7 +149,7 @@ impl Worker {
         if jobs.len() < GROUP_MESSAGES_MIN {
             return Plan::Plain;
         }
-        if !self.sent.is_empty() {
+        if self.in_flight.count() > 0 {
             return Plan::Hold;
         }
         match group::first_of(jobs) {
@@ -189,10 +169,8 @@ impl Worker {
         }
         match self.publisher.outbox.send(&self.queue.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
-                self.sent_bytes += job.bytes;
-                let deadline = job.deadline;
-                let epoch = self.epoch();
-                self.sent.push_back(Sent { job, expected, deadline, epoch });
+                let (deadline, epoch) = (job.deadline, self.epoch());
+                self.in_flight.sent(job, Awaited { expected, epoch }, deadline);
             }
             Err(error) => job.tell(Outcome::Failed(error)),
         }
@@ -201,8 +179,8 @@ impl Worker {
     async fn wait(&mut self, for_work: bool) {
         let until = self.next_deadline();
         let answer = async {
-            match self.sent.front_mut() {
-                Some(sent) => sent.expected.reply().await,
+            match self.in_flight.oldest() {
+                Some(awaited) => awaited.expected.reply().await,
                 None => std::future::pending().await,
             }
         };
@@ -211,8 +189,8 @@ impl Worker {
             reply = answer => {
                 self.settle(reply);
                 // those that came with it
-                while let Some(sent) = self.sent.front_mut()
-                    && let Poll::Ready(reply) = sent.expected.try_reply()
+                while let Some(awaited) = self.in_flight.oldest()
+                    && let Poll::Ready(reply) = awaited.expected.try_reply()
                 {
                     self.settle(reply);
                 }
@@ -220,8 +198,7 @@ impl Worker {
             changed = self.connections.changed() => {
                 if changed.is_ok() {
                     // what was sent over the connection before will hardly be answered
-                    let by = Instant::now() + LOST_ACK_GRACE;
-                    self.sent.iter_mut().for_each(|sent| sent.deadline = sent.deadline.min(by));
+                    self.in_flight.reconnected(Instant::now() + LOST_ACK_GRACE);
                 }
             }
             () = self.queue.wake.notified(), if for_work => {}
@@ -240,17 +217,15 @@ impl Worker {
                 job.send_by().min(job.since + NATS_GRACE).min(now + CONNECTION_TICK)
             }
         });
-        let sent = self.sent.front().map(|sent| sent.deadline);
-        let held = self.held.iter().map(Job::send_by);
-        waiting.into_iter().chain(sent).chain(held).min().unwrap_or(now + NATS_GRACE)
+        waiting.into_iter().chain(self.in_flight.next_deadline()).min().unwrap_or(now + NATS_GRACE)
     }
 
     fn expire(&mut self) {
         let now = Instant::now();
-        while self.sent.front().is_some_and(|sent| sent.deadline <= now) {
+        while self.in_flight.is_lost(now) {
             self.settle(None);
         }
-        self.held.extract_if(.., |job| job.send_by() <= now).for_each(Job::tell_unavailable);
+        self.in_flight.give_up_late(now).into_iter().for_each(Job::tell_unavailable);
         let is_connected = self.publisher.outbox.nats.is_connected();
         let has_expired = |job: &Job| job.send_by() <= now || (!is_connected && job.since + NATS_GRACE <= now);
         let mut waiting = lock(&self.queue.waiting);
@@ -259,54 +234,40 @@ impl Worker {
         }
     }
 
-    /// Takes the answer of the oldest that was sent; `None`: it is lost.
+    /// The oldest message that was sent has this reply; `None` if the reply is lost.
     fn settle(&mut self, reply: Option<Reply>) {
-        let Some(Sent { job, epoch, .. }) = self.sent.pop_front() else { return };
-        self.sent_bytes -= job.bytes;
+        let answer = match &reply {
+            Some(Reply::Stored { .. }) => Answer::Stored,
+            Some(Reply::Refused(_)) => Answer::Refused,
+            Some(Reply::NobodyListens) => Answer::NobodyListens,
+            None => Answer::Lost,
+        };
+        let (job, epoch) = match self.in_flight.settle(answer) {
+            Some(Settled::Done { message, awaited, given_up }) => {
+                given_up.into_iter().for_each(Job::tell_unavailable);
+                (message, awaited.epoch)
+            }
+            Some(Settled::Held(job)) => return job.begin_again(),
+            None => return,
+        };
         if let Some(reply) = &reply {
             self.note_reply(&job.registered.room, reply);
         }
-        let outcome = match reply {
-            Some(Reply::NobodyListens) => {
-                job.begin_again();
-                self.held.push(job);
-                return;
-            }
-            Some(Reply::Refused(error)) => Outcome::Refused(error),
+        job.tell(match reply {
             Some(Reply::Stored { sequence, duplicate }) => {
-                self.retry_delay = RETRY_DELAY;
-                self.give_up_held(job.order);
                 self.stored(epoch, sequence);
                 Outcome::Stored { sequence, duplicate }
             }
-            None => {
-                self.give_up_held(job.order);
-                Outcome::Failed(outcome_unknown())
-            }
-        };
-        job.tell(outcome);
+            Some(Reply::Refused(error)) => Outcome::Refused(error),
+            Some(Reply::NobodyListens) | None => Outcome::Failed(outcome_unknown()),
+        });
     }
 
-    /// A later message of this client is stored: a held message of the client would come out of order.
-    fn give_up_held(&mut self, order: Option<PublishOrder>) {
-        if self.held.is_empty() || order.is_none() {
-            return;
-        }
-        let of_source = |job: &mut Job| job.order == order;
-        for job in self.held.extract_if(.., of_source) {
-            job.tell_unavailable();
-        }
-    }
-
-    /// Brings the stream back if it is gone, and puts what is held before everything else.
+    /// Brings the stream back if it is gone, and puts the held messages before everything else.
     async fn recover(&mut self) {
-        time::sleep(self.retry_delay).await;
-        self.retry_delay = (self.retry_delay * 2).min(RETRY_DELAY_MAX);
-        let now = Instant::now();
-        for job in self.held.extract_if(.., |job| job.send_by() <= now + self.retry_delay) {
-            job.tell_unavailable();
-        }
-        let held = std::mem::take(&mut self.held);
+        time::sleep(self.in_flight.back_off()).await;
+        let (held, late) = self.in_flight.recover(Instant::now());
+        late.into_iter().for_each(Job::tell_unavailable);
         let (Some(first), Some(by)) = (held.first(), held.iter().map(Job::send_by).min()) else { return };
         let ensured = time::timeout_at(by, self.ensure(first)).await;
         match ensured.map_err(|_| unavailable()).flatten() {
@@ -365,7 +326,7 @@ impl Worker {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
                 self.stored(epoch, last);
                 self.refusals = 0;
-                self.retry_delay = RETRY_DELAY;
+                self.in_flight.stands();
                 let first = (last + 1).saturating_sub(jobs.len() as u64);
                 for (job, sequence) in jobs.into_iter().zip(first..) {
                     job.tell(Outcome::Stored { sequence, duplicate: false });
@@ -386,7 +347,9 @@ impl Worker {
             }
             Commit::Answered(Reply::NobodyListens) => {
                 jobs.iter().for_each(Job::begin_again);
-                self.held = jobs;
+                for job in jobs {
+                    self.in_flight.hold(job);
+                }
             }
             Commit::Lost => jobs.into_iter().for_each(|job| job.tell(Outcome::Failed(outcome_unknown()))),
             Commit::NotSent => jobs.into_iter().for_each(Job::tell_unavailable),
@@ -406,13 +369,13 @@ impl Worker {
         match committed {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
                 self.stored(epoch, sequence);
-                self.retry_delay = RETRY_DELAY;
+                self.in_flight.stands();
                 job.tell(Outcome::Stored { sequence, duplicate });
             }
             Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),
             Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => {
                 job.begin_again();
-                self.held.push(job);
+                self.in_flight.hold(job);
             }
             Commit::Lost => job.tell(Outcome::Failed(outcome_unknown())),
             Commit::NotSent => job.tell_unavailable(),

@@ -1,5 +1,7 @@
-//! Bounds what one source address may take: connections, and among them those on which nobody was identified. A new connection without an identified caller ends the oldest one beyond the bound, since a caller that is meant
-//! seriously is identified soon.
+//! Bounds the connections of each source address, and among them the connections without an identified caller.
+//!
+//! Beyond the second bound, a new connection ends the oldest connection without an identified caller: an honest caller
+//! is identified soon after it connects.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,13 +20,13 @@ use crate::{
     sync::lock,
 };
 
-/// Bits of an IPv6 address that name a network of one customer.
+/// Leading bits of an IPv6 address that name the network of one customer.
 const IPV6_NETWORK_BITS: u32 = 64;
 
 /// The source addresses of one listener's connections.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    /// Connections of one address; `None` without a bound.
+    /// Maximum number of connections from one address; `None` without a bound.
     max: Option<u32>,
     known: Mutex<HashMap<IpAddr, Known>>,
 }
@@ -32,12 +34,12 @@ pub(super) struct Addresses {
 #[derive(Debug, Default)]
 struct Known {
     connections: u32,
-    /// Connections without an identified caller, in the order in which they came.
+    /// Connections without an identified caller, by number, oldest first.
     unidentified: BTreeMap<u64, Arc<Eviction>>,
     next: u64,
 }
 
-/// Tells a connection that it has to end.
+/// Orders a connection to end, and wakes its task.
 #[derive(Debug, Default)]
 pub(super) struct Eviction {
     has_to_end: AtomicBool,
@@ -45,18 +47,19 @@ pub(super) struct Eviction {
 }
 
 impl Eviction {
-    /// The connection has to end.
+    /// Orders the connection to end.
     pub(super) fn order(&self) {
         self.has_to_end.store(true, Ordering::Release);
         self.connection.wake();
     }
 
-    /// Something has changed for the connection.
+    /// Wakes the task of the connection to check its conditions again.
     pub(super) fn wake(&self) {
         self.connection.wake();
     }
 
-    /// Whether the connection has to end; its task is woken when it has to.
+    /// Whether the connection has to end. Registers `waker`, which [`order`](Self::order) and [`wake`](Self::wake)
+    /// wake.
     pub(super) fn is_ordered(&self, waker: &Waker) -> bool {
         self.connection.register(waker);
         self.has_to_end.load(Ordering::Acquire)
@@ -68,7 +71,8 @@ impl Addresses {
         Arc::new(Self { max, known: Mutex::default() })
     }
 
-    /// Counts a connection of this address until the source is dropped; `None` when the address has too many.
+    /// Counts a connection of this address until the result is dropped; `None` when the address has too many
+    /// connections.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<SourceAddress> {
         let Some(max) = self.max else { return Some(SourceAddress::default()) };
         let address = network(address);
@@ -90,13 +94,13 @@ impl Addresses {
         Some(SourceAddress { counted: Some((Arc::clone(self), address, number)), is_excess, eviction })
     }
 
-    /// Connections of one address; `None` without a bound.
+    /// The maximum number of connections from one address; `None` without a bound.
     pub(super) fn max(&self) -> Option<u32> {
         self.max
     }
 }
 
-/// The address as it is counted: IPv6 by network, since a customer has a whole one.
+/// The address that is counted. For IPv6 it is the network, because one customer has the whole network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -104,7 +108,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The share that one connection has of its source address.
+/// Counts one connection of a source address, until it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct SourceAddress {
     counted: Option<(Arc<Addresses>, IpAddr, u64)>,
@@ -113,13 +117,13 @@ pub(super) struct SourceAddress {
 }
 
 impl SourceAddress {
-    /// What ends the connection.
+    /// The order that ends the connection.
     pub(super) fn eviction(&self) -> Arc<Eviction> {
         Arc::clone(&self.eviction)
     }
 
-    /// A caller was identified on the connection: it is ended for no other's sake.
-    pub(super) fn is_identified(&self) {
+    /// Records that a caller was identified: no new connection ends this one any more.
+    pub(super) fn mark_identified(&self) {
         if let Some((all, address, number)) = &self.counted
             && let Some(known) = lock(&all.known).get_mut(address)
         {
@@ -127,7 +131,7 @@ impl SourceAddress {
         }
     }
 
-    /// Whether the connection is beyond the bound, and kept only to be told so.
+    /// Whether the connection is beyond the bound. Its calls are refused with `LIMIT_REACHED`.
     pub(super) fn is_excess(&self) -> bool {
         self.is_excess
     }
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_as_many_connections_as_it_may_and_a_few_that_are_told_so() {
+    fn an_address_has_as_many_connections_as_it_may_and_a_few_in_excess() {
         let addresses = Addresses::new(Some(2));
         let mut taken: Vec<_> = std::iter::from_fn(|| addresses.take(address("192.0.2.1"))).collect();
         let excess = usize::try_from(EXCESS_CONNECTIONS_PER_ADDRESS_MAX).unwrap();
@@ -176,7 +180,7 @@ mod tests {
         let addresses = Addresses::new(Some(1000));
         let take = || addresses.take(address("192.0.2.1")).unwrap();
         let first = take();
-        first.is_identified();
+        first.mark_identified();
         let others: Vec<_> = (0..UNIDENTIFIED_CONNECTIONS_PER_ADDRESS_MAX).map(|_| take()).collect();
         let has_to_end = |source: &SourceAddress| source.eviction.is_ordered(Waker::noop());
         assert!(!has_to_end(&first) && !others.iter().any(has_to_end));

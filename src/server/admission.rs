@@ -1,4 +1,4 @@
-//! Says no to calls beyond the bounds of their connection.
+//! Refuses calls beyond the bounds of their connection.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use super::{
     client::{Arrived, Call, Client},
-    refusal::{Refusal, is_always_served, is_reflection, refuse, unspoken},
+    refusal::{Refusal, is_always_served, is_reflection, refuse, wrong_protocol},
 };
 use crate::{
     error::{Error, Limit},
@@ -22,7 +22,6 @@ use crate::{
     limits::{UNIDENTIFIED_CALLS_MAX, UNIDENTIFIED_REFLECTIONS_MAX},
 };
 
-/// Puts [`Admission`] before a service.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AdmissionLayer;
 
@@ -34,7 +33,8 @@ impl<S> Layer<S> for AdmissionLayer {
     }
 }
 
-/// Lets a call through, or refuses it with `LIMIT_REACHED`. A call lasts until the client has taken its answer, or is gone.
+/// Admits a call, or refuses it with `LIMIT_REACHED`. A call counts until the client has received its answer or has
+/// disconnected.
 #[derive(Clone, Debug)]
 pub(super) struct Admission<S> {
     inner: S,
@@ -57,7 +57,7 @@ where
             return Answer::Admitted { future: self.inner.call(request), held: None };
         };
         let arrived = client.arrive();
-        if let Some(answer) = unspoken(&request) {
+        if let Some(answer) = wrong_protocol(&request) {
             return Answer::Refused { future: Box::pin(std::future::ready(answer)), held: Some((arrived, None)) };
         }
         match admit(&client, &request) {
@@ -119,17 +119,16 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
         call
     };
     if !grpc::is_grpc(request.headers()) {
-        // its head is all of it
-        call.is_under_way();
+        // a call over plain HTTP is complete with its head
+        call.mark_busy();
     }
     Ok(Arc::new(call))
 }
 
-/// What a call holds until its answer was taken: that it came, and its share if it was admitted.
+/// The counts that a call holds until its answer was received: its arrival, and the call itself if it was admitted.
 type Held = (Arrived, Option<Arc<Call>>);
 
 pin_project! {
-    /// The answer to a call.
     #[project = AnswerProjection]
     pub(super) enum Answer<F> {
         Admitted { #[pin] future: F, held: Option<Held> },

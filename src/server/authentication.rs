@@ -1,4 +1,4 @@
-//! Puts who makes a call into its request, or refuses it.
+//! Identifies the caller of each request, or refuses the request.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,6 @@ use super::{
 };
 use crate::auth::Auth;
 
-/// Puts [`Authentication`] before a service.
 #[derive(Clone, Debug)]
 pub(super) struct AuthenticationLayer {
     pub auth: Auth,
@@ -36,8 +35,8 @@ impl<S> Layer<S> for AuthenticationLayer {
     }
 }
 
-/// Adds the [`Caller`](crate::domain::Caller) to a request's extensions. Health and reflection are open to all, and get
-/// none.
+/// Adds the [`Caller`](crate::domain::Caller) to a request's extensions. Calls of health and reflection need no
+/// identity and get no caller.
 #[derive(Clone, Debug)]
 pub(super) struct Authentication<S> {
     auth: Auth,
@@ -90,9 +89,10 @@ where
     }
 }
 
-/// Headers that health and reflection need. A call lasts as long as its client wants, and so would all that it has sent.
+/// The headers that health and reflection need. The others are dropped, because these calls have no time limit and
+/// would keep them in memory.
 const NEEDED: &[&str] = &["content-type", "accept", "te", "origin", "grpc-encoding", "grpc-timeout"];
-/// Bytes of their values.
+/// Maximum bytes of the value of a kept header.
 const NEEDED_BYTES_MAX: usize = 256;
 
 fn keep_needed<B>(request: &mut Request<B>) {
@@ -100,7 +100,7 @@ fn keep_needed<B>(request: &mut Request<B>) {
     let mut kept = HeaderMap::new();
     for name in NEEDED {
         let given = headers.get(*name).filter(|value| value.len() <= NEEDED_BYTES_MAX);
-        // a copy: the value itself holds the whole header block in memory
+        // a copy, because the original value keeps the whole header block in memory
         if let Some(copy) = given.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
             kept.insert(HeaderName::from_static(name), copy);
         }

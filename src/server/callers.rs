@@ -1,4 +1,4 @@
-//! How many open calls each caller has, on all its connections.
+//! Counts and bounds the open calls of each caller, over all its connections.
 
 use std::sync::{
     Arc,
@@ -15,10 +15,9 @@ use crate::{
     sync::PerKey,
 };
 
-/// The open calls of all callers.
 #[derive(Debug)]
 pub(super) struct Callers {
-    /// Those of one caller; `None` is no bound.
+    /// The maximum number of open calls of one caller; `None` without a bound.
     max: Option<u32>,
     open: PerKey<MemberId, Open>,
 }
@@ -26,9 +25,10 @@ pub(super) struct Callers {
 #[derive(Debug)]
 struct Open {
     calls: AtomicU32,
-    /// Those of them whose requests are a stream: what the service has not read of it waits in the HTTP/2 library.
+    /// Calls whose request is a stream. They have a bound of their own, because unread parts of the stream wait in the
+    /// HTTP/2 library.
     request_streams: AtomicU32,
-    /// HTTP/2 streams of its connections beyond those of calls that have arrived.
+    /// Open HTTP/2 streams of the caller's connections that belong to no arrived and unanswered call.
     streams_ahead: AtomicUsize,
     turns: grpc::Turns,
 }
@@ -45,7 +45,7 @@ impl Default for Open {
     }
 }
 
-/// An open call of a caller. Dropping it ends it.
+/// An open call of a caller. Dropping it ends the count.
 #[derive(Debug)]
 pub(super) struct OpenCall {
     open: Arc<Open>,
@@ -57,17 +57,17 @@ impl Callers {
         Self { max, open: PerKey::default() }
     }
 
-    /// Counts a call of this caller, if callers have names and a bound.
+    /// Counts a call of this caller; `None` when the caller has no name or calls have no bound.
     ///
     /// # Errors
-    /// `LIMIT_REACHED`.
+    /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open calls with a request stream.
     pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<OpenCall>> {
         let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
         let open = self.open.get_or_make(id.clone(), Open::default);
         let has_request_stream = ["/PublishStream", "/Consume"].iter().any(|end| path.ends_with(end));
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
         let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
-        // dropped, it is not counted any more
+        // made before the checks: a refusal drops it, which takes the counts back
         let call = OpenCall { open, has_request_stream };
         if before >= max {
             return Err(Error::limit_reached(
@@ -91,30 +91,30 @@ impl Callers {
 }
 
 impl OpenCall {
-    /// What the call takes turns in with others of its caller.
+    /// The turns that the call shares with the other calls of its caller.
     pub(super) fn turns(&self) -> grpc::Turns {
         self.open.turns.clone()
     }
 }
 
 impl OpenCall {
-    /// The share that the call's connection has of what its caller may have ahead.
+    /// Starts to count the streams ahead of the call's connection for its caller.
     pub(super) fn streams_ahead(&self) -> StreamsAhead {
-        StreamsAhead { open: Arc::clone(&self.open), told: AtomicUsize::new(0) }
+        StreamsAhead { open: Arc::clone(&self.open), reported: AtomicUsize::new(0) }
     }
 }
 
-/// HTTP/2 streams of one connection beyond those of calls that have arrived, as its caller knows of them.
+/// The streams ahead that one connection has reported to its caller's total. Dropping it takes them back.
 #[derive(Debug)]
 pub(super) struct StreamsAhead {
     open: Arc<Open>,
-    told: AtomicUsize,
+    reported: AtomicUsize,
 }
 
 impl StreamsAhead {
-    /// There are this many now.
-    pub(super) fn are(&self, count: usize) {
-        let before = self.told.swap(count, Ordering::AcqRel);
+    /// Replaces the connection's part of the total by `count`.
+    pub(super) fn set(&self, count: usize) {
+        let before = self.reported.swap(count, Ordering::AcqRel);
         if count >= before {
             self.open.streams_ahead.fetch_add(count - before, Ordering::AcqRel);
         } else {
@@ -122,16 +122,16 @@ impl StreamsAhead {
         }
     }
 
-    /// Those of the caller's other connections.
+    /// The streams ahead of the caller's other connections.
     pub(super) fn of_other_connections(&self) -> usize {
         let all = self.open.streams_ahead.load(Ordering::Acquire);
-        all.saturating_sub(self.told.load(Ordering::Acquire))
+        all.saturating_sub(self.reported.load(Ordering::Acquire))
     }
 }
 
 impl Drop for StreamsAhead {
     fn drop(&mut self) {
-        self.are(0);
+        self.set(0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Checks a configuration that a program has made without flags.
+//! Checks a [`Config`] that a program made without flags.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
 const NOT_ZERO: &str = "must be longer than nothing";
 const AT_LEAST_ONE: &str = "must be at least 1";
 
-/// Refuses what the flags refuse.
+/// Refuses the values that the flags refuse.
 ///
 /// # Errors
-/// `INVALID_FIELD`, which names every wrong field.
+/// `INVALID_FIELD`, which names every invalid field.
 pub(super) fn check(config: &Config) -> Result<()> {
     let mut violations = Violations::default();
     for (field, duration) in [

@@ -1,4 +1,5 @@
-//! What the calls of one connection share: its place, its bounds, and whether anybody has been identified on it.
+//! The state that the calls of one connection share: its place, its bounds, and whether a caller has been identified on
+//! it.
 
 use std::{
     sync::{
@@ -28,62 +29,62 @@ use crate::{
     sync::lock,
 };
 
-/// What the calls of a connection share.
+/// The shared state of one connection.
 #[derive(Debug)]
 pub(super) struct Client {
     places: Arc<Places>,
     place: Mutex<Place>,
-    /// Until the connection ends.
+    /// `None` after the connection has ended.
     source: Mutex<Option<SourceAddress>>,
     certificate: Option<ClientCertificate>,
-    /// Whether its source address has too many connections.
+    /// Whether the connection is beyond the bound of its source address.
     is_excess: bool,
-    /// Bytes of requests that are being received, where callers have no names.
+    /// The budget of request bytes for calls whose caller has no name.
     budget: OnceLock<Arc<Budget>>,
-    /// Calls that have no complete answer yet, refused ones included.
+    /// Calls without a complete answer, including refused calls.
     arrived: AtomicUsize,
-    /// HTTP/2 streams that are open: of calls that have arrived, of some that are about to, and of some whose answers were
-    /// not written to the client yet.
+    /// Open HTTP/2 streams: of arrived calls, of calls that are about to arrive, and of answers that are not written
+    /// yet.
     streams: AtomicUsize,
-    /// Those that were opened so far, and the calls that have arrived so far.
+    /// The streams that were opened so far, and the calls that have arrived so far.
     opened: AtomicUsize,
     begun: AtomicUsize,
-    /// What the calls of the latter take of their callers' shares.
+    /// Ended calls that still count for their callers, because their answers are not written yet.
     unwritten: Mutex<Vec<callers::OpenCall>>,
-    /// The caller that was identified first, and how many streams of the connection it was told of.
+    /// The streams ahead that the connection has reported to its first identified caller.
     caller: OnceLock<callers::StreamsAhead>,
-    /// A stream waits until it may be opened.
-    streams_wait: AtomicBool,
-    /// Calls that were not refused.
+    /// Whether a new stream waits until the connection may open it.
+    has_waiting_stream: AtomicBool,
+    /// Calls that were begun and have not ended.
     calls: AtomicU32,
-    /// Those of them whose first request message is complete.
+    /// The calls among them whose request, or its first message, is complete.
     busy: AtomicU32,
-    /// When the last of these ended, or the connection began.
+    /// When the last busy call ended, or the connection began.
     quiet_since: Mutex<Instant>,
-    /// Ends the connection, and wakes it when what it waits for has changed.
+    /// Ends the connection, and wakes its task when a condition that it waits for may have changed.
     eviction: Arc<Eviction>,
     is_identified: AtomicBool,
     unidentified: Unidentified,
 }
 
-/// What is counted until somebody is identified.
+/// Counts that hold until a caller is identified.
 #[derive(Debug, Default)]
 struct Unidentified {
-    /// Calls of health and reflection on this connection.
+    /// Open calls of health and reflection on this connection.
     calls: AtomicU32,
-    /// What the data frames cost that no call has read.
+    /// The cost in memory, in bytes, of data frames that no call has read.
     unread: AtomicUsize,
-    /// Bytes of all kinds that have come since the calls had read everything: they may share memory with what is unread.
-    beside: AtomicUsize,
+    /// All bytes received since no data was unread. They may share memory with unread data.
+    received_meanwhile: AtomicUsize,
 }
 
-/// Whether a connection without an identified caller may be read from.
+/// Whether the service may read from a connection without an identified caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gate {
     Open,
-    /// Not until its calls have read what has come.
+    /// Not until the calls have read the received data.
     Shut,
-    /// Never again.
+    /// Never again: the connection has to end.
     Evicted,
 }
 
@@ -94,10 +95,10 @@ impl Client {
         source: SourceAddress,
         certificate: Option<ClientCertificate>,
     ) -> Self {
-        // with authentication off nobody is a stranger; who has shown a certificate is none either
+        // with authentication off every caller is accepted; a verified certificate identifies the client
         let is_identified = !places.bounds().identifies || certificate.is_some();
         if is_identified {
-            source.is_identified();
+            source.mark_identified();
         }
         Self {
             places,
@@ -109,7 +110,7 @@ impl Client {
             opened: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             caller: OnceLock::new(),
-            streams_wait: AtomicBool::new(false),
+            has_waiting_stream: AtomicBool::new(false),
             unwritten: Mutex::default(),
             calls: AtomicU32::new(0),
             busy: AtomicU32::new(0),
@@ -122,7 +123,7 @@ impl Client {
         }
     }
 
-    /// Whether the connection has a place; takes one that became free meanwhile.
+    /// Whether the connection has a regular place. A connection in excess takes a regular place if one is free now.
     pub(super) fn has_place(&self) -> bool {
         let mut place = lock(&self.place);
         if let Place::Excess(_) = *place {
@@ -134,60 +135,60 @@ impl Client {
         true
     }
 
-    /// Gives the place back. Calls may outlive their connection for a moment.
+    /// Gives back the place and the share of the source address when the connection ends. Its calls may outlive it for
+    /// a moment.
     pub(super) fn leave(&self) {
-        *lock(&self.place) = Place::None;
-        self.has_streams(0, 0);
+        *lock(&self.place) = Place::Closed;
+        self.set_streams(0, 0);
         drop(lock(&self.source).take());
     }
 
-    /// Whether the source address has too many connections.
+    /// Whether the connection is beyond the bound of its source address.
     pub(super) fn is_excess(&self) -> bool {
         self.is_excess
     }
 
-    /// What requests are charged to where callers have no names.
+    /// The budget of request bytes for calls whose caller has no name.
     pub(super) fn budget(&self) -> Arc<Budget> {
-        Arc::clone(self.budget.get_or_init(|| Arc::new(Budget::of_one())))
+        Arc::clone(self.budget.get_or_init(|| Arc::new(Budget::for_caller())))
     }
 
-    /// What the client's verified certificate says, if it has shown one.
+    /// The client's verified certificate, if the client has one.
     pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
         self.certificate.as_ref()
     }
 
-    /// The bounds that are in force.
     pub(super) fn bounds(&self) -> Bounds {
         self.places.bounds()
     }
 
-    /// Whether a caller was identified on the connection.
+    /// Whether a caller has been identified on the connection.
     pub(super) fn is_identified(&self) -> bool {
         self.is_identified.load(Ordering::Acquire)
     }
 
-    /// A caller was identified.
+    /// Records that a caller was identified on the connection.
     pub(super) fn identify(&self) {
         if !self.is_identified() {
             self.is_identified.store(true, Ordering::Release);
             if let Some(source) = &*lock(&self.source) {
-                source.is_identified();
+                source.mark_identified();
             }
             self.eviction.wake();
         }
     }
 
-    /// Counts a call until its answer was taken, whether it is refused or not.
+    /// Counts a call, refused or not, until the client has received its answer.
     pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
         self.arrived.fetch_add(1, Ordering::SeqCst);
         self.begun.fetch_add(1, Ordering::SeqCst);
-        self.tell_caller();
-        self.let_streams_in();
+        self.report_streams_ahead();
+        self.wake_waiting_stream();
         Arrived(Arc::clone(self))
     }
 
-    /// HTTP/2 streams that may be opened now. Beyond those of calls that have arrived few are open: the HTTP library bounds
-    /// neither the calls that it has not handed over nor the answers that it has not written.
+    /// The number of HTTP/2 streams that may be opened now. Only a few streams are open beyond those of arrived calls: the
+    /// HTTP library bounds neither the calls that it has not handed over, nor the answers that it has not written.
     pub(super) fn new_streams_max(&self) -> usize {
         if !self.is_identified() {
             let not_begun = self.not_begun();
@@ -200,46 +201,46 @@ impl Client {
         max.saturating_sub(self.streams_ahead())
     }
 
-    /// Whether a further stream has to wait. The task is woken when it may be different.
-    pub(super) fn has_to_wait(&self, cx: &Context<'_>) -> bool {
+    /// Whether a new stream has to wait. Wakes the task of `cx` when the answer may have changed.
+    pub(super) fn must_wait(&self, cx: &Context<'_>) -> bool {
         if self.new_streams_max() > 0 {
             return false;
         }
         self.eviction.is_ordered(cx.waker());
-        self.streams_wait.store(true, Ordering::SeqCst);
+        self.has_waiting_stream.store(true, Ordering::SeqCst);
         self.new_streams_max() == 0
     }
 
-    /// No longer waits for calls that have not begun: the HTTP library has refused their streams by itself.
+    /// Stops waiting for calls that have not begun: the HTTP library has refused their streams by itself.
     pub(super) fn forgive_streams(&self) {
         self.begun.fetch_add(self.not_begun(), Ordering::SeqCst);
     }
 
-    fn let_streams_in(&self) {
-        if self.streams_wait.load(Ordering::SeqCst) && self.streams_wait.swap(false, Ordering::SeqCst) {
+    fn wake_waiting_stream(&self) {
+        if self.has_waiting_stream.load(Ordering::SeqCst) && self.has_waiting_stream.swap(false, Ordering::SeqCst) {
             self.eviction.wake();
         }
     }
 
-    /// This many HTTP/2 streams are open now, and so many were opened so far.
-    pub(super) fn has_streams(&self, count: usize, opened: usize) {
+    /// Records that `count` HTTP/2 streams are open now, and that `opened` were opened so far.
+    pub(super) fn set_streams(&self, count: usize, opened: usize) {
         self.streams.store(count, Ordering::Release);
         self.opened.store(opened, Ordering::SeqCst);
-        self.tell_caller();
-        self.let_streams_in();
+        self.report_streams_ahead();
+        self.wake_waiting_stream();
         let mut unwritten = lock(&self.unwritten);
         if !unwritten.is_empty() {
             unwritten.truncate(self.streams_ahead());
         }
     }
 
-    fn tell_caller(&self) {
+    fn report_streams_ahead(&self) {
         if let Some(caller) = self.caller.get() {
-            caller.are(self.streams_ahead());
+            caller.set(self.streams_ahead());
         }
     }
 
-    /// Open streams without a call that has arrived and has no answer.
+    /// The number of open streams beyond those of arrived calls without a complete answer.
     fn streams_ahead(&self) -> usize {
         self.streams.load(Ordering::Acquire).saturating_sub(self.arrived()).max(self.not_begun())
     }
@@ -253,7 +254,7 @@ impl Client {
         self.arrived.load(Ordering::SeqCst)
     }
 
-    /// Counts a call that is served until the guard is dropped; `None` when the connection has as many as it may.
+    /// Counts a call until the returned guard is dropped; `None` when the connection has `calls_max` open calls.
     pub(super) fn begin_call(self: &Arc<Self>) -> Option<Call> {
         let open = self.calls.fetch_add(1, Ordering::AcqRel);
         let call =
@@ -261,7 +262,9 @@ impl Client {
         (open < self.bounds().calls_max).then_some(call)
     }
 
-    /// Counts a call of health or reflection; `None` when the connection has as many as it may before anybody is identified.
+    /// Counts a call of health or reflection until the returned guard is dropped. Before a caller is identified,
+    /// returns `None` when the connection has `UNIDENTIFIED_CALLS_MAX` such calls, or when all places of reflection are
+    /// taken.
     pub(super) fn begin_open_call(self: &Arc<Self>, is_reflection: bool) -> Option<OpenCall> {
         if self.is_identified() {
             return Some(OpenCall { client: None, reflection: None });
@@ -277,21 +280,21 @@ impl Client {
         Some(call)
     }
 
-    /// Whether a call has no complete answer yet, refused ones included.
+    /// Whether a call, refused or not, has no complete answer yet.
     pub(super) fn has_calls(&self) -> bool {
         self.arrived.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a call is open whose request has come.
+    /// Whether a call is open whose request, or its first message, is complete.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until the connection has not been busy for as long as it may be idle.
+    /// Waits until the connection has been idle for its idle timeout.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn is_idle(&self) {
+    pub(super) async fn until_idle(&self) {
         loop {
             let now = Instant::now();
             let since = if self.is_busy() { now } else { *self.quiet_since() };
@@ -305,34 +308,35 @@ impl Client {
         }
     }
 
-    /// Whether more may be read before anybody is identified. The task is woken when that changes.
+    /// Whether the service may read more before a caller is identified. Wakes the task of `cx` when the answer may have
+    /// changed.
     pub(super) fn gate(&self, cx: &mut Context<'_>) -> Gate {
         if self.eviction.is_ordered(cx.waker()) {
             return Gate::Evicted;
         }
         if self.arrived() == 0 {
-            // what came for calls that have ended is gone
+            // data of ended calls is no longer in memory
             self.unidentified.unread.store(0, Ordering::Release);
         }
         let unread = self.unidentified.unread.load(Ordering::Acquire);
         if unread == 0 {
-            self.unidentified.beside.store(0, Ordering::Release);
+            self.unidentified.received_meanwhile.store(0, Ordering::Release);
             return Gate::Open;
         }
-        let waiting = unread + self.unidentified.beside.load(Ordering::Acquire);
+        let waiting = unread + self.unidentified.received_meanwhile.load(Ordering::Acquire);
         if waiting < UNIDENTIFIED_BYTES_MAX { Gate::Open } else { Gate::Shut }
     }
 
-    /// So many bytes have come, with data frames of this cost.
-    pub(super) fn has_come(&self, bytes: usize, cost: usize) {
-        self.unidentified.beside.fetch_add(bytes, Ordering::AcqRel);
+    /// Counts received `bytes`, and the `cost` in memory of the data frames that begin in them.
+    pub(super) fn count_received(&self, bytes: usize, cost: usize) {
+        self.unidentified.received_meanwhile.fetch_add(bytes, Ordering::AcqRel);
         self.unidentified.unread.fetch_add(cost, Ordering::AcqRel);
     }
 
-    /// A call has read a data frame.
-    pub(super) fn was_read(&self, cost: usize) {
+    /// Takes back the `cost` of a data frame that a call has read.
+    pub(super) fn count_read(&self, cost: usize) {
         let lessened = |unread: usize| Some(unread.saturating_sub(cost));
-        // it cannot fail: there is always a value
+        // it cannot fail: `lessened` always returns a value
         let _ = self.unidentified.unread.fetch_update(Ordering::AcqRel, Ordering::Acquire, lessened);
         self.eviction.wake();
     }
@@ -342,7 +346,7 @@ impl Client {
     }
 }
 
-/// A call without a complete answer. Dropping it ends it.
+/// Counts a call without a complete answer, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Arrived(Arc<Client>);
 
@@ -352,11 +356,11 @@ impl Drop for Arrived {
         if client.arrived.fetch_sub(1, Ordering::SeqCst) == 1 && !client.is_identified() {
             client.eviction.wake();
         }
-        client.let_streams_in();
+        client.wake_waiting_stream();
     }
 }
 
-/// A call that is served. Dropping it ends it.
+/// Counts an admitted call, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Call {
     client: Arc<Client>,
@@ -366,22 +370,22 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Holds what the call takes of its caller's share.
+    /// Keeps the count of the call among its caller's calls for as long as the call lasts.
     pub(super) fn hold(&self, of_caller: callers::OpenCall) {
         self.client.caller.get_or_init(|| of_caller.streams_ahead());
-        // there is one caller of a call
+        // it cannot fail: a call has one caller
         let _ = self.of_caller.set(of_caller);
     }
 
-    /// The same, with what a call of health or reflection holds.
+    /// Keeps the count of a call of health or reflection for as long as the call lasts.
     pub(super) fn holding(self, open: OpenCall) -> Self {
         let mut call = self;
         call.open = Some(open);
         call
     }
 
-    /// The call's request has come, or its first message: the connection is not idle while it lasts.
-    pub(super) fn is_under_way(&self) {
+    /// Records that the request, or its first message, is complete. The connection is busy until the call ends.
+    pub(super) fn mark_busy(&self) {
         if !self.is_busy.swap(true, Ordering::AcqRel) {
             self.client.busy.fetch_add(1, Ordering::AcqRel);
         }
@@ -391,7 +395,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if self.is_busy.load(Ordering::Acquire) {
-            // before the count: who sees no call sees since when
+            // before `busy` falls: a reader that sees no busy call also sees the new time
             *self.client.quiet_since() = Instant::now();
             self.client.busy.fetch_sub(1, Ordering::AcqRel);
         }
@@ -404,7 +408,7 @@ impl Drop for Call {
     }
 }
 
-/// A call of health or reflection, counted until somebody is identified.
+/// Counts a call of health or reflection, until it is dropped. Holds nothing when a caller was already identified.
 #[derive(Debug)]
 pub(super) struct OpenCall {
     client: Option<Arc<Client>>,

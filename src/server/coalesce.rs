@@ -1,9 +1,9 @@
-//! Gathers small writes to a connection into one.
+//! Combines small writes to a connection into one system call.
 //!
-//! With vectored writes, h2 hands every payload of 256 bytes or more to the connection by itself, and flushes it before the
-//! next one: a system call for each message of each subscriber (h2 0.4, `codec/framed_write.rs`). Without them it copies
-//! what is below 1 KiB into a buffer, and flushes that when nothing more is ready. What is larger would then come in two
-//! writes, its frame's head first: the head waits here for what it belongs to.
+//! With vectored writes, h2 writes and flushes every payload of 256 bytes or more on its own: one system call for each
+//! message of each subscriber (h2 0.4, `codec/framed_write.rs`). Without vectored writes, h2 copies payloads below 1
+//! KiB into a buffer, and flushes the buffer when nothing more is ready. It writes a larger payload in two steps, the
+//! frame head first. So this stream keeps the head until its payload arrives.
 
 use std::{
     io::{self, IoSlice},
@@ -14,10 +14,10 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is smaller waits for the next write or the flush.
+/// Writes wait for the next write or the flush while they have at most this many bytes in total.
 const GATHER_BYTES: usize = 1024;
 
-/// A stream whose small writes reach it together, at the latest when it is flushed.
+/// A stream that gathers small writes. A flush writes everything that was gathered.
 #[derive(Debug)]
 pub(super) struct Coalescing<S> {
     stream: S,
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes with each write.
+    /// Accepts at most the next number of `takes` with each write; `0` makes the write wait once.
     #[derive(Debug, Default)]
     struct Sink {
         takes: VecDeque<usize>,

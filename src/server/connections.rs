@@ -1,7 +1,8 @@
-//! A connection within bounds, and what its calls share.
+//! A connection that keeps its bounds.
 //!
-//! A connection has a place, of which there are as many as `--max-connections` says, or is one of a few in excess that are
-//! kept only to be told so; what comes beyond these is closed at once, so that descriptors are left for the rest.
+//! The listener has `--max-connections` regular places for connections. It also has a few places in excess: the calls
+//! of a connection in excess are refused with `LIMIT_REACHED`. The listener closes every further connection at once, so
+//! that file descriptors are left for other uses.
 
 use std::{
     io,
@@ -33,38 +34,39 @@ use crate::{
     },
 };
 
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What is allowed to the connections of one listener.
+/// The bounds of the connections of one listener.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Connections whose calls are served.
+    /// Maximum number of connections whose calls are served.
     pub connections_max: u32,
-    /// Connections beyond these that are told so.
+    /// Maximum number of further connections whose calls are refused with `LIMIT_REACHED`.
     pub excess_max: usize,
-    /// Connections of one source address; `None` without a bound.
+    /// Maximum number of connections from one source address; `None` without a bound.
     pub connections_per_address_max: Option<u32>,
-    /// Open calls of one connection.
+    /// Maximum number of open calls of one connection.
     pub calls_max: u32,
-    /// Whether callers must say who they are.
+    /// Whether callers must be identified.
     pub identifies: bool,
-    /// Silence of a client before it is asked for a sign of life.
+    /// How long a client may be silent before the service sends an HTTP/2 `PING`.
     pub keepalive_interval: Duration,
-    /// How long it may take for that sign.
+    /// How long the client may take to answer the `PING`.
     pub keepalive_timeout: Duration,
-    /// How long a connection may be without an open call.
+    /// How long a connection may have no open call.
     pub idle_timeout: Duration,
 }
 
 impl Bounds {
-    /// How long a client may take to say what it has to say first.
+    /// How long a client may take for its TLS handshake, for the HTTP/2 preface, or for the head of an HTTP/1.1
+    /// request.
     pub(super) fn silence_max(&self) -> Duration {
         self.keepalive_interval.saturating_add(self.keepalive_timeout)
     }
 }
 
-/// The places that the connections of one listener share.
+/// The places for the connections of one listener.
 #[derive(Debug)]
 pub(super) struct Places {
     regular: Arc<Semaphore>,
@@ -83,66 +85,65 @@ impl Places {
         })
     }
 
-    /// The bounds that are in force.
     pub(super) fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// A place, or one among those in excess; `None` when neither is free.
+    /// Takes a regular place, or else a place in excess; `None` when neither is free.
     pub(super) fn take(&self) -> Option<Place> {
         self.regular().or_else(|| Arc::clone(&self.excess).try_acquire_owned().map(Place::Excess).ok())
     }
 
-    /// A place that is none of those in excess.
+    /// Takes a regular place; `None` when none is free.
     pub(super) fn regular(&self) -> Option<Place> {
         Arc::clone(&self.regular).try_acquire_owned().map(Place::Regular).ok()
     }
 
-    /// A share of reflection for those who are not identified.
+    /// Takes a place for a reflection call on a connection without an identified caller; `None` when none is free.
     pub(super) fn reflection(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.reflections).try_acquire_owned().ok()
     }
 }
 
-/// What a connection holds for as long as it lasts.
+/// The place that a connection holds for as long as it lasts.
 #[derive(Debug)]
 pub(super) enum Place {
     Regular(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     Excess(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
-    /// The connection is closed: calls that still come to their end hold nothing.
-    None,
+    /// The connection is closed. Its calls that have not ended yet hold no place.
+    Closed,
 }
 
-/// A connection that is served. Its place is free again when it is dropped.
+/// An accepted connection. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Coalescing<Stream>,
     client: Arc<Client>,
     opening: Option<Opening>,
-    /// `None` with HTTP/1.1, which has one call at a time.
+    /// `None` with HTTP/1.1, whose connections have one call at a time.
     streams: Option<Streams>,
-    /// What was read behind a stream that has to wait.
+    /// Bytes that were read after the head of a stream that has to wait.
     withheld: Bytes,
-    /// Until a waiting stream waits no longer for calls that may never begin.
+    /// Ends the wait of a stream for calls that may never begin.
     patience: Option<Pin<Box<Sleep>>>,
-    /// Until somebody is identified.
+    /// `None` after a caller was identified.
     unidentified: Option<Unidentified>,
-    /// Bytes that were read since the HTTP library had time for something else.
+    /// Bytes read in a row: since reading last found no bytes or paused.
     in_a_row: usize,
 }
 
-/// A connection on which nobody was identified.
+/// The read state of a connection without an identified caller.
 #[derive(Debug, Default)]
 struct Unidentified {
-    /// When what has come must have been read.
+    /// When the calls must have read the received data. Set while the gate is shut.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Unidentified {
-    /// Ready when more may be read.
+    /// Ready when the service may read more.
     ///
     /// # Errors
-    /// When the client has sent more than may wait, for too long.
+    /// `ConnectionAborted` when the connection has to end. `TimedOut` when the gate was shut for `REQUEST_TIMEOUT`.
     fn poll_gate(&mut self, gate: Gate, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match gate {
             Gate::Open => {
@@ -159,37 +160,39 @@ impl Unidentified {
     }
 }
 
-/// Until it is known which HTTP the client speaks: no later bound holds before.
+/// The time before the protocol of the client is known. It has a deadline of its own, because no later time limit
+/// applies yet.
 #[derive(Debug)]
 struct Opening {
     deadline: Pin<Box<Sleep>>,
-    /// How much of the preface of HTTP/2 was heard.
-    heard: usize,
+    /// Bytes of the HTTP/2 preface that were received.
+    matched: usize,
 }
 
-/// Which HTTP a client speaks.
+/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spoken {
+enum Protocol {
     Http2,
-    /// HTTP/1.1, which reads no more than its one call does; or nothing, since this is the end.
+    /// HTTP/1.1, or a client that has sent its end. HTTP/1.1 needs no bound on reads: the library reads only as much as
+    /// its one call reads.
     Other,
 }
 
 impl Opening {
-    /// What these bytes say; `None` when they are only a part of the preface.
-    fn read(&mut self, bytes: &[u8]) -> Option<Spoken> {
-        let awaited = HTTP2_PREFACE.get(self.heard..).unwrap_or_default();
-        self.heard += bytes.len();
+    /// The protocol, once `bytes` decide it; `None` while the preface is incomplete. Empty `bytes` mean the end.
+    fn read(&mut self, bytes: &[u8]) -> Option<Protocol> {
+        let awaited = HTTP2_PREFACE.get(self.matched..).unwrap_or_default();
+        self.matched += bytes.len();
         let is_http2 = awaited.iter().zip(bytes).all(|(awaited, byte)| awaited == byte);
         match (is_http2, bytes.len()) {
-            (false, _) | (true, 0) => Some(Spoken::Other),
-            (true, length) => (length >= awaited.len()).then_some(Spoken::Http2),
+            (false, _) | (true, 0) => Some(Protocol::Other),
+            (true, length) => (length >= awaited.len()).then_some(Protocol::Http2),
         }
     }
 }
 
 impl Connection {
-    /// A connection that has just been accepted, with what the client's certificate says.
+    /// Wraps a connection that was just accepted, and begins its opening deadline.
     pub(super) fn new(
         stream: Stream,
         place: Place,
@@ -207,28 +210,28 @@ impl Connection {
             unidentified: (!client.is_identified()).then(Unidentified::default),
             client: Arc::new(client),
             in_a_row: 0,
-            opening: Some(Opening { deadline, heard: 0 }),
+            opening: Some(Opening { deadline, matched: 0 }),
         }
     }
 
-    /// What its calls share.
+    /// The state that the calls of the connection share.
     pub(super) fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client)
     }
 
-    /// Ready when the client may be read from.
+    /// Ready when the service may read from the client.
     fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let has_to_wait = self.streams.as_ref().is_some_and(Streams::has_waiting) && self.has_to_wait(cx);
+        let must_wait = self.streams.as_ref().is_some_and(Streams::has_waiting) && self.must_wait(cx);
         if let Some(unidentified) = &mut self.unidentified {
             let gate = self.client.gate(cx);
-            return unidentified.poll_gate(if has_to_wait { gate.max(Gate::Shut) } else { gate }, cx);
+            return unidentified.poll_gate(if must_wait { gate.max(Gate::Shut) } else { gate }, cx);
         }
-        if has_to_wait { Poll::Pending } else { Poll::Ready(Ok(())) }
+        if must_wait { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Whether the next stream has to wait. The task is woken when it may be different.
-    fn has_to_wait(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.client.has_to_wait(cx) {
+    /// Whether the next stream has to wait. Wakes the task of `cx` when the answer may have changed.
+    fn must_wait(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.client.must_wait(cx) {
             self.patience = None;
             return false;
         }
@@ -238,10 +241,10 @@ impl Connection {
         }
         self.patience = None;
         self.client.forgive_streams();
-        self.client.has_to_wait(cx)
+        self.client.must_wait(cx)
     }
 
-    /// Reads up to the next stream that has to wait.
+    /// Reads up to the next stream that has to wait, and keeps the bytes after it in `withheld`.
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let is_withheld = !self.withheld.is_empty();
@@ -249,27 +252,27 @@ impl Connection {
             let length = self.withheld.len().min(buf.remaining());
             buf.put_slice(self.withheld.get(..length).unwrap_or_default());
         } else if self.unidentified.is_some() {
-            ready!(poll_little(&mut self.stream, cx, buf))?;
+            ready!(poll_read_little(&mut self.stream, cx, buf))?;
         } else {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         }
         let Some(streams) = &mut self.streams else { return Poll::Ready(Ok(())) };
         let bytes = buf.filled().get(before..).unwrap_or_default();
         let received = streams.receive(bytes, self.client.new_streams_max());
-        self.client.has_streams(streams.count(), streams.opened());
+        self.client.set_streams(streams.count(), streams.opened());
         if self.unidentified.is_some() {
-            self.client.has_come(received.taken, received.data_cost);
+            self.client.count_received(received.taken, received.data_cost);
         }
         let rest = bytes.get(received.taken..).unwrap_or_default();
-        let is_nothing = received.taken == 0 && !rest.is_empty();
+        let is_still_waiting = received.taken == 0 && !rest.is_empty();
         if is_withheld {
             self.withheld.advance(received.taken);
         } else if !rest.is_empty() {
             self.withheld = Bytes::copy_from_slice(rest);
         }
         buf.set_filled(before + received.taken);
-        if is_nothing {
-            // another call has just been answered; nothing read would mean the end
+        if is_still_waiting {
+            // the stream still has to wait; `Ready` without bytes would mean the end of the connection
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -283,8 +286,12 @@ impl Drop for Connection {
     }
 }
 
-/// Reads no more at once than may be looked at before the next look.
-fn poll_little(stream: &mut Coalescing<Stream>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+/// Reads at most `UNIDENTIFIED_READ_BYTES_MAX`, so that the gate is checked again soon.
+fn poll_read_little(
+    stream: &mut Coalescing<Stream>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
     let mut little = [0; UNIDENTIFIED_READ_BYTES_MAX];
     let length = little.len().min(buf.remaining());
     let mut read = ReadBuf::new(little.get_mut(..length).unwrap_or_default());
@@ -300,7 +307,8 @@ impl AsyncRead for Connection {
             this.unidentified = None;
         }
         ready!(this.poll_may_read(cx))?;
-        // the library takes up calls only when it cannot read: their headers may be a hundred times as large as they came
+        // the library hands over calls only when it cannot read; until then their headers may take a hundred times the
+        // bytes that were received
         let most =
             if this.unidentified.is_some() { UNIDENTIFIED_READ_IN_A_ROW_BYTES_MAX } else { READ_IN_A_ROW_BYTES_MAX };
         if this.in_a_row >= most {
@@ -313,11 +321,11 @@ impl AsyncRead for Connection {
         this.in_a_row = if polled.is_ready() { this.in_a_row + buf.filled().len() - before } else { 0 };
         let Some(opening) = &mut this.opening else { return polled };
         if polled.is_ready() {
-            let spoken = opening.read(buf.filled().get(before..).unwrap_or_default());
-            if spoken.is_some() {
+            let protocol = opening.read(buf.filled().get(before..).unwrap_or_default());
+            if protocol.is_some() {
                 this.opening = None;
             }
-            if spoken == Some(Spoken::Other) {
+            if protocol == Some(Protocol::Other) {
                 (this.unidentified, this.streams) = (None, None);
             }
             return polled;
@@ -333,7 +341,7 @@ impl AsyncWrite for Connection {
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
         if let Some(streams) = &mut this.streams {
             streams.send(buf.get(..written).unwrap_or_default());
-            this.client.has_streams(streams.count(), streams.opened());
+            this.client.set_streams(streams.count(), streams.opened());
         }
         Poll::Ready(Ok(written))
     }

@@ -1,4 +1,4 @@
-//! Ends calls that are not answered within the time that their client gives them (`grpc-timeout`).
+//! Ends calls that are not answered within the time limit of their client (`grpc-timeout`).
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,6 @@ use tower::{Layer, Service};
 use super::refusal::refuse;
 use crate::error::{Error, Reason};
 
-/// Puts [`Deadline`] before a service.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineLayer;
 
@@ -26,8 +25,8 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// Answers `TIMEOUT` when the inner service has not begun to answer in time. An answer that has begun is not cut off: its
-/// client ends it.
+/// Answers `TIMEOUT` when the inner service has not begun to answer in time. An answer that has begun is not cut off:
+/// the client ends it.
 #[derive(Clone, Debug)]
 pub(super) struct Deadline<S> {
     inner: S,
@@ -48,7 +47,7 @@ where
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let Some(limit) = limit(request.headers()) else { return Either::Left(self.inner.call(request)) };
-        // what the form of a refusal depends on
+        // the format of a refusal depends on the request's head
         let (parts, body) = request.into_parts();
         let asked = Request::from_parts(parts.clone(), tonic::body::Body::empty());
         let answered = time::timeout(limit, self.inner.call(Request::from_parts(parts, body)));
@@ -68,7 +67,7 @@ fn deadline_passed() -> Error {
     )
 }
 
-/// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2). What is not of this form limits nothing.
+/// Parses `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2). An invalid value sets no limit.
 fn limit(headers: &HeaderMap) -> Option<Duration> {
     let given = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = given.split_at_checked(given.len().checked_sub(1)?)?;

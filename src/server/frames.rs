@@ -1,26 +1,27 @@
-//! Follows the frames of an HTTP/2 connection in both directions (RFC 9113, section 4.1), to know which streams are open.
+//! Follows the frames of an HTTP/2 connection in both directions (RFC 9113, section 4.1), to count the open streams.
 //!
-//! The HTTP library keeps what it has not written yet without a bound: a client that reads nothing could let answers pile up.
-//! Only the bytes show when an answer has left.
+//! The HTTP library queues unwritten answers without a bound, so a client that reads nothing could let answers pile up.
+//! Only the written bytes show when an answer has left the service.
 
 use std::collections::HashSet;
 
 use crate::limits::FRAME_OVERHEAD_BYTES;
 
-/// Bytes of a frame's head: length, type, flags, stream.
+/// Bytes of a frame's head: length (3), type (1), flags (1), stream (4).
 const HEAD_BYTES: usize = 9;
 
-/// Types of frames (RFC 9113, section 6).
+/// The type of a `DATA` frame. The types are those of RFC 9113, section 6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 /// The flag of `DATA` and `HEADERS` that ends a stream.
 const END_STREAM: u8 = 1;
-/// An orderly end is announced first, and then sent: streams that are opened after that are ignored.
+/// The HTTP library ends a connection in order with two `GOAWAY` frames. It ignores streams that are opened after the
+/// second.
 const GOAWAYS_OF_AN_ORDERLY_END: u32 = 2;
 
-/// The streams that are open on a connection.
+/// The open streams of a connection.
 #[derive(Debug)]
 pub(super) struct Streams {
     received: Heads,
@@ -29,21 +30,21 @@ pub(super) struct Streams {
     opened: usize,
     newest: u32,
     goaways: u32,
-    /// A stream whose head has come and that the HTTP library must not see yet.
+    /// A new stream whose head was received, and that the HTTP library must not see yet.
     waiting: Option<u32>,
 }
 
-/// What was found in bytes of a client.
+/// The result of [`Streams::receive`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
-    /// Bytes before the first stream that has to wait.
+    /// Bytes read, up to the end of the head of the first stream that has to wait.
     pub taken: usize,
-    /// What the data frames that begin in them cost in memory.
+    /// The cost in memory, in bytes, of the data frames that begin in the bytes read.
     pub data_cost: usize,
 }
 
 impl Streams {
-    /// Starts before the client's preface, of this many bytes.
+    /// Starts before the client's preface, which has `preface_bytes` bytes.
     pub(super) fn before_preface(preface_bytes: usize) -> Self {
         Self {
             received: Heads { skip: preface_bytes, ..Heads::default() },
@@ -56,7 +57,7 @@ impl Streams {
         }
     }
 
-    /// Reads bytes of the client up to the first new stream after `new_max` others.
+    /// Reads bytes of the client, up to the new stream that would follow `new_max` other new streams.
     pub(super) fn receive(&mut self, bytes: &[u8], new_max: usize) -> Received {
         let mut rest = bytes;
         let mut data_cost = 0;
@@ -77,7 +78,7 @@ impl Streams {
         Received { taken: bytes.len() - rest.len(), data_cost }
     }
 
-    /// Reads bytes of the service.
+    /// Reads bytes that the service has sent.
     pub(super) fn send(&mut self, mut bytes: &[u8]) {
         while let Some(head) = self.sent.next(&mut bytes) {
             match head.kind {
@@ -89,17 +90,17 @@ impl Streams {
         }
     }
 
-    /// Open streams.
+    /// The number of open streams.
     pub(super) fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// Streams that were opened so far.
+    /// The number of streams that were opened so far.
     pub(super) fn opened(&self) -> usize {
         self.opened
     }
 
-    /// Whether a new stream waits for others to end.
+    /// Whether a new stream waits until another one ends.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting.is_some()
     }
@@ -115,17 +116,17 @@ impl Streams {
         self.newest = stream;
         self.opened += 1;
         self.open.insert(stream);
-        // a burst must not leave its memory behind
+        // gives back the memory of a burst
         if self.open.capacity() > 64 && self.open.len() < self.open.capacity() / 8 {
             self.open.shrink_to(32);
         }
     }
 }
 
-/// Where the frames of one direction stand.
+/// Finds the frame heads in the bytes of one direction.
 #[derive(Debug, Default)]
 struct Heads {
-    /// What has come of a frame's head.
+    /// The first `come` bytes of the next head.
     head: [u8; HEAD_BYTES],
     come: usize,
     /// Bytes before the next head.
@@ -141,7 +142,7 @@ struct Head {
 }
 
 impl Heads {
-    /// The next head that is complete; the bytes up to its end are taken off. Without one all bytes are.
+    /// The next complete head. Removes the bytes up to its end from `bytes`, or all bytes when no head is complete.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -255,7 +256,7 @@ mod tests {
         streams.send(&frame(RST_STREAM, 0, 3, 4));
         streams.receive(&frame(RST_STREAM, 0, 5, 4), usize::MAX);
         assert_eq!(streams.count(), 1);
-        // what is answered and then reset ends once
+        // a stream that is answered and then reset ends once
         streams.send(&[frame(HEADERS, END_STREAM, 7, 5), frame(RST_STREAM, 0, 7, 4)].concat());
         assert_eq!(streams.count(), 0);
     }

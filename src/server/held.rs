@@ -1,7 +1,8 @@
-//! Responses that keep their place until the client has taken them.
+//! Responses that hold their read place until the client has received them.
 //!
-//! The HTTP/2 library takes a body's next piece when the client's window is open, and holds the whole piece. So such a body goes
-//! out in small pieces, and what a client does not take stays here, with its place.
+//! The HTTP/2 library takes the next frame of a body as soon as the client's window is open, and then holds the whole
+//! frame. So this module cuts a body into pieces of `RESPONSE_PIECE_BYTES`. The part that the client does not receive
+//! stays here, together with the place.
 
 use std::{
     pin::Pin,
@@ -15,7 +16,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::{limits::RESPONSE_PIECE_BYTES, subscriptions::reads::ReadPlace};
 
-/// Lets the body keep the place that the response was given.
+/// Moves the [`ReadPlace`] of a response into its body.
 pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<ReadPlace>() {
         Some(place) => response.map(|body| Body::new(Held { body, rest: Bytes::new(), _place: place })),
@@ -25,7 +26,7 @@ pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {
 
 struct Held {
     body: Body,
-    /// Of the frame that goes out now.
+    /// The unsent part of the current frame.
     rest: Bytes,
     _place: ReadPlace,
 }

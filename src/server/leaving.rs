@@ -1,7 +1,8 @@
-//! When a connection that was told to leave is closed at the drain, although its client does not leave.
+//! Decides when the drain closes a connection that its client does not close.
 //!
-//! HTTP/2 asks a client for a sign of life before the connection ends, and HTTP/1.1 waits for the rest of a request. A client
-//! that gives neither would hold the drain for all its time, although it has no call that could be cut off.
+//! The HTTP/2 library waits for the answer to a `PING` before it ends a connection. The HTTP/1.1 library waits for the
+//! rest of a request. A client that sends neither would delay the drain until its timeout, although the client has no
+//! call that could be cut off.
 
 use std::{
     io,
@@ -22,17 +23,17 @@ use tokio::{
 use super::{client::Client, connections::Connection};
 use crate::limits::{DRAIN_IDLE_TIMEOUT, DRAIN_REQUEST_TIMEOUT};
 
-/// How often a connection is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which a connection is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A connection that counts the bytes that were written to it.
+/// A connection that counts the bytes written to it.
 #[derive(Debug)]
 pub(super) struct Watched {
     connection: Connection,
     written: Written,
 }
 
-/// The bytes that were written to a connection.
+/// The number of bytes written to a connection so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written(Arc<AtomicU64>);
 
@@ -43,15 +44,15 @@ impl Watched {
     }
 }
 
-/// Waits until the drain need not wait for a connection.
+/// Waits until the drain may close a connection.
 ///
 /// # Cancel safety
 /// May be dropped at any point.
-pub(super) async fn may_be_closed(client: &Client, written: &Written) {
+pub(super) async fn until_closable(client: &Client, written: &Written) {
     let mut leaving = Leaving::new(Instant::now());
     loop {
-        time::sleep(LOOK_INTERVAL).await;
-        let seen = Seen {
+        time::sleep(CHECK_INTERVAL).await;
+        let seen = ConnectionState {
             has_calls: client.has_calls(),
             is_busy: client.is_busy(),
             written: written.0.load(Ordering::Acquire),
@@ -62,14 +63,14 @@ pub(super) async fn may_be_closed(client: &Client, written: &Written) {
     }
 }
 
-/// What a connection does.
+/// The state of a connection at one check.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// Whether a call has no complete answer.
+struct ConnectionState {
+    /// Whether a call has no complete answer yet.
     has_calls: bool,
-    /// Whether the request of one of them has come.
+    /// Whether a call is open whose request, or its first message, is complete.
     is_busy: bool,
-    /// Bytes that were written so far.
+    /// Bytes written so far.
     written: u64,
 }
 
@@ -77,9 +78,9 @@ struct Seen {
 #[derive(Debug)]
 struct Leaving {
     written: u64,
-    /// When it last had a call, or took a part of an answer.
+    /// The last time with an unanswered call or a written byte.
     active_at: Instant,
-    /// When it last had a call whose request has come.
+    /// The last time with a call whose request, or its first message, was complete.
     busy_at: Instant,
 }
 
@@ -88,7 +89,7 @@ impl Leaving {
         Self { written: 0, active_at: now, busy_at: now }
     }
 
-    fn has_ended(&mut self, seen: Seen, now: Instant) -> bool {
+    fn has_ended(&mut self, seen: ConnectionState, now: Instant) -> bool {
         if seen.is_busy {
             self.busy_at = now;
         }
@@ -126,29 +127,30 @@ impl AsyncWrite for Watched {
 mod tests {
     use super::*;
 
-    /// How long a connection that is seen like this at each look is waited for, up to a minute.
-    fn waited(seen: impl Fn(u32) -> Seen) -> Duration {
+    /// The time that the drain waits for a connection with these states, up to a minute.
+    fn waited(seen: impl Fn(u32) -> ConnectionState) -> Duration {
         let begun = Instant::now();
         let mut leaving = Leaving::new(begun);
-        let looks = (1..300).map(|look| (look, begun + look * LOOK_INTERVAL));
+        let looks = (1..300).map(|look| (look, begun + look * CHECK_INTERVAL));
         let end = looks.map(|(look, now)| (leaving.has_ended(seen(look), now), now)).find(|(has_ended, _)| *has_ended);
         end.map_or(Duration::from_secs(60), |(_, now)| now - begun)
     }
 
     #[test]
     fn open_calls_are_waited_for_and_nothing_else_for_long() {
-        let nothing = Seen { has_calls: false, is_busy: false, written: 0 };
+        let nothing = ConnectionState { has_calls: false, is_busy: false, written: 0 };
         assert_eq!(waited(|_| nothing), DRAIN_IDLE_TIMEOUT);
-        assert_eq!(waited(|_| Seen { has_calls: true, ..nothing }), DRAIN_REQUEST_TIMEOUT);
-        assert_eq!(waited(|_| Seen { has_calls: true, is_busy: true, ..nothing }), Duration::from_secs(60));
-        // the end of an answer, after the call
+        assert_eq!(waited(|_| ConnectionState { has_calls: true, ..nothing }), DRAIN_REQUEST_TIMEOUT);
+        assert_eq!(waited(|_| ConnectionState { has_calls: true, is_busy: true, ..nothing }), Duration::from_secs(60));
+        // the connection writes the end of an answer after the call has ended
         assert_eq!(
-            waited(|look| Seen { written: look.min(10).into(), ..nothing }),
-            10 * LOOK_INTERVAL + DRAIN_IDLE_TIMEOUT
+            waited(|look| ConnectionState { written: look.min(10).into(), ..nothing }),
+            10 * CHECK_INTERVAL + DRAIN_IDLE_TIMEOUT
         );
-        // answers to signs of life, without end
-        assert_eq!(waited(|look| Seen { written: look.into(), ..nothing }), DRAIN_REQUEST_TIMEOUT);
-        let call_until = |end: u32| move |look: u32| Seen { has_calls: look < end, is_busy: look < end, written: 0 };
-        assert_eq!(waited(call_until(50)), 49 * LOOK_INTERVAL + DRAIN_IDLE_TIMEOUT);
+        // the connection answers `PING`s without end
+        assert_eq!(waited(|look| ConnectionState { written: look.into(), ..nothing }), DRAIN_REQUEST_TIMEOUT);
+        let call_until =
+            |end: u32| move |look: u32| ConnectionState { has_calls: look < end, is_busy: look < end, written: 0 };
+        assert_eq!(waited(call_until(50)), 49 * CHECK_INTERVAL + DRAIN_IDLE_TIMEOUT);
     }
 }

@@ -1,4 +1,4 @@
-//! Accepts connections and serves each in a task of its own, until the drain; then waits for those that are left.
+//! Accepts connections until the drain, and serves each in its own task. Then waits for the open connections to end.
 
 use std::{convert::Infallible, error::Error as StdError, io, pin::pin, sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ use super::{
     addresses::{Addresses, SourceAddress},
     client::Client,
     connections::{Bounds, Connection, Place, Places},
+    discard::{DiscardRest, Discards},
     headers,
     intake::unread::Counted,
-    leaving::{Watched, may_be_closed},
-    rest::{Rests, Whole},
+    leaving::{Watched, until_closable},
     stream::Stream,
     tls::{
         Tls,
-        handshake::{Handshake, Shown},
+        handshake::{Handshake, Presented},
     },
 };
 use crate::limits::{
@@ -38,11 +38,11 @@ use crate::limits::{
     STREAM_WINDOW_BYTES,
 };
 
-/// How long accepting rests when the process has no descriptor left: trying again at once would be a storm.
+/// Pause after a failed accept. Without a pause, a process without free file descriptors would loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Failures to accept are told at most this often.
-const TELL_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a client that was told to leave may take to do so.
+/// Minimum time between two warnings of a listener.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Time that a client has to close its connection after the service has asked it to.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Http = auto::Builder<TokioExecutor>;
@@ -56,7 +56,7 @@ pub(super) async fn serve<S, B>(
     bounds: Bounds,
     tls: Option<Tls>,
     service: S,
-    rests: Rests,
+    discards: Discards,
     draining: CancellationToken,
 ) where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -68,7 +68,7 @@ pub(super) async fn serve<S, B>(
     let places = Places::new(bounds);
     let addresses = Addresses::new(bounds.connections_per_address_max);
     let mut connections = JoinSet::new();
-    let mut told = Told::default();
+    let mut warning = WarningInterval::default();
     loop {
         let accepted = tokio::select! {
             () = draining.cancelled() => break,
@@ -77,9 +77,9 @@ pub(super) async fn serve<S, B>(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            Err(error) if is_of_one_client(&error) => continue,
+            Err(error) if is_fault_of_one_client(&error) => continue,
             Err(error) => {
-                if told.due() {
+                if warning.due() {
                     warn!(%error, "the service cannot accept connections; raise the limit of open files");
                 }
                 time::sleep(ACCEPT_PAUSE).await;
@@ -90,7 +90,7 @@ pub(super) async fn serve<S, B>(
             debug!(%error, "TCP_NODELAY could not be set on a connection");
         }
         let Some(source) = addresses.take(peer.ip()) else {
-            if told.due() {
+            if warning.due() {
                 let limit = addresses.max();
                 warn!(
                     address = %peer.ip(), limit,
@@ -99,23 +99,24 @@ pub(super) async fn serve<S, B>(
             }
             continue;
         };
-        let (http, service, rests, draining) = (Arc::clone(&http), service.clone(), rests.clone(), draining.clone());
+        let (http, service, discards, draining) =
+            (Arc::clone(&http), service.clone(), discards.clone(), draining.clone());
         if let Some(tls) = &tls {
-            // a place is for who has shown that it speaks TLS: a flood of handshakes takes none
+            // a connection gets its place after the handshake, so that a flood of handshakes takes no places
             let (handshake, places) = (tls.begin(), Arc::clone(&places));
             connections.spawn(async move {
                 let Some((connection, shown)) = secure(stream, source, handshake, &places, &draining).await else {
                     return;
                 };
                 tokio::select! {
-                    () = attend(connection, &http, service, &rests, draining) => {}
+                    () = serve_one(connection, &http, service, &discards, draining) => {}
                     () = shown.distrusted() => debug!("a client certificate is no longer signed by --tls-client-ca"),
                 }
             });
         } else if let Some(place) = places.take() {
             let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), source, None);
-            connections.spawn(async move { attend(connection, &http, service, &rests, draining).await });
-        } else if told.due() {
+            connections.spawn(async move { serve_one(connection, &http, service, &discards, draining).await });
+        } else if warning.due() {
             warn!(
                 max_connections = bounds.connections_max,
                 "the instance has more connections than --max-connections allows; further ones are closed"
@@ -126,20 +127,20 @@ pub(super) async fn serve<S, B>(
     while connections.join_next().await.is_some() {}
 }
 
-/// Whether accepting failed because of that one client, and the next one may be accepted at once.
-fn is_of_one_client(error: &io::Error) -> bool {
+/// Whether only one client caused the failure, so that the listener can accept the next one at once.
+fn is_fault_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// When something was told last.
+/// Limits warnings to one for each [`WARN_INTERVAL`].
 #[derive(Default)]
-struct Told(Option<Instant>);
+struct WarningInterval(Option<Instant>);
 
-impl Told {
+impl WarningInterval {
     fn due(&mut self) -> bool {
         let now = Instant::now();
-        let due = self.0.is_none_or(|last| now - last >= TELL_INTERVAL);
+        let due = self.0.is_none_or(|last| now - last >= WARN_INTERVAL);
         if due {
             self.0 = Some(now);
         }
@@ -147,7 +148,7 @@ impl Told {
     }
 }
 
-/// What HTTP itself bounds on a connection.
+/// Sets the bounds that the HTTP library applies to a connection.
 fn http(bounds: Bounds) -> Http {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http2()
@@ -167,14 +168,14 @@ fn http(bounds: Bounds) -> Http {
     http
 }
 
-/// The connection after its handshake; `None` when there will be none.
+/// Makes the TLS handshake of a connection; `None` when the handshake fails, no place is free, or the drain begins.
 async fn secure(
     stream: TcpStream,
     source: SourceAddress,
     handshake: Handshake,
     places: &Arc<Places>,
     draining: &CancellationToken,
-) -> Option<(Connection, Shown)> {
+) -> Option<(Connection, Presented)> {
     let made = tokio::select! {
         () = draining.cancelled() => return None,
         made = handshake.make(stream, places.bounds().silence_max()) => made,
@@ -192,41 +193,46 @@ async fn secure(
     }
 }
 
-/// Serves a connection until its end, until it was idle for too long, or until the drain has let its calls end.
-async fn attend<S, B>(connection: Connection, http: &Http, service: S, rests: &Rests, draining: CancellationToken)
-where
+/// Serves a connection until it ends, until it has been idle for too long, or until its calls have ended in the drain.
+async fn serve_one<S, B>(
+    connection: Connection,
+    http: &Http,
+    service: S,
+    discards: &Discards,
+    draining: CancellationToken,
+) where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data: Send> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let client = connection.client();
-    let (of_request, rests) = (Arc::clone(&client), rests.of_connection(Arc::clone(&client)));
+    let (of_request, discards) = (Arc::clone(&client), discards.of_connection(Arc::clone(&client)));
     let service = service.map_request(move |mut request: Request<hyper::body::Incoming>| {
         headers::drop_unread(&mut request);
         request.extensions_mut().insert(Arc::clone(&of_request));
         let version = request.version();
-        request.map(|body| Counted::wrap(Whole::new(body, version, &rests), &of_request))
+        request.map(|body| Counted::wrap(DiscardRest::new(body, version, &discards), &of_request))
     });
     let (connection, written) = Watched::new(connection);
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {
-        ended = served.as_mut() => return note(ended),
-        () = client.is_idle() => {}
+        ended = served.as_mut() => return log_end(ended),
+        () = client.until_idle() => {}
         () = draining.cancelled() => {}
     }
-    // calls that cross with this on the way are still served
+    // calls that the client sends before it receives this are still served
     served.as_mut().graceful_shutdown();
-    let drained = draining.cancelled().then(|()| may_be_closed(&client, &written));
+    let drained = draining.cancelled().then(|()| until_closable(&client, &written));
     tokio::select! {
-        ended = served => note(ended),
-        () = has_to_leave(&client) => debug!("an idle client did not close its connection in time; the service closes it"),
+        ended = served => log_end(ended),
+        () = until_leave_timeout(&client) => debug!("an idle client did not close its connection in time; the service closes it"),
         () = drained => debug!("a client without a call did not close its connection at the drain; the service closes it"),
     }
 }
 
-/// Waits until a client that was told to leave has no call under way and had time enough.
-async fn has_to_leave(client: &Client) {
+/// Waits for [`LEAVE_TIMEOUT`], and again while a call is under way.
+async fn until_leave_timeout(client: &Client) {
     loop {
         time::sleep(LEAVE_TIMEOUT).await;
         if !client.is_busy() {
@@ -235,7 +241,7 @@ async fn has_to_leave(client: &Client) {
     }
 }
 
-fn note(ended: Result<(), Box<dyn StdError + Send + Sync>>) {
+fn log_end(ended: Result<(), Box<dyn StdError + Send + Sync>>) {
     if let Err(error) = ended {
         debug!(error, "a connection ended");
     }

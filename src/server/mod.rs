@@ -1,4 +1,4 @@
-//! Composes the service: NATS, the use cases, and the listeners; and takes it apart again in order and in bounded time.
+//! Starts the service (NATS, the use cases, the listeners), and stops it in order and in bounded time.
 
 mod addresses;
 mod admission;
@@ -9,6 +9,7 @@ mod client;
 mod coalesce;
 mod connections;
 mod deadline;
+mod discard;
 mod frames;
 mod headers;
 mod held;
@@ -16,7 +17,6 @@ mod intake;
 mod leaving;
 mod listener;
 mod refusal;
-mod rest;
 mod socket;
 mod stream;
 mod tls;
@@ -43,9 +43,9 @@ use self::{
     callers::Callers,
     connections::Bounds,
     deadline::DeadlineLayer,
+    discard::Discards,
     intake::IntakeLayer,
     refusal::{no_such_method, no_such_path},
-    rest::Rests,
     socket::Bound,
     tls::{Tls, files::TlsFiles},
 };
@@ -71,14 +71,13 @@ use crate::{
     store::Store,
 };
 
-/// The header of a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// How often health looks at the NATS connection.
+/// Interval at which the service checks the NATS connection for health.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
-/// Limit of each step after the open calls have ended.
+/// Time limit of each shutdown step after the open calls have ended.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running service. Dropping it stops it at once, without a drain; [`Server::shutdown`] is the way to stop it.
+/// A running service. [`Server::shutdown`] drains and stops it. Dropping it stops it at once, without a drain.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -113,20 +112,24 @@ pub struct Server {
     broken: CancellationToken,
     draining: CancellationToken,
     embedded: Option<EmbeddedNats>,
-    // the tasks end with the server even if nobody shuts it down
+    // the tasks end with the server even if `shutdown` is never called
     _stop_on_drop: tokio_util::sync::DropGuard,
 }
 
 impl Server {
-    /// Starts the service: connects to NATS or starts an own nats-server, reads the registry, binds both listeners.
-    /// Calls are served when this returns.
+    /// Starts the service: connects to NATS or starts the embedded nats-server, reads the registry, and binds both
+    /// listeners. The service serves calls when this returns.
     ///
     /// # Errors
-    /// When a field has a value that its flag refuses; when authentication is off and others than this machine could call, or
-    /// a key cannot be read; when NATS cannot be reached or is too old, the own nats-server cannot be started, the data
-    /// directory belongs to another process, or an address cannot be bound. Nothing is left running.
+    /// After an error nothing is left running. `bind` fails when:
+    /// - a field of `config` has a value that its flag refuses;
+    /// - authentication is off and other machines can reach `listen`, unless `auth_insecure` is set;
+    /// - a key or a TLS file cannot be read or used;
+    /// - NATS cannot be reached or is too old;
+    /// - the embedded nats-server cannot be started, or another process uses the data directory;
+    /// - an address cannot be bound.
     pub async fn bind(config: Config) -> Result<Self> {
-        // boxed, for callers that hold the future
+        // boxed, because the future is large and its callers hold it
         Box::pin(Self::assemble(config)).await
     }
 
@@ -203,11 +206,11 @@ impl Server {
         }
         let encrypted = tls.is_some();
         let (listener, admin_listener) = (socket.listen()?, admin_socket.listen()?);
-        let rests = Rests::new(tasks.clone(), draining.clone());
-        let serving = listener::serve(listener, bounds, tls, service, rests.clone(), draining.clone());
+        let discards = Discards::new(tasks.clone(), draining.clone());
+        let serving = listener::serve(listener, bounds, tls, service, discards.clone(), draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
         let admin = http::admin_routes(store, draining.clone());
-        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, rests, CancellationToken::new());
+        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, discards, CancellationToken::new());
         let admin = AbortOnDropHandle::new(tasks.spawn(stop.clone().run_until_cancelled_owned(admin).map(drop)));
 
         info!(address = %local_addr, admin_address = %admin_addr, tls = encrypted, "listening");
@@ -229,25 +232,27 @@ impl Server {
         })
     }
 
-    /// Where gRPC, gRPC-Web and the HTTP history endpoint are served.
+    /// The address that serves gRPC, gRPC-Web and the HTTP history endpoint.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Where liveness and readiness are served.
+    /// The address that serves liveness and readiness.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// The NATS server in use; of an own one with user and password, so that native programs can connect.
+    /// The URL of the NATS server in use. The URL of the embedded nats-server contains user and password, so that
+    /// native programs can connect.
     #[must_use]
     pub fn nats_url(&self) -> &str {
         &self.nats_url
     }
 
-    /// Completes when the service cannot serve any more: its listener broke, or its NATS client did. The log says why.
+    /// Completes when the service can no longer serve, because its listener or its NATS client has failed. The log
+    /// contains the cause.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -258,15 +263,20 @@ impl Server {
         }
     }
 
-    /// Stops the service: health turns to not serving, open subscriptions end with their position, calls under way finish,
-    /// positions are written back, an own nats-server is stopped. Takes the drain timeout and some seconds at most.
+    /// Drains and stops the service. Takes at most `drain_timeout` and a few seconds.
+    ///
+    /// 1. Health reports `NOT_SERVING`.
+    /// 2. Open subscriptions end with their position, and the other open calls finish.
+    /// 3. The positions of `AUTO` subscribers are written back.
+    /// 4. The embedded nats-server stops, if there is one.
     ///
     /// # Errors
-    /// When calls had to be cut off at the drain timeout. Everything is stopped all the same.
+    /// `DRAINING`, when calls were still open after `drain_timeout` and were cut off. The service is stopped all the
+    /// same.
     pub async fn shutdown(self) -> Result<()> {
         info!("the service is draining: open calls may end before --drain-timeout");
         self.draining.cancel();
-        // ends the health watches too, which would otherwise be open calls for ever
+        // also ends the health watches, which would otherwise stay open calls forever
         self.health.stop();
         let abort = self.serving.abort_handle();
         let drained = time::timeout(self.drain_timeout, self.serving).await.is_ok();
@@ -296,7 +306,7 @@ impl Server {
     }
 }
 
-/// The service's own nats-server, unless it is to use another one.
+/// Starts the embedded nats-server, unless `nats_url` names another server.
 async fn embedded(config: &Config) -> Result<Option<EmbeddedNats>> {
     if config.nats_url.is_some() {
         return Ok(None);
@@ -324,7 +334,8 @@ fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
     }
 }
 
-/// How callers are known, and what keeps the keys fresh. Open doors on a network are refused unless they are insisted upon.
+/// The authentication of callers, and the sources that keep its keys up to date. `--auth off` on an address that other
+/// machines can reach requires `--auth-insecure`.
 async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)> {
     if config.auth == AuthMode::Enforce {
         let settings = auth::Settings {
@@ -354,7 +365,7 @@ async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)
     Ok((Auth::off(), None))
 }
 
-/// The files of TLS towards clients; `None` without TLS.
+/// The TLS files of the main port; `None` without TLS.
 fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
     let client_ca = config.tls_client_ca.clone();
     match (&config.tls_certificate, &config.tls_key) {
@@ -373,7 +384,6 @@ fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
     }
 }
 
-/// What each caller may take.
 fn quotas(config: &Config) -> Quotas {
     Quotas {
         publishes: config.limit_publishes,
@@ -387,7 +397,7 @@ fn quotas(config: &Config) -> Quotas {
     }
 }
 
-/// A connection is a descriptor: who allows more connections than descriptors should know at the start.
+/// Warns when the process may open fewer files than `--max-connections` needs: each connection is a file descriptor.
 fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
     let handshakes = if tls { TLS_HANDSHAKES_MAX } else { 0 };
     let needed = u64::from(connections_max) + (EXCESS_CONNECTIONS_MAX + handshakes) as u64 + OTHER_DESCRIPTORS;
@@ -400,7 +410,7 @@ fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
     }
 }
 
-/// What an acknowledgement of one server means. The own nats-server syncs before it acknowledges.
+/// What an acknowledgement of a single nats-server guarantees. The embedded nats-server syncs before it acknowledges.
 fn durability(config: &Config) -> Durability {
     match (&config.nats_url, config.nats_sync) {
         (None, _) | (Some(_), NatsSync::Always) => Durability::Synced,
@@ -409,7 +419,6 @@ fn durability(config: &Config) -> Durability {
     }
 }
 
-/// Bounds of the main port.
 fn bounds(config: &Config) -> Bounds {
     Bounds {
         connections_max: config.max_connections,
@@ -423,12 +432,12 @@ fn bounds(config: &Config) -> Bounds {
     }
 }
 
-/// Bounds of the admin port, whose requests are short and answered at once.
+/// The bounds of the admin port, whose requests are short and answered at once.
 fn admin_bounds() -> Bounds {
     Bounds {
         connections_max: ADMIN_CONNECTIONS_MAX,
         excess_max: 0,
-        // one address does not take all of them from the probes of another
+        // so that one address cannot take every connection from the probes of another
         connections_per_address_max: Some(ADMIN_CONNECTIONS_MAX / 4),
         calls_max: ADMIN_CONNECTIONS_MAX,
         identifies: false,
@@ -438,7 +447,7 @@ fn admin_bounds() -> Bounds {
     }
 }
 
-/// Connections of one source address; `None` without a bound.
+/// The maximum number of connections from one source address; `None` without a bound.
 fn connections_per_address_max(config: &Config) -> Option<u32> {
     let default = if config.auth == AuthMode::Enforce { CONNECTIONS_PER_ADDRESS_MAX } else { 0 };
     Some(config.max_connections_per_address.unwrap_or(default)).filter(|max| *max > 0)
@@ -468,12 +477,13 @@ async fn follow_connection(store: Store, health: Health, broken: CancellationTok
     }
 }
 
-/// Leaves a client's request id only if it is short and of harmless characters: it is answered and logged.
+/// Removes a client's request id unless it is short and of harmless characters, because the service returns and logs
+/// it.
 fn checked_request_id<B>(mut request: ::http::Request<B>) -> ::http::Request<B> {
     if let Some(given) = request.headers_mut().remove(REQUEST_ID) {
         let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
         let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&given.len()) && given.as_bytes().iter().all(is_harmless);
-        // a copy: the value itself holds the whole header block in memory
+        // a copy, because the original value keeps the whole header block in memory
         if let Some(copy) = HeaderValue::from_bytes(given.as_bytes()).ok().filter(|_| fits) {
             request.headers_mut().insert(REQUEST_ID, copy);
         }

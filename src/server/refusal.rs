@@ -1,4 +1,4 @@
-//! The answer to a call that is refused before it reaches its service, in the form that the call wants its answers in.
+//! Answers calls that are refused before they reach their service, in the format of the call: gRPC, gRPC-Web or HTTP.
 
 use std::convert::Infallible;
 
@@ -10,23 +10,22 @@ use tower::{Layer, ServiceExt};
 
 use crate::{error::Error, grpc};
 
-/// What operators ask when everybody is refused, and what needs no identity.
+/// Services that need no identity. Operators need them even when every other call is refused.
 const ALWAYS_SERVED: &[&str] = &["/grpc.health.", "/grpc.reflection."];
 
-/// Whether this is a call of health or reflection.
+/// Whether `path` is a method of health or reflection.
 pub(super) fn is_always_served(path: &str) -> bool {
     ALWAYS_SERVED.iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// Whether this is a call of reflection.
+/// Whether `path` is a method of reflection.
 pub(super) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
-/// What the service speaks at the paths of gRPC, for clients that try something else.
-const SPOKEN: &str = "this path takes gRPC (content-type application/grpc, over HTTP/2) and gRPC-Web (application/grpc-web+proto, \
+/// The answer at a gRPC path to a request of another protocol.
+const SUPPORTED_PROTOCOLS: &str = "this path takes gRPC (content-type application/grpc, over HTTP/2) and gRPC-Web (application/grpc-web+proto, \
     application/grpc-web-text); Connect is not spoken\n";
-/// The content types of gRPC-Web.
 const GRPC_WEB: &[&str] = &[
     "application/grpc-web",
     "application/grpc-web+proto",
@@ -34,11 +33,12 @@ const GRPC_WEB: &[&str] = &[
     "application/grpc-web-text+proto",
 ];
 
-/// What the service speaks at the paths of gRPC, for methods that neither gRPC nor gRPC-Web has.
-const TAKEN: &str = "this path takes POST, of gRPC and gRPC-Web\n";
+/// The answer at a gRPC path to an HTTP method other than `POST`.
+const SUPPORTED_METHOD: &str = "this path takes POST, of gRPC and gRPC-Web\n";
 
-/// The answer to a request at a path of gRPC that is not gRPC, such as one of a Connect client.
-pub(super) fn unspoken(request: &Request<Body>) -> Option<Response<Body>> {
+/// The answer to a request at a gRPC path that is neither gRPC nor gRPC-Web, such as a request of a Connect client;
+/// `None` for every other request.
+pub(super) fn wrong_protocol(request: &Request<Body>) -> Option<Response<Body>> {
     let mut parts = request.uri().path().split('/').skip(1);
     let is_grpc_path = parts.next().is_some_and(|service| service.contains('.')) && parts.count() == 1;
     if !is_grpc_path {
@@ -48,12 +48,12 @@ pub(super) fn unspoken(request: &Request<Body>) -> Option<Response<Body>> {
     let is_web = GRPC_WEB.iter().any(|web| web.as_bytes() == kind);
     let is_post = request.method() == Method::POST;
     if request.method() == Method::OPTIONS || (is_web && !is_post) {
-        let mut response = line_of_text(StatusCode::METHOD_NOT_ALLOWED, TAKEN);
+        let mut response = line_of_text(StatusCode::METHOD_NOT_ALLOWED, SUPPORTED_METHOD);
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return Some(response);
     }
     let is_grpc = request.version() == Version::HTTP_2 && is_native(kind, request.headers());
-    (!is_web && !is_grpc).then(|| line_of_text(StatusCode::UNSUPPORTED_MEDIA_TYPE, SPOKEN))
+    (!is_web && !is_grpc).then(|| line_of_text(StatusCode::UNSUPPORTED_MEDIA_TYPE, SUPPORTED_PROTOCOLS))
 }
 
 fn kind(headers: &HeaderMap) -> &[u8] {
@@ -71,12 +71,12 @@ fn line_of_text(status: StatusCode, line: &'static str) -> Response<Body> {
     response
 }
 
-/// The answer to a request at a path that does not exist.
+/// Answers a request for an unknown path.
 pub(super) async fn no_such_path(request: axum::extract::Request) -> axum::response::Response {
     if grpc::is_grpc(request.headers()) { no_such_call(request).await } else { crate::http::not_found() }
 }
 
-/// The answer to a request whose path does not have its method.
+/// Answers a request whose path does not support its HTTP method.
 pub(super) async fn no_such_method(request: axum::extract::Request) -> axum::response::Response {
     if grpc::is_grpc(request.headers()) { no_such_call(request).await } else { crate::http::method_not_allowed() }
 }
@@ -85,10 +85,9 @@ async fn no_such_call(request: axum::extract::Request) -> axum::response::Respon
     refuse(request.map(Body::new), grpc::no_such_call()).await.map(axum::body::Body::new)
 }
 
-/// An answer on its way.
 pub(super) type Refusal = BoxFuture<'static, Response<Body>>;
 
-/// Answers a request with this error.
+/// Answers `request` with `error`.
 pub(super) fn refuse(request: Request<Body>, error: Error) -> Refusal {
     if !grpc::is_grpc(request.headers()) {
         return Box::pin(async move { crate::http::error_response(&error).map(Body::new) });

@@ -1,4 +1,4 @@
-//! Addresses that are taken before they are listened on.
+//! Binds an address before the service listens on it.
 
 use std::net::SocketAddr;
 
@@ -6,21 +6,21 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::error::{Error, Result};
 
-/// An address that is taken and not listened on yet: until the service can answer, clients are refused and may go elsewhere,
-/// instead of waiting for an answer.
+/// An address that is bound and not listened on yet. Until the service can answer, clients are refused at once and can
+/// use another instance.
 pub(super) struct Bound {
     field: &'static str,
     socket: TcpSocket,
 }
 
 impl Bound {
-    /// Connections that may wait to be accepted.
+    /// Maximum number of connections that wait to be accepted.
     const BACKLOG: u32 = 1024;
 
     pub(super) fn new(field: &'static str, address: SocketAddr) -> Result<Self> {
         let bound = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            // as a listener has it: a port is free again at once when its owner has ended
+            // like `TcpListener::bind`: the port is free again as soon as the earlier process has ended
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             Ok(socket)

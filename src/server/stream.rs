@@ -1,4 +1,4 @@
-//! The bytes of a connection, with TLS or without it.
+//! The byte stream of a connection, with or without TLS.
 
 use std::{
     io,
@@ -12,7 +12,6 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// The bytes of a connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),

@@ -1,4 +1,4 @@
-//! Gives the errors of the gRPC library the form of the service's own.
+//! Converts the errors of the gRPC library to the service's own errors.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::grpc;
 
-/// The same answer; a status of the library has a reason then.
+/// Adds a reason to a status that the gRPC library made. Leaves every other answer unchanged.
 pub(super) fn explain(mut response: Response<Body>) -> Response<Body> {
     if Status::from_header_map(response.headers()).is_some() {
         explain_in(response.headers_mut());
@@ -26,11 +26,11 @@ fn explain_in(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else { return };
     let Some(explained) = grpc::explained(&status) else { return };
     headers.remove(Status::GRPC_MESSAGE);
-    // what cannot be a header is left out; the status itself always can
+    // details that cannot be a header are left out; the status code always can be a header
     let _ = explained.add_header(headers);
 }
 
-/// A body whose trailers are explained.
+/// A body that adds the reason in its trailers.
 struct Explained(Body);
 
 impl HttpBody for Explained {

@@ -1,4 +1,4 @@
-//! The body of a request, received message by message.
+//! Receives the body of a request message by message, within bounds.
 
 use std::{
     pin::Pin,
@@ -17,7 +17,7 @@ use tonic::Status;
 use super::{
     budgets::{Charge, Share},
     prefix::{PREFIX_BYTES, complete, length},
-    right::Right,
+    right::PublishRight,
     rules::Rules,
 };
 use crate::{
@@ -27,35 +27,35 @@ use crate::{
     server::client::Call,
 };
 
-/// Where in a body of length-prefixed messages it stands.
+/// The position in a body of length-prefixed messages.
 enum Stage {
-    /// In the prefix of a message, of which this much has come.
+    /// In the prefix of a message; the part of the prefix that was received.
     Prefix(BytesMut),
-    /// The prefix is complete, and waits for room.
+    /// The prefix is complete, and its message waits for the budget; the prefix, the message's length, and the wait.
     Waiting(Bytes, usize, BoxFuture<'static, Option<Charge>>),
-    /// So much of the message is still to come.
+    /// In a message; the bytes that are still missing.
     Message(usize),
-    /// So much of a message that is dropped is still to come; its beginning.
+    /// In a message that is dropped; the bytes that are still missing, and the beginning of the message.
     Skipping(usize, BytesMut),
 }
 
-/// A request body within bounds.
+/// A request body that keeps its bounds.
 pub(super) struct Charged {
     inner: Body,
     rules: Rules,
     share: Share,
     call: Option<Arc<Call>>,
     skipped: Skipped,
-    /// Until the beginning of a large message has come.
-    right: Option<Right>,
+    /// `None` once the beginning of a message was received, or when no check is needed.
+    right: Option<PublishRight>,
     stage: Stage,
-    /// Messages that were passed on.
+    /// The number of messages that were passed on.
     passed: u64,
-    /// What has come and was not passed on yet.
+    /// Bytes that were received and not passed on yet.
     rest: Bytes,
-    /// Of the message that is being received.
+    /// The charge for the message that is being received.
     charge: Option<Charge>,
-    /// When the message must have come.
+    /// When the message must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
     has_failed: bool,
 }
@@ -67,12 +67,12 @@ impl Charged {
         share: Share,
         call: Option<Arc<Call>>,
         skipped: Skipped,
-        right: Option<Right>,
+        right: Option<PublishRight>,
     ) -> Self {
         let deadline = (!rules.is_stream && !inner.is_end_stream()).then(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
         let stage = Stage::Prefix(BytesMut::new());
         let (rest, passed, charge, has_failed) = (Bytes::new(), 0, None, false);
-        let right = right.filter(|_| rules.asks);
+        let right = right.filter(|_| rules.checks_right);
         Self { inner, rules, share, call, skipped, right, stage, passed, rest, charge, deadline, has_failed }
     }
 
@@ -80,13 +80,13 @@ impl Charged {
         self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
     }
 
-    /// What of the rest can be passed on; `None` when more has to come first.
+    /// The part of `rest` that can be passed on; `None` when more bytes must be received first.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
             match &mut self.stage {
                 Stage::Prefix(prefix) => {
                     if prefix.is_empty() {
-                        // what has come as a whole takes no more room than it does already
+                        // messages that are already complete need no charge: decoding them needs no more memory
                         let (end, count) = complete(&self.rest, self.rules.bytes_max);
                         if end > 0 && (self.rules.is_stream || self.passed + count == 1) {
                             self.passed += count;
@@ -143,7 +143,7 @@ impl Charged {
         }
     }
 
-    /// Checks what a prefix announces; gives it back if the message has room at once.
+    /// Checks the `length` that a prefix announces. Returns the prefix if the message can be received at once.
     fn begin_message(&mut self, prefix: Bytes, length: usize) -> Result<Option<Bytes>, Error> {
         self.charge = None;
         if self.passed > 0 && !self.rules.is_stream {
@@ -169,7 +169,7 @@ impl Charged {
         if self.rules.is_charged {
             self.charge = self.share.try_charge(bytes);
             if self.charge.is_none() {
-                let charging = self.share.charge(bytes).ok_or_else(crowded)?;
+                let charging = self.share.charge(bytes).ok_or_else(budget_exhausted)?;
                 self.stage = Stage::Waiting(prefix, length, Box::pin(charging));
                 return Ok(None);
             }
@@ -188,16 +188,16 @@ impl Charged {
 
     fn end_of_message(&mut self) {
         self.stage = Stage::Prefix(BytesMut::new());
-        // a call of one message begins when its client has said that there is no other
+        // a call of one message begins at the end of the body, when it is certain that there is no second message
         if self.rules.is_stream {
             self.deadline = None;
-            self.is_under_way();
+            self.mark_busy();
         }
     }
 
-    fn is_under_way(&mut self) {
+    fn mark_busy(&mut self) {
         if let Some(call) = self.call.take() {
-            call.is_under_way();
+            call.mark_busy();
         }
     }
 
@@ -216,7 +216,7 @@ impl Charged {
 
     fn late(&self) -> Error {
         if matches!(self.stage, Stage::Waiting(..)) {
-            return crowded();
+            return budget_exhausted();
         }
         Error::new(
             Reason::Timeout,
@@ -226,7 +226,7 @@ impl Charged {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
-            // the message before was decoded
+            // the previous message was decoded, so its charge ends
             if matches!(self.stage, Stage::Prefix(_)) {
                 self.charge = None;
             }
@@ -249,9 +249,9 @@ impl Charged {
         }
     }
 
-    /// The client sends no more.
+    /// Handles the end of the client's body.
     fn poll_end(&mut self) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.is_under_way();
+        self.mark_busy();
         self.deadline = None;
         match &self.stage {
             Stage::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
@@ -271,7 +271,7 @@ impl Charged {
     }
 }
 
-fn crowded() -> Error {
+fn budget_exhausted() -> Error {
     Error::new(
         Reason::RateLimited,
         "the service is receiving as many request bytes as it can hold; nothing was done, send fewer large messages at the same time",

@@ -1,4 +1,4 @@
-//! The bytes of messages that are being received: how many there may be, for each caller and for all.
+//! Bounds the bytes of messages that are being received, for each caller and for all callers together.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     sync::PerKey,
 };
 
-/// Bytes, and places to wait for some.
+/// A number of bytes, and places to wait for them.
 #[derive(Debug)]
 pub(in crate::server) struct Budget {
     bytes: Arc<Semaphore>,
@@ -23,18 +23,19 @@ impl Budget {
         Self { bytes: Arc::new(Semaphore::new(bytes_max)), places: Arc::new(Semaphore::new(waiting_max)), bytes_max }
     }
 
-    /// What one caller may have.
-    pub(in crate::server) fn of_one() -> Self {
+    /// The budget of one caller.
+    pub(in crate::server) fn for_caller() -> Self {
         Self::new(REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_PER_CALLER_MAX)
     }
 
-    /// A message larger than all of it is received alone.
+    /// The permits for a message of `bytes` bytes. A message larger than the whole budget takes the whole budget, and
+    /// is received alone.
     fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX)
     }
 }
 
-/// What all callers may have together, and each.
+/// The budget of all callers together, and the budgets of each.
 #[derive(Debug)]
 pub(super) struct Budgets {
     all: Arc<Budget>,
@@ -49,32 +50,33 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// What a call is charged to: its caller, or where that has no name its connection; and all.
+    /// The budgets that a call is charged to: the budget of all callers, and the budget of its caller, or of its
+    /// connection when the caller has no name.
     pub(super) fn share(self: &Arc<Self>, caller: Option<&MemberId>, connection: Option<Arc<Budget>>) -> Share {
-        let of_one = match (caller, connection) {
-            (Some(id), _) => OfOne::Caller(id.clone()),
-            (None, Some(budget)) => OfOne::Connection(budget),
-            (None, None) => OfOne::None,
+        let of_caller = match (caller, connection) {
+            (Some(id), _) => ChargedTo::Caller(id.clone()),
+            (None, Some(budget)) => ChargedTo::Connection(budget),
+            (None, None) => ChargedTo::None,
         };
-        Share { budgets: Arc::clone(self), of_one }
+        Share { budgets: Arc::clone(self), of_caller }
     }
 }
 
-/// What a call is charged to.
+/// The budgets that a call is charged to.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     budgets: Arc<Budgets>,
-    of_one: OfOne,
+    of_caller: ChargedTo,
 }
 
 #[derive(Clone, Debug)]
-enum OfOne {
+enum ChargedTo {
     Caller(MemberId),
     Connection(Arc<Budget>),
     None,
 }
 
-/// What is held while a message is received.
+/// The bytes that a message holds while it is received.
 #[derive(Debug)]
 pub(super) struct Charge {
     _of_one: Option<(OwnedSemaphorePermit, Arc<Budget>)>,
@@ -82,17 +84,17 @@ pub(super) struct Charge {
 }
 
 impl Share {
-    fn of_one(&self) -> Option<Arc<Budget>> {
-        match &self.of_one {
-            OfOne::Caller(id) => Some(self.budgets.callers.get_or_make(id.clone(), Budget::of_one)),
-            OfOne::Connection(budget) => Some(Arc::clone(budget)),
-            OfOne::None => None,
+    fn of_caller(&self) -> Option<Arc<Budget>> {
+        match &self.of_caller {
+            ChargedTo::Caller(id) => Some(self.budgets.callers.get_or_make(id.clone(), Budget::for_caller)),
+            ChargedTo::Connection(budget) => Some(Arc::clone(budget)),
+            ChargedTo::None => None,
         }
     }
 
-    /// Room for so many bytes, if there is some just now.
+    /// Charges `bytes`, if the budgets have room now.
     pub(super) fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let of_one = match self.of_one() {
+        let of_caller = match self.of_caller() {
             Some(budget) => {
                 let permit = Arc::clone(&budget.bytes).try_acquire_many_owned(budget.permits(bytes)).ok()?;
                 Some((permit, budget))
@@ -101,20 +103,20 @@ impl Share {
         };
         let all = &self.budgets.all;
         let of_all = Arc::clone(&all.bytes).try_acquire_many_owned(all.permits(bytes)).ok()?;
-        Some(Charge { _of_one: of_one, _of_all: of_all })
+        Some(Charge { _of_one: of_caller, _of_all: of_all })
     }
 
-    /// Waits until there is room for so many bytes; `None` when too many wait already.
+    /// Waits until the budgets have room for `bytes`, and charges them. Returns `None` when no place to wait is free.
     pub(super) fn charge(&self, bytes: usize) -> Option<impl Future<Output = Option<Charge>> + Send + 'static> {
         let all = Arc::clone(&self.budgets.all);
         let place = Arc::clone(&all.places).try_acquire_owned().ok()?;
-        let of_one = match self.of_one() {
+        let of_caller = match self.of_caller() {
             Some(budget) => Some((Arc::clone(&budget.places).try_acquire_owned().ok()?, budget)),
             None => None,
         };
         Some(async move {
-            // the caller's first: who waits for all others holds up nobody with what is its own
-            let of_one = match of_one {
+            // the caller's budget first: a call that waits for its own caller must not hold bytes of the budget of all
+            let of_caller = match of_caller {
                 Some((_place, budget)) => {
                     let permits = budget.permits(bytes);
                     Some((Arc::clone(&budget.bytes).acquire_many_owned(permits).await.ok()?, budget))
@@ -123,7 +125,7 @@ impl Share {
             };
             let of_all = Arc::clone(&all.bytes).acquire_many_owned(all.permits(bytes)).await.ok()?;
             drop(place);
-            Some(Charge { _of_one: of_one, _of_all: of_all })
+            Some(Charge { _of_one: of_caller, _of_all: of_all })
         })
     }
 }

@@ -1,9 +1,9 @@
-//! Takes the bodies of requests in within bounds, before anything of them is decoded.
+//! Receives the bodies of requests within bounds, before they are decoded.
 //!
-//! The gRPC library makes room for a message as soon as its length is announced. So the length is checked and charged here
-//! first: to the caller, and to all callers together. While there is no room the rest of the body is not read, and HTTP/2
-//! flow control holds the client back. A message that does not come in time ends its call, and gives back what it was
-//! charged.
+//! The gRPC library allocates memory for a message as soon as the prefix announces its length. So this module first
+//! checks the length, and charges it to the caller and to all callers together. While a budget has no room, the service
+//! does not read the rest of the body, and HTTP/2 flow control holds the client back. A message that does not arrive in
+//! time ends its call and gives back its charge.
 
 mod answers;
 mod body;
@@ -24,11 +24,10 @@ use axum::body::Body;
 use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
-use self::{body::Charged, budgets::Budgets, right::Right, rules::Rules};
+use self::{body::Charged, budgets::Budgets, right::PublishRight, rules::Rules};
 use super::client::{Call, Client};
 use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
 
-/// Puts [`Intake`] before a service.
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
     budgets: Arc<Budgets>,
@@ -37,7 +36,6 @@ pub(super) struct IntakeLayer {
 }
 
 impl IntakeLayer {
-    /// For calls about these rooms.
     pub(super) fn new(rooms: Rooms) -> Self {
         Self { budgets: Arc::default(), payload_bytes_max: rooms.payload_bytes_max(), rooms }
     }
@@ -51,7 +49,7 @@ impl<S> Layer<S> for IntakeLayer {
     }
 }
 
-/// Replaces the body of each request by one that keeps the bounds, and gives every error its reason.
+/// Replaces the body of each request by one that keeps the bounds, and adds a reason to every error.
 #[derive(Clone, Debug)]
 pub(super) struct Intake<S> {
     layer: IntakeLayer,
@@ -73,7 +71,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let rules = Rules::of(request.uri().path(), self.layer.payload_bytes_max);
         let extensions = request.extensions_mut();
-        // the call's own end is that of its answer
+        // removed, so that the request does not keep the call open: the call ends with its answer
         let call = extensions.remove::<Arc<Call>>();
         let skipped = Skipped::default();
         if rules.skips {
@@ -86,9 +84,9 @@ where
             && rules.is_stream
             && caller.is_some()
         {
-            call.is_under_way();
+            call.mark_busy();
         }
-        let right = caller.cloned().map(|caller| Right::new(self.layer.rooms.clone(), caller));
+        let right = caller.cloned().map(|caller| PublishRight::new(self.layer.rooms.clone(), caller));
         let request = request.map(|body| Body::new(Charged::new(body, rules, share, call, skipped, right)));
         self.inner.call(request).map_ok(answers::explain)
     }

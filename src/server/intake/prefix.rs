@@ -1,9 +1,10 @@
-//! What gRPC puts before each message.
+//! The prefix of each gRPC message.
 
-/// A flag and the length come before each message (gRPC over HTTP/2).
+/// Bytes of the prefix: a flag (1) and the length of the message (4) (gRPC over HTTP/2).
 pub(super) const PREFIX_BYTES: usize = 5;
 
-/// The messages at the beginning that are complete: how many bytes they have, and how many they are.
+/// The bytes and the number of the complete messages at the beginning of `bytes`. Stops at a message longer than
+/// `bytes_max`.
 pub(super) fn complete(bytes: &[u8], bytes_max: usize) -> (usize, u64) {
     let (mut end, mut count) = (0, 0);
     while let Some(prefix) = bytes.get(end..).and_then(<[u8]>::first_chunk::<PREFIX_BYTES>) {
@@ -16,7 +17,7 @@ pub(super) fn complete(bytes: &[u8], bytes_max: usize) -> (usize, u64) {
     (end, count)
 }
 
-/// The length that a prefix announces.
+/// The length of the message that a prefix announces, in bytes.
 pub(super) fn length([_, length @ ..]: [u8; PREFIX_BYTES]) -> usize {
     usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,4 @@
-//! Asks whether a caller may publish before its large message is received.
+//! Checks whether a caller may publish, before the service receives its large message.
 
 use std::task::{Context, Poll};
 
@@ -11,37 +11,37 @@ use crate::{
     rooms::Rooms,
 };
 
-/// Whether the caller may publish in the room that the message begins with.
-pub(super) enum Right {
-    Unasked(Box<(Rooms, Caller)>),
-    Asked(BoxFuture<'static, Result<(), Error>>),
-    /// It may, or the beginning does not name the room.
+/// The check whether the caller may publish in the room that the message names first.
+pub(super) enum PublishRight {
+    Unchecked(Box<(Rooms, Caller)>),
+    Checking(BoxFuture<'static, Result<(), Error>>),
+    /// The check has ended, or the message does not begin with the room.
     Settled,
 }
 
-impl Right {
+impl PublishRight {
     pub(super) fn new(rooms: Rooms, caller: Caller) -> Self {
-        Self::Unasked(Box::new((rooms, caller)))
+        Self::Unchecked(Box::new((rooms, caller)))
     }
 
-    /// Ready when the rest of the message, which begins so, may be received.
+    /// Ready when the service may receive the rest of the message that starts with `beginning`.
     ///
     /// # Errors
-    /// When the caller may not publish there.
+    /// When the caller may not publish in the room.
     pub(super) fn poll(&mut self, beginning: &[u8], cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match std::mem::replace(self, Self::Settled) {
-                Self::Unasked(asking) => {
+                Self::Unchecked(asking) => {
                     let Some(id) = grpc::room_id_at(beginning) else { return Poll::Ready(Ok(())) };
                     let (rooms, caller) = *asking;
-                    *self = Self::Asked(Box::pin(async move {
+                    *self = Self::Checking(Box::pin(async move {
                         rooms.may_publish(&caller, &RoomId::parse("room_id", id)?).await
                     }));
                 }
-                Self::Asked(mut asked) => {
+                Self::Checking(mut asked) => {
                     let polled = asked.as_mut().poll(cx);
                     if polled.is_pending() {
-                        *self = Self::Asked(asked);
+                        *self = Self::Checking(asked);
                     }
                     return polled;
                 }

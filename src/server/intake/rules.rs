@@ -1,4 +1,4 @@
-//! What is allowed to the requests of each RPC.
+//! The bounds and checks that apply to the requests of each RPC.
 
 use crate::{
     limits::{
@@ -8,33 +8,32 @@ use crate::{
     server::refusal::{is_always_served, is_reflection},
 };
 
-/// What is allowed to the requests of an RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "a table of what holds for which RPC")]
 pub(super) struct Rules {
-    /// Bytes of a message.
+    /// Maximum bytes of a message.
     pub bytes_max: usize,
-    /// The field that makes a message larger than that, where there is one.
+    /// The field that an error names for a larger message; `None` when no single field makes a message large.
     pub large_field: Option<&'static str>,
-    /// Whether there may be any number of messages, at any time.
+    /// Whether the request may have any number of messages, at any time.
     pub is_stream: bool,
-    /// Whether a message that is too large is dropped and answered in its place.
+    /// Whether a message that is too large is dropped and answered in its place, instead of ending the call.
     pub skips: bool,
-    /// Whether the right to publish is asked for before a large message is received.
-    pub asks: bool,
-    /// Whether the bytes are charged to a caller.
+    /// Whether the right to publish is checked before a large message is received.
+    pub checks_right: bool,
+    /// Whether the bytes are charged to the budgets.
     pub is_charged: bool,
 }
 
 impl Rules {
-    /// Those for the RPC at this path, in a service that takes payloads of at most so many bytes.
+    /// The rules for the RPC at `path`, in a service that accepts payloads of at most `payload_bytes_max` bytes.
     pub(super) fn of(path: &str, payload_bytes_max: usize) -> Self {
         let small = Self {
             bytes_max: SMALL_REQUEST_BYTES_MAX,
             large_field: None,
             is_stream: false,
             skips: false,
-            asks: false,
+            checks_right: false,
             is_charged: true,
         };
         if is_always_served(path) {
@@ -48,11 +47,11 @@ impl Rules {
         let payload =
             Self { bytes_max: payload_bytes_max + REQUEST_SLACK_BYTES, large_field: Some("payload"), ..small };
         match path.strip_prefix("/unibus.v1.RoomService/") {
-            Some("Publish") => Self { asks: true, ..payload },
+            Some("Publish") => Self { checks_right: true, ..payload },
             Some("PublishBatch") => Self {
                 bytes_max: payload_bytes_max.max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES,
                 large_field: Some("messages"),
-                asks: true,
+                checks_right: true,
                 ..small
             },
             Some("PublishStream") => Self { is_stream: true, skips: true, ..payload },
@@ -61,7 +60,7 @@ impl Rules {
         }
     }
 
-    /// Whether a message of so many bytes is dropped and answered in its place.
+    /// Whether a message of `bytes` bytes is dropped and answered in its place. Longer messages end the call.
     pub(super) fn skips(&self, bytes: usize) -> bool {
         self.skips && bytes <= SKIPPED_MESSAGE_BYTES_MAX
     }

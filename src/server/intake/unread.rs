@@ -1,4 +1,4 @@
-//! Tells a connection what its calls have read, until somebody is identified on it.
+//! Counts the data that the calls of a connection have read, until a caller is identified on it.
 
 use std::{
     pin::Pin,
@@ -21,7 +21,7 @@ impl<B> Counted<B>
 where
     B: Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + Unpin + 'static,
 {
-    /// The body, counted if it must be.
+    /// Wraps the body, unless a caller has already been identified on the connection.
     pub(in crate::server) fn wrap(inner: B, client: &Arc<Client>) -> tonic::body::Body {
         if client.is_identified() {
             return tonic::body::Body::new(inner);
@@ -42,7 +42,7 @@ where
         if let Some(Ok(frame)) = &polled
             && let Some(data) = frame.data_ref().filter(|data| !data.is_empty())
         {
-            self.client.was_read(data.len() + FRAME_OVERHEAD_BYTES);
+            self.client.count_read(data.len() + FRAME_OVERHEAD_BYTES);
         }
         Poll::Ready(polled)
     }

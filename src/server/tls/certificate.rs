@@ -1,4 +1,4 @@
-//! What a certificate says. Whether it may be believed is found out before, by the handshake.
+//! Reads names and dates from a certificate. The handshake has already verified it.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,19 +6,19 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use crate::domain::ClientCertificate;
 
-/// What a client's certificate says; `None` when it names nobody.
+/// The name and the end of a client's certificate; `None` when it has no name or cannot be parsed.
 pub(super) fn read(der: &[u8]) -> Option<ClientCertificate> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(ClientCertificate { id: name(&certificate)?, expires_at: end(&certificate)? })
 }
 
-/// When a certificate ends.
+/// The end of a certificate's validity.
 pub(super) fn expires_at(der: &[u8]) -> Option<SystemTime> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     end(&certificate)
 }
 
-/// The first URI of the alternative names, else the first DNS name, else the common name.
+/// The first URI of the subject alternative names, else the first DNS name, else the common name.
 fn name(certificate: &X509Certificate<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();

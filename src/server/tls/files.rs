@@ -1,4 +1,4 @@
-//! The PEM files of TLS, and what is made from them.
+//! Reads the PEM files of TLS and makes the configuration of handshakes from them.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,23 +18,23 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What clients may speak inside, in the order of the service's preference.
+/// The application protocols that the service offers, in its order of preference.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Where the certificates are.
+/// The paths of the TLS files.
 #[derive(Debug)]
 pub(in crate::server) struct TlsFiles {
-    /// The chain that is shown, the own certificate first.
+    /// The certificate chain of the service, its own certificate first.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the service's certificate.
     pub key: PathBuf,
-    /// The authorities of client certificates; `None`: clients are not asked for one.
+    /// The authorities of client certificates. With `None` the service asks clients for no certificate.
     pub client_ca: Option<PathBuf>,
-    /// Whether they must show one.
+    /// Whether clients must have a certificate.
     pub client_auth: ClientAuth,
 }
 
-/// What the files mean for handshakes, and for the certificates that clients have shown.
+/// The configuration in use: for new handshakes, and to verify the certificates of connected clients again.
 #[derive(Debug)]
 pub(super) struct InForce {
     pub config: Arc<ServerConfig>,
@@ -42,7 +42,7 @@ pub(super) struct InForce {
 }
 
 impl InForce {
-    /// Whether a client that has shown these certificates, its own first, would be let in.
+    /// Whether the verifier still accepts a client with this chain, the client's own certificate first.
     pub(super) fn verifies(&self, shown: &[CertificateDer<'_>]) -> bool {
         match (&self.verifier, shown) {
             (Some(verifier), [own, others @ ..]) => verifier.verify_client_cert(own, others, UnixTime::now()).is_ok(),
@@ -51,7 +51,7 @@ impl InForce {
     }
 }
 
-/// What the files held at one time.
+/// The contents of the files at one time.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     certificate: Vec<u8>,
@@ -59,7 +59,7 @@ pub(super) struct Contents {
     client_ca: Option<Vec<u8>>,
 }
 
-// a key is not for a log
+// written by hand, so that no log contains the key
 impl std::fmt::Debug for Contents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Contents").finish_non_exhaustive()
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// The end of the service's own certificate, for the log.
+    /// The end of the service's certificate, formatted for the log.
     pub(super) fn certificate_ends(&self) -> Option<String> {
         let own = CertificateDer::pem_slice_iter(&self.certificate).next()?.ok()?;
         certificate::expires_at(&own).map(|end| humantime::format_rfc3339_seconds(end).to_string())
@@ -75,7 +75,6 @@ impl Contents {
 }
 
 impl TlsFiles {
-    /// Reads all files.
     pub(super) async fn read(&self) -> Result<Contents> {
         Ok(Contents {
             certificate: read("tls_certificate", &self.certificate).await?,
@@ -87,7 +86,7 @@ impl TlsFiles {
         })
     }
 
-    /// What these contents mean for a handshake.
+    /// Makes the configuration from `contents`.
     pub(super) fn in_force(&self, contents: &Contents) -> Result<InForce> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -123,7 +122,7 @@ impl TlsFiles {
         })?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         if contents.client_ca.is_some() {
-            // a resumed session would bring a client back whose certificate has ended meanwhile
+            // a resumed session would accept a client whose certificate has expired since
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
@@ -137,7 +136,7 @@ async fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// All certificates of a PEM file, of which there is at least one.
+/// All certificates of a PEM file; at least one.
 fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {

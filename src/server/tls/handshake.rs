@@ -1,4 +1,5 @@
-//! Handshakes: each with a limit of time, and all together with a bound that no flood turns against others.
+//! TLS handshakes. Each has a time limit. Their number has a bound, and beyond it the oldest handshake is cancelled, so
+//! that a flood does not block other clients.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,6 @@ use crate::{
     sync::lock,
 };
 
-/// The handshakes under way.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes(Mutex<Begun>);
 
@@ -29,7 +29,8 @@ struct Begun {
 }
 
 impl Handshakes {
-    /// Makes place for one more: the oldest gives way, since one that is meant seriously takes least time.
+    /// Counts a new handshake. Beyond the bound it cancels the oldest handshake, because an honest client finishes
+    /// quickly.
     pub(super) fn begin(self: &Arc<Self>, in_force: watch::Receiver<Arc<InForce>>) -> Handshake {
         let superseded = CancellationToken::new();
         let mut begun = self.begun();
@@ -50,7 +51,7 @@ impl Handshakes {
     }
 }
 
-/// One handshake, under way until it is dropped.
+/// A handshake that counts until it is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct Handshake {
     all: Arc<Handshakes>,
@@ -59,17 +60,17 @@ pub(in crate::server) struct Handshake {
     in_force: watch::Receiver<Arc<InForce>>,
 }
 
-/// What a client has shown of itself.
+/// The certificates that a client has presented in its handshake.
 #[derive(Debug)]
-pub(in crate::server) struct Shown {
-    /// What its certificate says, if that names somebody.
+pub(in crate::server) struct Presented {
+    /// The client's own certificate, if it has a name.
     pub certificate: Option<ClientCertificate>,
     chain: Vec<CertificateDer<'static>>,
     in_force: watch::Receiver<Arc<InForce>>,
 }
 
-impl Shown {
-    /// Completes when what the client has shown is not verified any more.
+impl Presented {
+    /// Completes when a change of the TLS files makes the client's chain invalid.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -84,15 +85,15 @@ impl Shown {
 }
 
 impl Handshake {
-    /// Makes it. Says what the client has shown of itself.
+    /// Runs the handshake. Returns the encrypted stream and the client's certificates.
     ///
     /// # Errors
-    /// When it fails, takes longer than it may or than `within`, or gives way to newer ones.
+    /// When the handshake fails, takes longer than `within` or `TLS_HANDSHAKE_TIMEOUT`, or is cancelled for newer ones.
     pub(in crate::server) async fn make(
         mut self,
         stream: TcpStream,
         within: Duration,
-    ) -> io::Result<(TlsStream<TcpStream>, Shown)> {
+    ) -> io::Result<(TlsStream<TcpStream>, Presented)> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.in_force.borrow_and_update().config));
         let made = time::timeout(within.min(TLS_HANDSHAKE_TIMEOUT), acceptor.accept(stream));
         let stream = tokio::select! {
@@ -103,7 +104,7 @@ impl Handshake {
         let chain: Vec<_> =
             session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
         let certificate = chain.first().and_then(|own| certificate::read(own));
-        let shown = Shown { certificate, chain, in_force: self.in_force.clone() };
+        let shown = Presented { certificate, chain, in_force: self.in_force.clone() };
         Ok((stream, shown))
     }
 }

@@ -1,6 +1,6 @@
-//! TLS towards clients: the certificates in force, which follow their files, and handshakes within bounds.
+//! TLS of the main port: it reloads its files when they change, and bounds the handshakes.
 //!
-//! Refuses to know HTTP and who a client is: it says what a verified certificate says.
+//! This module knows nothing of HTTP or of callers. It reports the name in a verified certificate.
 
 mod certificate;
 pub(crate) mod files;
@@ -18,10 +18,10 @@ use self::{
 };
 use crate::error::Result;
 
-/// How often the files are looked at.
+/// Interval at which the files are read again.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// TLS of a listener.
+/// The TLS of a listener.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     files: Arc<TlsFiles>,
@@ -34,8 +34,8 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// When one cannot be read or holds nothing of use, or the key is not the certificate's; the field is that of the
-    /// configuration.
+    /// `INVALID_FIELD`, when a file cannot be read or used, or when the key does not belong to the certificate. The
+    /// field is the one of the configuration.
     pub(super) async fn open(files: TlsFiles) -> Result<Self> {
         let contents = files.read().await?;
         let in_force = files.in_force(&contents)?;
@@ -44,13 +44,13 @@ impl Tls {
         Ok(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() })
     }
 
-    /// Begins a handshake with what is in force now.
+    /// Begins a handshake with the current files.
     pub(super) fn begin(&self) -> Handshake {
         self.handshakes.begin(self.current.subscribe())
     }
 
-    /// Follows the files until `stop`: what they hold is in force for the next handshake, once it is whole. Open connections
-    /// stay as they are, but for those whose client's certificate it does not verify any more.
+    /// Follows the files until `stop`. New contents apply to the next handshake, if they can be used as a whole. Open
+    /// connections stay open, except those whose client certificate the new contents do not verify.
     pub(super) fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let Self { files, current, mut contents, handshakes: _ } = self.clone();
         async move {
@@ -70,7 +70,7 @@ impl Tls {
                 if read == contents {
                     continue;
                 }
-                // what is wrong is told once, and tried again when it is no longer the same
+                // contents that cannot be used are logged once, and tried again only after they change
                 contents = read;
                 match files.in_force(&contents) {
                     Ok(in_force) => {

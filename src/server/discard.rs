@@ -1,9 +1,10 @@
-//! Reads the rest of a request whose call was answered before the request was complete, and drops it.
+//! Reads and discards the rest of a request whose call was answered before the request was complete.
 //!
-//! The HTTP/2 library resets the stream of a request that nobody reads to its end. It remembers only a few of the streams that it
-//! has reset. Data that still comes for one of the others counts as a fault of the client, although the client could not know
-//! better, and [`FAULTY_STREAMS_MAX`](crate::limits::FAULTY_STREAMS_MAX) faults end the connection with all its streams. So the
-//! rest is read, within bounds; beyond these bounds the library resets the stream as before.
+//! The HTTP/2 library resets the stream of a request that is not read to its end. The library remembers only a few of
+//! the streams that it has reset. It treats data for any other reset stream as a fault of the client, although the
+//! client cannot know of the reset yet. [`FAULTY_STREAMS_MAX`](crate::limits::FAULTY_STREAMS_MAX) faults end the
+//! connection with all its streams. So the service reads the rest, within bounds. Beyond these bounds the library
+//! resets the stream.
 
 use std::{
     pin::{Pin, pin},
@@ -23,94 +24,95 @@ use crate::limits::{
     REQUEST_TIMEOUT,
 };
 
-/// The requests of one listener that are read although their calls were answered.
+/// The bound on discarded requests that the connections of one listener share.
 #[derive(Clone, Debug)]
-pub(super) struct Rests {
+pub(super) struct Discards {
     of_all: Arc<Semaphore>,
     tasks: TaskTracker,
-    /// No rest is read any more: it would keep its connection open.
+    /// Ends all discarding, which would otherwise keep connections open during the drain.
     stop: CancellationToken,
 }
 
-impl Rests {
+impl Discards {
     pub(super) fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { of_all: Arc::new(Semaphore::new(REFUSED_REQUESTS_MAX)), tasks, stop }
     }
 
-    /// Those of one connection.
-    pub(super) fn of_connection(&self, client: Arc<Client>) -> Arc<OfConnection> {
+    pub(super) fn of_connection(&self, client: Arc<Client>) -> Arc<ConnectionDiscards> {
         let places = Arc::new(Semaphore::new(REFUSED_REQUESTS_PER_CONNECTION_MAX));
-        Arc::new(OfConnection { rests: self.clone(), places, client })
+        Arc::new(ConnectionDiscards { discards: self.clone(), places, client })
     }
 }
 
-/// The same, of one connection.
+/// The bound on the discarded requests of one connection.
 #[derive(Debug)]
-pub(super) struct OfConnection {
-    rests: Rests,
+pub(super) struct ConnectionDiscards {
+    discards: Discards,
     places: Arc<Semaphore>,
     client: Arc<Client>,
 }
 
-impl OfConnection {
-    /// Reads the rest of this body, if there is a place for it.
+impl ConnectionDiscards {
+    /// Discards the rest of `body` in a task. Drops `body` at once when the connection or the listener has no place
+    /// left.
     fn read<B>(&self, body: B)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let of_connection = Arc::clone(&self.places).try_acquire_owned();
-        let of_all = Arc::clone(&self.rests.of_all).try_acquire_owned();
+        let of_all = Arc::clone(&self.discards.of_all).try_acquire_owned();
         let (Ok(of_connection), Ok(of_all), Ok(runtime)) = (of_connection, of_all, Handle::try_current()) else {
             return;
         };
-        // to strangers it counts as the open call that it was
+        // before a caller is identified, a discarded request still takes the place of an open call
         let arrived = self.client.arrive();
-        let (client, stop) = (Arc::clone(&self.client), self.rests.stop.clone());
+        let (client, stop) = (Arc::clone(&self.client), self.discards.stop.clone());
         let read = async move {
-            let reading = read_to_end(body, |bytes| client.was_read(bytes + FRAME_OVERHEAD_BYTES));
-            // whichever bound ends it, the library resets the stream
+            let reading = read_to_end(body, |bytes| client.count_read(bytes + FRAME_OVERHEAD_BYTES));
+            // when a bound ends the reading, the library resets the stream
             let _ = stop.run_until_cancelled_owned(time::timeout(REQUEST_TIMEOUT, reading)).await;
             drop::<(_, _, Arrived)>((of_connection, of_all, arrived));
         };
-        self.rests.tasks.spawn_on(read, &runtime);
+        self.discards.tasks.spawn_on(read, &runtime);
     }
 }
 
-/// Reads a body and drops what it reads, up to [`REFUSED_REQUEST_BYTES_MAX`].
-async fn read_to_end<B: Body<Data = Bytes> + Unpin>(body: B, was_read: impl Fn(usize)) {
+/// Reads and discards a body, up to [`REFUSED_REQUEST_BYTES_MAX`]. Reports the length of each data frame to `count_read`.
+async fn read_to_end<B: Body<Data = Bytes> + Unpin>(body: B, count_read: impl Fn(usize)) {
     let mut body = pin!(body);
     let mut left = REFUSED_REQUEST_BYTES_MAX;
     while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let length = frame.data_ref().map_or(0, Bytes::len);
         if length > 0 {
-            was_read(length);
+            count_read(length);
         }
         let Some(still) = left.checked_sub(length) else { return };
         left = still;
     }
 }
 
-/// The body of a request, which is read to its end also when it is dropped before.
-pub(super) struct Whole<B>
+/// The body of a request. Dropping it before its end discards the rest.
+pub(super) struct DiscardRest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    /// Until its end.
+    /// `None` after the end of the body.
     inner: Option<B>,
-    of: Option<Arc<OfConnection>>,
+    of: Option<Arc<ConnectionDiscards>>,
 }
 
-impl<B> Whole<B>
+impl<B> DiscardRest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    /// The body of a request of this version. A connection of HTTP/1.1 has no other streams that could suffer.
-    pub(super) fn new(body: B, version: ::http::Version, of: &Arc<OfConnection>) -> Self {
+    /// Wraps the body of a request. Discards nothing with HTTP/1.1, because its connections have no other streams to
+    /// protect.
+    pub(super) fn new(body: B, version: ::http::Version, of: &Arc<ConnectionDiscards>) -> Self {
         Self { inner: Some(body), of: (version == ::http::Version::HTTP_2).then(|| Arc::clone(of)) }
     }
 }
 
-impl<B> Body for Whole<B>
+impl<B> Body for DiscardRest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -135,7 +137,7 @@ where
     }
 }
 
-impl<B> Drop for Whole<B>
+impl<B> Drop for DiscardRest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {

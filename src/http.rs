@@ -1,5 +1,6 @@
-//! The HTTP endpoints: a room's history as JSON for browsers, beside gRPC; liveness and readiness on the admin port.
-//! Refuses to know async-nats.
+//! The HTTP endpoints: the history of a room as JSON for browsers, and liveness and readiness on the admin port.
+//!
+//! This module does not use async-nats.
 
 use axum::{
     Router,
@@ -20,12 +21,13 @@ use crate::{
     store::Store,
 };
 
-/// `GET /rooms/{id}/history?limit=N`.
+/// The route `GET /rooms/{id}/history?limit=N`.
 pub(crate) fn history_routes(rooms: Rooms) -> Router {
     Router::new().route("/rooms/{id}/history", get(history)).with_state(rooms)
 }
 
-/// `GET /livez`: the process runs. `GET /readyz`: it serves, 503 when it does not.
+/// The routes of the admin port. `GET /livez` answers 200 while the process runs. `GET /readyz` answers 200 while the
+/// service serves, and 503 otherwise.
 pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router {
     let ready = move || async move {
         let (is_frozen, is_low) = store.disk().map_or((false, false), |disk| (disk.is_frozen(), disk.is_low()));
@@ -72,13 +74,13 @@ async fn history(
     }
 }
 
-/// The answer to a path that does not exist.
+/// The answer to a request for an unknown path.
 pub(crate) fn not_found() -> Response {
     let error = Error::new(Reason::NotSupported, "there is no such path; see GET /rooms/{id}/history");
     json_response(StatusCode::NOT_FOUND, &error_body(&error))
 }
 
-/// The answer to a method that the history endpoint does not have.
+/// The answer to a method that the history endpoint does not support.
 pub(crate) fn method_not_allowed() -> Response {
     let error = Error::new(Reason::NotSupported, "this path takes GET and HEAD");
     let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &error_body(&error));
@@ -86,19 +88,19 @@ pub(crate) fn method_not_allowed() -> Response {
     response
 }
 
-/// Malformed is the default, out of range is clamped: the contract of the native bus.
+/// The `limit` of a query, as in the contract of the native bus: a malformed number means the default (`0`), and a
+/// number out of range is clamped.
 fn limit(query: &str) -> usize {
     let given = query.split('&').rev().find_map(|pair| pair.strip_prefix("limit=")).unwrap_or_default();
     let digits = given.strip_prefix('+').unwrap_or(given);
     match given.parse::<usize>() {
         Ok(limit) => limit.min(HISTORY_LIMIT_MAX),
-        // a number that no machine word holds is out of range, not malformed
+        // a number too large for `usize` is out of range, not malformed
         Err(_) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => HISTORY_LIMIT_MAX,
         Err(_) => 0,
     }
 }
 
-/// The answer to a call that failed.
 pub(crate) fn error_response(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.reason().code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_response(status, &error_body(error));

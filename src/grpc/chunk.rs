@@ -1,9 +1,9 @@
-//! What the client's HTTP/2 stream has taken, as far as the transport lets it be known.
+//! Observes which bytes the client's HTTP/2 stream has taken, as far as the transport shows it.
 //!
-//! The transport holds what a body gives until the stream's flow-control window, which the client opens, has room for it;
-//! then it moves the bytes into the buffer of the connection, or with larger ones to the socket (h2 0.4, `Encoder::buffer`
-//! in `codec/framed_write.rs`). A chunk sees its bytes go and tells when the last one went. What the client resets before
-//! is dropped, and tells nothing.
+//! The transport holds the bytes of a body until the flow-control window of the stream has room for them. The client
+//! opens this window. Then the transport moves small chunks into the buffer of the connection, and larger ones to the
+//! socket (h2 0.4, `Encoder::buffer` in `codec/framed_write.rs`). A chunk notifies its sessions when its last byte
+//! moves. When the client resets the stream first, the transport drops the chunk, and the chunk notifies nothing.
 
 use std::{
     any::Any,
@@ -19,10 +19,10 @@ use futures_util::task::AtomicWaker;
 
 use crate::subscriptions::subscribers::session::{Mark, SubscriberSession};
 
-/// Whom to tell of which positions.
+/// Sessions to notify, each with the position that is complete.
 pub(super) type Complete = Vec<(Arc<SubscriberSession>, Mark)>;
 
-/// What an answer holds until the client has taken all of its body: a share of something that is bounded.
+/// A share of a bounded resource that an answer holds until the client has taken its whole body.
 #[derive(Clone)]
 pub(crate) struct Holds(#[expect(dead_code, reason = "held, not read")] Arc<dyn Any + Send + Sync>);
 
@@ -39,13 +39,13 @@ pub(crate) struct Chunk {
     _holds: Option<Holds>,
 }
 
-/// To be told when the client's stream has taken the chunk.
+/// The notification for when the client's stream has taken the chunk.
 struct Taken {
     complete: Complete,
     outstanding: Arc<Outstanding>,
 }
 
-/// The chunks of one body that were neither taken nor dropped yet, of those that somebody waits for.
+/// Counts the chunks of one body that have a notification and were neither taken nor dropped yet.
 #[derive(Default)]
 pub(super) struct Outstanding {
     count: AtomicUsize,
@@ -53,7 +53,7 @@ pub(super) struct Outstanding {
 }
 
 impl Chunk {
-    /// With this all of `complete` is taken.
+    /// A chunk whose last byte completes the positions in `complete`.
     pub(super) fn new(bytes: Bytes, complete: Complete, outstanding: &Arc<Outstanding>) -> Self {
         let taken = (!complete.is_empty()).then(|| {
             outstanding.count.fetch_add(1, Ordering::Relaxed);
@@ -62,17 +62,17 @@ impl Chunk {
         Self { bytes, taken, _holds: None }
     }
 
-    /// The same, holding this for as long as it lasts.
+    /// The same chunk, which holds `holds` until it is dropped.
     pub(super) fn holding(self, holds: Option<Holds>) -> Self {
         Self { _holds: holds, ..self }
     }
 
-    /// The same in another encoding.
+    /// The same chunk with its bytes in another encoding.
     pub(super) fn encoded(self, encode: impl FnOnce(Bytes) -> Bytes) -> Self {
         Self { bytes: encode(self.bytes), ..self }
     }
 
-    fn tell_if_taken(&mut self) {
+    fn notify_if_taken(&mut self) {
         if self.bytes.is_empty()
             && let Some(mut taken) = self.taken.take()
         {
@@ -97,7 +97,7 @@ impl Drop for Taken {
 }
 
 impl Outstanding {
-    /// Ready when every chunk was taken or dropped, and told it.
+    /// Ready when every chunk was taken or dropped, and has notified its sessions if it was taken.
     pub(super) fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.settled.register(cx.waker());
         if self.count.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
@@ -115,12 +115,12 @@ impl Buf for Chunk {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.tell_if_taken();
+        self.notify_if_taken();
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
         let bytes = self.bytes.copy_to_bytes(count);
-        self.tell_if_taken();
+        self.notify_if_taken();
         bytes
     }
 }

@@ -1,5 +1,7 @@
-//! Decodes requests within bounds. How many entries the lists and maps of a request have is counted on its encoded bytes,
-//! since each entry takes far more memory once it is decoded.
+//! Decodes requests within bounds.
+//!
+//! The decoder first counts the entries of a request's lists and maps in its encoded bytes, because a decoded entry
+//! takes far more memory.
 
 use std::{any::type_name, collections::HashMap, marker::PhantomData, sync::LazyLock};
 
@@ -28,9 +30,9 @@ use crate::{
     v1,
 };
 
-/// Bytes of the shortest entry.
+/// Bytes of the shortest encoded entry.
 const ENTRY_BYTES_MIN: usize = 2;
-/// What the names of the contract's messages begin with.
+/// The prefix of the names of the contract's messages.
 const PACKAGE: &str = ".unibus.v1.";
 
 /// The codec of the contract's service and client.
@@ -62,7 +64,7 @@ where
     }
 }
 
-/// Refuses what has too many entries, and decodes the rest.
+/// Refuses a request with too many entries, and decodes every other request.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounded<U> {
     inner: ProstDecoder<U>,
@@ -73,7 +75,7 @@ impl<U: Message + Default> Decoder for Bounded<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // a shorter one cannot have too many
+        // a shorter request cannot have too many entries
         if buffer.remaining() > ENTRY_BYTES_MIN * REQUEST_ENTRIES_MAX {
             SHAPES.check(type_name::<U>(), buffer.chunk())?;
         }
@@ -85,14 +87,14 @@ impl<U: Message + Default> Decoder for Bounded<U> {
     }
 }
 
-/// Whether another worker can take over what this one would have run.
+/// Whether another worker thread can run the tasks of this one meanwhile.
 fn may_block() -> bool {
     Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 static SHAPES: LazyLock<Shapes> = LazyLock::new(Shapes::of_the_contract);
 
-/// What the contract's requests look like.
+/// The lists in the contract's requests, and the messages that contain them.
 #[derive(Debug, Default)]
 struct Shapes {
     messages: Vec<Shape>,
@@ -100,17 +102,17 @@ struct Shapes {
     lists: Vec<List>,
 }
 
-/// What the fields of a message are, as far as they matter here.
+/// The fields of a message, by number.
 #[derive(Debug, Default)]
 struct Shape(HashMap<u32, Field>);
 
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    /// Its place among the lists, if it is one.
+    /// The index in [`Shapes::lists`], if the field is a list or map.
     list: Option<usize>,
-    /// The shape of the message that it holds.
+    /// The index in [`Shapes::messages`] of the message type, if the field holds messages.
     message: Option<usize>,
-    /// Whether an entry may be a byte of a packed list.
+    /// Whether the list can be packed. Its shortest entries are then one byte long.
     is_packable: bool,
 }
 
@@ -172,8 +174,11 @@ impl Shapes {
         place
     }
 
-    /// Checks a request of this type; what is no request is not checked, and neither is what cannot be read: the decoder says
-    /// so.
+    /// Checks the encoded request of the type `type_name`. Accepts types that are no requests, and bytes that cannot be
+    /// parsed: the decoder refuses those.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`, when a list has too many entries.
     fn check(&self, type_name: &str, bytes: &[u8]) -> Result<(), Error> {
         let short = type_name.rsplit("::").next().unwrap_or(type_name);
         let Some(place) = self.requests.get(short) else { return Ok(()) };
@@ -217,7 +222,7 @@ impl Shapes {
     }
 }
 
-/// Entries that a list may have in a whole request.
+/// The maximum number of entries that a list may have in a whole request.
 fn entries_max(message: &str, field: &str) -> usize {
     match (message.strip_prefix(PACKAGE), field) {
         (Some("PublishBatchRequest"), "messages") => PUBLISH_BATCH_MESSAGES_MAX,
@@ -267,7 +272,7 @@ mod tests {
         let streamed = |count| v1::PublishStreamRequest { publish: Some(publish(count)), correlation_id: 1 };
         check(&streamed(1000)).unwrap();
         check(&streamed(1001)).unwrap_err();
-        // a message that comes in two parts is one message
+        // a message field that occurs twice is merged into one message
         let parts = [streamed(600).encode_to_vec(), streamed(600).encode_to_vec()].concat();
         SHAPES.check(type_name::<v1::PublishStreamRequest>(), &parts).unwrap_err();
         let room = v1::CreateRoomRequest { labels: headers(1001), ..Default::default() };

@@ -1,5 +1,6 @@
-//! Consume: commands as they are read, and what they lead to as it is sent. Messages are copied out of the encoding that all
-//! subscribers of their room share, with the room before them.
+//! The `Consume` call: converts the commands of the client, and encodes the events that answer them.
+//!
+//! The encoding of a message is shared by all subscribers of its room. Consume copies it behind the id of the room.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -25,8 +26,9 @@ use crate::{
     },
 };
 
-/// Tags of `room_id` and `message` in `ConsumeResponse`.
+/// The tag of `room_id` in `ConsumeResponse`.
 const ROOM_ID_TAG: u32 = 1;
+/// The tag of `message` in `ConsumeResponse`.
 const MESSAGE_TAG: u32 = 3;
 /// Bytes of the key of `message` in `SubscribeResponse`.
 const MESSAGE_KEY_BYTES: usize = 1;
@@ -50,7 +52,8 @@ fn unreadable(status: Status) -> Error {
 }
 
 /// # Errors
-/// When there is nothing that an answer could be tagged with.
+/// When the command is missing, or its room id is invalid: an answer then has no room to name, and the error ends the
+/// stream.
 fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     let Some(command) = request.command else {
         return Err(Error::field("command", "must be one of open, ack, credit and close"));
@@ -88,7 +91,7 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
         ConsumeEvent::Frame(frame, session) => {
             taken = complete(&frame, session);
             match wire(frame) {
-                Ok(frame) => alike(frame),
+                Ok(frame) => same_frame(frame),
                 Err(slice) => return Piece { bytes: tagged(&room_id, &slice), taken },
             }
         }
@@ -105,8 +108,8 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
     Piece { bytes: bytes.freeze(), taken }
 }
 
-/// The same frame on the other stream.
-fn alike(frame: Subscribed) -> Wire {
+/// Converts a frame of Subscribe to the same frame of Consume.
+fn same_frame(frame: Subscribed) -> Wire {
     match frame {
         Subscribed::Opened(opened) => Wire::Opened(opened),
         Subscribed::Message(message) => Wire::Message(message),
@@ -125,13 +128,13 @@ fn kind_of(kind: CommandKind) -> v1::ConsumeCommand {
     }
 }
 
-/// Messages with their room before each.
+/// Encodes messages with the id of their room before each.
 fn tagged(room_id: &RoomId, slice: &Slice) -> Bytes {
     let room_id = room_id.as_str();
     let room_bytes = key_len(ROOM_ID_TAG) + encoded_len_varint(room_id.len() as u64) + room_id.len();
     let mut bytes = BytesMut::new();
     for encoded in slice.encoded() {
-        // the length of the message, and the message
+        // skips the prefix and the key: the length of the message and the message remain
         let message = encoded.get(PREFIX_BYTES + MESSAGE_KEY_BYTES..).unwrap_or_default();
         let length = room_bytes + key_len(MESSAGE_TAG) + message.len();
         bytes.reserve(PREFIX_BYTES + length);

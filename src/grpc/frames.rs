@@ -1,10 +1,11 @@
-//! The frames of a subscription as the body of an HTTP/2 response.
+//! Writes the frames of a subscription as the body of an HTTP/2 response.
 //!
-//! The body is written here and not by tonic, which would encode each message for each subscriber: a message is encoded
-//! once, with the prefix that gRPC puts before it, and its bytes are shared by all who receive it. What is ready goes out
-//! together.
+//! This module writes the body instead of tonic, because tonic would encode each message for each subscriber. Here each
+//! message is encoded once, together with its gRPC prefix, and all its subscribers share the bytes. Frames that are
+//! ready at the same time go out together.
 //!
-//! The body is also where AUTO acknowledgements come from: each [`Chunk`] tells when the client's stream has taken it.
+//! The body is also the source of `AUTO` acknowledgements: each [`Chunk`] reports when the client's stream has taken
+//! it.
 
 use std::{
     convert::Infallible,
@@ -36,20 +37,20 @@ use crate::{
     v1::{self, subscribe_response::Frame as Wire},
 };
 
-/// Bytes that gRPC puts before each message: a flag for compression and the length.
+/// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
 pub(super) const PREFIX_BYTES: usize = 5;
-/// What is ready is gathered up to so many bytes.
+/// Bytes at which ready frames are no longer gathered.
 const GATHER_BYTES: usize = 32 * 1024;
-/// The same where acknowledgements depend on it: what a chunk holds is acknowledged as a whole.
+/// The smaller bound with `AUTO` acknowledgements, because a chunk is acknowledged as a whole.
 const GATHER_BYTES_ACKNOWLEDGED: usize = 8 * 1024;
 
-/// Appends a message as it goes out to every subscriber of its room.
+/// Appends the encoding of `message` that every subscriber of its room receives.
 pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message, into: &mut BytesMut) {
     let frame = Some(Wire::Message(convert::message(message, room, epoch)));
     put(&v1::SubscribeResponse { frame }, into);
 }
 
-/// Appends a message of gRPC.
+/// Appends a gRPC message with its prefix.
 pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
     let length = response.encoded_len();
     into.reserve(PREFIX_BYTES + length);
@@ -57,20 +58,21 @@ pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
     response.encode_raw(into);
 }
 
-/// Appends what gRPC puts before a message of so many bytes.
+/// Appends the prefix of a gRPC message of `length` bytes.
 pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
     into.put_u8(flags);
     into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
-/// What goes out together.
+/// Encoded bytes that are not split between two chunks.
 pub(super) struct Piece {
     pub bytes: Bytes,
-    /// Whom to tell that the client's stream has taken everything up to a position, which is complete with this.
+    /// The session to notify when the client's stream has taken the bytes, and the position that is complete then.
     pub taken: Option<(Arc<SubscriberSession>, Mark)>,
 }
 
-/// Whom to tell when the frame was taken, and of what: everything up to there is in it, or said in it to be missing.
+/// The session to notify when the client's stream has taken `frame`, and the position that is complete then. `None` for
+/// a frame that completes no position.
 pub(super) fn complete(
     frame: &Frame,
     session: Option<Arc<SubscriberSession>>,
@@ -86,13 +88,14 @@ pub(super) fn complete(
     })
 }
 
-/// The response to Subscribe, whose body [`PreparedBodies`](super::PreparedBodies) puts in place.
+/// The response to Subscribe. [`PreparedBodies`](super::PreparedBodies) replaces its empty body by the prepared one.
 pub(super) fn respond<S>(subscription: Subscription) -> Response<tokio_stream::Empty<S>> {
     let session = subscription.auto_acks.clone();
     respond_with(SubscriptionPieces { frames: subscription.frames(), rest: None, session })
 }
 
-/// A response of these pieces, whose body [`PreparedBodies`](super::PreparedBodies) puts in place.
+/// A response that consists of `pieces`. [`PreparedBodies`](super::PreparedBodies) replaces its empty body by the
+/// prepared one.
 pub(super) fn respond_with<S, P>(pieces: P) -> Response<tokio_stream::Empty<S>>
 where
     P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
@@ -113,7 +116,7 @@ where
 /// The frames of one subscription, encoded. Keeps its session open until it is dropped.
 struct SubscriptionPieces {
     frames: Frames,
-    /// What was too much for one piece.
+    /// Messages of the last frame that did not fit into its piece.
     rest: Option<Slice>,
     session: Option<Arc<SubscriberSession>>,
 }
@@ -136,10 +139,10 @@ impl SubscriptionPieces {
     }
 }
 
-/// A frame that belongs to one subscription alone.
+/// Converts a frame that belongs to one subscription alone.
 ///
 /// # Errors
-/// Messages, which are encoded already.
+/// Returns messages unchanged, because they are already encoded.
 pub(super) fn wire(frame: Frame) -> Result<Wire, Slice> {
     Ok(match frame {
         Frame::Messages(slice) => return Err(slice),
@@ -165,29 +168,30 @@ impl Stream for SubscriptionPieces {
     }
 }
 
-/// Pieces as a body.
+/// A body that gathers pieces into chunks.
 struct FrameBody<P> {
     pieces: Option<P>,
-    /// Ready, and not given out yet.
+    /// Bytes for the next chunk.
     gathered: BytesMut,
-    /// What is complete with what is ready.
+    /// The positions that are complete with the next chunk.
     complete: Complete,
-    /// The status to end with.
+    /// The status that ends the body.
     end: Option<Status>,
-    /// Somebody wants to know what was taken.
+    /// Whether a session must be notified of taken chunks.
     acknowledges: bool,
     outstanding: Arc<Outstanding>,
 }
 
 impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
-    /// Adds what is ready to what is gathered; something large that comes first is given out as it is.
+    /// Gathers ready pieces, and returns them. Returns a single piece, or a large first piece, without a copy. Empty
+    /// bytes mean the end.
     fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let mut first: Option<Bytes> = None;
         while let Some(pieces) = &mut self.pieces {
             match pieces.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(Piece { bytes, taken }))) => {
                     if let Some(taken) = taken {
-                        self.note(taken);
+                        self.record_complete(taken);
                     }
                     let enough = if self.acknowledges { GATHER_BYTES_ACKNOWLEDGED } else { GATHER_BYTES };
                     match first.take() {
@@ -214,10 +218,10 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
         }
     }
 
-    fn note(&mut self, (session, mark): (Arc<SubscriberSession>, Mark)) {
+    fn record_complete(&mut self, (session, mark): (Arc<SubscriberSession>, Mark)) {
         self.acknowledges = true;
-        match self.complete.iter_mut().find(|(noted, _)| Arc::ptr_eq(noted, &session)) {
-            Some((_, noted)) => *noted = mark.max(*noted),
+        match self.complete.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &session)) {
+            Some((_, known)) => *known = mark.max(*known),
             None => self.complete.push((session, mark)),
         }
     }
@@ -242,7 +246,7 @@ impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBod
             let complete = std::mem::take(&mut this.complete);
             return Poll::Ready(Some(Ok(BodyFrame::data(Chunk::new(ready, complete, &this.outstanding)))));
         }
-        // the sessions close with this body, and write back what is known to be taken
+        // the sessions close with this body and write their positions back, so every chunk must be settled first
         ready!(this.outstanding.poll_settled(cx));
         Poll::Ready(this.end.take().map(|status| Ok(BodyFrame::trailers(trailers(&status)))))
     }

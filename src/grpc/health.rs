@@ -1,4 +1,4 @@
-//! `grpc.health.v1`, as its protocol says: a watch of an unknown service stays open.
+//! The `grpc.health.v1` service. As its protocol requires, a watch of an unknown service stays open.
 
 use std::pin::Pin;
 
@@ -15,16 +15,15 @@ use tonic_health::pb::{
 use super::SERVICE_NAME;
 use crate::error::{Error, Reason};
 
-/// What the service says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Serving {
     Yes,
     No,
-    /// The service stops: watches end.
-    NoMore,
+    /// The service does not serve any more: watches end.
+    Stopped,
 }
 
-/// Whether the service serves. Clones are of the same service.
+/// The reported health of the service. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(watch::Sender<Serving>);
 
@@ -35,26 +34,26 @@ impl Default for Health {
 }
 
 impl Health {
-    /// What callers of health ask.
+    /// The gRPC service that reports this health.
     pub(crate) fn service(&self) -> HealthServer<impl health_server::Health> {
         HealthServer::new(self.clone())
     }
 
-    /// Tells all who watch.
+    /// Reports to all watches whether the service serves. Ignored after [`stop`](Self::stop).
     pub(crate) fn report(&self, is_serving: bool) {
         let now = if is_serving { Serving::Yes } else { Serving::No };
         self.0.send_if_modified(|serving| {
-            let is_news = *serving != Serving::NoMore && *serving != now;
-            if is_news {
+            let has_changed = *serving != Serving::Stopped && *serving != now;
+            if has_changed {
                 *serving = now;
             }
-            is_news
+            has_changed
         });
     }
 
-    /// Tells all who watch that the service does not serve, and ends their watches.
+    /// Reports to all watches that the service does not serve, and ends them.
     pub(crate) fn stop(&self) {
-        self.0.send_replace(Serving::NoMore);
+        self.0.send_replace(Serving::Stopped);
     }
 
     fn knows(service: &str) -> bool {
@@ -65,7 +64,7 @@ impl Health {
 fn response(serving: Serving) -> HealthCheckResponse {
     let status = match serving {
         Serving::Yes => ServingStatus::Serving,
-        Serving::No | Serving::NoMore => ServingStatus::NotServing,
+        Serving::No | Serving::Stopped => ServingStatus::NotServing,
     };
     HealthCheckResponse { status: status.into() }
 }
@@ -87,20 +86,20 @@ impl health_server::Health for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let is_known = Self::knows(&request.get_ref().service);
-        let seen = WatchStream::new(self.0.subscribe());
+        let states = WatchStream::new(self.0.subscribe());
         if is_known {
-            // the last word is told, and then it is over
-            let told = stream::unfold(Some(seen), |seen| async {
-                let mut seen = seen?;
-                let serving = seen.next().await?;
-                let rest = (serving != Serving::NoMore).then_some(seen);
+            // a watch ends after it has reported the last state
+            let reports = stream::unfold(Some(states), |states| async {
+                let mut states = states?;
+                let serving = states.next().await?;
+                let rest = (serving != Serving::Stopped).then_some(states);
                 Some((Ok(response(serving)), rest))
             });
-            return Ok(Response::new(Box::pin(told)));
+            return Ok(Response::new(Box::pin(reports)));
         }
         let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
-        let going_on = seen.take_while(|serving| future::ready(*serving != Serving::NoMore));
-        let silence = going_on.filter_map(|_| future::ready(None));
+        let until_stopped = states.take_while(|serving| future::ready(*serving != Serving::Stopped));
+        let silence = until_stopped.filter_map(|_| future::ready(None));
         Ok(Response::new(Box::pin(stream::iter([Ok(unknown)]).chain(silence))))
     }
 }

@@ -1,5 +1,7 @@
-//! The contract's service: each handler reads, makes one call, converts. The only place that names generated types.
-//! Refuses to know async-nats.
+//! The gRPC service of the contract. Each handler parses its request, makes one call of [`Rooms`], and converts the
+//! result.
+//!
+//! Only this module uses the generated types. It does not use async-nats.
 
 mod chunk;
 mod codec;
@@ -40,17 +42,17 @@ use crate::{
     },
 };
 
-/// The name under which health is reported.
+/// The service name for which health is reported.
 pub(crate) const SERVICE_NAME: &str = <RoomServiceServer<Service> as tonic::server::NamedService>::NAME;
 
-/// The gRPC service over the use cases.
+/// The gRPC service of the contract.
 pub(crate) struct Service {
     rooms: Rooms,
 }
 
 impl Service {
-    /// The service, which decodes requests somewhat larger than the largest payload and the largest batch, so that they
-    /// are refused by name.
+    /// Makes the service. It decodes requests somewhat larger than the largest payload and the largest batch, so that a
+    /// payload or batch that is too large is refused with the name of its field.
     pub(crate) fn new(rooms: Rooms) -> RoomServiceServer<Self> {
         let decode_bytes_max = rooms.payload_bytes_max().max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES;
         RoomServiceServer::new(Self { rooms })
@@ -59,7 +61,7 @@ impl Service {
     }
 }
 
-/// The contract's service, health, and reflection in both versions for tools such as grpcurl.
+/// The routes of the contract's service, of health, and of both versions of reflection (for tools such as grpcurl).
 pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
     let reflection = Reflection::of(&[
         v1::FILE_DESCRIPTOR_SET,
@@ -76,32 +78,33 @@ pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
     Ok(routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service()))
 }
 
-/// Whether a request wants an answer of gRPC's kind.
+/// Whether the content type is one of gRPC or gRPC-Web, so that the answer must be one too.
 pub(crate) fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
-/// The answer to a call of a service that there is not.
+/// The error of a call of an unknown service or method.
 pub(crate) fn no_such_call() -> Error {
     Error::new(Reason::NotSupported, "the service or method does not exist; reflection lists the existing ones")
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Who makes the call.
+/// The caller that authentication has put into the request.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     Ok(Caller::require(request.extensions().get())?)
 }
 
-/// What the calls of one caller take turns in.
+/// Bounds how many calls of one caller use NATS at the same time.
 #[derive(Clone, Debug)]
 pub(crate) struct Turns(pub Arc<Semaphore>);
 
-/// Waits until few enough other calls of the caller ask NATS. Publishes do not wait: they have queues of their own.
+/// Waits until the call may use NATS: a caller has a bound on such calls at the same time. Publishes do not wait here,
+/// because they have queues of their own. `None` when the caller has no bound.
 async fn turn<T>(request: &Request<T>) -> Option<OwnedSemaphorePermit> {
     let Turns(turns) = request.extensions().get()?;
-    // it is never closed
+    // the semaphore is never closed
     Arc::clone(turns).acquire_owned().await.ok()
 }
 

@@ -1,8 +1,8 @@
-//! The body that a handler has prepared, and the layer that puts it in the place of tonic's.
+//! A body that a handler has prepared, and the layer that replaces the body of tonic by it.
 //!
-//! It is put there by the outermost layer, so that what the layers between do for each frame of a body is not done for the
-//! frames of a subscription. One of those layers is the translation to gRPC-Web, which is done here for them instead. What
-//! tonic has allocated for its own body is freed at once: an idle subscription would hold 8 KiB for nothing.
+//! The outermost layer replaces the body, so that the layers between do no work for the frames of a subscription. One
+//! of these layers translates to gRPC-Web, so this module does that translation itself. The body of tonic is dropped at
+//! once, because each idle subscription would hold 8 KiB for it.
 
 use std::{
     convert::Infallible,
@@ -25,12 +25,12 @@ use super::{
 };
 use crate::sync::lock;
 
-/// Set in the first byte of a message's prefix: the message is the trailers. From the protocol of gRPC-Web.
+/// The flag in the first byte of a prefix that marks the message as trailers (protocol of gRPC-Web).
 const TRAILERS_FLAG: u8 = 0x80;
 
 type BoxBody = Pin<Box<dyn Body<Data = Chunk, Error = Infallible> + Send>>;
 
-/// A body that waits in the extensions of a response.
+/// A prepared body, kept in the extensions of a response.
 #[derive(Clone)]
 pub(super) struct PreparedBody(Arc<Mutex<Option<BoxBody>>>);
 
@@ -45,7 +45,7 @@ impl PreparedBody {
     }
 }
 
-/// Frees the body that a prepared one will replace. For the layer around the handlers.
+/// Drops the body of a response that has a prepared body. For the layer around the handlers.
 pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
     if response.extensions().get::<PreparedBody>().is_some() {
         return response.map(|_| B::default());
@@ -53,7 +53,7 @@ pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
     response
 }
 
-/// Puts prepared bodies in their place.
+/// The layer that replaces the body of a response by its prepared body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PreparedBodies;
 
@@ -98,18 +98,18 @@ fn send<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
     })
 }
 
-/// How the client speaks gRPC.
+/// The form of gRPC that the client uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
     Grpc,
-    /// With the trailers as the last message.
+    /// gRPC-Web: the trailers are the last message.
     GrpcWeb,
-    /// With base64 around that.
+    /// gRPC-Web in base64.
     GrpcWebText,
 }
 
 impl Protocol {
-    /// By the headers of a response.
+    /// The protocol that the headers of a response name.
     fn of(headers: &HeaderMap) -> Self {
         let kind = headers.get(CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
         if kind.starts_with(b"application/grpc-web-text") {
@@ -136,7 +136,7 @@ impl Protocol {
     }
 }
 
-/// Trailers as gRPC-Web has them: as lines of HTTP/1.
+/// Encodes trailers as a message of gRPC-Web: as header lines of HTTP/1.
 fn trailers_message(trailers: &HeaderMap) -> Bytes {
     let length = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
     let mut message = BytesMut::with_capacity(PREFIX_BYTES + length);
@@ -151,7 +151,8 @@ fn trailers_message(trailers: &HeaderMap) -> Bytes {
 }
 
 pin_project! {
-    /// The body of a response: as it came, or the prepared one. Its parts hold what the call holds.
+    /// The body of a response: unchanged, or the prepared one. Each chunk keeps the counts of the call until it is
+    /// dropped.
     pub(crate) struct AnswerBody<B> {
         #[pin]
         body: Inner<B>,
@@ -163,7 +164,7 @@ pin_project! {
     #[project = InnerProjection]
     enum Inner<B> {
         AsIs { #[pin] body: B },
-        // what the layers put into their bodies lives as long as the call
+        // the replaced body stays, because the layers keep values in it that must live as long as the call
         Prepared { body: BoxBody, protocol: Protocol, _replaced: B },
     }
 }

@@ -1,8 +1,9 @@
-//! The `PublishStream` call: requests in, one result for each, in order.
+//! The `PublishStream` call: one result for each request, in the order of the requests.
 //!
-//! Requests are read only while the results that the client has not taken fit a window, so a client that does not read
-//! is not read from either. The stream ends with OK after the client's half-close, and with a status when the service
-//! stops, the caller's credentials expire or the client breaks the stream; in either case after the results of all that was read.
+//! The service reads requests only while the outstanding results fit a window, so it does not read from a client that
+//! reads no results. The stream ends with `OK` after the client's half-close. It ends with an error when the service
+//! drains, the caller's credentials expire, or the client breaks the stream. In each case the results of all requests
+//! that were read come first.
 
 use std::{
     collections::VecDeque,
@@ -26,19 +27,19 @@ use crate::{
     v1,
 };
 
-/// How long requests are read and thrown away after the last response.
+/// How long the service reads and discards requests after the last response.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 type PendingResult<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A message whose result the client does not have yet.
+/// A message whose result was not sent yet.
 struct Outstanding {
     correlation_id: u64,
     bytes: usize,
     outcome: PendingResult<Result<Acknowledged>>,
 }
 
-/// What has no result yet, in the order of the requests.
+/// The outstanding messages, in the order of the requests.
 #[derive(Default)]
 struct Window {
     outstanding: VecDeque<Outstanding>,
@@ -55,7 +56,7 @@ impl Window {
         self.outstanding.push_back(outstanding);
     }
 
-    /// The result of the oldest; never, if there is none.
+    /// The result of the oldest message. Never completes when no message is outstanding.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a result.
@@ -68,45 +69,45 @@ impl Window {
     }
 }
 
-/// A request that waits for its place in the order of its room.
-struct Entering {
+/// A request that waits until it is in the queue of its room.
+struct Enqueueing {
     correlation_id: u64,
     bytes: usize,
-    entered: PendingResult<Result<PendingResult<Result<Acknowledged>>>>,
+    enqueued: PendingResult<Result<PendingResult<Result<Acknowledged>>>>,
 }
 
-impl Entering {
+impl Enqueueing {
     fn new(publishing: &Publishing, request: v1::PublishStreamRequest, is_too_large: bool) -> Self {
         let checked = if is_too_large { Err(too_large()) } else { convert::stream_request(request.publish) };
         let bytes = checked.as_ref().map_or(0, |(_, draft): &(RoomId, Draft)| draft.bytes());
         let publishing = publishing.clone();
-        let entered = async move {
+        let enqueued = async move {
             let (room, draft) = checked?;
             let pending = publishing.submit(&room, draft).await?;
             Ok(Box::pin(pending.outcome()) as PendingResult<_>)
         };
-        Self { correlation_id: request.correlation_id, bytes, entered: Box::pin(entered) }
+        Self { correlation_id: request.correlation_id, bytes, enqueued: Box::pin(enqueued) }
     }
 
-    /// What is outstanding then; never, if nothing is entering.
-    async fn finish(entering: &mut Option<Self>) -> Outstanding {
-        let Some(Self { correlation_id, bytes, entered }) = entering else { return std::future::pending().await };
+    /// Waits until the request is in the queue of its room. Never completes when no request waits.
+    async fn finish(enqueueing: &mut Option<Self>) -> Outstanding {
+        let Some(Self { correlation_id, bytes, enqueued }) = enqueueing else { return std::future::pending().await };
         let (correlation_id, bytes) = (*correlation_id, *bytes);
-        let outcome = entered.as_mut().await.unwrap_or_else(|error| Box::pin(async { Err(error) }));
-        *entering = None;
+        let outcome = enqueued.as_mut().await.unwrap_or_else(|error| Box::pin(async { Err(error) }));
+        *enqueueing = None;
         Outstanding { correlation_id, bytes, outcome }
     }
 }
 
-/// Reads what a client sends that has not heard yet that its stream ends. Without it the connection would be closed over
-/// data that nobody has read, and the client's system would throw away the last results with it.
+/// Reads and discards requests until the client knows that its stream has ended. Without this, the connection would
+/// close with unread data, and the client's system would drop the last results.
 async fn discard(mut requests: Streaming<v1::PublishStreamRequest>) {
     let read = async { while let Ok(Some(_)) = requests.message().await {} };
-    // a client that does not stop has heard it by then, or never will
+    // a client that still sends after this time ignores the end of the stream
     let _ = timeout(DISCARD_TIMEOUT, read).await;
 }
 
-/// The results of what comes in.
+/// Submits `requests` and returns their results.
 pub(super) fn results(
     publishing: Publishing,
     mut requests: Streaming<v1::PublishStreamRequest>,
@@ -118,17 +119,18 @@ pub(super) fn results(
         let mut ended_early = false;
         let mut places = 0..;
         let mut window = Window::default();
-        let mut entering = None;
+        let mut enqueueing = None;
         let mut ended: Option<Result<(), Status>> = None;
         loop {
-            if window.outstanding.is_empty() && entering.is_none() && ended.is_some() {
+            if window.outstanding.is_empty() && enqueueing.is_none() && ended.is_some() {
                 break;
             }
-            let may_read = ended.is_none() && entering.is_none() && window.has_room();
-            // in turns: results must not wait for requests to end, nor small requests pile up in the HTTP/2 library
+            let may_read = ended.is_none() && enqueueing.is_none() && window.has_room();
+            // not biased: results must not wait until the requests end, and small requests must not pile up in the
+            // HTTP/2 library
             tokio::select! {
                 response = window.next() => yield Ok(response),
-                outstanding = Entering::finish(&mut entering) => window.push(outstanding),
+                outstanding = Enqueueing::finish(&mut enqueueing) => window.push(outstanding),
                 () = draining.cancelled(), if ended.is_none() => {
                     ended_early = true;
                     ended = Some(Err(Publishing::drained().into()));
@@ -140,7 +142,7 @@ pub(super) fn results(
                 request = requests.message(), if may_read => match request {
                     Ok(Some(request)) => {
                         let is_too_large = places.next().is_some_and(|place| skipped.take(place));
-                        entering = Some(Entering::new(&publishing, request, is_too_large));
+                        enqueueing = Some(Enqueueing::new(&publishing, request, is_too_large));
                     }
                     Ok(None) => ended = Some(Ok(())),
                     Err(status) => ended = Some(Err(status)),

@@ -1,6 +1,7 @@
-//! Reflection, in both of its versions, as its protocol says: what is unknown is an answer, and the stream stays open.
+//! Both versions of gRPC reflection. As its protocol requires, an unknown symbol gets an error as an answer, and the
+//! stream stays open.
 //!
-//! The versions have the same messages under different names: v1alpha is answered by v1.
+//! The versions have the same messages under different names, so v1alpha uses the answers of v1.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -21,7 +22,7 @@ use tonic_reflection::pb::{
 
 use crate::error::{Error, Reason};
 
-/// The files of every service, by their names and by what they declare.
+/// The descriptor files of every service, by file name and by declared symbol.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reflection(Arc<Files>);
 
@@ -34,10 +35,10 @@ struct Files {
 }
 
 impl Reflection {
-    /// Of these descriptor sets.
+    /// Makes reflection of the descriptor sets in `sets`.
     ///
     /// # Errors
-    /// When one cannot be read.
+    /// When a set cannot be decoded.
     pub(super) fn of(sets: &[&[u8]]) -> Result<Self, prost::DecodeError> {
         let mut files = Files::default();
         for set in sets {
@@ -49,12 +50,10 @@ impl Reflection {
         Ok(Self(Arc::new(files)))
     }
 
-    /// Its first version.
     pub(super) fn v1(&self) -> ServerReflectionServer<impl ServerReflection> {
         ServerReflectionServer::new(self.clone())
     }
 
-    /// Its older version.
     pub(super) fn v1alpha(
         &self,
     ) -> v1alpha::server_reflection_server::ServerReflectionServer<
@@ -189,7 +188,7 @@ impl v1alpha::server_reflection_server::ServerReflection for Reflection {
     }
 }
 
-/// The same message in the other version.
+/// Converts a message to the same message of the other version.
 fn translated<T: Message + Default>(message: &impl Message) -> Result<T, Status> {
     let message = T::decode(&*message.encode_to_vec());
     message.map_err(|error| {

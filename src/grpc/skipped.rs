@@ -1,4 +1,4 @@
-//! What is read of a request before it is decoded: of messages that are too large and are dropped, and of large ones.
+//! Reads the first field of a request that is not decoded yet, and tracks the messages that are dropped for their size.
 
 use std::{
     collections::VecDeque,
@@ -15,27 +15,26 @@ use crate::{
     sync::lock,
 };
 
-/// Bytes that hold the first field of a `PublishStreamRequest`.
+/// Bytes that are enough for the first field of a `PublishStreamRequest`.
 pub(crate) const CORRELATION_BYTES_MAX: usize = 16;
-/// The tag of `room_id`.
+/// The tag of `room_id` in `PublishRequest` and `PublishBatchRequest`.
 const ROOM_ID_TAG: u32 = 1;
 /// Bytes of the longest room id.
 const ROOM_ID_BYTES_MAX: usize = 4 * ROOM_ID_CHARS_MAX;
-/// The tag of `correlation_id`.
+/// The tag of `correlation_id` in `PublishStreamRequest`.
 const CORRELATION_TAG: u32 = 1;
 
-/// Which messages of a stream were dropped, by their place from 0. A message of nothing but its correlation id stands for
-/// each.
+/// The dropped messages of a stream, by their index from 0. A message with only the correlation id replaces each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Skipped(Arc<Mutex<VecDeque<u64>>>);
 
 impl Skipped {
-    /// The message at this place was dropped.
+    /// Records that the message at index `place` was dropped.
     pub(crate) fn add(&self, place: u64) {
         lock(&self.0).push_back(place);
     }
 
-    /// Whether the message at this place was dropped; asked in order, and once.
+    /// Whether the message at index `place` was dropped. Must be called once for each index, in order.
     pub(super) fn take(&self, place: u64) -> bool {
         let mut places = lock(&self.0);
         let is_next = places.front() == Some(&place);
@@ -46,15 +45,15 @@ impl Skipped {
     }
 }
 
-/// What a message that was dropped is answered.
+/// The error that answers a dropped message.
 pub(super) fn too_large() -> Error {
     let mut violations = Violations::default();
     violations.add("publish.payload", "the message is larger than a request may be; split it");
     violations.because(Reason::PayloadTooLarge).into_error()
 }
 
-/// What stands for a message of a `PublishStream` that was dropped: a message of nothing but its `correlation_id`, if that
-/// is its first field.
+/// The replacement for a dropped message of a `PublishStream`. It holds only the `correlation_id`, if that is the first
+/// field of the dropped message.
 pub(crate) fn stand_in(beginning: &[u8]) -> Bytes {
     let mut message = BytesMut::new();
     if let Some(id) = correlation_id(beginning) {
@@ -67,7 +66,7 @@ pub(crate) fn stand_in(beginning: &[u8]) -> Bytes {
     framed.freeze()
 }
 
-/// The `room_id` at the beginning of a message that publishes, if that is its first field and whole.
+/// The `room_id` of a publish request, if it is the first field and complete in `beginning`.
 pub(crate) fn room_id_at(mut beginning: &[u8]) -> Option<String> {
     let key = decode_key(&mut beginning).ok()?;
     let length = usize::try_from(decode_varint(&mut beginning).ok()?).ok()?;

@@ -1,4 +1,4 @@
-//! Makes every `Status` that the service answers with.
+//! Makes every `Status` that the service returns.
 
 use std::{collections::HashMap, error::Error as _};
 
@@ -9,9 +9,8 @@ use tracing::{debug, error};
 
 use crate::error::{Code, Error, Reason};
 
-/// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "unibus.v1";
-/// Characters of what the gRPC library says that a caller hears.
+/// Maximum characters of an error message of the gRPC library that a caller receives.
 const LIBRARY_MESSAGE_CHARS_MAX: usize = 256;
 
 impl From<Error> for Status {
@@ -31,10 +30,10 @@ impl From<Error> for Status {
     }
 }
 
-/// The same status as a message of its own, for an outcome within a response.
+/// The status as a protobuf message, for an outcome within a response.
 pub(super) fn in_band(error: Error) -> pb::Status {
     let status = Status::from(error);
-    // the details of a status are this very message, encoded
+    // the details of a status are this message, encoded
     pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {
         code: status.code().into(),
         message: status.message().to_owned(),
@@ -42,29 +41,31 @@ pub(super) fn in_band(error: Error) -> pb::Status {
     })
 }
 
-/// The status as the service says it, if it is one of the gRPC library's, which has no reason.
+/// Adds a reason to a status that the gRPC library made; `None` for `OK` and for a status that already has details.
 pub(crate) fn explained(status: &Status) -> Option<Status> {
     if status.code() == tonic::Code::Ok || !status.details().is_empty() {
         return None;
     }
-    let said: String = status.message().chars().take(LIBRARY_MESSAGE_CHARS_MAX).collect();
+    let library_message: String = status.message().chars().take(LIBRARY_MESSAGE_CHARS_MAX).collect();
     let error = match status.code() {
-        tonic::Code::Unimplemented if said.is_empty() => {
+        tonic::Code::Unimplemented if library_message.is_empty() => {
             Error::new(Reason::NotSupported, "the method does not exist; reflection lists the existing ones")
         }
-        tonic::Code::Unimplemented => Error::new(Reason::NotSupported, format!("the request cannot be read: {said}")),
-        // the service's own have a reason, so what is left is what the library finds in a request
-        _ => Error::new(Reason::RequestMalformed, format!("the request cannot be read: {said}")),
+        tonic::Code::Unimplemented => {
+            Error::new(Reason::NotSupported, format!("the request cannot be read: {library_message}"))
+        }
+        // the service's own errors have a reason, so this is a fault that the library has found in the request
+        _ => Error::new(Reason::RequestMalformed, format!("the request cannot be read: {library_message}")),
     };
     Some(error.into())
 }
 
-/// That nothing went wrong, as a message.
+/// The status `OK` as a protobuf message.
 pub(super) fn ok() -> pb::Status {
     pb::Status::default()
 }
 
-/// The log has what the caller does not hear.
+/// Logs the error with the causes that the caller does not receive.
 fn record(error: &Error) {
     let mut causes = Vec::new();
     let mut source = error.source();

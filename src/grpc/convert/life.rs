@@ -1,4 +1,4 @@
-//! Requests that change a room or remove messages, and their answers.
+//! Converts the requests that change a room or remove messages, and their responses.
 
 use super::{duration, room, room_id};
 use crate::{
@@ -11,10 +11,10 @@ use crate::{
     v1,
 };
 
-/// Paths of a mask; more than this is no mask of a room.
+/// Maximum number of paths in an update mask.
 const MASK_PATHS_MAX: usize = 32;
-/// Characters of a path that an error repeats.
-const PATH_CHARS_SHOWN: usize = 64;
+/// Maximum characters of a path that an error repeats.
+const PATH_CHARS_MAX: usize = 64;
 
 const RETENTION: [RoomField; 4] =
     [RoomField::MaxAge, RoomField::MaxBytes, RoomField::MaxMessages, RoomField::MaxMessageBytes];
@@ -41,13 +41,13 @@ pub(in crate::grpc) fn update_room(request: v1::UpdateRoomRequest) -> UpdateRoom
         labels: room.labels.into_iter().collect(),
         retention,
         replicas: room.replicas,
-        // with a mask, what it does not name means nothing
+        // a mask that names single fields ignores all other fields
         fixed: if whole { fixed } else { Fixed::default() },
         violations,
     }
 }
 
-/// What an absent mask stands for: whatever can change and is not at its default (AIP-134).
+/// The fields that an absent mask stands for: every field that can change and is not at its default (AIP-134).
 fn populated(room: &v1::Room) -> Vec<RoomField> {
     let retention = room.retention.unwrap_or_default();
     [
@@ -82,7 +82,7 @@ fn masked(paths: &[String], violations: &mut Violations) -> Vec<RoomField> {
             "retention.max_messages" => fields.push(RoomField::MaxMessages),
             "retention.max_message_bytes" => fields.push(RoomField::MaxMessageBytes),
             "replicas" => fields.push(RoomField::Replicas),
-            unfit => violations.add(format!("update_mask[{}]", shown(unfit)), problem(unfit)),
+            other => violations.add(format!("update_mask[{}]", shortened(other)), problem(other)),
         }
     }
     fields
@@ -102,8 +102,8 @@ fn problem(path: &str) -> &'static str {
     }
 }
 
-fn shown(path: &str) -> String {
-    path.chars().take(PATH_CHARS_SHOWN).collect()
+fn shortened(path: &str) -> String {
+    path.chars().take(PATH_CHARS_MAX).collect()
 }
 
 pub(in crate::grpc) fn purged(outcome: PurgeOutcome) -> v1::PurgeRoomResponse {

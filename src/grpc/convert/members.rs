@@ -1,4 +1,4 @@
-//! Requests about members, and their answers.
+//! Converts the requests about members, and their responses.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -10,7 +10,7 @@ use crate::{
     v1,
 };
 
-/// The room, who is to be its member, as what, and from which sequence on.
+/// The room, the new member, its role, and the first sequence that is visible to it.
 pub(in crate::grpc) fn add_member(request: v1::AddMemberRequest) -> Result<(RoomId, MemberId, Role, u64)> {
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
@@ -40,7 +40,7 @@ pub(in crate::grpc) fn remove_member(request: v1::RemoveMemberRequest) -> Result
     }
 }
 
-/// The room, the member after which the page begins, and its size.
+/// The room, the member after which the page begins, and the size of the page.
 pub(in crate::grpc) fn member_page(request: v1::ListMembersRequest) -> Result<(RoomId, Option<MemberId>, usize)> {
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));

@@ -1,4 +1,5 @@
-//! Between generated types and the service's own: what comes in is checked field by field, what goes out is total.
+//! Converts between the generated types and the types of the service. Requests are checked field by field. Conversions
+//! to responses cannot fail.
 
 pub(super) mod life;
 pub(super) mod members;
@@ -60,7 +61,7 @@ fn duration(field: &str, duration: prost_types::Duration) -> Result<Duration> {
     if !normal {
         return Err(Error::field(field, "must have `nanos` with the sign of `seconds`, and less than a second"));
     }
-    // prost's own conversion overflows at the least number of seconds
+    // the conversion of prost overflows at the smallest number of seconds
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
         return Err(Error::field(field, "must not be negative"));
     };
@@ -104,7 +105,7 @@ pub(super) fn room(room: Room, state: Option<RoomState>) -> v1::Room {
     }
 }
 
-/// The room after which a page begins, and its size.
+/// The room after which the page begins, and the size of the page.
 pub(super) fn room_page(request: &v1::ListRoomsRequest) -> Result<(Option<RoomId>, usize)> {
     let mut violations = Violations::default();
     let size = usize::try_from(request.page_size);
@@ -211,7 +212,7 @@ pub(super) fn history(request: v1::HistoryRequest) -> Result<(RoomId, usize, Anc
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
     let anchor = violations.check(anchor(request.anchor));
-    // out of range is clamped, as the native bus does; 0 is the default
+    // a limit out of range is clamped, as the native bus does; 0 means the default
     let limit = usize::try_from(request.limit.max(0)).unwrap_or(HISTORY_LIMIT_MAX);
     match (room_id, anchor) {
         (Some(room_id), Some(anchor)) => Ok((room_id, limit, anchor)),

@@ -1,4 +1,4 @@
-//! Messages that clients publish, alone, in batches and in streams, and what became of them.
+//! Converts the messages that clients publish (alone, in batches and in streams), and their results.
 
 use super::{duration, room_id};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     v1,
 };
 
-/// Checks one message; `prefix` stands before the names of its fields.
+/// Checks one message. Violations name its fields with `prefix` before them.
 fn draft(message: v1::BatchMessage, prefix: &str, violations: &mut Violations) -> Draft {
     let headers = violations.check(Headers::parse(&format!("{prefix}headers"), message.headers));
     let ttl = message.ttl.and_then(|ttl| violations.check(duration(&format!("{prefix}ttl"), ttl)));
@@ -41,7 +41,7 @@ pub(in crate::grpc) fn publish(request: v1::PublishRequest) -> Result<(RoomId, D
     }
 }
 
-/// Messages that are published each for itself: one that is wrong spoils no other.
+/// The messages of a batch that is not atomic: an invalid message does not affect the others.
 pub(in crate::grpc) fn batch(request: v1::PublishBatchRequest) -> Result<(RoomId, Vec<Result<Draft>>)> {
     let room_id = room_id(request.room_id)?;
     let drafts = request.messages.into_iter().map(|message| {
@@ -52,7 +52,10 @@ pub(in crate::grpc) fn batch(request: v1::PublishBatchRequest) -> Result<(RoomId
     Ok((room_id, drafts.collect()))
 }
 
-/// Messages that are published together: one that is wrong spoils all.
+/// The messages of an atomic batch.
+///
+/// # Errors
+/// When one message is invalid.
 pub(in crate::grpc) fn atomic_batch(request: v1::PublishBatchRequest) -> Result<(RoomId, Vec<Draft>)> {
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
@@ -95,12 +98,10 @@ pub(in crate::grpc) fn batch_outcomes(
     v1::PublishBatchResponse { results: results.collect() }
 }
 
-/// One request of a publishing stream.
 pub(in crate::grpc) fn stream_request(request: Option<v1::PublishRequest>) -> Result<(RoomId, Draft)> {
     publish(request.ok_or_else(|| Error::field("publish", "is required"))?)
 }
 
-/// One response of a publishing stream.
 pub(in crate::grpc) fn stream_response(
     correlation_id: u64,
     outcome: Result<Acknowledged>,

@@ -1,4 +1,4 @@
-//! Requests about durable subscribers, and their answers.
+//! Converts the requests about durable subscribers, and their responses.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -11,10 +11,10 @@ use crate::{
     v1,
 };
 
-/// Characters of the longest NATS name in a token, and what stands before it.
+/// Maximum characters of a page token: the longest NATS name and the offset, encoded.
 const TOKEN_CHARS_MAX: usize = 1024;
 
-/// The room, where the page begins, and its size.
+/// The room, the token at which the page begins, and the size of the page.
 pub(in crate::grpc) fn subscriber_page(
     request: v1::ListSubscribersRequest,
 ) -> Result<(RoomId, Option<SubscriberToken>, usize)> {
@@ -76,7 +76,7 @@ pub(in crate::grpc) fn seek_subscriber(request: v1::SeekSubscriberRequest) -> Re
     let room_id = violations.check(room_id(request.room_id));
     let subscriber = violations.check(SubscriberId::parse("subscriber", request.subscriber));
     let to = violations.check(match start("position", request.position) {
-        // what a subscription may leave open must be said here: it would send everything again
+        // required here, although Subscribe has a default: the default position would send every message again
         Ok(Start::Default) => Err(Error::field("position", "is required: set one of its fields")),
         to => to,
     });

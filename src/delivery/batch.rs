@@ -1,4 +1,4 @@
-//! Messages that are handed on together, encoded once for everybody who receives them.
+//! Batches of messages, encoded once and shared by all subscribers.
 
 use std::{
     ops::Range,
@@ -13,28 +13,28 @@ use crate::{
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
 };
 
-/// What a batch says about one of its entries.
+/// An entry of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// In a log the message's sequence; in an ephemeral room the number of the entry since the room was first heard.
+    /// In a log, the sequence of the message. In an ephemeral room, the number of the entry since the upstream started.
     pub sequence: u64,
     pub kind: Kind,
-    /// Bytes of the payload alone.
+    /// Bytes of the payload, without headers or encoding.
     pub payload_bytes: usize,
-    /// Where its encoded form ends.
+    /// The end of the encoded entry in [`Batch::bytes`].
     end: usize,
 }
 
-/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A message. If sequences are missing before it, the oldest one that was kept when it was read.
+    /// A message. If sequences are missing before it, `first_kept` is the oldest sequence in the log when the message
+    /// was read.
     Message { first_kept: u64 },
-    /// The NATS connection was lost here, and has no encoded form.
+    /// The NATS connection was lost here. This entry has no encoded form.
     Disconnected,
 }
 
-/// Entries in ascending order, at least one, encoded one after the other.
+/// At least one entry, in ascending order, encoded one after the other.
 #[derive(Debug)]
 pub(crate) struct Batch {
     items: Box<[Item]>,
@@ -42,12 +42,12 @@ pub(crate) struct Batch {
     lifetime: Lifetime,
 }
 
-/// How long all the messages of a batch are kept.
+/// The times that decide when the first message of a batch expires.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lifetime {
-    /// When the oldest was stored.
+    /// When the oldest message was stored.
     oldest: Option<SystemTime>,
-    /// When the first of those ends that have a lifetime of their own.
+    /// The earliest end among messages with a lifetime of their own.
     ends_at: Option<SystemTime>,
 }
 
@@ -56,22 +56,22 @@ impl Batch {
         &self.items
     }
 
-    /// Sequence of the last entry.
+    /// The sequence of the last entry.
     pub(crate) fn last_sequence(&self) -> u64 {
         self.items.last().map_or(0, |item| item.sequence)
     }
 
-    /// Sequence of the first entry.
+    /// The sequence of the first entry.
     pub(super) fn first_sequence(&self) -> u64 {
         self.items.first().map_or(0, |item| item.sequence)
     }
 
-    /// What it costs to keep it.
+    /// The memory that the batch takes, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.items)
     }
 
-    /// When the first of the messages expires in a room that keeps them for `max_age`.
+    /// When the first message of the batch expires, in a room that keeps messages for `max_age`.
     pub(super) fn expires_at(&self, max_age: Option<Duration>) -> Option<SystemTime> {
         let Lifetime { oldest, ends_at } = self.lifetime;
         let of_age = oldest.zip(max_age).and_then(|(oldest, max_age)| oldest.checked_add(max_age));
@@ -87,7 +87,7 @@ impl Batch {
     }
 }
 
-/// Some consecutive messages of a batch, not none.
+/// At least one message of a batch, consecutive.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     batch: Arc<Batch>,
@@ -99,12 +99,13 @@ impl Slice {
         Self { batch: Arc::clone(batch), range }
     }
 
-    /// The encoded messages, shared with all other holders of the batch.
+    /// The encoded messages. The bytes are shared with the batch, not copied.
     pub(crate) fn bytes(&self) -> Bytes {
         self.batch.bytes.slice(self.batch.start_of(self.range.start)..self.batch.start_of(self.range.end))
     }
 
-    /// Keeps the first messages, as many as are encoded in so many bytes but at least one; the others, if any are left.
+    /// Keeps the longest prefix of messages whose encoding has at most `bytes` bytes, but at least one message. Returns
+    /// the rest, if there is one.
     pub(crate) fn split_off(&mut self, bytes: usize) -> Option<Self> {
         let start = self.batch.start_of(self.range.start);
         let kept = self.items().partition_point(|item| item.end - start <= bytes).max(1);
@@ -114,8 +115,13 @@ impl Slice {
         rest
     }
 
-    /// Keeps the first messages, as many as fit: so many at most, encoded in so many bytes, the last of them begun before
-    /// the payloads of the others came to so many bytes; but at least one. The others, if any are left.
+    /// Keeps the longest prefix of messages within three bounds, but at least one message. Returns the rest, if there
+    /// is one.
+    ///
+    /// - The prefix has at most `messages` messages.
+    /// - Its encoding has at most `bytes` bytes.
+    /// - The payloads before its last message have less than `payload_bytes` bytes in total. So the last payload may
+    ///   exceed this bound.
     pub(crate) fn split_off_within(&mut self, bytes: usize, messages: u64, payload_bytes: u64) -> Option<Self> {
         let mut before = 0;
         let begun = self.items().iter().take_while(|item| {
@@ -133,7 +139,8 @@ impl Slice {
         }
     }
 
-    /// Leaves out the first messages for as long as they are removed for one reason; the last one of these, and the reason.
+    /// Drops the leading messages that were removed for the same reason. Returns the sequence of the last dropped
+    /// message, and the reason. Drops nothing and returns `None` when the first message was not removed.
     pub(crate) fn skip_removed(&mut self, removals: &Removals) -> Option<(u64, GapReason)> {
         let reason = removals.reason(self.items().first()?.sequence)?;
         let removed = self.items().iter().take_while(|item| removals.reason(item.sequence) == Some(reason));
@@ -143,7 +150,7 @@ impl Slice {
         Some((last, reason))
     }
 
-    /// Keeps the messages before the first one that was deleted; the others, if there are any.
+    /// Keeps the messages before the first deleted one. Returns the rest; `None` when no message was deleted.
     pub(crate) fn split_off_removed(&mut self, removals: &Removals) -> Option<Self> {
         let deleted = removals.deleted.as_ref()?;
         let first = deleted.range(self.items().first()?.sequence..=self.last_sequence()).next()?;
@@ -153,17 +160,17 @@ impl Slice {
         Some(rest)
     }
 
-    /// Puts the messages back that were split off.
+    /// Appends `rest`, which was split off from this slice.
     pub(crate) fn join(&mut self, rest: &Self) {
         self.range.end = self.range.end.max(rest.range.end);
     }
 
-    /// How many messages.
+    /// The number of messages.
     pub(crate) fn messages(&self) -> u64 {
         self.range.len() as u64
     }
 
-    /// Bytes of their payloads alone.
+    /// The bytes of all payloads, without headers or encoding.
     pub(crate) fn payload_bytes(&self) -> u64 {
         self.items().iter().map(|item| item.payload_bytes as u64).sum()
     }
@@ -179,7 +186,7 @@ impl Slice {
         self.batch.items.get(self.range.clone()).unwrap_or_default()
     }
 
-    /// Sequence of the last message.
+    /// The sequence of the last message.
     pub(crate) fn last_sequence(&self) -> u64 {
         self.range.end.checked_sub(1).and_then(|last| self.batch.items.get(last)).map_or(0, |item| item.sequence)
     }
@@ -194,7 +201,8 @@ pub(crate) struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Adds a message; `encode` appends its encoded form. `first_kept` matters if sequences are missing before it.
+    /// Adds a message. `encode` appends its encoded form. `first_kept` is used only if sequences are missing before the
+    /// message.
     pub(crate) fn message(
         &mut self,
         sequence: u64,
@@ -206,7 +214,7 @@ impl BatchBuilder {
         self.add(sequence, Kind::Message { first_kept }, payload_bytes);
     }
 
-    /// How long the next message is kept: when it was stored, and when its own lifetime ends.
+    /// Records when the next message was stored, and when its own lifetime ends.
     pub(crate) fn lasts(&mut self, stored_at: SystemTime, ends_at: Option<SystemTime>) {
         let Lifetime { oldest, ends_at: first_end } = &mut self.lifetime;
         *oldest = Some(oldest.map_or(stored_at, |oldest| oldest.min(stored_at)));
@@ -215,7 +223,7 @@ impl BatchBuilder {
         }
     }
 
-    /// Adds the note that the NATS connection was lost.
+    /// Adds an entry for the loss of the NATS connection.
     pub(crate) fn disconnected(&mut self, sequence: u64) {
         self.add(sequence, Kind::Disconnected, 0);
     }
@@ -224,15 +232,15 @@ impl BatchBuilder {
         self.items.push(Item { sequence, kind, payload_bytes, end: self.bytes.len() });
     }
 
-    /// Whether no more should be added.
+    /// Whether the batch has reached `BATCH_MESSAGES_MAX` or `BATCH_BYTES_MAX`.
     pub(crate) fn is_full(&self) -> bool {
         self.items.len() >= BATCH_MESSAGES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
 
-    /// The batch; `None` if nothing was added.
+    /// The batch; `None` if no entry was added.
     pub(crate) fn finish(self) -> Option<Arc<Batch>> {
         let Self { items, bytes, lifetime } = self;
-        // kept for a while by many: without the room that growing left over
+        // a batch lives for a while in the ring, so unused capacity is given back
         let bytes = if bytes.capacity() > bytes.len() * 2 { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
         (!items.is_empty()).then(|| Arc::new(Batch { items: items.into_boxed_slice(), bytes, lifetime }))
     }

@@ -1,4 +1,5 @@
-//! Delivery in an ephemeral room: what passes by is delivered, and what a slow reader loses is counted.
+//! Delivery in an ephemeral room: current messages are delivered, and the messages that a slow reader misses are
+//! counted.
 
 use super::{
     Step,
@@ -7,19 +8,19 @@ use super::{
 };
 use crate::domain::{Gap, GapReason};
 
-/// One subscription's way through what an ephemeral room lets pass.
+/// The delivery of an ephemeral room to one subscription.
 ///
-/// Invariant: every message heard since the opening was delivered or counted as dropped, once.
+/// Invariant: each message that arrived since the opening was delivered once, or counted once as dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveDelivery {
-    /// Number of the last entry that was delivered, told or dropped.
+    /// The number of the last entry that was delivered, reported or dropped.
     position: u64,
-    /// Disconnections among the entries up to there.
+    /// Disconnections among the entries up to `position`.
     disconnections: u64,
 }
 
 impl LiveDelivery {
-    /// A subscription that begins after the entry `position`, up to which there were so many disconnections.
+    /// Opens a subscription after the entry `position`. `disconnections` of the entries up to there are disconnections.
     pub(crate) fn open(position: u64, disconnections: u64) -> Self {
         Self { position, disconnections }
     }
@@ -28,7 +29,7 @@ impl LiveDelivery {
         self.position
     }
 
-    /// The batch that follows.
+    /// The steps for the next batch.
     pub(crate) fn arrive(&mut self, items: &[Item]) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut from = 0;
@@ -45,14 +46,15 @@ impl LiveDelivery {
         steps
     }
 
-    /// The entries up to `after` are gone, with so many disconnections among all that were ever before it.
+    /// The steps when the ring has dropped the entries up to `after`. `disconnections` of all those entries, since the
+    /// room's first, are disconnections.
     pub(crate) fn lagged(&mut self, after: u64, disconnections: u64) -> Vec<Step> {
-        let unheard = disconnections.saturating_sub(self.disconnections);
-        let dropped = after.saturating_sub(self.position).saturating_sub(unheard);
+        let missed_disconnections = disconnections.saturating_sub(self.disconnections);
+        let dropped = after.saturating_sub(self.position).saturating_sub(missed_disconnections);
         self.position = self.position.max(after);
         self.disconnections = self.disconnections.max(disconnections);
         let dropped = (dropped > 0).then(|| lost(GapReason::SlowReader, dropped));
-        dropped.into_iter().chain((unheard > 0).then(|| lost(GapReason::Disconnected, 0))).collect()
+        dropped.into_iter().chain((missed_disconnections > 0).then(|| lost(GapReason::Disconnected, 0))).collect()
     }
 }
 

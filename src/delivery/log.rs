@@ -1,4 +1,4 @@
-//! Delivery from a log: every message once, in order, and nothing missing but what a gap names.
+//! Delivery from a log: each message once and in order. A gap names every missing sequence.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,20 +10,22 @@ use super::{
 };
 use crate::domain::{Gap, GapReason, Removals, RoomState};
 
-/// Where a subscription finds what follows its position.
+/// Where a subscription reads the next messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFrom {
-    /// It is behind: in the room's log.
+    /// In the log of the room, because the ring no longer has them.
     Log,
-    /// In the ring that all subscribers of the room share.
+    /// In the ring that the subscriptions of the room share.
     Ring,
 }
 
-/// One subscription's way through a log, read from the log itself or from the room's ring, in any alternation: both speak
-/// of the same sequences.
+/// The delivery of a log to one subscription. Its messages come from the log or from the room's ring, in any
+/// alternation: both have the same sequences.
 ///
-/// Invariants: `position` never falls; every sequence up to it was delivered or named in a gap, once; `CaughtUp` is
-/// told once.
+/// Invariants:
+/// - `position` never falls.
+/// - Each sequence after the start and up to `position` was delivered once, or named once in a gap.
+/// - `CaughtUp` occurs once.
 #[derive(Clone, Debug)]
 pub(crate) struct LogDelivery {
     position: u64,
@@ -32,24 +34,24 @@ pub(crate) struct LogDelivery {
     caught_up: bool,
     /// Whether the room's retention removes messages.
     expires: bool,
-    /// What is known to have been removed, though it may be at hand.
+    /// Messages that are known to be removed. Batches may still contain them.
     removals: Removals,
     source: ReadFrom,
 }
 
 impl LogDelivery {
-    /// A subscription that starts after `position` in a log that holds `state` and from which `removals` were removed; with
-    /// the first steps.
+    /// Opens a subscription after `position`, in a log with this `state` from which `removals` were removed. Returns
+    /// the first steps too.
     pub(crate) fn open(position: u64, state: &RoomState, expires: bool, removals: Removals) -> (Self, Vec<Step>) {
         let backlog_end = state.last_sequence;
         let mut delivery = Self { position, backlog_end, caught_up: false, expires, removals, source: ReadFrom::Log };
         let mut steps = Vec::new();
         delivery.skip_to(state.first_sequence.saturating_sub(1), state.first_sequence, &mut steps);
-        delivery.note_end(&mut steps);
+        delivery.check_caught_up(&mut steps);
         (delivery, steps)
     }
 
-    /// Everything up to this sequence was delivered or named in a gap.
+    /// The last sequence that was delivered or named in a gap.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -58,7 +60,7 @@ impl LogDelivery {
         self.caught_up
     }
 
-    /// Where to look for what follows, given the room's ring.
+    /// Where to read the next messages, given the room's ring.
     pub(crate) fn source(&mut self, ring: &Ring) -> ReadFrom {
         self.source = match self.source {
             ReadFrom::Log if ring.welcomes(self.position) => ReadFrom::Ring,
@@ -68,13 +70,15 @@ impl LogDelivery {
         self.source
     }
 
-    /// This was removed: what of it was not delivered yet will not be, though it may be at hand.
+    /// Records that `removals` were removed. Those that were not delivered yet will not be delivered, even if a batch
+    /// contains them.
     pub(crate) fn removed(&mut self, removals: Removals) {
         let purged = self.removals.purged.max(removals.purged);
         self.removals = Removals { purged, ..removals };
     }
 
-    /// A batch arrived. `ends_log`: when it was read, and that was after the opening, nothing was stored after it.
+    /// The steps for a batch. With `ends_log`, the batch was read after the opening, and the log then had no message
+    /// after it.
     pub(crate) fn arrive(&mut self, items: &[Item], ends_log: bool) -> Vec<Step> {
         let mut steps = Vec::new();
         let purged = self.removals.purged;
@@ -88,45 +92,45 @@ impl LogDelivery {
                 deliver(from..index, &mut steps);
                 from = index;
                 self.skip_to(item.sequence - 1, first_kept, &mut steps);
-                self.note_end(&mut steps);
+                self.check_caught_up(&mut steps);
             }
             if deleted.as_ref().is_some_and(|deleted| deleted.contains(&item.sequence)) {
                 deliver(from..index, &mut steps);
                 from = index + 1;
                 self.gap_to(item.sequence, GapReason::Deleted, &mut steps);
-                self.note_end(&mut steps);
+                self.check_caught_up(&mut steps);
                 continue;
             }
             self.position = item.sequence;
             if !self.caught_up && self.position >= self.backlog_end {
                 deliver(from..index + 1, &mut steps);
                 from = index + 1;
-                self.note_end(&mut steps);
+                self.check_caught_up(&mut steps);
             }
         }
         deliver(from..items.len(), &mut steps);
-        // of a batch that was purged as a whole nothing is left
+        // a batch that was purged completely leaves only a gap
         let last = items.last().map_or(0, |item| item.sequence).min(purged);
         self.skip_to(last, 0, &mut steps);
-        self.note_end(&mut steps);
+        self.check_caught_up(&mut steps);
         if ends_log && !self.caught_up {
-            // what is missing up to the end was deleted
+            // the sequences that are missing up to the end of the backlog were deleted
             self.skip_to(self.backlog_end, newest_kept, &mut steps);
-            self.note_end(&mut steps);
+            self.check_caught_up(&mut steps);
         }
         steps
     }
 
-    /// The log holds nothing after the position, and `state` otherwise.
+    /// The steps when the log, in this `state`, holds no message after the position.
     pub(crate) fn nothing_follows(&mut self, state: &RoomState) -> Vec<Step> {
         let mut steps = Vec::new();
         self.skip_to(state.last_sequence, state.first_sequence, &mut steps);
-        self.note_end(&mut steps);
+        self.check_caught_up(&mut steps);
         steps
     }
 
     fn skip_to(&mut self, to: u64, first_kept: u64, steps: &mut Vec<Step>) {
-        // what was purged is told apart from what went for another reason behind it
+        // purged sequences get a gap of their own, before sequences that are missing for another reason
         let purged = self.removals.purged.min(to);
         self.gap_to(purged, GapReason::Purged, steps);
         let reason = match (to < first_kept, self.expires) {
@@ -137,7 +141,7 @@ impl LogDelivery {
         self.gap_to(to, reason, steps);
     }
 
-    /// The deleted messages, if any of these is one.
+    /// The set of deleted messages; `None` when it contains none of `items`.
     fn deleted_among(&self, items: &[Item]) -> Option<Arc<BTreeSet<u64>>> {
         let span = items.first()?.sequence..=items.last()?.sequence;
         self.removals.deleted.clone().filter(|deleted| deleted.range(span).next().is_some())
@@ -158,7 +162,7 @@ impl LogDelivery {
         }
     }
 
-    fn note_end(&mut self, steps: &mut Vec<Step>) {
+    fn check_caught_up(&mut self, steps: &mut Vec<Step>) {
         if !self.caught_up && self.position >= self.backlog_end {
             self.caught_up = true;
             steps.push(Step::CaughtUp(self.position));

@@ -1,5 +1,7 @@
-//! The subscription as state machines without I/O: batches of encoded messages, the ring in which a room's messages pass
-//! by all its subscribers, and which frames follow what was read. Refuses to know tonic and async-nats.
+//! State machines without I/O for a subscription: batches of encoded messages, the ring that the subscriptions of a
+//! room share, and the decision which frames a client receives next.
+//!
+//! This module does not use tonic or async-nats.
 
 mod batch;
 mod live;
@@ -16,13 +18,13 @@ pub(crate) use self::{
 };
 use crate::domain::Gap;
 
-/// What the client is told next.
+/// The next frame for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Messages of the batch at hand, by their index.
+    /// Messages of the current batch, by their index.
     Deliver(std::ops::Range<usize>),
     Gap(Gap),
-    /// The backlog of the opening is through, up to this position.
+    /// The backlog at the opening was delivered completely, up to this position.
     CaughtUp(u64),
 }
 

@@ -1,12 +1,14 @@
-//! The newest messages of one active room, through which all its subscribers are served.
+//! The ring: the newest messages of one active room, shared by its subscriptions.
 //!
-//! What the ring holds is a span without holes: everything that the room's log held between the position `after` (not in
-//! it) and the newest entry. So a subscriber needs nothing but its own position to know whether the ring has all that it
-//! lacks: it has if the position is `after` or later. Whoever is further behind reads the log until it is not.
+//! The ring is complete: it holds every entry of the room after the position `after`, up to the newest entry. So the
+//! position of a subscription alone shows whether the ring has every entry that the subscription needs: it has, if the
+//! position is `after` or later. A subscription with an earlier position reads the log until the ring reaches its
+//! position.
 //!
-//! The log is the authority on what is kept, and the ring forgets what the log may not have any more. Expired messages go when
-//! their time has come. What is in doubt for another reason nobody joins, and it goes at the turn after the next: whoever reads
-//! along at the end of the room has taken it by then, and in a room that keeps one message still gets every one.
+//! The log decides which messages are kept, and the ring drops the messages that the log may no longer have. It drops
+//! expired messages when their time has come. Messages that may have been removed for another reason are *in doubt*: no
+//! subscription switches to the ring at them, and the ring drops them at the second turn. A subscription that reads the
+//! ring at its end has received them by then. So it receives every message even in a room that keeps only one.
 
 use std::{
     collections::VecDeque,
@@ -20,18 +22,20 @@ use std::{
 use super::batch::Batch;
 use crate::domain::RoomState;
 
-/// A message stays for as long after its arrival, whatever the clocks say of its age: those who read along take it within that.
+/// Minimum time that a message stays in the ring after its arrival, whatever its age is by the clocks. Subscriptions
+/// that read the ring receive it within this time.
 const STAY_MIN: Duration = Duration::from_secs(1);
 
-/// What a ring may hold.
+/// The bounds of a ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingLimits {
     pub messages_max: usize,
-    /// Beyond its newest batch.
+    /// Bytes of all batches. The newest batch stays even if it is larger.
     pub bytes_max: usize,
 }
 
-/// What all rings of the process may hold together; beyond it each keeps no more than its newest batch.
+/// The bytes that all rings of the process may hold together. Beyond this bound each ring keeps only its newest batch
+/// after a push.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     used: Arc<AtomicUsize>,
@@ -48,14 +52,15 @@ impl Budget {
     }
 }
 
-/// What follows a position.
+/// The result of [`Ring::next`].
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// A batch whose last entry lies after the position, and all before it does not.
+    /// The first batch whose last entry is after the position.
     Batch(Arc<Batch>),
-    /// Nothing yet.
+    /// No entry follows the position yet.
     Nothing,
-    /// Some of what follows is not in the ring any more. The ring begins after `after`; so many disconnections lie before.
+    /// Entries after the position are no longer in the ring. The ring begins after `after`, and `disconnections` of all
+    /// earlier entries are disconnections.
     Lagged { after: u64, disconnections: u64 },
 }
 
@@ -71,24 +76,24 @@ impl Kept {
     }
 }
 
-/// What changes in a log when messages other than its oldest are removed.
+/// The part of a log's state that changes when messages other than its oldest are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
+struct LogShape {
     first: u64,
-    /// Sequences that are missing behind it.
+    /// Missing sequences after `first`.
     holes: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Ring {
     batches: VecDeque<Kept>,
-    /// Everything that follows this position is here.
+    /// The ring holds every entry after this position.
     after: u64,
-    /// What is here up to this sequence may be gone from the log.
+    /// The entries up to this sequence are in doubt: the log may no longer have them.
     doubted: u64,
-    /// What of that was in doubt at the last turn already.
-    going: u64,
-    log: Option<Shape>,
+    /// The entries up to this sequence were in doubt at the last turn. The next turn drops them.
+    doubted_at_last_turn: u64,
+    log: Option<LogShape>,
     messages: usize,
     bytes: usize,
     disconnections: u64,
@@ -98,13 +103,13 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring that will hold what follows `after`.
+    /// An empty ring, which will hold the entries after `after`.
     pub(crate) fn new(after: u64, limits: RingLimits, budget: &Budget) -> Self {
         Self {
             batches: VecDeque::new(),
             after,
             doubted: 0,
-            going: 0,
+            doubted_at_last_turn: 0,
             log: None,
             messages: 0,
             bytes: 0,
@@ -115,7 +120,7 @@ impl Ring {
         }
     }
 
-    /// Adds what follows the newest entry; the oldest batches go if there is no room.
+    /// Adds the entries that follow the newest one. Drops the oldest batches while a bound is exceeded.
     pub(crate) fn push(&mut self, batch: Arc<Batch>, now: SystemTime) {
         self.messages += batch.items().len();
         self.bytes += batch.size();
@@ -131,30 +136,31 @@ impl Ring {
         }
     }
 
-    /// Position of the newest entry.
+    /// The position of the newest entry.
     pub(crate) fn last(&self) -> u64 {
         self.batches.back().map_or(self.after, |kept| kept.batch.last_sequence())
     }
 
-    /// Disconnections noted since the beginning.
+    /// The number of disconnections since the ring was made.
     pub(crate) fn disconnections(&self) -> u64 {
         self.disconnections
     }
 
-    /// Whether a subscriber at `position` finds everything here that it lacks.
+    /// Whether the ring holds every entry after `position`.
     pub(crate) fn reaches(&self, position: u64) -> bool {
         position >= self.after
     }
 
-    /// Whether one that comes from the log had better join here: not where something is in doubt. In a ring that is about to evict its oldest entries it
-    /// would soon be too late for one who joins there, so such a one reads on to the newer half.
+    /// Whether a subscription that reads the log should switch to the ring at `position`. It should not while entries
+    /// after `position` are in doubt. In a ring that is at least half full it should not in the older half, because the
+    /// ring will soon drop those entries.
     pub(crate) fn welcomes(&self, position: u64) -> bool {
         let filling = self.messages * 2 < self.limits.messages_max && self.bytes * 2 < self.limits.bytes_max;
         let middle = self.batches.get(self.batches.len() / 2).map_or(self.after, |kept| kept.batch.last_sequence());
         self.reaches(position) && position >= self.doubted && (filling || position >= middle)
     }
 
-    /// What follows `position`.
+    /// The batch that follows `position`.
     pub(crate) fn next(&self, position: u64) -> Next {
         if !self.reaches(position) {
             return Next::Lagged { after: self.after, disconnections: self.disconnections_evicted };
@@ -167,44 +173,46 @@ impl Ring {
         self.batches.is_empty()
     }
 
-    /// What is here up to this sequence may be gone from the log.
+    /// Marks the entries up to `through` as in doubt: the log may no longer have them.
     pub(crate) fn doubt(&mut self, through: u64) {
         self.doubted = self.doubted.max(through);
     }
 
-    /// The log held this. What may have gone since it was seen before, or is older than its oldest message, is in doubt.
+    /// Compares the ring with a `state` of the log. Entries that may have been removed since the last comparison are in
+    /// doubt, and so are entries older than the oldest message of the log.
     pub(crate) fn compare(&mut self, state: &RoomState) {
         let span = (state.last_sequence + 1).saturating_sub(state.first_sequence);
-        let shape = Shape { first: state.first_sequence, holes: span.saturating_sub(state.messages) };
+        let shape = LogShape { first: state.first_sequence, holes: span.saturating_sub(state.messages) };
         let before = self.log.replace(shape);
-        // without holes only the oldest messages can have gone
+        // without holes only the oldest messages can have been removed
         if shape.holes > 0 && before.is_some_and(|before| before != shape) {
             self.doubt(state.last_sequence);
         }
         self.doubt(state.first_sequence.saturating_sub(1));
     }
 
-    /// Forgets what has been in doubt for one turn.
+    /// Drops the entries that were already in doubt at the last turn.
     pub(crate) fn turn(&mut self) {
-        while self.batches.front().is_some_and(|kept| kept.batch.first_sequence() <= self.going) {
+        while self.batches.front().is_some_and(|kept| kept.batch.first_sequence() <= self.doubted_at_last_turn) {
             self.evict();
         }
-        self.going = self.doubted;
+        self.doubted_at_last_turn = self.doubted;
     }
 
-    /// Forgets what is expired in a room that keeps messages for `max_age`, and what is older than that.
+    /// Drops expired messages, in a room that keeps messages for `max_age`. Also drops every older batch, so that the
+    /// ring stays complete.
     pub(crate) fn expire(&mut self, now: SystemTime, max_age: Option<Duration>) {
         let is_expired = |kept: &Kept| kept.expires_at(max_age).is_some_and(|at| at <= now);
         let expired = self.batches.iter().rposition(is_expired).map_or(0, |last| last + 1);
         (0..expired).for_each(|_| self.evict());
     }
 
-    /// When the next message expires in a room that keeps messages for `max_age`.
+    /// When the next message expires, in a room that keeps messages for `max_age`.
     pub(crate) fn expires_at(&self, max_age: Option<Duration>) -> Option<SystemTime> {
         self.batches.iter().filter_map(|kept| kept.expires_at(max_age)).min()
     }
 
-    /// Forgets everything; who lacks some of it reads the log.
+    /// Drops every entry. Subscriptions that have not received all of them read the log.
     pub(crate) fn clear(&mut self) {
         while !self.batches.is_empty() {
             self.evict();

@@ -1,4 +1,4 @@
-//! What the state machines do in single cases; `model` walks them.
+//! Single cases of the state machines. `model` tests them with random events.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
@@ -37,7 +37,7 @@ fn deleted(deleted: impl IntoIterator<Item = u64>) -> Removals {
     Removals { purged: 0, deleted: Some(Arc::new(deleted.into_iter().collect())) }
 }
 
-/// One message stored at this second, with the end of its own lifetime.
+/// A batch of one message that was stored at second `stored_at`, and whose own lifetime ends at `ends_at`.
 fn lasting(sequence: u64, stored_at: u64, ends_at: Option<u64>) -> Arc<Batch> {
     let mut batch = BatchBuilder::default();
     batch.lasts(at(stored_at), ends_at.map(at));
@@ -138,11 +138,11 @@ fn expired_messages_leave_the_ring_with_all_that_are_older() {
     assert!(ring.reaches(0));
     ring.expire(at(20), None);
     assert!(!ring.reaches(1) && ring.reaches(2));
-    // the bound of the room, which may come later
+    // the room's `max_age`, which an update may set later
     assert_eq!(ring.expires_at(Some(Duration::from_secs(30))), Some(at(40)));
     ring.expire(at(40), Some(Duration::from_secs(30)));
     assert!(ring.is_empty() && ring.reaches(4));
-    // a clock that is ahead does not take from those who read along
+    // a clock that is ahead does not drop messages before subscriptions have read them
     ring.push(lasting(5, 10, Some(11)), at(60));
     ring.expire(at(60), None);
     assert!(ring.reaches(4));
@@ -158,7 +158,7 @@ fn what_is_in_doubt_nobody_joins_and_it_goes_at_the_second_turn() {
     (1..=2).for_each(|sequence| ring.push(batch([(sequence, 0)]), at(0)));
     ring.compare(&state(1, 2, 2));
     assert!(ring.welcomes(0));
-    // one is gone from the middle
+    // one message in the middle was removed
     ring.compare(&state(1, 2, 1));
     assert!(!ring.welcomes(1) && ring.welcomes(2) && ring.reaches(0));
     ring.turn();

@@ -1,5 +1,5 @@
-//! The hand-over between log and ring as a model: a log as a set, an upstream that walks over it, subscriptions that read
-//! either, clients that grant windows, and every event that can come between, in random order.
+//! A model test of the switch between log and ring. The model has a log as a set, an upstream that reads it,
+//! subscriptions that read the log or the ring, and clients that grant windows. Events occur in random order.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,36 +19,36 @@ const SUBSCRIBERS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// So many, that live for so many seconds if not for ever.
+    /// Stores this number of messages, with a lifetime in seconds if they have one.
     Publish(usize, Option<u64>),
-    /// By the service, or natively.
+    /// Deletes a sequence; `true`: by the service, `false`: natively.
     Delete(u64, bool),
-    /// By the service, or natively.
+    /// Purges up to a sequence; `true`: by the service, `false`: natively.
     Purge(u64, bool),
-    /// So many seconds pass.
+    /// Lets this number of seconds pass.
     Pass(u64),
-    /// The ring is compared with the log.
+    /// Compares the ring with the log.
     Check,
-    /// The upstream reads so many messages.
+    /// Lets the upstream read at most this number of messages.
     Upstream(usize),
-    /// Nothing came for a while.
+    /// Clears the ring, as after a while without messages.
     Idle,
-    /// A subscription looks for what is next, so many messages at most.
+    /// Lets a subscription read; from the log at most this number of messages.
     Read(usize, usize),
-    /// It looks whether the end of its backlog was deleted.
-    LookAtEnd(usize),
-    /// Its connection to the log is lost, and made anew.
+    /// Lets a subscription check whether the end of its backlog was deleted.
+    CheckEnd(usize),
+    /// Makes a subscription read the log from its position again, as after a lost connection.
     Reconnect(usize),
-    /// Its client's window grows, and the transport sends what fits.
+    /// Grows the window of a client by this number of bytes. The transport sends the chunks that fit.
     Grant(usize, usize),
-    /// It ends, and the subscriber comes back.
+    /// Ends a subscription and opens it again at its acknowledged position.
     Resume(usize),
-    /// All end, and nobody keeps the upstream; then they come back.
+    /// Ends all subscriptions, and with them the upstream; then opens them again.
     Abandon,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    let who = 0..SUBSCRIBERS;
+    let index = 0..SUBSCRIBERS;
     let event = prop_oneof![
         5 => (1..4_usize).prop_map(|count| Event::Publish(count, None)),
         1 => (1..4_usize, 1..4_u64).prop_map(|(count, seconds)| Event::Publish(count, Some(seconds))),
@@ -58,33 +58,34 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (1..60_u64, any::<bool>()).prop_map(|(sequence, registered)| Event::Purge(sequence, registered)),
         5 => (1..5_usize).prop_map(Event::Upstream),
         1 => Just(Event::Idle),
-        9 => (who.clone(), 1..5_usize).prop_map(|(who, count)| Event::Read(who, count)),
-        1 => who.clone().prop_map(Event::LookAtEnd),
-        1 => who.clone().prop_map(Event::Reconnect),
-        6 => (who.clone(), 1..40_usize).prop_map(|(who, bytes)| Event::Grant(who, bytes)),
-        1 => who.prop_map(Event::Resume),
+        9 => (index.clone(), 1..5_usize).prop_map(|(index, count)| Event::Read(index, count)),
+        1 => index.clone().prop_map(Event::CheckEnd),
+        1 => index.clone().prop_map(Event::Reconnect),
+        6 => (index.clone(), 1..40_usize).prop_map(|(index, bytes)| Event::Grant(index, bytes)),
+        1 => index.prop_map(Event::Resume),
         1 => Just(Event::Abandon),
     ];
     proptest::collection::vec(event, 0..200)
 }
 
-/// One subscription and its client, and all that the client was told.
+/// A subscription, its client, and the frames that the client has received.
 struct Client {
     delivery: LogDelivery,
     started_after: u64,
-    told: BTreeSet<u64>,
+    received: BTreeSet<u64>,
     caught_up: usize,
     backlog_end: u64,
-    /// What was gone when it opened.
+    /// Sequences that were missing when the subscription opened.
     gone: BTreeSet<u64>,
-    /// How far it has read in the log, while it reads there.
+    /// The position of its reader in the log, while it reads the log.
     behind: Option<u64>,
-    /// The end of what was encoded, in the body and in the room.
+    /// The end of the encoded bytes in the body.
     encoded: usize,
+    /// The position that is complete with the encoded bytes.
     encoded_to: u64,
-    /// Where each chunk ends in the body, and the position that is complete with it, of those that were not taken.
+    /// The chunks that were not taken yet: the end of each in the body, and the position that is complete with it.
     chunks: VecDeque<(usize, u64)>,
-    /// How many bytes the client's window has allowed in all.
+    /// The total of bytes that the client's window has allowed.
     window: usize,
     taken: u64,
 }
@@ -95,7 +96,7 @@ impl Client {
         let mut client = Self {
             delivery,
             started_after: position,
-            told: BTreeSet::new(),
+            received: BTreeSet::new(),
             caught_up: 0,
             backlog_end: log.last,
             gone: (1..=log.last).filter(|sequence| !log.kept.contains_key(sequence)).collect(),
@@ -116,7 +117,7 @@ impl Client {
                 Step::Deliver(range) => {
                     let batch = batch.unwrap();
                     for item in &batch.items()[range.clone()] {
-                        self.tell(item.sequence);
+                        self.receive(item.sequence);
                         assert!(log.was_stored(item.sequence));
                         assert!(
                             log.removals().reason(item.sequence).is_none(),
@@ -135,14 +136,14 @@ impl Client {
                     assert!(gap.from <= gap.to);
                     for sequence in gap.from..=gap.to {
                         assert!(!log.kept.contains_key(&sequence), "a gap names {sequence}, which is stored");
-                        self.tell(sequence);
+                        self.receive(sequence);
                     }
                     (Bytes::from_static(b"gap"), gap.to)
                 }
                 Step::CaughtUp(position) => {
                     self.caught_up += 1;
                     assert!(position >= self.backlog_end);
-                    assert_eq!(self.told.last().copied().unwrap_or(self.started_after), position);
+                    assert_eq!(self.received.last().copied().unwrap_or(self.started_after), position);
                     (Bytes::from_static(b"end"), 0)
                 }
             };
@@ -152,10 +153,10 @@ impl Client {
         }
     }
 
-    fn tell(&mut self, sequence: u64) {
-        let before = self.told.last().copied().unwrap_or(self.started_after);
+    fn receive(&mut self, sequence: u64) {
+        let before = self.received.last().copied().unwrap_or(self.started_after);
         assert_eq!(sequence, before + 1, "a sequence is missing, or comes twice, or out of order");
-        self.told.insert(sequence);
+        self.received.insert(sequence);
     }
 
     fn read(&mut self, ring: &Ring, log: &Log, count: usize) {
@@ -191,8 +192,8 @@ impl Client {
         }
     }
 
-    /// What the transport does: it passes on what fits the window, and a chunk whose last byte went tells its position.
-    /// Answers with the newest position that is said to be taken.
+    /// Acts as the transport: it sends the bytes that fit the window, and a chunk reports its position with its last
+    /// byte. Returns the newest reported position.
     fn transport(&mut self, granted: usize) -> u64 {
         self.window += granted;
         while let Some((_, position)) = self.chunks.pop_front_if(|(end, _)| *end <= self.window) {
@@ -203,16 +204,17 @@ impl Client {
 }
 
 struct Log {
-    /// With when each was stored, and when its lifetime ends.
+    /// For each sequence, when it was stored, and when its lifetime ends.
     kept: BTreeMap<u64, (u64, Option<u64>)>,
     last: u64,
     expires: bool,
-    /// What the registry says was purged.
+    /// The last sequence that the registry knows as purged.
     purged: u64,
-    /// What was deleted by the service.
+    /// Sequences that the service deleted.
     deleted: BTreeSet<u64>,
     now: u64,
-    /// What was gone two checks ago, or expired when the ring was last looked through: no ring has it.
+    /// Sequences that no ring has: they were missing two checks ago, or had expired when the ring last dropped expired
+    /// messages.
     forgotten: BTreeSet<u64>,
 }
 
@@ -233,7 +235,7 @@ impl Log {
         sequence <= self.last
     }
 
-    /// The next messages after `from`, as a reader gathers them, and where it then stands.
+    /// The next messages after `from` as a batch, and the position after them.
     fn read(&self, from: u64, count: usize) -> Option<(Arc<Batch>, u64)> {
         let mut before = from;
         let mut batch = BatchBuilder::default();
@@ -251,7 +253,7 @@ struct Model {
     log: Log,
     ring: Ring,
     upstream: u64,
-    /// What was gone at the last check.
+    /// Sequences that were missing at the last check.
     gone: BTreeSet<u64>,
     clients: Vec<Client>,
     /// The positions of the durable subscribers.
@@ -266,9 +268,9 @@ impl Model {
         }
     }
 
-    fn resume(&mut self, who: usize) {
+    fn resume(&mut self, index: usize) {
         self.ring.compare(&self.log.state());
-        self.clients[who] = Client::open(self.acked[who], &self.log);
+        self.clients[index] = Client::open(self.acked[index], &self.log);
     }
 
     fn apply(&mut self, event: &Event) {
@@ -294,7 +296,7 @@ impl Model {
                     self.log.kept.iter().filter(|(_, kept)| ended(kept)).map(|(sequence, _)| *sequence).collect();
                 self.log.kept.retain(|_, kept| !ended(kept));
                 self.ring.expire(at(now), None);
-                // what the upstream has not read yet it never gets
+                // the upstream never receives expired messages that it has not read yet
                 self.log.forgotten.extend(expired);
             }
             Event::Check => {
@@ -312,26 +314,26 @@ impl Model {
             }
             Event::Upstream(count) => self.upstream(count),
             Event::Idle => self.ring.clear(),
-            Event::Read(who, count) => self.clients[who].read(&self.ring, &self.log, count),
-            Event::LookAtEnd(who) => {
-                let client = &mut self.clients[who];
+            Event::Read(index, count) => self.clients[index].read(&self.ring, &self.log, count),
+            Event::CheckEnd(index) => {
+                let client = &mut self.clients[index];
                 let position = client.delivery.position();
                 if !client.delivery.is_caught_up() && self.log.kept.range(position + 1..).next().is_none() {
                     let steps = client.delivery.nothing_follows(&self.log.state());
                     client.apply(None, steps, &self.log);
                 }
             }
-            Event::Reconnect(who) => self.clients[who].behind = None,
-            Event::Grant(who, bytes) => {
-                let taken = self.clients[who].transport(bytes);
-                self.acked[who] = self.acked[who].max(taken);
+            Event::Reconnect(index) => self.clients[index].behind = None,
+            Event::Grant(index, bytes) => {
+                let taken = self.clients[index].transport(bytes);
+                self.acked[index] = self.acked[index].max(taken);
             }
-            Event::Resume(who) => self.resume(who),
+            Event::Resume(index) => self.resume(index),
             Event::Abandon => {
                 self.upstream = self.log.last;
                 self.ring = ring(self.upstream);
                 self.gone.clear();
-                (0..SUBSCRIBERS).for_each(|who| self.resume(who));
+                (0..SUBSCRIBERS).for_each(|index| self.resume(index));
             }
         }
     }
@@ -359,29 +361,30 @@ proptest! {
         let acked: Vec<u64> = starts.into_iter().map(|start| start.min(stored)).collect();
         let clients = acked.iter().map(|start| Client::open(*start, &log)).collect();
         let mut model = Model { log, ring: ring(stored), upstream: stored, gone: BTreeSet::new(), clients, acked };
-        // as each subscription that opens does
+        // each subscription compares when it opens
         model.ring.compare(&model.log.state());
         for event in events {
             model.apply(&event);
             for (client, acked) in model.clients.iter().zip(&model.acked) {
                 let position = client.delivery.position();
-                prop_assert_eq!(client.told.last().copied().unwrap_or(client.started_after), position);
+                prop_assert_eq!(client.received.last().copied().unwrap_or(client.started_after), position);
                 prop_assert!(*acked <= position.max(client.started_after));
             }
         }
-        // in the end everything that is stored arrives, and what is missing up to the backlog's end is told
+        // in the end every stored message arrives, and gaps name the sequences that are missing up to the end of the
+        // backlog
         model.upstream(usize::MAX);
-        for who in 0..SUBSCRIBERS {
+        for index in 0..SUBSCRIBERS {
             for _ in 0..100 {
-                model.apply(&Event::Read(who, 5));
-                model.apply(&Event::LookAtEnd(who));
+                model.apply(&Event::Read(index, 5));
+                model.apply(&Event::CheckEnd(index));
             }
-            model.apply(&Event::Grant(who, 1_000_000));
-            let client = &model.clients[who];
+            model.apply(&Event::Grant(index, 1_000_000));
+            let client = &model.clients[index];
             let newest = model.log.kept.keys().last().copied().unwrap_or(0);
             prop_assert!(client.delivery.position() >= newest, "{} of {newest}", client.delivery.position());
             prop_assert_eq!(client.caught_up, 1);
-            prop_assert_eq!(model.acked[who], client.delivery.position().max(client.started_after));
+            prop_assert_eq!(model.acked[index], client.delivery.position().max(client.started_after));
         }
     }
 

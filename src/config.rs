@@ -1,4 +1,6 @@
-//! Flags and environment variables. The doc comments are the text of `--help`. Refuses to know NATS and tonic.
+//! Flags and environment variables.
+//!
+//! The doc comments of [`Config`] are the text of `--help`. This module does not use async-nats or tonic.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -398,7 +400,7 @@ mod tests {
     #[test]
     fn the_default_is_what_no_flags_give() {
         let mut parsed = Config::try_parse_from(["unibus"]).unwrap();
-        // the cargo runner names the program in the environment
+        // the cargo runner sets `UNIBUS_NATS_SERVER` in the environment
         parsed.nats_server = None;
         assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
     }

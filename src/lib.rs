@@ -33,9 +33,9 @@
 //!
 //! # The service in a test
 //!
-//! [`Server::bind`] starts the service in the test's process, with an embedded nats-server. Ports and the data directory are
-//! free ones, so tests run side by side. A `nats-server` program must be on the `PATH`, or be named in `UNIBUS_NATS_SERVER` or
-//! [`Config::nats_server`].
+//! [`Server::bind`] starts the service in the test's process, with an embedded nats-server. The example uses free ports
+//! and a new data directory, so tests can run in parallel. A `nats-server` program must be on the `PATH`, or
+//! `UNIBUS_NATS_SERVER` or [`Config::nats_server`] must name it.
 //!
 //! ```no_run
 //! use unibus::{Config, Server, v1::room_service_client::RoomServiceClient};

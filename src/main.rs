@@ -1,4 +1,4 @@
-//! The service as a program.
+//! The `unibus` program: it runs the service or a token command.
 
 use std::{
     convert::Infallible,
@@ -17,8 +17,8 @@ use unibus::{Config, LOG_LINES_MAX, LogFormat, Server, StopSignals, TokenCommand
 
 /// Rooms over gRPC on NATS JetStream.
 ///
-/// Without a command this is the service. Without --nats-url it runs its own nats-server, on loopback, with its data under
-/// --data-dir.
+/// Without a command, the program runs the service. Without --nats-url the service runs its embedded nats-server, on
+/// loopback, with its data under --data-dir.
 #[derive(Debug, Parser)]
 #[command(name = "unibus", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -32,12 +32,12 @@ struct Arguments {
 async fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     if let Some(command) = command {
-        return obey(&command);
+        return run_command(&command);
     }
-    let (lost, _writes_the_rest) = start_log(config.log_format);
+    let (lost, _flush_on_drop) = start_log(config.log_format);
     let ended = tokio::select! {
         ended = Box::pin(run(config)) => ended,
-        never = tell_of_lost_lines(lost) => match never {},
+        never = log_lost_lines(lost) => match never {},
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,34 +48,34 @@ async fn main() -> ExitCode {
     }
 }
 
-/// How often lost lines are told.
+/// Minimum time between two warnings of lost log lines.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Says in the log how much of it was lost.
-async fn tell_of_lost_lines(lost: ErrorCounter) -> Infallible {
-    let mut told = 0;
+/// Logs the number of lost log lines.
+async fn log_lost_lines(lost: ErrorCounter) -> Infallible {
+    let mut logged = 0;
     loop {
         tokio::time::sleep(LOST_LINES_INTERVAL).await;
         let lines = lost.dropped_lines();
-        if lines > told {
+        if lines > logged {
             warn!(
-                lines = lines - told,
+                lines = lines - logged,
                 in_all = lines,
                 "lines of the log were lost: standard output is not read fast enough"
             );
-            told = lines;
+            logged = lines;
         }
     }
 }
 
-/// What a command makes is all that stands on standard output.
-fn obey(command: &TokenCommand) -> ExitCode {
+/// Runs a token command. Standard output gets only its result, and standard error its error.
+fn run_command(command: &TokenCommand) -> ExitCode {
     let done = command.run().map_err(|error| error.message().to_owned());
-    let told = match &done {
+    let written = match &done {
         Ok(made) => io::stdout().write_all(made.as_bytes()),
         Err(problem) => writeln!(io::stderr(), "{problem}"),
     };
-    if done.is_ok() && told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if done.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -98,7 +98,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Up to what the operator allows: the low limit that shells set is for programs that use select(2).
+/// Raises the soft limit of open files to the hard limit. Shells set a low soft limit for programs that use select(2).
 fn raise_limit_of_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -107,26 +107,26 @@ fn raise_limit_of_open_files() {
     }
 }
 
-/// Starts the log. The guard writes what is left when it is dropped.
+/// Starts the log. The guard writes the remaining lines when it is dropped.
 fn start_log(format: LogFormat) -> (ErrorCounter, WorkerGuard) {
-    // whoever does not read the log must not stop the service
+    // a reader that does not read the log must not stop the service
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX);
     let (writer, guard) = writer.finish(io::stdout());
     let lost = writer.error_counter();
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     let log = tracing_subscriber::registry().with(chosen);
-    let discreet = filter_fn(|line| !shows_payloads(line));
+    let without_payloads = filter_fn(|line| !shows_payloads(line));
     match format {
         LogFormat::Text => {
             let lines = fmt::layer().with_ansi(io::stdout().is_terminal()).with_writer(writer);
-            log.with(lines.with_filter(discreet)).init();
+            log.with(lines.with_filter(without_payloads)).init();
         }
-        LogFormat::Json => log.with(fmt::layer().json().with_writer(writer).with_filter(discreet)).init(),
+        LogFormat::Json => log.with(fmt::layer().json().with_writer(writer).with_filter(without_payloads)).init(),
     }
     (lost, guard)
 }
 
-/// Whether the NATS client writes whole messages into this line. No setting shows them.
+/// Whether the NATS client writes whole messages into this line. Such lines are never logged, whatever `RUST_LOG` says.
 fn shows_payloads(line: &Metadata<'_>) -> bool {
     let most = match line.target() {
         "async_nats::connection" => LevelFilter::DEBUG,

@@ -2,18 +2,20 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for SIGINT, SIGTERM and SIGHUP from the moment it is made. SIGHUP says that the terminal is gone; files that can
-/// change are read again by themselves, so it is not needed for that.
+/// Receives SIGINT, SIGTERM and SIGHUP from the moment it is made. SIGHUP stops the service too: it means that the
+/// terminal was closed. The service does not need SIGHUP as a reload signal, because it follows its changed files by
+/// itself.
 #[derive(Debug)]
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// None where the process was told to outlive its terminal.
+    /// `None` when the process ignores SIGHUP, as under nohup.
     hangup: Option<Signal>,
 }
 
 impl StopSignals {
-    /// Replaces the signals' default, which is to kill the process. A SIGHUP that is ignored, as under nohup, stays ignored.
+    /// Replaces the default action of the signals, which is to kill the process. A SIGHUP that the process ignores, as
+    /// under nohup, stays ignored.
     ///
     /// # Errors
     /// When the operating system refuses to register a handler.
@@ -22,7 +24,7 @@ impl StopSignals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
-    /// The next signal, by name.
+    /// Waits for the next signal and returns its name.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a signal.
@@ -42,7 +44,7 @@ async fn received(signal: Option<&mut Signal>) {
     }
 }
 
-/// Whether whoever started the process had it ignore SIGHUP. Where the system does not say, it had not.
+/// Whether the process ignores SIGHUP, as nohup arranges. `false` when the system does not report it (outside Linux).
 fn ignores_hangup() -> bool {
     const SIGHUP_BIT: u64 = 1;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the modules share of locking, and of things that live as long as somebody uses them.
+//! Locking, and values that live for as long as they are used.
 
 use std::{
     collections::HashMap,
@@ -6,15 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-/// Keys that are remembered before those that nobody uses are forgotten.
+/// Number of keys at which unused keys are removed.
 const UNPRUNED: usize = 1024;
 
-/// Locks a mutex whose holders cannot leave its value half changed, so that poison means nothing.
+/// Locks a mutex and ignores poisoning. Only for values that a panic cannot leave half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One value for each key, for as long as somebody holds it.
+/// One shared value for each key. A value lives for as long as it is used.
 #[derive(Debug)]
 pub(crate) struct PerKey<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
@@ -25,7 +25,7 @@ impl<K, V> Default for PerKey<K, V> {
 }
 
 impl<K: Eq + Hash, V> PerKey<K, V> {
-    /// The value that others hold for the key, or a new one.
+    /// The value in use for `key`, or a new one.
     pub(crate) fn get_or_make(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
         let mut values = lock(&self.0);
         if let Some(value) = values.get(&key).and_then(Weak::upgrade) {

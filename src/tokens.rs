@@ -1,5 +1,6 @@
-//! The commands that make keys and tokens, so that the service can be tried without other tools. The doc comments are the
-//! text of `--help`.
+//! The commands that make keys and tokens, so that the service can be tried without other tools.
+//!
+//! The doc comments of [`TokenCommand`] are the text of `--help`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -105,7 +106,7 @@ fn write_key(private: &Path) -> Result<()> {
     write_new(private, &files.private, 0o600).inspect_err(|_| drop(fs::remove_file(&public)))
 }
 
-/// Writes a file that must not exist yet. It has this mode before its first byte is written.
+/// Writes a file that must not exist yet. The file has `mode` before its first byte is written.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<()> {
     let wrong = |error: io::Error| {
         let problem = if error.kind() == io::ErrorKind::AlreadyExists {

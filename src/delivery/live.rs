@@ -20,7 +20,7 @@ pub(crate) struct LiveDelivery {
 }
 
 impl LiveDelivery {
-    /// Opens a subscription after the entry `position`. `disconnections` of the entries up to there are disconnections.
+    /// Opens a subscription after the entry `position`. `disconnections` is the number of disconnections up to there.
     pub(crate) fn open(position: u64, disconnections: u64) -> Self {
         Self { position, disconnections }
     }
@@ -46,8 +46,8 @@ impl LiveDelivery {
         steps
     }
 
-    /// The steps when the ring has dropped the entries up to `after`. `disconnections` of all those entries, since the
-    /// room's first, are disconnections.
+    /// The steps when the ring has dropped the entries up to `after`. `disconnections` is the number of disconnections
+    /// among all of the room's entries up to `after`.
     pub(crate) fn lagged(&mut self, after: u64, disconnections: u64) -> Vec<Step> {
         let missed_disconnections = disconnections.saturating_sub(self.disconnections);
         let dropped = after.saturating_sub(self.position).saturating_sub(missed_disconnections);

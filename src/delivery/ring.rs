@@ -59,8 +59,8 @@ pub(crate) enum Next {
     Batch(Arc<Batch>),
     /// No entry follows the position yet.
     Nothing,
-    /// Entries after the position are no longer in the ring. The ring begins after `after`, and `disconnections` of all
-    /// earlier entries are disconnections.
+    /// Entries after the position are no longer in the ring. The ring begins after `after`. `disconnections` is the
+    /// number of disconnections among all earlier entries.
     Lagged { after: u64, disconnections: u64 },
 }
 

@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     })
     .await?;
 
-    // From here on it is what any client does. The rest of `main` could be a test's body.
+    // The rest of `main` is the code of any client, and could be the body of a test.
     let mut client = RoomServiceClient::connect(format!("http://{}", server.local_addr())).await?;
 
     let room = CreateRoomRequest { room_id: "general".into(), persist: true, ..Default::default() };

@@ -1,13 +1,13 @@
-//! The bare tonic server: the least that gRPC costs, with nothing behind the handlers. It answers on the paths of the
-//! service, so that the same clients serve both.
+//! The bare tonic server: the minimum cost of gRPC, with handlers that do nothing. It answers on the paths of the
+//! service, so that the same clients can call both.
 //!
-//! - Publish: decodes the request and answers with a made-up sequence.
-//! - `PublishStream`: the same for each message of a stream.
-//! - Subscribe: bytes that were encoded before, shared by all subscribers through one broadcast channel.
-//! - Burst, which the service does not have: broadcasts one frame so many times.
+//! - `Publish` decodes the request and answers with an invented sequence.
+//! - `PublishStream` does the same for each message of a stream.
+//! - `Subscribe` sends pre-encoded bytes, which all subscribers share through one broadcast channel.
+//! - `Burst`, which the service does not have, broadcasts one frame a given number of times.
 //!
-//! Told to be fed, it also follows one NATS subject with a core subscription, encodes each message once and broadcasts
-//! it: the least that a fan-out behind NATS can do.
+//! With a feed, the server also subscribes to one NATS subject with core NATS, encodes each message once, and
+//! broadcasts it. This is the minimum cost of a fan-out behind NATS.
 
 use std::{
     convert::Infallible,
@@ -48,7 +48,7 @@ const BACKLOG: usize = 8192;
 /// As the service has it.
 const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
 
-/// Serves until standard input ends, that is until the load generator is gone. `feed` is a NATS URL and a subject.
+/// Serves until standard input ends, which means that the load generator has ended. `feed` is a NATS URL and a subject.
 pub(crate) async fn serve(feed: Option<(&str, &str)>) -> anyhow::Result<()> {
     let frames = broadcast::channel(BACKLOG).0;
     let messages = match feed {
@@ -163,7 +163,7 @@ fn echoed(request: &PublishStreamRequest) -> PublishStreamResponse {
     }
 }
 
-/// A subscriber's end of the broadcast: gives everything that is ready before it waits.
+/// The receiver of a subscriber. It returns all ready frames before it waits.
 struct Shared {
     state: State,
     waiting: ReusableBoxFuture<'static, (Result<Bytes, RecvError>, broadcast::Receiver<Bytes>)>,

@@ -1,4 +1,4 @@
-//! The generated client, for the service and for the bare server alike.
+//! The generated client, used for both the service and the bare server.
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -13,14 +13,14 @@ use unibus::v1::{
 
 pub(crate) type Client = RoomServiceClient<Channel>;
 
-/// Bytes of a payload where a row does not say otherwise.
+/// Bytes of a payload, unless a row uses another size.
 pub(crate) const PAYLOAD_BYTES: usize = 256;
 
 pub(crate) fn payload(bytes: usize) -> Bytes {
     vec![b'x'; bytes].into()
 }
 
-/// One connection, with tonic's own settings.
+/// One connection with the default settings of tonic.
 pub(crate) async fn channel(url: &str) -> Result<Channel> {
     Endpoint::from_shared(url.to_owned())?.connect().await.with_context(|| format!("no connection to {url}"))
 }
@@ -37,7 +37,7 @@ pub(crate) async fn clients(url: &str, count: usize) -> Result<Vec<Client>> {
     Ok(channels(url, count).await?.into_iter().map(Client::new).collect())
 }
 
-/// A persisted room without bounds; its subject is `unibus.room.<id>`, its stream `UNIBUS_<id>`.
+/// Creates a persisted room without bounds. Its subject is `unibus.room.<id>`, and its stream is `UNIBUS_<id>`.
 pub(crate) async fn create_room(channel: &Channel, id: &str) -> Result<()> {
     let request = CreateRoomRequest { room_id: id.to_owned(), persist: true, ..CreateRoomRequest::default() };
     Client::new(channel.clone()).create_room(request).await.with_context(|| format!("room {id}"))?;
@@ -52,7 +52,7 @@ pub(crate) fn stream_name(room: &str) -> String {
     format!("UNIBUS_{room}")
 }
 
-/// A message of this room without headers and message id.
+/// A message for this room without headers or message id.
 pub(crate) fn message(room: &str, payload: &Bytes) -> PublishRequest {
     PublishRequest { room_id: room.to_owned(), payload: payload.clone(), ..PublishRequest::default() }
 }
@@ -62,8 +62,8 @@ pub(crate) async fn publish(client: &mut Client, request: PublishRequest) -> Res
     Ok(())
 }
 
-/// A frame as the service sends it for one message of this room, encoded: what the bare server is to broadcast. The
-/// message is published for it.
+/// Publishes one message, and returns the encoded frame that the service sends for it. The bare server broadcasts this
+/// frame.
 pub(crate) async fn sample_frame(channel: &Channel, room: &str, payload: &Bytes) -> Result<Bytes> {
     use prost::Message;
 

@@ -1,4 +1,4 @@
-//! Many subscribers of one room, and load that follows their pace.
+//! Many subscribers of one room, and publishers that follow their pace.
 
 use std::{
     convert::Infallible,
@@ -22,13 +22,13 @@ use crate::{
     wire::{Counting, Frame},
 };
 
-/// What arrived, counted for each subscriber.
+/// The received messages of each subscriber.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     counts: Vec<Count>,
-    /// Subscribers that stand.
+    /// Open subscriptions.
     ready: AtomicU64,
-    /// When so many have arrived in all, that moment is kept; 0: not asked for.
+    /// Total of messages at which the time is recorded; 0: no time is recorded.
     goal: AtomicU64,
     total: AtomicU64,
     reached: Mutex<Option<Instant>>,
@@ -92,7 +92,7 @@ impl Arrivals {
     }
 }
 
-/// Subscribers, each a task; they end when this is dropped.
+/// Subscribers, each in its own task. Dropping the crowd ends them.
 pub(crate) struct Crowd {
     arrivals: Arc<Arrivals>,
     /// Each message comes once: a second copy is an error.
@@ -101,15 +101,15 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Opens `size` subscriptions to what is new in a room, of the service or of the bare server, spread over these
-    /// connections; returns when all stand. With `named`, each is a durable subscriber that the service acknowledges
-    /// for (`ACK_MODE_AUTO`).
+    /// Opens `size` subscriptions to the new messages of a room, spread over `channels`, and waits until all are open.
+    /// The channels lead to the service or to the bare server. With `named`, each subscription is a durable subscriber
+    /// with `ACK_MODE_AUTO`.
     pub(crate) async fn open(channels: &[Channel], room: &str, size: usize, named: bool) -> Result<Self> {
         let rooms = vec![room.to_owned(); size];
         Self::open_in(channels, &rooms, named).await
     }
 
-    /// The same with a room for each subscription.
+    /// Like [`open`](Self::open), with a room for each subscription.
     pub(crate) async fn open_in(channels: &[Channel], rooms: &[String], named: bool) -> Result<Self> {
         // no more than this are being opened at a time
         const OPENING: u64 = 64;
@@ -131,8 +131,8 @@ impl Crowd {
         Ok(Self { arrivals, exactly_once: true, _tasks: tasks })
     }
 
-    /// Gives each of `size` subscribers a file-backed durable pull consumer with explicit acks on this stream, and
-    /// pulls and acknowledges over these connections.
+    /// Gives each of `size` subscribers a file-backed durable pull consumer with explicit acks on this stream. Pulls
+    /// and acknowledges over `connections`.
     pub(crate) async fn pull(connections: &[jetstream::Context], stream: &str, size: usize) -> Result<Self> {
         let arrivals = Arrivals::new(size);
         let opened = stream::iter((0..size).zip(connections.iter().cycle())).map(|(number, context)| {
@@ -155,12 +155,12 @@ impl Crowd {
         Ok(Self { arrivals, exactly_once: false, _tasks: tasks })
     }
 
-    /// Messages that each has received so far.
+    /// The number of messages that each subscriber has received so far.
     pub(crate) fn count(&self) -> Vec<u64> {
         self.arrivals.count()
     }
 
-    /// Returns when each has received so many since `before`.
+    /// Waits until each subscriber has received `count` messages since `before`.
     pub(crate) async fn received(&self, before: &[u64], count: u64) -> Result<()> {
         let all = async {
             while self.arrivals.slowest(before) < count {
@@ -176,8 +176,8 @@ impl Crowd {
         self.arrivals.counts.len()
     }
 
-    /// Publishes for `duration` with at most `window` messages that not every subscriber has, and waits until all have
-    /// all: how many messages. `publish` publishes so many.
+    /// Publishes for `duration`, while fewer than `window` messages lack a subscriber. Then waits until every
+    /// subscriber has every message. Returns the number of messages. `publish` publishes a given number of messages.
     pub(crate) async fn feed<F>(&self, duration: Duration, window: u64, publish: impl Fn(u64) -> F) -> Result<u64>
     where
         F: Future<Output = Result<()>>,
@@ -212,8 +212,9 @@ impl Crowd {
         }
     }
 
-    /// Publishes one message after the other, `pause` apart, each when the one before has reached everyone: how long
-    /// each took to reach the last. Ends after `count` messages, or after twice the time that they need at that pace.
+    /// Publishes one message after the other with `pause` between them. Each waits until the one before has reached
+    /// every subscriber. Returns how long each message took to reach the last subscriber. Ends after `count` messages,
+    /// or after twice the time that they need at this pace.
     pub(crate) async fn one_by_one<F>(
         &self,
         count: usize,

@@ -1,7 +1,7 @@
-//! What the service costs and what it saves, as ratios: each row beside its baselines, in turns in the same run, with
-//! nats-server, the service and the bare server in processes of their own. This program is the load generator.
+//! The benchmark of the service, as ratios: each row compares the service with its baselines, in turns of the same run.
+//! nats-server, the service and the bare server are separate processes. This program is the load generator.
 //!
-//! `cargo bench --bench load -- --help` tells how to use it; each file of `rows` tells what it measures and how.
+//! `cargo bench --bench load -- --help` shows the flags. Each file of `rows` documents what it measures, and how.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 #![allow(
@@ -87,7 +87,7 @@ async fn main() -> ExitCode {
     let Ok(mut signals) = StopSignals::listen() else { return ExitCode::FAILURE };
     let done = tokio::select! {
         done = run(&options) => done,
-        // what runs is dropped, and every process with it
+        // dropping the running row ends every process
         signal = signals.next() => Err(anyhow::anyhow!("stopped by {signal}")),
     };
     finish(done)

@@ -1,5 +1,5 @@
-//! How everything here is measured: sides take turns, a first round warms up and does not count, each later round gives
-//! one sample of every figure, and the processes' CPU seconds are read from the kernel around each turn.
+//! The measurement: the sides take turns. The first round is a warm-up and is ignored. Each later round gives one
+//! sample of every figure. The CPU seconds of the processes are read from the kernel before and after each turn.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,18 +11,18 @@ use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
 use tokio::{task::JoinSet, time};
 
-/// Nothing that a turn waits for may take longer.
+/// Time limit of everything that a turn waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Ticks of `/proc/<pid>/stat` in a second: a constant of Linux's interface, whatever the kernel's own clock.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// How long and how often.
+/// The number and the length of turns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub quick: bool,
-    /// Rounds that count.
+    /// Rounds after the warm-up.
     pub rounds: usize,
-    /// How long one side's turn generates load.
+    /// How long the turn of one side generates load.
     pub turn: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Scale {
         Self { quick: false, rounds: 5, turn: Duration::from_secs(2) }
     }
 
-    /// Shows that everything works; its figures mean nothing.
+    /// A short run that only shows that everything works. Its figures mean nothing.
     pub(crate) fn quick() -> Self {
         Self { quick: true, rounds: 1, turn: Duration::from_millis(150) }
     }
@@ -40,14 +40,15 @@ impl Scale {
         if self.quick { quick } else { full }
     }
 
-    /// The same with fewer rounds, for rows whose turns are long.
+    /// The same scale with `full` rounds, for rows whose turns are long.
     pub(crate) fn rounds(mut self, full: usize) -> Self {
         self.rounds = self.pick(full, 1);
         self
     }
 }
 
-/// What one turn of one side gave: figures by name, and the messages (or calls) that its CPU seconds are divided by.
+/// The result of one turn of one side: figures by name, and the number of messages or calls by which its CPU seconds
+/// are divided.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turn {
     pub figures: Vec<(&'static str, f64)>,
@@ -55,7 +56,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// So many in this time: the figure `rate`, a second.
+    /// The figure `rate`: messages per second.
     pub(crate) fn rate(messages: u64, elapsed: Duration) -> Self {
         Self { figures: vec![("rate", messages as f64 / elapsed.as_secs_f64())], messages }
     }
@@ -71,7 +72,7 @@ impl Turn {
     }
 }
 
-/// One of the things that are compared.
+/// One side of a comparison.
 pub(crate) struct Side {
     name: &'static str,
     processes: Vec<(&'static str, u32)>,
@@ -79,8 +80,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// A side whose turn is `work`, and whose cost is what these processes spend meanwhile; the load generator is
-    /// always among them.
+    /// A side whose turn is `work`. Its cost is the CPU time that `processes` and the load generator spend meanwhile.
     pub(crate) fn new<F>(
         name: &'static str,
         processes: &[(&'static str, u32)],
@@ -95,12 +95,12 @@ impl Side {
     }
 }
 
-/// A side's samples, one of each figure for each round.
+/// The samples of a side: one of each figure for each round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
     pub side: &'static str,
     pub figures: BTreeMap<&'static str, Vec<f64>>,
-    /// CPU seconds of each process for a million messages.
+    /// CPU seconds of each process per million messages.
     pub cpu: BTreeMap<&'static str, Vec<f64>>,
 }
 
@@ -109,7 +109,7 @@ impl Measured {
         self.figures.get(name).cloned().with_context(|| format!("{} did not measure {name}", self.side))
     }
 
-    /// CPU seconds for a million messages of these processes together.
+    /// CPU seconds of these processes together, per million messages.
     pub(crate) fn cpu_of(&self, processes: &[&str]) -> Result<Vec<f64>> {
         let mut sum: Vec<f64> = Vec::new();
         for process in processes {
@@ -132,7 +132,7 @@ impl Measured {
     }
 }
 
-/// Runs the sides in turns, each round beginning with another one; the first round does not count.
+/// Runs the sides in turns. Each round begins with another side. The first round is ignored.
 pub(crate) async fn in_turns<const N: usize>(scale: &Scale, mut sides: [Side; N]) -> Result<[Measured; N]> {
     let mut measured: [Measured; N] =
         std::array::from_fn(|at| Measured { side: sides.get(at).map_or("", |side| side.name), ..Measured::default() });
@@ -158,7 +158,7 @@ pub(crate) async fn in_turns<const N: usize>(scale: &Scale, mut sides: [Side; N]
     Ok(measured)
 }
 
-/// Fails when `work` takes longer than `limit`, naming it.
+/// Runs `work`. Fails with the name `what` when it takes longer than `limit`.
 pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     match time::timeout(limit, work).await {
         Ok(done) => done.with_context(|| what.to_owned()),
@@ -166,7 +166,7 @@ pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Out
     }
 }
 
-/// Calls one after the other for `duration`: the figures `p50` and `p99`.
+/// Makes one call after the other for `duration`. Returns the figures `p50` and `p99`.
 pub(crate) async fn one_at_a_time<F>(duration: Duration, mut call: impl FnMut() -> F) -> Result<Turn>
 where
     F: Future<Output = Result<()>>,
@@ -181,8 +181,8 @@ where
     Turn::times(times)
 }
 
-/// Keeps `callers` calls under way for `duration`: the figure `rate`. A call gets its caller's number and how many
-/// calls that one made before.
+/// Keeps `callers` calls under way for `duration`. Returns the figure `rate`. A call receives the number of its caller,
+/// and the number of earlier calls of this caller.
 pub(crate) async fn together<F>(
     callers: usize,
     duration: Duration,
@@ -211,8 +211,9 @@ where
     Ok(Turn::rate(total, started.elapsed()))
 }
 
-/// Sends for `duration` or until `most` are sent, with at most `window` not yet answered, and waits for the rest:
-/// how many, and how long it took. `send` gives what waits for the answer.
+/// Sends messages for `duration`, at most `most` of them and with at most `window` unanswered ones, and waits for the
+/// remaining answers. Returns the number of messages and the time that they took. `send` returns the future of an
+/// answer.
 pub(crate) async fn windowed<F, A>(
     duration: Duration,
     most: u64,
@@ -245,7 +246,7 @@ fn read_cpu(processes: &[(&'static str, u32)]) -> Result<Vec<f64>> {
     processes.iter().map(|(_, pid)| cpu_seconds(*pid)).collect()
 }
 
-/// CPU seconds that a process has spent so far, in user space and in the kernel.
+/// The CPU seconds that a process has spent so far, in user space and in the kernel.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a process of the benchmark is gone")?;
     // the name may contain anything; utime and stime are the 12th and 13th field after it (proc_pid_stat(5))
@@ -254,7 +255,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// Bytes of memory that a process has in use now.
+/// The resident memory of a process, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("a process of the benchmark is gone")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
@@ -262,7 +263,7 @@ pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
     Ok(kib * 1024.0)
 }
 
-/// How busy processes are over a span of time, in percent of one core each.
+/// The CPU use of each process over `span`, in percent of one core.
 pub(crate) async fn busy_percent<const N: usize>(processes: [u32; N], span: Duration) -> Result<[f64; N]> {
     let mut percent = [0.0; N];
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! NATS without the service: what the direct baselines are made of.
+//! NATS without the service, for the direct baselines.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     processes::Nats,
 };
 
-/// JetStream over a connection of its own, with room for every window that is used here.
+/// JetStream over a new connection, with buffers for every window that the rows use.
 pub(crate) async fn connect(nats: &Nats) -> Result<jetstream::Context> {
     let client = async_nats::connect(nats.url()).await?;
     Ok(ContextBuilder::new().timeout(Duration::from_secs(10)).max_ack_inflight(16_384).build(client))
@@ -29,7 +29,7 @@ pub(crate) async fn connections(nats: &Nats, count: usize) -> Result<Vec<jetstre
     Ok(connections)
 }
 
-/// A stream on files for one subject, as the service makes them.
+/// Creates a file-backed stream for one subject, with the settings of the service.
 pub(crate) async fn create_stream(
     context: &jetstream::Context,
     name: &str,
@@ -48,19 +48,19 @@ pub(crate) async fn create_stream(
     Ok(context.get_stream(name).await?)
 }
 
-/// Returns when the server has taken what this connection sent before, subscriptions above all.
+/// Waits until the server has processed everything that this connection sent before, such as subscriptions.
 pub(crate) async fn settled(client: &async_nats::Client) {
-    // async-nats's flush ends at the socket; a question that nobody answers comes back from the server
+    // the flush of async-nats ends at the socket; a request without a responder gets an answer from the server
     let _ = client.request("nobody.listens.here", Bytes::new()).await;
 }
 
-/// Sequence of the newest message that a stream has stored.
+/// The sequence of the newest message in a stream.
 pub(crate) async fn last_sequence(context: &jetstream::Context, stream: &str) -> Result<u64> {
     Ok(context.get_stream(stream).await?.cached_info().state.last_sequence)
 }
 
-/// Returns when a stream has stored everything up to this sequence. Core subscriptions are told of a message before it
-/// is stored, so without this a publisher that follows them would leave that work to whatever comes next.
+/// Waits until a stream has stored all messages up to `sequence`. A core subscription receives a message before it is
+/// stored. So without this wait, a publisher that follows core subscriptions would leave the storing to the next turn.
 pub(crate) async fn stored(context: &jetstream::Context, stream: &str, sequence: u64) -> Result<()> {
     let all = async {
         while last_sequence(context, stream).await? < sequence {
@@ -71,13 +71,13 @@ pub(crate) async fn stored(context: &jetstream::Context, stream: &str, sequence:
     within(PATIENCE, "storing what was published", all).await
 }
 
-/// Stores so many messages, pipelined.
+/// Stores `count` messages, pipelined.
 pub(crate) async fn fill(context: &jetstream::Context, subject: &str, payload: &Bytes, count: u64) -> Result<()> {
     windowed(Duration::from_secs(60), count, 1024, |_| send(context, subject.to_owned(), payload.clone())).await?;
     Ok(())
 }
 
-/// Publishes with this window on each connection, to one subject after the other: the figure `rate`.
+/// Publishes to one subject after the other, with a window on each connection. Returns the figure `rate`.
 pub(crate) async fn publish_windowed(
     connections: Vec<jetstream::Context>,
     subjects: std::sync::Arc<Vec<String>>,
@@ -104,13 +104,14 @@ pub(crate) async fn publish_windowed(
     Ok(Turn::rate(total, started.elapsed()))
 }
 
-/// Where a publisher's message goes, of so many places: a step that meets every place, from another one for each.
+/// The index, below `places`, for message `number` of `publisher`. A publisher visits every index before it repeats
+/// one, and each publisher starts at another index.
 pub(crate) fn spread(publisher: usize, number: u64, places: usize) -> usize {
     // the step is a prime, and so has no factor in common with the number of places
     (publisher * 17 + number as usize * 7919) % places.max(1)
 }
 
-/// Sends one message; what is given back waits for its acknowledgement.
+/// Sends one message, and returns the future of its acknowledgement.
 pub(crate) async fn send(
     context: &jetstream::Context,
     subject: String,

@@ -1,4 +1,4 @@
-//! The plot of a report: how far each claim is from what it is to reach.
+//! The plot of a report: how far each claim is from its bound.
 
 use anyhow::{Result, anyhow};
 use plotters::{
@@ -15,7 +15,7 @@ const TOP: i32 = 56;
 const BOTTOM: i32 = 16;
 /// Where the bars begin and end.
 const BARS: (i32, i32) = (560, 1000);
-/// The factors at the ends of the scale, which is logarithmic: from a tenth of what is to be reached to ten times it.
+/// The factors at the ends of the logarithmic scale: from a tenth of the bound to ten times the bound.
 const DECADES: f64 = 1.0;
 
 const GOOD: RGBColor = RGBColor(46, 125, 50);
@@ -23,8 +23,8 @@ const BAD: RGBColor = RGBColor(198, 93, 33);
 const LIGHT: RGBColor = RGBColor(220, 220, 220);
 const GREY: RGBColor = RGBColor(128, 128, 128);
 
-/// The plot as SVG. Each bar is one claim; it goes right from the middle by the factor by which the bound is
-/// surpassed, left by the factor by which it is missed.
+/// The plot as SVG. Each bar is one claim. It extends to the right of the middle by the factor by which the claim is
+/// better than its bound, and to the left by the factor by which it is worse.
 pub(crate) fn svg(report: &Report) -> Result<String> {
     let claims: Vec<(&Line, f64)> = report.lines().filter_map(|(_, line)| Some((line, margin(line)?))).collect();
     let height = TOP + BOTTOM + LINE_HEIGHT * i32::try_from(claims.len())?;

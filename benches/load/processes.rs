@@ -1,5 +1,5 @@
-//! The processes beside the load generator: nats-server, the service, and the bare tonic server. Each is killed when
-//! it is dropped, and what it stored is deleted.
+//! The processes besides the load generator: nats-server, the service, and the bare tonic server. Dropping one kills
+//! its process and deletes its data.
 
 use std::{
     env, fs,
@@ -20,16 +20,16 @@ use crate::native;
 
 const START_WAIT: Duration = Duration::from_secs(30);
 
-/// When nats-server syncs what it stores.
+/// When nats-server syncs its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
-    /// Every two minutes, as nats-server does by itself.
+    /// Every two minutes, which is the default of nats-server.
     Interval,
     /// Before each acknowledgement.
     Always,
 }
 
-/// The three, for a row.
+/// The three processes for a row.
 pub(crate) struct Stand {
     // in the order in which they are to end
     pub service: Service,
@@ -40,21 +40,21 @@ pub(crate) struct Stand {
 impl Stand {
     pub(crate) async fn start(disk: Disk) -> Result<Self> {
         let nats = Nats::start(disk).await?;
-        let service = Service::before(&nats).await?;
+        let service = Service::with_nats(&nats).await?;
         Ok(Self { service, baseline: Baseline::start().await?, nats })
     }
 
-    /// What a call of the service costs.
+    /// The processes that a call of the service uses.
     pub(crate) fn ours(&self) -> [(&'static str, u32); 2] {
         [("service", self.service.id()), ("nats", self.nats.id())]
     }
 
-    /// What a call that goes to NATS directly costs.
+    /// The process that a direct call of NATS uses.
     pub(crate) fn direct(&self) -> [(&'static str, u32); 1] {
         [("nats", self.nats.id())]
     }
 
-    /// What a call of the bare tonic server costs.
+    /// The process that a call of the bare tonic server uses.
     pub(crate) fn bare(&self) -> [(&'static str, u32); 1] {
         [("bare", self.baseline.id())]
     }
@@ -107,7 +107,7 @@ impl Nats {
     }
 }
 
-/// The service: the binary of this package, built as the benchmark is.
+/// The service: the binary of this package, built with the profile of the benchmark.
 pub(crate) struct Service {
     process: Process,
     url: String,
@@ -115,8 +115,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// In front of this nats-server, and told when that syncs: on one that syncs every write the service commits in groups.
-    pub(crate) async fn before(nats: &Nats) -> Result<Self> {
+    /// Starts the service with this nats-server, and with its `--nats-sync`: with a server that syncs every write, the
+    /// service commits in groups.
+    pub(crate) async fn with_nats(nats: &Nats) -> Result<Self> {
         let sync = match nats.disk {
             Disk::Interval => "interval",
             Disk::Always => "always",
@@ -124,7 +125,7 @@ impl Service {
         Self::run(&["--nats-url", nats.url(), "--nats-sync", sync], None).await
     }
 
-    /// With a nats-server of its own, on an empty directory.
+    /// Starts the service with its embedded nats-server, on an empty directory.
     pub(crate) async fn embedded() -> Result<Self> {
         let dir = directory()?;
         let path = dir.path().to_str().context("a path in UTF-8")?.to_owned();
@@ -155,7 +156,7 @@ impl Service {
         self.process.id()
     }
 
-    /// Ends the service as its users do, so that its own nats-server ends with it.
+    /// Stops the service with a signal, so that its embedded nats-server ends too.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = rustix::process::Pid::from_child(&self.process.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -163,7 +164,7 @@ impl Service {
     }
 }
 
-/// The bare tonic server of `baseline.rs`: this very program, told to be it.
+/// The bare tonic server of `baseline.rs`: this program, started with another flag.
 pub(crate) struct Baseline {
     process: Process,
     url: String,
@@ -174,7 +175,7 @@ impl Baseline {
         Self::run(&[]).await
     }
 
-    /// One that also broadcasts what is published on this subject.
+    /// Starts a bare server that also broadcasts the messages of this subject.
     pub(crate) async fn fed(nats: &Nats, subject: &str) -> Result<Self> {
         Self::run(&["--feed-from", nats.url(), "--feed-subject", subject]).await
     }
@@ -254,7 +255,7 @@ async fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) 
     bail!("{what}: not within {START_WAIT:?}")
 }
 
-/// A directory that vanishes, on the disk of the build and not in memory, since syncing is among what is measured.
+/// A temporary directory on the disk of the build. It is not in memory, because rows measure syncing.
 fn directory() -> Result<TempDir> {
     Ok(TempDir::new_in(Path::new(env!("CARGO_TARGET_TMPDIR")))?)
 }

@@ -1,4 +1,4 @@
-//! Results: what a row found, the file in which it is kept, and the tables.
+//! The results of rows, the file that keeps them, and their tables.
 
 use std::{collections::BTreeMap, fmt, fs, path::Path, process::Command, time::SystemTime};
 
@@ -10,7 +10,7 @@ use crate::measure::Measured;
 /// Several samples of one figure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
-    /// Whose.
+    /// The side or process that the figure belongs to.
     pub what: String,
     pub median: f64,
     /// In the order in which they were measured.
@@ -32,17 +32,17 @@ impl Figure {
     }
 }
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Unit {
     PerSecond,
     Seconds,
-    /// CPU seconds for a million messages.
+    /// CPU seconds per million messages.
     CpuSeconds,
     Bytes,
-    /// Of one core.
+    /// Percent of one core.
     Percent,
-    /// Of two other figures.
+    /// A ratio of two other figures.
     Ratio,
 }
 
@@ -65,23 +65,23 @@ impl Unit {
     }
 }
 
-/// What a claim asks for. All but the last speak of the ratio, ours over the baseline.
+/// The bound of a claim. All variants except the last bound the ratio of our figure to the baseline.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Reach {
     AtLeast(f64),
     AtMost(f64),
-    /// Our figure itself is below this.
+    /// Our figure itself is below this value.
     Below(f64),
 }
 
-/// One claim beside one baseline.
+/// One claim, compared with one baseline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub claim: String,
     pub unit: Unit,
     pub ours: Option<Figure>,
     pub baseline: Option<Figure>,
-    /// Ours over the baseline, of the medians.
+    /// The median of our figure divided by the median of the baseline.
     pub ratio: Option<f64>,
     pub reach: Option<Reach>,
     pub reached: Option<bool>,
@@ -89,7 +89,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// A figure of the service beside one of a baseline.
+    /// A figure of the service, compared with a figure of a baseline.
     pub(crate) fn new(
         claim: impl Into<String>,
         unit: Unit,
@@ -102,7 +102,7 @@ impl Line {
         Self { claim: claim.into(), unit, ours, baseline, ratio, reach: None, reached: None, note: None }
     }
 
-    /// A figure that stands for itself.
+    /// A figure without a baseline.
     pub(crate) fn alone(claim: impl Into<String>, unit: Unit, ours: Vec<f64>) -> Self {
         let ours = Some(Figure::new("unibus", ours));
         Self { claim: claim.into(), unit, ours, baseline: None, ratio: None, reach: None, reached: None, note: None }
@@ -144,16 +144,16 @@ impl Line {
     }
 }
 
-/// What one side's processes spent.
+/// The CPU time that the processes of one side spent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub what: String,
     pub side: String,
-    /// CPU seconds for a million messages, by process.
+    /// CPU seconds per million messages, by process.
     pub processes: BTreeMap<String, Figure>,
 }
 
-/// What a row found.
+/// The result of a row.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub lines: Vec<Line>,
@@ -161,7 +161,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Keeps what the sides' processes spent on `what`.
+    /// Records the CPU time that the processes of each side spent on `what`.
     pub(crate) fn spent(&mut self, what: &str, measured: &[&Measured]) {
         for side in measured {
             let processes = side
@@ -179,9 +179,9 @@ impl Outcome {
 pub(crate) struct Row {
     pub row: String,
     pub measured_at: String,
-    /// How long it took.
+    /// How long the row took.
     pub seconds: f64,
-    /// Why there is no outcome.
+    /// The error, if the row has no outcome.
     pub failed: Option<String>,
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -190,7 +190,7 @@ pub(crate) struct Row {
 /// A run: one file under `benches/results`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// The figures mean nothing, only that everything works.
+    /// Whether this was a quick run, whose figures mean nothing.
     pub quick: bool,
     pub with: BTreeMap<String, String>,
     pub rows: Vec<Row>,
@@ -213,7 +213,7 @@ impl Report {
         fs::write(path, serde_json::to_string_pretty(self)? + "\n").with_context(|| path.display().to_string())
     }
 
-    /// Puts a row in the place of an older one of its name, or at the end.
+    /// Replaces the row with the same name, or appends the row.
     pub(crate) fn put(&mut self, row: Row) {
         match self.rows.iter_mut().find(|older| older.row == row.row) {
             Some(older) => *older = row,
@@ -273,7 +273,7 @@ fn show(unit: Unit, figure: &Figure) -> String {
     format!("{} ({} to {})", unit.show(figure.median), unit.show(low), unit.show(high))
 }
 
-/// With what and on what this run was made.
+/// The versions and the machine of this run.
 fn surroundings() -> BTreeMap<String, String> {
     let lock = include_str!("../../Cargo.lock");
     let version = |name: &str| {

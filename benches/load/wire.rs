@@ -1,5 +1,5 @@
-//! What goes over the wire, made as cheap as it can be, so that what is measured is the servers: frames that the client
-//! counts and does not decode, and frames that the bare server encoded before.
+//! Cheap encoding and decoding for the load generator, so that the rows measure the servers: the client counts frames
+//! and does not decode them, and the bare server sends pre-encoded frames.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
@@ -9,7 +9,7 @@ use tonic::{
 };
 use unibus::v1::{CaughtUp, Message as Stored, SubscribeRequest, SubscribeResponse, subscribe_response};
 
-/// What a subscriber of the load generator sees of a `SubscribeResponse`.
+/// The kind of a `SubscribeResponse`, as a subscriber of the load generator counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Message,
@@ -19,7 +19,8 @@ pub(crate) enum Frame {
     Other,
 }
 
-/// The client's side of Subscribe: looks at the first byte of a frame, which is the tag of the one field that is set.
+/// The client's codec of Subscribe. It reads only the first byte of a frame, which is the tag of the one field that is
+/// set.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counting;
 
@@ -64,7 +65,7 @@ impl Decoder for Counting {
     }
 }
 
-/// The bare server's side: bytes that are ready are appended, bytes that come are taken as they are.
+/// The bare server's codec. It sends and receives bytes unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ready;
 
@@ -102,7 +103,7 @@ impl Decoder for Ready {
     }
 }
 
-/// A frame with this payload, encoded, with all that the service sends beside it, and as long.
+/// An encoded frame with this payload. It has the same fields and the same length as a frame of the service.
 pub(crate) fn frame(payload: Bytes) -> Bytes {
     let message = Stored {
         sequence: 1_000_000,
@@ -114,7 +115,7 @@ pub(crate) fn frame(payload: Bytes) -> Bytes {
     SubscribeResponse { frame: Some(subscribe_response::Frame::Message(message)) }.encode_to_vec().into()
 }
 
-/// A request to the bare server: broadcast `frame` so many times.
+/// A request to the bare server to broadcast `frame` `count` times.
 pub(crate) fn burst(count: u32, frame: &Bytes) -> Bytes {
     let mut request = Vec::with_capacity(4 + frame.len());
     request.put_u32(count);
@@ -122,13 +123,13 @@ pub(crate) fn burst(count: u32, frame: &Bytes) -> Bytes {
     request.into()
 }
 
-/// The other way.
+/// Parses a request of [`burst`].
 pub(crate) fn read_burst(mut request: Bytes) -> Result<(u32, Bytes), Status> {
     let count = request.try_get_u32().map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok((count, request))
 }
 
-/// The frame with which the bare server says that a subscription stands.
+/// The frame with which the bare server reports that a subscription is open.
 pub(crate) fn caught_up() -> Bytes {
     let frame = subscribe_response::Frame::CaughtUp(CaughtUp { position: 0 });
     SubscribeResponse { frame: Some(frame) }.encode_to_vec().into()

@@ -1,4 +1,4 @@
-//! One episode: servers, clients, faults, the end of it, and the verdict.
+//! Runs one episode: it starts servers and clients, carries out the faults, ends the clients, and judges.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,23 +20,23 @@ use crate::{
     world::{HEARTBEAT, Programs, World},
 };
 
-/// How soon everything must work again after the last fault.
+/// Time limit for everything to work again after the last fault.
 const HEALS_WITHIN: Duration = Duration::from_secs(15);
-/// How long readers may then take to the last message.
+/// Time limit for readers to reach the last message after that.
 const READS_WITHIN: Duration = Duration::from_secs(15);
-/// The longest that a client's last call may take.
+/// Time limit of a client's last call.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// How long the faults of an episode may take in all.
+/// Time limit for all faults of an episode.
 const FAULTS_WITHIN: Duration = Duration::from_secs(120);
 
-/// What came of an episode.
+/// The result of an episode.
 pub(crate) struct Verdict {
     pub violations: Vec<Violation>,
     pub counts: Counts,
     pub took: Duration,
 }
 
-/// Runs an episode with its servers' data and logs below `dir`. An error means that it could not be run.
+/// Runs an episode. The servers keep their data and logs below `dir`. An error means that the episode could not be run.
 pub(crate) async fn run(plan: &Plan, programs: &Programs, dir: &Path) -> Result<Verdict> {
     let begun = Instant::now();
     let world = Arc::new(World::start(plan, programs, dir).await?);
@@ -149,7 +149,7 @@ fn start_readers(plan: &Plan, scene: &Arc<Scene>) -> JoinSet<()> {
     readers
 }
 
-/// Carries out the faults, each at its time; they may overlap.
+/// Carries out the faults, each at its time. They may overlap.
 async fn carry_out(plan: &Plan, stage: &Stage) -> Result<()> {
     let mut rng = Rng::with_seed(plan.seed ^ 3);
     let faults = plan.faults.iter().map(|timed| {
@@ -162,7 +162,7 @@ async fn carry_out(plan: &Plan, stage: &Stage) -> Result<()> {
     try_join_all(faults.collect::<Vec<_>>()).await.map(drop)
 }
 
-/// Brings publishers and readers to their end, or takes down who does not come to it.
+/// Ends publishers and readers, and records those that do not end in time.
 async fn finish(stage: &Stage, publishers: &mut JoinSet<()>, readers: &mut JoinSet<()>) {
     let scene = &stage.scene;
     let published = timeout(HEALS_WITHIN, async { while publishers.join_next().await.is_some() {} }).await;
@@ -183,7 +183,7 @@ async fn finish(stage: &Stage, publishers: &mut JoinSet<()>, readers: &mut JoinS
         scene.enter(Phase::Read(targets));
     }
     let _ = timeout(READS_WITHIN, async { while readers.join_next().await.is_some() {} }).await;
-    // Who has not come to the end says so now.
+    // Clients that have not reached the end record it now.
     scene.enter(Phase::Over);
     let ended = timeout(ENDS_WITHIN, async {
         while publishers.join_next().await.is_some() {}
@@ -192,7 +192,7 @@ async fn finish(stage: &Stage, publishers: &mut JoinSet<()>, readers: &mut JoinS
     stage.require(ended.await.is_ok(), "a client does not come to its end");
 }
 
-/// Reads what is stored as its leader has it, when all copies agree.
+/// Reads the stored messages from the leader, after all replicas are up to date.
 async fn read_logs(world: &World, facts: &mut Facts) -> Result<()> {
     for room in &mut facts.rooms {
         let stream = format!("UNIBUS_{}", room.room_id);

@@ -1,4 +1,4 @@
-//! Does to an episode's servers and rooms what its plan says.
+//! Carries out the faults of an episode's plan on its servers and rooms.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,17 +28,17 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(15);
 const SAMPLES: u32 = 150;
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
-/// Everything that a fault needs.
+/// The servers and clients that a fault acts on.
 #[derive(Clone)]
 pub(crate) struct Stage {
     pub world: Arc<World>,
     pub scene: Arc<Scene>,
-    /// Held by whoever takes a node away: one at a time.
+    /// Held by a fault while it takes a node away, so that only one node is away at a time.
     pub nodes: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Stage {
-    /// Carries out one fault, to its end.
+    /// Carries out one fault and waits for its end.
     pub(crate) async fn carry_out(&self, fault: Fault, seed: u64) -> Result<()> {
         let mut rng = Rng::with_seed(seed);
         let _turn = if fault.is_of_nodes() { Some(self.nodes.lock().await) } else { None };
@@ -129,7 +129,7 @@ impl Stage {
         let known = self.scene.latest(0);
         flood(&self.scene, messages, rng.u64(..)).await;
         node.start()?;
-        // Who subscribes now may be served by the copy that lags, and knows little more than this.
+        // The replica that lags may serve a new subscription, which then knows little more than this.
         let mut samples = JoinSet::new();
         for number in 0..SAMPLES {
             let (scene, seed) = (Arc::clone(&self.scene), rng.u64(..));
@@ -161,7 +161,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Something befalls the links of an instance, or one of them, for some time.
+    /// Disturbs the links of an instance, or one of them, for some time.
     async fn links(
         &self,
         (instance, link): (usize, Option<usize>),
@@ -187,27 +187,27 @@ impl Stage {
         }
     }
 
-    /// A single nats-server that is away reaches nobody.
+    /// Records that no instance reaches NATS while the only nats-server is away.
     fn unreached_by_node(&self, from: At) {
         if self.world.nodes.len() == 1 {
             (0..self.world.instances.len()).for_each(|instance| self.unreached(instance, from));
         }
     }
 
-    /// NATS did not reach this instance from then to now.
+    /// Records that NATS did not reach this instance between `from` and now.
     pub(crate) fn unreached(&self, instance: usize, from: At) {
         let to = self.scene.now();
         self.scene.facts().unreached.push(Outage { instance, from, to });
     }
 
-    /// Takes down what must hold, and does not.
-    pub(crate) fn require(&self, holds: bool, told: &str) {
+    /// Records a violation unless `holds`.
+    pub(crate) fn require(&self, holds: bool, problem: &str) {
         if !holds {
-            self.scene.note(0, |room| room.unfinished.push(told.to_owned()));
+            self.scene.note(0, |room| room.unfinished.push(problem.to_owned()));
         }
     }
 
-    /// Waits until this succeeds, and takes down when it does not in time.
+    /// Waits until `attempt` succeeds, and records a violation when it does not succeed in time.
     pub(crate) async fn succeeds(&self, what: &str, within: Duration, mut attempt: impl AsyncFnMut() -> bool) {
         let until = Instant::now() + within;
         while !timeout_at(until, attempt()).await.unwrap_or(false) {
@@ -219,7 +219,7 @@ impl Stage {
         }
     }
 
-    /// A message that a native client is about to publish. What became of it nobody says.
+    /// A message that a native client is about to publish. Its outcome stays unknown.
     pub(crate) fn native_wish(&self, who: &str, rng: &mut Rng) -> Wish {
         let mut wish = Wish::new(&self.scene, 0, who, rng);
         wish.publish.has_id = false;
@@ -228,7 +228,7 @@ impl Stage {
     }
 }
 
-/// Watches whether this program itself stands still, so that nobody else is blamed for it.
+/// Records when this program itself stalls, so that the judge does not blame the service for the delay.
 pub(crate) async fn watch_stalls(scene: Arc<Scene>, over: CancellationToken) {
     const TICK: Duration = Duration::from_millis(50);
     let mut before = scene.now();

@@ -1,4 +1,4 @@
-//! A disk or a store that is full: publishes are refused, removing and reading work.
+//! Faults of a full disk or a full store: publishes are refused, while removals and reads work.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::{
     oracle::{Removal, RemovalKind},
 };
 
-/// How soon what needs no space works while there is none.
+/// Time limit for calls that need no space, while there is none.
 const WORKS_WITHIN: Duration = Duration::from_secs(10);
-/// How soon publishing works when there is space again.
+/// Time limit for publishes to work once there is space again.
 const HEALS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Fills the disk of the embedded nats-server for a while.
@@ -30,7 +30,7 @@ pub(crate) async fn disk(stage: &Stage, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Fills the store with messages, removes what may be removed, and goes on.
+/// Fills the store with messages, purges and deletes, and then publishes again.
 pub(crate) async fn store(stage: &Stage, rng: &mut Rng) -> Result<()> {
     let scene = &stage.scene;
     let mut client = scene.client(0).context("an instance")?;

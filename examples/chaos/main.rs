@@ -1,4 +1,4 @@
-//! Checks the promises of unibus under faults: real servers, real clients, and a judge of what they saw.
+//! Checks the guarantees of unibus under faults, with real servers, real clients, and a judge of what the clients saw.
 //!
 //! ```console
 //! $ cargo build --release --bin unibus --example chaos
@@ -6,18 +6,20 @@
 //! ```
 //!
 //! An episode starts nats-servers and unibus instances as processes of its own, with a TCP proxy on every link between
-//! them. Clients publish by every RPC and read in every way, each trying again as the docs say. Meanwhile the faults of the
-//! episode's plan happen: processes are killed or stopped, links are cut, disks fill up, native programs interfere, owners
-//! purge and delete. At the end everything must heal, every reader must reach the last message, and the judge compares what
-//! was told to whom with what is stored. A violation is printed with its evidence and the seed that repeats the plan; the
-//! servers' logs and data are then kept, and the program exits with 1.
+//! them. Clients publish with every RPC and read in every way, and retry as the docs say. Meanwhile the faults of the
+//! episode's plan happen: processes are killed or stopped, links are cut, disks fill up, native programs interfere,
+//! owners purge and delete.
+//!
+//! At the end everything must work again, and every reader must reach the last message. Then the judge compares the
+//! answers that the clients received with the stored messages. A violation is printed with its evidence and with the
+//! seed that repeats the plan. The logs and data of its servers are kept, and the program exits with 1.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | `plan` | an episode, drawn from its seed |
 //! | `world` | servers: processes, links, a small disk, NATS by hand |
-//! | `clients` | publishers and readers, and what they take down |
-//! | `faults`, `native`, `owner`, `members`, `full` | what happens to them |
+//! | `clients` | publishers and readers, which record what they see |
+//! | `faults`, `native`, `owner`, `members`, `full` | the faults |
 //! | `episode` | one episode from its start to its verdict |
 //! | `oracle` | the judge: pure, tested with planted violations |
 //! | `report` | the table |
@@ -61,9 +63,9 @@ use crate::{
     world::{Programs, Tmpfs},
 };
 
-/// An episode that takes longer hangs.
+/// Time after which an episode counts as hung.
 const EPISODE_WITHIN: Duration = Duration::from_secs(300);
-/// Violations of one promise that are printed for an episode.
+/// Maximum violations of one promise that are printed for an episode.
 const EVIDENCE_MAX: usize = 3;
 
 /// Checks the promises of unibus under faults
@@ -99,7 +101,7 @@ struct Options {
     markdown: bool,
 }
 
-/// Which set-ups are run.
+/// The set-ups to run.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Choice {
     /// One instance, one nats-server
@@ -129,7 +131,7 @@ async fn main() -> ExitCode {
     let run = async {
         tokio::select! {
             done = run(&options) => done,
-            () = told_to_end() => Err(anyhow::anyhow!("told to end")),
+            () = end_signal() => Err(anyhow::anyhow!("told to end")),
         }
     };
     match Box::pin(run).await {
@@ -142,7 +144,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs all episodes; true if no promise was broken.
+/// Runs all episodes. Returns `true` if no promise was broken.
 async fn run(options: &Options) -> Result<bool> {
     let seeds = match options.episode_seed {
         Some(seed) => vec![seed],
@@ -210,8 +212,8 @@ fn show(verdict: &Verdict) {
     }
 }
 
-/// Returns when this program is told to end. Its children end with what owns them.
-async fn told_to_end() {
+/// Waits for a signal to end. The child processes end when their owners are dropped.
+async fn end_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;

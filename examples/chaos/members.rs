@@ -1,4 +1,4 @@
-//! A member that is added, publishes and reads through every instance, and is removed.
+//! The fault that adds a member, lets it publish and read through every instance, and removes it.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) async fn come_and_go(stage: &Stage, rng: &mut Rng) -> Result<()> {
             sleep(Duration::from_millis(200)).await;
             change(&stage.scene, false, instance).await;
         };
-        // Whatever node dies or hangs at that moment.
+        // The change must take effect even if a node dies or hangs at this moment.
         let (which, time) = (Which::Random, Duration::from_secs(3));
         let fault = match rng.u8(..3) {
             0 => Some(Fault::KillNode { which, down: time }),
@@ -80,7 +80,7 @@ async fn change(scene: &Scene, add: bool, instance: usize) {
     }
 }
 
-/// Publishes without a second try, so that each message tells of one moment.
+/// Publishes without a retry, so that each message shows the permission at one moment.
 async fn publish(scene: &Scene, instance: usize, token: &str, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let until = Instant::now() + Duration::from_millis(4500);
@@ -100,7 +100,7 @@ async fn publish(scene: &Scene, instance: usize, token: &str, seed: u64) {
     }
 }
 
-/// Reads what is new to the end of the subscription.
+/// Reads new messages until the subscription ends.
 async fn read(scene: &Scene, instance: usize, token: &str) {
     let Some(mut client) = scene.client(instance) else { return };
     let request = SubscribeRequest {

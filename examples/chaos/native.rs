@@ -1,4 +1,4 @@
-//! What native NATS programs do to a room.
+//! Faults in which a native NATS program changes a room.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 const SUBJECT: &str = "unibus.room.lobby";
 const STREAM: &str = "UNIBUS_lobby";
 
-/// Create-or-update with the bare configuration; with `cut` while every link is down.
+/// Updates the room's stream with the bare configuration of a native client. With `cut`, every link is down meanwhile.
 pub(crate) async fn bare_update(stage: &Stage, cut: bool) -> Result<()> {
     let bare = stream::Config {
         name: STREAM.into(),
@@ -46,14 +46,14 @@ pub(crate) async fn bare_update(stage: &Stage, cut: bool) -> Result<()> {
     Ok(())
 }
 
-/// Plain messages over core NATS.
+/// Publishes plain messages with core NATS.
 pub(crate) async fn publish(stage: &Stage, count: u64, rng: &mut Rng) -> Result<()> {
     for _ in 0..count {
         let wish = stage.native_wish("native", rng);
         let Ok(mut raw) = stage.world.raw().await else { continue };
         let put = [format!("PUB {SUBJECT} {}\r\n", wish.payload.len()).as_bytes(), &wish.payload, b"\r\n"].concat();
         if raw.send(&put).await.is_ok() {
-            // it may have gone away meanwhile
+            // the nats-server may have ended meanwhile
             let _ = raw.settle().await;
         }
         sleep(Duration::from_millis(rng.u64(1..50))).await;
@@ -61,7 +61,7 @@ pub(crate) async fn publish(stage: &Stage, count: u64, rng: &mut Rng) -> Result<
     Ok(())
 }
 
-/// Messages with headers that the service's NATS client cannot read.
+/// Publishes messages with headers that the service's NATS client cannot parse.
 pub(crate) async fn publish_bad_headers(stage: &Stage, count: u64, rng: &mut Rng) -> Result<()> {
     for _ in 0..count {
         let headers: &[u8] = match rng.u8(..3) {
@@ -79,7 +79,7 @@ pub(crate) async fn publish_bad_headers(stage: &Stage, count: u64, rng: &mut Rng
     Ok(())
 }
 
-/// Deletes the consumer that is a durable subscriber's position.
+/// Deletes the consumer that stores the position of a durable subscriber.
 pub(crate) async fn delete_durable(stage: &Stage, rng: &mut Rng) -> Result<()> {
     let name = if rng.bool() { "explicit" } else { "auto" };
     for _ in 0..20 {

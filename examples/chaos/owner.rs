@@ -1,4 +1,4 @@
-//! What a room's owner does to what is stored, tried again as the docs say.
+//! Faults in which a room's owner purges, deletes, seeks and updates. Failed calls are retried as the docs say.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     oracle::{Failure, Move, MoveKind, Removal, RemovalKind},
 };
 
-/// How often something is tried.
+/// Maximum number of attempts of a call.
 const TRIES: usize = 40;
 
 pub(crate) async fn purge(scene: &Scene, all: bool, rng: &mut Rng) -> Result<()> {
@@ -95,7 +95,7 @@ pub(crate) async fn seek(scene: &Scene, back: bool, rng: &mut Rng) -> Result<()>
 
 pub(crate) async fn update(scene: &Scene, rng: &mut Rng) -> Result<()> {
     for round in 0..rng.usize(2..6) {
-        // labels first; then bounds, which let go of what exceeds them
+        // labels first; then bounds, which remove the messages beyond them
         let bounds = round > 0 && rng.bool();
         // an atomic batch has up to 300 messages, and must fit
         let retention = bounds.then(|| Retention { max_messages: rng.i64(300..2000), ..Retention::default() });

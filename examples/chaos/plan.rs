@@ -1,10 +1,10 @@
-//! What an episode does, drawn from its seed alone: the same seed gives the same plan.
+//! The plan of an episode, drawn from its seed alone: the same seed gives the same plan.
 
 use std::{fmt, time::Duration};
 
 use fastrand::Rng;
 
-/// Which servers an episode runs.
+/// The servers of an episode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Setup {
     /// One instance in front of one nats-server.
@@ -15,16 +15,16 @@ pub(crate) enum Setup {
     Cluster,
 }
 
-/// Which node of a cluster.
+/// A node of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// The one that leads the first room's stream.
+    /// The leader of the first room's stream.
     Leader,
     Follower,
     Random,
 }
 
-/// Something that goes wrong, or that somebody does to what is stored.
+/// A failure, or a change of the stored data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
     /// SIGKILL to a nats-server, which is started again after this time.
@@ -37,13 +37,13 @@ pub(crate) enum Fault {
     LaggingFollower { messages: u64 },
     /// SIGKILL to an instance, which is started again after this time.
     KillInstance { instance: usize, down: Duration },
-    /// The same with SIGTERM: the instance drains.
+    /// SIGTERM to an instance, which drains and is started again after this time.
     DrainInstance { instance: usize, down: Duration },
     /// Every connection of an instance to NATS is reset, or only those to one node.
     CutLinks { instance: usize, link: Option<usize> },
     /// An instance and NATS are cut off from each other for a while: connections are refused.
     DownLinks { instance: usize, link: Option<usize>, time: Duration },
-    /// What an instance and NATS send each other vanishes for a while.
+    /// All bytes between an instance and NATS are dropped for a while.
     BlackHole { instance: usize, link: Option<usize>, time: Duration },
     /// An instance's links to NATS are slow.
     SlowLinks { instance: usize, link: Option<usize>, time: Duration, delay: Duration },
@@ -78,44 +78,43 @@ pub(crate) struct Timed {
     pub fault: Fault,
 }
 
-/// How somebody publishes.
+/// The way in which a client publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Publishing {
     Unary,
-    /// Each message only directly after the one before, in a room where nobody else publishes.
+    /// Each message expects the sequence of the one before, in a room with no other publisher.
     Expecting,
     Batches,
     AtomicBatches,
     Stream,
 }
 
-/// How somebody reads.
+/// The way in which a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Explicit,
     Auto,
-    /// Without a name; goes on where it stood.
+    /// Without a durable name, from the client's own position.
     Unnamed,
-    /// Without a name, from anywhere, again and again.
+    /// Without a durable name, repeatedly, each time from a random start.
     Sampling,
     /// All rooms on one Consume stream, with credit.
     Consume,
     History,
 }
 
-/// An episode.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub seed: u64,
     pub setup: Setup,
-    /// The first room has everybody in it, the last one the publisher that expects sequences.
+    /// All clients use the first room. Only the publisher that expects sequences uses the last one.
     pub rooms: Vec<String>,
-    /// Whether the first room takes messages with a lifetime of their own.
+    /// Whether the first room accepts messages with a lifetime of their own.
     pub ttl: bool,
     pub publishers: Vec<Publishing>,
     pub readers: Vec<Reading>,
     pub faults: Vec<Timed>,
-    /// How long publishers go on at least.
+    /// Minimum time that publishers run.
     pub run: Duration,
 }
 
@@ -137,7 +136,7 @@ impl Setup {
     }
 }
 
-/// Every kind of fault that makes sense in a set-up, drawn anew.
+/// One fault of every kind that is possible in a set-up, with new random values.
 fn faults(setup: Setup, rng: &mut Rng) -> Vec<Fault> {
     let instance = rng.usize(..setup.instances());
     let link = (setup == Setup::Cluster && rng.bool()).then(|| rng.usize(..setup.nodes()));
@@ -182,7 +181,7 @@ fn faults(setup: Setup, rng: &mut Rng) -> Vec<Fault> {
 }
 
 impl Fault {
-    /// The row of the table.
+    /// The row of the fault in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KillNode { which: Which::Leader, .. } => "SIGKILL the leader",
@@ -235,7 +234,8 @@ impl Fault {
         }
     }
 
-    /// Takes a node away for some time. One at a time, so that what is acknowledged is never on a lost minority.
+    /// Whether the fault takes a node away for some time. Only one node is away at a time, so that an acknowledged
+    /// message is never only on a lost minority.
     pub(crate) fn is_of_nodes(self) -> bool {
         matches!(
             self,
@@ -245,7 +245,7 @@ impl Fault {
 }
 
 impl Plan {
-    /// The plan of this seed. Seeds that follow each other go through the set-ups, and in each through all faults.
+    /// The plan of `seed`. Consecutive seeds go through the set-ups, and in each set-up through all faults.
     pub(crate) fn new(seed: u64, setup: Option<Setup>) -> Self {
         let setups = [Setup::One, Setup::Two, Setup::Cluster];
         let place = usize::try_from(seed % 1_000_000).unwrap_or(0);
@@ -284,20 +284,20 @@ impl Plan {
         if matches!(first, Fault::LaggingFollower { .. }) {
             readers.extend([Reading::Sampling; 4]);
         }
-        // what has a lifetime refuses bare updates, as the docs say
+        // a room with message lifetimes refuses bare updates, as the docs say
         let bare = timed.iter().any(|timed| matches!(timed.fault, Fault::BareUpdate { .. }));
         let ttl = !bare && rng.u8(..3) == 0;
         let run = Duration::from_secs(8);
         Self { seed, setup, rooms: vec!["lobby".into(), "steps".into()], ttl, publishers, readers, faults: timed, run }
     }
 
-    /// Whether a server, a link or a disk fails at some time.
+    /// Whether the plan has a failure of a server, a link or a disk.
     pub(crate) fn disturbs(&self) -> bool {
         let members_of_a_cluster = self.setup == Setup::Cluster && self.has(|fault| fault == Fault::Members);
         members_of_a_cluster || self.has(Fault::disturbs)
     }
 
-    /// Whether this episode has such a fault.
+    /// Whether the plan has a fault for which `is` returns `true`.
     pub(crate) fn has(&self, is: impl Fn(Fault) -> bool) -> bool {
         self.faults.iter().any(|timed| is(timed.fault))
     }

@@ -1,4 +1,4 @@
-//! The table at the end.
+//! The table of results, printed at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::{
 struct Row {
     episodes: usize,
     counts: Counts,
-    /// Promises broken, in each episode each once.
+    /// Broken promises. Each counts once for each episode.
     broken: usize,
 }
 
@@ -81,12 +81,12 @@ impl Report {
         self.total.broken
     }
 
-    /// Episodes that could not be run, and why.
+    /// The episodes that could not be run, with the cause.
     pub(crate) fn missing(&self) -> &[String] {
         &self.not_run
     }
 
-    /// The table, as Markdown; it reads well enough in a terminal.
+    /// The table as Markdown.
     pub(crate) fn table(&self, versions: &str) -> String {
         let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let date = date.split('T').next().unwrap_or_default();

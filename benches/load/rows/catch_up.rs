@@ -1,8 +1,9 @@
 //! Catch-up of one subscriber over a stored log of 256 B messages.
 //!
 //! Ours: one Subscribe call from the beginning until it has caught up, with the generated client, which decodes every
-//! message. Baselines: async-nats's ordered consumers on the same stream, pulled and pushed, created for the turn as
-//! the service creates its own reader. All connections stand before; a turn ends with the last message.
+//! message. Baselines: the ordered pull and push consumers of async-nats on the same stream. They are created within
+//! the turn, because the service creates its reader within the turn too. All connections are open before the turn,
+//! which ends with the last message.
 
 use std::time::Instant;
 

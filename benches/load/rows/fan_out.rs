@@ -1,17 +1,22 @@
-//! Live fan-out in one room, and how long one live message takes to the last subscriber. 256 B, nats-server's default
-//! sync, so that the rows measure fan-out and not syncing.
+//! Live fan-out in one room, and the time in which one live message reaches the last subscriber. Messages have 256 B.
+//! nats-server syncs at its default interval, so that the rows measure fan-out and not syncing.
 //!
-//! Ours: durable subscribers that the service acknowledges for, the default; the load generator publishes to the room's
-//! subject with core NATS. (a) The bare tonic server: bytes encoded before, as long as the service's own frames, and
-//! broadcast to all; a small call makes it broadcast so many. (b) NATS alone: a stream of the same kind, and for each
-//! subscriber a file-backed durable pull consumer with explicit acks, pulled with async-nats. And, to tell what NATS
-//! takes of the difference to (a): another bare server, which follows a stream's subject with a core subscription,
-//! encodes each message once and broadcasts it.
+//! Ours: durable subscribers with `ACK_MODE_AUTO`. The load generator publishes to the room's subject with core NATS.
 //!
-//! Fan-out is a closed loop: messages are published as long as the slowest subscriber lacks fewer than the window, and
-//! a turn ends when all have all, and the stream too. Subscribers of the service and of the bare server are the same code, which counts
-//! frames and does not decode them, over the same number of connections. A single message is published when the one
-//! before has reached everyone, at most 20 a second, for as long as a hundred take at twice that pause.
+//! Baselines:
+//! - (a) The bare tonic server broadcasts pre-encoded frames, which are as long as those of the service. A small call
+//!   starts a broadcast.
+//! - (b) NATS alone: a stream of the same kind. Each subscriber has a file-backed durable pull consumer with explicit
+//!   acks, pulled with async-nats.
+//! - To show the part of NATS in the difference to (a): another bare server follows a stream's subject with a core
+//!   subscription, encodes each message once, and broadcasts it.
+//!
+//! Fan-out is a closed loop: messages are published while the slowest subscriber lacks fewer messages than the window.
+//! A turn ends when the stream and every subscriber have every message. The subscribers of the service and of the bare
+//! server use the same code, which counts frames and does not decode them, over the same number of connections.
+//!
+//! In the rows of one message, the next message is published when the one before has reached every subscriber, at most
+//! 20 per second. A turn lasts at most as long as a hundred messages take at twice that pause.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +47,7 @@ const BARE: &str = "(a) bare tonic broadcast";
 const PULLED: &str = "(b) a pulled durable each";
 const FED: &str = "(a) fed by NATS";
 
-/// Deliveries a second, and CPU.
+/// Deliveries per second, and CPU.
 pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let scale = scale.rounds(3);
     let mut outcome = Outcome::default();
@@ -79,7 +84,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// One message to the last.
+/// The time of one message to the last subscriber.
 pub(crate) async fn one_message(scale: Scale) -> Result<Outcome> {
     let scale = scale.rounds(3);
     let size = scale.pick(1000, 100);
@@ -168,7 +173,7 @@ impl Crowds {
 
         let size = self.ours.len() as u64;
         let turn = move |crowd: Arc<Crowd>, publish: Publish| async move {
-            let mut turn = Turn::times(crowd.one_by_one(count, PAUSE, |count| publish.so_many(count)).await?)?;
+            let mut turn = Turn::times(crowd.one_by_one(count, PAUSE, |count| publish.messages(count)).await?)?;
             turn.messages *= size;
             anyhow::Ok(turn)
         };
@@ -210,7 +215,7 @@ pub(super) async fn looped(
         Publish::Bare(_) => 0,
     };
     let started = Instant::now();
-    let messages = crowd.feed(duration, window, |count| publish.so_many(count)).await?;
+    let messages = crowd.feed(duration, window, |count| publish.messages(count)).await?;
     if let Publish::Natively { context, stream, .. } = publish {
         native::stored(context, stream, before + messages).await?;
     }
@@ -237,7 +242,7 @@ impl Publish {
         Self::Natively { context: context.clone(), stream, subject, payload }
     }
 
-    pub(super) async fn so_many(&self, count: u64) -> Result<()> {
+    pub(super) async fn messages(&self, count: u64) -> Result<()> {
         match self {
             Self::Natively { context, subject, payload, .. } => {
                 let client = context.client();

@@ -1,9 +1,11 @@
 //! A page of history: the newest 200 and 1000 of a log of 256 B messages.
 //!
-//! Ours: History with the generated client, which decodes the page. Baselines on the same stream, both knowing only
-//! that they want the newest: (a) the last sequence, then one get after the other; (b) the last sequence, then an
-//! ephemeral consumer from there and one fetch, the fastest raw read with async-nats. A turn is one page after the
-//! other, or 16 readers side by side, each with a connection of its own.
+//! Ours: History with the generated client, which decodes the page.
+//!
+//! Baselines on the same stream, which both first ask for the last sequence: (a) one get after the other; (b) an
+//! ephemeral consumer and one fetch, the fastest raw read with async-nats.
+//!
+//! In a turn, one reader reads one page after the other, or 16 readers do so in parallel, each on its own connection.
 
 use std::time::Duration;
 

@@ -1,9 +1,13 @@
 //! Idle subscriptions: 10,000 over 1,000 rooms on one instance, without a single message.
 //!
-//! Ours: subscriptions without a durable name, 10 in each room, on 8 connections, with the service's own heartbeats;
-//! memory is what the service's resident set grew by while they opened, divided by their number, and CPU is its share
-//! of a core afterwards. Baseline: as many open streams of the bare server on as many connections, each with a receiver
-//! of the broadcast. Each round has new processes; CPU is read over two spans of a round.
+//! Ours: subscriptions without a durable name, 10 in each room, on 8 connections, with the default heartbeats of the
+//! service. Memory is the growth of the service's resident set while they open, divided by their number. CPU is the
+//! service's share of a core afterwards.
+//!
+//! Baseline: the same number of open streams of the bare server on the same number of connections, each with a receiver
+//! of the broadcast.
+//!
+//! Each round has new processes. CPU is read over two spans of a round.
 
 use std::time::Duration;
 
@@ -30,7 +34,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let [mut ours, mut bare, mut nats] = [Idle::default(), Idle::default(), Idle::default()];
     for _ in 0..scale.rounds {
         let server = Nats::start(Disk::Interval).await?;
-        let service = Service::before(&server).await?;
+        let service = Service::with_nats(&server).await?;
         many_rooms::create(service.url(), &rooms).await?;
         let pids = [service.id(), server.id()];
         let [first, second] = look(&scale, service.url(), &subscriptions, pids).await?;
@@ -54,7 +58,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     Ok(Outcome { lines, costs: Vec::new() })
 }
 
-/// What a process needs for idle subscriptions.
+/// The resources that a process needs for idle subscriptions.
 #[derive(Clone, Debug, Default)]
 struct Idle {
     bytes: Vec<f64>,

@@ -1,4 +1,4 @@
-//! The rows: what is measured, each in a file of its own or with its kind.
+//! The rows of the benchmark. A file has one row, or several of a kind.
 
 use futures_util::future::LocalBoxFuture;
 
@@ -21,10 +21,10 @@ mod upstream;
 /// Callers of the rows that keep many calls under way.
 const CALLERS: usize = 256;
 
-/// Something that is measured.
+/// A row of the benchmark.
 pub(crate) struct Row {
     pub name: &'static str,
-    /// About how long it takes.
+    /// The approximate time of the row, in seconds.
     pub seconds: u32,
     pub what: &'static str,
     pub run: fn(Scale) -> LocalBoxFuture<'static, anyhow::Result<Outcome>>,

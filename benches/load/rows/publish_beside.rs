@@ -1,12 +1,18 @@
-//! Latency of Publish while subscribers receive what is published, and without them.
+//! The latency of Publish while subscribers receive the messages, and without subscribers.
 //!
-//! 1,000 messages/s of 256 B go into a room: up to 200 of them by one call of Publish after the other, each timed, the rest
-//! from a native peer. Ours: the room has 100 durable subscribers that the service acknowledges for, on 4 connections.
-//! Baselines: the same load into a room without subscribers, on the same service; to tell what the acknowledgements take,
-//! into one with as many subscribers without a name; and, to tell what any delivery takes on these cores, into a room
-//! without subscribers whose messages the bare server, fed by NATS, delivers to as many. A turn fails unless every
-//! subscriber received every message. Then the same with 1,000 subscribers and 100 messages/s, which are the timed calls
-//! alone.
+//! A room receives 1,000 messages/s of 256 B. Up to 200 of them are timed calls of Publish, one after the other. A
+//! native peer publishes the rest.
+//!
+//! Ours: the room has 100 durable subscribers with `ACK_MODE_AUTO`, on 4 connections.
+//!
+//! Baselines, with the same load:
+//! - A room of the same service without subscribers.
+//! - To show the cost of the acknowledgements: a room with the same number of subscribers without a durable name.
+//! - To show the cost of any delivery on these cores: a room without subscribers. The bare server follows it over NATS
+//!   and delivers its messages to the same number of subscribers.
+//!
+//! A turn fails unless every subscriber has received every message. The row then repeats with 1,000 subscribers and 100
+//! messages/s, all of which are timed calls.
 
 use std::{
     sync::{
@@ -101,7 +107,7 @@ async fn timed(
         let mut pace = time::interval(Duration::from_secs(1) / others);
         loop {
             pace.tick().await;
-            publish.so_many(1).await?;
+            publish.messages(1).await?;
             count.fetch_add(1, Relaxed);
         }
         #[expect(unreachable_code, reason = "names the type")]
@@ -120,7 +126,7 @@ async fn timed(
     }
     background.shutdown().await;
     if let (Some(crowd), Some(before)) = (&crowd, &before) {
-        // a message whose publishing was cut off may still be on its way: so many at least
+        // a message whose publish was cut off may still arrive, so the count is a minimum
         crowd.received(before, published.load(Relaxed) + times.len() as u64).await?;
     }
     Turn::times(times)

@@ -1,7 +1,7 @@
 //! Unary Publish with many calls under way, 256 B.
 //!
 //! Ours: 256 callers on 4 connections, each with one call under way. Baseline: the same load on the bare server, which
-//! decodes the same requests and answers.
+//! decodes the requests and answers them.
 
 use anyhow::Result;
 

@@ -2,7 +2,7 @@
 //!
 //! Ours: the generated client calls Publish. Baselines: async-nats publishes to the same stream and waits for the
 //! acknowledgement; the generated client calls the bare server, which decodes the same request and answers. A call of
-//! the service contains both, so their sum is what it is compared with.
+//! the service does the work of both, so it is compared with their sum.
 
 use anyhow::Result;
 

@@ -1,11 +1,14 @@
 //! Pipelined publishing: `PublishStream` on 1 and on 8 streams, with payloads of 256 B, 4 KiB and 64 KiB.
 //!
-//! Ours: the generated client sends on a `PublishStream` as long as fewer messages than the window wait for their answer;
-//! every answer must be a result, in order. 8 streams share 4 connections, and the window. Baselines: async-nats
-//! publishes to the same room's subject with the same window, over as many connections, awaiting the oldest
-//! acknowledgement when the window is full; and, for where the time goes, the same client on the bare server, which
-//! decodes and answers. A turn ends with the last answer. What is under way is bounded to 4 MiB, and a turn to 128 MiB,
-//! so that neither memory nor the disk's cache is what is measured.
+//! Ours: the generated client sends on a `PublishStream` while fewer messages than the window wait for an answer. Every
+//! answer must be a result, in order. 8 streams share 4 connections and the window.
+//!
+//! Baselines: async-nats publishes to the subject of the same room, with the same window and the same number of
+//! connections. It waits for the oldest acknowledgement when the window is full. To show where the time goes, the same
+//! client also calls the bare server, which decodes and answers.
+//!
+//! A turn ends with the last answer. At most 4 MiB are under way, and a turn has at most 128 MiB, so that the row does
+//! not measure memory or the cache of the disk.
 
 use std::{
     sync::Arc,
@@ -68,7 +71,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What both sides are asked to do.
+/// The load of both sides.
 #[derive(Clone)]
 pub(super) struct Load {
     messages: Arc<Vec<PublishRequest>>,

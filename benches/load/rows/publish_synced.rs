@@ -1,9 +1,11 @@
 //! Publishing on a nats-server that syncs every write before it acknowledges it, 256 B.
 //!
-//! Many under way: `PublishStream` on one stream with a window, and 256 callers of unary Publish on 4 connections, each
-//! beside async-nats publishing to the same room with as many messages under way.
-//! One at a time: as in `publish_one.rs`; what the service adds beyond one echo of the bare server is set beside
-//! async-nats's publish.
+//! Many messages under way: `PublishStream` on one stream with a window, and 256 callers of unary Publish on 4
+//! connections. Each is compared with async-nats, which publishes to the same room with the same number of messages
+//! under way.
+//!
+//! One message at a time, as in `publish_one.rs`: the time of the service beyond one echo of the bare server is
+//! compared with a publish of async-nats.
 
 use anyhow::Result;
 

@@ -1,8 +1,9 @@
-//! One reader that is stalled among 100: whether the others notice.
+//! One stalled reader among 100 subscribers: whether it slows the others down.
 //!
-//! Ours: a room with 99 durable subscribers that read, and one, on a connection of its own with a window of 64 KiB, that
-//! never reads after its subscription has opened. Baseline: a room of the same service with the 99 alone. The load is
-//! that of `fan_out.rs`, a closed loop over the 99; the warm-up fills the stalled one's window many times over.
+//! Ours: a room with 99 durable subscribers that read, and one that never reads after its subscription has opened. The
+//! stalled one has its own connection with a window of 64 KiB. Baseline: a room of the same service with only the 99.
+//! The load is the closed loop of `fan_out.rs` over the 99. The warm-up sends far more than the window of the stalled
+//! subscriber.
 
 use std::sync::Arc;
 

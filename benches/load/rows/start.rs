@@ -1,7 +1,7 @@
-//! From nothing to serving: the service with a nats-server of its own, on an empty directory.
+//! The start of the service with its embedded nats-server, on an empty directory.
 //!
-//! Ours: from the start of the process until its log says that it listens. Baseline: nats-server alone, with an empty
-//! store, until it answers a JetStream request.
+//! Ours: the time from the start of the process until its log reports that it listens. Baseline: the time until
+//! nats-server alone, with an empty store, answers a JetStream request.
 
 use std::time::Instant;
 

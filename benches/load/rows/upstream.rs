@@ -1,14 +1,18 @@
-//! Which way of following a stream an instance should use for an active room: NATS alone, without the service.
+//! Compares the ways in which an instance could follow the stream of an active room. Uses NATS alone, without the
+//! service.
 //!
-//! The candidates: a core subscription on the room's subject; one on the subject that the stream republishes to, which
-//! carries sequences; an ephemeral pull consumer without acks, with the settings of `src/store/reader.rs`; async-nats's
-//! ordered push consumer. Each reads a message's sequence where there is one: a core subscription has none, and gets a
-//! message before it is stored. It is the baseline, since it is the least that NATS can do.
+//! The candidates:
+//! - A core subscription to the room's subject. This is the baseline, because it is the minimum cost of NATS. It
+//!   receives a message before the message is stored, and without its sequence.
+//! - A core subscription to the subject to which the stream republishes, with sequences.
+//! - An ephemeral pull consumer without acks, with the settings of `src/store/reader.rs`.
+//! - The ordered push consumer of async-nats.
 //!
+//! The measurements:
 //! - One message: published with core NATS when the one before has arrived.
 //! - A stream of 256 B messages: published with core NATS, at most 2048 under way, until all have arrived and are
-//!   stored; and what NATS and the client spend.
-//! - Idle: 1,000 streams with one follower each, on one connection; what NATS and the client spend on them.
+//!   stored; and the CPU time of NATS and the client.
+//! - Idle: 1,000 streams with one follower each, on one connection; the CPU time of NATS and the client.
 
 use std::{
     sync::Arc,
@@ -214,7 +218,7 @@ fn sequence(message: &jetstream::Message) -> Result<u64> {
     Ok(message.info().map_err(|error| anyhow::anyhow!(error))?.stream_sequence)
 }
 
-/// What followers cost that have nothing to follow.
+/// The cost of followers of streams without new messages.
 async fn idle(outcome: &mut Outcome, scale: &Scale) -> Result<()> {
     let (count, spans) = scale.pick((1000, 2), (20, 1));
     let span = scale.pick(Duration::from_secs(5), Duration::from_secs(1));

@@ -9,7 +9,8 @@ use unibus::v1::{BatchMessage, PublishBatchRequest, publish_outcome};
 use super::{Scene, Wish, failure, pause, within};
 use crate::oracle::{Attempt, Failure, Group, Outcome};
 
-/// Publishes batches; of a plain one what failed goes into the next try, an atomic one is tried again as a whole.
+/// Publishes batches. The failed messages of a plain batch are in the next attempt. An atomic batch is retried as a
+/// whole.
 pub(crate) async fn batches(scene: &Scene, atomic: bool, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while scene.runs() {

@@ -22,7 +22,7 @@ use crate::{
 const SILENCE_MAX: Duration = HEARTBEAT.saturating_mul(8);
 /// Credit in messages at the beginning.
 const CREDIT: u32 = 50;
-/// Acknowledged, and given as credit, after so many messages.
+/// Number of messages after which the client acknowledges them and grants new credit.
 const STEP: u64 = 10;
 
 /// One room on the stream.
@@ -55,8 +55,8 @@ pub(crate) async fn consume(scene: &Scene, name: &str, seed: u64) {
         pause(scene).await;
     }
     if !done(&acknowledged) {
-        let told = format!("{name} has acknowledged {acknowledged:?}");
-        scene.note(0, |room| room.unfinished.push(told));
+        let problem = format!("{name} has acknowledged {acknowledged:?}");
+        scene.note(0, |room| room.unfinished.push(problem));
     }
 }
 
@@ -217,7 +217,7 @@ impl Stream<'_> {
             End::Failed(failure) if failure.code == "Ok" => End::ByClient,
             end => end.clone(),
         };
-        // What was not answered may have been done.
+        // Unanswered commands may have taken effect.
         for (sequence, started) in open.acks {
             let ack = Ack {
                 durable: self.durable.clone(),
@@ -240,6 +240,7 @@ impl Stream<'_> {
 }
 
 fn send(commands: &mpsc::Sender<ConsumeRequest>, command: Command) {
-    // The channel is far larger than what a room's credit lets happen; a stream that has ended takes nothing.
+    // The channel is far larger than the commands that the credit of the rooms allows, so it fails only after the
+    // stream has ended.
     let _ = commands.try_send(ConsumeRequest { command: Some(command) });
 }

@@ -31,7 +31,7 @@ pub(crate) async fn speak(scene: &Scene, seed: u64) {
     }
 }
 
-/// Reads what is published while it is subscribed.
+/// Reads the messages that are published while it is subscribed.
 pub(crate) async fn listen(scene: &Scene, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while scene.runs() {

@@ -1,4 +1,4 @@
-//! The clients of an episode, as the docs tell clients to be: what may pass is tried again, with the same message id.
+//! The clients of an episode. As the docs say, they retry temporary failures with the same message id.
 
 mod batches;
 mod consume;
@@ -47,19 +47,19 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) type Client = RoomServiceClient<Channel>;
 
-/// What everybody in an episode is to do.
+/// The phases of an episode.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Phase {
     Run,
-    /// Publishers finish what they are at.
+    /// Publishers finish their current calls.
     Finish,
     /// Readers read up to these sequences, one for each room.
     Read(Vec<u64>),
-    /// Nobody waits for anything any more.
+    /// All clients end without waiting.
     Over,
 }
 
-/// What the clients of an episode share.
+/// The state that the clients of an episode share.
 pub(crate) struct Scene {
     begun: Instant,
     /// One for each instance.
@@ -70,7 +70,7 @@ pub(crate) struct Scene {
     pub ttl: bool,
     phase: watch::Sender<Phase>,
     facts: Mutex<Facts>,
-    /// The greatest sequence of each room that a publisher was told.
+    /// The greatest acknowledged sequence of each room.
     latest: Vec<AtomicU64>,
     numbers: AtomicU64,
 }
@@ -92,7 +92,7 @@ impl Scene {
         }
     }
 
-    /// The same scene for somebody else.
+    /// The time since the episode began.
     pub(crate) fn now(&self) -> At {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -120,7 +120,7 @@ impl Scene {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds to what is known of a room.
+    /// Adds to the facts of a room.
     pub(crate) fn note(&self, room: usize, note: impl FnOnce(&mut RoomFacts)) {
         if let Some(room) = self.facts().rooms.get_mut(room) {
             note(room);
@@ -131,7 +131,7 @@ impl Scene {
         self.rooms.get(room).cloned().unwrap_or_default()
     }
 
-    /// A number that nobody else in this episode has.
+    /// A number that is unique in this episode.
     pub(crate) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
@@ -140,8 +140,8 @@ impl Scene {
         self.latest.get(room).map_or(0, |latest| latest.load(Ordering::Relaxed))
     }
 
-    /// A publisher was told this sequence.
-    pub(crate) fn told(&self, room: usize, sequence: u64) {
+    /// Records an acknowledged sequence.
+    pub(crate) fn record_acknowledged(&self, room: usize, sequence: u64) {
         if let Some(latest) = self.latest.get(room) {
             latest.fetch_max(sequence, Ordering::Relaxed);
         }
@@ -163,7 +163,7 @@ impl Scene {
         *self.phase.borrow() == Phase::Over
     }
 
-    /// The sequence of this room that readers have to reach, once it is known.
+    /// The sequence that readers of this room have to reach; `None` until it is known.
     pub(crate) fn target(&self, room: usize) -> Option<u64> {
         match &*self.phase.borrow() {
             Phase::Read(targets) => targets.get(room).copied(),
@@ -172,7 +172,7 @@ impl Scene {
         }
     }
 
-    /// Makes a unary call, and takes down what came of it.
+    /// Makes a unary call and records its outcome.
     pub(crate) async fn call<T>(
         &self,
         what: &'static str,
@@ -189,7 +189,7 @@ impl Scene {
     }
 }
 
-/// The same request with this token.
+/// A request with this message and this token.
 pub(crate) fn request_as<T>(token: Option<&str>, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(Ok(value)) = token.map(|token| format!("Bearer {token}").parse()) {
@@ -210,7 +210,7 @@ fn http_uri(address: SocketAddr) -> tonic::transport::Uri {
     format!("http://{address}").parse().unwrap_or_default()
 }
 
-/// The answer, or what a client that waited too long takes it for.
+/// The answer of `call`, or a failure when the client has waited too long.
 pub(crate) async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
     match timeout(ANSWER_WITHIN, call).await {
         Ok(answer) => answer.map_err(|status| failure(&status)),
@@ -218,7 +218,7 @@ pub(crate) async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> 
     }
 }
 
-/// A status as the oracle knows it.
+/// Converts a status for the oracle.
 pub(crate) fn failure(status: &Status) -> Failure {
     let info = status.get_details_error_info();
     let sequence = info.as_ref().and_then(|info| {
@@ -232,27 +232,27 @@ pub(crate) fn failure(status: &Status) -> Failure {
     }
 }
 
-/// What a payload is known by.
+/// The digest that identifies a payload.
 pub(crate) fn digest(payload: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     payload.hash(&mut hasher);
     hasher.finish()
 }
 
-/// Waits before the next try, not beyond the end of the episode.
+/// Waits before the next attempt, at most until the end of the episode.
 pub(crate) async fn pause(scene: &Scene) {
     if !scene.is_over() {
         sleep(PAUSE).await;
     }
 }
 
-/// The status inside an answer, as the status of a call.
+/// Converts the status inside an answer to the status of a call.
 pub(crate) fn status(error: &tonic_types::pb::Status) -> Status {
     let code = Code::from(error.code);
     Status::with_details(code, error.message.clone(), prost::Message::encode_to_vec(error).into())
 }
 
-/// The first frame of a subscription as the oracle knows it.
+/// Converts the first frame of a subscription for the oracle.
 fn opened(opened: &unibus::v1::Opened) -> Frame {
     Frame::Opened {
         position: opened.position,
@@ -262,7 +262,7 @@ fn opened(opened: &unibus::v1::Opened) -> Frame {
     }
 }
 
-/// A message as the oracle knows it: one whose id or header is not its own counts as another one.
+/// Converts a message for the oracle. The digest is changed if the message has the id or the header of another message.
 fn message(message: &unibus::v1::Message) -> Frame {
     let mut digest = digest(&message.payload);
     let label = message.payload.split(|byte| *byte == b' ').next().unwrap_or_default();
@@ -273,12 +273,12 @@ fn message(message: &unibus::v1::Message) -> Frame {
     Frame::Message { sequence: message.sequence, digest }
 }
 
-/// A gap as the oracle knows it.
+/// Converts a gap for the oracle.
 fn gap(gap: &unibus::v1::Gap) -> Frame {
     Frame::Gap { from: gap.from_sequence, to: gap.to_sequence, reason: gap.reason().as_str_name().to_owned() }
 }
 
-/// A frame as the oracle knows it.
+/// Converts a frame for the oracle.
 pub(crate) fn seen(frame: subscribe_response::Frame) -> Frame {
     use subscribe_response::Frame as Wire;
     match frame {

@@ -14,20 +14,20 @@ use crate::{
     world::HEARTBEAT,
 };
 
-/// How long a reader waits for a frame before it takes the connection for dead.
+/// How long a reader waits for a frame before it treats the connection as lost.
 const SILENCE_MAX: Duration = HEARTBEAT.saturating_mul(8);
 /// Messages of a sample at most.
 const SAMPLE_MAX: usize = 2000;
 
-/// A reader of the room, with what it remembers from one subscription to the next.
+/// A reader of the room, with the state that it keeps between subscriptions.
 struct Reader<'a> {
     scene: &'a Scene,
     room: usize,
     kind: Reading,
     durable: Option<String>,
-    /// Everything up to here was shown, or named as missing.
+    /// The last sequence that was delivered or named in a gap.
     covered: u64,
-    /// What was acknowledged, or is to be.
+    /// The last sequence that was acknowledged, or is about to be.
     acknowledged: u64,
     rng: Rng,
 }
@@ -64,12 +64,13 @@ pub(crate) async fn read(scene: &Scene, kind: Reading, room: usize, name: &str, 
     }
     if !reader.is_done() {
         let target = scene.target(room);
-        let told = format!("{name} {kind:?} stood at {} ({}), target {target:?}", reader.covered, reader.acknowledged);
-        scene.note(room, |room| room.unfinished.push(told));
+        let problem =
+            format!("{name} {kind:?} stood at {} ({}), target {target:?}", reader.covered, reader.acknowledged);
+        scene.note(room, |room| room.unfinished.push(problem));
     }
 }
 
-/// Subscribes from anywhere, again and again, to the end of what is stored.
+/// Subscribes repeatedly from random starts, each time up to the last stored message.
 pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while scene.target(room).is_none() {
@@ -88,7 +89,7 @@ pub(crate) async fn sample(scene: &Scene, room: usize, name: &str, seed: u64) {
     }
 }
 
-/// Subscribes once, to the end of what is stored, or for this many messages.
+/// Subscribes once, up to the last stored message or for at most `messages_max` messages.
 pub(crate) async fn sample_once(scene: &Scene, room: usize, name: &str, start: Start, messages_max: usize, seed: u64) {
     let manner = Manner {
         start,
@@ -163,7 +164,7 @@ impl<'a> Reader<'a> {
         let mut acking = None;
         let end = self.read_frames(client, instance, frames, manner, subscription, &mut acking).await;
         subscription.ended = self.scene.now();
-        // What is under way may be carried out.
+        // An acknowledgement under way may take effect.
         if let Some(acking) = acking {
             self.acknowledged_by(acking.await);
         }
@@ -257,7 +258,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Acknowledges, and takes down what came of it.
+/// Acknowledges, and records the outcome.
 async fn acknowledge(
     scene: &Scene,
     mut client: Client,

@@ -19,7 +19,8 @@ const STREAM_MAX: usize = 400;
 /// Bytes of a message when there are many.
 const SIZES: Range<usize> = 100..1500;
 
-/// Publishes at a steady pace; what one stream did not get acknowledged goes first into the next one, in its order.
+/// Publishes at a steady pace. The next stream first publishes the unacknowledged messages of the last one, in their
+/// order.
 pub(crate) async fn stream(scene: &Scene, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut open = VecDeque::new();
@@ -33,7 +34,7 @@ pub(crate) async fn stream(scene: &Scene, seed: u64) {
     give_up(scene, open);
 }
 
-/// Publishes this many messages as fast as they are taken.
+/// Publishes `count` messages as fast as the service accepts them.
 pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let size = rng.usize(SIZES);
@@ -55,7 +56,7 @@ pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
     give_up(scene, open);
 }
 
-/// The episode is over: what became of these nobody knows.
+/// Records, at the end of the episode, that the outcome of these messages is unknown.
 fn give_up(scene: &Scene, open: VecDeque<Wish>) {
     for wish in open {
         scene.note(0, |room| room.publishes.push(wish.publish));
@@ -75,7 +76,7 @@ struct Session<'a> {
     again: VecDeque<Wish>,
     requests: Option<mpsc::Sender<PublishStreamRequest>>,
     receiver: Option<mpsc::Receiver<PublishStreamRequest>>,
-    /// What the messages without a response end with.
+    /// The outcome of the messages without a response.
     rest: Outcome,
 }
 
@@ -109,7 +110,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends at this pace, or only what was given; reads responses to the end.
+    /// Sends at this pace, or only the given messages. Reads all responses.
     async fn run(&mut self, pace: Option<Duration>, rng: &mut Rng) {
         let scene = self.scene;
         let (Some(mut client), Some(receiver)) = (scene.client(self.instance), self.receiver.take()) else { return };
@@ -149,7 +150,7 @@ impl<'a> Session<'a> {
         let response = match response {
             Ok(Some(response)) => response,
             Ok(None) => {
-                self.unlike_promised(&format!("it ended with OK and without {} responses", self.sent.len()));
+                self.record_broken_promise(&format!("it ended with OK and without {} responses", self.sent.len()));
                 return false;
             }
             Err(status) => {
@@ -160,7 +161,7 @@ impl<'a> Session<'a> {
         let Some((started, wish)) = self.sent.pop_front() else { return false };
         let number = self.count - 1 - self.sent.len() as u64;
         if number != response.correlation_id {
-            self.unlike_promised(&format!("response {} came in place of {number}", response.correlation_id));
+            self.record_broken_promise(&format!("response {} came in place of {number}", response.correlation_id));
         }
         let outcome = match response.outcome {
             Some(publish_stream_response::Outcome::Result(result)) => {
@@ -183,7 +184,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What is to be published again, in its order.
+    /// The messages to publish again, in their order.
     fn end(mut self) -> VecDeque<Wish> {
         let answered = self.count - self.sent.len() as u64;
         let rest = self.rest.clone();
@@ -193,8 +194,8 @@ impl<'a> Session<'a> {
         self.again
     }
 
-    fn unlike_promised(&self, told: &str) {
-        self.scene.note(0, |room| room.unfinished.push(format!("a PublishStream: {told}")));
+    fn record_broken_promise(&self, problem: &str) {
+        self.scene.note(0, |room| room.unfinished.push(format!("a PublishStream: {problem}")));
     }
 }
 

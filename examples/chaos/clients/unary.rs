@@ -1,4 +1,4 @@
-//! Publishers that make a call for each message.
+//! Publishers that make one call for each message.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use unibus::v1::PublishRequest;
 use super::{Scene, digest, pause, within};
 use crate::oracle::{Attempt, Failure, Group, Outcome, Publish};
 
-/// A message that somebody wants to be stored once.
+/// A message that a client wants to store once.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub room: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// A message whose payload begins with its name, which is its message id, too.
+    /// A message whose payload begins with its message id.
     pub(crate) fn new(scene: &Scene, room: usize, who: &str, rng: &mut Rng) -> Self {
         let label = format!("{who}-{}", scene.number());
         // Most are small, some fill several packets.
@@ -56,15 +56,15 @@ impl Wish {
         }
     }
 
-    /// Takes down what came of a try.
+    /// Records an attempt.
     pub(crate) fn tried(&mut self, scene: &Scene, attempt: Attempt) {
         if let Outcome::Stored { sequence, .. } = attempt.outcome {
-            scene.told(self.room, sequence);
+            scene.record_acknowledged(self.room, sequence);
         }
         self.publish.attempts.push(attempt);
     }
 
-    /// Takes down that a native client publishes it now, and hears nothing.
+    /// Records that a native client publishes the message now, without an acknowledgement.
     pub(crate) fn native(&self, scene: &Scene) {
         let (call, started) = (scene.number(), scene.now());
         let outcome = Outcome::Unanswered;
@@ -73,7 +73,7 @@ impl Wish {
         scene.note(self.room, |room| room.publishes.push(publish));
     }
 
-    /// Whether the docs say to try again.
+    /// Whether the docs say to retry.
     pub(crate) fn is_open(&self) -> bool {
         match self.publish.attempts.last().map(|attempt| &attempt.outcome) {
             Some(Outcome::Failed(failure)) => failure.may_pass(),
@@ -83,8 +83,8 @@ impl Wish {
     }
 }
 
-/// Publishes one message until it is acknowledged, refused for good, or the episode is over; gives it to the facts. The
-/// answer is its sequence.
+/// Publishes one message until it is acknowledged, is definitely refused, or the episode is over. Adds it to the facts,
+/// and returns its sequence.
 pub(crate) async fn publish_surely(scene: &Scene, mut wish: Wish, mut instance: usize) -> Result<u64, Option<Failure>> {
     while wish.is_open() && !scene.is_over() {
         if !wish.publish.attempts.is_empty() {
@@ -109,7 +109,7 @@ pub(crate) async fn publish_surely(scene: &Scene, mut wish: Wish, mut instance: 
     answer
 }
 
-/// Publishes one message after the other; now and then one that was acknowledged is published again.
+/// Publishes one message after the other. Sometimes publishes an acknowledged message again.
 pub(crate) async fn unary(scene: &Scene, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while scene.runs() {
@@ -123,7 +123,7 @@ pub(crate) async fn unary(scene: &Scene, seed: u64) {
     }
 }
 
-/// Publishes each message exactly after the one before, in a room where nobody else does.
+/// Publishes messages that each expect the sequence of the one before, in a room with no other publisher.
 pub(crate) async fn expecting(scene: &Scene, room: usize, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut last = 0;

@@ -1,4 +1,4 @@
-//! The ephemeral room: at most once, in order, and what is lost is named where the service knows it.
+//! Checks the ephemeral room: each message at most once and in order, and a gap for each loss that the service knows.
 
 use super::{AirSubscription, End, Facts, Findings, Frame, SECOND, seconds};
 
@@ -48,7 +48,7 @@ fn check_subscription(facts: &Facts, subscription: &AirSubscription, found: &mut
     if facts.disturbed || named {
         return;
     }
-    // What was on its way when the client left is nobody's fault.
+    // Messages that were on their way when the client left are no violation.
     let lost = facts.air.messages.iter().find(|message| {
         let during = message.started > *opened && message.ended + SECOND < subscription.ended;
         let came =

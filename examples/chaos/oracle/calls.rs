@@ -1,4 +1,4 @@
-//! Calls are answered in time, and with what the contract lets them be answered with.
+//! Checks that calls are answered in time, and only with statuses that the contract allows.
 
 use super::{At, Facts, Findings, Outcome, SECOND, seconds};
 
@@ -38,7 +38,7 @@ pub(super) fn check(facts: &Facts, found: &mut Findings) {
             for attempt in &publish.attempts {
                 let took = attempt.ended - attempt.started;
                 let took = took.saturating_sub(facts.stalled(attempt.started, attempt.ended));
-                // what waits in an open stream waits for its place, too
+                // a message in an open stream also waits for the messages before it
                 let counts = attempt.outcome != Outcome::Unanswered && attempt.place == 0;
                 found.require(!counts || took <= PUBLISH_MAX, IN_TIME, || {
                     format!(

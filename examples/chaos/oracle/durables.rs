@@ -1,4 +1,5 @@
-//! Durable subscribers: nothing before the acknowledged position is lost, and the position never moves back.
+//! Checks durable subscribers: each receives every stored message at least once, and its position moves back only by a
+//! seek.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use super::{Ack, At, End, Findings, Frame, MoveKind, RemovalKind, SECOND, Subscr
 const AT_LEAST_ONCE: &str = "a durable subscriber gets every message at least once";
 const FORWARD: &str = "a position never moves back, except by a seek";
 const ACKS: &str = "an acknowledgement is answered as documented";
-/// How long a subscriber may be missing whose consumer was deleted natively.
+/// How long a subscriber may be missing after a native client has deleted its consumer.
 const MADE_AGAIN: At = 5 * SECOND;
 
 pub(super) fn check(room: &Room, found: &mut Findings) {
@@ -62,11 +63,11 @@ fn check_positions(room: &Room, name: &str, found: &mut Findings) {
     }
 }
 
-/// Every message that is stored came, or is covered by what a client lost with its connection.
+/// Checks that every stored message was delivered, or may have been lost with a client's connection.
 fn check_completeness(room: &Room, name: &str, found: &mut Findings) {
     let subscriptions = room.of_durable(name);
     let Some(begin) = subscriptions.iter().find_map(|subscription| subscription.begins()) else { return };
-    // A seek forward passes over what lies before, and AUTO acknowledges what a broken connection swallowed.
+    // A seek forward skips messages, and AUTO acknowledges messages that a broken connection may have lost.
     let sought = room.moves.iter().filter(|moved| moved.durable == name).map(|moved| match moved.kind {
         MoveKind::Seek { position } => position,
         MoveKind::Deleted => 0,
@@ -92,9 +93,10 @@ fn check_completeness(room: &Room, name: &str, found: &mut Findings) {
         *sequence > excused && !delivered.contains(sequence) && !swallowed.iter().any(|range| range.contains(sequence))
     });
     found.require(missing.is_none(), AT_LEAST_ONCE, || {
-        let told = subscriptions.iter().find(|subscription| missing.is_some_and(|wanted| subscription.covers(wanted)));
-        let told = told.map(|subscription| subscription.name());
-        format!("{name} never got {missing:?} of {begin} to {end}; told as missing by {told:?}")
+        let gap_in =
+            subscriptions.iter().find(|subscription| missing.is_some_and(|wanted| subscription.covers(wanted)));
+        let gap_in = gap_in.map(|subscription| subscription.name());
+        format!("{name} never got {missing:?} of {begin} to {end}; told as missing by {gap_in:?}")
     });
 }
 
@@ -113,7 +115,7 @@ impl Room<'_> {
             .any(|moved| moved.durable == name && moved.started <= to && moved.done.is_none_or(|done| done >= from))
     }
 
-    /// The position that a subscription has at least.
+    /// The smallest position that a subscription may begin at.
     fn lowest_position(&self, name: &str, earlier: &[&Subscription], subscription: &Subscription) -> u64 {
         let asked = subscription.asked;
         let opened = subscription.frames.first().map_or(asked, |(at, _)| *at);
@@ -125,7 +127,7 @@ impl Room<'_> {
         acks.chain(begins.filter_map(|other| other.begins())).max().unwrap_or(0)
     }
 
-    /// The position that a subscription has at most, or nothing would come of what lies before it.
+    /// The greatest position that a subscription may begin at, because a greater one would skip undelivered messages.
     fn highest_position(&self, name: &str, earlier: &[&Subscription], subscription: &Subscription, opened: At) -> u64 {
         let acks = self.acks.iter().filter(|ack| ack.durable == name && ack.started <= opened);
         let acks = acks.map(|ack| ack.sequence);
@@ -141,7 +143,7 @@ impl Room<'_> {
             RemovalKind::Bounds => self.log.first.saturating_sub(1),
         });
         let taken = earlier.iter().filter(|_| !subscription.explicit).map(|other| match &other.end {
-            // what was on its way to the client counts as taken
+            // messages on their way to the client count as taken
             End::ByClient | End::Silent => u64::MAX,
             End::Failed(failure) if failure.reason.is_empty() => u64::MAX,
             _ => other.position().unwrap_or(0),

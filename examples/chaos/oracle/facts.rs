@@ -1,4 +1,5 @@
-//! What the clients of an episode saw, and what is stored at its end. Plain data, so that a test can write it by hand.
+//! The facts of an episode: what its clients saw, and which messages are stored at its end. Plain data, so that a test
+//! can write facts by hand.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +9,24 @@ pub(crate) type At = u64;
 /// One second of [`At`].
 pub(crate) const SECOND: At = 1_000_000;
 
-/// Everything that the oracle judges.
+/// All facts of an episode.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub rooms: Vec<RoomFacts>,
     pub air: Air,
-    /// Every unary call, of whatever room.
+    /// Every unary call, for all rooms.
     pub calls: Vec<Call>,
     /// When an instance was killed or stopped, and when it listened again.
     pub outages: Vec<Outage>,
-    /// When NATS did not reach an instance.
+    /// When an instance had no connection to NATS.
     pub unreached: Vec<Outage>,
-    /// Pauses of this program itself: what seems late in them may have been in time.
+    /// Stalls of this program itself: an event that seems late in a stall may have been in time.
     pub stalls: Vec<(At, At)>,
     /// `heartbeat_interval` of the subscriptions.
     pub heartbeat: At,
-    /// A server, a link or a disk failed: calls may then find NATS away.
+    /// Whether a server, a link or a disk failed, so that calls may fail because NATS is unreachable.
     pub disturbed: bool,
-    /// The store may be full.
+    /// Whether the store may have been full.
     pub full: bool,
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Outage {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RoomFacts {
     pub room_id: String,
-    /// The log has copies: a server that was cut off may answer with what it had then.
+    /// Whether the log has replicas, so that a server that was cut off may answer with an older state.
     pub has_copies: bool,
     pub log: Log,
     pub publishes: Vec<Publish>,
@@ -51,7 +52,7 @@ pub(crate) struct RoomFacts {
     pub moves: Vec<Move>,
     pub pages: Vec<Page>,
     pub members: Vec<MemberChange>,
-    /// Who did not reach the last message in time, with what it lacked.
+    /// The readers that did not reach the last message in time, with the missing messages.
     pub unfinished: Vec<String>,
 }
 
@@ -66,23 +67,23 @@ pub(crate) struct Log {
 /// A stored message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored {
-    /// Of the payload.
+    /// The digest of the payload.
     pub digest: u64,
     /// Microseconds since 1970.
     pub time: u64,
 }
 
-/// One message that a publisher wanted to be stored once.
+/// A message that a publisher wanted to store once.
 #[derive(Clone, Debug)]
 pub(crate) struct Publish {
-    /// The payload's first word, for people; also the message id, if there is one.
+    /// The first word of the payload, which evidence shows. It is also the message id, if there is one.
     pub label: String,
     pub digest: u64,
     pub has_id: bool,
     pub expected: Option<u64>,
     /// Whole seconds.
     pub ttl: Option<u64>,
-    /// Which member published it, where membership is tested.
+    /// The member that published the message, where membership is tested.
     pub member: Option<String>,
     /// Its place in an atomic batch.
     pub group: Option<Group>,
@@ -97,7 +98,7 @@ pub(crate) struct Group {
     pub size: u64,
 }
 
-/// One try to publish a message.
+/// One attempt to publish a message.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
     /// Messages of one `PublishStream` or `PublishBatch` have the same number.
@@ -110,7 +111,7 @@ pub(crate) struct Attempt {
     pub outcome: Outcome,
 }
 
-/// What the publisher heard.
+/// The answer that the publisher received.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Stored {
@@ -125,9 +126,9 @@ pub(crate) enum Outcome {
 /// An error as a client sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Failure {
-    /// Such as `Unavailable`.
+    /// The code of the status, such as `Unavailable`.
     pub code: String,
-    /// Of `ErrorInfo`; empty without it.
+    /// The reason in `ErrorInfo`; empty without one.
     pub reason: String,
     /// `position` or `last_sequence` of `ErrorInfo`'s metadata.
     pub sequence: Option<u64>,
@@ -135,7 +136,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Whether it leaves open what was done.
+    /// Whether the failure leaves open whether the call took effect.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.reason.as_str(), "" | "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL")
     }
@@ -149,31 +150,31 @@ impl Failure {
     }
 }
 
-/// Something that makes messages go away.
+/// A change that removes messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Removal {
     pub kind: RemovalKind,
     /// The instance that was asked; `None` for a native client.
     pub instance: Option<usize>,
     pub started: At,
-    /// When it was answered with OK.
+    /// When the call was answered with `OK`.
     pub done: Option<At>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum RemovalKind {
-    /// Everything up to here; `u64::MAX` when the answer was lost.
+    /// All messages up to this sequence; `u64::MAX` when the answer was lost.
     Purge {
         up_to: u64,
     },
     Delete {
         sequence: u64,
     },
-    /// The room has bounds from now on: its oldest messages may go at any time.
+    /// The room has bounds from now on, so its oldest messages may be removed at any time.
     Bounds,
 }
 
-/// Where a subscription without a name was to start.
+/// The requested start of a subscription without a durable name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Start {
     All,
@@ -187,15 +188,15 @@ pub(crate) enum Start {
 /// One subscription, from the call to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
-    /// For people.
+    /// The name of the reader in evidence.
     pub reader: String,
     pub durable: Option<String>,
-    /// The client acknowledges.
+    /// Whether the client acknowledges.
     pub explicit: bool,
     pub start: Start,
     pub until_caught_up: bool,
     pub member: Option<String>,
-    /// Messages that the client had allowed in all, where it counts them.
+    /// The total credit in messages that the client has granted; `None` without credit.
     pub credit: Option<u64>,
     pub instance: usize,
     pub asked: At,
@@ -215,12 +216,12 @@ pub(crate) enum Frame {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
-    /// The client had enough.
+    /// The client left, because it had read enough.
     ByClient,
-    /// The service ended it with OK.
+    /// The service ended the subscription with `OK`.
     Ok,
     Failed(Failure),
-    /// The client waited far longer than a heartbeat, and left.
+    /// The client left after a silence far longer than a heartbeat interval.
     Silent,
 }
 
@@ -231,11 +232,11 @@ pub(crate) struct Ack {
     pub sequence: u64,
     pub started: At,
     pub ended: At,
-    /// The position, where it was answered with OK.
+    /// The position, if the call was answered with `OK`.
     pub answer: Result<u64, Failure>,
 }
 
-/// What may move a durable's position otherwise than by acknowledgements.
+/// A change of a durable subscriber's position other than an acknowledgement.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub durable: String,
@@ -249,7 +250,7 @@ pub(crate) enum MoveKind {
     Seek {
         position: u64,
     },
-    /// The consumer was deleted by a native client.
+    /// A native client deleted the consumer.
     Deleted,
 }
 
@@ -262,7 +263,7 @@ pub(crate) struct Page {
     pub anchor: Anchor,
     pub limit: usize,
     pub messages: Vec<(u64, u64)>,
-    /// Of the payloads.
+    /// The bytes of all payloads.
     pub bytes: usize,
     pub has_older: bool,
     pub has_newer: bool,
@@ -277,7 +278,7 @@ pub(crate) enum Anchor {
     After(u64),
 }
 
-/// A change of what a member may do.
+/// A change of a member's permissions.
 #[derive(Clone, Debug)]
 pub(crate) struct MemberChange {
     pub member: String,
@@ -317,7 +318,8 @@ pub(crate) struct AirMessage {
     pub failure: Option<Failure>,
 }
 
-/// A subscription to the ephemeral room. Of its messages the sequence is the number, and the digest what came as sequence.
+/// A subscription to the ephemeral room. In its messages, `sequence` holds the published number, and `digest` holds the
+/// received sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct AirSubscription {
     pub instance: usize,

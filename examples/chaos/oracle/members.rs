@@ -1,4 +1,4 @@
-//! What is taken from a member is gone within a second, on every instance; what is given comes as soon.
+//! Checks that a change of a member's permissions is in force on every instance within a second.
 
 use super::{At, End, Facts, Findings, Frame, MemberChange, Outcome, SECOND, room::Room, seconds};
 
@@ -24,7 +24,8 @@ impl Facts {
 }
 
 impl Room<'_> {
-    /// What this member may do on this instance from `from` to `to`, if nothing about it can change meanwhile.
+    /// The permissions of this member that are in force on this instance from `from` to `to`; `None` if they may change
+    /// meanwhile.
     fn rights(&self, member: &str, instance: usize, from: At, to: At) -> Option<&MemberChange> {
         let changes = || self.members.iter().filter(|change| change.member == member);
         let last = changes().filter(|change| change.started <= to).max_by_key(|change| change.started)?;
@@ -45,10 +46,10 @@ fn check_publishes(facts: &Facts, room: &Room, found: &mut Findings) {
             .collect();
         let forbidden =
             !rights.is_empty() && rights.iter().all(|rights| rights.is_some_and(|rights| !rights.may_publish));
-        let told = publish.sequence();
+        let answered = publish.sequence();
         let stored = room.log.messages.iter().find(|(_, stored)| stored.digest == publish.digest);
         let stored = if forbidden { stored.map(|(sequence, _)| *sequence) } else { None };
-        found.require(!forbidden || told.is_none() && stored.is_none(), WRITES, || {
+        found.require(!forbidden || answered.is_none() && stored.is_none(), WRITES, || {
             let done = rights.iter().flatten().next().and_then(|change| change.done).unwrap_or(0);
             let attempts = &publish.attempts;
             format!("{} of {member}, removed at {}: stored at {stored:?}, {attempts:?}", publish.label, seconds(done))

@@ -1,6 +1,8 @@
-//! The judge: what the contract promises, checked over what an episode's clients saw. Pure: it knows no client and no server.
+//! The judge: it checks the promises of the contract on the facts of an episode. It is pure and uses no client and no
+//! server.
 //!
-//! Each check names the promise that it found broken. `tests.rs` plants violations of every promise and sees them found.
+//! Each violation names the broken promise. `tests.rs` plants violations of every promise and checks that the judge
+//! finds them.
 
 mod air;
 mod calls;
@@ -19,17 +21,17 @@ mod tests;
 pub(crate) use self::facts::*;
 use self::room::Room;
 
-/// A broken promise with its evidence.
+/// A broken promise, with evidence.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
-    /// The promise, in few words: the same words for the same promise.
+    /// The promise in a few words. One promise always has the same words.
     pub promise: &'static str,
     pub room_id: String,
-    /// What was told, and what is stored.
+    /// The answers that the clients received, and the stored messages.
     pub evidence: String,
 }
 
-/// What was judged, for the table.
+/// The numbers of judged facts, for the table.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub acknowledged: usize,
@@ -39,7 +41,7 @@ pub(crate) struct Counts {
     pub pages: usize,
 }
 
-/// Every broken promise.
+/// Checks all promises, and returns every violation.
 pub(crate) fn judge(facts: &Facts) -> Vec<Violation> {
     let mut found = Findings::default();
     calls::check(facts, &mut found);
@@ -60,7 +62,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Violation> {
     found.violations
 }
 
-/// What there is to judge.
+/// Counts the facts.
 pub(crate) fn count(facts: &Facts) -> Counts {
     let mut counts = Counts::default();
     for room in &facts.rooms {
@@ -91,7 +93,7 @@ impl Findings {
         self.violations.push(Violation { promise, room_id: self.room_id.clone(), evidence: evidence.into() });
     }
 
-    /// Adds a violation unless what was promised holds.
+    /// Adds a violation unless the promise holds.
     fn require(&mut self, holds: bool, promise: &'static str, evidence: impl FnOnce() -> String) {
         if !holds {
             self.add(promise, evidence());

@@ -1,11 +1,11 @@
-//! Pages of History.
+//! Checks the pages of History.
 
 use super::{Anchor, Facts, Findings, Page, room::Room, seconds};
 
 const CONTENT: &str = "history shows what is stored";
 const COMPLETE: &str = "a page of history leaves nothing out";
 const NEWEST: &str = "history shows what was acknowledged before the request";
-/// A page of so many bytes may be full: the next message can be a large one.
+/// Bytes from which a page may be full, because the next message can be a large one.
 const FULL: usize = 2 * 1024 * 1024;
 
 pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {

@@ -1,4 +1,4 @@
-//! What was answered to publishers is what is stored.
+//! Checks that the answers to publishers agree with the stored messages.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -77,7 +77,7 @@ fn is_refusal(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failed(failure) if !failure.is_open())
 }
 
-/// Refusals that a publisher may hear.
+/// The refusals that a publisher may receive.
 fn check_answers(facts: &Facts, publish: &Publish, found: &mut Findings) {
     for attempt in &publish.attempts {
         let Outcome::Failed(failure) = &attempt.outcome else { continue };
@@ -99,7 +99,7 @@ fn check_answers(facts: &Facts, publish: &Publish, found: &mut Findings) {
     }
 }
 
-/// What began after something was acknowledged is stored after it.
+/// Checks that a publish that began after an acknowledgement is stored after the acknowledged message.
 fn check_order(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Findings) {
     for publish in &room.publishes {
         let place = publish.sequence().or_else(|| places.get(&publish.digest)?.first().copied());
@@ -115,7 +115,7 @@ fn check_order(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Finding
     }
 }
 
-/// What one `PublishStream` or `PublishBatch` stored has the order in which it was sent.
+/// Checks that the messages of one `PublishStream` or `PublishBatch` are stored in the order in which they were sent.
 fn check_streams(room: &Room, found: &mut Findings) {
     let mut calls: BTreeMap<u64, Vec<(u64, u64, &str)>> = BTreeMap::new();
     for publish in &room.publishes {
@@ -151,26 +151,29 @@ fn check_groups(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Findin
         let Some(begin) = answered.or(stored) else { continue };
         for (group, publish) in members {
             let expected = begin + group.index;
-            let told = publish.sequence().is_none_or(|sequence| sequence == expected);
+            let answer_fits = publish.sequence().is_none_or(|sequence| sequence == expected);
             let is = place(publish);
             let there = is == Some(expected) || is.is_none() && room.may_be_removed(expected, u64::MAX);
-            found.require(told && there, WHOLE, || {
-                let (told, label) = (publish.sequence(), &publish.label);
-                format!("{label} is {} of {} from {begin}; told {told:?}, stored at {is:?}", group.index, group.size)
+            found.require(answer_fits && there, WHOLE, || {
+                let (answered, label) = (publish.sequence(), &publish.label);
+                format!(
+                    "{label} is {} of {} from {begin}; answered {answered:?}, stored at {is:?}",
+                    group.index, group.size
+                )
             });
         }
     }
 }
 
 impl Facts {
-    /// Whether this instance was away at some time of this span, or could have seemed so.
+    /// Whether this instance was down, or could have seemed down, at some time between `from` and `to`.
     pub(super) fn was_out(&self, instance: usize, from: u64, to: u64) -> bool {
         let near = SECOND / 2;
         let outages = self.outages.iter().filter(|outage| outage.instance == instance);
         outages.into_iter().any(|outage| outage.from <= to + near && from <= outage.to + near)
     }
 
-    /// How long this program itself stood still within this span.
+    /// How long this program itself was stalled between `from` and `to`.
     pub(super) fn stalled(&self, from: u64, to: u64) -> u64 {
         self.stalls.iter().map(|(begin, end)| (*end).min(to).saturating_sub((*begin).max(from))).sum()
     }

@@ -1,4 +1,4 @@
-//! What explains that a message is gone, and that what is gone stays away.
+//! Checks removals: each missing message has an explanation, and no removed message is delivered later.
 
 use super::{At, Facts, Findings, Removal, RemovalKind, SECOND, room::Room, seconds};
 
@@ -18,7 +18,7 @@ impl Removal {
 }
 
 impl Room<'_> {
-    /// Whether something that had begun by then can have removed this message.
+    /// Whether a removal that had begun by `by` can have removed this message.
     pub(super) fn may_be_removed(&self, sequence: u64, by: At) -> bool {
         let removed = |removal: &Removal| removal.started <= by && removal.covers(sequence, self.log.first);
         self.removals.iter().any(removed) || {
@@ -40,13 +40,13 @@ impl Room<'_> {
         }
         let publish = self.expiring.get(&sequence)?;
         let ended = publish.ended() + publish.ttl? * SECOND;
-        // A nats-server that was away removes what has expired when it is back.
+        // A nats-server that was away removes expired messages when it is back.
         let back = facts.unreached.iter().filter(|outage| outage.from < asked).map(|outage| outage.to);
         let expired = ended.max(back.max().unwrap_or(0)) + EXPIRY_SLACK;
         (expired < asked).then(|| format!("its ttl had ended by {}", seconds(expired)))
     }
 
-    /// Requires that what is gone stays away from who asks afterwards.
+    /// Checks that a message is not delivered after its removal.
     pub(super) fn check_shown(
         &self,
         facts: &Facts,
@@ -67,7 +67,7 @@ impl Room<'_> {
         }
     }
 
-    /// Why this range may not be told as missing at this moment.
+    /// Why a gap must not name this range at the time `at`; `None` when it may.
     pub(super) fn false_gap(&self, from: u64, to: u64, at: At) -> Option<String> {
         if let Some((sequence, _)) = self.stored(from, to).next() {
             let count = self.stored(from, to).count();

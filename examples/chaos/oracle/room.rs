@@ -1,4 +1,4 @@
-//! One room's facts with what many checks look up in them.
+//! The facts of one room, indexed for the checks.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,7 @@ pub(super) struct Room<'a> {
     facts: &'a RoomFacts,
     /// By the digest of the payload.
     published: HashMap<u64, &'a Publish>,
-    /// Messages with a lifetime of their own, by their sequence.
+    /// Messages with a lifetime of their own, by sequence.
     pub expiring: BTreeMap<u64, &'a Publish>,
     /// When a publish was acknowledged, with the greatest sequence that was acknowledged by then.
     acknowledged: Vec<(At, u64)>,
@@ -55,7 +55,7 @@ impl<'a> Room<'a> {
         self.published(digest).map_or("a message that nobody published", |publish| publish.label.as_str())
     }
 
-    /// The stored messages from one sequence to another, both included; none where the first is the greater one.
+    /// The stored messages from `from` to `to`, both included; empty when `from` is greater than `to`.
     pub(super) fn stored(&self, from: u64, to: u64) -> impl DoubleEndedIterator<Item = (u64, Stored)> {
         let to = to.max(from.saturating_sub(1));
         let range = (Bound::Included(from.min(to)), Bound::Included(to));
@@ -63,12 +63,12 @@ impl<'a> Room<'a> {
         messages.filter(move |(sequence, _)| *sequence >= from)
     }
 
-    /// The greatest sequence whose publish was acknowledged before this moment.
+    /// The greatest sequence whose publish was acknowledged before `at`.
     pub(super) fn acknowledged_before(&self, at: At) -> u64 {
         greatest_before(&self.acknowledged, at)
     }
 
-    /// The greatest sequence that this instance must know at this moment.
+    /// The greatest sequence that `instance` must know at the time `at`.
     pub(super) fn known_before(&self, at: At, instance: usize) -> u64 {
         if self.facts.has_copies {
             self.acknowledged_by.get(&instance).map_or(0, |list| greatest_before(list, at))
@@ -92,7 +92,7 @@ impl Deref for Room<'_> {
 }
 
 impl Publish {
-    /// The sequence that was answered.
+    /// The acknowledged sequence.
     pub(super) fn sequence(&self) -> Option<u64> {
         self.attempts.iter().find_map(|attempt| match attempt.outcome {
             Outcome::Stored { sequence, .. } => Some(sequence),
@@ -100,12 +100,12 @@ impl Publish {
         })
     }
 
-    /// When it was first tried.
+    /// When the first attempt began.
     pub(super) fn started(&self) -> At {
         self.attempts.first().map_or(0, |attempt| attempt.started)
     }
 
-    /// When its last try ended.
+    /// When the last attempt ended.
     pub(super) fn ended(&self) -> At {
         self.attempts.last().map_or(0, |attempt| attempt.ended)
     }

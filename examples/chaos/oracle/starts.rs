@@ -1,4 +1,4 @@
-//! Where subscriptions without a name begin.
+//! Checks where subscriptions without a durable name begin.
 
 use super::{Findings, Frame, Publish, Start, Subscription, room::Room, seconds};
 
@@ -69,7 +69,7 @@ fn check_start(room: &Room, subscription: &Subscription, at: u64, position: u64,
 }
 
 impl Subscription {
-    /// Whether a message or a gap for this sequence came.
+    /// Whether the subscription has a message or a gap for this sequence.
     pub(super) fn covers(&self, wanted: u64) -> bool {
         self.frames.iter().any(|(_, frame)| match frame {
             Frame::Message { sequence, .. } => *sequence == wanted,

@@ -1,4 +1,5 @@
-//! What one subscription shows: in order, each once, every hole named truly, never silent, and ended for a good reason.
+//! Checks each subscription: messages come once and in order, a true gap names every hole, heartbeats fill every
+//! silence, and the end has a valid reason.
 
 use super::{At, End, Facts, Findings, Frame, MoveKind, SECOND, Subscription, room::Room, seconds};
 
@@ -144,12 +145,12 @@ fn check_end(facts: &Facts, room: &Room, subscription: &Subscription, found: &mu
 }
 
 impl Subscription {
-    /// For evidence.
+    /// The name of the subscription in evidence.
     pub(super) fn name(&self) -> String {
         format!("{} on {} asked at {}", self.reader, self.instance, seconds(self.asked))
     }
 
-    /// Where its first frame says that it begins.
+    /// The position of its first frame.
     pub(super) fn begins(&self) -> Option<u64> {
         self.frames.iter().find_map(|(_, frame)| match frame {
             Frame::Opened { position, .. } => Some(*position),
@@ -157,7 +158,7 @@ impl Subscription {
         })
     }
 
-    /// Everything up to here was shown or named as missing.
+    /// The last sequence that was delivered or named in a gap.
     pub(super) fn position(&self) -> Option<u64> {
         self.frames.last().map(|(_, frame)| match frame {
             Frame::Message { sequence, .. } => *sequence,

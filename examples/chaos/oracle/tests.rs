@@ -1,4 +1,4 @@
-//! The judge finds nothing in an honest episode, and finds each violation that is planted in one.
+//! Tests of the judge: it finds no violation in an honest episode, and finds every planted violation.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 

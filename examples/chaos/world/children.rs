@@ -1,4 +1,4 @@
-//! Child processes that end with whoever owns them: also when this program panics, or is told to end.
+//! Child processes that end with their owner, also when this program panics or receives a signal to end.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) struct Child(process::Child);
 
 impl Child {
-    /// Runs a program; what it prints is added to a file. In a process group of its own: Ctrl-C in a terminal is for this
-    /// program, which ends its children itself.
+    /// Runs a program, and appends its output to the file `log`. The program is in its own process group, so that
+    /// Ctrl-C in a terminal reaches only this program, which then ends its children.
     pub(crate) fn run(command: &mut Command, log: &Path) -> io::Result<Self> {
         use std::os::unix::process::CommandExt;
         let log: File = OpenOptions::new().create(true).append(true).open(log)?;
@@ -27,13 +27,13 @@ impl Child {
         let _ = kill_process(Pid::from_child(&self.0), signal);
     }
 
-    /// Ends it as a crash would.
+    /// Ends the process with SIGKILL, like a crash.
     pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 
-    /// Whether it runs still.
+    /// Whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }

@@ -20,7 +20,7 @@ use super::{children::Child, node::free_port};
 
 const START_WITHIN: Duration = Duration::from_secs(40);
 
-/// An instance of the service, on the same ports over restarts. Ends when dropped.
+/// An instance of the service, which keeps its ports over restarts. Ends when dropped.
 pub(crate) struct Instance {
     pub address: SocketAddr,
     admin: SocketAddr,
@@ -37,7 +37,6 @@ impl Instance {
         Ok(Self { address, admin, program: program.into(), args, log, child: Mutex::default() })
     }
 
-    /// Starts it.
     pub(crate) fn start(&self) -> Result<()> {
         let mut command = Command::new(&self.program);
         command.args(["--listen", &self.address.to_string(), "--admin-listen", &self.admin.to_string()]);
@@ -46,7 +45,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until `/readyz` answers 200.
     pub(crate) async fn ready(&self) -> Result<()> {
         let until = Instant::now() + START_WITHIN;
         loop {
@@ -58,7 +57,7 @@ impl Instance {
         }
     }
 
-    /// Whether `/readyz` says so now.
+    /// Asks `/readyz` once. Fails unless it answers 200.
     pub(crate) async fn readyz(&self) -> Result<()> {
         let mut answer = Vec::new();
         let asked = async {
@@ -75,7 +74,7 @@ impl Instance {
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Asks it to end, waits for the end, and says whether it came in time.
+    /// Sends SIGTERM and waits for the end. Returns whether the process ended within `within`.
     pub(crate) async fn drain(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
         let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };

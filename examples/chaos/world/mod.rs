@@ -25,7 +25,7 @@ use crate::{
     proxy::Proxy,
 };
 
-/// Longest silence on a subscription: as short as to see silence soon.
+/// Heartbeat interval of the instances: short, so that silence is found soon.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Size of the disk that gets full.
 const DISK: &str = "64m";
@@ -43,15 +43,15 @@ pub(crate) struct Programs {
     pub nats_server: PathBuf,
 }
 
-/// All servers of an episode. They end with it.
+/// All servers of an episode. Dropping it ends them.
 pub(crate) struct World {
     pub instances: Vec<Instance>,
     pub nodes: Vec<Node>,
-    /// For each instance, its link to each node.
+    /// The links of each instance, one to each node.
     pub links: Vec<Vec<Proxy>>,
-    /// The full disk, where the one instance runs a nats-server of its own.
+    /// The disk that gets full, if the one instance runs its embedded nats-server.
     pub disk: Option<Tmpfs>,
-    /// The bearer token of the administrator, where callers need one.
+    /// The bearer token of the administrator, if callers need one.
     pub token: Option<String>,
     programs: Programs,
     dir: PathBuf,
@@ -91,7 +91,7 @@ impl Programs {
         newest > changed(&self.unibus)
     }
 
-    /// What both say that they are.
+    /// The versions of both programs.
     pub(crate) fn versions(&self) -> Result<String> {
         let version = |program: &Path| -> Result<String> {
             let printed = Command::new(program).arg("--version").output()?;
@@ -102,7 +102,8 @@ impl Programs {
 }
 
 impl World {
-    /// Starts everything, and waits until it serves. Again with other ports when somebody else was faster to take one.
+    /// Starts all servers, and waits until they serve. Starts again with other ports when another program has taken
+    /// one.
     pub(crate) async fn start(plan: &Plan, programs: &Programs, dir: &Path) -> Result<Self> {
         let mut last = None;
         for attempt in 0..STARTS {
@@ -238,7 +239,7 @@ impl World {
         Ok(String::from_utf8(done.stdout)?.trim().to_owned())
     }
 
-    /// A connection by hand to a nats-server that answers, also to the embedded one.
+    /// A [`Raw`] connection to a nats-server that answers, which may be the embedded one.
     pub(crate) async fn raw(&self) -> Result<Raw> {
         if let Some(disk) = &self.disk {
             let url = fs::read_to_string(disk.path().join("data/nats.url"))?;
@@ -257,13 +258,13 @@ impl World {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no nats-server")))
     }
 
-    /// JetStream as a native client has it.
+    /// JetStream for a native client.
     pub(crate) async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
         let urls: Vec<String> = self.nodes.iter().map(|node| format!("nats://{}", node.address)).collect();
         Ok(async_nats::jetstream::new(async_nats::connect(urls).await?))
     }
 
-    /// The node that leads this stream, by its place.
+    /// The index of the node that leads this stream.
     pub(crate) async fn leader(&self, stream: &str) -> Result<usize> {
         let info = self.raw().await?.ask(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
         let leader = info.pointer("/cluster/leader").and_then(Value::as_str);
@@ -271,7 +272,7 @@ impl World {
         place.with_context(|| format!("no leader of {stream}: {info}"))
     }
 
-    /// Waits until every copy of this stream is up to date.
+    /// Waits until every replica of this stream is up to date.
     pub(crate) async fn replicated(&self, stream: &str) -> Result<()> {
         let until = Instant::now() + SETTLE_WITHIN;
         loop {

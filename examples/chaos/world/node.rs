@@ -28,17 +28,17 @@ pub(crate) struct Node {
     child: Mutex<Option<Child>>,
 }
 
-/// What differs between nats-servers.
+/// The settings in which nats-servers differ.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeOptions {
-    /// Ports of the cluster's routes, with this node's place among them.
+    /// The ports of the cluster's routes, and the index of this node among them.
     pub cluster: Option<(Vec<u16>, usize)>,
     /// Such as `20MB`.
     pub max_file_store: Option<&'static str>,
 }
 
 impl Node {
-    /// Writes the configuration of a node; it does not run yet.
+    /// Writes the configuration of a node, and does not start it.
     pub(crate) fn new(program: &Path, dir: &Path, name: &str, options: &NodeOptions) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let store = dir.join(name);
@@ -60,7 +60,6 @@ impl Node {
         Ok(Self { name: name.into(), address, dir: dir.into(), program: program.into(), child: Mutex::default() })
     }
 
-    /// Starts it.
     pub(crate) fn start(&self) -> Result<()> {
         let config = self.dir.join(format!("{}.conf", self.name));
         let mut command = Command::new(&self.program);
@@ -70,7 +69,7 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until it answers.
+    /// Waits until the node answers.
     pub(crate) async fn ready(&self) -> Result<()> {
         let until = Instant::now() + START_WITHIN;
         loop {
@@ -85,7 +84,7 @@ impl Node {
         }
     }
 
-    /// A connection by hand.
+    /// A [`Raw`] connection to the node.
     pub(crate) async fn raw(&self) -> Result<Raw> {
         Raw::connect(self.address, None).await
     }
@@ -100,14 +99,13 @@ impl Node {
         }
     }
 
-    /// Removes all that it has stored. It must not run.
+    /// Removes the store of the node, which must not run.
     pub(crate) fn wipe(&self) -> Result<()> {
         Ok(fs::remove_dir_all(self.dir.join(&self.name))?)
     }
 }
 
-/// A port that nothing listens on, below the range from which outgoing connections get theirs: it is still free when a
-/// server that was killed comes back to it.
+/// A free port below the range of outgoing connections. So the port is still free when a killed server starts again.
 pub(crate) fn free_port() -> Result<u16> {
     for _ in 0..1000 {
         let port = fastrand::u16(11_000..31_000);

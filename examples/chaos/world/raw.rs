@@ -1,4 +1,4 @@
-//! NATS by hand: what no client library sends, and messages that no client library can parse.
+//! The NATS protocol by hand, for requests that no client library sends, and messages that no client library can parse.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) struct Raw {
     stream: BufReader<TcpStream>,
 }
 
-/// A stored message as nats-server tells it.
+/// A stored message, as nats-server returns it.
 pub(crate) struct RawMessage {
     pub sequence: u64,
     pub payload: Vec<u8>,
@@ -53,7 +53,7 @@ impl Raw {
         Ok(self.stream.get_mut().write_all(bytes).await?)
     }
 
-    /// Publishes with a block of headers that nobody checks.
+    /// Publishes with an unchecked block of headers.
     pub(crate) async fn publish_with(&mut self, subject: &str, headers: &[u8], payload: &[u8]) -> Result<()> {
         let total = headers.len() + payload.len();
         let mut bytes = format!("HPUB {subject} {} {total}\r\n", headers.len()).into_bytes();
@@ -63,7 +63,7 @@ impl Raw {
         self.send(&bytes).await
     }
 
-    /// Returns when the server has taken what was sent before.
+    /// Waits until the server has processed everything that was sent before.
     pub(crate) async fn settle(&mut self) -> Result<()> {
         self.send(b"PING\r\n").await?;
         loop {
@@ -74,7 +74,7 @@ impl Raw {
         }
     }
 
-    /// Asks JetStream.
+    /// Sends a request to the JetStream API, and returns the answer.
     pub(crate) async fn ask(&mut self, api: &str, request: &Value) -> Result<Value> {
         let request = request.to_string();
         let length = request.len();
@@ -89,7 +89,7 @@ impl Raw {
         }
     }
 
-    /// Every message of a stream, as its leader has it, with its first and last sequence.
+    /// The first sequence, the last sequence, and every message of a stream, read from its leader.
     pub(crate) async fn read_stream(&mut self, stream: &str) -> Result<(u64, u64, Vec<RawMessage>)> {
         let info = self.ask(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
         let state = |name: &str| info.pointer(&format!("/state/{name}")).and_then(Value::as_u64);

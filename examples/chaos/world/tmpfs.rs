@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    /// Whether this machine lets us mount one.
+    /// Whether this process may mount a tmpfs.
     pub(crate) fn is_allowed() -> bool {
         rustix::process::geteuid().is_root()
     }
@@ -33,13 +33,13 @@ impl Tmpfs {
         &self.0
     }
 
-    /// Takes all the space that is left.
+    /// Fills the remaining space.
     pub(crate) fn fill(&self) {
         // It ends with an error: there is no more space.
         let _ = Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", self.ballast())).output();
     }
 
-    /// Gives the space back.
+    /// Frees the space that [`fill`](Self::fill) took.
     pub(crate) fn free(&self) -> Result<()> {
         Ok(fs::remove_file(self.ballast())?)
     }

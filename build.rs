@@ -1,4 +1,4 @@
-//! Compiles the contract without protoc: client, server, and the descriptor set that reflection serves.
+//! Compiles the contract without protoc to the client, the server, and the descriptor set that reflection serves.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

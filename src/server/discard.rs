@@ -55,7 +55,7 @@ pub(super) struct ConnectionDiscards {
 impl ConnectionDiscards {
     /// Discards the rest of `body` in a task. Drops `body` at once when the connection or the listener has no place
     /// left.
-    fn read<B>(&self, body: B)
+    fn discard<B>(&self, body: B)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -98,7 +98,7 @@ where
 {
     /// `None` after the end of the body.
     inner: Option<B>,
-    of: Option<Arc<ConnectionDiscards>>,
+    discards: Option<Arc<ConnectionDiscards>>,
 }
 
 impl<B> DiscardRest<B>
@@ -107,8 +107,8 @@ where
 {
     /// Wraps the body of a request. Discards nothing with HTTP/1.1, because its connections have no other streams to
     /// protect.
-    pub(super) fn new(body: B, version: ::http::Version, of: &Arc<ConnectionDiscards>) -> Self {
-        Self { inner: Some(body), of: (version == ::http::Version::HTTP_2).then(|| Arc::clone(of)) }
+    pub(super) fn new(body: B, version: ::http::Version, discards: &Arc<ConnectionDiscards>) -> Self {
+        Self { inner: Some(body), discards: (version == ::http::Version::HTTP_2).then(|| Arc::clone(discards)) }
     }
 }
 
@@ -142,8 +142,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     fn drop(&mut self) {
-        if let (Some(body), Some(of)) = (self.inner.take().filter(|body| !body.is_end_stream()), &self.of) {
-            of.read(body);
+        if let (Some(body), Some(discards)) = (self.inner.take().filter(|body| !body.is_end_stream()), &self.discards) {
+            discards.discard(body);
         }
     }
 }

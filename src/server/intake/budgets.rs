@@ -79,7 +79,7 @@ enum ChargedTo {
 /// The bytes that a message holds while it is received.
 #[derive(Debug)]
 pub(super) struct Charge {
-    _of_one: Option<(OwnedSemaphorePermit, Arc<Budget>)>,
+    _of_caller: Option<(OwnedSemaphorePermit, Arc<Budget>)>,
     _of_all: OwnedSemaphorePermit,
 }
 
@@ -103,7 +103,7 @@ impl Share {
         };
         let all = &self.budgets.all;
         let of_all = Arc::clone(&all.bytes).try_acquire_many_owned(all.permits(bytes)).ok()?;
-        Some(Charge { _of_one: of_caller, _of_all: of_all })
+        Some(Charge { _of_caller: of_caller, _of_all: of_all })
     }
 
     /// Waits until the budgets have room for `bytes`, and charges them. Returns `None` when no place to wait is free.
@@ -125,7 +125,7 @@ impl Share {
             };
             let of_all = Arc::clone(&all.bytes).acquire_many_owned(all.permits(bytes)).await.ok()?;
             drop(place);
-            Some(Charge { _of_one: of_caller, _of_all: of_all })
+            Some(Charge { _of_caller: of_caller, _of_all: of_all })
         })
     }
 }

@@ -104,8 +104,8 @@ impl Handshake {
         let chain: Vec<_> =
             session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
         let certificate = chain.first().and_then(|own| certificate::read(own));
-        let shown = Presented { certificate, chain, in_force: self.in_force.clone() };
-        Ok((stream, shown))
+        let presented = Presented { certificate, chain, in_force: self.in_force.clone() };
+        Ok((stream, presented))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use jsonwebtoken::Validation;
 use serde_json::Value;
 
-use super::{Settings, strict::Object, token::Refused};
+use super::{Settings, refused::Refused, strict::Object};
 use crate::{
     domain::{Identity, MemberId},
     error::Violations,

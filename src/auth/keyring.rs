@@ -10,11 +10,7 @@ use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::Notify;
 
-use super::{
-    claims::Rules,
-    keys::Key,
-    token::{self, Refused},
-};
+use super::{claims::Rules, keys::Key, refused::Refused, token};
 use crate::{domain::Identity, limits::AUTH_TOKENS_MAX};
 
 /// Keys, and the tokens that were verified with exactly these keys. Other keys get another set without verified

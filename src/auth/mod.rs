@@ -9,6 +9,7 @@ mod jwks;
 mod keyring;
 mod keys;
 mod pem;
+mod refused;
 mod sources;
 mod strict;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use ::http::{HeaderMap, header::AUTHORIZATION};
 use tracing::debug;
 
 pub(crate) use self::sources::Sources;
-use self::{claims::Rules, keyring::Keyring, token::Refused};
+use self::{claims::Rules, keyring::Keyring, refused::Refused};
 use crate::{
     domain::{Caller, ClientCertificate, Identity, MemberId},
     error::{Error, Reason, Result, Violations},

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{Auth, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, token::Refused};
+use super::{Auth, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, refused::Refused};
 use crate::{
     domain::{Caller, ClientCertificate, Identity},
     error::{Reason, Result, Violations},

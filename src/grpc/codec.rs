@@ -24,6 +24,7 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
+use super::status::status;
 use crate::{
     error::Error,
     limits::{LARGE_REQUEST_BYTES, PUBLISH_BATCH_HEADERS_MAX, PUBLISH_BATCH_MESSAGES_MAX, REQUEST_ENTRIES_MAX},
@@ -77,7 +78,7 @@ impl<U: Message + Default> Decoder for Bounded<U> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // a shorter request cannot have too many entries
         if buffer.remaining() > ENTRY_BYTES_MIN * REQUEST_ENTRIES_MAX {
-            SHAPES.check(type_name::<U>(), buffer.chunk())?;
+            SHAPES.check(type_name::<U>(), buffer.chunk()).map_err(status)?;
         }
         if buffer.remaining() >= LARGE_REQUEST_BYTES && may_block() {
             #[expect(clippy::disallowed_methods, reason = "the runtime has several threads, as was just asked")]

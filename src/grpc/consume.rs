@@ -9,7 +9,8 @@ use tonic::{Response, Status, Streaming};
 
 use super::{
     convert,
-    frames::{PREFIX_BYTES, Piece, complete, put, put_prefix, respond_with, wire},
+    frames::{Piece, complete, respond_with, wire},
+    framing::{PREFIX_BYTES, put, put_prefix},
     status,
 };
 use crate::{

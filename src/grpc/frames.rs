@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame as BodyFrame};
@@ -23,7 +23,9 @@ use tonic::{Response, Status};
 use super::{
     chunk::{Chunk, Complete, Outstanding},
     convert,
+    framing::put,
     prepared::PreparedBody,
+    status::status,
 };
 use crate::{
     delivery::Slice,
@@ -37,8 +39,6 @@ use crate::{
     v1::{self, subscribe_response::Frame as Wire},
 };
 
-/// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
-pub(super) const PREFIX_BYTES: usize = 5;
 /// Bytes at which ready frames are no longer gathered.
 const GATHER_BYTES: usize = 32 * 1024;
 /// The smaller bound with `AUTO` acknowledgements, because a chunk is acknowledged as a whole.
@@ -48,20 +48,6 @@ const GATHER_BYTES_ACKNOWLEDGED: usize = 8 * 1024;
 pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message, into: &mut BytesMut) {
     let frame = Some(Wire::Message(convert::message(message, room, epoch)));
     put(&v1::SubscribeResponse { frame }, into);
-}
-
-/// Appends a gRPC message with its prefix.
-pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
-    let length = response.encoded_len();
-    into.reserve(PREFIX_BYTES + length);
-    put_prefix(0, length, into);
-    response.encode_raw(into);
-}
-
-/// Appends the prefix of a gRPC message of `length` bytes.
-pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
-    into.put_u8(flags);
-    into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 /// Encoded bytes that are not split between two chunks.
@@ -206,7 +192,7 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
                         break;
                     }
                 }
-                Poll::Ready(Some(Err(error))) => self.finish(error.into()),
+                Poll::Ready(Some(Err(error))) => self.finish(status(error)),
                 Poll::Ready(None) => self.finish(Status::ok("")),
                 Poll::Pending => break,
             }

@@ -12,7 +12,7 @@ use tonic_health::pb::{
     health_server::{self, HealthServer},
 };
 
-use super::SERVICE_NAME;
+use super::{SERVICE_NAME, status::status};
 use crate::error::{Error, Reason};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +75,10 @@ impl health_server::Health for Health {
         if Self::knows(&request.get_ref().service) {
             return Ok(Response::new(response(*self.0.borrow())));
         }
-        Err(Error::new(
+        Err(status(Error::new(
             Reason::ServiceUnknown,
             "`service`: health does not know this service; give the empty name or unibus.v1.RoomService",
-        )
-        .into())
+        )))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;

@@ -8,6 +8,7 @@ mod codec;
 mod consume;
 mod convert;
 mod frames;
+mod framing;
 pub(crate) mod health;
 mod prepared;
 mod publish_stream;
@@ -29,7 +30,7 @@ pub(crate) use self::{
     health::Health,
     prepared::{PreparedBodies, free_replaced},
     skipped::{Skipped, room_id_at},
-    status::explained,
+    status::{explained, status},
 };
 use crate::{
     domain::Caller,
@@ -92,8 +93,8 @@ pub(crate) fn no_such_call() -> Error {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The caller that authentication has put into the request.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    Ok(Caller::require(request.extensions().get())?)
+fn caller<T>(request: &Request<T>) -> Result<Caller, Error> {
+    Caller::require(request.extensions().get())
 }
 
 /// Bounds how many calls of one caller use NATS at the same time.
@@ -114,79 +115,103 @@ impl RoomService for Service {
         &self,
         request: Request<v1::CreateRoomRequest>,
     ) -> Result<Response<v1::CreateRoomResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, state) = self.rooms.create(&caller, convert::create_room(request.into_inner())).await?;
-        Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, state) = self.rooms.create(&caller, convert::create_room(request.into_inner())).await?;
+            Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
+        };
+        call.await.map_err(status)
     }
 
     async fn get_room(&self, request: Request<v1::GetRoomRequest>) -> Result<Response<v1::GetRoomResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, state) = self.rooms.get(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
-        Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, state) = self.rooms.get(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
+            Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
+        };
+        call.await.map_err(status)
     }
 
     async fn list_rooms(
         &self,
         request: Request<v1::ListRoomsRequest>,
     ) -> Result<Response<v1::ListRoomsResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (after, page_size) = convert::room_page(request.get_ref())?;
-        Ok(Response::new(convert::rooms(self.rooms.list(&caller, after.as_ref(), page_size))))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (after, page_size) = convert::room_page(request.get_ref())?;
+            Ok(Response::new(convert::rooms(self.rooms.list(&caller, after.as_ref(), page_size))))
+        };
+        call.await.map_err(status)
     }
 
     async fn update_room(
         &self,
         request: Request<v1::UpdateRoomRequest>,
     ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
-        Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
+            Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
+        };
+        call.await.map_err(status)
     }
 
     async fn delete_room(
         &self,
         request: Request<v1::DeleteRoomRequest>,
     ) -> Result<Response<v1::DeleteRoomResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        self.rooms.delete(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
-        Ok(Response::new(v1::DeleteRoomResponse {}))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            self.rooms.delete(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
+            Ok(Response::new(v1::DeleteRoomResponse {}))
+        };
+        call.await.map_err(status)
     }
 
     async fn purge_room(
         &self,
         request: Request<v1::PurgeRoomRequest>,
     ) -> Result<Response<v1::PurgeRoomResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
-        let outcome = self.rooms.purge(&caller, &convert::room_id(room_id)?, up_to_sequence).await?;
-        Ok(Response::new(convert::life::purged(outcome)))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
+            let outcome = self.rooms.purge(&caller, &convert::room_id(room_id)?, up_to_sequence).await?;
+            Ok(Response::new(convert::life::purged(outcome)))
+        };
+        call.await.map_err(status)
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
-        let caller = caller(&request)?;
-        let (room, draft) = convert::publish(request.into_inner())?;
-        Ok(Response::new(convert::acknowledged(self.rooms.publish(&caller, &room, draft).await?)))
+        let call = async {
+            let caller = caller(&request)?;
+            let (room, draft) = convert::publish(request.into_inner())?;
+            Ok(Response::new(convert::acknowledged(self.rooms.publish(&caller, &room, draft).await?)))
+        };
+        call.await.map_err(status)
     }
 
     async fn publish_batch(
         &self,
         request: Request<v1::PublishBatchRequest>,
     ) -> Result<Response<v1::PublishBatchResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        if request.atomic {
-            let (room, drafts) = convert::atomic_batch(request)?;
-            let stored = self.rooms.publish_all(&caller, &room, drafts).await?;
-            return Ok(Response::new(convert::batch_outcomes(stored.into_iter().map(Ok))));
-        }
-        let (room, drafts) = convert::batch(request)?;
-        Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&caller, &room, drafts).await?)))
+        let call = async {
+            let caller = caller(&request)?;
+            let request = request.into_inner();
+            if request.atomic {
+                let (room, drafts) = convert::atomic_batch(request)?;
+                let stored = self.rooms.publish_all(&caller, &room, drafts).await?;
+                return Ok(Response::new(convert::batch_outcomes(stored.into_iter().map(Ok))));
+            }
+            let (room, drafts) = convert::batch(request)?;
+            Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&caller, &room, drafts).await?)))
+        };
+        call.await.map_err(status)
     }
 
     type PublishStreamStream = Responses<v1::PublishStreamResponse>;
@@ -195,9 +220,12 @@ impl RoomService for Service {
         &self,
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let caller = caller(&request)?;
-        let skipped = request.extensions().get::<Skipped>().cloned().unwrap_or_default();
-        Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner(), skipped)))
+        let call = async {
+            let caller = caller(&request)?;
+            let skipped = request.extensions().get::<Skipped>().cloned().unwrap_or_default();
+            Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner(), skipped)))
+        };
+        call.await.map_err(status)
     }
 
     type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;
@@ -206,21 +234,27 @@ impl RoomService for Service {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let options = convert::subscribe(request.into_inner())?;
-        Ok(frames::respond(self.rooms.subscribe(&caller, options).await?))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let options = convert::subscribe(request.into_inner())?;
+            Ok(frames::respond(self.rooms.subscribe(&caller, options).await?))
+        };
+        call.await.map_err(status)
     }
 
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,
     ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
-        let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
-        Ok(Response::new(v1::AcknowledgeResponse { position }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
+            let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
+            Ok(Response::new(v1::AcknowledgeResponse { position }))
+        };
+        call.await.map_err(status)
     }
 
     type ConsumeStream = tokio_stream::Empty<Result<v1::ConsumeResponse, Status>>;
@@ -229,95 +263,122 @@ impl RoomService for Service {
         &self,
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let caller = caller(&request)?;
-        Ok(consume::respond(&self.rooms, &caller, request.into_inner()))
+        let call = async {
+            let caller = caller(&request)?;
+            Ok(consume::respond(&self.rooms, &caller, request.into_inner()))
+        };
+        call.await.map_err(status)
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
-        let caller = caller(&request)?;
-        let (room, limit, anchor) = convert::history(request.into_inner())?;
-        let (page, place) = self.rooms.history(&caller, &room, limit, anchor).await?;
-        let mut response = Response::new(convert::page(page, &room));
-        if let Some(place) = place {
-            response.extensions_mut().insert(place);
-        }
-        Ok(response)
+        let call = async {
+            let caller = caller(&request)?;
+            let (room, limit, anchor) = convert::history(request.into_inner())?;
+            let (page, place) = self.rooms.history(&caller, &room, limit, anchor).await?;
+            let mut response = Response::new(convert::page(page, &room));
+            if let Some(place) = place {
+                response.extensions_mut().insert(place);
+            }
+            Ok(response)
+        };
+        call.await.map_err(status)
     }
 
     async fn delete_message(
         &self,
         request: Request<v1::DeleteMessageRequest>,
     ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, sequence) = convert::life::delete_message(request.into_inner())?;
-        self.rooms.delete_message(&caller, &room, sequence).await?;
-        Ok(Response::new(v1::DeleteMessageResponse {}))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, sequence) = convert::life::delete_message(request.into_inner())?;
+            self.rooms.delete_message(&caller, &room, sequence).await?;
+            Ok(Response::new(v1::DeleteMessageResponse {}))
+        };
+        call.await.map_err(status)
     }
 
     async fn add_member(
         &self,
         request: Request<v1::AddMemberRequest>,
     ) -> Result<Response<v1::AddMemberResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, id, role, visible_from) = convert::members::add_member(request.into_inner())?;
-        let member = self.rooms.add_member(&caller, &room, id, role, visible_from).await?;
-        Ok(Response::new(v1::AddMemberResponse { member: Some(convert::members::member(member)) }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, id, role, visible_from) = convert::members::add_member(request.into_inner())?;
+            let member = self.rooms.add_member(&caller, &room, id, role, visible_from).await?;
+            Ok(Response::new(v1::AddMemberResponse { member: Some(convert::members::member(member)) }))
+        };
+        call.await.map_err(status)
     }
 
     async fn remove_member(
         &self,
         request: Request<v1::RemoveMemberRequest>,
     ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, id) = convert::members::remove_member(request.into_inner())?;
-        self.rooms.remove_member(&caller, &room, &id).await?;
-        Ok(Response::new(v1::RemoveMemberResponse {}))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, id) = convert::members::remove_member(request.into_inner())?;
+            self.rooms.remove_member(&caller, &room, &id).await?;
+            Ok(Response::new(v1::RemoveMemberResponse {}))
+        };
+        call.await.map_err(status)
     }
 
     async fn list_members(
         &self,
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, after, page_size) = convert::members::member_page(request.into_inner())?;
-        let page = self.rooms.list_members(&caller, &room, after.as_ref(), page_size).await?;
-        Ok(Response::new(convert::members::members(page)))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, after, page_size) = convert::members::member_page(request.into_inner())?;
+            let page = self.rooms.list_members(&caller, &room, after.as_ref(), page_size).await?;
+            Ok(Response::new(convert::members::members(page)))
+        };
+        call.await.map_err(status)
     }
 
     async fn list_subscribers(
         &self,
         request: Request<v1::ListSubscribersRequest>,
     ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
-        let page = self.rooms.list_subscribers(&caller, &room, after.as_ref(), page_size).await?;
-        Ok(Response::new(convert::subscribers::subscribers(page)))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
+            let page = self.rooms.list_subscribers(&caller, &room, after.as_ref(), page_size).await?;
+            Ok(Response::new(convert::subscribers::subscribers(page)))
+        };
+        call.await.map_err(status)
     }
 
     async fn delete_subscriber(
         &self,
         request: Request<v1::DeleteSubscriberRequest>,
     ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
-        self.rooms.delete_subscriber(&caller, &room, &subscriber).await?;
-        Ok(Response::new(v1::DeleteSubscriberResponse {}))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
+            self.rooms.delete_subscriber(&caller, &room, &subscriber).await?;
+            Ok(Response::new(v1::DeleteSubscriberResponse {}))
+        };
+        call.await.map_err(status)
     }
 
     async fn seek_subscriber(
         &self,
         request: Request<v1::SeekSubscriberRequest>,
     ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = turn(&request).await;
-        let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
-        let position = self.rooms.seek_subscriber(&caller, &room, &subscriber, to).await?;
-        Ok(Response::new(v1::SeekSubscriberResponse { position }))
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(&request).await;
+            let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
+            let position = self.rooms.seek_subscriber(&caller, &room, &subscriber, to).await?;
+            Ok(Response::new(v1::SeekSubscriberResponse { position }))
+        };
+        call.await.map_err(status)
     }
 }

@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 
 use super::{
     chunk::{Chunk, Holds},
-    frames::{PREFIX_BYTES, put_prefix},
+    framing::{PREFIX_BYTES, put_prefix},
 };
 use crate::sync::lock;
 

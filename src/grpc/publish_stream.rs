@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 use super::{
     Responses, convert,
     skipped::{Skipped, too_large},
+    status::status,
 };
 use crate::{
     domain::{Acknowledged, Draft, RoomId},
@@ -133,11 +134,11 @@ pub(super) fn results(
                 outstanding = Enqueueing::finish(&mut enqueueing) => window.push(outstanding),
                 () = draining.cancelled(), if ended.is_none() => {
                     ended_early = true;
-                    ended = Some(Err(Publishing::drained().into()));
+                    ended = Some(Err(status(Publishing::drained())));
                 }
                 error = &mut expired, if ended.is_none() => {
                     ended_early = true;
-                    ended = Some(Err(error.into()));
+                    ended = Some(Err(status(error)));
                 }
                 request = requests.message(), if may_read => match request {
                     Ok(Some(request)) => {

@@ -20,6 +20,7 @@ use tonic_reflection::pb::{
     v1alpha,
 };
 
+use super::status::status;
 use crate::error::{Error, Reason};
 
 /// The descriptor files of every service, by file name and by declared symbol.
@@ -192,6 +193,6 @@ impl v1alpha::server_reflection_server::ServerReflection for Reflection {
 fn translated<T: Message + Default>(message: &impl Message) -> Result<T, Status> {
     let message = T::decode(&*message.encode_to_vec());
     message.map_err(|error| {
-        Error::new(Reason::Internal, "the versions of the reflection service differ").because(error).into()
+        status(Error::new(Reason::Internal, "the versions of the reflection service differ").because(error))
     })
 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
-use super::frames::{PREFIX_BYTES, put_prefix};
+use super::framing::{PREFIX_BYTES, put_prefix};
 use crate::{
     error::{Error, Reason, Violations},
     limits::ROOM_ID_CHARS_MAX,

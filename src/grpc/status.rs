@@ -13,26 +13,26 @@ const DOMAIN: &str = "unibus.v1";
 /// Maximum characters of an error message of the gRPC library that a caller receives.
 const LIBRARY_MESSAGE_CHARS_MAX: usize = 256;
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        record(&error);
-        let metadata: HashMap<_, _> =
-            error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        let mut details = ErrorDetails::new();
-        details.set_error_info(error.reason().name(), DOMAIN, metadata);
-        for violation in error.violations() {
-            details.add_bad_request_violation(&violation.field, &violation.description);
-        }
-        if let Some(delay) = error.retry_after() {
-            details.set_retry_info(Some(delay));
-        }
-        Self::with_error_details(code(error.reason().code()), error.message(), details)
+/// Returns the status that answers `error`, and writes `error` to the log.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(crate) fn status(error: Error) -> Status {
+    record(&error);
+    let metadata: HashMap<_, _> =
+        error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason().name(), DOMAIN, metadata);
+    for violation in error.violations() {
+        details.add_bad_request_violation(&violation.field, &violation.description);
     }
+    if let Some(delay) = error.retry_after() {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(code(error.reason().code()), error.message(), details)
 }
 
 /// The status as a protobuf message, for an outcome within a response.
 pub(super) fn in_band(error: Error) -> pb::Status {
-    let status = Status::from(error);
+    let status = self::status(error);
     // the details of a status are this message, encoded
     pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {
         code: status.code().into(),
@@ -57,7 +57,7 @@ pub(crate) fn explained(status: &Status) -> Option<Status> {
         // the service's own errors have a reason, so this is a fault that the library has found in the request
         _ => Error::new(Reason::RequestMalformed, format!("the request cannot be read: {library_message}")),
     };
-    Some(error.into())
+    Some(self::status(error))
 }
 
 /// The status `OK` as a protobuf message.

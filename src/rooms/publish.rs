@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Reason, Result, Violations},
     limits::{ACK_TIME_MIN, PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX, PUBLISH_TIMEOUT},
     store::{
-        publish::{pending::Pending, room_queue::PublishOrder, wire::ttl_not_allowed},
+        publish::{order::PublishOrder, pending::Pending, wire::ttl_not_allowed},
         registry::known::Registered,
     },
     subscriptions::standing::expired,

@@ -17,8 +17,8 @@ use tokio::{
 use super::{
     addresses::{Eviction, SourceAddress},
     callers,
-    connections::{Bounds, Place, Places},
     intake::budgets::Budget,
+    places::{Bounds, Place, Places},
 };
 use crate::{
     domain::ClientCertificate,

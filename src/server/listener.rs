@@ -22,11 +22,12 @@ use tracing::{debug, warn};
 use super::{
     addresses::{Addresses, SourceAddress},
     client::Client,
-    connections::{Bounds, Connection, Place, Places},
+    connections::Connection,
     discard::{DiscardRest, Discards},
     headers,
     intake::unread::Counted,
     leaving::{Watched, until_closable},
+    places::{Bounds, Place, Places},
     stream::Stream,
     tls::{
         Tls,

@@ -16,6 +16,7 @@ mod held;
 mod intake;
 mod leaving;
 mod listener;
+mod places;
 mod refusal;
 mod socket;
 mod stream;
@@ -41,10 +42,10 @@ use self::{
     admission::AdmissionLayer,
     authentication::AuthenticationLayer,
     callers::Callers,
-    connections::Bounds,
     deadline::DeadlineLayer,
     discard::Discards,
     intake::IntakeLayer,
+    places::Bounds,
     refusal::{no_such_method, no_such_path},
     socket::Bound,
     tls::{Tls, files::TlsFiles},

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use futures_util::future::BoxFuture;
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, ServiceExt};
 
@@ -92,7 +92,7 @@ pub(super) fn refuse(request: Request<Body>, error: Error) -> Refusal {
     if !grpc::is_grpc(request.headers()) {
         return Box::pin(async move { crate::http::error_response(&error).map(Body::new) });
     }
-    let status = Status::from(error);
+    let status = grpc::status(error);
     let answer = tower::service_fn(move |_| std::future::ready(Ok(status.clone().into_http::<Body>())));
     let answer: GrpcWebService<_> = GrpcWebLayer::new().layer(answer);
     Box::pin(async move {

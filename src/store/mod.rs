@@ -31,7 +31,7 @@ use self::{
         reader::Reader,
         streams,
     },
-    publish::{Publisher, pending::Pending, room_queue::PublishOrder},
+    publish::{Publisher, order::PublishOrder, pending::Pending},
     registry::{
         Registry,
         changes::{self, Changes},

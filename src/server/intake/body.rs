@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::{self, Instant, Sleep};
-use tonic::Status;
 
 use super::{
     budgets::{Charge, Share},
@@ -22,7 +21,10 @@ use super::{
 };
 use crate::{
     error::{Error, Limit, Reason, Violations},
-    grpc::skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+    grpc::{
+        skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
+        status,
+    },
     limits::{LARGE_REQUEST_BYTES, REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
     server::client::Call,
 };
@@ -267,7 +269,7 @@ impl Charged {
         self.charge = None;
         self.inner = Body::empty();
         self.rest = Bytes::new();
-        Poll::Ready(Some(Err(axum::Error::new(Status::from(error)))))
+        Poll::Ready(Some(Err(axum::Error::new(status(error)))))
     }
 }
 

@@ -7,7 +7,7 @@ mod acks;
 mod atomic;
 mod group;
 mod mismatch;
-mod order;
+pub(crate) mod order;
 mod outbox;
 pub(crate) mod pending;
 pub(crate) mod room_queue;
@@ -28,9 +28,10 @@ use tokio_util::task::TaskTracker;
 use self::{
     acks::{AckListener, Acks},
     mismatch::Expectation,
+    order::PublishOrder,
     outbox::Outbox,
     pending::Pending,
-    room_queue::{PublishOrder, RoomQueues, Ticket, Work},
+    room_queue::{RoomQueues, Ticket, Work},
     wire::Outgoing,
     worker::Worker,
 };

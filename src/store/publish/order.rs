@@ -10,7 +10,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::room_queue::PublishOrder;
+/// One client that publishes: its messages to a room are stored in the order in which it sent them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PublishOrder(pub(super) u64);
 
 /// First wait before held messages are sent again. It doubles up to [`RETRY_DELAY_MAX`].
 const RETRY_DELAY: Duration = Duration::from_millis(25);

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    order::Ordered,
+    order::{Ordered, PublishOrder},
     wire::{Outgoing, outcome_unknown},
 };
 use crate::{
@@ -25,10 +25,6 @@ use crate::{
     store::registry::known::Registered,
     sync::lock,
 };
-
-/// One client that publishes: its messages to a room are stored in the order in which it sent them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PublishOrder(pub(super) u64);
 
 /// What is stored together or not at all.
 #[derive(Debug)]

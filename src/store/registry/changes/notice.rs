@@ -32,7 +32,7 @@ pub(super) enum Notice {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::store) enum Change {
-    Member(members::MemberChange),
+    Member(members::change::MemberChange),
     Room(registry::RoomChange),
     /// A single message of this life of the room's log was deleted.
     MessageDeleted {

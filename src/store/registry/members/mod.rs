@@ -1,7 +1,7 @@
 //! The members of rooms, kept in a key-value bucket and watched into memory on every instance: who is asked about is
 //! looked up there, without a round trip. Without JetStream they live in this process alone, as its rooms do.
 
-mod change;
+pub(crate) mod change;
 mod known;
 pub(crate) mod pass;
 mod record;
@@ -16,8 +16,8 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub(in crate::store) use self::change::MemberChange;
 use self::{
+    change::MemberChange,
     known::Known,
     pass::Pass,
     record::{Grant, MemberRecord, OwnersRecord, Record, member_key, owners_key},

@@ -1,0 +1,20 @@
+//! The framing of gRPC messages in an HTTP/2 body: a prefix before each message (gRPC over HTTP/2, "Length-Prefixed-Message").
+
+use bytes::{BufMut, BytesMut};
+
+/// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// Appends a gRPC message with its prefix.
+pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
+    let length = response.encoded_len();
+    into.reserve(PREFIX_BYTES + length);
+    put_prefix(0, length, into);
+    response.encode_raw(into);
+}
+
+/// Appends the prefix of a gRPC message of `length` bytes.
+pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
+    into.put_u8(flags);
+    into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}

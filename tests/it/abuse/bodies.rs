@@ -186,7 +186,7 @@ async fn raw_call(service: &Process, token: &str, method: &str, message: Vec<u8>
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     let path = format!("/unibus.v1.RoomService/{method}").parse().unwrap();
-    grpc.unary(request, path, crate::fuzz::Raw).await.map(drop)
+    grpc.unary(request, path, super::fuzz::Raw).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,7 +94,7 @@ async fn tokens_and_keys_never_reach_the_log() {
 fn a_failed_start_shows_no_key() {
     // Goal: the first lines can be given away too. Method: a private key where a public one belongs, and a key set at a URL with
     // a secret in it that nobody serves.
-    let private = include_str!("support/rsa.pem");
+    let private = include_str!("../support/rsa.pem");
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("key.pem");
     fs::write(&file, private).unwrap();

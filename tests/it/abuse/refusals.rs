@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::{Code, transport::Endpoint};
 use unibus::v1::room_service_client::RoomServiceClient;
 
-use super::abuse_bodies::guarded;
+use super::bodies::guarded;
 use crate::support::{
     Credentials, Frames, Issuer, Nats,
     flood::{announcing, call},

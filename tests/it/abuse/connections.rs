@@ -16,7 +16,7 @@ use tokio::{
 use tonic::Code;
 use unibus::v1::GetRoomRequest;
 
-use super::abuse_bodies::guarded;
+use super::bodies::guarded;
 use crate::support::{
     Credentials, Frames, Issuer, Nats, Unibus, assert_status, connect, connect_with, create_ephemeral, create_room,
     eventually,

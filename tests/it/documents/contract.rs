@@ -6,7 +6,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use unibus::{Reason, v1};
 
-use crate::access_table;
+use crate::access::table;
 
 /// Field numbers of `FileDescriptorProto.service` and `ServiceDescriptorProto.method`: parts of the path of a comment.
 const SERVICE: i32 = 6;
@@ -51,7 +51,7 @@ fn every_call_names_the_role_that_it_requires() {
         let Some(rpc) = rpc else { continue };
         let required = comment.lines().filter_map(|line| line.trim().strip_prefix("Requires: "));
         let required: Vec<_> = required.map(|line| line.split(['.', ',']).next().expect("a role")).collect();
-        assert_eq!(required, [access_table::least_role(&rpc)], "{rpc}");
+        assert_eq!(required, [table::least_role(&rpc)], "{rpc}");
         seen += 1;
     }
     assert!(seen >= 20, "{seen}");

@@ -409,7 +409,7 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
 async fn a_file_that_is_no_public_key_is_refused_at_the_start() {
     // Goal: a slip of the operator is told at once, and a private key is not even read in. Method: files of every other kind.
     let dir = TempDir::new().unwrap();
-    let private = include_str!("support/rsa.pem");
+    let private = include_str!("../support/rsa.pem");
     let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     let good = Issuer::new().public_pem();
     for (name, text) in [

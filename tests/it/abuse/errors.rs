@@ -12,10 +12,8 @@ use tonic::{
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use unibus::v1::{PublishRequest, PublishStreamRequest, PublishStreamResponse, publish_stream_response::Outcome};
 
-use crate::{
-    fuzz::Raw,
-    support::{Nats, Random, Unibus, assert_status, create_room, fields, publish, reason},
-};
+use super::fuzz::Raw;
+use crate::support::{Nats, Random, Unibus, assert_status, create_room, fields, publish, reason};
 
 const MEBIBYTE: usize = 1024 * 1024;
 /// Bytes of the details of an error.

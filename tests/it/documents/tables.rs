@@ -19,13 +19,13 @@ use unibus::{Config, Reason, TokenCommand, v1};
 
 use crate::support::{Nats, Unibus};
 
-const README: &str = include_str!("../../README.md");
-const BENCHMARK: &str = include_str!("../../docs/benchmark.md");
-const ERRORS: &str = include_str!("../../docs/errors.md");
-const LIMITS_TABLE: &str = include_str!("../../docs/limits.md");
-const SECURITY: &str = include_str!("../../docs/security.md");
-const PERMISSIONS: &str = include_str!("support/permissions.conf");
-const LIMITS: &str = include_str!("../../src/limits.rs");
+const README: &str = include_str!("../../../README.md");
+const BENCHMARK: &str = include_str!("../../../docs/benchmark.md");
+const ERRORS: &str = include_str!("../../../docs/errors.md");
+const LIMITS_TABLE: &str = include_str!("../../../docs/limits.md");
+const SECURITY: &str = include_str!("../../../docs/security.md");
+const PERMISSIONS: &str = include_str!("../support/permissions.conf");
+const LIMITS: &str = include_str!("../../../src/limits.rs");
 
 /// Limits that are nobody's business but the service's.
 const INTERNAL_LIMITS: &[&str] = &[

@@ -1,0 +1,8 @@
+//! What callers do by malice or carelessness: it costs themselves, and nobody beside them.
+
+mod bodies;
+mod connections;
+mod errors;
+mod fuzz;
+mod reading;
+mod refusals;

@@ -1,0 +1,6 @@
+//! The documents, the contract and the map of the code are true.
+
+mod architecture;
+mod contract;
+mod pages;
+mod tables;

@@ -1,0 +1,10 @@
+//! Durable subscribers: positions, acknowledgements, and who holds them.
+
+mod acknowledge;
+mod delete;
+mod handover;
+mod list;
+mod names;
+mod native_deletion;
+mod seek;
+mod takeover;

@@ -1,0 +1,8 @@
+//! Reading a room's history, a page at a time.
+
+mod anchors;
+mod cursors;
+mod holes;
+mod http;
+mod newest;
+mod pages;

@@ -1,0 +1,6 @@
+//! What operators see: health, metrics, logs, and how the program stops.
+
+mod canaries;
+mod endpoints;
+mod log;
+mod stop;

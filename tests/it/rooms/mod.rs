@@ -1,0 +1,12 @@
+//! Rooms: created, named, changed, listed, purged and deleted.
+
+mod adoption;
+mod bad_input;
+mod delete_message;
+mod instances;
+mod life;
+mod list;
+mod many;
+mod names;
+mod purge;
+mod update;

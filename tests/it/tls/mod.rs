@@ -1,0 +1,5 @@
+//! TLS towards clients.
+
+mod clients;
+mod handshake;
+mod reload;

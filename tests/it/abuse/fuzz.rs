@@ -22,7 +22,7 @@ use tonic::{
 use tonic_types::StatusExt;
 use unibus::v1;
 
-use crate::support::{Client, Nats, Random, Unibus, create_ephemeral, create_room, history, payloads, publish};
+use crate::support::{Client, Lobby, Random, Unibus, create_ephemeral, create_room, history, payloads, publish};
 
 /// Calls of each kind for each method.
 const CALLS: usize = 60;
@@ -233,12 +233,10 @@ async fn any_request_to_any_call_is_answered_with_a_status_that_is_no_fault_of_t
     // with values at and beyond all bounds; these with bytes changed; and bytes that are no request. A request that can be
     // read is never answered with a fault; one that cannot be read is refused with a reason. The service then serves as
     // before.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "kept").await;
     create_ephemeral(&client, "live").await;
-    let endpoint = Endpoint::from_shared(format!("http://{}", unibus.address())).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", lobby.unibus.address())).unwrap();
     let channel = endpoint.connect().await.unwrap();
     let contract = Contract::read();
     assert!(contract.methods.len() >= 19, "the methods were not found");
@@ -282,7 +280,7 @@ async fn any_request_to_any_call_is_answered_with_a_status_that_is_no_fault_of_t
         crate::support::note(format_args!("{}: {codes:?}", method.name()));
         serves(&client, method.name()).await;
     }
-    unibus.shutdown().await.unwrap();
+    lobby.unibus.shutdown().await.unwrap();
 }
 
 /// Sends these bytes over a connection of its own; what came back, to what is no proper request within a moment.
@@ -313,9 +311,7 @@ async fn any_bytes_on_the_port_harm_nobody() {
     // Goal: whoever can connect can break nothing. Method: over raw sockets, HTTP requests with strange paths, queries, methods
     // and headers; gRPC-Web bodies with wrong frames; the beginning of HTTP/2, then noise; noise alone. No answer is a fault
     // of the service, which then serves as before.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "kept").await;
     let mut random = Random::seeded();
     let contract = Contract::read();
@@ -344,7 +340,7 @@ async fn any_bytes_on_the_port_harm_nobody() {
         ];
         for request in requests {
             let is_proper = request.starts_with(b"GET /rooms/") || request.starts_with(b"POST ");
-            let answer = exchange(&unibus, &request, is_proper).await;
+            let answer = exchange(&lobby.unibus, &request, is_proper).await;
             let status = http_status(&answer);
             let shown = String::from_utf8_lossy(&request);
             assert!(status.is_none_or(|status| status < 500), "round {round}: {shown:?}: {status:?}");
@@ -352,5 +348,5 @@ async fn any_bytes_on_the_port_harm_nobody() {
         }
     }
     serves(&client, "after all").await;
-    unibus.shutdown().await.unwrap();
+    lobby.unibus.shutdown().await.unwrap();
 }

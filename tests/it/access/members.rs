@@ -10,8 +10,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Issuer, Nats, NatsOptions, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually, history,
-    list_rooms,
+    Issuer, Lobby, Nats, NatsOptions, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually,
+    history, list_rooms,
     membership::{add, member_page, remove, roles},
     persisted, publish,
 };
@@ -52,10 +52,7 @@ async fn the_creator_owns_the_room_and_what_it_says_of_others_holds_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_requests_are_refused_by_field() {
     // Goal: what is wrong is named, and nothing is done. Method: each field wrong by itself, and all together.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, mut client) = Lobby::open().await;
     create_ephemeral(&client, "live").await;
     let good = AddMemberRequest { room_id: "lobby".into(), member_id: "ann".into(), role: 1, visible_from: 0 };
     let long = "x".repeat(127);
@@ -88,16 +85,14 @@ async fn wrong_requests_are_refused_by_field() {
         assert_field(client.list_members(wrong).await, field, field);
     }
     assert_eq!(roles(&client, "lobby").await, []);
-    unibus.shutdown().await.unwrap();
+    lobby.unibus.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_id_can_be_a_member_and_pages_list_each_once_also_after_restarts() {
     // Goal: ids need no care, and members outlive everything. Method: ids that mean something to NATS, to base64 or to the
     // service, and the longest; pages of several sizes; then NATS is killed and another instance started.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (mut lobby, client) = Lobby::without_room().await;
     create_room(&client, "a-b").await;
     let longest = "\u{1d54f}".repeat(126);
     let odd = [
@@ -149,8 +144,8 @@ async fn any_id_can_be_a_member_and_pages_list_each_once_also_after_restarts() {
         }
         assert_eq!(found, expected, "pages of {size}");
     }
-    nats.restart().await;
-    let second = Unibus::start(&nats).await;
+    lobby.nats.restart().await;
+    let second = Unibus::start(&lobby.nats).await;
     assert_eq!(roles(&second.client().await, "a-b").await, expected);
     remove(&second.client().await, "a-b", "ann.*").await.unwrap();
     eventually(Duration::from_secs(10), async || {
@@ -158,7 +153,7 @@ async fn any_id_can_be_a_member_and_pages_list_each_once_also_after_restarts() {
         (found.len() == expected.len() - 1).then_some(()).ok_or_else(|| format!("{found:?}"))
     })
     .await;
-    unibus.shutdown().await.unwrap();
+    lobby.unibus.shutdown().await.unwrap();
     second.shutdown().await.unwrap();
 }
 

@@ -6,17 +6,15 @@ use tonic::Code;
 use unibus::v1::ConsumeCommand;
 
 use crate::support::{
-    Consuming, Frames, Nats, Unibus, acknowledge, assert_status, client_with_window, create_ephemeral, create_room,
-    explicit, fields, floor, floor_reaches, listed, metadata, publish, publish_n, sequences, subscription,
+    Consuming, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, client_with_window, create_ephemeral,
+    create_room, explicit, fields, floor, floor_reaches, listed, metadata, publish, publish_n, sequences, subscription,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_confirmed_ack_is_durable_and_the_next_subscription_resumes_there() {
     // Goal: `acked` means what Acknowledge's answer means. Method: acks in two rooms; at each confirmation the durable's
     // floor as a native client sees it; lower acks are answered with the position; then subscriptions resume there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for room in ["red", "blue"] {
         create_room(&client, room).await;
         publish_n(&client, room, 20).await;
@@ -29,7 +27,7 @@ async fn a_confirmed_ack_is_durable_and_the_next_subscription_resumes_there() {
     for (room, sequence, position) in [("red", 5, 5), ("blue", 7, 7), ("red", 3, 5), ("red", 12, 12), ("red", 0, 12)] {
         stream.acknowledge(room, sequence).await;
         assert_eq!(stream.acked(room).await, position);
-        assert_eq!(floor(&nats, room, "ann").await, position);
+        assert_eq!(floor(&lobby.nats, room, "ann").await, position);
     }
     stream.acknowledge_as("blue", "ann", 9).await;
     assert_eq!(stream.acked("blue").await, 9);
@@ -46,9 +44,7 @@ async fn a_confirmed_ack_is_durable_and_the_next_subscription_resumes_there() {
 async fn a_flood_of_acks_is_confirmed_up_to_the_last() {
     // Goal: acks for each message, as fast as they can be sent, are confirmed in order up to the last, before `closed`.
     // Method: 2000 acks without a wait, then close; positions ascend, the last is confirmed, and durable.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "red").await;
     publish_n(&client, "red", 2000).await;
     let mut stream = Consuming::start(&client).await;
@@ -65,7 +61,7 @@ async fn a_flood_of_acks_is_confirmed_up_to_the_last() {
         position = confirmed;
     }
     assert_eq!(stream.closed("red").await.code(), Code::Ok);
-    assert_eq!(floor(&nats, "red", "ann").await, 2000);
+    assert_eq!(floor(&lobby.nats, "red", "ann").await, 2000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,9 +100,7 @@ async fn acks_are_carried_out_while_the_client_does_not_read() {
 async fn a_bad_ack_is_rejected_and_the_room_goes_on() {
     // Goal: an ack that fails harms nothing. Method: after the end, amid good ones; another subscriber; no durable; an
     // ephemeral room; a room that is not open, with and without a subscriber; each told with its sequence, and messages flow.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for room in ["red", "blue", "closed"] {
         create_room(&client, room).await;
         publish_n(&client, room, 3).await;
@@ -148,5 +142,5 @@ async fn a_bad_ack_is_rejected_and_the_room_goes_on() {
 
     publish(&client, "red", "on").await.unwrap();
     assert_eq!(sequences(&stream.messages("red", 1).await), [4]);
-    assert_eq!(floor(&nats, "red", "ann").await, 2);
+    assert_eq!(floor(&lobby.nats, "red", "ann").await, 2);
 }

@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{GapReason, PurgeRoomRequest, SubscribeRequest, consume_response::Frame};
 
 use crate::support::{
-    Client, Consuming, Nats, Random, Unibus, assert_status, create_ephemeral, create_room, floor_reaches, listed,
-    metadata, publish, publish_n, sequences, subscription,
+    Client, Consuming, Lobby, Random, assert_status, create_ephemeral, create_room, floor_reaches, listed, metadata,
+    publish, publish_n, sequences, subscription,
 };
 
 /// Long enough for a message that should not come.
@@ -41,9 +41,7 @@ async fn room_of(client: &Client, count: usize, payload_bytes: usize) {
 async fn messages_come_to_the_number_and_no_further() {
     // Goal: message credit is exact, from the backlog and live. Method: various credits in a room of 1000 small messages,
     // which are sent many at a time; after each exactly so many, then quiet; caught_up waits behind the last; then live ones.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     room_of(&client, 1000, 10).await;
     let mut stream = Consuming::start(&client).await;
     stream.open_within(subscription("red", ""), 1, 0).await;
@@ -74,9 +72,7 @@ async fn messages_come_to_the_number_and_no_further() {
 async fn payload_bytes_come_to_the_number_and_the_next_credit_pays_what_exceeded_it() {
     // Goal: byte credit counts payloads alone; one message may exceed it, and is paid for. Method: messages of 100 bytes:
     // credit for exactly three; for three and a byte, which lets a fourth go; what that exceeded is taken from the next.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     room_of(&client, 20, 100).await;
     let mut stream = Consuming::start(&client).await;
     stream.open_within(subscription("red", ""), 0, 300).await;
@@ -99,9 +95,7 @@ async fn payload_bytes_come_to_the_number_and_the_next_credit_pays_what_exceeded
 async fn random_credit_is_never_exceeded_and_loses_nothing() {
     // Goal: both bounds hold together, whatever the sizes and the grants. Method: messages of random sizes; random grants of
     // messages and bytes; after each, what came is compared with a model of both; at the end everything came once, in order.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_room(&client, "red").await;
     let mut random = Random::seeded();
     let sizes: Vec<usize> = (0..300).map(|_| random.count(0..40_000) * usize::from(random.count(0..4) > 0)).collect();
@@ -139,9 +133,7 @@ async fn random_credit_is_never_exceeded_and_loses_nothing() {
 async fn a_room_without_credit_holds_back_no_other_and_still_ends() {
     // Goal: waiting for credit is one room's matter, and does not hide its end. Method: of four rooms three wait; the fourth
     // gets everything; one that waits is closed, one deleted, one taken over, each told at once with the position sent.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for room in ["one", "two", "three", "free"] {
         create_room(&client, room).await;
         publish_n(&client, room, 10).await;
@@ -158,7 +150,7 @@ async fn a_room_without_credit_holds_back_no_other_and_still_ends() {
     client.clone().delete_room(unibus::v1::DeleteRoomRequest { room_id: "two".into() }).await.unwrap();
     assert_status::<()>(Err(stream.closed("two").await), Code::NotFound, "ROOM_NOT_FOUND");
     // what was taken is written about once a second
-    assert_eq!(floor_reaches(&nats, "three", "ann", 2).await, 2);
+    assert_eq!(floor_reaches(&lobby.nats, "three", "ann", 2).await, 2);
     let mut other = Consuming::start(&client).await;
     assert_eq!(other.open(subscription("three", "ann")).await.position, 2);
     let over = assert_status::<()>(Err(stream.closed("three").await), Code::Aborted, "TAKEN_OVER");
@@ -171,9 +163,7 @@ async fn a_room_without_credit_holds_back_no_other_and_still_ends() {
 async fn what_was_purged_while_it_waited_for_credit_does_not_come() {
     // Goal: a purge counts for what waits in the service. Method: credit for two of ten small messages, which wait together;
     // a purge up to the sixth; then credit: a gap for those that are gone, then the others; the same for a purge of all.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     room_of(&client, 10, 10).await;
     let mut stream = Consuming::start(&client).await;
     stream.open_within(subscription("red", ""), 2, 0).await;
@@ -205,9 +195,7 @@ async fn what_was_purged_while_it_waited_for_credit_does_not_come() {
 async fn an_ephemeral_room_tells_what_passed_while_there_was_no_credit() {
     // Goal: what an ephemeral room drops for want of credit is counted. Method: credit for one of more messages than the
     // service keeps; then credit for all: those that come and those that the gap counts are all of them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     let mut stream = Consuming::start(&client).await;
     stream.open_within(subscription("live", ""), 1, 0).await;
@@ -233,9 +221,7 @@ async fn an_ephemeral_room_tells_what_passed_while_there_was_no_credit() {
 async fn until_caught_up_without_credit_ends_when_no_more_can_come() {
     // Goal: a half-closed stream does not wait for credit that nobody can give. Method: two rooms with until_caught_up, one
     // with credit for some of its messages; half-close; both are closed with OK, and the stream ends.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_room(&client, "all").await;
     create_room(&client, "some").await;
     publish_n(&client, "all", 500).await;

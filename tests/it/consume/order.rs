@@ -3,19 +3,17 @@
 use tonic::Code;
 use unibus::v1::{ConsumeCommand, consume_response::Frame};
 
-use crate::support::{Consuming, Nats, Unibus, assert_status, create_room, explicit, floor, publish_n};
+use crate::support::{Consuming, Lobby, assert_status, create_room, explicit, floor, publish_n};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_close_no_later_credit_or_ack_of_the_room_counts() {
     // Goal: `close` ends what its room is sent, whatever is under way. Method: a room of 6,000 messages, opened with credit
     // for 100; an ack and credit for 5 after every 5 messages, on beyond the close at message 200. No more come than there was
     // credit for at the close; the position is that of the last ack before it; what came later is rejected.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "red").await;
     for _ in 0..2 {
-        nats.publish_n(&room.subject, 3000).await;
+        lobby.nats.publish_n(&room.subject, 3000).await;
     }
     let mut stream = Consuming::start(&client).await;
     stream.open_within(explicit("red", "ann"), 100, 0).await;
@@ -43,7 +41,7 @@ async fn after_a_close_no_later_credit_or_ack_of_the_room_counts() {
     };
     assert_eq!(closed.code, 0, "{closed:?}");
     assert!((200..=300).contains(&messages), "{messages} messages");
-    assert_eq!((acked, floor(&nats, "red", "ann").await), (200, 200));
+    assert_eq!((acked, floor(&lobby.nats, "red", "ann").await), (200, 200));
     assert!(rejected > 0 || messages == 200, "{messages} messages");
     let resumed = stream.open(explicit("red", "ann")).await;
     assert_eq!(resumed.position, 200);
@@ -53,9 +51,7 @@ async fn after_a_close_no_later_credit_or_ack_of_the_room_counts() {
 async fn what_is_sent_with_a_close_is_carried_out_before_it_and_rejected_after_it() {
     // Goal: the order is that of the stream, not that of the answers. Method: many rounds of an ack, a close, and further commands,
     // all sent at once; the ack is confirmed, each later command is rejected by its kind, and the position stays.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "red").await;
     publish_n(&client, "red", 60).await;
     let mut stream = Consuming::start(&client).await;
@@ -81,7 +77,7 @@ async fn what_is_sent_with_a_close_is_carried_out_before_it_and_rejected_after_i
         }
         assert_eq!(confirmed, position);
         assert_eq!(kinds, [ConsumeCommand::Credit, ConsumeCommand::Ack]);
-        assert_eq!(floor(&nats, "red", "ann").await, position);
+        assert_eq!(floor(&lobby.nats, "red", "ann").await, position);
     }
     // when it is closed, a subscriber that is named is acknowledged as by a call
     stream.acknowledge_as("red", "ann", 50).await;

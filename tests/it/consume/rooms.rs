@@ -5,17 +5,15 @@ use std::time::Duration;
 use unibus::v1::{GapReason, SubscribeRequest, consume_response::Frame, start::At};
 
 use crate::support::{
-    Consuming, Frames, Nats, Unibus, create_ephemeral, create_room, explicit, floor_reaches, listed, payloads, publish,
-    publish_n, sequences, starting, subscription,
+    Consuming, Frames, Lobby, Nats, Unibus, create_ephemeral, create_room, explicit, floor_reaches, listed, payloads,
+    publish, publish_n, sequences, starting, subscription,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_share_a_stream_and_frames_say_whose_they_are() {
     // Goal: each room's frames are those of Subscribe, in order, tagged. Method: two persisted rooms with a backlog and an
     // ephemeral one on one stream; backlog, caught_up, live messages; beside them Subscribe shows the same messages.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for (room, count) in [("red", 30), ("blue", 20)] {
         create_room(&client, room).await;
         publish_n(&client, room, count).await;
@@ -49,14 +47,12 @@ async fn rooms_share_a_stream_and_frames_say_whose_they_are() {
 async fn every_start_and_gap_is_as_in_subscribe() {
     // Goal: an open takes what Subscribe takes. Method: after a sequence that is no longer kept, with the gap told; the
     // newest few; a cursor; until_caught_up ends that room alone, with OK.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "red").await;
     create_room(&client, "blue").await;
     publish_n(&client, "red", 10).await;
     publish_n(&client, "blue", 10).await;
-    nats.stream("red").await.purge().sequence(4).await.unwrap();
+    lobby.nats.stream("red").await.purge().sequence(4).await.unwrap();
 
     let mut stream = Consuming::start(&client).await;
     let from_one = SubscribeRequest { until_caught_up: true, ..starting("red", At::AfterSequence(1)) };
@@ -81,9 +77,7 @@ async fn automatic_acks_follow_each_room_by_itself() {
     // Goal: in AUTO mode what the client's stream has taken moves each durable's own position, and no other. Method: two
     // AUTO rooms, an EXPLICIT and a transient one, interleaved on one stream; then the positions as native clients see them,
     // while the stream is open and after it was dropped.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for room in ["red", "blue", "green", "grey"] {
         create_room(&client, room).await;
     }
@@ -96,13 +90,13 @@ async fn automatic_acks_follow_each_room_by_itself() {
         publish_n(&client, room, count).await;
         assert_eq!(sequences(&stream.messages(room, count).await), listed(1..=count as u64));
     }
-    assert_eq!(floor_reaches(&nats, "red", "ann", 40).await, 40);
-    assert_eq!(floor_reaches(&nats, "blue", "ann", 25).await, 25);
+    assert_eq!(floor_reaches(&lobby.nats, "red", "ann", 40).await, 40);
+    assert_eq!(floor_reaches(&lobby.nats, "blue", "ann", 25).await, 25);
     publish_n(&client, "red", 1).await;
     assert_eq!(sequences(&stream.messages("red", 1).await), [41]);
     stream.close("red").await;
     assert_eq!(stream.closed("red").await.code(), tonic::Code::Ok);
-    assert_eq!(floor_reaches(&nats, "red", "ann", 41).await, 41);
+    assert_eq!(floor_reaches(&lobby.nats, "red", "ann", 41).await, 41);
     drop(stream);
 
     for (room, position) in [("red", 41), ("blue", 25), ("green", 0)] {

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use tonic::Code;
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, explicit,
-    floor, listed, metadata, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually,
+    explicit, floor, listed, metadata, publish_n, sequences,
 };
 
 /// Two instances that both know a room `lobby` of `count` messages, in which the durable `ann` exists.
@@ -85,10 +85,7 @@ async fn a_position_never_moves_back() {
 async fn what_is_not_there_cannot_be_acknowledged() {
     // Goal: a mistaken ack is refused and moves nothing. Method: one after the end, and the largest number; an unknown
     // subscriber, also one whose name maps to a known one; an ephemeral room.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     drop(Frames::open(&client, explicit("lobby", "a-b")).await.unwrap());
     for sequence in [4, u64::MAX] {
@@ -96,13 +93,13 @@ async fn what_is_not_there_cannot_be_acknowledged() {
         let refused = assert_status(refused, Code::OutOfRange, "POSITION_AFTER_END");
         assert_eq!(metadata(&refused, "last_sequence"), "3");
     }
-    assert_eq!(floor(&nats, "lobby", "a_b").await, 0);
+    assert_eq!(floor(&lobby.nats, "lobby", "a_b").await, 0);
 
     let unknown = acknowledge(&client, "lobby", "nobody", 1).await;
     assert_status(unknown, Code::NotFound, "SUBSCRIBER_NOT_FOUND");
     let alike = acknowledge(&client, "lobby", "a_b", 1).await.unwrap_err();
     assert!([Code::NotFound, Code::AlreadyExists].contains(&alike.code()), "{alike:?}");
-    assert_eq!(floor(&nats, "lobby", "a_b").await, 0);
+    assert_eq!(floor(&lobby.nats, "lobby", "a_b").await, 0);
 
     create_ephemeral(&client, "live").await;
     let refused = acknowledge(&client, "live", "ann", 1).await;

@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 use unibus::v1::{DeleteSubscriberRequest, ListSubscribersRequest, Start, SubscribeRequest, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral, create_room,
-    explicit, fields, floor, listed, metadata, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral,
+    create_room, explicit, fields, floor, listed, metadata, publish_n, sequences,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -100,10 +100,7 @@ async fn closed_native_and_orphaned_subscribers_are_deleted_too() {
 async fn what_is_not_there_cannot_be_deleted() {
     // Goal: a mistaken deletion is told apart and harms nobody. Method: unknown subscribers and rooms, an ephemeral room,
     // every wrong field at once; a durable consumer of another kind stays.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     create_ephemeral(&client, "live").await;
     assert_status(delete(&client, "lobby", "ann").await, Code::NotFound, "SUBSCRIBER_NOT_FOUND");
     assert_status(delete(&client, "nowhere", "ann").await, Code::NotFound, "ROOM_NOT_FOUND");
@@ -116,7 +113,7 @@ async fn what_is_not_there_cannot_be_deleted() {
         ack_policy: AckPolicy::None,
         ..pull::Config::default()
     };
-    let stream = nats.stream("lobby").await;
+    let stream = lobby.nats.stream("lobby").await;
     stream.create_consumer(foreign).await.unwrap();
     assert_status(delete(&client, "lobby", "foreign").await, Code::NotFound, "SUBSCRIBER_NOT_FOUND");
     stream.consumer_info("lobby_foreign").await.unwrap();

@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 use unibus::v1::{ListSubscribersRequest, ListSubscribersResponse, Subscriber};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral, create_room,
-    eventually, explicit, fields, floor_reaches, listed, publish_n,
+    Client, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral,
+    create_room, eventually, explicit, fields, floor_reaches, listed, publish_n,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -115,14 +115,11 @@ async fn a_killed_instance_leaves_nothing_open() {
 async fn native_subscribers_are_listed_and_other_consumers_are_not() {
     // Goal: whoever has a position is there, by the best name that is known. Method: a native durable, which takes messages
     // and acknowledges some; one of the service's that a native client has stripped; consumers of other kinds and names.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
     drop(Frames::open(&client, explicit("lobby", "a-b")).await.unwrap());
-    native(&nats, "lobby_a_b").await;
-    let peer = native(&nats, "lobby_peer").await;
+    native(&lobby.nats, "lobby_a_b").await;
+    let peer = native(&lobby.nats, "lobby_peer").await;
     let mut taken = peer.fetch().max_messages(5).messages().await.unwrap();
     for number in 1..=5 {
         let message = taken.next().await.unwrap().unwrap();
@@ -130,9 +127,9 @@ async fn native_subscribers_are_listed_and_other_consumers_are_not() {
             message.double_ack().await.unwrap();
         }
     }
-    native(&nats, "elsewhere").await;
-    native(&nats, "lobbyx_y").await;
-    let stream = nats.stream("lobby").await;
+    native(&lobby.nats, "elsewhere").await;
+    native(&lobby.nats, "lobbyx_y").await;
+    let stream = lobby.nats.stream("lobby").await;
     let unlike = pull::Config {
         durable_name: Some("lobby_none".into()),
         ack_policy: AckPolicy::None,
@@ -147,7 +144,7 @@ async fn native_subscribers_are_listed_and_other_consumers_are_not() {
     assert!(expected(&found), "{found:?}");
     assert!(found[1].last_active_at.is_some(), "{found:?}");
     // ahead of others, in a room with a hole
-    nats.delete_messages("lobby", [9]).await;
+    lobby.nats.delete_messages("lobby", [9]).await;
     let found = all(&client).await;
     assert_eq!(seen(&found), [("a-b", 0, 9, false), ("peer", 3, 6, false)]);
 }
@@ -216,10 +213,7 @@ async fn pages_list_every_subscriber_once_by_ascending_name() {
 async fn a_list_that_makes_no_sense_is_refused() {
     // Goal: bad input is the caller's error, by field. Method: every wrong field alone and at once; no such room; an
     // ephemeral one, which has no durable subscribers; tokens with numbers and names that never were.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     assert_field(page(&client, "lobby", -1, "").await, "page_size", "negative");
     for token in ["*", "not a token", "\u{fc}", "YQ", &"x".repeat(5000)] {
         assert_field(page(&client, "lobby", 0, token).await, "page_token", token);

@@ -9,8 +9,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral, create_room,
-    explicit, fields, floor, history, listed, metadata, page, publish, publish_n, sequences, subscription,
+    Client, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral,
+    create_room, explicit, fields, floor, history, listed, metadata, page, publish, publish_n, sequences, subscription,
 };
 
 async fn seek(client: &Client, room_id: &str, subscriber: &str, at: impl Into<Option<At>>) -> Result<u64, Status> {
@@ -107,9 +107,7 @@ async fn a_killed_owner_holds_no_seek_up() {
 async fn what_cannot_be_sought_is_refused() {
     // Goal: a mistaken seek moves nothing. Method: after the end, nowhere, cursors of elsewhere and of a former life, no
     // such subscriber or room, an ephemeral room; every wrong field at once.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "other").await;
     publish(&client, "other", "x").await.unwrap();
     create_room(&client, "lobby").await;
@@ -151,7 +149,7 @@ async fn what_cannot_be_sought_is_refused() {
     assert_status(seek(&client, "nowhere", "ann", At::All(())).await, Code::NotFound, "ROOM_NOT_FOUND");
     create_ephemeral(&client, "live").await;
     assert_status(seek(&client, "live", "ann", At::All(())).await, Code::FailedPrecondition, "ROOM_NOT_PERSISTED");
-    assert_eq!(floor(&nats, "lobby", "ann").await, 2);
+    assert_eq!(floor(&lobby.nats, "lobby", "ann").await, 2);
 }
 
 /// The next frame that is not a sign of life.

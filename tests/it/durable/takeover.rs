@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Client, Frames, Nats, Process, Unibus, acknowledge, assert_status, create_room, eventually, explicit,
+    Client, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_status, create_room, eventually, explicit,
     floor_reaches, listed, metadata, payloads, publish, publish_n, reason, sequences,
 };
 
@@ -94,10 +94,7 @@ async fn what_the_older_one_had_read_does_not_come_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_explicit_take_over_delivers_what_was_not_acknowledged() {
     // Goal: being taken over acknowledges nothing. Method: read five without an ack, take over; all five come again.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
     let mut old = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
     old.messages(5).await;

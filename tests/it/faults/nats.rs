@@ -11,8 +11,8 @@ use tonic_types::StatusExt;
 use unibus::v1::{GetRoomRequest, PublishRequest, PublishResponse, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, create_room, eventually, explicit, history, listed, metadata, page,
-    payloads, persisted, publish, publish_n, reason, sequences, subscription,
+    Client, Frames, Lobby, Nats, Unibus, acknowledge, eventually, explicit, history, listed, metadata, page, payloads,
+    persisted, publish, publish_n, reason, sequences, subscription,
 };
 
 /// No call takes longer than this while NATS is away.
@@ -39,10 +39,7 @@ async fn publish_surely(client: &Client, room_id: &str, id: &str) -> PublishResp
 async fn an_open_subscription_goes_on_after_nats_was_killed() {
     // Goal: a restart of NATS is invisible to subscribers, but for a pause. Method: subscriptions of every kind; SIGKILL
     // NATS, see signs of life go on, restart it; what is published afterwards follows without a gap or a duplicate.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (mut lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
     let mut open = Vec::new();
     for request in [subscription("lobby", "ann"), explicit("lobby", "bob"), subscription("lobby", "")] {
@@ -51,14 +48,14 @@ async fn an_open_subscription_goes_on_after_nats_was_killed() {
         open.push(frames);
     }
     for round in 1..=2 {
-        nats.kill9();
+        lobby.nats.kill9();
         for frames in &mut open {
             for _ in 0..2 {
                 let next = frames.next_frame(Duration::from_secs(5)).await.unwrap();
                 assert!(matches!(next, Some(Frame::Heartbeat(_))), "{next:?}");
             }
         }
-        nats.restart().await;
+        lobby.nats.restart().await;
         for number in 1..=5 {
             publish_surely(&client, "lobby", &format!("{round}.{number}")).await;
         }
@@ -103,17 +100,14 @@ async fn nothing_is_available(client: &Client, new_room: &str) {
 async fn without_nats_calls_fail_in_time_and_heal_with_it() {
     // Goal: NATS down is an answer, not a hang, and passes by itself. Method: kill NATS; every call, at once and again
     // later; restart; every call works, and the room that could not be created can be.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (mut lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     drop(Frames::durable(&client, "lobby", "ann").await);
 
-    nats.kill9();
+    lobby.nats.kill9();
     nothing_is_available(&client, "new").await;
     nothing_is_available(&client, "new").await;
-    nats.restart().await;
+    lobby.nats.restart().await;
 
     eventually(HEAL_WITHIN, async || {
         publish(&client, "lobby", "healed").await.map_err(|status| status.to_string())?;
@@ -160,10 +154,7 @@ async fn health_follows_nats() {
 async fn a_retry_after_an_unknown_outcome_is_stored_once() {
     // Goal: OUTCOME_UNKNOWN is honest, and the message id makes the retry safe. Method: freeze NATS, so that a publish is
     // sent and not answered; thaw it, so that it is stored after all; the retry is told so.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     let request = PublishRequest {
         room_id: "lobby".into(),
         payload: "once".into(),
@@ -171,9 +162,9 @@ async fn a_retry_after_an_unknown_outcome_is_stored_once() {
         ..PublishRequest::default()
     };
 
-    nats.freeze().await;
+    lobby.nats.freeze().await;
     let unknown = timeout(ANSWER_WITHIN, client.clone().publish(request)).await;
-    nats.thaw();
+    lobby.nats.thaw();
     let unknown = unknown.expect("an answer in time").unwrap_err();
     assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"));
     assert!(unknown.get_details_retry_info().is_some());
@@ -187,15 +178,12 @@ async fn a_retry_after_an_unknown_outcome_is_stored_once() {
 async fn a_frozen_nats_is_answered_for_in_time() {
     // Goal: a NATS server that hangs is no reason to hang. Method: freeze it; each call is answered in time with a code that
     // asks for a retry; thaw it; the calls work, and an open subscription goes on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     frames.until_caught_up().await;
 
-    nats.freeze().await;
+    lobby.nats.freeze().await;
     let mut rooms = client.clone();
     let (read, created, acknowledged, opened) = tokio::join!(
         timeout(ANSWER_WITHIN, page(&client, "lobby", 0, None)),
@@ -203,7 +191,7 @@ async fn a_frozen_nats_is_answered_for_in_time() {
         timeout(ANSWER_WITHIN, acknowledge(&client, "lobby", "ann", 1)),
         timeout(ANSWER_WITHIN, Frames::open(&client, subscription("lobby", ""))),
     );
-    nats.thaw();
+    lobby.nats.thaw();
     let statuses = [
         read.expect("history in time").map(|_| ()),
         created.expect("create in time").map(|_| ()),
@@ -225,14 +213,11 @@ async fn a_frozen_nats_is_answered_for_in_time() {
 async fn a_subscription_without_nats_ends_with_its_position() {
     // Goal: an outage that lasts is not waited out for ever. Method: kill NATS and leave it dead; the subscription gives
     // signs of life, and then ends with a status that says where to go on.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (mut lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let mut frames = Frames::open(&client, subscription("lobby", "")).await.unwrap();
     frames.until_caught_up().await;
-    nats.kill9();
+    lobby.nats.kill9();
     let ended = timeout(Duration::from_secs(60), async {
         loop {
             match frames.next_frame(Duration::from_secs(5)).await {

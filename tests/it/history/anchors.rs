@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 use unibus::v1::{HistoryResponse, Message, TimeRange, history_request::Anchor};
 
-use crate::support::{Client, Nats, Unibus, create_room, history, page, publish_n, sequences};
+use crate::support::{Client, Lobby, Nats, create_room, history, page, publish_n, sequences};
 
 async fn at(client: &Client, limit: i64, anchor: Anchor) -> HistoryResponse {
     page(client, "lobby", limit, anchor).await.unwrap()
@@ -30,10 +30,8 @@ fn seen(page: &HistoryResponse) -> (Vec<u64>, bool, bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_and_after_exclude_the_message_itself() {
     // Goal: both anchors are exclusive, for sequences and cursors alike. Method: 20 messages; pages of 3 around the 10th.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 20).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 20).await;
     let tenth = cursor(&client, 10).await;
 
     for anchor in [Anchor::BeforeSequence(10), Anchor::BeforeCursor(tenth.clone())] {
@@ -51,10 +49,8 @@ async fn before_and_after_exclude_the_message_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anchors_at_and_past_the_ends_are_no_error() {
     // Goal: any sequence is an anchor. Method: 20 messages; anchors at the ends of the room and of 64 bits.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 20).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 20).await;
 
     for (sequence, expected) in [
         (3, (vec![1, 2], false, true)),
@@ -91,12 +87,10 @@ async fn anchors_at_and_past_the_ends_are_no_error() {
 async fn paging_covers_the_room_once_in_either_direction() {
     // Goal: cursors lead through the whole room without a gap or a repetition. Method: 1,234 messages, some of them deleted;
     // read back from the newest and on from the oldest, with several page sizes.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 1234).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 1234).await;
     let holes: Vec<u64> = (1..=1234).filter(|sequence| sequence % 7 == 0).collect();
-    nats.delete_messages("lobby", holes.iter().copied()).await;
+    lobby.nats.delete_messages("lobby", holes.iter().copied()).await;
     let all: Vec<u64> = (1..=1234).filter(|sequence| sequence % 7 != 0).collect();
 
     for limit in [1000, 500, 97] {
@@ -134,10 +128,7 @@ async fn paging_covers_the_room_once_in_either_direction() {
 async fn the_newer_cursor_waits_for_what_comes() {
     // Goal: a reader follows a room by asking again. Method: the cursor of an empty room, and of one that is read through:
     // nothing newer at first, then exactly what was published since.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let mut cursor = history(&client, "lobby", 0).await.newer_cursor;
     for round in 0..3_u64 {
         let nothing = at(&client, 0, Anchor::AfterCursor(cursor)).await;
@@ -166,10 +157,7 @@ fn shifted(message: &Message, nanos: i64) -> Timestamp {
 async fn a_time_range_takes_its_start_and_not_its_end() {
     // Goal: the bounds are exact to the nanosecond, and each may be left out. Method: 10 messages; ranges between their own
     // times, and next to them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
     let all = history(&client, "lobby", 0).await.messages;
     let time = |sequence: usize, nanos: i64| Some(shifted(&all[sequence - 1], nanos));
@@ -211,11 +199,9 @@ async fn a_time_range_takes_its_start_and_not_its_end() {
 async fn a_time_range_gives_its_oldest_messages_first() {
     // Goal: a long range is read page by page. Method: a range over most of 300 messages with holes; the page holds its
     // oldest, and the cursor goes on behind it.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 300).await;
-    nats.delete_messages("lobby", 101..=110).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 300).await;
+    lobby.nats.delete_messages("lobby", 101..=110).await;
     let all = history(&client, "lobby", 1000).await.messages;
     let hundredth = all.iter().find(|message| message.sequence == 100);
     let start = hundredth.expect("message 100").published_at;

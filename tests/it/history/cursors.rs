@@ -6,7 +6,8 @@ use tonic::Code;
 use unibus::v1::{DeleteRoomRequest, history_request::Anchor};
 
 use crate::support::{
-    Nats, Unibus, assert_status, bare_stream, create_room, eventually, history, page, publish, publish_n, sequences,
+    Lobby, Nats, Unibus, assert_status, bare_stream, create_room, eventually, history, page, publish, publish_n,
+    sequences,
 };
 
 /// The two ways to give a cursor.
@@ -18,10 +19,7 @@ fn anchors(cursor: &str) -> [Anchor; 2] {
 async fn what_is_no_cursor_is_refused() {
     // Goal: nothing is read into garbage. Method: strings that the service never gave, and one that it gave, damaged at each
     // of its characters, shortened and lengthened.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let cursor = history(&client, "lobby", 0).await.messages[1].cursor.clone();
     assert!(cursor.chars().all(|char| char.is_ascii_alphanumeric() || "-_".contains(char)));
@@ -45,9 +43,7 @@ async fn what_is_no_cursor_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cursor_of_another_room_is_refused() {
     // Goal: a cursor means its own room only. Method: two rooms with as many messages; the cursors of each in the other.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for room_id in ["lobby", "hall"] {
         create_room(&client, room_id).await;
         publish_n(&client, room_id, 3).await;
@@ -69,10 +65,7 @@ async fn the_cursor_of_another_room_is_refused() {
 async fn the_cursor_of_a_former_life_is_refused() {
     // Goal: a cursor is never read as a place in another log. Method: a room deleted and created again with as many messages;
     // then its stream deleted and set up again natively.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, mut client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let first = history(&client, "lobby", 0).await.messages[1].cursor.clone();
 
@@ -87,7 +80,7 @@ async fn the_cursor_of_a_former_life_is_refused() {
     let second = history(&client, "lobby", 0).await.messages[1].cursor.clone();
     assert_ne!(first, second);
 
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     jetstream.delete_stream("UNIBUS_lobby").await.unwrap();
     let bare = bare_stream("lobby");
     jetstream.create_stream(bare).await.unwrap();
@@ -134,10 +127,7 @@ async fn a_cursor_serves_on_every_instance_and_after_a_restart() {
 async fn cursors_of_messages_and_pages_are_the_same_thing() {
     // Goal: a message's own cursor pages like a page's. Method: a page in the middle; its cursors and those of its first and
     // last message lead to the same neighbours; a cursor of a subscription's message too.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 9).await;
     let middle = page(&client, "lobby", 3, Anchor::AfterSequence(3)).await.unwrap();
     let mut frames = crate::support::Frames::transient(&client, "lobby").await;

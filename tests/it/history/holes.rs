@@ -2,7 +2,7 @@
 
 use unibus::v1::{HistoryResponse, history_request::Anchor};
 
-use crate::support::{Client, Nats, Unibus, create_room, history, page, publish, publish_n, sequences};
+use crate::support::{Client, Lobby, Nats, create_room, history, page, publish, publish_n, sequences};
 
 async fn at(client: &Client, limit: i64, anchor: Anchor) -> HistoryResponse {
     page(client, "lobby", limit, anchor).await.unwrap()
@@ -21,11 +21,9 @@ fn seen(page: &HistoryResponse) -> (Vec<u64>, bool, bool) {
 async fn holes_do_not_shorten_a_page() {
     // Goal: a page is full whenever enough messages exist. Method: 30 messages, holes among the newest, in the middle and at
     // the old end; pages across each of them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 30).await;
-    nats.delete_messages("lobby", [1, 2, 12, 14, 15, 27, 28, 30]).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 30).await;
+    lobby.nats.delete_messages("lobby", [1, 2, 12, 14, 15, 27, 28, 30]).await;
 
     let newest = history(&client, "lobby", 5).await;
     assert_eq!(seen(&newest), (vec![23, 24, 25, 26, 29], true, false));
@@ -49,13 +47,11 @@ async fn holes_do_not_shorten_a_page() {
 async fn an_anchor_may_lie_in_a_hole() {
     // Goal: a cursor stays good when its message goes. Method: delete the message of a cursor and its neighbours, then read
     // on from it either way.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 20).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 20).await;
     let tenth = at(&client, 1, Anchor::AfterSequence(9)).await;
     let cursor = tenth.messages[0].cursor.clone();
-    nats.delete_messages("lobby", 9..=11).await;
+    lobby.nats.delete_messages("lobby", 9..=11).await;
 
     for anchor in [Anchor::BeforeCursor(cursor.clone()), Anchor::BeforeSequence(10)] {
         let page = at(&client, 2, anchor).await;
@@ -71,11 +67,9 @@ async fn an_anchor_may_lie_in_a_hole() {
 async fn a_long_run_of_deleted_messages_is_stepped_over() {
     // Goal: a hole longer than any page is no end. Method: 2,600 messages of which only the first and the last 50 are left;
     // pages across the run in both directions, and one of exactly what is left.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 2600).await;
-    nats.delete_messages("lobby", 51..=2550).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 2600).await;
+    lobby.nats.delete_messages("lobby", 51..=2550).await;
     let left: Vec<u64> = (1..=50).chain(2551..=2600).collect();
 
     for limit in [100, 200, 1000] {
@@ -102,19 +96,17 @@ async fn a_long_run_of_deleted_messages_is_stepped_over() {
 async fn when_the_newest_messages_are_deleted_the_newest_left_are_given() {
     // Goal: the newest page never comes empty while anything is left. Method: delete the newest 1,500 of 1,510 messages; then
     // all but one; then the last.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 1510).await;
-    nats.delete_messages("lobby", 11..=1510).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 1510).await;
+    lobby.nats.delete_messages("lobby", 11..=1510).await;
     let page = history(&client, "lobby", 4).await;
     assert_eq!(seen(&page), (vec![7, 8, 9, 10], true, false));
     assert_eq!((page.first_sequence, page.last_sequence), (1, 1510));
 
-    nats.delete_messages("lobby", 2..=10).await;
+    lobby.nats.delete_messages("lobby", 2..=10).await;
     let page = history(&client, "lobby", 4).await;
     assert_eq!(seen(&page), (vec![1], false, false));
-    nats.delete_messages("lobby", [1]).await;
+    lobby.nats.delete_messages("lobby", [1]).await;
     let page = history(&client, "lobby", 4).await;
     assert_eq!(seen(&page), (vec![], false, false));
     assert_eq!(page.last_sequence, 1510);
@@ -127,12 +119,9 @@ async fn when_the_newest_messages_are_deleted_the_newest_left_are_given() {
 async fn a_purged_room_goes_on_where_it_was() {
     // Goal: a purge is no gap in what is left, and no error. Method: purge natively up to a message, then all; pages say what
     // is left, and later messages follow on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
-    let stream = nats.stream("lobby").await;
+    let stream = lobby.nats.stream("lobby").await;
 
     stream.purge().sequence(8).await.unwrap();
     let page = history(&client, "lobby", 0).await;

@@ -14,8 +14,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_status, create_ephemeral, create_room, eventually, history, page, payloads,
-    persisted, publish, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, assert_status, create_ephemeral, create_room, eventually, history, page,
+    payloads, persisted, publish, publish_n, sequences,
 };
 
 /// A room with `count` messages, published natively for speed.
@@ -36,10 +36,8 @@ fn span(page: &HistoryResponse) -> (u64, u64, usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_default_page_holds_the_newest_two_hundred() {
     // Goal: without a limit a page is the newest 200, oldest first. Method: 250 messages, no limit.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 250).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 250).await;
 
     let page = history(&client, "lobby", 0).await;
     assert_eq!(span(&page), (51, 250, 200));
@@ -56,10 +54,8 @@ async fn the_default_page_holds_the_newest_two_hundred() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_are_clamped_and_never_refused() {
     // Goal: any number is a limit. Method: 1100 messages; limits around both bounds, and at the ends of 64 bits.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    room_with(&nats, &client, 1100).await;
+    let (lobby, client) = Lobby::without_room().await;
+    room_with(&lobby.nats, &client, 1100).await;
 
     let cases = [
         (1, 1),
@@ -88,10 +84,7 @@ async fn limits_are_clamped_and_never_refused() {
 async fn a_room_smaller_than_the_page_is_given_whole() {
     // Goal: nothing older is promised where there is nothing. Method: rooms with one message less than the limit, just as
     // many, and one more.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     for (count, expected, has_older) in [(4, 4, false), (5, 5, false), (6, 5, true)] {
         publish(&client, "lobby", "x").await.unwrap();
         if count == 4 {
@@ -108,10 +101,7 @@ async fn a_room_smaller_than_the_page_is_given_whole() {
 async fn a_room_without_messages_gives_an_empty_page() {
     // Goal: emptiness is no error. Method: an empty persisted room, an ephemeral one, and a room that nobody created, which
     // is one.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     create_ephemeral(&client, "live").await;
 
     let empty = history(&client, "lobby", 0).await;
@@ -131,10 +121,7 @@ async fn a_room_without_messages_gives_an_empty_page() {
 async fn reading_history_moves_no_subscriber() {
     // Goal: history has no effect on durables. Method: a durable that has read half of a room; history of all of it; the
     // durable goes on where it was, and no consumer was left behind.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, mut client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let ann = SubscribeRequest {
         room_id: "lobby".into(),
@@ -149,7 +136,7 @@ async fn reading_history_moves_no_subscriber() {
     drop(frames);
     publish_n(&client, "lobby", 3).await;
 
-    let stream = nats.stream("lobby").await;
+    let stream = lobby.nats.stream("lobby").await;
     let consumers = async || -> HashSet<String> {
         let names = stream.consumer_names();
         names.map(Result::unwrap).collect().await
@@ -230,9 +217,7 @@ async fn a_page_of_large_messages_stays_within_its_bytes() {
 async fn pages_are_whole_while_the_room_moves_on() {
     // Goal: what comes and goes meanwhile tears no page. Method: a room that keeps 100 messages, filled without a pause; pages
     // of 20 are full, without a hole, and not older than the last acknowledgement before them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest {
         retention: Some(Retention { max_messages: 100, ..Retention::default() }),
         ..persisted("lobby")
@@ -242,7 +227,7 @@ async fn pages_are_whole_while_the_room_moves_on() {
 
     let acknowledged = AtomicU64::new(100);
     let done = AtomicBool::new(false);
-    let writer = unibus.client().await;
+    let writer = lobby.unibus.client().await;
     let write = async {
         while !done.load(Ordering::Relaxed) {
             let stored = publish(&writer, "lobby", "x").await.unwrap();

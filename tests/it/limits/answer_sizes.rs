@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use unibus::v1::{BatchMessage, CreateRoomRequest, PublishBatchRequest, PublishRequest};
 
-use crate::support::{Nats, Unibus, assert_status, create_room, ephemeral, fields, list_rooms, metadata};
+use crate::support::{Lobby, assert_status, ephemeral, fields, list_rooms, metadata};
 
 /// What clients read of trailers without a setting: Node 8 KiB in all, Go and Java 8 KiB for a field.
 const DETAILS_BYTES_MAX: usize = 4096;
@@ -23,10 +23,7 @@ fn assert_bounded(status: &Status, case: &str) {
 async fn an_error_names_some_wrong_fields_and_counts_the_others() {
     // Goal: an error stays readable however many fields are wrong, and however long what is wrong is. Method: 300 wrong
     // headers, long names, values of three bytes a character; an atomic batch of 50 wrong ids; long room ids.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     let plain = PublishRequest { room_id: "lobby".into(), payload: "x".into(), ..PublishRequest::default() };
     for name in ["a b ", "\u{20ac}", &"x y".repeat(30)] {
         let headers: HashMap<_, _> = (0..300).map(|number| (format!("{name}{number}"), "\r\n".to_owned())).collect();
@@ -59,10 +56,7 @@ async fn an_error_names_some_wrong_fields_and_counts_the_others() {
 async fn the_results_of_a_batch_and_a_page_of_rooms_fit_a_default_client() {
     // Goal: no answer is larger than what default clients decode. Method: a batch of 1000 messages of which each is wrong
     // in many ways; 1000 rooms with labels as large as they may be, listed to the end.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     let wrong = BatchMessage {
         message_id: "\u{20ac}".repeat(300),
         headers: (0..40).map(|number| (format!("\u{20ac} {number}"), "\r".to_owned())).collect(),

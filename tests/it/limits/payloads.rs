@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, PublishRequest, Retention, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Issuer, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, fields, history,
-    persisted, publish, reason,
+    Client, Frames, Issuer, Lobby, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, fields,
+    history, persisted, publish, reason,
 };
 
 const MEBIBYTE: usize = 1024 * 1024;
@@ -43,10 +43,7 @@ async fn payload_limit(client: &Client, room_id: &str, above: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_payload_is_a_message() {
     // Goal: 0 bytes are a payload like any other. Method: publish one between two others, read by history and subscription.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     for payload in ["a", "", "b"] {
         publish(&client, "lobby", payload).await.unwrap();
     }
@@ -81,10 +78,7 @@ async fn a_payload_that_is_too_large_never_reaches_nats() {
     // Goal: the limit follows from the NATS server's, and an offence does not cost the connection that all share. Method:
     // find the limit in front of a server with the default one; offend again and again beside a live subscription of an
     // ephemeral room, which would report a lost connection as a gap.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     create_ephemeral(&client, "live").await;
     let mut live = Frames::transient(&client, "live").await;
 
@@ -144,9 +138,7 @@ async fn the_largest_payload_may_have_the_largest_headers() {
 async fn a_room_may_take_smaller_messages_only() {
     // Goal: `max_message_bytes` bounds the payload, and nothing but the payload. Method: a room for 10 bytes; a payload of
     // 10 with headers and a message id, one of 11.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest {
         retention: Some(Retention { max_message_bytes: 10, ..Retention::default() }),
         ..persisted("small")

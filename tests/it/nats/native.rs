@@ -11,9 +11,9 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, Retention, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, bare_stream, create_ephemeral, create_room, durable_info,
-    eventually, explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish, publish_n, sequences,
-    settled, starting, subscription,
+    Client, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, bare_stream, create_ephemeral, create_room,
+    durable_info, eventually, explicit, floor, floor_reaches, history, metadata, payloads, persisted, publish,
+    publish_n, sequences, settled, starting, subscription,
 };
 
 /// How long something may take that nobody asks for.
@@ -42,13 +42,11 @@ async fn native_take(nats: &Nats, mapped_room: &str, durable: &str, count: usize
 async fn the_stream_has_the_carried_over_name_and_settings() {
     // Goal: native programs find the stream where the former bus had it. Method: a room whose id needs mapping; look at
     // its stream natively: name, subject, files, Limits, one replica, and nothing that refuses a bare update.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "Team-a.b/ü_1").await;
     assert_eq!(room.subject, "unibus.room.Team_a_b___1");
 
-    let config = nats.stream("Team_a_b___1").await.cached_info().config.clone();
+    let config = lobby.nats.stream("Team_a_b___1").await.cached_info().config.clone();
     assert_eq!(config.name, "UNIBUS_Team_a_b___1");
     assert_eq!(config.subjects, [room.subject]);
     assert_eq!(config.storage, StorageType::File);
@@ -64,9 +62,7 @@ async fn the_stream_has_the_carried_over_name_and_settings() {
 async fn the_durable_has_the_carried_over_name_and_settings() {
     // Goal: a subscriber is the same durable for native peers. Method: subscribers that start at different places, whose
     // names need mapping; look at their durables natively.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "team-a").await;
     publish_n(&client, "team-a", 3).await;
     let mut from_the_end = starting("team-a", At::New(()));
@@ -75,7 +71,7 @@ async fn the_durable_has_the_carried_over_name_and_settings() {
     let _new = Frames::open(&client, from_the_end).await.unwrap();
 
     for (mapped, position) in [("ann_phone_1", 0), ("bob", 3)] {
-        let info = durable_info(&nats, "team_a", mapped).await;
+        let info = durable_info(&lobby.nats, "team_a", mapped).await;
         let config = info.config;
         assert_eq!(info.name, format!("team_a_{mapped}"));
         assert_eq!(config.durable_name.as_deref(), Some(info.name.as_str()));
@@ -93,11 +89,9 @@ async fn the_durable_has_the_carried_over_name_and_settings() {
 async fn native_publishes_reach_subscribers_as_backlog_and_live() {
     // Goal: a plain core NATS publisher is a publisher of the room. Method: one message before the subscription, one
     // after; both come, numbered, with a cursor.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     native.publish(room.subject.clone(), "early".into()).await.unwrap();
     settled(&native).await;
 
@@ -115,25 +109,19 @@ async fn native_publishes_reach_subscribers_as_backlog_and_live() {
 async fn native_durables_receive_what_the_service_publishes() {
     // Goal: native peers with durables of their own are served by the same stream. Method: publish through the service,
     // fetch natively.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
-    assert_eq!(native_take(&nats, "lobby", "lobby_peer", 3).await, [1, 2, 3]);
+    assert_eq!(native_take(&lobby.nats, "lobby", "lobby_peer", 3).await, [1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn native_and_service_acks_move_the_same_position() {
     // Goal: a peer may change between the Go client and the service. Method: a durable made natively with two acks; the
     // service resumes after them, acknowledges further; the native peer continues there, and the service after it.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
 
-    assert_eq!(native_take(&nats, "lobby", "lobby_ann", 2).await, [1, 2]);
+    assert_eq!(native_take(&lobby.nats, "lobby", "lobby_ann", 2).await, [1, 2]);
     let mut reader = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
     assert!(reader.opened().resumed);
     assert_eq!(reader.opened().position, 2);
@@ -141,12 +129,12 @@ async fn native_and_service_acks_move_the_same_position() {
     assert_eq!(acknowledge(&client, "lobby", "ann", 5).await.unwrap(), 5);
     drop(reader);
 
-    assert_eq!(native_take(&nats, "lobby", "lobby_ann", 2).await, [6, 7]);
+    assert_eq!(native_take(&lobby.nats, "lobby", "lobby_ann", 2).await, [6, 7]);
     let behind = acknowledge(&client, "lobby", "ann", 6).await.unwrap();
     assert_eq!(behind, 7, "a native ack was taken back");
     let reader = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
     assert_eq!(reader.opened().position, 7);
-    assert_eq!(floor(&nats, "lobby", "ann").await, 7);
+    assert_eq!(floor(&lobby.nats, "lobby", "ann").await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,36 +142,34 @@ async fn bare_create_or_update_succeeds_at_any_time_and_is_repaired_unasked() {
     // Goal: native clients may make sure of stream and durable on every call, and nothing of the room is lost by it.
     // Method: a room with retention and an open subscriber; several rounds of bare create-or-update of both; after each,
     // with no call to the service, the settings come back; position and subscription are as they were.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let hour = prost_types::Duration { seconds: 3600, nanos: 0 };
     let request = CreateRoomRequest {
         retention: Some(Retention { max_age: Some(hour), max_messages: 1000, ..Retention::default() }),
         ..persisted("lobby")
     };
     client.create_room(request).await.unwrap();
-    let whole = nats.stream("lobby").await.cached_info().config.clone();
+    let whole = lobby.nats.stream("lobby").await.cached_info().config.clone();
     assert!(whole.allow_direct && whole.allow_atomic_publish && whole.max_consumers > 1000);
     assert!(whole.metadata.contains_key("unibus.room"));
     let mut reader = Frames::durable(&client, "lobby", "ann").await;
 
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     for round in 1..=3 {
         publish(&client, "lobby", round.to_string()).await.unwrap();
         assert_eq!(sequences(&reader.messages(1).await), [round]);
-        floor_reaches(&nats, "lobby", "ann", round).await;
+        floor_reaches(&lobby.nats, "lobby", "ann", round).await;
         let stripped = jetstream.create_or_update_stream(bare_stream("lobby")).await.unwrap();
         assert!(!stripped.config.allow_direct, "nothing was stripped");
-        let stream = nats.stream("lobby").await;
+        let stream = lobby.nats.stream("lobby").await;
         stream.create_consumer(bare_durable("lobby_ann")).await.unwrap();
 
         eventually(SOON, async || {
-            let config = nats.stream("lobby").await.cached_info().config.clone();
+            let config = lobby.nats.stream("lobby").await.cached_info().config.clone();
             (config == whole).then_some(()).ok_or_else(|| format!("{config:?}"))
         })
         .await;
-        assert_eq!(floor(&nats, "lobby", "ann").await, round);
+        assert_eq!(floor(&lobby.nats, "lobby", "ann").await, round);
     }
     publish(&client, "lobby", "on").await.unwrap();
     assert_eq!(payloads(&reader.messages(1).await), ["on"]);
@@ -204,12 +190,10 @@ async fn room_in_use(client: &Client) -> (Frames, String) {
 async fn a_natively_deleted_stream_heals_as_a_new_life() {
     // Goal: a deleted stream is a new beginning, never a mixture. Method: delete it natively under an open subscription;
     // that one ends and says why; publishing works again from 1; the old cursor is refused; the durable begins anew.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let (mut reader, cursor) = room_in_use(&client).await;
 
-    nats.jetstream().await.delete_stream("UNIBUS_lobby").await.unwrap();
+    lobby.nats.jetstream().await.delete_stream("UNIBUS_lobby").await.unwrap();
     let stored = publish(&client, "lobby", "anew").await.unwrap();
     assert_eq!(stored.sequence, 1);
     let ended = assert_status::<()>(Err(reader.end(SOON).await), Code::Aborted, "ROOM_RECREATED");
@@ -220,7 +204,7 @@ async fn a_natively_deleted_stream_heals_as_a_new_life() {
     let mut reader = Frames::durable(&client, "lobby", "ann").await;
     assert!(!reader.opened().resumed);
     assert_eq!(payloads(&reader.until_caught_up().await), ["anew"]);
-    let config = nats.stream("lobby").await.cached_info().config.clone();
+    let config = lobby.nats.stream("lobby").await.cached_info().config.clone();
     assert!(config.allow_direct && config.metadata.contains_key("unibus.room"));
 }
 
@@ -228,16 +212,14 @@ async fn a_natively_deleted_stream_heals_as_a_new_life() {
 async fn a_natively_recreated_stream_is_taken_on_and_repaired() {
     // Goal: a native client may make the stream anew by itself. Method: delete and re-create it with the bare settings and
     // a message; the old subscription ends, the settings are completed unasked, the new message is there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let whole = {
         create_room(&client, "lobby").await;
-        nats.stream("lobby").await.cached_info().config.clone()
+        lobby.nats.stream("lobby").await.cached_info().config.clone()
     };
     let (mut reader, _) = room_in_use(&client).await;
 
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     jetstream.delete_stream("UNIBUS_lobby").await.unwrap();
     jetstream.create_or_update_stream(bare_stream("lobby")).await.unwrap();
     let ack = jetstream.publish("unibus.room.lobby", "native".into()).await.unwrap();
@@ -245,7 +227,7 @@ async fn a_natively_recreated_stream_is_taken_on_and_repaired() {
 
     assert_status::<()>(Err(reader.end(SOON).await), Code::Aborted, "ROOM_RECREATED");
     eventually(SOON, async || {
-        let config = nats.stream("lobby").await.cached_info().config.clone();
+        let config = lobby.nats.stream("lobby").await.cached_info().config.clone();
         (config == whole).then_some(()).ok_or_else(|| format!("{config:?}"))
     })
     .await;

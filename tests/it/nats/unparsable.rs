@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use unibus::v1::{Message, PublishRequest, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, create_ephemeral, create_room, everything, explicit, history, payloads, publish,
-    sequences, subscription,
+    Client, Frames, Lobby, Nats, Unibus, create_ephemeral, create_room, everything, explicit, history, payloads,
+    publish, sequences, subscription,
 };
 
 /// Header blocks that the NATS client cannot parse, and what is left of each: `Kept: yes` or nothing.
@@ -43,9 +43,7 @@ async fn a_message_that_cannot_be_parsed_is_delivered_and_costs_nobody_anything(
     // ones; read the room as backlog, live, as a durable and as history, while others publish to a stored and an ephemeral
     // room over the same instance. Every message comes once, with the headers that can be read; no publish fails, and the
     // ephemeral room's reader is told of no gap.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for room in ["lobby", "other"] {
         create_room(&client, room).await;
     }
@@ -58,7 +56,7 @@ async fn a_message_that_cannot_be_parsed_is_delivered_and_costs_nobody_anything(
     let poisoning = async {
         for (block, _) in BLOCKS {
             publish(&client, "lobby", "good").await.unwrap();
-            nats.publish_raw("unibus.room.lobby", block, b"bad").await;
+            lobby.nats.publish_raw("unibus.room.lobby", block, b"bad").await;
         }
         publish(&client, "lobby", "last").await.unwrap();
         let count = 2 * BLOCKS.len() + 1;
@@ -112,15 +110,13 @@ async fn a_room_full_of_them_is_read_and_survives_restarts() {
 async fn in_an_ephemeral_room_it_is_a_gap_and_nothing_more() {
     // Goal: what is not stored cannot be fetched again, so it is told as a gap. Method: one of each kind to an ephemeral
     // room; its subscription goes on, and no stored room's publisher notices.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "radio").await;
     create_room(&client, "other").await;
     for (block, _) in BLOCKS {
         let mut radio = Frames::open(&client, subscription("radio", "")).await.unwrap();
         radio.opened();
-        nats.publish_raw("unibus.room.radio", block, b"bad").await;
+        lobby.nats.publish_raw("unibus.room.radio", block, b"bad").await;
         publish(&client, "other", "x").await.unwrap();
         loop {
             match radio.next_frame(FRAME_WAIT).await.unwrap().expect("a frame") {

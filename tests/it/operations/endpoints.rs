@@ -19,7 +19,7 @@ use unibus::v1::{
     subscribe_response::Frame,
 };
 
-use crate::support::{Nats, Unibus, create_room, eventually, floor_reaches, history, publish};
+use crate::support::{Lobby, Nats, Unibus, create_room, eventually, floor_reaches, history, publish};
 
 /// How long a change of NATS may take to be seen.
 const SOON: Duration = Duration::from_secs(20);
@@ -171,10 +171,7 @@ async fn a_browser_calls_over_grpc_web() {
 async fn a_browser_subscribes_over_grpc_web() {
     // Goal: a subscription is translated as any other answer, and what was sent counts as taken. Method: over HTTP/1.1, in
     // both encodings: a durable subscriber reads a room to its end, and its position moves; then a room that is not there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     // of all lengths that base64 pads differently, and more than go out together
     let sent: Vec<_> = (0..50).map(|number| "x".repeat(number * 20 + number % 3)).collect();
     for payload in &sent {
@@ -188,7 +185,7 @@ async fn a_browser_subscribes_over_grpc_web() {
             start: Some(Start { at: Some(At::All(())) }),
             until_caught_up: true,
         };
-        let (data, trailers) = web_call(&unibus, kind, "Subscribe", &request).await;
+        let (data, trailers) = web_call(&lobby.unibus, kind, "Subscribe", &request).await;
         assert_eq!(status_in(&trailers), Some("0"), "{trailers}");
         let frames = data.iter().map(|frame| SubscribeResponse::decode(&**frame).unwrap().frame.unwrap());
         let received: Vec<_> = frames
@@ -198,9 +195,9 @@ async fn a_browser_subscribes_over_grpc_web() {
             })
             .collect();
         assert_eq!(received, sent);
-        assert_eq!(floor_reaches(&nats, "lobby", subscriber, 50).await, 50);
+        assert_eq!(floor_reaches(&lobby.nats, "lobby", subscriber, 50).await, 50);
         let nowhere = SubscribeRequest { room_id: "nowhere".into(), ..request };
-        let (data, trailers) = web_call(&unibus, kind, "Subscribe", &nowhere).await;
+        let (data, trailers) = web_call(&lobby.unibus, kind, "Subscribe", &nowhere).await;
         assert_eq!((data.len(), status_in(&trailers)), (0, Some("5")), "{trailers}");
     }
 }
@@ -257,14 +254,12 @@ fn status_in(trailers: &str) -> Option<&str> {
 async fn the_newest_page_costs_two_requests_at_most() {
     // Goal: a page without holes is cheap, however long the room. Method: a native spy on JetStream's API while the newest 200
     // of 1,000 messages are read; those about the room's stream are counted.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    nats.publish_n(&room.subject, 999).await;
+    lobby.nats.publish_n(&room.subject, 999).await;
     publish(&client, "lobby", "1000").await.unwrap();
 
-    let spy = nats.client().await;
+    let spy = lobby.nats.client().await;
     let mut requests = spy.subscribe("$JS.API.>").await.unwrap();
     jetstream::new(spy.clone()).query_account().await.unwrap();
     let page = history(&client, "lobby", 200).await;

@@ -6,7 +6,7 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, PublishBatchRequest, PublishRequest};
 
 use crate::support::{
-    Nats, Unibus, assert_field, assert_status, bare_stream, create_ephemeral, create_room, eventually, fields, history,
+    Lobby, assert_field, assert_status, bare_stream, create_ephemeral, create_room, eventually, fields, history,
     metadata, payloads, persisted, publish, publish_n,
     publishing::{batch, by_batch, named, plain, together},
     reason, sequences, settled,
@@ -20,10 +20,7 @@ fn numbered(count: usize) -> Vec<PublishRequest> {
 async fn a_batch_may_have_a_thousand_messages() {
     // Goal: the bounds are exact. Method: 1, 2 and 1000 messages, plain and atomic; none, 1001, and one byte too much, of
     // which nothing is stored.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     let mut last = 0;
     for count in [1, 2, 1000] {
         let expected = |last: u64| Vec::from_iter(last + 1..=last + count as u64);
@@ -60,10 +57,7 @@ async fn a_batch_may_have_a_thousand_messages() {
 async fn what_is_wrong_with_an_atomic_batch_is_named_message_by_message() {
     // Goal: a client can mend its request. Method: one batch with a wrong field in several messages; batches that each have
     // one thing that messages cannot have together; nothing is stored.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     create_ephemeral(&client, "live").await;
 
     let mut wrong = numbered(4);
@@ -107,10 +101,7 @@ async fn what_is_wrong_with_an_atomic_batch_is_named_message_by_message() {
 async fn an_atomic_batch_that_was_stored_is_answered_with_its_first_sequences() {
     // Goal: a batch with ids can be retried, and no id is stored twice. Method: the same batch again, also with an expected
     // sequence that it met itself; then batches that hold a known id and something else.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let mut requests: Vec<_> = ["a", "b", "c"].map(|id| named("lobby", id)).into();
     requests[0].expected_last_sequence = Some(3);
@@ -147,9 +138,7 @@ async fn an_atomic_batch_that_was_stored_is_answered_with_its_first_sequences() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_atomic_batch_expects_its_last_sequence_once() {
     // Goal: compare and set with several messages. Method: expectations that are met, from 0 on, and not, below and above.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest { allow_message_ttl: true, ..persisted("lobby") };
     client.create_room(request).await.unwrap();
     let expecting = |last| {
@@ -174,11 +163,9 @@ async fn an_atomic_batch_expects_its_last_sequence_once() {
 async fn nothing_comes_between_the_messages_of_an_atomic_batch() {
     // Goal: atomic is in sequence, whoever else publishes, and more batches than JetStream takes at once do not fail.
     // Method: a native publisher, unary publishers and 80 batches at the same time.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     let noise = tokio::spawn(async move {
         loop {
             native.publish(room.subject.clone(), "native".into()).await.unwrap();
@@ -225,11 +212,8 @@ async fn nothing_comes_between_the_messages_of_an_atomic_batch() {
 async fn an_atomic_batch_survives_a_stream_that_was_stripped_or_deleted() {
     // Goal: another program's bare update, or its deletion of the stream, costs time and no batch. Method: both, each right
     // before a batch.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
-    let jetstream = nats.jetstream().await;
+    let (lobby, client) = Lobby::open().await;
+    let jetstream = lobby.nats.jetstream().await;
     let bare = bare_stream("lobby");
     jetstream.update_stream(&bare).await.unwrap();
     let stored = together(&client, numbered(10)).await.unwrap();

@@ -9,8 +9,8 @@ use unibus::{
 };
 
 use crate::support::{
-    Client, Issuer, Nats, NatsOptions, Random, Unibus, assert_field, assert_status, create_room, eventually, history,
-    payloads, persisted, publish,
+    Client, Issuer, Lobby, Nats, NatsOptions, Random, Unibus, assert_field, assert_status, create_room, eventually,
+    history, payloads, persisted, publish,
     publishing::{by_batch, by_calls, by_stream, plain, together},
     reason, sequences, settled,
 };
@@ -207,19 +207,17 @@ async fn a_bound_that_leaves_room_for_nothing_is_refused() {
 async fn a_stripped_stream_does_not_take_what_it_cannot_keep() {
     // Goal: the refusal does not rest on the stream's own settings. Method: a native program strips them; a message that is too
     // large for the room is refused all the same.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     bounded(&client, "small", bytes(300)).await.unwrap();
     publish(&client, "small", "kept").await.unwrap();
-    let mut config = nats.stream("small").await.cached_info().config.clone();
+    let mut config = lobby.nats.stream("small").await.cached_info().config.clone();
     config.max_message_size = -1;
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     jetstream.update_stream(config).await.unwrap();
     assert_status(publish(&client, "small", vec![b'x'; 1000]).await, Code::InvalidArgument, "PAYLOAD_TOO_LARGE");
     assert_eq!(kept(&client, "small").await, ["kept"]);
     eventually(std::time::Duration::from_secs(10), async || {
-        let size = nats.stream("small").await.cached_info().config.max_message_size;
+        let size = lobby.nats.stream("small").await.cached_info().config.max_message_size;
         (size > 0).then_some(()).ok_or_else(|| size.to_string())
     })
     .await;

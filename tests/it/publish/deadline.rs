@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use unibus::v1::PublishRequest;
 
 use crate::support::{
-    Client, Mode, Nats, Proxy, Unibus, assert_status, create_room, eventually, everything, payloads, publish,
+    Client, Lobby, Mode, Nats, Proxy, Unibus, assert_status, create_room, eventually, everything, payloads, publish,
     publishing::{Outcome, by_batch, by_calls, by_stream, named, plain, together},
     reason,
 };
@@ -93,12 +93,9 @@ async fn calls_and_batches(client: &Client) -> Vec<(String, Outcome)> {
 async fn a_frozen_server_delays_no_answer_beyond_the_bound() {
     // Goal: 5 s from the call to its answer, and no message that was said not to be stored is. Method: freeze the server; by
     // every path at once far more than may be under way, with and without ids and expectations; thaw it, and read.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish(&client, "lobby", "before").await.unwrap();
-    nats.freeze().await;
+    lobby.nats.freeze().await;
     let stream = async {
         // as many as may be under way on a stream
         let requests = messages("stream", 1000);
@@ -107,7 +104,7 @@ async fn a_frozen_server_delays_no_answer_beyond_the_bound() {
     };
     let (mut outcomes, streamed) = tokio::join!(calls_and_batches(&client), stream);
     outcomes.extend(streamed);
-    nats.thaw();
+    lobby.nats.thaw();
     for (text, outcome) in &outcomes {
         assert_honest(text, outcome);
         outcome.as_ref().expect_err("the server is frozen");
@@ -131,12 +128,9 @@ async fn a_frozen_server_delays_no_answer_beyond_the_bound() {
 async fn a_full_queue_delays_no_answer_beyond_the_bound() {
     // Goal: the wait for a place in the room's queue counts too, also for the last message of a batch. Method: freeze the
     // server; many streams fill the queue; batches and calls after that.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish(&client, "lobby", "before").await.unwrap();
-    nats.freeze().await;
+    lobby.nats.freeze().await;
     let fill = join_all((0..10).map(|number| {
         let client = &client;
         async move {
@@ -149,7 +143,7 @@ async fn a_full_queue_delays_no_answer_beyond_the_bound() {
         calls_and_batches(&client).await
     };
     let (filled, late) = tokio::join!(fill, late);
-    nats.thaw();
+    lobby.nats.thaw();
     for outcome in filled.iter().flatten() {
         assert_honest("fill", outcome);
     }

@@ -7,7 +7,7 @@ use tonic::Code;
 use unibus::v1::{Durability, GetRoomRequest, PublishRequest};
 
 use crate::support::{
-    Frames, Nats, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, history, payloads, persisted,
+    Frames, Lobby, NatsOptions, Unibus, assert_status, create_ephemeral, create_room, history, payloads, persisted,
     publish, settled,
 };
 
@@ -18,11 +18,9 @@ const LIVE_WITHIN: Duration = Duration::from_secs(10);
 async fn a_message_reaches_native_and_service_subscribers_alike() {
     // Goal: an ephemeral room is plain core NATS on its subject. Method: a native and a gRPC subscriber, then a message with
     // headers from the service, and a native one.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let room = create_ephemeral(&client, "live").await;
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     let mut native_reader = native.subscribe(room.subject.clone()).await.unwrap();
     settled(&native).await;
     let mut reader = Frames::transient(&client, "live").await;
@@ -59,9 +57,7 @@ async fn a_message_reaches_native_and_service_subscribers_alike() {
 async fn nothing_is_kept_for_a_late_reader() {
     // Goal: an ephemeral room stores nothing. Method: publish without a reader, then subscribe and read history; the reader
     // gets only what comes afterwards.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     publish(&client, "live", "early").await.unwrap();
     let mut reader = Frames::transient(&client, "live").await;
@@ -73,7 +69,7 @@ async fn nothing_is_kept_for_a_late_reader() {
     assert_eq!(page.messages, []);
     assert!(!page.has_older && !page.has_newer);
     assert_eq!((page.older_cursor.as_str(), page.newer_cursor.as_str()), ("", ""));
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     assert!(jetstream.get_stream("UNIBUS_live").await.is_err());
 }
 
@@ -81,9 +77,7 @@ async fn nothing_is_kept_for_a_late_reader() {
 async fn what_needs_a_log_is_refused() {
     // Goal: a promise that an ephemeral room cannot keep is refused, not dropped. Method: a message id and an expected
     // sequence; a reader gets neither message.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     let mut reader = Frames::transient(&client, "live").await;
     let plain = PublishRequest { room_id: "live".into(), payload: "refused".into(), ..PublishRequest::default() };
@@ -125,11 +119,9 @@ async fn without_jetstream_ephemeral_rooms_work() {
 async fn a_persisted_room_reaches_native_subscribers_too() {
     // Goal: being stored does not hide a message from plain subscribers. Method: a native subscription on the subject of a
     // persisted room.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     let mut reader = native.subscribe(room.subject).await.unwrap();
     settled(&native).await;
     publish(&client, "lobby", "hello").await.unwrap();

@@ -6,8 +6,7 @@ use tonic::{Code, Status};
 use unibus::v1::{CreateRoomRequest, PublishRequest, Retention};
 
 use crate::support::{
-    Client, Nats, Unibus, assert_status, create_ephemeral, create_room, eventually, history, payloads, persisted,
-    publish, publish_n,
+    Client, Lobby, assert_status, create_ephemeral, eventually, history, payloads, persisted, publish, publish_n,
 };
 
 async fn publish_for(client: &Client, room_id: &str, payload: &str, seconds: i64) -> Result<u64, Status> {
@@ -39,9 +38,7 @@ async fn bounded(client: &Client, room_id: &str, retention: Retention) {
 async fn a_message_is_gone_after_its_lifetime() {
     // Goal: `ttl` applies to one message, not to its neighbours. Method: one with a lifetime between two without; it is read
     // at first, and gone later.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest { allow_message_ttl: true, ..persisted("lobby") };
     let room = client.create_room(request).await.unwrap().into_inner().room;
     assert!(room.expect("a room").allow_message_ttl);
@@ -60,10 +57,7 @@ async fn a_message_is_gone_after_its_lifetime() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lifetime_needs_a_room_that_allows_it() {
     // Goal: a lifetime is refused rather than ignored. Method: `ttl` in rooms without it; nothing is stored.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let refused = publish_for(&client, "lobby", "brief", 60).await;
     assert_status(refused, Code::FailedPrecondition, "TTL_NOT_ALLOWED");
     assert_eq!(history(&client, "lobby", 0).await.last_sequence, 0);
@@ -78,9 +72,7 @@ async fn a_lifetime_needs_a_room_that_allows_it() {
 async fn messages_are_gone_after_the_rooms_max_age() {
     // Goal: `max_age` applies, also where it is shorter than NATS's window for duplicates. Method: a room for 2 seconds;
     // messages are read at first and gone later; sequences go on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let max_age = Some(prost_types::Duration { seconds: 2, nanos: 0 });
     let retention = Retention { max_age, ..Retention::default() };
     bounded(&client, "brief", retention).await;
@@ -97,9 +89,7 @@ async fn messages_are_gone_after_the_rooms_max_age() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_oldest_messages_go_first() {
     // Goal: the bounds on messages and bytes hold. Method: a room for 3 messages and one for 10 kB, with more published.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let three = Retention { max_messages: 3, ..Retention::default() };
     bounded(&client, "three", three).await;
     publish_n(&client, "three", 10).await;
@@ -120,9 +110,7 @@ async fn the_oldest_messages_go_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shortest_max_age_is_taken() {
     // Goal: the documented bound is exact. Method: a room for 100 ms.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let max_age = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
     let retention = Retention { max_age, ..Retention::default() };
     bounded(&client, "brief", retention).await;

@@ -5,7 +5,7 @@ use tonic::Code;
 use unibus::v1::{DeleteMessageRequest, PublishRequest, PurgeRoomRequest, Role};
 
 use crate::support::{
-    Client, Issuer, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, everything,
+    Client, Issuer, Lobby, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, everything,
     membership::{add, add_from},
     payloads, publish_n,
     publishing::{by_batch, by_calls, by_stream, named, plain, together},
@@ -52,10 +52,8 @@ const GONE: [(&str, &str); 5] =
 async fn an_id_outlives_its_message_while_nats_runs() {
     // Goal: within the window a retry is no new message, also when the message is gone. Method: erase, purge, let expire; then
     // publish again with each id.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    prepared(&nats, &mut client).await;
+    let (lobby, mut client) = Lobby::without_room().await;
+    prepared(&lobby.nats, &mut client).await;
     for (room_id, id) in GONE {
         assert!(is_known(&client, room_id, id).await, "{id} in {room_id}");
     }
@@ -176,11 +174,9 @@ async fn nobody_learns_of_a_hidden_message_by_its_id() {
 async fn without_authorisation_ids_are_shared_with_native_programs() {
     // Goal: native programs and the service know each other's ids as before. Method: with authorisation off, each publishes what
     // the other one has published; with it on, a native program's id keeps nobody out and is read as it is.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     let native = async |id: &str| {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", id);
@@ -193,7 +189,7 @@ async fn without_authorisation_ids_are_shared_with_native_programs() {
     assert!(native("u-1").await.duplicate);
 
     let issuer = Issuer::new();
-    let guarded = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let guarded = issuer.guard(&lobby.nats, |config| config.auth_admins = vec![String::from("root")]).await;
     let admin = issuer.client(&guarded, "root").await;
     assert!(!admin.clone().publish(named("lobby", "n-1")).await.unwrap().into_inner().duplicate);
     let read = everything(&client, "lobby").await;

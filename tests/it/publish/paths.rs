@@ -9,7 +9,7 @@ use unibus::{
 };
 
 use crate::support::{
-    Client, Nats, Unibus, history, persisted,
+    Client, Lobby, Nats, Unibus, history, persisted,
     publishing::{Outcome, by_batch, by_calls, by_stream, plain},
     reason,
 };
@@ -158,9 +158,7 @@ async fn every_path_gives_the_same_answers() {
 async fn ephemeral_rooms_take_streams_and_batches() {
     // Goal: what a room without a log can give, every path gives, and refuses the rest for the message alone. Method: a
     // message that is sent, and one of each kind that needs a log, by each path.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     crate::support::create_ephemeral(&client, "live").await;
     for path in [Path::Calls, Path::Stream, Path::Batch] {
         let mut frames = crate::support::Frames::transient(&client, "live").await;

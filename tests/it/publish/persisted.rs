@@ -14,8 +14,8 @@ use unibus::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, history, metadata, payloads,
-    publish, publish_n, reason, sequences, settled,
+    Client, Frames, Lobby, Nats, NatsOptions, Unibus, assert_status, create_room, eventually, history, metadata,
+    payloads, publish, publish_n, reason, sequences, settled,
 };
 
 /// A message with a message id.
@@ -46,10 +46,7 @@ async fn publish_until_known(client: &Client, request: &PublishRequest) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sequences_count_from_one_without_a_hole() {
     // Goal: the answer says where the message is. Method: publish, compare answers and history.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let started = SystemTime::now();
     for expected in 1..=5 {
         let stored = publish(&client, "lobby", expected.to_string()).await.unwrap();
@@ -123,10 +120,7 @@ async fn a_retry_with_the_same_message_id_is_stored_once() {
 async fn an_expected_last_sequence_is_met_or_nothing_is_stored() {
     // Goal: compare and set on a room. Method: expectations that are met, from 0 on, and that are not, below and above; each
     // refusal gives the actual sequence.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
 
     let refused = client.publish(expecting(1, "too early")).await;
     let refused = assert_status(refused, Code::FailedPrecondition, "SEQUENCE_MISMATCH");
@@ -146,10 +140,7 @@ async fn an_expected_last_sequence_is_met_or_nothing_is_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_whose_expectation_was_met_by_itself_is_a_duplicate() {
     // Goal: a retry after a lost answer is safe with an expectation too. Method: the same message id and expectation twice.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     publish(&client, "lobby", "before").await.unwrap();
     let request = PublishRequest { message_id: "once".into(), ..expecting(1, "x") };
     for duplicate in [false, true] {
@@ -162,11 +153,9 @@ async fn a_retry_whose_expectation_was_met_by_itself_is_a_duplicate() {
 async fn headers_come_back_as_they_were() {
     // Goal: headers are the publisher's business. Method: names that differ in case only, every allowed character, values in
     // other alphabets, empty and long ones, read by history, by subscription and natively.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     let mut native_reader = native.subscribe(room.subject).await.unwrap();
     settled(&native).await;
     let long = "x".repeat(20_000);
@@ -205,9 +194,7 @@ async fn headers_come_back_as_they_were() {
 async fn headers_of_native_publishers_are_given_without_those_of_nats() {
     // Goal: readers see what a native peer set, and nothing that NATS or the service uses for itself, nor a sender that it
     // made up. Method: a native message with a repeated header and with such names.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
     let mut headers = HeaderMap::new();
     headers.append("kind", "a");
@@ -216,7 +203,7 @@ async fn headers_of_native_publishers_are_given_without_those_of_nats() {
     headers.insert("Nats-Time-Stamp", "2001-01-01T00:00:00Z");
     headers.insert("Nats-Subject", "elsewhere");
     headers.insert("Unibus-Sender", "mallory");
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     let ack = jetstream.publish_with_headers(room.subject, headers, "x".into()).await;
     ack.unwrap().await.unwrap();
     publish(&client, "lobby", "y").await.unwrap();

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 
 use unibus::v1::{CreateRoomRequest, PublishRequest};
 
-use crate::support::{Nats, Unibus, assert_field, history, persisted};
+use crate::support::{Lobby, assert_field, history, persisted};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_headers_message_ids_and_lifetimes_are_refused() {
     // Goal: nothing that a publisher sets can forge a header, or mean something to NATS. Method: one wrong thing at a time
     // in a room that takes every field; the room stays empty.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest { allow_message_ttl: true, ..persisted("lobby") };
     client.create_room(request).await.unwrap();
     let plain = PublishRequest { room_id: "lobby".into(), payload: "x".into(), ..PublishRequest::default() };

@@ -10,8 +10,8 @@ use tonic::{Code, Streaming};
 use unibus::v1::{PublishRequest, PublishStreamRequest, PublishStreamResponse, publish_stream_response::Outcome};
 
 use crate::support::{
-    Client, Nats, NatsOptions, Unibus, assert_status, client_with_window, create_ephemeral, create_room, eventually,
-    everything, fields, history, payloads, publish,
+    Client, Lobby, Nats, NatsOptions, Unibus, assert_status, client_with_window, create_ephemeral, create_room,
+    eventually, everything, fields, history, payloads, publish,
     publishing::{by_stream, named, plain},
     reason,
 };
@@ -34,10 +34,7 @@ async fn open(client: &Client) -> (mpsc::Sender<PublishStreamRequest>, Streaming
 async fn each_request_has_one_response_in_order_and_a_bad_one_does_not_end_the_stream() {
     // Goal: a client can match outcomes by place and by id, over several rooms. Method: good and bad messages for two
     // persisted rooms, an ephemeral one and none, with ids that are not unique; half-close; then OK.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     create_room(&client, "hall").await;
     create_ephemeral(&client, "live").await;
     let (requests, mut responses) = open(&client).await;
@@ -83,10 +80,7 @@ async fn each_request_has_one_response_in_order_and_a_bad_one_does_not_end_the_s
 async fn a_response_comes_while_the_stream_is_open() {
     // Goal: no result waits for more requests or for the end. Method: one request at a time, each after the response to the
     // one before.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let (requests, mut responses) = open(&client).await;
     for number in 1..=5 {
         requests.send(request(number, plain("lobby", "x"))).await.unwrap();

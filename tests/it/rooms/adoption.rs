@@ -10,7 +10,7 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, Retention};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, bare_stream, create_room, eventually, history, payloads,
+    Client, Frames, Lobby, acknowledge, assert_status, bare_stream, create_room, eventually, history, payloads,
     persisted, publish,
     publishing::{named, plain, together},
     settled,
@@ -20,11 +20,9 @@ use crate::support::{
 async fn an_existing_stream_is_adopted_with_its_messages() {
     // Goal: rooms of the former bus live on. Method: a native stream with messages under the room's names; create the
     // room; history, a new durable and the next sequence go on from there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    nats.jetstream().await.create_stream(bare_stream("legacy")).await.unwrap();
-    nats.publish_n("unibus.room.legacy", 3).await;
+    let (lobby, client) = Lobby::without_room().await;
+    lobby.nats.jetstream().await.create_stream(bare_stream("legacy")).await.unwrap();
+    lobby.nats.publish_n("unibus.room.legacy", 3).await;
 
     let room = create_room(&client, "legacy").await;
     let state = room.state.expect("a state");
@@ -79,10 +77,8 @@ async fn a_stream_that_cannot_be_the_rooms_is_left_alone() {
     // Goal: adoption never changes what a stream is for, and a room never gets a stream with which it does not work. Method:
     // streams of the room's name with another subject and with each setting that a room cannot have; each is refused,
     // untouched, and no room is left.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    let jetstream = nats.jetstream().await;
+    let (lobby, mut client) = Lobby::without_room().await;
+    let jetstream = lobby.nats.jetstream().await;
     let source = stream::Config { name: "source".into(), subjects: vec!["source".into()], ..stream::Config::default() };
     jetstream.create_stream(source).await.unwrap();
     let mut cases = incompatible();
@@ -96,13 +92,13 @@ async fn a_stream_that_cannot_be_the_rooms_is_left_alone() {
         if config.sealed {
             jetstream.update_stream(config).await.unwrap();
         }
-        let before = nats.stream("legacy").await.cached_info().config.clone();
+        let before = lobby.nats.stream("legacy").await.cached_info().config.clone();
 
         let refused = client.create_room(persisted("legacy")).await;
         assert!(refused.is_err(), "{case}");
         assert_status(refused, Code::AlreadyExists, "STREAM_INCOMPATIBLE");
 
-        assert_eq!(nats.stream("legacy").await.cached_info().config, before, "{case}");
+        assert_eq!(lobby.nats.stream("legacy").await.cached_info().config, before, "{case}");
         let request = GetRoomRequest { room_id: "legacy".into() };
         let missing = client.get_room(request).await;
         assert_status(missing, Code::NotFound, "ROOM_NOT_FOUND");
@@ -135,10 +131,8 @@ async fn assert_works(client: &Client, case: &str) {
 async fn every_setting_that_is_adopted_works() {
     // Goal: what is adopted is known to work. Method: streams with messages and each setting that a room may have or that the
     // service replaces; publish, read and acknowledge in the room that gets it.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    let jetstream = nats.jetstream().await;
+    let (lobby, mut client) = Lobby::without_room().await;
+    let jetstream = lobby.nats.jetstream().await;
     let bare = || bare_stream("legacy");
     let republish =
         Republish { source: "unibus.room.legacy".into(), destination: "copy.legacy".into(), headers_only: false };
@@ -174,7 +168,7 @@ async fn every_setting_that_is_adopted_works() {
     ];
     for (case, config) in cases {
         jetstream.create_stream(config).await.unwrap_or_else(|error| panic!("{case}: {error}"));
-        nats.publish_n("unibus.room.legacy", 3).await;
+        lobby.nats.publish_n("unibus.room.legacy", 3).await;
         let created = client.create_room(persisted("legacy")).await;
         created.unwrap_or_else(|status| panic!("{case}: {status}"));
         assert_works(&client, case).await;
@@ -186,23 +180,21 @@ async fn every_setting_that_is_adopted_works() {
 async fn what_a_native_program_makes_of_a_rooms_stream_is_taken_back() {
     // Goal: a room that was adopted stays one that works. Method: update its stream to each setting that a room cannot have, as
     // far as NATS allows; the settings come back, the room works, and an open subscription goes on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    let jetstream = nats.jetstream().await;
+    let (lobby, mut client) = Lobby::without_room().await;
+    let jetstream = lobby.nats.jetstream().await;
     let source = stream::Config { name: "source".into(), subjects: vec!["source".into()], ..stream::Config::default() };
     jetstream.create_stream(source).await.unwrap();
     let mut changed = 0;
     for (case, config) in incompatible() {
         create_room(&client, "legacy").await;
-        let own = nats.stream("legacy").await.cached_info().config.clone();
+        let own = lobby.nats.stream("legacy").await.cached_info().config.clone();
         let mut live = Frames::transient(&client, "legacy").await;
         live.until_caught_up().await;
         if jetstream.update_stream(config).await.is_ok() {
             changed += 1;
             eventually(Duration::from_secs(10), async || {
                 history(&client, "legacy", 0).await;
-                let found = nats.stream("legacy").await.cached_info().config.clone();
+                let found = lobby.nats.stream("legacy").await.cached_info().config.clone();
                 // these NATS lets nobody switch off
                 let expected = stream::Config {
                     allow_message_ttl: found.allow_message_ttl,
@@ -225,14 +217,12 @@ async fn what_a_native_program_makes_of_a_rooms_stream_is_taken_back() {
 async fn a_sealed_room_is_still_read() {
     // Goal: what cannot be taken back is refused by name and harms nothing else. Method: seal a room's stream; publishing says
     // that nothing more is taken, history goes on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "legacy").await;
     publish(&client, "legacy", "1").await.unwrap();
-    let mut config = nats.stream("legacy").await.cached_info().config.clone();
+    let mut config = lobby.nats.stream("legacy").await.cached_info().config.clone();
     config.sealed = true;
-    nats.jetstream().await.update_stream(config).await.unwrap();
+    lobby.nats.jetstream().await.update_stream(config).await.unwrap();
     assert_status(publish(&client, "legacy", "2").await, Code::ResourceExhausted, "STORAGE_FULL");
     let refused = together(&client, vec![plain("legacy", "2"), plain("legacy", "3")]).await;
     assert_status(refused, Code::ResourceExhausted, "STORAGE_FULL");
@@ -244,9 +234,7 @@ async fn a_sealed_room_is_still_read() {
 async fn a_native_client_may_set_up_the_stream_again_and_it_is_repaired() {
     // Goal: the create-or-update that native clients send on every call works, and what it strips comes back. Method: a
     // room with retention; the bare configuration from outside; the room's use brings the retention back.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let request = CreateRoomRequest {
         retention: Some(Retention { max_messages: 3, ..Retention::default() }),
         ..persisted("legacy")
@@ -254,14 +242,14 @@ async fn a_native_client_may_set_up_the_stream_again_and_it_is_repaired() {
     client.create_room(request).await.unwrap();
     publish(&client, "legacy", "1").await.unwrap();
 
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     let stripped = jetstream.create_or_update_stream(bare_stream("legacy")).await.unwrap();
     assert!(stripped.config.max_messages <= 0, "the test strips nothing");
 
     eventually(Duration::from_secs(10), async || {
         let stored = publish(&client, "legacy", "more").await;
         stored.map_err(|status| status.to_string())?;
-        let kept = nats.stream("legacy").await.cached_info().config.max_messages;
+        let kept = lobby.nats.stream("legacy").await.cached_info().config.max_messages;
         (kept == 3).then_some(()).ok_or(format!("max_messages is {kept}"))
     })
     .await;
@@ -276,12 +264,10 @@ async fn a_native_client_may_set_up_the_stream_again_and_it_is_repaired() {
 async fn capture_begins_with_the_room() {
     // Goal: who publishes natively is captured from the room's creation on, before anybody used the service's publish.
     // Method: create the room, publish with core NATS only, read.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
 
-    let native = nats.client().await;
+    let native = lobby.nats.client().await;
     for payload in ["1", "2", "3"] {
         let subject = room.subject.clone();
         native.publish(subject, payload.into()).await.unwrap();

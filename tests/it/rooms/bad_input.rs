@@ -9,7 +9,7 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Nats, Unibus, assert_field, assert_status, create_room, ephemeral, fields, membership::add, names_field,
+    Client, Lobby, assert_field, assert_status, create_room, ephemeral, fields, membership::add, names_field,
     persisted, publish,
 };
 
@@ -61,9 +61,7 @@ async fn subscribe(client: &Client, request: SubscribeRequest) -> Result<(), Sta
 async fn a_bad_room_id_is_refused_by_every_call() {
     // Goal: no id with white space, control characters or too many characters gets anywhere. Method: each of them, and the
     // empty one where it means nothing, in every call.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     for id in bad_names(128) {
         let created = client.create_room(persisted(&id)).await;
@@ -89,9 +87,7 @@ async fn a_bad_room_id_is_refused_by_every_call() {
 async fn a_bad_subject_is_refused() {
     // Goal: a room never captures more than one plain subject, nor one that NATS or the service uses. Method: wildcards,
     // white space, reserved prefixes, empty tokens, other alphabets, too many characters, in both kinds of room.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let long = "x".repeat(201);
     let subjects = [
         ">",
@@ -138,10 +134,7 @@ async fn a_bad_subject_is_refused() {
 async fn a_bad_subscriber_is_refused() {
     // Goal: durable names are bounded like room ids. Method: bad names in Subscribe and Acknowledge; the empty one, which
     // means "no durable" in Subscribe, in Acknowledge.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     for subscriber in bad_names(126) {
         let request =
             SubscribeRequest { room_id: "lobby".into(), subscriber: subscriber.clone(), ..SubscribeRequest::default() };
@@ -156,10 +149,7 @@ async fn a_bad_subscriber_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_member_is_refused() {
     // Goal: nobody is made a member under a name that looks like another one's. Method: bad names in AddMember and RemoveMember.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     for member_id in bad_names(126).into_iter().chain([String::new()]) {
         let added = add(&client, "lobby", &member_id, Role::Reader).await;
         assert_field(added, "member_id", &member_id);
@@ -172,9 +162,7 @@ async fn a_bad_member_is_refused() {
 async fn bad_replicas_and_retention_are_refused() {
     // Goal: bounds that NATS cannot keep, or that mean nothing, are refused before it sees them. Method: one wrong number
     // at a time; in an ephemeral room any of them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     for replicas in [2, 4, 6, 7, u32::MAX] {
         let request = CreateRoomRequest { replicas, ..persisted("room") };
@@ -211,9 +199,7 @@ async fn bad_replicas_and_retention_are_refused() {
 async fn bad_labels_are_refused() {
     // Goal: labels are bounded, and nobody mistakes one for another. Method: one label too many, a name that is empty or too
     // long, too many bytes in all, names with characters that nobody sees; then as much as is allowed.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let numbered = |count: usize| -> HashMap<String, String> {
         (0..count).map(|number| (format!("label{number:02}"), "x".repeat(100))).collect()
     };
@@ -237,10 +223,7 @@ async fn bad_labels_are_refused() {
 async fn times_that_are_none_are_refused() {
     // Goal: what is no time, or no span of time, is the caller's error. Method: seconds and nanoseconds out of the
     // range from 1970 to 9999 at either end of a time range; a range that ends where it starts, or before.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     for (seconds, nanos) in
         [(1, -1), (1, 1_000_000_000), (253_402_300_800, 0), (-1, 0), (-62_135_596_801, 0), (i64::MAX, 0), (i64::MIN, 0)]
     {
@@ -263,9 +246,7 @@ async fn times_that_are_none_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_wrong_field_is_named_at_once() {
     // Goal: a caller fixes a request in one go. Method: requests with several wrong fields; each is named.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     let request = CreateRoomRequest {
         subject: ">".into(),

@@ -5,8 +5,8 @@ use tonic::{Code, Status};
 use unibus::v1::{CreateRoomRequest, DeleteMessageRequest, PublishRequest, history_request::Anchor};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_field, assert_status, create_ephemeral, create_room, fields, history, page,
-    payloads, persisted, publish, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, assert_field, assert_status, create_ephemeral, create_room, fields, history,
+    page, payloads, persisted, publish, publish_n, sequences,
 };
 
 async fn delete(client: &Client, room_id: &str, sequence: u64) -> Result<(), Status> {
@@ -49,13 +49,10 @@ async fn an_erased_message_is_gone_and_the_others_stay() {
 async fn what_is_not_there_cannot_be_erased() {
     // Goal: a mistaken erasure is told apart. Method: sequences never stored, purged and expired ones; an ephemeral room;
     // no such room; every wrong field at once; a stream whose maker denied it.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     assert_status(delete(&client, "lobby", 1).await, Code::NotFound, "MESSAGE_NOT_FOUND");
     publish_n(&client, "lobby", 3).await;
-    nats.stream("lobby").await.purge().sequence(3).await.unwrap();
+    lobby.nats.stream("lobby").await.purge().sequence(3).await.unwrap();
     for sequence in [1, 2, 4, u64::MAX] {
         assert_status(delete(&client, "lobby", sequence).await, Code::NotFound, "MESSAGE_NOT_FOUND");
     }
@@ -72,7 +69,7 @@ async fn what_is_not_there_cannot_be_erased() {
         deny_delete: true,
         ..stream::Config::default()
     };
-    nats.jetstream().await.create_stream(denied).await.unwrap();
+    lobby.nats.jetstream().await.create_stream(denied).await.unwrap();
     let adopted = CreateRoomRequest { subject: "kept".into(), ..persisted("kept") };
     client.clone().create_room(adopted).await.unwrap();
     publish_n(&client, "kept", 3).await;
@@ -85,10 +82,7 @@ async fn what_is_not_there_cannot_be_erased() {
 async fn an_erased_message_keeps_its_id_for_the_window() {
     // Goal: the contract's word on it. Method: publish with an id, erase, publish again with the id: a duplicate of the
     // first, and nothing is stored.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     let request = PublishRequest {
         room_id: "lobby".into(),
         message_id: "id".into(),

@@ -10,8 +10,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_status, create_room, ephemeral, eventually, history, list_rooms, payloads,
-    persisted, publish, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, assert_status, create_room, ephemeral, eventually, history, list_rooms,
+    payloads, persisted, publish, publish_n, sequences,
 };
 
 async fn get_room(client: &Client, room_id: &str) -> Result<Room, tonic::Status> {
@@ -44,9 +44,7 @@ fn everything(room_id: &str) -> CreateRoomRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_is_described_as_it_was_created() {
     // Goal: nothing that a creator sets is lost. Method: create with every field, read it back, look at the state.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = everything("lobby");
 
     let created = client.create_room(request.clone()).await.unwrap();
@@ -78,9 +76,7 @@ async fn a_room_is_described_as_it_was_created() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_has_the_documented_defaults() {
     // Goal: what is not set gets its default. Method: create with the id alone, persisted and ephemeral.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     let room = create_room(&client, "a-b.c").await;
     assert_eq!(room.subject, "unibus.room.a_b_c");
@@ -99,9 +95,7 @@ async fn a_room_has_the_documented_defaults() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_without_an_id_gets_one_of_its_own() {
     // Goal: a generated id is unique and usable. Method: two rooms without an id, a message in each.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
 
     let first = create_room(&client, "").await.room_id;
     let second = create_room(&client, "").await.room_id;
@@ -115,9 +109,7 @@ async fn a_room_without_an_id_gets_one_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn creating_a_room_again_changes_nothing() {
     // Goal: creation is idempotent. Method: create, publish, create the same again; same room, the message still there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     let first = client.create_room(everything("lobby")).await.unwrap();
     let first = first.into_inner().room.expect("a room");
@@ -134,9 +126,7 @@ async fn creating_a_room_again_changes_nothing() {
 async fn a_different_room_under_a_taken_id_is_refused() {
     // Goal: an id means one room. Method: repeat the creation with one field changed at a time; each is refused, and
     // the room stays as it was.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let request = everything("lobby");
     client.create_room(request.clone()).await.unwrap();
 
@@ -161,19 +151,16 @@ async fn a_different_room_under_a_taken_id_is_refused() {
 async fn deleting_a_room_takes_its_stream_and_durables_along() {
     // Goal: nothing of a room is left behind. Method: a room with a message and a durable; delete it; look for its stream
     // natively, and for the room by every call.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     Frames::durable(&client, "lobby", "ann").await.messages(3).await;
-    let durables = nats.stream("lobby").await.consumer_names();
+    let durables = lobby.nats.stream("lobby").await.consumer_names();
     let durables: Vec<String> = durables.map(Result::unwrap).collect().await;
     assert!(durables.contains(&String::from("lobby_ann")), "{durables:?}");
 
     delete_room(&client, "lobby").await.unwrap();
 
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     assert!(jetstream.get_stream("UNIBUS_lobby").await.is_err());
     assert_eq!(list_rooms(&client, 0, "").await.unwrap().rooms, []);
     no_room_answers_to(&client, "lobby").await;
@@ -211,10 +198,7 @@ async fn no_room_answers_to(client: &Client, room_id: &str) {
 async fn a_room_created_again_after_deletion_starts_anew() {
     // Goal: nothing of a former life shows. Method: fill a room, read it with a durable, delete and re-create it; the new
     // one counts from 1, and the durable of the same name gets everything.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
     Frames::durable(&client, "lobby", "ann").await.messages(5).await;
     delete_room(&client, "lobby").await.unwrap();
@@ -232,9 +216,7 @@ async fn a_room_created_again_after_deletion_starts_anew() {
 async fn replicas_that_the_server_cannot_keep_are_refused() {
     // Goal: a room is never less safe than was asked. Method: 3 replicas on a single server; no room is left behind, and
     // the id is free for one that fits.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
 
     let request = CreateRoomRequest { replicas: 3, ..persisted("safe") };
     let refused = client.create_room(request).await;

@@ -3,7 +3,7 @@
 use tonic::Code;
 use unibus::v1::{DeleteRoomRequest, Room};
 
-use crate::support::{Nats, Unibus, assert_status, create_ephemeral, create_room, list_rooms, names_field};
+use crate::support::{Lobby, assert_status, create_ephemeral, create_room, list_rooms, names_field};
 
 fn ids(rooms: &[Room]) -> Vec<&str> {
     rooms.iter().map(|room| room.room_id.as_str()).collect()
@@ -13,9 +13,7 @@ fn ids(rooms: &[Room]) -> Vec<&str> {
 async fn pages_list_every_room_once_by_ascending_id() {
     // Goal: paging is complete and ordered, also while rooms go. Method: 7 rooms in pages of 3; then once more with the
     // last room of the first page deleted before the second is asked for.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     assert_eq!(list_rooms(&client, 0, "").await.unwrap().rooms, []);
     for id in ["g", "c", "a", "e", "B"] {
         create_room(&client, id).await;
@@ -49,9 +47,7 @@ async fn pages_list_every_room_once_by_ascending_id() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_makes_no_sense_is_refused() {
     // Goal: a bad page is the caller's error, by field. Method: a negative size, tokens that the service never gave.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
 
     let negative = list_rooms(&client, -1, "").await;
     let negative = assert_status(negative, Code::InvalidArgument, "INVALID_FIELD");

@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest};
 
 use crate::support::{
-    Client, Frames, Nats, NatsOptions, Unibus, assert_status, bare_stream, create_ephemeral, create_room, ephemeral,
-    eventually, history, names_field, payloads, persisted, publish,
+    Client, Frames, Lobby, Nats, NatsOptions, Unibus, assert_status, bare_stream, create_ephemeral, create_room,
+    ephemeral, eventually, history, names_field, payloads, persisted, publish,
 };
 
 fn with_subject(request: CreateRoomRequest, subject: &str) -> CreateRoomRequest {
@@ -30,9 +30,7 @@ async fn ids_that_map_to_one_name_are_rooms_of_their_own() {
     // Goal: no id keeps another one from its room, and none shares one. Method: groups of ids that map to one name, persisted
     // and ephemeral; the first has the name and what the native bus says to it, the others get hashed ones; each has its own
     // messages and its own life, and a deleted room's name goes to the next new one.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     for (name, ids) in [
         ("a_b", &["a-b", "a_b", "a.b", "a/b", "a\u{fc}b"][..]),
         ("__", &["日本", "__", "é/"]),
@@ -60,7 +58,7 @@ async fn ids_that_map_to_one_name_are_rooms_of_their_own() {
             assert_eq!(payloads(&frames.messages(2).await), [*id, *id]);
         }
         // the native bus finds the one that has the name
-        let native = nats.jetstream().await.get_or_create_stream(bare_stream(name)).await.unwrap();
+        let native = lobby.nats.jetstream().await.get_or_create_stream(bare_stream(name)).await.unwrap();
         assert_eq!(native.cached_info().state.messages, 2);
         delete(&client, ids[0]).await;
         assert_eq!(payloads(&history(&client, ids[1], 0).await.messages), [ids[1], ids[1]]);
@@ -101,9 +99,7 @@ async fn an_ephemeral_room_keeps_its_name_to_itself_too() {
 async fn an_id_that_is_another_ids_hashed_name_blocks_nobody() {
     // Goal: nobody squats on an id by taking the names that it would get. Method: with both names of `a-b` taken by rooms
     // that are called so, `a-b` gets one that no other id maps to.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let hashed = "a_b_2rbwfvt5si";
     for id in ["a_b", hashed] {
         assert_eq!(create_room(&client, id).await.stream, format!("UNIBUS_{id}"));
@@ -122,9 +118,7 @@ async fn an_id_that_is_another_ids_hashed_name_blocks_nobody() {
 async fn a_subject_of_another_rooms_name_is_refused_and_the_own_one_is_taken() {
     // Goal: what GetRoom shows can be sent again, and no room speaks on the subject of another one's name. Method: `a_b` and
     // `a-b` with the subjects that each would have, given by the creator.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     create_room(&client, "a_b").await;
     let given = with_subject(persisted("a-b"), "unibus.room.a_b");
     assert_status(client.create_room(given).await, Code::AlreadyExists, "SUBJECT_TAKEN");
@@ -139,11 +133,9 @@ async fn a_subject_of_another_rooms_name_is_refused_and_the_own_one_is_taken() {
 async fn a_name_that_was_claimed_and_never_used_is_taken_over() {
     // Goal: a creation that stopped half-way keeps a name from nobody for long. Method: claims without a room in the bucket,
     // one old and one of this moment; the first is taken over, the second is another instance's creation under way.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "first").await;
-    let names = nats.jetstream().await.get_key_value("unibus_names").await.unwrap();
+    let names = lobby.nats.jetstream().await.get_key_value("unibus_names").await.unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     for (name, age) in [("old", 60_000), ("new", 0)] {
         let claim = serde_json::json!({
@@ -164,17 +156,15 @@ async fn a_name_that_was_claimed_and_never_used_is_taken_over() {
 async fn a_room_with_a_hashed_name_is_repaired_like_any_other() {
     // Goal: the service looks after the stream that a room has, not after the one that its id maps to. Method: natively, the
     // stream is stripped by a bare update, and deleted; publishing, history and a subscription go on.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "a_b").await;
     let room = create_room(&client, "a-b").await;
     publish(&client, "a-b", "1").await.unwrap();
     let name = room.stream.strip_prefix("UNIBUS_").unwrap();
-    let jetstream = nats.jetstream().await;
+    let jetstream = lobby.nats.jetstream().await;
     jetstream.update_stream(bare_stream(name)).await.unwrap();
     eventually(Duration::from_secs(5), async || {
-        let config = nats.stream(name).await.cached_info().config.clone();
+        let config = lobby.nats.stream(name).await.cached_info().config.clone();
         config.allow_direct.then_some(()).ok_or_else(|| String::from("the stream is not repaired"))
     })
     .await;
@@ -190,9 +180,7 @@ async fn a_room_with_a_hashed_name_is_repaired_like_any_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_that_differ_in_case_are_different_rooms() {
     // Goal: no collision is seen where there is none. Method: two ids that differ in case only, a message in each.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for id in ["Lobby", "lobby"] {
         create_room(&client, id).await;
         publish(&client, id, id).await.unwrap();
@@ -206,9 +194,7 @@ async fn ids_that_differ_in_case_are_different_rooms() {
 async fn the_longest_names_work_from_end_to_end() {
     // Goal: the bounds on names fit within those of NATS. Method: ids of 128 characters, also of several bytes each, with
     // subscribers of 126: publish, subscribe, resume, history.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for letter in ["x", "\u{17c}", "\u{1f980}"] {
         let id = letter.repeat(128);
         let subscriber = letter.repeat(126);
@@ -226,9 +212,7 @@ async fn the_longest_names_work_from_end_to_end() {
 async fn a_subject_belongs_to_one_room() {
     // Goal: two rooms never get each other's messages. Method: second rooms, persisted and ephemeral, on the subject of a
     // persisted and of an ephemeral one; each is refused and leaves nothing behind.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (_lobby, mut client) = Lobby::without_room().await;
     let stored = with_subject(persisted("stored"), "chat.stored");
     client.create_room(stored).await.unwrap();
     let live = with_subject(ephemeral("live"), "chat.live");
@@ -252,10 +236,7 @@ async fn a_subject_belongs_to_one_room() {
 async fn the_default_subject_of_another_room_cannot_be_claimed() {
     // Goal: nobody places a room on the subject that another id has by default, whether that room exists or not.
     // Method: a custom subject below the service's own prefix.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     for subject in ["unibus.room.lobby", "unibus.room.later"] {
         for request in [persisted("spy"), ephemeral("spy")] {
             let refused = client.create_room(with_subject(request, subject)).await;
@@ -270,12 +251,10 @@ async fn the_default_subject_of_another_room_cannot_be_claimed() {
 async fn a_subject_that_a_native_stream_captures_is_taken() {
     // Goal: an overlap with a stream that no room owns is refused too. Method: a native stream with a wildcard; a room
     // below it; afterwards no room is left, and the id is free.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     let orders =
         stream::Config { name: "ORDERS".into(), subjects: vec!["orders.>".into()], ..stream::Config::default() };
-    nats.jetstream().await.create_stream(orders).await.unwrap();
+    lobby.nats.jetstream().await.create_stream(orders).await.unwrap();
 
     let request = with_subject(persisted("orders"), "orders.new");
     let refused = client.create_room(request).await;

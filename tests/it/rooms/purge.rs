@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use unibus::v1::{CreateRoomRequest, PurgeRoomRequest, PurgeRoomResponse, Retention};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually, explicit,
-    history, metadata, persisted, publish, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually,
+    explicit, history, metadata, persisted, publish, publish_n, sequences,
 };
 
 async fn purge(
@@ -40,14 +40,11 @@ async fn registered(nats: &Nats, mapped_id: &str) -> (Value, Value) {
 async fn a_purge_removes_up_to_a_sequence_and_once_more_nothing() {
     // Goal: what was asked for goes, once, and sequences go on. Method: parts, repetitions, less than before, all, all of
     // an empty room; after each the answer, the history, and what is registered.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     assert_eq!(seen(&purge(&client, "lobby", None).await.unwrap()), (0, 1, 0, 0));
     publish_n(&client, "lobby", 10).await;
     assert_eq!(seen(&purge(&client, "lobby", 0).await.unwrap()), (0, 1, 10, 10));
-    assert_eq!(registered(&nats, "lobby").await, (Value::Null, Value::Null));
+    assert_eq!(registered(&lobby.nats, "lobby").await, (Value::Null, Value::Null));
     let cases = [
         (Some(3), 3, 4, 7, 3),
         (Some(3), 0, 4, 7, 3),
@@ -57,15 +54,15 @@ async fn a_purge_removes_up_to_a_sequence_and_once_more_nothing() {
     ];
     for (up_to, purged, first, messages, through) in cases {
         assert_eq!(seen(&purge(&client, "lobby", up_to).await.unwrap()), (purged, first, 10, messages), "{up_to:?}");
-        assert_eq!(registered(&nats, "lobby").await.1, through, "{up_to:?}");
+        assert_eq!(registered(&lobby.nats, "lobby").await.1, through, "{up_to:?}");
     }
     assert_eq!(seen(&purge(&client, "lobby", None).await.unwrap()), (0, 11, 10, 0));
     assert_eq!(seen(&purge(&client, "lobby", 10).await.unwrap()), (0, 11, 10, 0));
     assert_eq!(publish(&client, "lobby", "x").await.unwrap().sequence, 11);
     assert_eq!(sequences(&history(&client, "lobby", 0).await.messages), [11]);
 
-    let created = nats.stream("lobby").await.cached_info().created.unix_timestamp_nanos();
-    assert_eq!(registered(&nats, "lobby").await.0.as_i64().map(i128::from), Some(created));
+    let created = lobby.nats.stream("lobby").await.cached_info().created.unix_timestamp_nanos();
+    assert_eq!(registered(&lobby.nats, "lobby").await.0.as_i64().map(i128::from), Some(created));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,10 +90,7 @@ async fn a_purge_on_one_instance_is_seen_on_the_other() {
 async fn what_cannot_be_purged_is_refused() {
     // Goal: a mistaken purge removes nothing. Method: a position after the end, in a room and in an empty one; an ephemeral
     // room; no such room; a bad id; a stream whose maker denied it, where nothing is registered either.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     create_room(&client, "empty").await;
     publish_n(&client, "lobby", 3).await;
     for (room_id, up_to, last) in [("lobby", 4, "3"), ("lobby", u64::MAX, "3"), ("empty", 1, "0")] {
@@ -115,12 +109,12 @@ async fn what_cannot_be_purged_is_refused() {
         deny_purge: true,
         ..stream::Config::default()
     };
-    nats.jetstream().await.create_stream(denied).await.unwrap();
+    lobby.nats.jetstream().await.create_stream(denied).await.unwrap();
     let adopted = CreateRoomRequest { subject: "kept".into(), ..persisted("kept") };
     client.clone().create_room(adopted).await.unwrap();
     publish_n(&client, "kept", 3).await;
     assert_status(purge(&client, "kept", 2).await, Code::FailedPrecondition, "REMOVAL_DENIED");
-    assert_eq!(registered(&nats, "kept").await, (Value::Null, Value::Null));
+    assert_eq!(registered(&lobby.nats, "kept").await, (Value::Null, Value::Null));
     assert_eq!(history(&client, "kept", 0).await.messages.len(), 3);
 }
 
@@ -129,12 +123,9 @@ async fn a_purge_is_registered_before_the_messages_go_and_after() {
     // Goal: whoever misses the messages can find out why, and a purge that was only announced counts for nothing. Method: a
     // native client that sees what the service sends to NATS, in order; the second purge of the same sequences registers
     // nothing.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
-    let witness = nats.client().await;
+    let witness = lobby.nats.client().await;
     let mut seen = witness.subscribe(">").await.unwrap();
     witness.publish("begin", "".into()).await.unwrap();
     while seen.next().await.expect("open").subject.as_str() != "begin" {}
@@ -161,14 +152,11 @@ async fn a_purge_is_registered_before_the_messages_go_and_after() {
 async fn a_room_made_anew_was_never_purged() {
     // Goal: what is registered of a purge belongs to one life of the log. Method: purge, let a native client delete the
     // stream, publish; the new life's sequences are not taken for purged ones: purging there removes and registers anew.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 9).await;
     purge(&client, "lobby", 8).await.unwrap();
-    let before = registered(&nats, "lobby").await;
-    nats.jetstream().await.delete_stream("UNIBUS_lobby").await.unwrap();
+    let before = registered(&lobby.nats, "lobby").await;
+    lobby.nats.jetstream().await.delete_stream("UNIBUS_lobby").await.unwrap();
     eventually(Duration::from_secs(10), async || {
         let last = history(&client, "lobby", 1).await.last_sequence;
         (last == 0).then_some(()).ok_or_else(|| format!("the last sequence is {last}"))
@@ -176,7 +164,7 @@ async fn a_room_made_anew_was_never_purged() {
     .await;
     publish_n(&client, "lobby", 3).await;
     assert_eq!(seen(&purge(&client, "lobby", 2).await.unwrap()), (2, 3, 3, 1));
-    let after = registered(&nats, "lobby").await;
+    let after = registered(&lobby.nats, "lobby").await;
     assert_ne!(before.0, after.0);
     assert_eq!(after.1, 2);
 }
@@ -185,10 +173,7 @@ async fn a_room_made_anew_was_never_purged() {
 async fn a_purge_moves_positions_to_its_end() {
     // Goal: a subscriber that was behind goes on after the purge. Method: a durable at the beginning; purge four of six;
     // it is at four, and gets the rest.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 6).await;
     drop(Frames::open(&client, explicit("lobby", "ann")).await.unwrap());
     purge(&client, "lobby", 4).await.unwrap();

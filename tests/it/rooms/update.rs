@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 use unibus::v1::{CreateRoomRequest, GetRoomRequest, Retention, Room, RoomState, UpdateRoomRequest};
 
 use crate::support::{
-    Client, Cluster, Nats, NatsOptions, Unibus, assert_field, assert_status, create_ephemeral, create_room, eventually,
-    fields, persisted, publish, publish_n,
+    Client, Cluster, Lobby, Nats, NatsOptions, Unibus, assert_field, assert_status, create_ephemeral, create_room,
+    eventually, fields, persisted, publish, publish_n,
 };
 
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn lobby() -> Room {
+fn lobby_room() -> Room {
     Room { room_id: "lobby".into(), ..Room::default() }
 }
 
@@ -41,14 +41,12 @@ fn seconds(seconds: i64) -> prost_types::Duration {
 async fn the_mask_says_what_is_taken_over() {
     // Goal: nothing changes but what is named, and what is named and unset goes back to its default. Method: one change
     // after another, each compared with the whole room; without a mask, with `*`, and with one for each field.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let mut room = create_room(&client, "lobby").await;
     let full =
         Retention { max_age: Some(seconds(3600)), max_bytes: 1_000_000, max_messages: 100, max_message_bytes: 1000 };
 
-    let asked = Room { labels: labels(&[("a", "1")]), retention: Some(full), ..lobby() };
+    let asked = Room { labels: labels(&[("a", "1")]), retention: Some(full), ..lobby_room() };
     room.labels.clone_from(&asked.labels);
     assert_eq!(update(&client, asked.clone(), &["labels"]).await.unwrap(), room);
     room.retention = Some(Retention { max_messages: 100, ..Retention::default() });
@@ -57,12 +55,12 @@ async fn the_mask_says_what_is_taken_over() {
     let given = ["retention.max_age", "retention.max_bytes", "retention.max_message_bytes"];
     assert_eq!(update(&client, asked.clone(), &given).await.unwrap(), room);
     room.retention = Some(Retention { max_bytes: 0, ..full });
-    assert_eq!(update(&client, lobby(), &["retention.max_bytes"]).await.unwrap(), room);
+    assert_eq!(update(&client, lobby_room(), &["retention.max_bytes"]).await.unwrap(), room);
     // without a mask: what is set; nothing can be unset
-    let asked = Room { retention: Some(Retention { max_bytes: 7_000, ..Retention::default() }), ..lobby() };
+    let asked = Room { retention: Some(Retention { max_bytes: 7_000, ..Retention::default() }), ..lobby_room() };
     room.retention = Some(Retention { max_bytes: 7_000, ..full });
     assert_eq!(update(&client, asked, &[]).await.unwrap(), room);
-    assert_eq!(update(&client, lobby(), &[]).await.unwrap(), room);
+    assert_eq!(update(&client, lobby_room(), &[]).await.unwrap(), room);
     // the whole room as it was read, changed
     room.labels = labels(&[("b", "2"), ("c", "3")]);
     assert_eq!(update(&client, room.clone(), &[]).await.unwrap(), room);
@@ -70,11 +68,11 @@ async fn the_mask_says_what_is_taken_over() {
     room.retention = Some(Retention { max_messages: 5, ..Retention::default() });
     assert_eq!(update(&client, room.clone(), &["*"]).await.unwrap(), room);
     room.retention = Some(Retention::default());
-    assert_eq!(update(&client, lobby(), &["retention", "retention.max_age"]).await.unwrap(), room);
+    assert_eq!(update(&client, lobby_room(), &["retention", "retention.max_age"]).await.unwrap(), room);
     assert_eq!(get(&client, "lobby").await, room);
 
     // the room is now another one than the one that was created
-    update(&client, Room { labels: labels(&[("a", "1")]), ..lobby() }, &["labels"]).await.unwrap();
+    update(&client, Room { labels: labels(&[("a", "1")]), ..lobby_room() }, &["labels"]).await.unwrap();
     assert_status(client.clone().create_room(persisted("lobby")).await, Code::AlreadyExists, "ROOM_EXISTS");
 }
 
@@ -82,15 +80,13 @@ async fn the_mask_says_what_is_taken_over() {
 async fn what_cannot_change_is_refused_by_name() {
     // Goal: nobody believes to have changed what is fixed. Method: every path that is none or is fixed, alone and all at
     // once with wrong values; fixed fields without a mask; each leaves the room as it was.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let room = create_room(&client, "lobby").await;
     let fixed = ["room_id", "persist", "subject", "allow_message_ttl", "created_at", "creator", "state"];
     let unknown =
         ["state.messages", "labels.a", "retention.max_ages", "retention.", "colour", "", "Labels", "room.labels"];
     for path in fixed.into_iter().chain(unknown) {
-        assert_field(update(&client, lobby(), &[path]).await, &format!("update_mask[{path}]"), path);
+        assert_field(update(&client, lobby_room(), &[path]).await, &format!("update_mask[{path}]"), path);
     }
     let wrong = Room {
         labels: labels(&[("", "x")]),
@@ -101,7 +97,7 @@ async fn what_cannot_change_is_refused_by_name() {
             max_message_bytes: -1,
         }),
         replicas: 2,
-        ..lobby()
+        ..lobby_room()
     };
     let paths = ["labels", "retention", "replicas", "persist", "colour"];
     let refused = assert_status(update(&client, wrong.clone(), &paths).await, Code::InvalidArgument, "INVALID_FIELD");
@@ -118,13 +114,17 @@ async fn what_cannot_change_is_refused_by_name() {
     assert_eq!(fields(&refused), expected);
     // what the mask does not name is not looked at
     assert_eq!(update(&client, Room { labels: HashMap::new(), ..wrong }, &["labels"]).await.unwrap(), room);
-    assert_field(update(&client, Room { room_id: "a b".into(), ..lobby() }, &[]).await, "room.room_id", "a room id");
+    assert_field(
+        update(&client, Room { room_id: "a b".into(), ..lobby_room() }, &[]).await,
+        "room.room_id",
+        "a room id",
+    );
     assert_field(update(&client, Room::default(), &[]).await, "room.room_id", "no room");
     let many = vec!["colour"; 1000];
-    assert_field(update(&client, lobby(), &many).await, "update_mask", "a thousand paths");
+    assert_field(update(&client, lobby_room(), &many).await, "update_mask", "a thousand paths");
     let long = "x".repeat(60_000);
-    assert_field(update(&client, lobby(), &[&long]).await, "update_mask", "a long path");
-    let other = Room { subject: "else".into(), allow_message_ttl: true, ..lobby() };
+    assert_field(update(&client, lobby_room(), &[&long]).await, "update_mask", "a long path");
+    let other = Room { subject: "else".into(), allow_message_ttl: true, ..lobby_room() };
     for paths in [&[][..], &["*"]] {
         let refused =
             assert_status(update(&client, other.clone(), paths).await, Code::InvalidArgument, "INVALID_FIELD");
@@ -144,14 +144,14 @@ async fn an_ephemeral_room_can_change_its_labels_and_nothing_else() {
         let client = unibus.client().await;
         let mut room = create_ephemeral(&client, "lobby").await;
         room.labels = labels(&[("a", "1")]);
-        let asked = Room { labels: room.labels.clone(), ..lobby() };
+        let asked = Room { labels: room.labels.clone(), ..lobby_room() };
         assert_eq!(update(&client, asked, &["labels"]).await.unwrap(), room);
         assert_eq!(get(&client, "lobby").await, room);
         let asked = Room {
             persist: true,
             replicas: 1,
             retention: Some(Retention { max_messages: 1, ..Retention::default() }),
-            ..lobby()
+            ..lobby_room()
         };
         let refused = assert_status(update(&client, asked, &[]).await, Code::InvalidArgument, "INVALID_FIELD");
         assert_eq!(fields(&refused), ["room.persist", "room.retention", "room.replicas"]);
@@ -168,12 +168,12 @@ async fn tighter_bounds_apply_at_once() {
     let (client, other) = (first.client().await, second.client().await);
     create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 10).await;
-    let asked = Room { retention: Some(Retention { max_messages: 3, ..Retention::default() }), ..lobby() };
+    let asked = Room { retention: Some(Retention { max_messages: 3, ..Retention::default() }), ..lobby_room() };
     let room = update(&client, asked, &["retention"]).await.unwrap();
     let state = room.state.unwrap();
     assert_eq!((state.first_sequence, state.last_sequence, state.messages), (8, 10, 3));
 
-    let asked = Room { retention: Some(Retention { max_message_bytes: 4, ..Retention::default() }), ..lobby() };
+    let asked = Room { retention: Some(Retention { max_message_bytes: 4, ..Retention::default() }), ..lobby_room() };
     update(&client, asked, &["retention.max_message_bytes"]).await.unwrap();
     assert_status(publish(&client, "lobby", "12345").await, Code::InvalidArgument, "PAYLOAD_TOO_LARGE");
     publish(&client, "lobby", "1234").await.unwrap();
@@ -187,7 +187,7 @@ async fn tighter_bounds_apply_at_once() {
     .await;
 
     let age = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
-    let asked = Room { retention: Some(Retention { max_age: age, ..Retention::default() }), ..lobby() };
+    let asked = Room { retention: Some(Retention { max_age: age, ..Retention::default() }), ..lobby_room() };
     update(&other, asked, &["retention.max_age"]).await.unwrap();
     eventually(KNOWN_WITHIN, async || {
         let messages = get(&client, "lobby").await.state.unwrap().messages;
@@ -214,7 +214,7 @@ async fn changes_made_at_once_on_two_instances_are_all_there() {
                 max_messages: number.into(),
                 max_message_bytes: number,
             }),
-            ..lobby()
+            ..lobby_room()
         };
         let paths = ["labels", "retention.max_age", "retention.max_bytes", "retention.max_messages"];
         let calls = paths.iter().zip(clients.iter().cycle());
@@ -244,19 +244,17 @@ async fn changes_made_at_once_on_two_instances_are_all_there() {
 async fn what_nats_refuses_is_not_registered() {
     // Goal: the registry never says what is not so. Method: replicas that a single server cannot keep, more bytes than it
     // may store, together with labels; neither is there afterwards, in the room or in its stream.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     let retention = Some(Retention { max_bytes: 1000, ..Retention::default() });
     client.clone().create_room(CreateRoomRequest { retention, ..persisted("lobby") }).await.unwrap();
     let room = get(&client, "lobby").await;
-    let asked = Room { replicas: 3, labels: labels(&[("a", "1")]), ..lobby() };
+    let asked = Room { replicas: 3, labels: labels(&[("a", "1")]), ..lobby_room() };
     assert_status(update(&client, asked, &[]).await, Code::FailedPrecondition, "REPLICAS_UNAVAILABLE");
     let retention = Some(Retention { max_bytes: i64::MAX / 2, ..Retention::default() });
-    let asked = Room { retention, labels: labels(&[("a", "1")]), ..lobby() };
+    let asked = Room { retention, labels: labels(&[("a", "1")]), ..lobby_room() };
     assert_status(update(&client, asked, &[]).await, Code::ResourceExhausted, "STORAGE_FULL");
     assert_eq!(get(&client, "lobby").await, room);
-    let config = nats.stream("lobby").await.cached_info().config.clone();
+    let config = lobby.nats.stream("lobby").await.cached_info().config.clone();
     assert_eq!((config.num_replicas, config.max_bytes), (1, 1000));
 }
 
@@ -270,7 +268,7 @@ async fn copies_can_be_added_and_taken_away() {
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 5).await;
-    let asked = |replicas| Room { replicas, ..lobby() };
+    let asked = |replicas| Room { replicas, ..lobby_room() };
     assert_eq!(update(&client, asked(3), &[]).await.unwrap().replicas, 3);
     cluster.catches_up("UNIBUS_lobby").await;
     assert_status(update(&client, asked(5), &[]).await, Code::FailedPrecondition, "REPLICAS_UNAVAILABLE");

@@ -10,7 +10,7 @@ use tonic::Code;
 use unibus::v1::{SubscribeRequest, subscribe_response::Frame};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, listed,
+    Client, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, create_ephemeral, create_room, eventually, listed,
     payloads, publish, publish_n, sequences, subscription,
 };
 
@@ -123,9 +123,7 @@ async fn caught_up_comes_once_in_every_kind_of_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn until_caught_up_ends_with_ok() {
     // Goal: a batch reader ends by itself. Method: empty, filled, resumed and ephemeral; `caught_up` is the last frame.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_room(&client, "empty").await;
     create_room(&client, "filled").await;
     publish_n(&client, "filled", 5).await;
@@ -150,9 +148,7 @@ async fn until_caught_up_ends_with_ok() {
 async fn an_idle_subscription_gives_signs_of_life_with_its_position() {
     // Goal: silence means a dead connection. Method: idle rooms of all kinds; heartbeats at the announced interval, with
     // the position of what was sent.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_room(&client, "empty").await;
     create_room(&client, "filled").await;
     publish_n(&client, "filled", 3).await;
@@ -204,13 +200,10 @@ async fn subscribers_whose_names_map_alike_never_share_a_position() {
 async fn a_native_consumer_of_another_kind_is_left_alone() {
     // Goal: a durable that cannot be a subscriber's is refused, not changed. Method: a native durable without acks under
     // the mapped name; subscribing under it is refused; it is as it was.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     let config =
         pull::Config { durable_name: Some("lobby_ann".into()), ack_policy: AckPolicy::None, ..pull::Config::default() };
-    let stream = nats.stream("lobby").await;
+    let stream = lobby.nats.stream("lobby").await;
     stream.create_consumer(config).await.unwrap();
     let refused = Frames::open(&client, subscription("lobby", "ann")).await.map(|_| ());
     assert_status(refused, Code::AlreadyExists, "STREAM_INCOMPATIBLE");

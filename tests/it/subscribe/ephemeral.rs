@@ -6,7 +6,7 @@ use tonic::Code;
 use unibus::v1::{GapReason, SubscribeRequest, start::At, subscribe_response::Frame};
 
 use crate::support::{
-    Frames, Nats, Unibus, assert_status, client_with_window, create_ephemeral, payloads, publish, starting,
+    Frames, Lobby, Nats, Unibus, assert_status, client_with_window, create_ephemeral, payloads, publish, starting,
     subscription,
 };
 
@@ -16,13 +16,11 @@ const FRAME_WITHIN: Duration = Duration::from_secs(10);
 async fn live_messages_come_in_order_from_the_first_frame_on() {
     // Goal: what is published after `opened` is delivered. Method: two subscribers, then messages at once; each gets all of
     // them in order.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     let mut readers = vec![
         Frames::transient(&client, "live").await,
-        Frames::open(&unibus.client().await, starting("live", At::New(()))).await.unwrap(),
+        Frames::open(&lobby.unibus.client().await, starting("live", At::New(()))).await.unwrap(),
     ];
     for number in 0..200 {
         publish(&client, "live", number.to_string()).await.unwrap();
@@ -40,9 +38,7 @@ async fn live_messages_come_in_order_from_the_first_frame_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_needs_a_log_is_refused() {
     // Goal: nothing is promised that an ephemeral room cannot keep. Method: a durable; every start but `new`.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     let long_ago = prost_types::Timestamp { seconds: 1, nanos: 0 };
     let requests = [
@@ -118,13 +114,11 @@ async fn a_slow_reader_is_told_exactly_how_much_it_lost_and_slows_nobody() {
 async fn a_lost_nats_connection_is_told() {
     // Goal: silence while NATS was away is not taken for peace. Method: kill and restart the NATS server under an open
     // subscription; it stays open, tells of the loss, and delivers what is published afterwards.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (mut lobby, client) = Lobby::without_room().await;
     create_ephemeral(&client, "live").await;
     let mut frames = Frames::transient(&client, "live").await;
     frames.until_caught_up().await;
-    nats.restart().await;
+    lobby.nats.restart().await;
     loop {
         match frames.next_frame(FRAME_WITHIN).await.unwrap().expect("open") {
             Frame::Gap(gap) => {

@@ -9,8 +9,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, client_with_window, create_room, eventually, explicit, history, listed, persisted,
-    publish, publish_n, sequences, starting, subscription,
+    Client, Frames, Lobby, Nats, Unibus, client_with_window, create_room, eventually, explicit, history, listed,
+    persisted, publish, publish_n, sequences, starting, subscription,
 };
 
 const FRAME_WITHIN: Duration = Duration::from_secs(10);
@@ -55,9 +55,7 @@ async fn bounded_room(client: &Client, max_messages: i64) {
 async fn a_start_before_the_first_kept_message_tells_what_expired() {
     // Goal: retention is no silent loss. Method: a room that keeps three of ten; start after 0, after 4, from the oldest,
     // and with a durable that had stopped at 2.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     bounded_room(&client, 3).await;
     publish_n(&client, "lobby", 2).await;
     let request = SubscribeRequest { until_caught_up: true, ..subscription("lobby", "ann") };
@@ -87,12 +85,9 @@ async fn a_start_before_the_first_kept_message_tells_what_expired() {
 async fn a_purge_is_told_as_such_where_nothing_expires() {
     // Goal: in a room without bounds a purge is the only explanation. Method: purge natively up to 5 of 8, then all; start
     // at the beginning each time; the next message follows.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 8).await;
-    let stream = nats.stream("lobby").await;
+    let stream = lobby.nats.stream("lobby").await;
     stream.purge().sequence(6).await.unwrap();
     let mut frames = Frames::open(&client, starting("lobby", At::AfterSequence(0))).await.unwrap();
     assert_eq!(sequences(&frames.until_caught_up().await), [6, 7, 8]);
@@ -110,12 +105,9 @@ async fn a_purge_is_told_as_such_where_nothing_expires() {
 async fn deleted_messages_between_kept_ones_are_named() {
     // Goal: a hole is named with its exact bounds. Method: delete two runs in the middle natively; read all; start within a
     // hole; resume a durable within a hole.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
-    nats.delete_messages("lobby", [3, 5, 6, 7]).await;
+    lobby.nats.delete_messages("lobby", [3, 5, 6, 7]).await;
 
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     assert_eq!(sequences(&frames.until_caught_up().await), [1, 2, 4, 8, 9, 10]);
@@ -134,16 +126,13 @@ async fn deleted_messages_between_kept_ones_are_named() {
 async fn a_deleted_end_does_not_keep_the_backlog_open() {
     // Goal: `caught_up` comes although the last messages are gone. Method: delete the newest two of five, then every one;
     // the backlog ends with a gap, and what is published later follows.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
-    nats.delete_messages("lobby", [4, 5]).await;
+    lobby.nats.delete_messages("lobby", [4, 5]).await;
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     assert_eq!(sequences(&frames.until_caught_up().await), [1, 2, 3]);
     assert_eq!(frames.gaps, [gap(4, 5, GapReason::Deleted)]);
-    nats.delete_messages("lobby", [1, 2, 3]).await;
+    lobby.nats.delete_messages("lobby", [1, 2, 3]).await;
     let mut empty = Frames::open(&client, starting("lobby", At::AfterSequence(0))).await.unwrap();
     assert_eq!(empty.until_caught_up().await, []);
     assert_eq!(read_gaps(&empty), [(1, 5)]);
@@ -167,14 +156,11 @@ fn read_gaps(frames: &Frames) -> Vec<(u64, u64)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_does_not_disturb_a_subscriber_that_has_read_it_all() {
     // Goal: what was delivered is not reported as lost. Method: read all, purge natively, publish; the next message, no gap.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     frames.until_caught_up().await;
-    nats.stream("lobby").await.purge().await.unwrap();
+    lobby.nats.stream("lobby").await.purge().await.unwrap();
     publish(&client, "lobby", "6").await.unwrap();
     assert_eq!(sequences(&frames.messages(1).await), [6]);
     assert_eq!(frames.gaps, []);

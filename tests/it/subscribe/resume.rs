@@ -14,8 +14,8 @@ use tonic::{Code, transport::Endpoint};
 use unibus::v1::{AckMode, SubscribeRequest};
 
 use crate::support::{
-    Client, Consuming, Frames, Nats, Process, Unibus, acknowledge, assert_status, client_with_window, create_room,
-    explicit, floor, floor_reaches, listed, metadata, over, publish, publish_n, sequences, subscription,
+    Client, Consuming, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_status, client_with_window,
+    create_room, explicit, floor, floor_reaches, listed, metadata, over, publish, publish_n, sequences, subscription,
 };
 
 /// How soon a message that was not acknowledged comes again: far below the ack wait of a durable.
@@ -52,9 +52,7 @@ async fn half_acknowledged(client: &Client) -> Frames {
 async fn what_was_not_acknowledged_comes_again_in_order_and_at_once() {
     // Goal: EXPLICIT loses nothing and does not make the subscriber wait. Method: read ten, acknowledge five, close, open
     // again; the other five; again without a further ack; again after an ack of all.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     drop(half_acknowledged(&client).await);
     drop(resumes_after(&client, 5, 10).await);
     drop(resumes_after(&client, 5, 10).await);
@@ -67,30 +65,24 @@ async fn what_was_not_acknowledged_comes_again_in_order_and_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_any_ack_the_whole_backlog_comes_again() {
     // Goal: reading alone moves nothing under EXPLICIT. Method: read all twice; the position is 0 natively all the time.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 5).await;
     let mut first = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
     assert_eq!(sequences(&first.messages(5).await), [1, 2, 3, 4, 5]);
     drop(first);
     drop(resumes_after(&client, 0, 5).await);
-    assert_eq!(floor(&nats, "lobby", "ann").await, 0);
+    assert_eq!(floor(&lobby.nats, "lobby", "ann").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn auto_acks_follow_what_the_client_has_read() {
     // Goal: AUTO needs no calls. Method: read ten messages; the position is 10 natively while the subscription is open, and
     // the next one starts there.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     assert_eq!(sequences(&frames.messages(10).await), listed(1..=10));
-    assert_eq!(floor_reaches(&nats, "lobby", "ann", 10).await, 10);
+    assert_eq!(floor_reaches(&lobby.nats, "lobby", "ann", 10).await, 10);
     drop(frames);
     let mut frames = Frames::durable(&client, "lobby", "ann").await;
     assert!(frames.opened().resumed);
@@ -195,16 +187,14 @@ async fn resume_after_the_service_was_killed_has_no_gap() {
 async fn an_answered_acknowledge_survives_the_death_of_nats() {
     // Goal: an Acknowledge is durable when it returns. Method: SIGKILL the NATS server at once after the answer, restart it,
     // several times over; the position is the one that was answered, for the service and natively.
-    let mut nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (mut lobby, client) = Lobby::without_room().await;
     drop(half_acknowledged(&client).await);
     for position in 6..=9 {
         let answered = acknowledge(&client, "lobby", "ann", position).await.unwrap();
         assert_eq!(answered, position);
-        nats.kill9();
-        nats.restart().await;
-        assert_eq!(floor(&nats, "lobby", "ann").await, position);
+        lobby.nats.kill9();
+        lobby.nats.restart().await;
+        assert_eq!(floor(&lobby.nats, "lobby", "ann").await, position);
         reopens(&client).await;
         drop(resumes_after(&client, position, 10).await);
     }
@@ -288,10 +278,7 @@ async fn who_does_not_say_acknowledges_itself() {
     // Goal: nothing is lost by a client that has not chosen to lose something. Method: a durable subscription without an
     // `ack_mode` reads everything and ends; the next one, and one on a Consume stream, get everything again; what is
     // acknowledged does not come again.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let unset = SubscribeRequest { ack_mode: AckMode::Unspecified.into(), ..subscription("lobby", "ann") };
     for _ in 0..2 {
@@ -304,7 +291,7 @@ async fn who_does_not_say_acknowledges_itself() {
     consuming.open(unset.clone()).await;
     assert_eq!(sequences(&consuming.messages("lobby", 3).await), [1, 2, 3]);
     drop(consuming);
-    assert_eq!(floor(&nats, "lobby", "ann").await, 0);
+    assert_eq!(floor(&lobby.nats, "lobby", "ann").await, 0);
     assert_eq!(acknowledge(&client, "lobby", "ann", 2).await.unwrap(), 2);
     let mut frames = Frames::open(&client, unset).await.unwrap();
     assert_eq!(sequences(&frames.until_caught_up().await), [3]);

@@ -10,8 +10,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Consuming, Frames, Nats, Unibus, create_room, eventually, history, listed, persisted, publish, publish_n,
-    sequences, starting, subscription,
+    Client, Consuming, Frames, Lobby, Nats, Unibus, create_room, eventually, history, listed, persisted, publish,
+    publish_n, sequences, starting, subscription,
 };
 
 /// One message each, so that the room is never idle for as long as would empty its memory.
@@ -66,10 +66,7 @@ async fn delete(client: &Client, room_id: &str, sequence: u64) {
 async fn a_deleted_message_is_gone_at_once_also_where_others_read_along() {
     // Goal: an erased message is not delivered again. Method: a subscription keeps the room's messages in memory, and the room
     // stays busy; erase one; every subscription that opens after the answer is told a gap in its place.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let mut open = Frames::transient(&client, "lobby").await;
     publish_n(&client, "lobby", 10).await;
     open.messages(10).await;
@@ -88,9 +85,7 @@ async fn a_deleted_message_is_gone_at_once_also_where_others_read_along() {
 async fn a_message_at_the_end_of_its_lifetime_is_gone_from_memory_too() {
     // Goal: the same for `ttl`. Method: among ten messages one with two seconds to live; when it is gone from history, no new
     // subscription gets it.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let request = CreateRoomRequest { allow_message_ttl: true, ..persisted("lobby") };
     client.clone().create_room(request).await.unwrap();
     let mut open = Frames::transient(&client, "lobby").await;
@@ -118,10 +113,7 @@ async fn a_message_at_the_end_of_its_lifetime_is_gone_from_memory_too() {
 async fn a_shorter_max_age_counts_for_memory_too() {
     // Goal: retention holds for what is in memory, also when it is changed later. Method: ten messages that others have in
     // memory; the room's age bound is tightened to less than their age; new subscriptions are told that they expired.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let mut open = Frames::transient(&client, "lobby").await;
     open.until_caught_up().await;
     publish_n(&client, "lobby", 10).await;
@@ -150,16 +142,13 @@ async fn a_shorter_max_age_counts_for_memory_too() {
 async fn what_another_program_deletes_is_noticed_in_a_busy_room() {
     // Goal: native deletions count too. Method: delete two messages natively that are in memory, while the room is busy: a
     // subscription that opens afterwards does not get them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     let mut open = Frames::transient(&client, "lobby").await;
     publish_n(&client, "lobby", 10).await;
     open.messages(10).await;
     let _busy = keep_busy(&client, "lobby");
     for (deleted, gaps) in [(5, 1), (7, 2)] {
-        nats.delete_messages("lobby", [deleted]).await;
+        lobby.nats.delete_messages("lobby", [deleted]).await;
         let begun = Instant::now();
         while begun.elapsed() < NOTICED_WITHIN + SLACK {
             let (read, told) = read_all(&client, "lobby").await;
@@ -175,10 +164,7 @@ async fn a_message_that_waits_for_credit_is_not_delivered_once_it_is_deleted() {
     // Goal: what waits for the client in the service is looked at again. Method: a Consume stream with credit for two of ten
     // messages; meanwhile erase three of the others, one after the other and apart; with credit the rest comes without them,
     // and gaps name them.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 10).await;
     let mut consuming = Consuming::start(&client).await;
     consuming.open_within(subscription("lobby", ""), 2, 0).await;
@@ -247,10 +233,7 @@ async fn a_room_that_keeps_one_message_still_delivers_every_one_live() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_empties_memory_for_those_who_come_later() {
     // Goal: the same for PurgeRoom, of a part of what is in memory. Method: purge up to the fifth of ten in a busy room.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     let mut open = Frames::transient(&client, "lobby").await;
     publish_n(&client, "lobby", 10).await;
     open.messages(10).await;

@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{AckMode, Message, SeekSubscriberRequest, Start, SubscribeRequest, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_field, assert_status, create_room, everything, explicit, floor, publish,
-    publish_n, sequences, starting,
+    Client, Frames, Lobby, assert_field, assert_status, everything, explicit, floor, publish, publish_n, sequences,
+    starting,
 };
 
 /// So far ahead that messages are stored in the meantime.
@@ -59,10 +59,7 @@ async fn a_subscription_begins_when_its_time_has_come() {
     // Goal: what is stored before `since` never comes, also when that time lies ahead. Method: subscriptions with and without
     // a name whose time comes while messages are published; the first message is the first one of that time. The durable
     // one begins there again, since it acknowledged nothing.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
 
     let at = ahead(AHEAD);
@@ -86,10 +83,7 @@ async fn a_subscription_begins_when_its_time_has_come() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_is_moved_to_a_time_that_comes() {
     // Goal: the same of SeekSubscriber. Method: move a subscriber to a time ahead while messages are published.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (_lobby, mut client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     drop(Frames::open(&client, durable(At::All(()), "ann")).await.unwrap());
 
@@ -108,10 +102,7 @@ async fn a_subscriber_is_moved_to_a_time_that_comes() {
 async fn a_time_far_ahead_is_refused_by_name() {
     // Goal: what cannot be kept is not promised. Method: an hour ahead, and the year 9999; the field is named, no durable is
     // left behind, and a subscriber stays where it was.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, mut client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     drop(Frames::open(&client, durable(At::AfterSequence(2), "ann")).await.unwrap());
     let last = At::Since(Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
@@ -121,7 +112,7 @@ async fn a_time_far_ahead_is_refused_by_name() {
         let auto = SubscribeRequest { ack_mode: AckMode::Auto.into(), ..durable(at.clone(), "bob") };
         let refused = Frames::open(&client, auto).await.map(|_| ());
         assert_field(refused, "start.since", "durable");
-        let left = nats.stream("lobby").await.consumer_info("lobby_bob").await;
+        let left = lobby.nats.stream("lobby").await.consumer_info("lobby_bob").await;
         assert!(left.is_err(), "a durable was left behind");
         let request = SeekSubscriberRequest {
             room_id: "lobby".into(),
@@ -130,6 +121,6 @@ async fn a_time_far_ahead_is_refused_by_name() {
         };
         let refused = client.seek_subscriber(request).await;
         assert_status(refused.map(drop), Code::InvalidArgument, "INVALID_FIELD");
-        assert_eq!(floor(&nats, "lobby", "ann").await, 2);
+        assert_eq!(floor(&lobby.nats, "lobby", "ann").await, 2);
     }
 }

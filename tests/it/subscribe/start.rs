@@ -6,7 +6,7 @@ use tonic::Code;
 use unibus::v1::{DeleteRoomRequest, Message, Start, SubscribeRequest, start::At};
 
 use crate::support::{
-    Client, Frames, Nats, Unibus, assert_field, assert_status, create_room, explicit, history, listed, metadata,
+    Client, Frames, Lobby, Nats, assert_field, assert_status, create_room, explicit, history, listed, metadata,
     payloads, publish, publish_n, sequences, starting,
 };
 
@@ -45,9 +45,7 @@ async fn refused(nats: &Nats, client: &Client, at: At, code: Code, reason: &str)
 async fn all_new_and_a_sequence() {
     // Goal: the plain starts. Method: a room of ten; from the oldest, after the newest, after each sequence from 0 to the
     // last; what is published later follows.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     room_of(&client, 10).await;
     assert_eq!(backlog(&client, At::All(())).await, (0, listed(1..=10)));
     assert_eq!(backlog(&client, At::New(())).await, (10, vec![]));
@@ -63,9 +61,7 @@ async fn all_new_and_a_sequence() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_cursor_of_a_message_or_a_page() {
     // Goal: what history and messages carry is a place to start. Method: each message's cursor, and a page's newer cursor.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for message in room_of(&client, 5).await {
         let expected = (message.sequence, listed(message.sequence + 1..=5));
         assert_eq!(backlog(&client, At::AfterCursor(message.cursor)).await, expected);
@@ -79,9 +75,7 @@ async fn after_a_cursor_of_a_message_or_a_page() {
 async fn since_a_time_includes_a_message_of_that_very_time() {
     // Goal: `since` is "at or after", to the nanosecond. Method: the exact time of each message, a nanosecond before and
     // after; long before the first; in an empty room.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     let messages = room_of(&client, 5).await;
     let since = |seconds: i64, nanos: i32| At::Since(prost_types::Timestamp { seconds, nanos });
     for message in &messages {
@@ -105,9 +99,7 @@ async fn since_a_time_includes_a_message_of_that_very_time() {
 async fn the_last_so_many_are_counted_past_holes() {
     // Goal: `last` means messages, not sequences. Method: without holes, then with deleted messages in the middle and at
     // the end; fewer, exactly as many as, and more than there are; none is refused.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     room_of(&client, 12).await;
     let last = async |count| backlog_with_gaps(&client, At::Last(count)).await;
     assert_eq!(last(1).await, [12]);
@@ -116,7 +108,7 @@ async fn the_last_so_many_are_counted_past_holes() {
     assert_eq!(last(13).await, listed(1..=12));
     assert_eq!(last(u64::MAX).await, listed(1..=12));
 
-    nats.delete_messages("lobby", [4, 5, 6, 9, 11, 12]).await;
+    lobby.nats.delete_messages("lobby", [4, 5, 6, 9, 11, 12]).await;
     assert_eq!(last(1).await, [10]);
     assert_eq!(last(2).await, [8, 10]);
     assert_eq!(last(4).await, [3, 7, 8, 10]);
@@ -137,13 +129,11 @@ async fn backlog_with_gaps(client: &Client, at: At) -> Vec<u64> {
 async fn a_start_after_the_end_is_refused() {
     // Goal: a position that is not there yet is a mistake, not a wait. Method: after the last sequence, in a filled and an
     // empty room; the last one itself is fine.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (lobby, client) = Lobby::without_room().await;
     room_of(&client, 3).await;
     for sequence in [4, u64::MAX] {
         let at = At::AfterSequence(sequence);
-        let status = refused(&nats, &client, at, Code::OutOfRange, "POSITION_AFTER_END").await;
+        let status = refused(&lobby.nats, &client, at, Code::OutOfRange, "POSITION_AFTER_END").await;
         assert_eq!(metadata(&status, "last_sequence"), "3");
     }
     create_room(&client, "empty").await;
@@ -155,9 +145,7 @@ async fn a_start_after_the_end_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cursors_that_mean_nothing_here_are_refused() {
     // Goal: a cursor is never reinterpreted. Method: garbage; another room's; one of the room's former life.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let mut client = unibus.client().await;
+    let (lobby, mut client) = Lobby::without_room().await;
     create_room(&client, "other").await;
     publish(&client, "other", "1").await.unwrap();
     let foreign = history(&client, "other", 1).await.messages[0].cursor.clone();
@@ -165,22 +153,20 @@ async fn cursors_that_mean_nothing_here_are_refused() {
     let truncated = former[..former.len() - 1].to_owned();
     for cursor in ["garbage".into(), "%%%".into(), String::new(), "A".repeat(5000), truncated, foreign] {
         let at = At::AfterCursor(cursor);
-        refused(&nats, &client, at, Code::InvalidArgument, "CURSOR_INVALID").await;
+        refused(&lobby.nats, &client, at, Code::InvalidArgument, "CURSOR_INVALID").await;
     }
     let request = DeleteRoomRequest { room_id: "lobby".into() };
     client.delete_room(request).await.unwrap();
     room_of(&client, 3).await;
     let at = At::AfterCursor(former);
-    refused(&nats, &client, at, Code::FailedPrecondition, "CURSOR_EXPIRED").await;
+    refused(&lobby.nats, &client, at, Code::FailedPrecondition, "CURSOR_EXPIRED").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_durable_starts_once_and_resumes_ever_after() {
     // Goal: `start` is for the first time. Method: a durable after 3, which acknowledges nothing; then with other starts;
     // it stays where it was, and says that it resumed.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     room_of(&client, 5).await;
     for (at, resumed) in
         [(At::AfterSequence(3), false), (At::All(()), true), (At::New(()), true), (At::AfterSequence(9), true)]

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use unibus::v1::{DeleteRoomRequest, start::At, subscribe_response::Frame};
 
 use crate::support::{
-    Frames, Nats, NatsOptions, Unibus, client_with_window, create_ephemeral, create_room, eventually, free_port,
+    Frames, Lobby, Nats, NatsOptions, Unibus, client_with_window, create_ephemeral, create_room, eventually, free_port,
     listed, payloads, publish, publish_n, sequences, starting,
 };
 
@@ -45,10 +45,7 @@ async fn subscriptions_become(monitor: u16, subject: &str, count: usize) {
 async fn many_subscriptions_cost_jetstream_one_reader_which_ends_after_the_last() {
     // Goal: the work that a room gives JetStream does not grow with its subscribers. Method: fifty subscriptions that are
     // caught up; the stream has one consumer, all get what is published; when they end, it goes.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
-    create_room(&client, "lobby").await;
+    let (lobby, client) = Lobby::open().await;
     publish_n(&client, "lobby", 3).await;
     let mut all = Vec::new();
     for number in 0..50 {
@@ -58,14 +55,14 @@ async fn many_subscriptions_cost_jetstream_one_reader_which_ends_after_the_last(
         assert_eq!(sequences(&frames.until_caught_up().await), backlog);
         all.push(frames);
     }
-    consumers_become(&nats, "lobby", 1).await;
+    consumers_become(&lobby.nats, "lobby", 1).await;
     publish_n(&client, "lobby", 20).await;
     for frames in &mut all {
         assert_eq!(sequences(&frames.messages(20).await), listed(4..=23));
     }
-    assert_eq!(consumers(&nats, "lobby").await, 1);
+    assert_eq!(consumers(&lobby.nats, "lobby").await, 1);
     drop(all);
-    consumers_become(&nats, "lobby", 0).await;
+    consumers_become(&lobby.nats, "lobby", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,9 +149,7 @@ async fn one_that_lags_reads_the_log_and_comes_back() {
 async fn a_room_made_again_has_an_upstream_of_its_own() {
     // Goal: what is left of a deleted room serves nobody. Method: subscribe, delete, create under the same name with
     // another subject, subscribe at once: for a room with a log and for one without.
-    let nats = Nats::start().await;
-    let unibus = Unibus::start(&nats).await;
-    let client = unibus.client().await;
+    let (_lobby, client) = Lobby::without_room().await;
     for persist in [true, false] {
         for round in 0..3 {
             let subject = format!("rooms.{persist}.{round}");

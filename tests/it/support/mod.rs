@@ -9,6 +9,7 @@ pub(crate) mod flood;
 mod frames;
 pub(crate) mod http2;
 mod identity;
+mod lobby;
 pub(crate) mod membership;
 mod nats;
 mod operator;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     eventually::{eventually, grows_by},
     frames::Frames,
     identity::{Credentials, Issuer, claims, guarded, seconds_from_now},
+    lobby::Lobby,
     nats::{Nats, NatsOptions, bare_stream, free_port, settled},
     operator::Operator,
     process::Process,

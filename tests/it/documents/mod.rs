@@ -3,4 +3,5 @@
 mod architecture;
 mod contract;
 mod pages;
+mod source;
 mod tables;

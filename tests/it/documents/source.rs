@@ -127,7 +127,6 @@ impl Reader {
                     self.use_tree(tree, prefix.clone());
                 }
             }
-            tree => panic!("a new form of use: {tree:?}"),
         }
     }
 

@@ -13,7 +13,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use unibus::v1::{PublishRequest, PublishStreamRequest, PublishStreamResponse, publish_stream_response::Outcome};
 
 use super::fuzz::Raw;
-use crate::support::{Nats, Random, Unibus, assert_status, create_room, fields, publish, reason};
+use crate::support::{Nats, Random, Unibus, assert_status, calls::calls, create_room, fields, publish, reason};
 
 const MEBIBYTE: usize = 1024 * 1024;
 /// Bytes of the details of an error.
@@ -86,30 +86,8 @@ async fn any_bytes_to_any_call_are_answered_with_a_reason() {
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let mut random = Random::seeded();
-    let rpcs = [
-        "CreateRoom",
-        "GetRoom",
-        "ListRooms",
-        "UpdateRoom",
-        "DeleteRoom",
-        "PurgeRoom",
-        "Publish",
-        "PublishBatch",
-        "PublishStream",
-        "Acknowledge",
-        "Consume",
-        "History",
-        "DeleteMessage",
-        "AddMember",
-        "RemoveMember",
-        "ListMembers",
-        "ListSubscribers",
-        "DeleteSubscriber",
-        "SeekSubscriber",
-        "Subscribe",
-    ];
     let http = reqwest::Client::new();
-    for rpc in rpcs {
+    for rpc in calls().iter().map(|call| call.rpc) {
         for _ in 0..40 {
             let length = random.count(0..40);
             let mut body: Vec<u8> = (0..length).map(|_| u8::try_from(random.within(0..256)).unwrap()).collect();

@@ -12,14 +12,14 @@ use nkeys::KeyPair;
 use prost::Message as _;
 use tonic::{Code, Status};
 use unibus::v1::{
-    self, AddMemberRequest, DeleteMessageRequest, DeleteRoomRequest, DeleteSubscriberRequest, GetRoomRequest,
-    HistoryRequest, ListMembersRequest, ListSubscribersRequest, PublishRequest, PurgeRoomRequest, RemoveMemberRequest,
-    SeekSubscriberRequest, UpdateRoomRequest,
+    self, AddMemberRequest, DeleteMessageRequest, DeleteSubscriberRequest, HistoryRequest, PublishRequest,
+    PurgeRoomRequest, RemoveMemberRequest, SeekSubscriberRequest, UpdateRoomRequest,
 };
 
 use crate::support::{
-    Client, Consuming, Credentials, Frames, Issuer, Nats, NatsOptions, Process, acknowledge, connect_with,
-    create_ephemeral, create_room, eventually, explicit, history, list_rooms, publish,
+    Client, Consuming, Credentials, Frames, Issuer, Nats, NatsOptions, Process, acknowledge,
+    calls::calls,
+    connect_with, create_ephemeral, create_room, eventually, explicit, history, list_rooms, publish,
     publishing::{by_batch, by_stream, together},
     subscription,
 };
@@ -102,7 +102,6 @@ async fn makes_every_call(client: &Client) -> Vec<Status> {
     create_room(&client, "lobby").await;
     create_ephemeral(&client, "live").await;
     list_rooms(&client, 0, "").await.unwrap();
-    call!(get_room, GetRoomRequest { room_id: room_id() });
     call!(update_room, UpdateRoomRequest::default());
     let mut live = Frames::transient(&client, "live").await;
     live.until_caught_up().await;
@@ -137,17 +136,23 @@ async fn makes_every_call(client: &Client) -> Vec<Status> {
     assert_eq!(history(&client, "lobby", 1).await.messages.len(), 1);
     let anchor = Some(v1::history_request::Anchor::BeforeCursor(STANDARD_NO_PAD.encode(PAYLOAD)));
     call!(history, HistoryRequest { room_id: room_id(), anchor, ..HistoryRequest::default() });
-    call!(list_subscribers, ListSubscribersRequest { room_id: room_id(), ..ListSubscribersRequest::default() });
     let seek =
         SeekSubscriberRequest { room_id: room_id(), subscriber: subscriber(), ..SeekSubscriberRequest::default() };
     call!(seek_subscriber, seek);
     call!(delete_subscriber, DeleteSubscriberRequest { room_id: room_id(), subscriber: subscriber() });
     call!(add_member, AddMemberRequest { room_id: room_id(), ..AddMemberRequest::default() });
     call!(remove_member, RemoveMemberRequest { room_id: room_id(), ..RemoveMemberRequest::default() });
-    call!(list_members, ListMembersRequest { room_id: room_id(), ..ListMembersRequest::default() });
     call!(delete_message, DeleteMessageRequest { room_id: room_id(), sequence: 1 });
     call!(purge_room, PurgeRoomRequest { room_id: room_id(), ..PurgeRoomRequest::default() });
-    call!(delete_room, DeleteRoomRequest { room_id: "live".into() });
+    for call in calls() {
+        let own = format!("room-of-{}", call.rpc);
+        if !call.makes_room() {
+            create_room(&client, &own).await;
+        }
+        for room_id in [own.as_str(), "nowhere"] {
+            errors.extend(call.make(&client, room_id, "ann").await.err());
+        }
+    }
     errors
 }
 

@@ -4,14 +4,11 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, future::join_all};
 use tonic::Code;
-use unibus::v1::{
-    AcknowledgeRequest, CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, HistoryRequest, PublishRequest,
-    Retention, Room, SubscribeRequest,
-};
+use unibus::v1::{CreateRoomRequest, DeleteRoomRequest, GetRoomRequest, Retention, Room};
 
 use crate::support::{
-    Client, Frames, Lobby, Nats, Unibus, assert_status, create_room, ephemeral, eventually, history, list_rooms,
-    payloads, persisted, publish, publish_n, sequences,
+    Client, Frames, Lobby, Nats, Unibus, assert_status, calls::calls, create_room, ephemeral, eventually, history,
+    list_rooms, note, payloads, persisted, publish, publish_n, sequences, subscription,
 };
 
 async fn get_room(client: &Client, room_id: &str) -> Result<Room, tonic::Status> {
@@ -175,23 +172,13 @@ async fn an_unknown_room_is_not_found_by_any_call() {
 }
 
 async fn no_room_answers_to(client: &Client, room_id: &str) {
-    let room_id = room_id.to_owned();
-    let mut client = client.clone();
-    let (code, reason) = (Code::NotFound, "ROOM_NOT_FOUND");
-    assert_status(get_room(&client, &room_id).await, code, reason);
-    assert_status(delete_room(&client, &room_id).await, code, reason);
-    let request = PublishRequest { room_id: room_id.clone(), ..PublishRequest::default() };
-    assert_status(client.publish(request).await, code, reason);
-    let request = HistoryRequest { room_id: room_id.clone(), ..HistoryRequest::default() };
-    assert_status(client.history(request).await, code, reason);
-    let request = AcknowledgeRequest { room_id: room_id.clone(), subscriber: "ann".into(), sequence: 1 };
-    assert_status(client.acknowledge(request).await, code, reason);
-    let request = SubscribeRequest { room_id, ..SubscribeRequest::default() };
-    let subscribed = match client.subscribe(request).await {
-        Ok(response) => response.into_inner().message().await,
-        Err(status) => Err(status),
-    };
-    assert_status(subscribed, code, reason);
+    for call in calls().iter().filter(|call| !call.room_field.is_empty() && !call.makes_room()) {
+        let refused = call.make(client, room_id, "ann").await;
+        note(format_args!("{}", call.rpc));
+        assert_status(refused, Code::NotFound, "ROOM_NOT_FOUND");
+    }
+    let subscribed = Frames::open(client, subscription(room_id, "")).await;
+    assert_status(subscribed.map(drop), Code::NotFound, "ROOM_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

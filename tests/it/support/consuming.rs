@@ -13,7 +13,7 @@ use unibus::v1::{
     ConsumeResponse, Message, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
 };
 
-use super::Client;
+use super::{Client, errors::status};
 
 /// How long a frame may take before the test gives up.
 const FRAME_WAIT: Duration = Duration::from_secs(20);
@@ -188,10 +188,4 @@ impl Consuming {
             }
         }
     }
-}
-
-/// A status in a frame as one that ends a call.
-fn status(message: &tonic_types::pb::Status) -> Status {
-    let details = prost::Message::encode_to_vec(message);
-    Status::with_details(message.code.into(), message.message.clone(), details.into())
 }

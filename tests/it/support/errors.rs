@@ -3,6 +3,12 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+/// A status in a message as one that ends a call.
+pub(super) fn status(message: &tonic_types::pb::Status) -> Status {
+    let details = prost::Message::encode_to_vec(message);
+    Status::with_details(message.code.into(), message.message.clone(), details.into())
+}
+
 /// The `ErrorInfo` reason; panics when there is none, or not of this service.
 pub(crate) fn reason(status: &Status) -> String {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));

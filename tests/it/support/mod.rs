@@ -1,5 +1,6 @@
 //! What the tests stand on: servers that are started, killed and restarted at will, and the words to talk to them.
 
+pub(crate) mod calls;
 mod certificates;
 mod cluster;
 mod consuming;

@@ -1,21 +1,15 @@
 //! The ways to publish, behind one word each, so that they can be compared.
 
-use prost::Message as _;
 use tonic::{Code, Status};
 use unibus::v1::{
     BatchMessage, PublishBatchRequest, PublishOutcome, PublishRequest, PublishResponse, PublishStreamRequest,
     publish_outcome, publish_stream_response,
 };
 
-use super::Client;
+use super::{Client, errors::status};
 
 /// What became of one message.
 pub(crate) type Outcome = Result<PublishResponse, Status>;
-
-/// A status that came inside a response, as if the call had ended with it.
-fn status(error: &tonic_types::pb::Status) -> Status {
-    Status::with_details(Code::from(error.code), error.message.clone(), error.encode_to_vec().into())
-}
 
 /// Publishes one after the other by unary calls.
 pub(crate) async fn by_calls(client: &Client, requests: Vec<PublishRequest>) -> Vec<Outcome> {

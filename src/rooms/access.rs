@@ -12,7 +12,7 @@ use crate::{
     store::{
         log::history::PageLimits,
         registry::{known::Registered, members::Actor},
-        subscribers::subscriber::Whose,
+        subscribers::whose::Whose,
     },
     subscriptions::standing::Standing,
 };

@@ -6,7 +6,7 @@ use super::{Rooms, access::Right};
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{registry::known::Registered, subscribers::subscriber::Whose},
+    store::{registry::known::Registered, subscribers::whose::Whose},
     subscriptions::{
         ending::{Ending, draining},
         subscribers::session::SubscriberSession,

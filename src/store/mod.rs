@@ -44,7 +44,8 @@ use self::{
         durables::{self, Binding},
         holders::Holders,
         peers::{self, PeerListener, PeerReply, PeerRequest},
-        subscriber::{self, Subscriber, Whose},
+        subscriber::Subscriber,
+        whose::{self, Whose},
     },
     watchdog::Watchdog,
 };
@@ -151,7 +152,7 @@ impl Store {
 
     /// Returns the durable subscriber with this id: the one that is bound, or the one that a subscription would bind now.
     pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
-        subscriber::resolve(&self.nats, &self.holders, room, id, whose).await
+        whose::resolve(&self.nats, &self.holders, room, id, whose).await
     }
 
     /// Runs a task that the service waits for when it stops.

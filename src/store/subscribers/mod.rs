@@ -5,3 +5,4 @@ pub(crate) mod durables;
 pub(crate) mod holders;
 pub(crate) mod peers;
 pub(crate) mod subscriber;
+pub(crate) mod whose;

@@ -5,20 +5,9 @@
 
 use std::fmt;
 
-use async_nats::jetstream::consumer::Info;
-use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    durables,
-    holders::{Holders, Holding},
-};
-use crate::{
-    domain::{MemberId, NatsName, Room, RoomId, SubscriberId},
-    error::Result,
-    nats::{Nats, bucket::Versioned},
-    store::names::{METADATA_ENDPOINT, METADATA_SUBSCRIBER},
-};
+use crate::domain::{MemberId, NatsName, RoomId, SubscriberId};
 
 /// A durable subscriber of a room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,15 +22,6 @@ pub(crate) struct Subscriber {
     pub name: NatsName,
 }
 
-/// Whose subscriber is meant where several endpoints have bound one of the same id.
-#[derive(Clone, Debug)]
-pub(crate) struct Whose {
-    /// That of this endpoint; `None` while authorisation is off.
-    pub endpoint: Option<MemberId>,
-    /// Any other, if the endpoint has none.
-    pub or_anybodys: bool,
-}
-
 impl Subscriber {
     /// Whether `other` is the same one: what is bound without an endpoint is of the first that wants it.
     pub(in crate::store) fn is_same(&self, other: &Self) -> bool {
@@ -54,88 +34,4 @@ impl fmt::Display for Subscriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.id, f)
     }
-}
-
-impl Whose {
-    /// Whether it is the one that is meant, whatever others there are.
-    pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
-        if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_anybodys }
-    }
-
-    fn may_be(&self, endpoint: Option<&MemberId>) -> bool {
-        self.or_anybodys || endpoint.is_none() || endpoint == self.endpoint.as_ref()
-    }
-
-    /// The best of several that have the id; of two equal ones the one that was first.
-    fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<Subscriber> {
-        let rank = |subscriber: &Subscriber| (!self.is_exact(subscriber), subscriber.endpoint.is_some());
-        let fitting = found.into_iter().filter(|found| self.may_be(found.value.subscriber.endpoint.as_ref()));
-        let best = fitting.min_by_key(|found| (rank(&found.value.subscriber), found.revision))?.value.subscriber;
-        let endpoint = best.endpoint.clone().or_else(|| self.endpoint.clone());
-        Some(Subscriber { endpoint, ..best })
-    }
-
-    /// Whether a consumer that the bucket does not know can be this subscriber's.
-    fn may_adopt(&self, info: &Info, id: &SubscriberId, is_preferred: bool) -> bool {
-        let metadata = &info.config.metadata;
-        match metadata.get(METADATA_SUBSCRIBER) {
-            Some(given) => {
-                let endpoint =
-                    metadata.get(METADATA_ENDPOINT).map(|endpoint| MemberId::parse("endpoint", endpoint.as_str()));
-                given == id.as_str()
-                    && endpoint.is_none_or(|endpoint| endpoint.is_ok_and(|found| self.may_be(Some(&found))))
-            }
-            // a native client's: it has the name of its endpoint, not that of another endpoint's device
-            None => is_preferred && self.endpoint.as_ref().is_none_or(|endpoint| endpoint.as_str() == id.as_str()),
-        }
-    }
-}
-
-/// The durable subscriber with this id: the one that is bound, or how it is called when it is bound now.
-pub(in crate::store) async fn resolve(
-    nats: &Nats,
-    holders: &Holders,
-    room: &Room,
-    id: &SubscriberId,
-    whose: &Whose,
-) -> Result<Subscriber> {
-    let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
-    let [preferred, hashed, reserved] = &names;
-    let first = holders.named(&room.room_id, preferred).await?;
-    if let Some(found) = &first
-        && found.value.subscriber.id == *id
-        && whose.is_exact(&found.value.subscriber)
-    {
-        return Ok(found.value.subscriber.clone());
-    }
-    let mut others = vec![hashed.clone(), reserved.clone()];
-    for endpoint in endpoints(id) {
-        let [.., reserved] = NatsName::of_subscriber(id, endpoint.as_ref());
-        if !others.contains(&reserved) {
-            others.push(reserved);
-        }
-    }
-    let others = try_join_all(others.iter().map(|name| holders.named(&room.room_id, name))).await?;
-    let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
-    let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
-    let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();
-    if let Some(subscriber) = whose.pick(same) {
-        return Ok(subscriber);
-    }
-    let mut name = reserved.clone();
-    for candidate in [preferred, hashed].into_iter().filter(|name| !taken.contains(name)) {
-        let info = durables::named(nats, room, candidate).await?;
-        if info.is_none_or(|info| whose.may_adopt(&info, id, candidate == preferred)) {
-            name = candidate.clone();
-            break;
-        }
-    }
-    Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: whose.endpoint.clone(), name })
-}
-
-/// Who can have bound a subscriber of this id: itself, the endpoint whose device it is, or somebody without a name.
-fn endpoints(id: &SubscriberId) -> impl Iterator<Item = Option<MemberId>> {
-    let parent = id.as_str().rsplit_once('/').map(|(parent, _)| parent);
-    let named = [Some(id.as_str()), parent].into_iter().flatten();
-    named.filter_map(|id| MemberId::parse("endpoint", id).ok()).map(Some).chain([None])
 }

@@ -31,10 +31,7 @@ use crate::{
     store::{
         Store,
         registry::known::Registered,
-        subscribers::{
-            holders::Holding,
-            subscriber::{Subscriber, Whose},
-        },
+        subscribers::{holders::Holding, subscriber::Subscriber, whose::Whose},
     },
     sync::lock,
 };

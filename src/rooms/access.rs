@@ -1,4 +1,5 @@
-//! Who may do what: the one place that decides, from memory.
+//! Who may do what: the one place that decides. It decides from memory; a change of members is decided once more from the
+//! owners that are changed.
 //!
 //! When authorisation is off, everybody may do everything; administrators may too, but nobody reads or acknowledges as
 //! another endpoint.
@@ -7,11 +8,16 @@ use std::{sync::Arc, time::SystemTime};
 
 use super::Rooms;
 use crate::{
-    domain::{Caller, Identity, MemberId, PageRequest, Role, Room, RoomId, RoomState, SubscriberId, Visible},
+    domain::{
+        Caller, Identity, MemberId, Membership, PageRequest, Role, Room, RoomId, RoomState, SubscriberId, Visible,
+    },
     error::{Error, Reason, Result},
     store::{
         log::history::PageLimits,
-        registry::{known::Registered, members::Actor},
+        registry::{
+            known::Registered,
+            members::record::{Grant, Owners},
+        },
         subscribers::whose::Whose,
     },
     subscriptions::standing::Standing,
@@ -54,9 +60,56 @@ pub(super) fn expires_at(caller: &Caller) -> Option<SystemTime> {
     }
 }
 
-/// The caller as one who changes members.
-pub(super) fn actor(caller: &Caller) -> Actor<'_> {
-    Actor { id: caller.id(), may_all: restricted(caller).is_none() }
+/// The right that a caller needs to remove `member`. Everybody may leave.
+pub(super) fn right_to_remove(caller: &Caller, member: &MemberId) -> Right {
+    if caller.id() == Some(member) { Right::Read } else { Right::Own }
+}
+
+/// Whether the caller may change members of the room that has these owners, and what is recorded of the change.
+///
+/// # Errors
+/// `PERMISSION_DENIED`.
+pub(super) fn grant(caller: &Caller, owners: &Owners) -> Result<Grant> {
+    if restricted(caller).is_none_or(|identity| owners.contains_key(&identity.id)) {
+        let by = caller.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
+        return Ok(Grant { since: SystemTime::now(), by });
+    }
+    Err(Error::new(Reason::PermissionDenied, "only an owner of the room may make this call; ask an owner for the role"))
+}
+
+/// Whether the caller, whose removal of a member takes `right`, may remove it from the room that has these owners.
+///
+/// # Errors
+/// `PERMISSION_DENIED`.
+pub(super) fn allow_removal(caller: &Caller, right: Right, owners: &Owners) -> Result<()> {
+    match right {
+        Right::Read | Right::Write => Ok(()),
+        Right::Own => grant(caller, owners).map(drop),
+    }
+}
+
+/// The room of a call, and what the caller is in it.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub registered: Arc<Registered>,
+    /// What of the log it may see.
+    pub visible: Visible,
+    /// A caller that may do everything is an owner.
+    pub role: Role,
+}
+
+impl Admitted {
+    fn new(registered: Arc<Registered>, membership: Membership) -> Self {
+        Self { registered, visible: membership.visible, role: membership.role }
+    }
+
+    fn unrestricted(registered: Arc<Registered>) -> Self {
+        Self { registered, visible: Visible::default(), role: Role::Owner }
+    }
+
+    pub(super) fn has(&self, right: Right) -> bool {
+        self.role >= right.role()
+    }
 }
 
 impl Rooms {
@@ -64,20 +117,28 @@ impl Rooms {
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
-    pub(super) async fn permit(&self, caller: &Caller, id: &RoomId, right: Right) -> Result<Arc<Registered>> {
+    pub(super) async fn permit(&self, caller: &Caller, id: &RoomId, right: Right) -> Result<Admitted> {
         let registered = self.store.registry.find(id).await?;
-        self.allow(caller, &registered, right)?;
-        Ok(registered)
+        self.admit(caller, registered, right)
+    }
+
+    /// As [`Self::permit`], for the room as the registry has it now.
+    ///
+    /// # Errors
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
+    pub(super) async fn permit_fresh(&self, caller: &Caller, id: &RoomId, right: Right) -> Result<Admitted> {
+        let registered = self.store.registry.find_fresh(id).await?;
+        self.admit(caller, registered, right)
     }
 
     /// As [`Self::permit`], for what needs a log.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `ROOM_NOT_PERSISTED`.
-    pub(super) async fn permit_persisted(&self, caller: &Caller, id: &RoomId, right: Right) -> Result<Arc<Registered>> {
-        let registered = self.permit(caller, id, right).await?;
-        if registered.room.persist {
-            return Ok(registered);
+    pub(super) async fn permit_persisted(&self, caller: &Caller, id: &RoomId, right: Right) -> Result<Admitted> {
+        let admitted = self.permit(caller, id, right).await?;
+        if admitted.registered.room.persist {
+            return Ok(admitted);
         }
         Err(Error::new(
             Reason::RoomNotPersisted,
@@ -85,33 +146,35 @@ impl Rooms {
         ))
     }
 
-    /// Whether the caller has the right in this room, and what of its log it may see.
+    /// As [`Self::permit`] to read, for as long as a subscription is open.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED`.
-    pub(super) fn allow(&self, caller: &Caller, registered: &Registered, right: Right) -> Result<Visible> {
-        let Some(identity) = restricted(caller) else { return Ok(Visible::default()) };
-        match self.store.members.of(&registered.room, &identity.id) {
-            Some(found) if found.role >= right.role() => Ok(found.visible),
-            Some(_) => Err(Error::new(
-                Reason::PermissionDenied,
-                "the role of the caller in the room does not allow this call; ask an owner for a larger role",
-            )),
-            None => Err(not_a_member()),
-        }
-    }
-
-    /// As [`Self::allow`] to read, for as long as a subscription is open.
-    ///
-    /// # Errors
-    /// `PERMISSION_DENIED`.
-    pub(super) fn admit(&self, caller: &Caller, registered: &Arc<Registered>) -> Result<(Visible, Standing)> {
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
+    pub(super) async fn permit_subscription(&self, caller: &Caller, id: &RoomId) -> Result<(Admitted, Standing)> {
+        let registered = self.store.registry.find(id).await?;
         let expires_at = expires_at(caller);
         let Some(identity) = restricted(caller) else {
-            return Ok((Visible::default(), Standing { pass: None, expires_at }));
+            return Ok((Admitted::unrestricted(registered), Standing { pass: None, expires_at }));
         };
-        let (membership, pass) = self.store.members.pass(registered, &identity.id).ok_or_else(not_a_member)?;
-        Ok((membership.visible, Standing { pass: Some(pass), expires_at }))
+        let (membership, pass) = self.store.members.pass(&registered, &identity.id).ok_or_else(not_a_member)?;
+        Ok((Admitted::new(registered, membership), Standing { pass: Some(pass), expires_at }))
+    }
+
+    /// What the caller is in this room, if it has the right.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub(super) fn admit(&self, caller: &Caller, registered: Arc<Registered>, right: Right) -> Result<Admitted> {
+        let Some(identity) = restricted(caller) else { return Ok(Admitted::unrestricted(registered)) };
+        let membership = self.store.members.of(&registered.room, &identity.id).ok_or_else(not_a_member)?;
+        let admitted = Admitted::new(registered, membership);
+        if admitted.has(right) {
+            return Ok(admitted);
+        }
+        Err(Error::new(
+            Reason::PermissionDenied,
+            "the role of the caller in the room does not allow this call; ask an owner for a larger role",
+        ))
     }
 
     /// Whether the durable subscriber is the caller's own, and whose it is then.
@@ -130,14 +193,9 @@ impl Rooms {
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_over(
-        &self,
-        caller: &Caller,
-        registered: &Registered,
-        subscriber: &SubscriberId,
-    ) -> Result<Whose> {
-        let own = self.allow_as(caller, &registered.room, subscriber);
-        if self.allow(caller, registered, Right::Own).is_err() {
+    pub(super) fn allow_over(&self, caller: &Caller, admitted: &Admitted, subscriber: &SubscriberId) -> Result<Whose> {
+        let own = self.allow_as(caller, &admitted.registered.room, subscriber);
+        if !admitted.has(Right::Own) {
             return own;
         }
         let endpoint = own.ok().and_then(|own| own.endpoint);

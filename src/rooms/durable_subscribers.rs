@@ -22,15 +22,14 @@ impl Rooms {
         after: Option<&SubscriberToken>,
         page_size: usize,
     ) -> Result<SubscriberPage> {
-        let registered = self.permit(caller, id, Right::Read).await?;
-        let sees_all = self.allow(caller, &registered, Right::Own).is_ok();
-        let room = &registered.room;
+        let admitted = self.permit(caller, id, Right::Read).await?;
+        let room = &admitted.registered.room;
         if !room.persist {
             return Ok(SubscriberPage::default());
         }
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
         let state = self.store.log_state(room).await?;
-        let Some(own) = caller.id().filter(|_| !sees_all) else {
+        let Some(own) = caller.id().filter(|_| !admitted.has(Right::Own)) else {
             return self.subscribers.page(room, after, &state, size, &|_| true).await;
         };
         let stem = NatsName::stem_of_subscriber(own.as_str());
@@ -53,10 +52,11 @@ impl Rooms {
         id: &RoomId,
         subscriber: &SubscriberId,
     ) -> Result<()> {
-        let registered = self.permit_persisted(caller, id, Right::Read).await?;
-        let whose = self.allow_over(caller, &registered, subscriber)?;
-        let subscriber = self.subscribers.find(&registered.room, subscriber, &whose).await?;
-        self.subscribers.forget(&registered.room, &subscriber).await
+        let admitted = self.permit_persisted(caller, id, Right::Read).await?;
+        let whose = self.allow_over(caller, &admitted, subscriber)?;
+        let room = &admitted.registered.room;
+        let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
+        self.subscribers.forget(room, &subscriber).await
     }
 
     /// Moves a durable subscriber's position, either way; answers with it.
@@ -71,13 +71,12 @@ impl Rooms {
         subscriber: &SubscriberId,
         to: Start,
     ) -> Result<u64> {
-        let registered = self.permit_persisted(caller, id, Right::Read).await?;
-        let visible = self.allow(caller, &registered, Right::Read)?;
-        let whose = self.allow_over(caller, &registered, subscriber)?;
-        let room = &registered.room;
+        let admitted = self.permit_persisted(caller, id, Right::Read).await?;
+        let whose = self.allow_over(caller, &admitted, subscriber)?;
+        let room = &admitted.registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;
-        let position = position.max(visible.hidden_through(state.epoch).min(state.last_sequence));
+        let position = position.max(admitted.visible.hidden_through(state.epoch).min(state.last_sequence));
         let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
         self.subscribers.seek(room, &subscriber, position).await
     }

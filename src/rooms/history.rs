@@ -1,6 +1,9 @@
 //! Pages of stored messages.
 
-use super::{Rooms, access::Right};
+use super::{
+    Rooms,
+    access::{Admitted, Right},
+};
 use crate::{
     domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
     error::Result,
@@ -34,8 +37,7 @@ impl Rooms {
         bytes: usize,
         anchor: Anchor,
     ) -> Result<(Page, Option<ReadPlace>)> {
-        let registered = self.store.registry.find(id).await?;
-        let visible = self.allow(caller, &registered, Right::Read)?;
+        let Admitted { registered, visible, .. } = self.permit(caller, id, Right::Read).await?;
         let room = &registered.room;
         if !room.persist {
             return Ok((Page::default(), None));

@@ -2,7 +2,7 @@
 
 use super::{
     Rooms,
-    access::{Right, actor},
+    access::{Admitted, Right, allow_removal, grant, right_to_remove},
 };
 use crate::{
     domain::{Caller, Member, MemberId, Membership, Role, RoomId, Visible},
@@ -38,7 +38,7 @@ impl Rooms {
                 "is only for readers and writers, since an owner sees all messages; leave it out",
             ));
         }
-        let registered = self.permit(caller, room, Right::Own).await?;
+        let Admitted { registered, .. } = self.permit(caller, room, Right::Own).await?;
         let room = &registered.room;
         let mut visible = Visible::default();
         if visible_from > 0 {
@@ -53,7 +53,7 @@ impl Rooms {
             visible = Visible { from: visible_from, epoch: state.epoch };
         }
         let member = Member { id, membership: Membership { role, visible } };
-        self.store.members.set(room, &member, actor(caller)).await?;
+        self.store.members.set(room, &member, |owners| grant(caller, owners)).await?;
         Ok(member)
     }
 
@@ -62,10 +62,9 @@ impl Rooms {
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was.
     pub(crate) async fn remove_member(&self, caller: &Caller, room: &RoomId, id: &MemberId) -> Result<()> {
-        // everybody may leave
-        let right = if caller.id() == Some(id) { Right::Read } else { Right::Own };
-        let registered = self.permit(caller, room, right).await?;
-        self.store.members.remove(&registered.room, id, actor(caller)).await
+        let right = right_to_remove(caller, id);
+        let Admitted { registered, .. } = self.permit(caller, room, right).await?;
+        self.store.members.remove(&registered.room, id, |owners| allow_removal(caller, right, owners)).await
     }
 
     /// The members after `after`, by ascending id; 0 is the default page size.
@@ -79,7 +78,7 @@ impl Rooms {
         after: Option<&MemberId>,
         page_size: usize,
     ) -> Result<MemberPage> {
-        let registered = self.permit(caller, room, Right::Read).await?;
+        let Admitted { registered, .. } = self.permit(caller, room, Right::Read).await?;
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
         let mut members = self.store.members.list(&registered.room, after, size + 1);
         let more = members.len() > size;

@@ -34,13 +34,13 @@ impl Rooms {
     /// The room, if it is found in time and the caller may publish to it.
     async fn permit_publishing(&self, caller: &Caller, id: &RoomId, deadline: Instant) -> Result<Arc<Registered>> {
         if let Some(registered) = self.store.registry.known(id) {
-            return self.allow(caller, &registered, Right::Write).map(|_| registered);
+            return self.admit(caller, registered, Right::Write).map(|admitted| admitted.registered);
         }
         let permitted = time::timeout_at(deadline - ACK_TIME_MIN, self.permit(caller, id, Right::Write)).await;
         match permitted {
             // whoever asks for more is answered so too: nothing was sent
             Ok(Err(error)) if error.reason() == Reason::Timeout => Err(not_sent().because(error)),
-            Ok(permitted) => permitted,
+            Ok(permitted) => permitted.map(|admitted| admitted.registered),
             Err(elapsed) => Err(not_sent().because(elapsed)),
         }
     }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Rooms, access::Right};
+use super::{
+    Rooms,
+    access::{Admitted, Right},
+};
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
@@ -35,8 +38,8 @@ impl Rooms {
             return Err(draining());
         }
         let place = Arc::new(self.open_subscriptions.take(caller)?);
-        let registered = self.store.registry.find(&options.room_id).await?;
-        let (visible, standing) = self.admit(caller, &registered)?;
+        let (admitted, standing) = self.permit_subscription(caller, &options.room_id).await?;
+        let Admitted { registered, visible, .. } = admitted;
         let subscriber = match &options.subscriber {
             Some(subscriber) => Some((subscriber, self.allow_as(caller, &registered.room, subscriber)?)),
             None => None,
@@ -72,7 +75,7 @@ impl Rooms {
         subscriber: &SubscriberId,
         sequence: u64,
     ) -> Result<u64> {
-        let registered = self.permit_persisted(caller, id, Right::Read).await?;
+        let Admitted { registered, .. } = self.permit_persisted(caller, id, Right::Read).await?;
         let whose = self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         self.check_end("sequence", sequence, &registered.room, state).await?;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use super::{
     Rooms,
-    access::{Right, restricted},
+    access::{Admitted, Right, restricted},
 };
 use crate::{
     domain::{
@@ -143,7 +143,7 @@ impl Rooms {
             let registered = match registration? {
                 Registration::New(registered) => registered,
                 Registration::Existing => {
-                    let (registered, visible) = self.find_existing(caller, &room.room_id).await?;
+                    let Admitted { registered, visible, .. } = self.find_existing(caller, &room.room_id).await?;
                     return self.describe(&registered, visible).await;
                 }
                 Registration::Deleting(registered) => {
@@ -220,20 +220,18 @@ impl Rooms {
 
     /// The room and what it holds.
     pub(crate) async fn get(&self, caller: &Caller, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
-        let registered = self.store.registry.find(id).await?;
-        let visible = self.allow(caller, &registered, Right::Read)?;
+        let Admitted { registered, visible, .. } = self.permit(caller, id, Right::Read).await?;
         self.describe(&registered, visible).await
     }
 
     /// The room that somebody wanted to create. Who is not a member of it hears that it exists and nothing more.
-    async fn find_existing(&self, caller: &Caller, id: &RoomId) -> Result<(Arc<Registered>, Visible)> {
-        let registered = self.store.registry.find(id).await?;
-        match self.allow(caller, &registered, Right::Read) {
-            Ok(visible) => Ok((registered, visible)),
-            Err(_) => Err(Error::new(
+    async fn find_existing(&self, caller: &Caller, id: &RoomId) -> Result<Admitted> {
+        match self.permit(caller, id, Right::Read).await {
+            Err(error) if error.reason() == Reason::PermissionDenied => Err(Error::new(
                 Reason::RoomExists,
                 "`room_id`: the room exists, and the caller is not a member of it; choose another id",
             )),
+            permitted => permitted,
         }
     }
 
@@ -279,11 +277,10 @@ impl Rooms {
         for _ in 0..ATTEMPTS {
             if let Some(deleting) = self.store.registry.find_deleting(id).await? {
                 // whoever began it was stopped, or is at it
-                self.allow(caller, &deleting, Right::Own).map_err(|_| not_found(id))?;
-                return self.finish_deletion(&deleting).await;
+                let admitted = self.admit(caller, deleting, Right::Own).map_err(|_| not_found(id))?;
+                return self.finish_deletion(&admitted.registered).await;
             }
-            let registered = self.store.registry.find_fresh(id).await?;
-            self.allow(caller, &registered, Right::Own)?;
+            let Admitted { registered, .. } = self.permit_fresh(caller, id, Right::Own).await?;
             match self.store.registry.begin_deletion(&registered).await {
                 Ok(deleting) => return self.finish_deletion(&deleting).await,
                 Err(error) if error.reason() == Reason::Conflict => {}

@@ -6,7 +6,10 @@ use super::half_done;
 use crate::{
     domain::{Caller, Purged, Room, RoomId, RoomState},
     error::{Error, Reason, Result},
-    rooms::{Rooms, access::Right},
+    rooms::{
+        Rooms,
+        access::{Admitted, Right},
+    },
     store::registry::known::Registered,
 };
 
@@ -33,9 +36,9 @@ impl Rooms {
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`, `REMOVAL_DENIED`, `CONFLICT`: nothing was removed.
     pub(crate) async fn purge(&self, caller: &Caller, id: &RoomId, up_to: Option<u64>) -> Result<PurgeOutcome> {
         for _ in 0..ATTEMPTS {
+            // from memory: a caller without the right causes no read of the registry
             self.permit_persisted(caller, id, Right::Own).await?;
-            let registered = self.store.registry.find_fresh(id).await?;
-            self.allow(caller, &registered, Right::Own)?;
+            let Admitted { registered, .. } = self.permit_fresh(caller, id, Right::Own).await?;
             let state = self.store.log_state(&registered.room).await?;
             let through = up_to.unwrap_or(state.last_sequence);
             let state = self.check_end("up_to_sequence", through, &registered.room, state).await?;
@@ -115,7 +118,7 @@ impl Rooms {
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `MESSAGE_NOT_FOUND`, `REMOVAL_DENIED`: nothing was removed.
     pub(crate) async fn delete_message(&self, caller: &Caller, id: &RoomId, sequence: u64) -> Result<()> {
-        let registered = self.permit_persisted(caller, id, Right::Own).await?;
+        let Admitted { registered, .. } = self.permit_persisted(caller, id, Right::Own).await?;
         let state = self.store.log_state(&registered.room).await?;
         let state = self.store.log_reaching(&registered.room, sequence, state).await?;
         let in_range = (state.first_sequence..=state.last_sequence).contains(&sequence);

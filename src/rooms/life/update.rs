@@ -1,9 +1,12 @@
 //! A room's settings changed after its creation: labels, retention, copies.
 
 use crate::{
-    domain::{Caller, Labels, Retention, Room, RoomId, RoomState, Visible},
+    domain::{Caller, Labels, Retention, Room, RoomId, RoomState},
     error::{Error, Reason, Result, Violations},
-    rooms::{Rooms, access::Right},
+    rooms::{
+        Rooms,
+        access::{Admitted, Right},
+    },
 };
 
 use super::{check_replicas, half_done};
@@ -111,13 +114,10 @@ impl Rooms {
             return Err(violations.into_error());
         };
         for _ in 0..ATTEMPTS {
-            let registered = match self.store.registry.find_fresh(&id).await {
-                Ok(registered) => registered,
+            let Admitted { registered, visible, .. } = match self.permit_fresh(caller, &id, Right::Own).await {
+                Ok(admitted) => admitted,
                 Err(error) => return violations.finish().and(Err(error)),
             };
-            if let Err(error) = self.allow(caller, &registered, Right::Own) {
-                return violations.finish().and(Err(error));
-            }
             let room = request.apply(&registered.room, self.payload_bytes_max(), &mut violations);
             std::mem::take(&mut violations).finish()?;
             if room.persist {
@@ -126,13 +126,13 @@ impl Rooms {
                 self.store.update_log(&room).await?;
             }
             if room == registered.room {
-                return self.describe(&registered, Visible::default()).await;
+                return self.describe(&registered, visible).await;
             }
             let persist = room.persist;
             let updated = self.store.registry.update(&registered, room).await;
             if let Some(registered) = updated.map_err(|error| if persist { half_done(error) } else { error })? {
                 // looks at the log once more: whoever still knew the room as it was may have put that back
-                return self.describe(&registered, Visible::default()).await;
+                return self.describe(&registered, visible).await;
             }
         }
         Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))

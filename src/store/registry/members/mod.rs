@@ -4,12 +4,11 @@
 pub(crate) mod change;
 mod known;
 pub(crate) mod pass;
-mod record;
+pub(crate) mod record;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
-    time::SystemTime,
 };
 
 use futures_util::future::join_all;
@@ -20,7 +19,7 @@ use self::{
     change::MemberChange,
     known::Known,
     pass::Pass,
-    record::{Grant, MemberRecord, OwnersRecord, Record, member_key, owners_key},
+    record::{Grant, MemberRecord, Owners, OwnersRecord, Record, member_key, owners_key},
 };
 use super::{
     changes::{self, Changes, Told},
@@ -37,15 +36,6 @@ use crate::{
 
 /// How often a change is made again because others changed the same at that moment.
 const ATTEMPTS: usize = 16;
-
-/// Who changes members.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Actor<'a> {
-    /// Its name; `None` when authorisation is off.
-    pub id: Option<&'a MemberId>,
-    /// Whether it may although it is no owner.
-    pub may_all: bool,
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Members {
@@ -130,22 +120,34 @@ impl Members {
         lock(&self.known).rooms_of(member, after)
     }
 
-    /// Makes somebody a member, or changes what it may do and see. This instance enforces it when this returns, and so do the
+    /// Makes somebody a member, or changes what it may do and see. `rule` decides from the owners that the change is made
+    /// on, and gives what is recorded. This instance enforces it when this returns, and so do the
     /// others that are there and answer.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
-    pub(crate) async fn set(&self, room: &Room, member: &Member, actor: Actor<'_>) -> Result<()> {
+    /// That of `rule`; `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
+    pub(crate) async fn set(
+        &self,
+        room: &Room,
+        member: &Member,
+        rule: impl Fn(&Owners) -> Result<Grant>,
+    ) -> Result<()> {
         let mut told = Vec::new();
-        let done = self.try_set(room, member, actor, &mut told).await;
+        let done = self.try_set(room, member, rule, &mut told).await;
         join_all(told.into_iter().map(Told::heard)).await;
         done
     }
 
-    async fn try_set(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
+    async fn try_set(
+        &self,
+        room: &Room,
+        member: &Member,
+        rule: impl Fn(&Owners) -> Result<Grant>,
+        told: &mut Vec<Told>,
+    ) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let (mut owners, revision) = self.owners(room).await?;
-            actor.check(&owners)?;
+            let grant = rule(&owners)?;
             let is_owner = owners.contains_key(&member.id);
             let is_done = match (is_owner, member.membership.role) {
                 (true, Role::Owner) => true,
@@ -153,18 +155,18 @@ impl Members {
                     if owners.len() >= OWNERS_PER_ROOM_MAX {
                         return Err(too_many(Limit::RoomOwners, OWNERS_PER_ROOM_MAX));
                     }
-                    owners.insert(member.id.clone(), actor.grant());
+                    owners.insert(member.id.clone(), grant);
                     self.put_owners(room, owners, revision, told).await?
                 }
                 (true, Role::Reader | Role::Writer) => {
                     check_not_last(&owners)?;
                     // what it becomes is there before it stops to be an owner
-                    self.put_member(room, member, actor, told).await? && {
+                    self.put_member(room, member, grant, told).await? && {
                         owners.remove(&member.id);
                         self.put_owners(room, owners, revision, told).await?
                     }
                 }
-                (false, Role::Reader | Role::Writer) => self.put_member(room, member, actor, told).await?,
+                (false, Role::Reader | Role::Writer) => self.put_member(room, member, grant, told).await?,
             };
             if is_done {
                 return Ok(());
@@ -173,25 +175,34 @@ impl Members {
         Err(conflict())
     }
 
-    /// Removes a member. This instance enforces it when this returns, and so do the others that are there and answer.
+    /// Removes a member. `rule` decides from the owners that the change is made on. This instance enforces it when this returns, and so do the others that are there and answer.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
-    pub(crate) async fn remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>) -> Result<()> {
+    /// That of `rule`; `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
+    pub(crate) async fn remove(
+        &self,
+        room: &Room,
+        member: &MemberId,
+        rule: impl Fn(&Owners) -> Result<()>,
+    ) -> Result<()> {
         let mut told = Vec::new();
-        let done = self.try_remove(room, member, actor, &mut told).await;
+        let done = self.try_remove(room, member, rule, &mut told).await;
         join_all(told.into_iter().map(Told::heard)).await;
         done
     }
 
-    async fn try_remove(&self, room: &Room, member: &MemberId, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<()> {
+    async fn try_remove(
+        &self,
+        room: &Room,
+        member: &MemberId,
+        rule: impl Fn(&Owners) -> Result<()>,
+        told: &mut Vec<Told>,
+    ) -> Result<()> {
         let key = member_key(&room.room_id, member);
         let mut was_there = false;
         for _ in 0..ATTEMPTS {
             let (mut owners, revision) = self.owners(room).await?;
-            if actor.id != Some(member) {
-                actor.check(&owners)?;
-            }
+            rule(&owners)?;
             let is_owner = owners.contains_key(member);
             if is_owner {
                 check_not_last(&owners)?;
@@ -240,7 +251,7 @@ impl Members {
     }
 
     /// The owners as they are now, and the revision of that; without one, the creator is the owner.
-    async fn owners(&self, room: &Room) -> Result<(BTreeMap<MemberId, Grant>, Option<u64>)> {
+    async fn owners(&self, room: &Room) -> Result<(Owners, Option<u64>)> {
         let found = self.get(&owners_key(&room.room_id)).await?;
         let revision = found.as_ref().map(|found| found.revision);
         let present = found.filter(|found| found.value.is_of(room)).map(|found| found.value);
@@ -255,7 +266,7 @@ impl Members {
     async fn put_owners(
         &self,
         room: &Room,
-        owners: BTreeMap<MemberId, Grant>,
+        owners: Owners,
         expected: Option<u64>,
         told: &mut Vec<Told>,
     ) -> Result<bool> {
@@ -263,7 +274,7 @@ impl Members {
         self.put(&owners_key(&room.room_id), Record::Owners(record), expected, told).await
     }
 
-    async fn put_member(&self, room: &Room, member: &Member, actor: Actor<'_>, told: &mut Vec<Told>) -> Result<bool> {
+    async fn put_member(&self, room: &Room, member: &Member, grant: Grant, told: &mut Vec<Told>) -> Result<bool> {
         let key = member_key(&room.room_id, &member.id);
         let found = self.get(&key).await?;
         let expected = found.as_ref().map(|found| found.revision);
@@ -274,7 +285,7 @@ impl Members {
             member_id: member.id.clone(),
             role,
             visible,
-            grant: actor.grant(),
+            grant,
         };
         if let Some(Versioned { value: Record::Member(present), revision }) = found
             && present.room_id == room.room_id
@@ -347,24 +358,6 @@ impl Members {
     }
 }
 
-impl Actor<'_> {
-    /// # Errors
-    /// `PERMISSION_DENIED`.
-    fn check(self, owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
-        if self.may_all || self.id.is_some_and(|id| owners.contains_key(id)) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Reason::PermissionDenied,
-            "only an owner of the room may make this call; ask an owner for the role",
-        ))
-    }
-
-    fn grant(self) -> Grant {
-        Grant { since: SystemTime::now(), by: self.id.map(|id| id.as_str().to_owned()).unwrap_or_default() }
-    }
-}
-
 impl Shelf {
     fn put(&mut self, key: &str, value: &Record, expected: Option<u64>) -> Option<u64> {
         if self.values.get(key).map(|present| present.revision) != expected {
@@ -381,7 +374,7 @@ impl Shelf {
     }
 }
 
-fn check_not_last(owners: &BTreeMap<MemberId, Grant>) -> Result<()> {
+fn check_not_last(owners: &Owners) -> Result<()> {
     if owners.len() > 1 {
         return Ok(());
     }

@@ -37,18 +37,21 @@ pub(super) struct MemberRecord {
     pub grant: Grant,
 }
 
-/// The owners of a room, never none once there was one.
+/// The value of the owners, who are never none once there was one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OwnersRecord {
     pub room_id: RoomId,
     #[serde(with = "rfc3339")]
     pub room_created_at: SystemTime,
-    pub owners: BTreeMap<MemberId, Grant>,
+    pub owners: Owners,
 }
+
+/// The owners of a room, each with what made it one.
+pub(crate) type Owners = BTreeMap<MemberId, Grant>;
 
 /// Since when, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Grant {
+pub(crate) struct Grant {
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
     /// Empty: somebody, while authorisation was off.

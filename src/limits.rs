@@ -228,6 +228,8 @@ pub const REGISTRY_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const REGISTRY_READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a new watch of the registry may be silent before it starts again, perhaps on another server.
 pub const REGISTRY_WATCH_PATIENCE: Duration = Duration::from_secs(3);
+/// Changes of a bucket that wait for its watch where there is no JetStream. With more the watch begins again.
+pub const BUCKET_CHANGES_WAITING_MAX: usize = 256;
 /// Bytes of storage that the service reserves for the registry, for the time when the NATS server or account has none
 /// left.
 pub const RESERVE_BYTES: usize = 1024 * 1024;

@@ -1,29 +1,22 @@
-//! A JetStream key-value bucket of JSON values: reads, compare-and-set writes, and a watch that heals.
+//! A key-value bucket of JSON values: reads, compare-and-set writes, and a watch that heals. JetStream keeps it; where the
+//! NATS server has no JetStream, this process does.
 
+pub(crate) mod follow;
+mod jetstream;
 mod mark;
+mod memory;
 mod read;
 mod watch;
 mod write;
 
-use std::{
-    marker::PhantomData,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::SystemTime};
 
-use async_nats::jetstream::kv;
-use serde::de::DeserializeOwned;
-use tokio::time;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
-use self::{mark::Mark, watch::Watch};
-use super::{Nats, error::ApiError, reserve::Reserve};
-use crate::{
-    error::{Error, Reason, Result},
-    limits::REGISTRY_WATCH_PATIENCE,
-    sync::lock,
-};
+use self::{jetstream::JetStreamBucket, memory::MemoryBucket};
+use super::{Nats, reserve::Reserve};
+use crate::error::Result;
 
 /// A value and its revision in the bucket.
 #[derive(Clone, Debug)]
@@ -33,7 +26,7 @@ pub(crate) struct Versioned<T> {
 }
 
 /// What a watch tells.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Change<T> {
     /// What follows up to `Complete` is all that the bucket holds; forget everything else.
     Restart,
@@ -51,135 +44,131 @@ pub(crate) struct Buckets {
     pub reserve: Reserve,
 }
 
-/// A bucket of JSON values of one type.
+/// A bucket of values of one type. Cheap to clone.
 #[derive(Debug)]
-pub(crate) struct Bucket<T> {
-    nats: Nats,
-    reserve: Reserve,
-    config: kv::Config,
-    mark: Arc<Mutex<Mark>>,
-    value: PhantomData<fn() -> T>,
+pub(crate) struct Bucket<T>(Kept<T>);
+
+#[derive(Debug)]
+enum Kept<T> {
+    JetStream(Arc<JetStreamBucket<T>>),
+    Memory(Arc<MemoryBucket<T>>),
 }
 
 impl<T> Clone for Bucket<T> {
     fn clone(&self) -> Self {
-        Self {
-            nats: self.nats.clone(),
-            reserve: self.reserve.clone(),
-            config: self.config.clone(),
-            mark: Arc::clone(&self.mark),
-            value: PhantomData,
-        }
+        Self(match &self.0 {
+            Kept::JetStream(bucket) => Kept::JetStream(Arc::clone(bucket)),
+            Kept::Memory(bucket) => Kept::Memory(Arc::clone(bucket)),
+        })
     }
 }
 
-impl<T> Bucket<T> {
+impl<T: Clone> Bucket<T> {
+    /// The bucket of this name in the account; one of this process alone if there is no JetStream.
     pub(crate) fn new(buckets: &Buckets, name: &str, description: &str) -> Self {
-        let Buckets { nats, replicas, reserve } = buckets;
-        let config = kv::Config {
-            bucket: name.to_owned(),
-            description: description.to_owned(),
-            history: 1,
-            num_replicas: *replicas,
-            ..kv::Config::default()
-        };
-        Self { nats: nats.clone(), reserve: reserve.clone(), config, mark: Arc::default(), value: PhantomData }
+        if buckets.nats.has_jetstream() {
+            return Self(Kept::JetStream(Arc::new(JetStreamBucket::new(buckets, name, description))));
+        }
+        Self::in_memory()
     }
 
-    /// The stream that the bucket is.
-    fn stream(&self) -> String {
-        format!("KV_{}", self.config.bucket)
-    }
-
-    fn subject(&self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.config.bucket)
+    /// An empty bucket of this process alone.
+    pub(crate) fn in_memory() -> Self {
+        Self(Kept::Memory(Arc::new(MemoryBucket::new())))
     }
 }
 
-impl<T: DeserializeOwned> Bucket<T> {
-    /// Tells every change to `apply` until `stop`, beginning with all that is there, and beginning again after trouble.
-    pub(crate) async fn watch(self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
-        let mut delay = Duration::from_millis(50);
-        loop {
-            let watched = tokio::select! {
-                () = stop.cancelled() => return,
-                watched = self.watch_once(&mut apply) => watched,
-            };
-            match watched {
-                // a broken watch that had worked is taken up again at once
-                Ok(()) => delay = Duration::from_millis(50),
-                Err(error) => {
-                    warn!(bucket = self.config.bucket, %error, "the watch of the bucket failed, trying again");
-                    delay = (delay * 2).min(Duration::from_secs(5));
-                }
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = time::sleep(delay) => {}
+impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE` when no server that knows enough answers in time.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.get(key).await,
+            Kept::Memory(bucket) => Ok(bucket.get(key)),
+        }
+    }
+
+    /// The values of those keys that exist, with the time of their last change, in no order. One round trip for a thousand
+    /// keys (ADR-31) where the servers are up to date.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.get_many(keys).await,
+            Kept::Memory(bucket) => Ok(bucket.get_many(keys)),
+        }
+    }
+
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
+    /// storage left. `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
+    pub(crate) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.put(key, value, expected).await,
+            Kept::Memory(bucket) => Ok(bucket.put(key, value, expected)),
+        }
+    }
+
+    /// Writes `key` if it does not exist and there is storage for it. `None`: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.create(key, value).await,
+            Kept::Memory(bucket) => Ok(bucket.put(key, value, None)),
+        }
+    }
+
+    /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.delete(key, expected).await,
+            Kept::Memory(bucket) => Ok(bucket.delete(key, expected)),
+        }
+    }
+
+    /// Tells the watches that `key` is deleted, whether or not it was there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub(crate) async fn mark_deleted(&self, key: &str) -> Result<()> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.mark_deleted(key).await,
+            Kept::Memory(bucket) => {
+                bucket.mark_deleted(key);
+                Ok(())
             }
         }
     }
 
-    async fn watch_once(&self, apply: &mut impl FnMut(Change<T>)) -> Result<()> {
-        self.nats.ready().await?;
-        let mut connections = self.nats.connections();
-        connections.mark_unchanged();
-        // what the watch has to reach: the server that it begins on may lag
-        let mut end = self.last().await?;
-        let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
-        let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
-        apply(Change::Restart);
-        let (mut told, mut asked_again) = (0, false);
-        let mut complete = end == 0;
-        if complete {
-            apply(Change::Complete);
+    /// Removes every key that begins with the token `prefix`, without a trace.
+    ///
+    /// # Errors
+    /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
+    pub(crate) async fn purge_below(&self, prefix: &str) -> Result<()> {
+        match &self.0 {
+            Kept::JetStream(bucket) => bucket.purge_below(prefix).await,
+            Kept::Memory(bucket) => {
+                bucket.purge_below(prefix);
+                Ok(())
+            }
         }
-        loop {
-            let entry = tokio::select! {
-                entry = watch.next() => entry,
-                // what changed meanwhile on a server that lost its data can only be seen from the beginning
-                _ = connections.changed() => return Ok(()),
-                () = time::sleep(REGISTRY_WATCH_PATIENCE), if !complete => {
-                    // the newest may have been purged since
-                    end = self.last().await?;
-                    if told < end {
-                        return Err(Error::new(Reason::NatsUnavailable, "the watch does not report all values of the bucket"));
-                    }
-                    complete = true;
-                    apply(Change::Complete);
-                    continue;
-                }
-            };
-            let entry = match entry {
-                Some(Ok(entry)) => entry,
-                Some(Err(error)) => {
-                    debug!(bucket = self.config.bucket, %error, "the watch of the bucket broke");
-                    return Ok(());
-                }
-                None => return Ok(()),
-            };
-            lock(&self.mark).raise(entry.revision);
-            told = entry.revision;
-            match entry.operation {
-                kv::Operation::Put => {
-                    if let Some(value) = self.parse(&entry.key, &entry.value, entry.revision) {
-                        apply(Change::Put(entry.key, value));
-                    }
-                }
-                kv::Operation::Delete | kv::Operation::Purge => apply(Change::Delete(entry.key, entry.revision)),
-            }
-            if told >= end && !complete {
-                if !asked_again {
-                    // what changed while the watch began comes later than its old place, and is not missing: it is not newer
-                    // than what there is now
-                    asked_again = true;
-                    end = self.last().await?;
-                }
-                complete = told >= end;
-                if complete {
-                    apply(Change::Complete);
-                }
-            }
+    }
+
+    /// Tells every change to `apply` until `stop`, beginning with all that is there, and beginning again after trouble.
+    pub(crate) async fn watch(self, stop: CancellationToken, apply: impl FnMut(Change<T>)) {
+        match self.0 {
+            Kept::JetStream(bucket) => bucket.watch(stop, apply).await,
+            Kept::Memory(bucket) => bucket.watch(stop, apply).await,
         }
     }
 }

@@ -19,7 +19,8 @@ use tokio::time::{self, Instant};
 use tracing::{debug, warn};
 
 use super::{
-    Bucket, Versioned,
+    Versioned,
+    jetstream::JetStreamBucket,
     mark::{Found, Info},
 };
 use crate::{
@@ -97,7 +98,7 @@ struct RawAnswer {
     message: RawMessage,
 }
 
-impl<T> Bucket<T> {
+impl<T> JetStreamBucket<T> {
     /// What there is of the key.
     ///
     /// # Errors
@@ -205,12 +206,12 @@ impl<T> Bucket<T> {
     }
 }
 
-impl<T: DeserializeOwned> Bucket<T> {
+impl<T: DeserializeOwned> JetStreamBucket<T> {
     /// The value of `key`.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE` when no server that knows enough answers in time.
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
         let entry = self.entry(key).await?.filter(|entry| !entry.is_deletion());
         Ok(entry.and_then(|entry| self.parse(key, &entry.value, entry.revision)))
     }
@@ -220,7 +221,7 @@ impl<T: DeserializeOwned> Bucket<T> {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub(crate) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
+    pub(super) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_AT_ONCE) {
             for (key, entry) in self.entries(keys).await? {

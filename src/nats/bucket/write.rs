@@ -14,7 +14,7 @@ use tokio::time;
 use tracing::debug;
 
 use super::{
-    Bucket,
+    jetstream::JetStreamBucket,
     read::{Backoff, Entry},
 };
 use crate::{
@@ -60,13 +60,13 @@ struct Change {
     when_full: WhenFull,
 }
 
-impl<T: Serialize> Bucket<T> {
+impl<T: Serialize> JetStreamBucket<T> {
     /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
     /// storage left. `None`: somebody else was faster.
     ///
     /// # Errors
     /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
-    pub(crate) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
+    pub(super) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
         match expected {
             Some(_) => self.set(key, json(value)?, expected, WhenFull::UseReserve).await,
             None => self.add(key, json(value)?, WhenFull::UseReserve).await,
@@ -77,7 +77,7 @@ impl<T: Serialize> Bucket<T> {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub(crate) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
+    pub(super) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
         self.add(key, json(value)?, WhenFull::Fail).await
     }
 }
@@ -86,12 +86,12 @@ fn json(value: &impl Serialize) -> Result<Bytes> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| Error::internal().because(error))
 }
 
-impl<T> Bucket<T> {
+impl<T> JetStreamBucket<T> {
     /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub(crate) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
+    pub(super) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
         Ok(matches!(self.write(key, deletion(Some(expected))).await?, Written::Revision(_)))
     }
 
@@ -99,7 +99,7 @@ impl<T> Bucket<T> {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub(crate) async fn mark_deleted(&self, key: &str) -> Result<()> {
+    pub(super) async fn mark_deleted(&self, key: &str) -> Result<()> {
         self.write(key, deletion(None)).await.map(drop)
     }
 
@@ -107,7 +107,7 @@ impl<T> Bucket<T> {
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
-    pub(crate) async fn purge_below(&self, prefix: &str) -> Result<()> {
+    pub(super) async fn purge_below(&self, prefix: &str) -> Result<()> {
         let request = json!({ "filter": self.subject(&format!("{prefix}.>")) });
         let mut backoff = Backoff::within(NATS_REQUEST_TIMEOUT);
         loop {

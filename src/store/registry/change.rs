@@ -35,7 +35,7 @@ impl Registry {
         let mut known = lock(&self.known);
         match change {
             Kind::Put { record, revision } => known.hear(Versioned { value: *record, revision }),
-            Kind::Deleted { room_id, revision } => known.hear_deleted(&room_id, revision),
+            Kind::Deleted { room_id, revision } => known.deleted(&room_id, revision),
         }
     }
 
@@ -61,29 +61,29 @@ impl Registry {
 impl Known {
     /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
     fn hear(&mut self, record: Versioned<Record>) {
-        if record.revision > self.told_through {
+        if !self.told.has(record.revision) {
             self.put(record);
         }
     }
 
-    /// Whether another instance has deleted what had this revision, which the watch may not have told.
+    /// Whether an instance has deleted what had this revision, which the watch may not have told.
     pub(super) fn is_deleted(&self, id: &RoomId, revision: u64) -> bool {
-        self.deleted.get(id).is_some_and(|deleted| *deleted >= revision)
+        self.deletions.get(id).is_some_and(|deleted| *deleted >= revision)
     }
 
-    /// Another instance has deleted what had this revision.
-    fn hear_deleted(&mut self, id: &RoomId, revision: u64) {
+    /// This or another instance has deleted what had this revision. It is remembered until the watch tells so, lest what was
+    /// put before is heard of later.
+    pub(super) fn deleted(&mut self, id: &RoomId, revision: u64) {
         self.delete(id, revision.saturating_add(1));
-        if revision > self.told_through {
-            let deleted = self.deleted.entry(id.clone()).or_default();
+        if !self.told.has(revision) {
+            let deleted = self.deletions.entry(id.clone()).or_default();
             *deleted = revision.max(*deleted);
         }
     }
 
     /// The watch has told everything up to this revision.
-    pub(super) fn told_through(&mut self, revision: u64) {
-        self.told_through = self.told_through.max(revision);
-        self.deleted.retain(|_, deleted| *deleted >= revision);
+    pub(super) fn forget_deleted(&mut self, revision: u64) {
+        self.deletions.retain(|_, deleted| *deleted >= revision);
     }
 }
 
@@ -94,6 +94,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Labels, Retention, Room, StreamName, Subject};
+    use crate::nats::bucket::{Change, follow::tell};
 
     fn lobby() -> RoomId {
         RoomId::parse("room_id", "lobby").unwrap()
@@ -122,31 +123,53 @@ mod tests {
         known.by_id.values().next().map(|registered| registered.revision)
     }
 
+    /// The watch tells something of another room.
+    fn told_through(known: &mut Known, revision: u64) {
+        tell(known, Change::Delete("another".to_owned(), revision));
+    }
+
     #[test]
     fn what_is_heard_late_or_twice_brings_no_room_back() {
         let mut known = Known::default();
         known.hear(record(7));
         known.hear(record(5));
         assert_eq!(revision(&known), Some(7));
-        known.hear_deleted(&lobby(), 5);
+        known.deleted(&lobby(), 5);
         assert_eq!(revision(&known), Some(7), "a room of that name was made since");
-        known.hear_deleted(&lobby(), 7);
+        known.deleted(&lobby(), 7);
         known.hear(record(7));
         known.hear(record(6));
         // a watch that lags, and a read that is old
-        known.told_through(7);
+        told_through(&mut known, 7);
         known.put(record(7));
         assert_eq!(revision(&known), None);
         known.hear(record(9));
         assert_eq!(revision(&known), Some(9));
         // the watch tells all of that, and the end of the newest room
-        (8..=10).for_each(|told| known.told_through(told));
-        known.delete(&lobby(), 10);
-        assert!(known.deleted.is_empty());
+        (8..=9).for_each(|revision| told_through(&mut known, revision));
+        tell(&mut known, Change::Delete(lobby().key(), 10));
+        assert!(known.deletions.is_empty());
         for late in [5, 7, 9] {
             known.hear(record(late));
-            known.hear_deleted(&lobby(), late);
+            known.deleted(&lobby(), late);
         }
-        assert!(known.by_id.is_empty() && known.deleted.is_empty());
+        assert!(known.by_id.is_empty() && known.deletions.is_empty());
+    }
+
+    #[test]
+    fn a_watch_that_begins_again_while_a_room_changes_does_not_take_it_for_deleted() {
+        // Goal: subscriptions live through a new watch, and end with their room. Method: begin a watch that tells nothing, once
+        // with a change of this instance before it is complete and once without.
+        let mut known = Known::default();
+        known.put(record(5));
+        let registered = known.by_id.values().next().cloned().unwrap();
+        tell(&mut known, Change::Restart);
+        assert_eq!(revision(&known), Some(5));
+        known.put(record(6));
+        tell(&mut known, Change::Complete);
+        assert_eq!((revision(&known), registered.is_gone()), (Some(6), false));
+        tell(&mut known, Change::Restart);
+        tell(&mut known, Change::Complete);
+        assert_eq!((revision(&known), registered.is_gone()), (None, true));
     }
 }

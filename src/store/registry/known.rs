@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::newest::Newest;
 use crate::{
-    domain::{NewRoom, Removals, Room, RoomId, RoomState, StreamName, Subject},
-    nats::bucket::Versioned,
+    domain::{Removals, Room, RoomId, RoomState, StreamName},
+    nats::bucket::{
+        Versioned,
+        follow::{Mirror, Told},
+    },
 };
 
 /// A room as this instance knows it.
@@ -88,20 +91,43 @@ pub(super) struct Known {
     pub by_id: BTreeMap<RoomId, Arc<Registered>>,
     pub id_by_stream: HashMap<StreamName, RoomId>,
     pub by_creator: HashMap<String, BTreeSet<RoomId>>,
-    /// Rooms told since the watch began again; `None` once all were told.
-    pub told: Option<HashSet<RoomId>>,
-    /// The watch has told everything up to this revision.
-    pub told_through: u64,
-    /// Rooms that other instances deleted, with the revision of what was there, until the watch tells so.
-    pub deleted: HashMap<RoomId, u64>,
+    pub told: Told,
+    /// Rooms that this or another instance deleted, with the revision of what was there, until the watch tells so.
+    pub deletions: HashMap<RoomId, u64>,
+}
+
+impl Mirror<Record> for Known {
+    fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    fn on_put(&mut self, key: &str, record: Versioned<Record>) {
+        self.forget_deleted(record.revision);
+        // another program may have put the record elsewhere
+        if record.value.room.room_id.key() == key {
+            self.put(record);
+        }
+    }
+
+    fn on_delete(&mut self, key: &str, revision: u64) {
+        self.forget_deleted(revision);
+        if let Some(id) = RoomId::of_key(key) {
+            self.delete(&id, revision);
+        }
+    }
+
+    fn on_complete(&mut self, noted: &HashSet<String>) {
+        let gone: Vec<_> = self.by_id.keys().filter(|id| !noted.contains(&id.key())).cloned().collect();
+        for id in gone {
+            self.remove(&id);
+        }
+    }
 }
 
 impl Known {
     pub(super) fn put(&mut self, record: Versioned<Record>) {
         let id = record.value.room.room_id.clone();
-        if let Some(told) = &mut self.told {
-            told.insert(id.clone());
-        }
+        self.told.note(|| id.key());
         if self.is_deleted(&id, record.revision) {
             return;
         }
@@ -135,30 +161,6 @@ impl Known {
         if self.by_id.get(id).is_some_and(|registered| registered.revision < revision) {
             self.remove(id);
         }
-    }
-
-    /// Forgets what the bucket did not have when it was read from the beginning.
-    pub(super) fn forget_untold(&mut self) {
-        let Some(told) = self.told.take() else { return };
-        let untold: Vec<_> = self.by_id.keys().filter(|id| !told.contains(*id)).cloned().collect();
-        for id in untold {
-            self.remove(&id);
-        }
-    }
-
-    /// The room with names that no other room of this process has; `None` if its subject is another's.
-    pub(super) fn choose_names(&self, new: &NewRoom) -> Option<Room> {
-        let others =
-            || self.by_id.values().map(|found| &found.room).filter(|room| room.room_id != new.preferred().room_id);
-        let stream = new.streams().into_iter().find(|stream| others().all(|other| other.stream != *stream))?;
-        let name = Subject::default_of(&stream);
-        let room = new.named(stream);
-        let is_free = if room.subject.is_default() {
-            room.subject == name
-        } else {
-            others().all(|other| other.subject != room.subject)
-        };
-        is_free.then_some(room)
     }
 
     fn remove(&mut self, id: &RoomId) {

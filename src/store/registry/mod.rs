@@ -1,8 +1,7 @@
 //! The registry of rooms: the truth about names, kept in a key-value bucket, watched into memory.
 //!
 //! A room's key stands for its id alone, so that nobody can keep another id from its room. The room's names in NATS are
-//! claimed before it is registered ([`names`]). Without JetStream the registry lives in this process alone, for ephemeral
-//! rooms.
+//! claimed before it is registered ([`names`]). Without JetStream the buckets are this process's own, for ephemeral rooms.
 
 mod change;
 pub(crate) mod changes;
@@ -12,11 +11,12 @@ mod names;
 mod newest;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     ops::Bound,
     sync::{Arc, Mutex},
 };
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -28,7 +28,7 @@ use self::{
 use crate::{
     domain::{NewRoom, Room, RoomId, RoomState, StreamName},
     error::{Error, Reason, Result},
-    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    nats::bucket::{Bucket, Buckets, Versioned},
     store::names::{NAMES_BUCKET, ROOMS_BUCKET},
     sync::lock,
 };
@@ -55,8 +55,8 @@ pub(crate) enum Registration {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    rooms: Option<Bucket<Record>>,
-    names: Option<Bucket<Claim>>,
+    rooms: Bucket<Record>,
+    names: Bucket<Claim>,
     known: Arc<Mutex<Known>>,
     changes: Changes,
 }
@@ -64,54 +64,20 @@ pub(crate) struct Registry {
 impl Registry {
     /// The registry of this NATS account, or one of this process alone if there is no JetStream.
     pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
-        let available = buckets.nats.has_jetstream();
         Self {
-            rooms: available.then(|| Bucket::new(buckets, ROOMS_BUCKET, "unibus: rooms by id")),
-            names: available
-                .then(|| Bucket::new(buckets, NAMES_BUCKET, "unibus: whose the names of streams and subjects are")),
+            rooms: Bucket::new(buckets, ROOMS_BUCKET, "unibus: rooms by id"),
+            names: Bucket::new(buckets, NAMES_BUCKET, "unibus: whose the names of streams and subjects are"),
             known: Arc::default(),
             changes: changes.clone(),
         }
     }
 
     /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
-    pub(crate) async fn follow(self, stop: CancellationToken, complete: tokio::sync::oneshot::Sender<()>) {
-        let mut complete = Some(complete);
-        let told = |complete: &mut Option<tokio::sync::oneshot::Sender<()>>| {
-            if let Some(complete) = complete.take() {
-                let _ = complete.send(());
-            }
+    pub(crate) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
+        let complete = || {
+            let _ = complete.send(());
         };
-        let Some(bucket) = self.rooms else {
-            told(&mut complete);
-            return;
-        };
-        let known = self.known;
-        bucket
-            .watch(stop, |change| {
-                let mut known = lock(&known);
-                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
-                    known.told_through(*revision);
-                }
-                match change {
-                    Change::Restart => known.told = Some(HashSet::new()),
-                    Change::Put(key, record) => {
-                        if is_key_of(&key, &record.value) {
-                            known.put(record);
-                        }
-                    }
-                    Change::Delete(key, revision) => {
-                        if let Some(id) = RoomId::of_key(&key) {
-                            known.delete(&id, revision);
-                        }
-                    }
-                    Change::Complete => {
-                        known.forget_untold();
-                        told(&mut complete);
-                    }
-                }
-            })
-            .await;
+        self.rooms.follow(&self.known, stop, complete).await;
     }
 
     /// The room, from memory; from the bucket if this instance has not heard of it yet.
@@ -199,11 +165,7 @@ impl Registry {
         if let Some(found) = self.read(&new.preferred().room_id).await? {
             return judge(new, found).map(Naming::Found);
         }
-        let named = match &self.names {
-            Some(bucket) => self.claim_names(bucket, new).await?,
-            None => Named::new(lock(&self.known).choose_names(new).ok_or_else(subject_taken)?),
-        };
-        Ok(Naming::Named(Box::new(named)))
+        Ok(Naming::Named(Box::new(self.claim_names(new).await?)))
     }
 
     /// Gives back names that were taken for a room that comes to nothing. Best effort: others take over what is left.
@@ -217,12 +179,11 @@ impl Registry {
     /// `ROOM_EXISTS`, `CONFLICT`; nothing was registered.
     pub(crate) async fn register(&self, new: &NewRoom, named: &Named) -> Result<Registration> {
         let record = Record { room: named.room.clone(), deleting: false };
-        let Some(bucket) = &self.rooms else { return self.register_in_memory(new, record) };
         if named.is_late() {
             return Err(conflict());
         }
         let id = &named.room.room_id;
-        if let Some(revision) = bucket.create(&id.key(), &record).await? {
+        if let Some(revision) = self.rooms.create(&id.key(), &record).await? {
             return Ok(Registration::New(self.spread(Versioned { value: record, revision }).await));
         }
         let found = self.read(id).await?;
@@ -232,28 +193,12 @@ impl Registry {
         judge(new, found.ok_or_else(conflict)?)
     }
 
-    /// Without JetStream this process has the only registry.
-    fn register_in_memory(&self, new: &NewRoom, record: Record) -> Result<Registration> {
-        let mut known = lock(&self.known);
-        let id = record.room.room_id.clone();
-        if let Some(found) = known.by_id.get(&id) {
-            return judge(new, Arc::clone(found));
-        }
-        if known.choose_names(new).as_ref() != Some(&record.room) {
-            return Err(conflict());
-        }
-        known.put(Versioned { value: record, revision: 1 });
-        known.by_id.get(&id).cloned().map(Registration::New).ok_or_else(conflict)
-    }
-
     /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
     pub(crate) async fn unregister(&self, registered: &Registered) -> Result<()> {
         let id = &registered.room.room_id;
-        if let Some(bucket) = &self.rooms {
-            bucket.delete(&id.key(), registered.revision).await?;
-        }
+        self.rooms.delete(&id.key(), registered.revision).await?;
         self.release_names(&registered.room).await?;
-        lock(&self.known).delete(id, registered.revision + 1);
+        lock(&self.known).deleted(id, registered.revision);
         self.spread_deletion(registered).await;
         Ok(())
     }
@@ -261,16 +206,7 @@ impl Registry {
     /// Registers `room` in the place of `registered`, which it was made from; `None` if that is no longer registered.
     pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
         let record = Record { room, deleting: false };
-        let Some(bucket) = &self.rooms else {
-            let mut known = lock(&self.known);
-            let present = known.by_id.get(&record.room.room_id).map(|present| present.revision);
-            if present != Some(registered.revision) {
-                return Ok(None);
-            }
-            known.put(Versioned { value: record.clone(), revision: registered.revision + 1 });
-            return Ok(known.by_id.get(&record.room.room_id).cloned());
-        };
-        let revision = bucket.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
+        let revision = self.rooms.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
         match revision {
             Some(revision) => Ok(Some(self.spread(Versioned { value: record, revision }).await)),
             None => Ok(None),
@@ -281,17 +217,13 @@ impl Registry {
     pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
         let key = registered.room.room_id.key();
         let record = Record { room: registered.room.clone(), deleting: true };
-        let revision = match &self.rooms {
-            Some(bucket) => bucket.put(&key, &record, Some(registered.revision)).await?.ok_or_else(conflict)?,
-            None => registered.revision + 1,
-        };
+        let revision = self.rooms.put(&key, &record, Some(registered.revision)).await?.ok_or_else(conflict)?;
         Ok(self.spread(Versioned { value: record, revision }).await)
     }
 
     /// The room, also one that is being deleted.
     async fn read(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
-        let Some(bucket) = &self.rooms else { return Ok(lock(&self.known).by_id.get(id).cloned()) };
-        let found = bucket.get(&id.key()).await?.filter(|found| found.value.room.room_id == *id);
+        let found = self.rooms.get(&id.key()).await?.filter(|found| found.value.room.room_id == *id);
         Ok(found.map(|record| self.remember(record)))
     }
 
@@ -302,11 +234,6 @@ impl Registry {
         known.put(record.clone());
         known.by_id.get(&id).cloned().unwrap_or_else(|| Arc::new(Registered::new(record)))
     }
-}
-
-/// Whether the record is the one that this key has; another program may have put it elsewhere.
-fn is_key_of(key: &str, record: &Record) -> bool {
-    record.room.room_id.key() == key
 }
 
 fn judge(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {

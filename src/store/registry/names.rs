@@ -13,7 +13,6 @@ use crate::{
     domain::{NewRoom, Room, RoomId, Subject, rfc3339},
     error::{Error, Result},
     limits::NATS_REQUEST_TIMEOUT,
-    nats::bucket::Bucket,
 };
 
 /// A claim without its room is another instance's creation under way, unless it is older than this.
@@ -39,10 +38,6 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    pub(super) fn new(room: Room) -> Self {
-        Self { room, since: Instant::now() }
-    }
-
     /// Whether others may take the names for abandoned before the room is registered.
     pub(super) fn is_late(&self) -> bool {
         self.since.elapsed() + NATS_REQUEST_TIMEOUT > CLAIM_AGE_MAX
@@ -66,20 +61,19 @@ impl Registry {
     ///
     /// # Errors
     /// `SUBJECT_TAKEN`, `CONFLICT`; nothing is claimed, or what is left can be taken over.
-    pub(super) async fn claim_names(&self, bucket: &Bucket<Claim>, new: &NewRoom) -> Result<Named> {
+    pub(super) async fn claim_names(&self, new: &NewRoom) -> Result<Named> {
         let since = Instant::now();
         for stream in new.streams() {
             let name = Subject::default_of(&stream);
             let room = new.named(stream);
-            if !self.claim(bucket, &name, &room).await? {
+            if !self.claim(&name, &room).await? {
                 continue;
             }
             if room.subject == name {
                 return Ok(Named { room, since });
             }
             // a default subject is another name once more
-            let claimed =
-                if room.subject.is_default() { Ok(false) } else { self.claim(bucket, &room.subject, &room).await };
+            let claimed = if room.subject.is_default() { Ok(false) } else { self.claim(&room.subject, &room).await };
             if let Ok(true) = claimed {
                 return Ok(Named { room, since });
             }
@@ -90,21 +84,21 @@ impl Registry {
     }
 
     /// False: it belongs to another room, or to one that is being created.
-    async fn claim(&self, bucket: &Bucket<Claim>, name: &Subject, room: &Room) -> Result<bool> {
+    async fn claim(&self, name: &Subject, room: &Room) -> Result<bool> {
         let key = name.as_str();
         for _ in 0..ATTEMPTS {
             let claim = Claim::new(room);
-            if bucket.create(key, &claim).await?.is_some() {
+            if self.names.create(key, &claim).await?.is_some() {
                 return Ok(true);
             }
-            let Some(found) = bucket.get(key).await? else { continue };
+            let Some(found) = self.names.get(key).await? else { continue };
             if found.value.room_id != room.room_id
                 && (found.value.is_young() || self.has(&found.value.room_id, name).await?)
             {
                 return Ok(false);
             }
             // also one's own, so that nobody takes it for abandoned
-            if bucket.put(key, &claim, Some(found.revision)).await?.is_some() {
+            if self.names.put(key, &claim, Some(found.revision)).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -119,15 +113,14 @@ impl Registry {
 
     /// Gives the names of a room that is not registered to whoever wants them.
     pub(super) async fn release_names(&self, room: &Room) -> Result<()> {
-        let Some(bucket) = &self.names else { return Ok(()) };
         let name = Subject::default_of(&room.stream);
         let given = Some(&room.subject).filter(|subject| **subject != name);
         for key in given.into_iter().chain([&name]).map(Subject::as_str) {
-            if let Some(found) = bucket.get(key).await?
+            if let Some(found) = self.names.get(key).await?
                 && found.value.room_id == room.room_id
                 && found.value.room_created_at == room.created_at
             {
-                bucket.delete(key, found.revision).await?;
+                self.names.delete(key, found.revision).await?;
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ pub(crate) mod stamp;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -37,7 +37,10 @@ use crate::{
     error::Result,
     limits::SIGNATURE_TIME_TOLERANCE,
     nats::{
-        bucket::{Bucket, Buckets, Change},
+        bucket::{
+            Bucket, Buckets, Versioned,
+            follow::{Mirror, Told},
+        },
         error::unavailable,
     },
     store::names::SECRETS_BUCKET,
@@ -54,19 +57,19 @@ const TEND_DELAY: Duration = Duration::from_secs(1);
 /// Signs and verifies. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Signatures {
-    // shared, since every open reader has it
-    bucket: Option<Arc<Bucket<SigningKey>>>,
+    bucket: Bucket<SigningKey>,
     known: Arc<Mutex<Known>>,
-    /// The bucket lacks a key.
-    lacking: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     /// By number: the greatest is the newest.
     keys: BTreeMap<u64, Arc<SigningKey>>,
-    /// Told since the watch began again, deleted ones among them.
-    told: HashSet<u64>,
+    told: Told,
+    /// Keys that the bucket did not have when it was read from its beginning, and has not got since.
+    missing: BTreeSet<u64>,
+    /// The bucket may lack a key.
+    lacking: Arc<Notify>,
     /// When a key was looked for that is not there.
     looked_at: Option<Instant>,
 }
@@ -82,35 +85,19 @@ pub(super) enum Attribution {
 impl Signatures {
     pub(super) fn new(buckets: &Buckets) -> Self {
         let description = "unibus: keys that sign who published a message";
-        let has_jetstream = buckets.nats.has_jetstream();
-        let bucket = has_jetstream.then(|| Arc::new(Bucket::new(buckets, SECRETS_BUCKET, description)));
-        Self { bucket, known: Arc::default(), lacking: Arc::default() }
+        Self { bucket: Bucket::new(buckets, SECRETS_BUCKET, description), known: Arc::default() }
     }
 
     /// Follows the bucket until `stop`, and puts into it what it lacks: a first key, and what it lost. `complete` fires when
     /// there is a key.
     pub(super) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
-        let Some(bucket) = self.bucket.clone() else {
-            // no other instance shares the rooms of this one
-            match SigningKey::generate() {
-                Ok(key) => self.remember(1, key),
-                Err(error) => {
-                    warn!(%error, "the key that signs the sender of messages cannot be made; authenticated callers cannot publish");
-                }
-            }
-            let _ = complete.send(());
-            return;
-        };
-        let watching = Bucket::clone(&bucket).watch(stop.clone(), |change| {
-            if lock(&self.known).lacks_after(change) {
-                self.lacking.notify_one();
-            }
-        });
+        let lacking = Arc::clone(&lock(&self.known).lacking);
+        let watching = self.bucket.clone().follow(&self.known, stop, || {});
         let tending = async {
             let mut complete = Some(complete);
             loop {
-                self.lacking.notified().await;
-                while let Err(error) = self.tend(&bucket).await {
+                lacking.notified().await;
+                while let Err(error) = self.tend().await {
                     warn!(%error, "the signing keys could not be written to their bucket, trying again");
                     time::sleep(TEND_DELAY).await;
                 }
@@ -126,11 +113,11 @@ impl Signatures {
     }
 
     /// Puts into the bucket what it does not have and this instance does; a new key if there is none at all.
-    async fn tend(&self, bucket: &Bucket<SigningKey>) -> Result<()> {
-        let untold = lock(&self.known).untold();
-        for (id, key) in untold {
+    async fn tend(&self) -> Result<()> {
+        let missing = lock(&self.known).missing();
+        for (id, key) in missing {
             // nothing is overwritten: what another instance put back is the same
-            if bucket.put(&name(id), &key, None).await?.is_some() {
+            if self.bucket.put(&name(id), &key, None).await?.is_some() {
                 info!(key = id, "a signing key was missing in its bucket and was written again");
             }
         }
@@ -139,9 +126,9 @@ impl Signatures {
         }
         let id = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let key = SigningKey::generate()?;
-        if bucket.put(&name(id), &key, None).await?.is_some() {
+        if self.bucket.put(&name(id), &key, None).await?.is_some() {
             self.remember(id, key);
-        } else if let Some(found) = bucket.get(&name(id)).await? {
+        } else if let Some(found) = self.bucket.get(&name(id)).await? {
             self.remember(id, found.value);
         }
         Ok(())
@@ -199,9 +186,7 @@ impl Signatures {
     /// # Cancel safety
     /// May be dropped at any point; nothing is learnt then.
     pub(super) async fn learn(&self, key: u64) {
-        if let Some(bucket) = &self.bucket
-            && let Ok(Some(found)) = bucket.get(&name(key)).await
-        {
+        if let Ok(Some(found)) = self.bucket.get(&name(key)).await {
             self.remember(key, found.value);
         } else {
             lock(&self.known).looked_at = Some(Instant::now());
@@ -209,40 +194,44 @@ impl Signatures {
     }
 }
 
-impl Known {
-    /// Takes a change in; true if the bucket lacks something now.
-    fn lacks_after(&mut self, change: Change<SigningKey>) -> bool {
-        match change {
-            Change::Restart => {
-                self.told.clear();
-                false
-            }
-            Change::Put(name, key) => {
-                if let Some(id) = number(&name) {
-                    self.told.insert(id);
-                    self.keys.insert(id, Arc::new(key.value));
-                } else {
-                    warn!(
-                        name,
-                        "the bucket of signing keys has a value under a name that is not a key number; it is ignored"
-                    );
-                }
-                false
-            }
-            Change::Delete(name, _) => {
-                if let Some(id) = number(&name) {
-                    self.told.insert(id);
-                    self.keys.remove(&id);
-                }
-                self.keys.is_empty()
-            }
-            Change::Complete => true,
+impl Mirror<SigningKey> for Known {
+    fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    fn on_put(&mut self, name: &str, key: Versioned<SigningKey>) {
+        let Some(id) = number(name) else {
+            warn!(name, "the bucket of signing keys has a value under a name that is not a key number; it is ignored");
+            return;
+        };
+        self.told.note(|| name.to_owned());
+        self.missing.remove(&id);
+        self.keys.insert(id, Arc::new(key.value));
+    }
+
+    fn on_delete(&mut self, name: &str, _: u64) {
+        if let Some(id) = number(name) {
+            // not put back, even if somebody learns it at this moment from an older answer
+            self.told.note(|| name.to_owned());
+            self.missing.remove(&id);
+            self.keys.remove(&id);
+        }
+        if self.keys.is_empty() {
+            self.lacking.notify_one();
         }
     }
 
-    fn untold(&self) -> Vec<(u64, Arc<SigningKey>)> {
-        let untold = self.keys.iter().filter(|(id, _)| !self.told.contains(id));
-        untold.map(|(id, key)| (*id, Arc::clone(key))).collect()
+    /// Nothing is given up: what the bucket lost is put back.
+    fn on_complete(&mut self, noted: &HashSet<String>) {
+        self.missing = self.keys.keys().copied().filter(|id| !noted.contains(&name(*id))).collect();
+        self.lacking.notify_one();
+    }
+}
+
+impl Known {
+    fn missing(&self) -> Vec<(u64, Arc<SigningKey>)> {
+        let missing = self.keys.iter().filter(|(id, _)| self.missing.contains(id));
+        missing.map(|(id, key)| (*id, Arc::clone(key))).collect()
     }
 }
 

@@ -51,10 +51,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::signatures::key::SigningKey;
+    use crate::{nats::bucket::Bucket, store::signatures::key::SigningKey};
 
     fn instance(keys: &[(u64, u8)]) -> Signatures {
-        let signatures = Signatures { bucket: None, known: Arc::default(), lacking: Arc::default() };
+        let signatures = Signatures { bucket: Bucket::in_memory(), known: Arc::default() };
         for (id, byte) in keys {
             signatures.remember(*id, SigningKey::new([*byte; 32]));
         }

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     domain::{Member, MemberId, Membership, Role, Room, RoomId, Visible},
-    nats::bucket::Versioned,
+    nats::bucket::{
+        Versioned,
+        follow::{Mirror, Told},
+    },
     store::registry::known::Registered,
 };
 
@@ -41,10 +44,39 @@ struct RoomMembers {
 pub(super) struct Known {
     rooms: HashMap<RoomId, RoomMembers>,
     rooms_of: HashMap<MemberId, BTreeSet<RoomId>>,
-    /// Keys told since the watch began again; `None` once all were told.
-    told: Option<HashSet<String>>,
-    /// The watch has told everything up to this revision.
-    told_through: u64,
+    told: Told,
+}
+
+impl Mirror<Record> for Known {
+    fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    fn on_put(&mut self, key: &str, record: Versioned<Record>) {
+        self.put(key, record);
+    }
+
+    /// That of the owners is the end of the room.
+    fn on_delete(&mut self, key: &str, revision: u64) {
+        let Some(key) = read_key(key) else { return };
+        let (Key::Owners { room } | Key::Member { room, .. }) = &key;
+        let Some(members) = self.rooms.get_mut(room) else { return };
+        let changed = match &key {
+            Key::Owners { .. } => members.forget(|_, entry| entry < revision),
+            Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
+        };
+        self.settle(room, &changed);
+    }
+
+    fn on_complete(&mut self, noted: &HashSet<String>) {
+        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            let Some(members) = self.rooms.get_mut(&room) else { continue };
+            let changed = members.forget(|member, _| {
+                !noted.contains(&member.map_or_else(|| owners_key(&room), |member| member_key(&room, member)))
+            });
+            self.settle(&room, &changed);
+        }
+    }
 }
 
 impl Known {
@@ -117,14 +149,8 @@ impl Known {
         Some((membership, pass))
     }
 
-    pub(super) fn begin_again(&mut self) {
-        self.told = Some(HashSet::new());
-    }
-
     pub(super) fn put(&mut self, key: &str, record: Versioned<Record>) {
-        if let Some(told) = &mut self.told {
-            told.insert(key.to_owned());
-        }
+        self.told.note(|| key.to_owned());
         let room = record.value.room_id().clone();
         let members = self.rooms.entry(room.clone()).or_default();
         let revision = record.revision;
@@ -157,14 +183,9 @@ impl Known {
         self.settle(&room, &changed);
     }
 
-    /// The watch has told everything up to this revision.
-    pub(super) fn told(&mut self, revision: u64) {
-        self.told_through = self.told_through.max(revision);
-    }
-
     /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
     pub(super) fn hear(&mut self, key: &str, record: Versioned<Record>) {
-        if record.revision > self.told_through {
+        if !self.told.has(record.revision) {
             self.put(key, record);
         }
     }
@@ -177,37 +198,13 @@ impl Known {
             Some(entry) if entry.revision <= revision => {
                 *entry = Entry { value: None, revision, ..entry.clone() };
             }
-            None if revision > self.told_through => {
+            None if !self.told.has(revision) => {
                 let entry = Entry { value: None, room_created_at: SystemTime::UNIX_EPOCH, revision };
                 self.rooms.entry(room.clone()).or_default().members.insert(member.clone(), entry);
             }
             Some(_) | None => {}
         }
         self.settle(room, &BTreeSet::from([member.clone()]));
-    }
-
-    /// The watch tells of a deletion. That of the owners is the end of the room.
-    pub(super) fn delete(&mut self, key: &str, revision: u64) {
-        let Some(key) = read_key(key) else { return };
-        let (Key::Owners { room } | Key::Member { room, .. }) = &key;
-        let Some(members) = self.rooms.get_mut(room) else { return };
-        let changed = match &key {
-            Key::Owners { .. } => members.forget(|_, entry| entry < revision),
-            Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
-        };
-        self.settle(room, &changed);
-    }
-
-    /// Forgets what the bucket did not have when it was read from the beginning.
-    pub(super) fn forget_untold(&mut self) {
-        let Some(told) = self.told.take() else { return };
-        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
-            let Some(members) = self.rooms.get_mut(&room) else { continue };
-            let changed = members.forget(|member, _| {
-                !told.contains(&member.map_or_else(|| owners_key(&room), |member| member_key(&room, member)))
-            });
-            self.settle(&room, &changed);
-        }
     }
 
     /// After what is known of these members of the room has changed.
@@ -275,6 +272,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Labels, NatsName, Retention, StreamName, Subject};
+    use crate::nats::bucket::{Change, follow::tell};
     use crate::store::registry::members::record::MemberRecord;
 
     const CREATED: Duration = Duration::from_secs(1_000_000_000);
@@ -346,7 +344,7 @@ mod tests {
         put(&mut known, member(&room, "bob", Role::Writer, 5));
         assert_eq!(role(&known, &room, "bob"), None);
         assert!(known.rooms_of(&id("bob"), None).is_empty());
-        known.delete(&member_key(&room.room_id, &id("bob")), 6);
+        known.on_delete(&member_key(&room.room_id, &id("bob")), 6);
         put(&mut known, member(&room, "bob", Role::Reader, 7));
         assert_eq!(role(&known, &room, "bob"), Some(Role::Reader));
     }
@@ -376,8 +374,7 @@ mod tests {
         let mut known = Known::default();
         hear(&mut known, (5, Some(Role::Writer)));
         hear(&mut known, (5, None));
-        known.delete(&member_key(&room.room_id, &id("bob")), 6);
-        known.told(6);
+        tell(&mut known, Change::Delete(member_key(&room.room_id, &id("bob")), 6));
         assert!(known.rooms.is_empty());
         for revision in [5, 6] {
             hear(&mut known, (revision, Some(Role::Writer)));
@@ -428,7 +425,7 @@ mod tests {
         assert_eq!(known.list(&present, None, 9).len(), 1);
         // the end of the room takes along what was told before it
         put(&mut known, member(&present, "cat", Role::Reader, 4));
-        known.delete(&owners_key(&former.room_id), 3);
+        known.on_delete(&owners_key(&former.room_id), 3);
         assert_eq!(role(&known, &former, "eve"), None);
         assert_eq!(role(&known, &present, "cat"), Some(Role::Reader));
     }
@@ -439,13 +436,13 @@ mod tests {
         for (revision, name) in [(1, "bob"), (2, "cat")] {
             put(&mut known, member(&room, name, Role::Writer, revision));
         }
-        known.begin_again();
+        tell(&mut known, Change::Restart);
         put(&mut known, member(&room, "cat", Role::Writer, 2));
-        known.forget_untold();
+        tell(&mut known, Change::Complete);
         assert_eq!(role(&known, &room, "bob"), None);
         assert_eq!(role(&known, &room, "cat"), Some(Role::Writer));
-        known.begin_again();
-        known.forget_untold();
+        tell(&mut known, Change::Restart);
+        tell(&mut known, Change::Complete);
         assert!(known.rooms.is_empty() && known.rooms_of.is_empty());
     }
 }

@@ -1,5 +1,5 @@
 //! The members of rooms, kept in a key-value bucket and watched into memory on every instance: who is asked about is
-//! looked up there, without a round trip. Without JetStream they live in this process alone, as its rooms do.
+//! looked up there, without a round trip. Without JetStream the bucket is this process's own, as its rooms are.
 
 pub(crate) mod change;
 mod known;
@@ -7,7 +7,7 @@ pub(crate) mod pass;
 pub(crate) mod record;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Arc, Mutex},
 };
 
@@ -29,7 +29,7 @@ use crate::{
     domain::{Member, MemberId, Membership, Role, Room, RoomId},
     error::{Error, Limit, Reason, Result},
     limits::{MEMBERS_PER_ROOM_MAX, OWNERS_PER_ROOM_MAX},
-    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    nats::bucket::{Bucket, Buckets, Versioned},
     store::names::MEMBERS_BUCKET,
     sync::lock,
 };
@@ -39,33 +39,15 @@ const ATTEMPTS: usize = 16;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Members {
-    kept: Kept,
+    bucket: Bucket<Record>,
     known: Arc<Mutex<Known>>,
     changes: Changes,
 }
 
-#[derive(Clone, Debug)]
-enum Kept {
-    Bucket(Box<Bucket<Record>>),
-    Here(Arc<Mutex<Shelf>>),
-}
-
-/// What stands for the bucket where there is no JetStream.
-#[derive(Debug, Default)]
-struct Shelf {
-    values: HashMap<String, Versioned<Record>>,
-    revision: u64,
-}
-
 impl Members {
     pub(in crate::store) fn new(buckets: &Buckets, changes: &Changes) -> Self {
-        let kept = if buckets.nats.has_jetstream() {
-            let description = "unibus: members by room and id";
-            Kept::Bucket(Box::new(Bucket::new(buckets, MEMBERS_BUCKET, description)))
-        } else {
-            Kept::Here(Arc::default())
-        };
-        Self { kept, known: Arc::default(), changes: changes.clone() }
+        let bucket = Bucket::new(buckets, MEMBERS_BUCKET, "unibus: members by room and id");
+        Self { bucket, known: Arc::default(), changes: changes.clone() }
     }
 
     /// Another instance has changed something.
@@ -75,29 +57,10 @@ impl Members {
 
     /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
     pub(in crate::store) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
-        let mut complete = Some(complete);
-        let Kept::Bucket(bucket) = self.kept else {
-            let _ = complete.take().map(|complete| complete.send(()));
-            return;
+        let complete = || {
+            let _ = complete.send(());
         };
-        let known = self.known;
-        bucket
-            .watch(stop, |change| {
-                let mut known = lock(&known);
-                if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
-                    known.told(*revision);
-                }
-                match change {
-                    Change::Restart => known.begin_again(),
-                    Change::Put(key, record) => known.put(&key, record),
-                    Change::Delete(key, revision) => known.delete(&key, revision),
-                    Change::Complete => {
-                        known.forget_untold();
-                        let _ = complete.take().map(|complete| complete.send(()));
-                    }
-                }
-            })
-            .await;
+        self.bucket.follow(&self.known, stop, complete).await;
     }
 
     /// What `member` is in the room, from memory.
@@ -121,8 +84,8 @@ impl Members {
     }
 
     /// Makes somebody a member, or changes what it may do and see. `rule` decides from the owners that the change is made
-    /// on, and gives what is recorded. This instance enforces it when this returns, and so do the
-    /// others that are there and answer.
+    /// on, and gives what is recorded. This instance enforces it when this returns, and so do the others that are there and
+    /// answer.
     ///
     /// # Errors
     /// That of `rule`; `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
@@ -175,7 +138,8 @@ impl Members {
         Err(conflict())
     }
 
-    /// Removes a member. `rule` decides from the owners that the change is made on. This instance enforces it when this returns, and so do the others that are there and answer.
+    /// Removes a member. `rule` decides from the owners that the change is made on. This instance enforces it when this
+    /// returns, and so do the others that are there and answer.
     ///
     /// # Errors
     /// That of `rule`; `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
@@ -208,7 +172,7 @@ impl Members {
                 check_not_last(&owners)?;
             }
             // an owner stays one until it is no owner, so at no moment is it something less
-            if let Some(found) = self.get(&key).await? {
+            if let Some(found) = self.bucket.get(&key).await? {
                 was_there |= found.value.is_of(room);
                 if !self.delete(&room.room_id, member, &key, found.revision, told).await? {
                     continue;
@@ -233,26 +197,14 @@ impl Members {
 
     /// Forgets all members of a room.
     pub(in crate::store) async fn forget_room(&self, room: &RoomId) -> Result<()> {
-        let key = owners_key(room);
-        match &self.kept {
-            Kept::Bucket(bucket) => {
-                bucket.purge_below(&room.key()).await?;
-                // a purge is told to nobody, this is: memory need not hold what nobody can use
-                bucket.mark_deleted(&key).await
-            }
-            Kept::Here(here) => {
-                let mut here = lock(here);
-                let prefix = format!("{}.", room.key());
-                here.values.retain(|key, _| !key.starts_with(&prefix));
-                lock(&self.known).delete(&key, u64::MAX);
-                Ok(())
-            }
-        }
+        self.bucket.purge_below(&room.key()).await?;
+        // a purge is told to nobody, this is: memory need not hold what nobody can use
+        self.bucket.mark_deleted(&owners_key(room)).await
     }
 
     /// The owners as they are now, and the revision of that; without one, the creator is the owner.
     async fn owners(&self, room: &Room) -> Result<(Owners, Option<u64>)> {
-        let found = self.get(&owners_key(&room.room_id)).await?;
+        let found = self.bucket.get(&owners_key(&room.room_id)).await?;
         let revision = found.as_ref().map(|found| found.revision);
         let present = found.filter(|found| found.value.is_of(room)).map(|found| found.value);
         if let Some(Record::Owners(record)) = present {
@@ -276,7 +228,7 @@ impl Members {
 
     async fn put_member(&self, room: &Room, member: &Member, grant: Grant, told: &mut Vec<Told>) -> Result<bool> {
         let key = member_key(&room.room_id, &member.id);
-        let found = self.get(&key).await?;
+        let found = self.bucket.get(&key).await?;
         let expected = found.as_ref().map(|found| found.revision);
         let Membership { role, visible } = member.membership;
         let mut record = MemberRecord {
@@ -303,21 +255,11 @@ impl Members {
         self.put(&key, Record::Member(record), expected, told).await
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Versioned<Record>>> {
-        match &self.kept {
-            Kept::Bucket(bucket) => bucket.get(key).await,
-            Kept::Here(here) => Ok(lock(here).values.get(key).cloned()),
-        }
-    }
-
     /// False: somebody else was faster.
     async fn put(&self, key: &str, value: Record, expected: Option<u64>, told: &mut Vec<Told>) -> Result<bool> {
-        let revision = match &self.kept {
-            Kept::Bucket(bucket) => match expected {
-                Some(expected) => bucket.put(key, &value, Some(expected)).await?,
-                None => bucket.create(key, &value).await?,
-            },
-            Kept::Here(here) => lock(here).put(key, &value, expected),
+        let revision = match expected {
+            Some(expected) => self.bucket.put(key, &value, Some(expected)).await?,
+            None => self.bucket.create(key, &value).await?,
         };
         let Some(revision) = revision else { return Ok(false) };
         self.spread(key, value, revision, told).await;
@@ -339,38 +281,12 @@ impl Members {
         expected: u64,
         told: &mut Vec<Told>,
     ) -> Result<bool> {
-        let is_deleted = match &self.kept {
-            Kept::Bucket(bucket) => bucket.delete(key, expected).await?,
-            Kept::Here(here) => lock(here).delete(key, expected),
-        };
-        if !is_deleted {
+        if !self.bucket.delete(key, expected).await? {
             return Ok(false);
         }
-        {
-            let mut known = lock(&self.known);
-            known.deleted(room, member, expected);
-            if matches!(self.kept, Kept::Here(_)) {
-                known.delete(key, u64::MAX);
-            }
-        }
+        lock(&self.known).deleted(room, member, expected);
         told.push(self.changes.tell(changes::Change::Member(MemberChange::deleted(room, member, expected))).await);
         Ok(true)
-    }
-}
-
-impl Shelf {
-    fn put(&mut self, key: &str, value: &Record, expected: Option<u64>) -> Option<u64> {
-        if self.values.get(key).map(|present| present.revision) != expected {
-            return None;
-        }
-        self.revision += 1;
-        self.values.insert(key.to_owned(), Versioned { value: value.clone(), revision: self.revision });
-        Some(self.revision)
-    }
-
-    fn delete(&mut self, key: &str, expected: u64) -> bool {
-        let is_expected = self.values.get(key).is_some_and(|present| present.revision == expected);
-        is_expected && self.values.remove(key).is_some()
     }
 }
 

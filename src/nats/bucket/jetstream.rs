@@ -1,0 +1,138 @@
+//! A bucket that JetStream keeps, and its watch.
+
+use std::{marker::PhantomData, sync::Mutex, time::Duration};
+
+use async_nats::jetstream::kv;
+use serde::de::DeserializeOwned;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Buckets, Change, mark::Mark, watch::Watch};
+use crate::{
+    error::{Error, Reason, Result},
+    limits::REGISTRY_WATCH_PATIENCE,
+    nats::{Nats, error::ApiError, reserve::Reserve},
+    sync::lock,
+};
+
+/// A JetStream key-value bucket of JSON values of one type.
+#[derive(Debug)]
+pub(super) struct JetStreamBucket<T> {
+    pub(super) nats: Nats,
+    pub(super) reserve: Reserve,
+    pub(super) config: kv::Config,
+    pub(super) mark: Mutex<Mark>,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> JetStreamBucket<T> {
+    pub(super) fn new(buckets: &Buckets, name: &str, description: &str) -> Self {
+        let Buckets { nats, replicas, reserve } = buckets;
+        let config = kv::Config {
+            bucket: name.to_owned(),
+            description: description.to_owned(),
+            history: 1,
+            num_replicas: *replicas,
+            ..kv::Config::default()
+        };
+        Self { nats: nats.clone(), reserve: reserve.clone(), config, mark: Mutex::default(), value: PhantomData }
+    }
+
+    /// The stream that the bucket is.
+    pub(super) fn stream(&self) -> String {
+        format!("KV_{}", self.config.bucket)
+    }
+
+    pub(super) fn subject(&self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.config.bucket)
+    }
+}
+
+impl<T: DeserializeOwned> JetStreamBucket<T> {
+    /// Tells every change to `apply` until `stop`, beginning with all that is there, and beginning again after trouble.
+    pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
+        let mut delay = Duration::from_millis(50);
+        loop {
+            let watched = tokio::select! {
+                () = stop.cancelled() => return,
+                watched = self.watch_once(&mut apply) => watched,
+            };
+            match watched {
+                // a broken watch that had worked is taken up again at once
+                Ok(()) => delay = Duration::from_millis(50),
+                Err(error) => {
+                    warn!(bucket = self.config.bucket, %error, "the watch of the bucket failed, trying again");
+                    delay = (delay * 2).min(Duration::from_secs(5));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = time::sleep(delay) => {}
+            }
+        }
+    }
+
+    async fn watch_once(&self, apply: &mut impl FnMut(Change<T>)) -> Result<()> {
+        self.nats.ready().await?;
+        let mut connections = self.nats.connections();
+        connections.mark_unchanged();
+        // what the watch has to reach: the server that it begins on may lag
+        let mut end = self.last().await?;
+        let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
+        let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
+        apply(Change::Restart);
+        let (mut told, mut asked_again) = (0, false);
+        let mut complete = end == 0;
+        if complete {
+            apply(Change::Complete);
+        }
+        loop {
+            let entry = tokio::select! {
+                entry = watch.next() => entry,
+                // what changed meanwhile on a server that lost its data can only be seen from the beginning
+                _ = connections.changed() => return Ok(()),
+                () = time::sleep(REGISTRY_WATCH_PATIENCE), if !complete => {
+                    // the newest may have been purged since
+                    end = self.last().await?;
+                    if told < end {
+                        return Err(Error::new(Reason::NatsUnavailable, "the watch does not report all values of the bucket"));
+                    }
+                    complete = true;
+                    apply(Change::Complete);
+                    continue;
+                }
+            };
+            let entry = match entry {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => {
+                    debug!(bucket = self.config.bucket, %error, "the watch of the bucket broke");
+                    return Ok(());
+                }
+                None => return Ok(()),
+            };
+            lock(&self.mark).raise(entry.revision);
+            told = entry.revision;
+            match entry.operation {
+                kv::Operation::Put => {
+                    if let Some(value) = self.parse(&entry.key, &entry.value, entry.revision) {
+                        apply(Change::Put(entry.key, value));
+                    }
+                }
+                kv::Operation::Delete | kv::Operation::Purge => apply(Change::Delete(entry.key, entry.revision)),
+            }
+            if told >= end && !complete {
+                if !asked_again {
+                    // what changed while the watch began comes later than its old place, and is not missing: it is not newer
+                    // than what there is now
+                    asked_again = true;
+                    end = self.last().await?;
+                }
+                complete = told >= end;
+                if complete {
+                    apply(Change::Complete);
+                }
+            }
+        }
+    }
+}

@@ -228,6 +228,8 @@ impl RoomService for Service {
         call.await.map_err(status)
     }
 
+    // empty: the frames are a body of their own, encoded once for all subscribers of a room (`frames`), which waits in the
+    // extensions of the response until the outermost layer puts it in place (`prepared`)
     type SubscribeStream = tokio_stream::Empty<Result<v1::SubscribeResponse, Status>>;
 
     async fn subscribe(
@@ -257,6 +259,7 @@ impl RoomService for Service {
         call.await.map_err(status)
     }
 
+    // empty: see `SubscribeStream`; the body is made in `consume`
     type ConsumeStream = tokio_stream::Empty<Result<v1::ConsumeResponse, Status>>;
 
     async fn consume(

@@ -4,6 +4,7 @@ mod addresses;
 mod admission;
 mod authentication;
 mod callers;
+mod calls;
 mod checks;
 mod client;
 mod coalesce;
@@ -22,31 +23,21 @@ mod socket;
 mod stream;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use ::http::{HeaderName, HeaderValue};
+use ::http::HeaderName;
 use futures_util::FutureExt;
 use tokio::time;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tower::util::{MapRequestLayer, MapResponseLayer};
-use tower_http::{
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-    trace::TraceLayer,
-};
-use tracing::{Span, error, info, info_span, warn};
+use tracing::{error, info, warn};
 
 use self::{
-    admission::AdmissionLayer,
-    authentication::AuthenticationLayer,
     callers::Callers,
-    deadline::DeadlineLayer,
     discard::Discards,
-    intake::IntakeLayer,
     places::Bounds,
-    refusal::{no_such_method, no_such_path},
     socket::Bound,
     tls::{Tls, files::TlsFiles},
 };
@@ -60,8 +51,7 @@ use crate::{
     limits::{
         ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CALLS_PER_CALLER, CONNECTIONS_PER_ADDRESS_MAX,
         DURABLE_SUBSCRIBERS_PER_CALLER, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER,
-        READS_PER_CALLER, REQUEST_ID_BYTES_MAX, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER,
-        TLS_HANDSHAKES_MAX,
+        READS_PER_CALLER, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
     },
     nats::{
         Nats,
@@ -164,13 +154,7 @@ impl Server {
             &stop,
         )
         .await?;
-        let settings = Settings {
-            heartbeat_interval: config.heartbeat_interval,
-            subscriptions_max: config.max_subscriptions,
-            payload_bytes_max: usize::try_from(config.payload_max).unwrap_or(usize::MAX),
-            quotas: quotas(&config),
-            encode: grpc::encode_message,
-        };
+        let settings = settings(&config);
         let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
 
         if let Some(keys) = keys {
@@ -182,25 +166,7 @@ impl Server {
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
         let callers = Callers::new(config.quota(config.limit_calls, CALLS_PER_CALLER));
-        let router = grpc::routes(rooms.clone(), &health)?
-            .prepare()
-            .into_axum_router()
-            .route_layer(IntakeLayer::new(rooms.clone()))
-            .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
-            .route_layer(tonic_web::GrpcWebLayer::new())
-            .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
-            .route_layer(MapResponseLayer::new(held::until_taken))
-            .fallback(no_such_path);
-        let service = tower::ServiceBuilder::new()
-            .layer(grpc::PreparedBodies)
-            .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
-            .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-            .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
-            .layer(PropagateRequestIdLayer::x_request_id())
-            .layer(AdmissionLayer)
-            .layer(AuthenticationLayer { auth, callers: Arc::new(callers) })
-            .layer(DeadlineLayer)
-            .service(tonic::service::Routes::from(router).prepare());
+        let service = calls::calls(&rooms, &health, auth, callers)?;
         let bounds = bounds(&config);
         if let Some(tls) = &tls {
             tasks.spawn(tls.follow(stop.clone()));
@@ -304,6 +270,16 @@ impl Server {
             Reason::Draining,
             format!("calls were still open after --drain-timeout ({:?}) and were cut off", self.drain_timeout),
         ))
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        heartbeat_interval: config.heartbeat_interval,
+        subscriptions_max: config.max_subscriptions,
+        payload_bytes_max: usize::try_from(config.payload_max).unwrap_or(usize::MAX),
+        quotas: quotas(config),
+        encode: grpc::encode_message,
     }
 }
 
@@ -476,23 +452,4 @@ async fn follow_connection(store: Store, health: Health, broken: CancellationTok
             return;
         }
     }
-}
-
-/// Removes a client's request id unless it is short and of harmless characters, because the service returns and logs
-/// it.
-fn checked_request_id<B>(mut request: ::http::Request<B>) -> ::http::Request<B> {
-    if let Some(given) = request.headers_mut().remove(REQUEST_ID) {
-        let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
-        let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&given.len()) && given.as_bytes().iter().all(is_harmless);
-        // a copy, because the original value keeps the whole header block in memory
-        if let Some(copy) = HeaderValue::from_bytes(given.as_bytes()).ok().filter(|_| fits) {
-            request.headers_mut().insert(REQUEST_ID, copy);
-        }
-    }
-    request
-}
-
-fn span<B>(request: &::http::Request<B>) -> Span {
-    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
-    info_span!("call", path = request.uri().path(), request_id = id)
 }

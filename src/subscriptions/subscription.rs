@@ -15,7 +15,7 @@ use super::{
     frame::{Encode, Frame},
     log_batches::{LogBatch, LogBatches},
     reads::{CallerReads, Charge},
-    subscribers::session::SubscriberSession,
+    subscribers::session::{Seek, SubscriberSession},
     upstream::Tap,
 };
 use crate::{
@@ -156,30 +156,113 @@ fn beat(since: Instant, interval: Duration) -> Instant {
     end - Duration::from_nanos(u64::try_from(after_last).unwrap_or(0))
 }
 
-// what happens seldom is boxed: an idle subscription holds the room that its largest await needs
+/// One subscription's way through the log of its room.
+struct LogWay {
+    start: LogStart,
+    ending: Ending,
+    delivery: LogDelivery,
+    /// The steps that follow, and the batch that they deliver.
+    steps: Vec<Step>,
+    batch: Option<(Arc<Batch>, Charge)>,
+    /// Reads what the ring does not hold, while it is needed.
+    behind: Option<Box<LogBatches>>,
+}
+
+impl LogWay {
+    fn open(start: LogStart, ending: Ending) -> Self {
+        let (epoch, position) = (start.state.epoch, start.position);
+        let expires = ending.registered.room.retention.expires();
+        let removals = ending.registered.removals(epoch, position);
+        let (delivery, steps) = LogDelivery::open(position, &start.state, expires, removals);
+        Self { start, ending, delivery, steps, batch: None, behind: None }
+    }
+
+    /// The frames that are ready.
+    fn ready(&mut self) -> impl Iterator<Item = Frame> + use<> {
+        frames(std::mem::take(&mut self.steps), self.batch.take())
+    }
+
+    /// The next batch of the ring if the ring follows the position, and the bytes of a batch that is not charged yet.
+    /// Otherwise a reader of the log exists after this.
+    fn next_of_ring(&mut self) -> (Option<LogEvent>, Option<usize>) {
+        let position = self.delivery.position();
+        let next = {
+            let ring = self.start.tap.ring();
+            match self.delivery.source(&ring) {
+                ReadFrom::Ring => Some(ring.next(position)),
+                ReadFrom::Log => None,
+            }
+        };
+        let LogStart { store, encode, reads, state, .. } = &self.start;
+        if next.is_some() {
+            self.behind = None;
+        } else if self.behind.is_none() {
+            let room = &self.ending.registered.room;
+            let batches = LogBatches::new(store, room, (state.epoch, position), *encode, Some(reads.clone()));
+            self.behind = Some(Box::new(batches));
+        }
+        charged(next, reads)
+    }
+
+    /// Waits for what follows the position; a batch of `unpaid` bytes is charged first.
+    fn arrive(&mut self, unpaid: Option<usize>) -> impl Future<Output = Result<LogEvent>> {
+        let position = self.delivery.position();
+        let LogStart { store, tap, reads, state, .. } = &mut self.start;
+        let (store, ending, epoch) = (&**store, &self.ending, state.epoch);
+        let backlog = (!self.delivery.is_caught_up()).then_some(Backlog { store, ending, epoch, position });
+        let reads = &*reads;
+        arrive(self.behind.as_deref_mut(), tap, backlog, unpaid.map(|bytes| reads.charge(bytes)))
+    }
+
+    /// A batch arrived, or nothing follows.
+    fn arrived(&mut self, event: LogEvent) {
+        let removals = self.ending.registered.removals(self.start.state.epoch, self.delivery.position());
+        match event {
+            LogEvent::Batch { batch, ends_log, charge } => {
+                self.delivery.removed(removals);
+                self.steps = self.delivery.arrive(batch.items(), ends_log);
+                self.batch = Some((batch, charge));
+            }
+            LogEvent::NothingFollows(state) => {
+                self.delivery.removed(removals);
+                self.steps = self.delivery.nothing_follows(&state);
+            }
+            LogEvent::Changed | LogEvent::End(_) => {}
+        }
+    }
+
+    /// Goes on after a seek. Returns the position and the state of the log.
+    async fn seek(&mut self, seek: Seek) -> Result<(u64, RoomState)> {
+        self.behind = None;
+        let registered = &self.ending.registered;
+        let state = self.start.store.log_state(&registered.room).await;
+        let state = state.map_err(|error| went_silent(error).with("position", seek.position))?;
+        let position = seek.position.max(self.start.hidden).min(state.last_sequence);
+        self.ending.follow(seek);
+        self.start.tap.ring().compare(&state);
+        let expires = registered.room.retention.expires();
+        let removals = registered.removals(self.start.state.epoch, position);
+        (self.delivery, self.steps) = LogDelivery::open(position, &state, expires, removals);
+        Ok((position, state))
+    }
+}
+
+// rare work is boxed: an idle subscription holds the memory that its largest await needs
 fn log_frames(
-    mut start: Box<LogStart>,
+    start: Box<LogStart>,
     resumed: bool,
     ending: Ending,
     manner: Manner,
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {
-        let LogStart { store, encode, tap, reads, state, position, hidden } = &mut *start;
-        let (store, reads, encode, position, hidden) = (&*store, &*reads, *encode, *position, *hidden);
-        let epoch = state.epoch;
-        let room = &ending.registered.room;
-        let expires = room.retention.expires();
-        let removals = ending.registered.removals(epoch, position);
-        let (mut delivery, mut steps) = LogDelivery::open(position, state, expires, removals);
-        yield Ok(manner.opened(position, state, hidden, resumed));
-        let mut batch: Option<(Arc<Batch>, Charge)> = None;
+        let hidden = start.hidden;
+        yield Ok(manner.opened(start.position, &start.state, hidden, resumed));
+        let mut way = Box::new(LogWay::open(*start, ending.clone()));
         let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
-        // reads what the ring does not hold, while it is needed
-        let mut behind: Option<Box<LogBatches>> = None;
         loop {
-            for frame in frames(std::mem::take(&mut steps), batch.take()) {
+            for frame in way.ready() {
                 let last = until_caught_up && matches!(frame, Frame::CaughtUp { .. });
                 yield Ok(frame);
                 pace.sent();
@@ -187,31 +270,15 @@ fn log_frames(
                     return;
                 }
             }
-            let position = delivery.position();
+            let position = way.delivery.position();
             let ended = pace.ask(end.wait());
-            let next = {
-                let ring = tap.ring();
-                match delivery.source(&ring) {
-                    ReadFrom::Ring => Some(ring.next(position)),
-                    ReadFrom::Log => None,
-                }
-            };
-            if next.is_some() {
-                behind = None;
-            } else {
-                behind.get_or_insert_with(|| {
-                    Box::new(LogBatches::new(store, room, (epoch, position), encode, Some(reads.clone())))
-                });
-            }
-            let (paid, unpaid) = charged(next, reads);
+            let (paid, unpaid) = way.next_of_ring();
             let event = match (ended, paid) {
                 (Some(ended), _) => Ok(LogEvent::End(ended)),
                 (None, Some(paid)) => Ok(paid),
                 (None, None) => {
-                    let backlog = (!delivery.is_caught_up()).then_some(Backlog { store, ending: &ending, epoch, position });
-                    let charging = unpaid.map(|bytes| reads.charge(bytes));
-                    let mut arriving = pin!(arrive(behind.as_deref_mut(), tap, backlog, charging));
-                    // kept over heartbeats: a reader that is slow to begin is not begun again and again
+                    let mut arriving = pin!(way.arrive(unpaid));
+                    // kept over heartbeats: a reader that begins slowly is not started again and again
                     loop {
                         tokio::select! {
                             biased;
@@ -226,37 +293,21 @@ fn log_frames(
                 }
             };
             match event {
-                Ok(LogEvent::Batch { batch: arrived, ends_log, charge }) => {
-                    delivery.removed(ending.registered.removals(epoch, position));
-                    steps = delivery.arrive(arrived.items(), ends_log);
-                    batch = Some((arrived, charge));
-                }
-                Ok(LogEvent::NothingFollows(state)) => {
-                    delivery.removed(ending.registered.removals(epoch, position));
-                    steps = delivery.nothing_follows(&state);
-                }
-                Ok(LogEvent::Changed) => {}
                 Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
                     end = PolledWhenWoken::new(ending.wait(seek.number));
-                    behind = None;
-                    let state = match Box::pin(store.log_state(room)).await {
-                        Ok(state) => state,
+                    match Box::pin(way.seek(seek)).await {
+                        Ok((position, state)) => yield Ok(manner.opened(position, &state, hidden, true)),
                         Err(error) => {
-                            yield Err(went_silent(error).with("position", seek.position));
+                            yield Err(error);
                             return;
                         }
-                    };
-                    let position = seek.position.max(hidden).min(state.last_sequence);
-                    ending.follow(seek);
-                    yield Ok(manner.opened(position, &state, hidden, true));
-                    tap.ring().compare(&state);
-                    let removals = ending.registered.removals(epoch, position);
-                    (delivery, steps) = LogDelivery::open(position, &state, expires, removals);
+                    }
                 }
                 Ok(LogEvent::End(end)) => {
                     yield Err(end.at(position));
                     return;
                 }
+                Ok(event) => way.arrived(event),
                 Err(error) => {
                     yield Err(Box::pin(ending.explain(&error, position)).await);
                     return;

@@ -1,0 +1,91 @@
+//! The service that answers calls: the handlers, and every layer before them.
+
+use std::{convert::Infallible, sync::Arc};
+
+use ::http::HeaderValue;
+use tower::{
+    Service,
+    util::{MapRequestLayer, MapResponseLayer},
+};
+use tower_http::{
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use tracing::{Span, info_span};
+
+use super::{
+    REQUEST_ID,
+    admission::AdmissionLayer,
+    authentication::AuthenticationLayer,
+    callers::Callers,
+    deadline::DeadlineLayer,
+    held,
+    intake::IntakeLayer,
+    refusal::{no_such_method, no_such_path},
+};
+use crate::{
+    auth::Auth,
+    error::Result,
+    grpc::{self, health::Health},
+    http,
+    limits::REQUEST_ID_BYTES_MAX,
+    rooms::Rooms,
+};
+
+/// Returns the service that answers calls, with every layer before it.
+pub(super) fn calls(
+    rooms: &Rooms,
+    health: &Health,
+    auth: Auth,
+    callers: Callers,
+) -> Result<
+    impl Service<
+        ::http::Request<tonic::body::Body>,
+        Response = ::http::Response<
+            impl http_body::Body<Data: Send, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+        >,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static,
+> {
+    let router = grpc::routes(rooms.clone(), health)?
+        .prepare()
+        .into_axum_router()
+        .route_layer(IntakeLayer::new(rooms.clone()))
+        .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
+        .route_layer(tonic_web::GrpcWebLayer::new())
+        .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
+        .route_layer(MapResponseLayer::new(held::until_taken))
+        .fallback(no_such_path);
+    Ok(tower::ServiceBuilder::new()
+        .layer(grpc::PreparedBodies)
+        .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(AdmissionLayer)
+        .layer(AuthenticationLayer { auth, callers: Arc::new(callers) })
+        .layer(DeadlineLayer)
+        .service(tonic::service::Routes::from(router).prepare()))
+}
+
+/// Removes a client's request id unless it is short and of harmless characters, because the service returns and logs
+/// it.
+fn checked_request_id<B>(mut request: ::http::Request<B>) -> ::http::Request<B> {
+    if let Some(given) = request.headers_mut().remove(REQUEST_ID) {
+        let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+        let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&given.len()) && given.as_bytes().iter().all(is_harmless);
+        // a copy, because the original value keeps the whole header block in memory
+        if let Some(copy) = HeaderValue::from_bytes(given.as_bytes()).ok().filter(|_| fits) {
+            request.headers_mut().insert(REQUEST_ID, copy);
+        }
+    }
+    request
+}
+
+fn span<B>(request: &::http::Request<B>) -> Span {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
+    info_span!("call", path = request.uri().path(), request_id = id)
+}

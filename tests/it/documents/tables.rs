@@ -113,6 +113,21 @@ fn the_errors_are_the_closed_list() {
     assert!(ERRORS.contains("Only `OUTCOME_UNKNOWN`, `TIMEOUT` and `INTERNAL` leave open"));
 }
 
+#[test]
+fn the_limits_that_errors_name_are_the_closed_set() {
+    // Goal: a client that reads `limit` finds every value in the page. Method: the names in the source are the rows of the table.
+    let source = include_str!("../../../src/error/limit.rs");
+    let names = source.lines().filter_map(|line| line.trim().split_once(" = \"")?.1.strip_suffix("\";"));
+    let names: BTreeSet<_> = names.collect();
+    let rows = rows(ERRORS);
+    let cells = rows.iter().filter_map(|row| row.first()).flat_map(|cell| cell.split(", "));
+    let listed: BTreeSet<_> = cells
+        .filter_map(|cell| cell.strip_prefix('`')?.strip_suffix('`'))
+        .filter(|name| !name.bytes().any(|byte| byte.is_ascii_uppercase()))
+        .collect();
+    assert_eq!(listed, names);
+}
+
 /// A limit's value, with its unit taken off: bytes, milliseconds, or a count.
 fn value(expression: &str, known: &BTreeMap<&str, u64>) -> u64 {
     let factor = |text: &str| known.get(text).copied().or_else(|| text.replace('_', "").parse().ok());

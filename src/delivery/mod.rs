@@ -4,7 +4,7 @@
 //! This module does not use tonic or async-nats.
 
 mod batch;
-mod live;
+mod ephemeral;
 mod log;
 mod ring;
 #[cfg(test)]
@@ -12,7 +12,7 @@ mod tests;
 
 pub(crate) use self::{
     batch::{Batch, BatchBuilder, Slice},
-    live::LiveDelivery,
+    ephemeral::EphemeralDelivery,
     log::{LogDelivery, ReadFrom},
     ring::{Budget, Next, Ring, RingLimits},
 };

@@ -184,7 +184,7 @@ impl Rooms {
     pub(super) fn allow_as(&self, caller: &Caller, room: &Room, subscriber: &SubscriberId) -> Result<Whose> {
         let endpoint = caller.id();
         if endpoint.is_none_or(|id| self.is_own(id, room, subscriber.as_str())) {
-            return Ok(Whose { endpoint: endpoint.cloned(), or_anybodys: endpoint.is_none() });
+            return Ok(Whose { endpoint: endpoint.cloned(), or_of_others: endpoint.is_none() });
         }
         Err(foreign())
     }
@@ -199,7 +199,7 @@ impl Rooms {
             return own;
         }
         let endpoint = own.ok().and_then(|own| own.endpoint);
-        Ok(Whose { endpoint, or_anybodys: true })
+        Ok(Whose { endpoint, or_of_others: true })
     }
 
     /// A subscriber is an endpoint's own if it has its id, or that and the name of a device, and is not another member's id.

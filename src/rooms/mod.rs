@@ -81,7 +81,7 @@ impl Rooms {
         let subscribers = Arc::new(Subscribers::new(store.clone(), settings.quotas.durable_subscribers));
         if store.has_jetstream() {
             tasks.spawn(Arc::clone(&subscribers).write_back(stop.clone()));
-            tasks.spawn(Arc::clone(&subscribers).follow_owners(stop.clone()));
+            tasks.spawn(Arc::clone(&subscribers).follow_holders(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
         let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));

@@ -24,9 +24,9 @@ use tracing::warn;
 use self::{
     log::{
         backlogs::{Backlogs, Turns},
+        ephemeral::EphemeralFeed,
         excerpt::Excerpts,
         history::{self, PageLimits},
-        live::Live,
         logs::{self, Logs},
         reader::Reader,
         streams,
@@ -395,8 +395,8 @@ impl Store {
     }
 
     /// A listener of an ephemeral room.
-    pub(crate) async fn live(&self, room: &Room) -> Result<Live> {
-        Live::open(&self.nats, &self.signatures, room).await
+    pub(crate) async fn live(&self, room: &Room) -> Result<EphemeralFeed> {
+        EphemeralFeed::open(&self.nats, &self.signatures, room).await
     }
 
     /// A durable subscriber's position, made if there is none.

@@ -19,7 +19,7 @@ use super::{
     upstream::Tap,
 };
 use crate::{
-    delivery::{Batch, LiveDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
+    delivery::{Batch, EphemeralDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
     domain::RoomState,
     error::Result,
     store::Store,
@@ -400,7 +400,7 @@ fn ephemeral_frames(
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let mut delivery = {
         let ring = tap.ring();
-        LiveDelivery::open(ring.last(), ring.disconnections())
+        EphemeralDelivery::open(ring.last(), ring.disconnections())
     };
     let Manner { heartbeat_interval, until_caught_up } = manner;
     stream! {

@@ -41,7 +41,7 @@ use crate::{
     limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX, RING_CHECK_INTERVAL},
     store::{
         Store,
-        log::live::{Live, LiveEvent},
+        log::ephemeral::{EphemeralEvent, EphemeralFeed},
         registry::known::Registered,
     },
     sync::lock,
@@ -262,7 +262,7 @@ fn remove(active: &mut HashMap<Key, Arc<Upstream>>, key: &Key, upstream: &Arc<Up
 /// Where an upstream reads.
 enum Feed {
     Log(Box<LogBatches>),
-    Ephemeral(Box<Live>),
+    Ephemeral(Box<EphemeralFeed>),
 }
 
 impl Feed {
@@ -337,7 +337,7 @@ async fn check(upstream: &Upstream, store: &Store, epoch: i64) {
     ring.turn();
 }
 
-async fn feed_from_subject(live: &mut Live, upstream: &Upstream, encode: Encode) -> Error {
+async fn feed_from_subject(live: &mut EphemeralFeed, upstream: &Upstream, encode: Encode) -> Error {
     let room = &upstream.registered.room.room_id;
     let mut number = 0;
     loop {
@@ -346,10 +346,10 @@ async fn feed_from_subject(live: &mut Live, upstream: &Upstream, encode: Encode)
         while let Some(event) = next {
             number += 1;
             match event {
-                LiveEvent::Message(message) => {
+                EphemeralEvent::Message(message) => {
                     batch.message(number, 0, message.payload.len(), |bytes| encode(room, None, message, bytes));
                 }
-                LiveEvent::Reconnected => batch.disconnected(number),
+                EphemeralEvent::Reconnected => batch.disconnected(number),
             }
             next = if batch.is_full() { None } else { live.take_ready() };
         }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{MESSAGE_BYTES, at, deleted, ring, state};
 use crate::{
-    delivery::{Batch, BatchBuilder, LiveDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
+    delivery::{Batch, BatchBuilder, EphemeralDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
     domain::{Gap, GapReason, Removals, RoomState},
 };
 
@@ -397,7 +397,7 @@ proptest! {
         ], 0..200),
     ) {
         let mut ring = ring(0);
-        let mut delivery = LiveDelivery::open(0, 0);
+        let mut delivery = EphemeralDelivery::open(0, 0);
         let (mut number, mut published, mut lost_connections) = (0, 0_u64, 0);
         let (mut delivered, mut dropped, mut disconnected) = (0_u64, 0, 0);
         for event in events.into_iter().chain([None; 50]) {

@@ -2,10 +2,10 @@
 
 mod adoption;
 pub(crate) mod backlogs;
+pub(crate) mod ephemeral;
 pub(crate) mod excerpt;
 mod fetch;
 pub(crate) mod history;
-pub(crate) mod live;
 pub(crate) mod logs;
 pub(crate) mod message;
 pub(crate) mod message_id;

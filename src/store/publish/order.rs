@@ -121,7 +121,7 @@ impl<T: Ordered, A> InFlight<T, A> {
             }
             Answer::Refused => Vec::new(),
             Answer::Stored => {
-                self.stands();
+                self.stream_answers();
                 self.give_up(message.order())
             }
             Answer::Lost => self.give_up(message.order()),
@@ -135,7 +135,7 @@ impl<T: Ordered, A> InFlight<T, A> {
     }
 
     /// The stream takes messages.
-    pub(super) fn stands(&mut self) {
+    pub(super) fn stream_answers(&mut self) {
         self.retry_delay = RETRY_DELAY;
     }
 

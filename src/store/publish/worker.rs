@@ -326,7 +326,7 @@ impl Worker {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
                 self.stored(epoch, last);
                 self.refusals = 0;
-                self.in_flight.stands();
+                self.in_flight.stream_answers();
                 let first = (last + 1).saturating_sub(jobs.len() as u64);
                 for (job, sequence) in jobs.into_iter().zip(first..) {
                     job.tell(Outcome::Stored { sequence, duplicate: false });
@@ -369,7 +369,7 @@ impl Worker {
         match committed {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
                 self.stored(epoch, sequence);
-                self.in_flight.stands();
+                self.in_flight.stream_answers();
                 job.tell(Outcome::Stored { sequence, duplicate });
             }
             Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),

@@ -21,17 +21,17 @@ pub(crate) struct Whose {
     /// That of this endpoint; `None` while authorisation is off.
     pub endpoint: Option<MemberId>,
     /// Any other, if the endpoint has none.
-    pub or_anybodys: bool,
+    pub or_of_others: bool,
 }
 
 impl Whose {
     /// Whether it is the one that is meant, whatever others there are.
     pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
-        if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_anybodys }
+        if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_of_others }
     }
 
     fn may_be(&self, endpoint: Option<&MemberId>) -> bool {
-        self.or_anybodys || endpoint.is_none() || endpoint == self.endpoint.as_ref()
+        self.or_of_others || endpoint.is_none() || endpoint == self.endpoint.as_ref()
     }
 
     /// The best of several that have the id; of two equal ones the one that was first.

@@ -61,7 +61,7 @@ impl Subscribers {
     /// Whether the session is still the subscriber's open one, or the newer one waits for its last position.
     async fn decides(&self, session: &Inner) -> Result<bool> {
         let subscriber = &session.holding.subscriber;
-        let owner = self.store.holders.find(subscriber).await?;
-        Ok(owner.is_some_and(|owner| session.is_releasing() || owner.session == session.holding.session))
+        let holder = self.store.holders.find(subscriber).await?;
+        Ok(holder.is_some_and(|holder| session.is_releasing() || holder.session == session.holding.session))
     }
 }

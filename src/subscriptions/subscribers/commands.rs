@@ -55,10 +55,10 @@ impl Subscribers {
             if let Some(position) = self.as_holder(room, subscriber, command).await? {
                 return Ok(position);
             }
-            let owner = self.store.holders.find(subscriber).await?;
-            let is_owned = owner.is_some();
-            if let Some(owner) = owner.filter(|owner| owner.instance != self.store.instance()) {
-                match self.store.ask(&owner.instance, &request(subscriber, command)).await? {
+            let holder = self.store.holders.find(subscriber).await?;
+            let is_held = holder.is_some();
+            if let Some(holder) = holder.filter(|holder| holder.instance != self.store.instance()) {
+                match self.store.ask(&holder.instance, &request(subscriber, command)).await? {
                     Some(PeerReply::Position(position)) => return Ok(position),
                     Some(PeerReply::NotMine) => continue,
                     Some(PeerReply::Failed(reason)) => return Err(failed(subscriber, reason)),
@@ -68,7 +68,7 @@ impl Subscribers {
                     None => {}
                 }
             }
-            if !is_owned || command != HolderCommand::Forget {
+            if !is_held || command != HolderCommand::Forget {
                 // before anything is written for it, the subscriber must exist
                 self.store.position(room, subscriber).await?;
             }
@@ -90,10 +90,10 @@ impl Subscribers {
         let moving = self.moving(&key);
         let _one_at_a_time = moving.lock().await;
         // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
-        let Some((owner, revision)) = self.store.holders.find_with_revision(subscriber).await? else {
+        let Some((holder, revision)) = self.store.holders.find_with_revision(subscriber).await? else {
             return Ok(None);
         };
-        if owner.instance != self.store.instance() {
+        if holder.instance != self.store.instance() {
             return Ok(None);
         }
         let session = self.sessions().get(&key).cloned();
@@ -108,9 +108,9 @@ impl Subscribers {
                 Ok(Some(position))
             }
             HolderCommand::Seek(position) => {
-                if owner.begins_at.is_some() {
+                if holder.begins_at.is_some() {
                     // from now on another position counts
-                    self.store.holders.settle(&owner, revision).await?;
+                    self.store.holders.settle(&holder, revision).await?;
                 }
                 let moved = self.store.move_to(room, subscriber, position).await;
                 let position = self.or_again(moved, session.as_ref(), position).await?;
@@ -127,9 +127,9 @@ impl Subscribers {
                     self.remove(&session);
                 }
                 // without a consumer, a session is one that is being opened at this moment
-                if existed || owner.session.is_none() {
+                if existed || holder.session.is_none() {
                     // last: until then a newer subscription asks this instance, and waits
-                    self.store.holders.forget(&owner, revision).await?;
+                    self.store.holders.forget(&holder, revision).await?;
                 }
                 if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
             }

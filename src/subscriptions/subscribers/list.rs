@@ -64,13 +64,13 @@ impl Subscribers {
         // a native client's may have a name that no subscriber has
         let names: Vec<NatsName> =
             found.durables.iter().filter_map(|durable| NatsName::parse(durable.mapped.as_str()).ok()).collect();
-        let owned = self.store.holders.of(&room.room_id, &names).await?;
-        let open = self.open_anywhere(&room.room_id, &owned).await;
-        let owned: HashMap<&str, &Held> =
-            owned.iter().map(|owned| (owned.holding.subscriber.name.as_str(), owned)).collect();
+        let held = self.store.holders.of(&room.room_id, &names).await?;
+        let open = self.open_anywhere(&room.room_id, &held).await;
+        let held: HashMap<&str, &Held> =
+            held.iter().map(|held| (held.holding.subscriber.name.as_str(), held)).collect();
         let subscribers = found.durables.into_iter().map(|durable| {
-            let owned = owned.get(durable.mapped.as_str());
-            let bound = owned.map(|owned| &owned.holding.subscriber);
+            let held = held.get(durable.mapped.as_str());
+            let bound = held.map(|held| &held.holding.subscriber);
             let given = durable.given.filter(|given| durable.mapped.starts_with(&NatsName::stem_of_subscriber(given)));
             let open_since = bound.and_then(|bound| open.get(&bound.name)).copied();
             SubscriberState {
@@ -82,20 +82,17 @@ impl Subscribers {
                 name: bound.map(|bound| bound.id.as_str().to_owned()).or(given).unwrap_or(durable.mapped),
                 position: durable.position,
                 lag: durable.lag,
-                last_active_at: durable
-                    .last_active_at
-                    .max(owned.map(|owned| owned.changed_at))
-                    .max(open_since.flatten()),
+                last_active_at: durable.last_active_at.max(held.map(|held| held.changed_at)).max(open_since.flatten()),
                 open: open_since.is_some(),
             }
         });
         Ok(SubscriberPage { subscribers: subscribers.collect(), next: found.next })
     }
 
-    /// Those of `owned` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
+    /// Those of `held` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
     /// does not answer is believed to have what the bucket says.
-    async fn open_anywhere(&self, room: &RoomId, owned: &[Held]) -> HashMap<NatsName, OpenSince> {
-        let said_open = || owned.iter().map(|owned| &owned.holding).filter(|holding| holding.session.is_some());
+    async fn open_anywhere(&self, room: &RoomId, held: &[Held]) -> HashMap<NatsName, OpenSince> {
+        let said_open = || held.iter().map(|held| &held.holding).filter(|holding| holding.session.is_some());
         let instances: BTreeSet<&str> = said_open().map(|holding| holding.instance.as_str()).collect();
         let mut questions = Vec::new();
         for instance in instances {

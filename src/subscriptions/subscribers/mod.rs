@@ -179,7 +179,7 @@ impl Subscribers {
         self.keep_newest(key, &inner);
         // a newer claim may have come before this session could be found, or a deletion
         match self.store.holders.find(subscriber).await? {
-            Some(owner) if owner.session == inner.holding.session => {}
+            Some(holder) if holder.session == inner.holding.session => {}
             Some(_) => {
                 inner.end(SessionEnd::TakenOver);
                 self.remove(&inner);

@@ -75,7 +75,7 @@ impl Subscribers {
 
     /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
     /// What this instance itself claims it lets go of itself.
-    pub(crate) async fn follow_owners(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn follow_holders(self: Arc<Self>, stop: CancellationToken) {
         let (holders, instance) = (self.store.holders.clone(), self.store.instance().to_owned());
         holders
             .follow(stop, |change| match change {

@@ -295,7 +295,7 @@ fn a_planted_violation_is_found() {
         ("rooms/mod.rs", "fn f() { tokio::task::spawn(async {}); }"),
         ("rooms/mod.rs", "use tokio::{sync::Notify, spawn};"),
         ("rooms/mod.rs", "use tokio::task; fn f() { task::spawn(async {}); }"),
-        ("delivery/live.rs", "fn f() { let (a, b) = tokio::sync::mpsc::unbounded_channel(); }"),
+        ("delivery/ephemeral.rs", "fn f() { let (a, b) = tokio::sync::mpsc::unbounded_channel(); }"),
         ("helpers.rs", ""),
         ("server.rs", &"\n".repeat(FILE_LINES_MAX + 1)),
     ] {

@@ -20,7 +20,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// What happens in an ephemeral room.
 #[derive(Debug)]
-pub(crate) enum LiveEvent {
+pub(crate) enum EphemeralEvent {
     Message(Message),
     /// The NATS connection was lost and is back; what was published meanwhile is gone.
     Reconnected,
@@ -28,7 +28,7 @@ pub(crate) enum LiveEvent {
 
 /// One listener of an ephemeral room. Dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct EphemeralFeed {
     nats: Nats,
     messages: Subscriber,
     signatures: Signatures,
@@ -38,7 +38,7 @@ pub(crate) struct Live {
     connections: watch::Receiver<u64>,
 }
 
-impl Live {
+impl EphemeralFeed {
     /// Listens from now on: what is published after this returned is heard.
     pub(in crate::store) async fn open(nats: &Nats, signatures: &Signatures, room: &Room) -> Result<Self> {
         let (messages, connections) = listen(nats, room).await?;
@@ -50,22 +50,22 @@ impl Live {
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
-    pub(crate) async fn next(&mut self) -> LiveEvent {
+    pub(crate) async fn next(&mut self) -> EphemeralEvent {
         loop {
             if let Some((message, seal)) = &mut self.held {
                 self.signatures.attribute_surely(&self.room, message, seal).await;
             }
             if let Some((message, _)) = self.held.take() {
-                return LiveEvent::Message(message);
+                return EphemeralEvent::Message(message);
             }
             let message = tokio::select! {
                 biased;
-                Ok(()) = self.connections.changed() => return LiveEvent::Reconnected,
+                Ok(()) = self.connections.changed() => return EphemeralEvent::Reconnected,
                 message = self.messages.next() => message,
             };
             let Some(message) = message else {
                 self.listen_again().await;
-                return LiveEvent::Reconnected;
+                return EphemeralEvent::Reconnected;
             };
             if let Some(event) = self.event(message) {
                 return event;
@@ -92,7 +92,7 @@ impl Live {
     }
 
     /// The next event if it is here already.
-    pub(crate) fn take_ready(&mut self) -> Option<LiveEvent> {
+    pub(crate) fn take_ready(&mut self) -> Option<EphemeralEvent> {
         if self.held.is_some() || self.connections.has_changed().unwrap_or(false) {
             return None;
         }
@@ -101,7 +101,7 @@ impl Live {
     }
 
     /// What this means; `None` if it is held until more is known.
-    fn event(&mut self, message: async_nats::Message) -> Option<LiveEvent> {
+    fn event(&mut self, message: async_nats::Message) -> Option<EphemeralEvent> {
         let Stored { mut message, seal, .. } =
             Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
         if let Some(seal) = seal
@@ -110,7 +110,7 @@ impl Live {
             self.held = Some((message, seal));
             return None;
         }
-        Some(LiveEvent::Message(message))
+        Some(EphemeralEvent::Message(message))
     }
 }
 

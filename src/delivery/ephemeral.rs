@@ -12,14 +12,14 @@ use crate::domain::{Gap, GapReason};
 ///
 /// Invariant: each message that arrived since the opening was delivered once, or counted once as dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct LiveDelivery {
+pub(crate) struct EphemeralDelivery {
     /// The number of the last entry that was delivered, reported or dropped.
     position: u64,
     /// Disconnections among the entries up to `position`.
     disconnections: u64,
 }
 
-impl LiveDelivery {
+impl EphemeralDelivery {
     /// Opens a subscription after the entry `position`. `disconnections` is the number of disconnections up to there.
     pub(crate) fn open(position: u64, disconnections: u64) -> Self {
         Self { position, disconnections }

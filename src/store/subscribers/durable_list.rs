@@ -1,8 +1,8 @@
 //! The durable consumers of a room, a page at a time, in the order of their names.
 //!
-//! JetStream lists a stream's consumers by name, 256 at a time, from an offset, and the readers of open subscriptions are
-//! among them. A page begins where the one before ended: the token has the name, which counts, and the offset that it had,
-//! which saves reading everything before it again.
+//! JetStream lists a stream's consumers by name, 256 at a time, from an offset. The list also contains the consumers
+//! of open subscriptions. A page starts where the previous page ended. The page token holds the last name, which
+//! decides where the page starts, and the offset of that name, which saves reading the earlier consumers again.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,33 +25,33 @@ use crate::{
     store::names,
 };
 
-/// Consumers on a page of JetStream's (nats-server: `JSApiListLimit`).
+/// Number of consumers in one answer of JetStream (nats-server: `JSApiListLimit`).
 const LIST_PAGE: usize = 256;
-/// Requests for one page at most: more consumers than a room may have.
+/// Maximum number of requests for one page. They cover more consumers than a room may have.
 const REQUESTS_MAX: usize = 1024;
 
-/// A durable consumer that is a subscriber.
+/// A durable consumer of a subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct Durable {
-    /// The part of its name that stands for the subscriber.
+    /// The part of the consumer's name after the room's part.
     pub mapped: String,
-    /// The subscriber's name as it was given, unless a native client stripped it.
+    /// The subscriber's id. `None` if a native client removed it from the metadata.
     pub given: Option<String>,
-    /// The endpoint that bound it, unless there was none or a native client stripped it.
+    /// The endpoint that bound the subscriber. `None` without authorisation, or if a native client removed it.
     pub endpoint: Option<String>,
     /// Everything up to this sequence is processed.
     pub position: u64,
-    /// Messages kept after the position.
+    /// Number of stored messages after the position.
     pub lag: u64,
-    /// When a native client last used it, if the server still knows.
+    /// When a native client last used the consumer, if the server knows it.
     pub last_active_at: Option<SystemTime>,
 }
 
-/// A page of durables by ascending mapped name.
+/// A page of durable consumers, by ascending mapped name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DurablePage {
     pub durables: Vec<Durable>,
-    /// If more follow.
+    /// Present if more durable consumers follow.
     pub next: Option<SubscriberToken>,
 }
 
@@ -64,10 +64,10 @@ struct Listed {
     missing: Option<Vec<String>>,
 }
 
-/// The durables after `after` whose mapped name is wanted, up to `limit`.
+/// The durable consumers after `after` for which `is_wanted` is true, up to `limit`.
 ///
 /// # Errors
-/// `NATS_UNAVAILABLE` also when one of them has no leader just now.
+/// `NATS_UNAVAILABLE`, also when one of the listed consumers has no leader.
 pub(in crate::store) async fn page(
     nats: &Nats,
     room: &Room,
@@ -112,8 +112,8 @@ pub(in crate::store) async fn page(
     ))
 }
 
-/// A piece of the list that begins no later than what follows `last`, and its offset. What was deleted or made since the
-/// page before may have shifted the list.
+/// Returns a part of the list that starts at or before the successor of `last`, and the offset of that part.
+/// Consumers that were created or deleted since the previous page may have shifted the list.
 async fn begin(
     nats: &Nats,
     stream: &str,
@@ -121,7 +121,7 @@ async fn begin(
     after: Option<&SubscriberToken>,
     last: Option<&str>,
 ) -> Result<(usize, Vec<Info>)> {
-    // a token comes from outside
+    // the token comes from a client, so its offset is bounded
     let hint = after.map_or(0, |token| token.offset.min(CONSUMERS_PER_ROOM_MAX.unsigned_abs() as usize));
     for offset in [hint, hint.saturating_sub(LIST_PAGE)] {
         let listed = list(nats, stream, prefix, offset).await?;
@@ -157,8 +157,8 @@ fn durable(info: &Info, mapped: &str, state: &RoomState) -> Durable {
     }
 }
 
-/// Messages kept after the ack floor. JetStream counts those after what was delivered, which in a subscriber that only the
-/// service moves is the same.
+/// Number of stored messages after the ack floor. JetStream counts the messages after the last delivered one. Both
+/// numbers are equal if only the service moves the consumer.
 fn lag(info: &Info, state: &RoomState) -> u64 {
     let floor = info.ack_floor.stream_sequence;
     if info.delivered.stream_sequence <= floor {
@@ -166,7 +166,8 @@ fn lag(info: &Info, state: &RoomState) -> u64 {
     } else if state.is_dense() {
         (state.last_sequence + 1).saturating_sub(state.first_sequence.max(floor + 1))
     } else {
-        // what a native client acknowledged ahead of others is not counted; there are holes, so no one can tell
+        // messages that a native client acknowledged out of order are not counted; with holes in the log the number
+        // is not exact
         info.num_pending.saturating_add(info.num_ack_pending as u64)
     }
 }

@@ -1,7 +1,7 @@
-//! Durable subscribers: one durable consumer each, whose ack floor is the subscriber's position.
+//! Durable subscribers. Each has one durable consumer, whose ack floor is the subscriber's position.
 //!
-//! The consumer has the name and configuration of the native bus, so that native peers and tools see it. No message flows
-//! through it: its floor is moved by consumer reset (ADR-60).
+//! The consumer has the name and configuration that the native bus uses, so native peers and tools see it. No message
+//! flows through the consumer. A consumer reset (ADR-60) moves its ack floor.
 
 use std::{pin::pin, time::Duration};
 
@@ -21,15 +21,15 @@ use crate::{
     store::names::{METADATA_ENDPOINT, METADATA_SUBSCRIBER, consumer},
 };
 
-/// A consumer that has not answered its reset after this may be missing.
+/// After this time without an answer to its reset, a consumer may be missing.
 const RESET_DOUBT: Duration = Duration::from_millis(250);
 
-/// Where a durable subscriber stands.
+/// The position of a durable subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
     /// Everything up to this sequence is processed.
     pub position: u64,
-    /// It was made by this call.
+    /// This call created the consumer.
     pub created: bool,
 }
 
@@ -43,10 +43,10 @@ struct Floor {
     stream_seq: u64,
 }
 
-/// The subscriber's position; the consumer is made if there is none.
+/// Returns the subscriber's position. Creates the consumer if it is missing.
 ///
 /// # Errors
-/// `STREAM_INCOMPATIBLE` for a consumer of another kind, `LIMIT_REACHED`.
+/// `STREAM_INCOMPATIBLE` if the consumer has another acknowledgement policy, `LIMIT_REACHED`.
 pub(in crate::store) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
     if let Some(info) = named(nats, room, &subscriber.name).await? {
         if !is_subscriber(&info) {
@@ -69,7 +69,8 @@ pub(in crate::store) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscr
         ..pull::Config::default()
     };
     match nats.create_consumer(room.stream.as_str(), config).await {
-        // a node that has just started may not know of a consumer that is there: NATS then leaves it at its place
+        // a NATS server that has just started may not know an existing consumer; NATS then keeps that consumer's ack
+        // floor
         Ok(Info { ack_floor, .. }) => {
             Ok(Binding { position: ack_floor.stream_sequence, created: ack_floor.stream_sequence == 0 })
         }
@@ -86,13 +87,13 @@ pub(in crate::store) async fn position(nats: &Nats, room: &Room, subscriber: &Su
     Ok(info.filter(is_subscriber).map(|info| info.ack_floor.stream_sequence))
 }
 
-/// Whether a consumer is of the kind that subscribers have.
+/// Returns true if the consumer is durable and acknowledges explicitly, as a subscriber's consumer does.
 pub(in crate::store) fn is_subscriber(info: &Info) -> bool {
     info.config.ack_policy == AckPolicy::Explicit && info.config.durable_name.is_some()
 }
 
-/// Moves the position, forwards or back. The caller has checked it against the end of the log: JetStream would take a
-/// later one, and then never deliver what comes before it.
+/// Moves the position in either direction and returns it. The caller has checked `position` against the end of the
+/// log. JetStream accepts a position after the end, and then never delivers the messages before that position.
 ///
 /// # Errors
 /// `SUBSCRIBER_NOT_FOUND`.
@@ -100,7 +101,7 @@ pub(in crate::store) async fn move_to(nats: &Nats, room: &Room, subscriber: &Sub
     let subject = format!("CONSUMER.RESET.{}.{}", room.stream, consumer(room, &subscriber.name));
     let request = json!({ "seq": position + 1 });
     let mut reset = pin!(nats.api::<_, ResetResponse>(subject, &request));
-    // nats-server 2.15.1 never answers the reset of a consumer that is not there
+    // nats-server 2.15.1 never answers the reset of a missing consumer
     let answer = match time::timeout(RESET_DOUBT, &mut reset).await {
         Ok(answer) => answer,
         Err(_) if named(nats, room, &subscriber.name).await?.is_none() => return Err(not_found(&subscriber.id)),
@@ -113,7 +114,7 @@ pub(in crate::store) async fn move_to(nats: &Nats, room: &Room, subscriber: &Sub
     }
 }
 
-/// Forgets the subscriber. False: there was none.
+/// Deletes the subscriber's consumer. Returns false if there was none.
 pub(in crate::store) async fn delete(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<bool> {
     if position(nats, room, subscriber).await?.is_none() {
         return Ok(false);
@@ -132,7 +133,7 @@ pub(crate) fn not_found(subscriber: &SubscriberId) -> Error {
     )
 }
 
-/// The consumer that has this name after the room's.
+/// The consumer of the subscriber with this NATS name.
 pub(in crate::store) async fn named(nats: &Nats, room: &Room, name: &NatsName) -> Result<Option<Info>, ApiError> {
     let subject = format!("CONSUMER.INFO.{}.{}", room.stream, consumer(room, name));
     match nats.api(subject, &json!({})).await {

@@ -1,7 +1,7 @@
-//! Which instance owns a durable subscriber, and whose the subscriber is.
+//! Which instance holds a durable subscriber, and which endpoint it belongs to.
 //!
-//! The owner alone moves the subscriber's position, so positions never race, and has its one open subscription. Holding
-//! changes by compare-and-set in a key-value bucket; every instance watches the bucket.
+//! Only the holder moves the subscriber's position, so positions never race. The holder also has the subscriber's one
+//! open subscription. The holder changes by compare-and-set in a key-value bucket. Every instance watches the bucket.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use crate::{
     store::names::SUBSCRIBERS_BUCKET,
 };
 
-/// How often a lost compare-and-set is tried again.
+/// Number of attempts when a compare-and-set fails.
 const ATTEMPTS: usize = 32;
 
 /// A subscriber's value in the bucket.
@@ -24,46 +24,46 @@ const ATTEMPTS: usize = 32;
 pub(crate) struct Holding {
     #[serde(flatten)]
     pub subscriber: Subscriber,
-    /// The owning instance.
+    /// The holder.
     pub instance: String,
-    /// The open subscription.
+    /// The id of the open subscription.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Where a subscriber begins that is being made: its consumer may be there, and not yet at this position.
+    /// The start position of a subscriber that is being created. Its consumer may exist and not be there yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins_at: Option<u64>,
 }
 
 impl Holding {
-    /// Its key in the bucket.
+    /// The subscriber's key in the bucket.
     pub(crate) fn key(&self) -> String {
         self.subscriber.key()
     }
 }
 
 impl Subscriber {
-    /// Its key in the bucket, and that of whoever else has its name in NATS.
+    /// The key in the bucket. Every subscriber with this NATS name in the room has the same key.
     fn key(&self) -> String {
         key(&self.room_id, &self.name)
     }
 }
 
-/// What the bucket's watch tells.
+/// A change that the bucket's watch reports.
 #[derive(Debug)]
 pub(crate) enum HolderChange {
-    /// The watch begins again: all that there is follows.
+    /// The watch restarts. Every existing entry follows.
     Restarted,
-    /// Who owns a subscriber, with the revision.
+    /// The holding of a subscriber, and its revision.
     Held(Holding, u64),
-    /// The subscriber with this key was deleted, with the revision.
+    /// The subscriber with this key was deleted, at this revision.
     Forgotten(String, u64),
 }
 
-/// What the bucket has of one subscriber.
+/// The bucket's entry of one subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub holding: Holding,
-    /// When the subscriber was bound, or its subscription closed, whichever was last.
+    /// The time of the last change: the subscriber was bound, or its subscription closed.
     pub changed_at: SystemTime,
 }
 
@@ -78,38 +78,38 @@ impl Holders {
         Self { bucket: Bucket::new(buckets, SUBSCRIBERS_BUCKET, description) }
     }
 
-    /// Who owns the subscriber; `None` also if its name is another one's.
+    /// The holding of the subscriber. `None` also if another subscriber has the NATS name.
     pub(crate) async fn find(&self, subscriber: &Subscriber) -> Result<Option<Holding>> {
         Ok(self.find_with_revision(subscriber).await?.map(|(found, _)| found))
     }
 
-    /// Whose a name in NATS is.
+    /// The holding with this NATS name, whichever subscriber it belongs to.
     pub(in crate::store) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Holding>>> {
         let found = self.bucket.get(&key(room, name)).await?;
         Ok(found.filter(|found| found.value.subscriber.name == *name))
     }
 
-    /// As [`Self::find`], with the revision for [`Self::forget`].
+    /// As [`Self::find`], with the revision that [`Self::forget`] needs.
     pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Holding, u64)>> {
         let found = self.named(&subscriber.room_id, &subscriber.name).await?;
         let same = found.filter(|found| found.value.subscriber.is_same(subscriber));
         Ok(same.map(|found| (found.value, found.revision)))
     }
 
-    /// What there is of the room's subscribers with these names in NATS, in no order.
+    /// The entries of the room's subscribers with these NATS names, in no order.
     pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Held>> {
         let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
         Ok(found.into_iter().map(|(holding, changed_at)| Held { holding, changed_at }).collect())
     }
 
-    /// Forgets a subscriber, unless somebody claimed it meanwhile.
+    /// Deletes the entry, unless it changed after `revision`.
     pub(crate) async fn forget(&self, holding: &Holding, revision: u64) -> Result<()> {
         self.bucket.delete(&holding.key(), revision).await.map(drop)
     }
 
-    /// Makes `wanted` the owner; answers with the one before, and the revision that the claim has. What was begun and not
-    /// settled of a subscriber is kept. `None`: the subscriber's name in NATS was given to another one meanwhile.
+    /// Makes `wanted` the holder. Returns the previous holder and the new revision. Keeps an unfinished start
+    /// position. Returns `None` if another subscriber got the NATS name meanwhile.
     ///
     /// # Errors
     /// `CONFLICT`.
@@ -134,13 +134,14 @@ impl Holders {
         ))
     }
 
-    /// Notes that the subscriber is at its position; answers with the new revision. `None`: somebody claimed it meanwhile.
+    /// Records that the subscriber is at its start position. Returns the new revision, or `None` if the entry changed
+    /// after `revision`.
     pub(crate) async fn settle(&self, holding: &Holding, revision: u64) -> Result<Option<u64>> {
         let settled = Holding { begins_at: None, ..holding.clone() };
         self.bucket.put(&holding.key(), &settled, Some(revision)).await
     }
 
-    /// Notes that the subscription `before` has ended, if it is still the open one.
+    /// Records that the subscription of `before` has ended, if it is still the open one.
     pub(crate) async fn close(&self, before: &Holding) -> Result<()> {
         let key = before.key();
         match self.bucket.get(&key).await? {
@@ -152,12 +153,12 @@ impl Holders {
         }
     }
 
-    /// Forgets all subscribers of a room.
+    /// Deletes the entries of all subscribers of a room.
     pub(crate) async fn forget_room(&self, room: &RoomId) -> Result<()> {
         self.bucket.purge_below(&room.key()).await
     }
 
-    /// Tells `apply` each holding with its revision, now and whenever it changes, until `stop`.
+    /// Calls `apply` with each holding and its revision, now and at each change, until `stop`.
     pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(HolderChange)) {
         self.bucket
             .watch(stop, |change| match change {

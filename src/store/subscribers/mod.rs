@@ -1,4 +1,4 @@
-//! Durable subscribers: their names, their JetStream consumers, and which instance holds each.
+//! Durable subscribers: their names, their JetStream consumers, and the instance that holds each.
 
 pub(crate) mod durable_list;
 pub(crate) mod durables;

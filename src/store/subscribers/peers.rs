@@ -1,4 +1,5 @@
-//! Requests between the instances of the service, over core NATS. An instance that is gone answers at once: nobody listens.
+//! Requests between the instances of the service, over core NATS. A request to an instance that has stopped fails at
+//! once, because nothing subscribes to its subject.
 
 use std::time::Duration;
 
@@ -15,38 +16,38 @@ use crate::{
     store::names::requests_to,
 };
 
-/// What one instance asks of another about a durable subscriber that the other one owns.
+/// A request of one instance to the holder of a durable subscriber.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PeerRequest {
-    /// End its open subscription, write its position, and own it no more.
+    /// End the open subscription, write its position, and stop holding the subscriber.
     Release { subscriber: Subscriber },
     /// Everything up to the sequence is processed.
     Acknowledge { subscriber: Subscriber, sequence: u64 },
-    /// Its position is this, wherever it was.
+    /// Set the position, in either direction.
     Seek { subscriber: Subscriber, position: u64 },
-    /// End its open subscription, and delete it.
+    /// End the open subscription, and delete the subscriber.
     Forget { subscriber: Subscriber },
-    /// Which of those with these names in NATS have an open subscription, and since when they stand where they stand.
+    /// Report for each of these NATS names whether a subscription is open, and since when it has its position.
     Describe { room_id: RoomId, names: Vec<NatsName> },
 }
 
-/// What the owner answers.
+/// An answer of the holder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PeerReply {
     Released,
-    /// The position as it is now.
+    /// The current position.
     Position(u64),
-    /// In the order of the question: for an open subscription milliseconds since 1970.
+    /// In the order of the request: for an open subscription, the time of its last move in milliseconds since 1970.
     Described(Vec<Option<u64>>),
-    /// The subscriber is not this instance's, or not any more: look again who owns it.
+    /// This instance does not hold the subscriber. The caller must find the holder again.
     NotMine,
-    /// The name of the reason for which it failed.
+    /// The name of the error's reason.
     Failed(String),
 }
 
-/// A request of another instance.
+/// A request of another instance, with the means to answer it.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub request: PeerRequest,
@@ -63,14 +64,14 @@ impl Asked {
     }
 }
 
-/// This instance's ear for the others.
+/// Receives the requests of other instances.
 #[derive(Debug)]
 pub(crate) struct PeerListener {
     requests: Listening,
 }
 
 impl PeerListener {
-    /// The next request.
+    /// Returns the next request.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -87,12 +88,12 @@ impl PeerListener {
 }
 
 pub(in crate::store) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
-    // on the server before anybody can learn the instance's name
+    // the subscription reaches the server before another instance can learn this instance's name
     let requests = Listening::open(nats, vec![requests_to(instance)]).await?;
     Ok(PeerListener { requests })
 }
 
-/// Asks another instance. `None`: there is no such instance any more.
+/// Sends a request to another instance. Returns `None` if that instance has stopped.
 pub(in crate::store) async fn ask(
     nats: &Nats,
     instance: &str,

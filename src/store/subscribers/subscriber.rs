@@ -1,7 +1,8 @@
-//! Which durable subscriber is meant by an id, and which name in NATS it has.
+//! A durable subscriber, and its NATS name.
 //!
-//! A subscriber belongs to the endpoint that bound it: another endpoint's subscriber of the same id is another one. The bucket of
-//! subscribers has one key for each name in NATS, so that two subscribers never have the same.
+//! A subscriber belongs to the endpoint that bound it. Two endpoints can each have a subscriber with the same id;
+//! these are two subscribers. The bucket of subscribers has one key for each NATS name, so two subscribers of a room
+//! never have the same NATS name.
 
 use std::fmt;
 
@@ -15,15 +16,16 @@ pub(crate) struct Subscriber {
     pub room_id: RoomId,
     #[serde(rename = "subscriber")]
     pub id: SubscriberId,
-    /// The endpoint that bound it; `None` if authorisation was off.
+    /// The endpoint that bound the subscriber. `None` if authorisation was off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<MemberId>,
-    /// What its consumer's name has after the room's.
+    /// The part of the consumer's name after the room's part.
     pub name: NatsName,
 }
 
 impl Subscriber {
-    /// Whether `other` is the same one: what is bound without an endpoint is of the first that wants it.
+    /// Returns true if `other` is the same subscriber. A subscriber without an endpoint belongs to the first endpoint
+    /// that binds it.
     pub(in crate::store) fn is_same(&self, other: &Self) -> bool {
         let is_same_endpoint = self.endpoint.is_none() || other.endpoint.is_none() || self.endpoint == other.endpoint;
         self.id == other.id && is_same_endpoint

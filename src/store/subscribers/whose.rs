@@ -1,4 +1,4 @@
-//! Which durable subscriber is meant by an id, where several endpoints have bound one of the same id.
+//! Finds the subscriber that a call means, when several endpoints use one id.
 
 use async_nats::jetstream::consumer::Info;
 use futures_util::future::try_join_all;
@@ -15,17 +15,17 @@ use crate::{
     store::names::{METADATA_ENDPOINT, METADATA_SUBSCRIBER},
 };
 
-/// Whose subscriber is meant where several endpoints have bound one of the same id.
+/// Selects a subscriber when several endpoints use one id.
 #[derive(Clone, Debug)]
 pub(crate) struct Whose {
-    /// That of this endpoint; `None` while authorisation is off.
+    /// Prefer the subscriber of this endpoint. `None` while authorisation is off.
     pub endpoint: Option<MemberId>,
-    /// Any other, if the endpoint has none.
+    /// Accept another endpoint's subscriber.
     pub or_of_others: bool,
 }
 
 impl Whose {
-    /// Whether it is the one that is meant, whatever others there are.
+    /// Returns true if no other subscriber can fit better than `found`.
     pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
         if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_of_others }
     }
@@ -34,7 +34,7 @@ impl Whose {
         self.or_of_others || endpoint.is_none() || endpoint == self.endpoint.as_ref()
     }
 
-    /// The best of several that have the id; of two equal ones the one that was first.
+    /// Returns the subscriber that fits best. Of two equally good ones, the older one.
     fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<Subscriber> {
         let rank = |subscriber: &Subscriber| (!self.is_exact(subscriber), subscriber.endpoint.is_some());
         let fitting = found.into_iter().filter(|found| self.may_be(found.value.subscriber.endpoint.as_ref()));
@@ -43,7 +43,7 @@ impl Whose {
         Some(Subscriber { endpoint, ..best })
     }
 
-    /// Whether a consumer that the bucket does not know can be this subscriber's.
+    /// Returns true if this subscriber can use a consumer that has no entry in the bucket.
     fn may_adopt(&self, info: &Info, id: &SubscriberId, is_preferred: bool) -> bool {
         let metadata = &info.config.metadata;
         match metadata.get(METADATA_SUBSCRIBER) {
@@ -53,13 +53,13 @@ impl Whose {
                 given == id.as_str()
                     && endpoint.is_none_or(|endpoint| endpoint.is_ok_and(|found| self.may_be(Some(&found))))
             }
-            // a native client's: it has the name of its endpoint, not that of another endpoint's device
+            // a native client created it: its name is the name of its endpoint, not of another endpoint's device
             None => is_preferred && self.endpoint.as_ref().is_none_or(|endpoint| endpoint.as_str() == id.as_str()),
         }
     }
 }
 
-/// The durable subscriber with this id: the one that is bound, or how it is called when it is bound now.
+/// The durable subscriber with this id. If none is bound, the result has the NATS name that it gets when it is bound.
 pub(in crate::store) async fn resolve(
     nats: &Nats,
     holders: &Holders,
@@ -101,7 +101,8 @@ pub(in crate::store) async fn resolve(
     Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: whose.endpoint.clone(), name })
 }
 
-/// Who can have bound a subscriber of this id: itself, the endpoint whose device it is, or somebody without a name.
+/// The endpoints that can have bound a subscriber with this id: the endpoint with the same name, the endpoint whose
+/// device it is, or a caller without a name.
 fn endpoints(id: &SubscriberId) -> impl Iterator<Item = Option<MemberId>> {
     let parent = id.as_str().rsplit_once('/').map(|(parent, _)| parent);
     let named = [Some(id.as_str()), parent].into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What ends a subscription from outside, and the status that it ends with.
+//! The events that end a subscription from outside, and the status for each.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     store::registry::{known::Registered, not_found},
 };
 
-/// What ends a subscription from outside.
+/// The events that can end a subscription from outside.
 #[derive(Clone)]
 pub(crate) struct Ending {
     pub session: Option<Arc<SubscriberSession>>,
     pub registered: Arc<Registered>,
     pub draining: CancellationToken,
     pub standing: Standing,
-    /// Free again when the subscription is dropped.
+    /// Released when the subscription is dropped.
     #[expect(dead_code, reason = "held, not read")]
     pub place: Arc<SubscriptionPlace>,
 }
@@ -31,14 +31,14 @@ pub(crate) struct Ending {
 /// Why a subscription ends.
 pub(crate) enum SubscriptionEnd {
     Gone(Error),
-    /// Another subscription can go on where this one stood.
+    /// A new subscription can continue at this one's position.
     Resumable(Error),
-    /// It goes on elsewhere: the subscriber was moved.
+    /// The subscriber's position was moved by a seek.
     Sought(Seek),
 }
 
 impl SubscriptionEnd {
-    /// The status, with the position to come back with.
+    /// The status, with the position to resume from.
     pub(crate) fn at(self, position: u64) -> Error {
         match self {
             Self::Gone(error) => error,
@@ -58,19 +58,19 @@ impl From<SubscriptionEnd> for Error {
 }
 
 impl Ending {
-    /// The number of the seek that what is sent follows.
+    /// The number of the seek after which the current frames were read. 0 if there was no seek.
     pub(crate) fn seek_number(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.seek_number())
     }
 
-    /// What is sent from now on follows this seek.
+    /// Sets the seek after which the current frames were read.
     pub(crate) fn follow(&self, seek: Seek) {
         if let Some(session) = &self.session {
             session.follow(seek);
         }
     }
 
-    /// Whatever ends the subscription first, or the first seek with a higher number than `after_seek`.
+    /// Waits for the first event that ends the subscription, or for a seek with a number above `after_seek`.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -97,7 +97,7 @@ impl Ending {
         }
     }
 
-    /// Why reading ended. A log that is gone because the room was deleted is another thing than one that began anew.
+    /// Returns the status for a failed read. Distinguishes a deleted room from a log that was created again.
     pub(crate) async fn explain(&self, error: &Error, position: u64) -> Error {
         if error.reason() == Reason::RoomRecreated
             && time::timeout(Duration::from_millis(500), self.registered.gone()).await.is_ok()
@@ -108,7 +108,7 @@ impl Ending {
     }
 }
 
-/// What ends an open subscription when NATS did not answer: nothing that the subscription asked for was left half done.
+/// Converts `TIMEOUT` to `NATS_UNAVAILABLE`: a timeout of a read leaves nothing half done.
 pub(crate) fn went_silent(error: Error) -> Error {
     if error.reason() != Reason::Timeout {
         return error;
@@ -116,17 +116,17 @@ pub(crate) fn went_silent(error: Error) -> Error {
     Error::new(Reason::NatsUnavailable, "NATS did not answer in time; subscribe again").because(error)
 }
 
-/// A future that is waited for again and again, beside something else that happens more often. It is polled only when it was
-/// woken itself.
+/// A future that is waited for repeatedly, beside another event that happens more often. It is polled only after its
+/// own waker was woken.
 pub(crate) struct PolledWhenWoken<F>(FuturesUnordered<Pin<Box<F>>>);
 
 impl<F: Future> PolledWhenWoken<F> {
     pub(crate) fn new(future: F) -> Self {
-        // boxed, since the set allocates as much again as its future takes
+        // boxed, because the set would allocate the size of the future again
         Self(FuturesUnordered::from_iter([Box::pin(future)]))
     }
 
-    /// The future's output; nothing more once it was given.
+    /// Returns the future's output once. Later calls never return.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

@@ -1,4 +1,4 @@
-//! What a subscription tells its client.
+//! The frames that a subscription sends to its client.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     domain::{Gap, Message, RoomId},
 };
 
-/// One step of a subscription.
+/// One frame of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
     Opened {
@@ -19,7 +19,7 @@ pub(crate) enum Frame {
         heartbeat_interval: Duration,
         resumed: bool,
     },
-    /// Messages that go out together.
+    /// Messages that are sent together.
     Messages(Slice),
     CaughtUp {
         position: u64,
@@ -30,5 +30,6 @@ pub(crate) enum Frame {
     Gap(Gap),
 }
 
-/// Appends the form in which a message of a room, in this life of its log, goes out to every subscriber.
+/// Appends the encoding of a message. All subscriptions of the room send the same encoding. The arguments are the
+/// room, the epoch of its log if it has one, the message, and the buffer.
 pub(crate) type Encode = fn(&RoomId, Option<i64>, Message, &mut BytesMut);

@@ -1,4 +1,4 @@
-//! How many subscriptions are open, and how many may be.
+//! Bounds the number of open subscriptions.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use crate::{
     sync::lock,
 };
 
-/// The bounds on open subscriptions of this instance, of all callers together and of each. Clones count together.
+/// Bounds on the open subscriptions of this instance: in total and for each caller. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct SubscriptionLimit {
     places: Arc<Semaphore>,
@@ -21,14 +21,14 @@ pub(crate) struct SubscriptionLimit {
     of_caller: Option<OfCaller>,
 }
 
-/// The bound for each caller, and how many it has. Without names all callers are one.
+/// The bound for each caller, and the number of its open subscriptions. Callers without names share one count.
 #[derive(Clone, Debug)]
 struct OfCaller {
     max: u32,
     open: Arc<Mutex<HashMap<Option<MemberId>, u32>>>,
 }
 
-/// One open subscription's place; free again when it is dropped.
+/// One open subscription's place. Dropping it releases the place.
 #[derive(Debug)]
 pub(crate) struct SubscriptionPlace {
     _place: OwnedSemaphorePermit,
@@ -42,7 +42,7 @@ struct PlaceOfCaller {
 }
 
 impl SubscriptionLimit {
-    /// A bound of `max` subscriptions, and one for each caller, of which none is open.
+    /// Allows `max` subscriptions in total and `max_of_caller` for each caller.
     pub(crate) fn new(max: u32, max_of_caller: Option<u32>) -> Self {
         Self {
             places: Arc::new(Semaphore::new(max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
@@ -51,10 +51,10 @@ impl SubscriptionLimit {
         }
     }
 
-    /// A place for one more.
+    /// Takes a place for one subscription.
     ///
     /// # Errors
-    /// `LIMIT_REACHED` when all are taken, or all of this caller.
+    /// `LIMIT_REACHED` when all places are taken, or all places of this caller.
     pub(crate) fn take(&self, caller: &Caller) -> Result<SubscriptionPlace> {
         let of_caller = self.of_caller.as_ref().map(|limit| limit.take(caller)).transpose()?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {

@@ -1,4 +1,4 @@
-//! Reads a room's log in batches, encoded for whoever takes them.
+//! Reads a room's log in encoded batches.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -19,19 +19,19 @@ use crate::{
     },
 };
 
-/// For how long the oldest sequence that the log keeps is taken as known, when holes come one after the other.
+/// How long the oldest kept sequence is cached while holes follow each other.
 const FIRST_KEPT_KNOWN_FOR: Duration = Duration::from_millis(200);
 
-/// What was read at once.
+/// A batch that was read, and its charge.
 pub(crate) struct LogBatch {
     pub batch: Arc<Batch>,
-    /// Nothing was stored after it at that moment.
+    /// The log held no message after the batch when the batch was read.
     pub ends_log: bool,
-    /// To be kept for as long as the batch waits for a client.
+    /// The caller keeps this while the batch waits for a client.
     pub charge: Charge,
 }
 
-/// A reader of a room's log that gathers what is ready.
+/// Reads a room's log and gathers the messages that are ready.
 pub(crate) struct LogBatches {
     reader: Reader,
     store: Store,
@@ -42,14 +42,15 @@ pub(crate) struct LogBatches {
     arrived: VecDeque<Arrival>,
     first_kept: u64,
     looked_at: Option<Instant>,
-    /// Who reads a backlog.
+    /// The caller whose backlog is read. `None` for an upstream.
     reads: Option<CallerReads>,
-    /// Bytes that were given and not charged to the caller yet.
+    /// Bytes that were returned and not yet charged to the caller's rate.
     owed: usize,
 }
 
 impl LogBatches {
-    /// Reads what comes after `position` in the life `epoch` of the room's log: all that comes, or the backlog of a caller.
+    /// Reads the messages after `position` in the log with this `epoch`. With `reads`, reads the backlog of a caller
+    /// within its bounds.
     pub(crate) fn new(
         store: &Store,
         room: &Room,
@@ -73,12 +74,12 @@ impl LogBatches {
         }
     }
 
-    /// The life of the log that is read.
+    /// The epoch of the log.
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// The next batch: everything that is ready, but no more than a batch holds. Waits for as long as there is nothing.
+    /// Returns the next batch: all messages that are ready, up to a batch's bounds. Waits while no message is ready.
     ///
     /// # Errors
     /// As [`Reader::next`].
@@ -87,7 +88,7 @@ impl LogBatches {
     /// May be dropped at any point without losing a message.
     pub(crate) async fn next(&mut self) -> Result<LogBatch> {
         if let Some(reads) = &self.reads {
-            // before anything is taken, so that this may be dropped meanwhile
+            // before any message is taken, so that dropping this future loses none
             reads.pay(self.owed).await;
             self.owed = 0;
         }
@@ -111,7 +112,7 @@ impl LogBatches {
                 self.arrived.push_back(arrival);
             }
             if self.must_look() {
-                // only the reasons of gaps depend on it
+                // only the reasons of gaps depend on the state, so an error is ignored
                 if let Ok(state) = self.store.log_state(&self.room).await {
                     self.first_kept = self.first_kept.max(state.first_sequence);
                 }
@@ -126,7 +127,7 @@ impl LogBatches {
         }
     }
 
-    /// Charges a batch of the largest size to the caller. While that has to wait, others have the turn.
+    /// Charges the largest possible batch to the caller. While the charge waits, other readers have the turn.
     async fn charge(&mut self) -> Charge {
         let Some(reads) = &self.reads else { return Charge::default() };
         let bytes = self.store.batch_bytes_max();
@@ -137,7 +138,7 @@ impl LogBatches {
         reads.charge(bytes).await
     }
 
-    /// Whether something is missing that may have expired since the log was last looked at.
+    /// Returns true if sequences are missing that may have expired since the last check of the log.
     fn must_look(&self) -> bool {
         let mut before = self.position;
         let mut missing = false;
@@ -162,7 +163,7 @@ impl LogBatches {
                 (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
             });
             self.position = sequence;
-            // a replica may lag, so that nothing after it there means nothing
+            // a replica may lag, so its `pending == 0` does not prove the end of the log
             ends_log = pending == 0 && self.room.replicas < 2;
         }
         batch.finish().map(|batch| (batch, ends_log))

@@ -1,4 +1,4 @@
-//! How much each caller may take in a second.
+//! Rates: the amount that each caller may take in a second.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -15,18 +15,19 @@ use crate::{
     error::{Error, Limit, Reason, Result},
 };
 
-/// A caller; without names all are one.
+/// A caller. Callers without names share one key.
 pub(crate) type Key = Option<MemberId>;
 
-/// The bucket's clock counts nanoseconds; with at most so many units in a second what they round is below a thousandth.
+/// Maximum number of units in a second. The bucket's clock counts nanoseconds; up to this number its rounding error
+/// is below a thousandth.
 const UNITS_PER_SECOND_MAX: u32 = 1_000_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// An amount in a second for each caller; at once, the amount of a second.
+/// An amount per second for each caller. The burst is the amount of one second.
 #[derive(Debug)]
 pub(crate) struct Rate<C: Clock = DefaultClock> {
     buckets: RateLimiter<Key, HashMapStateStore<Key>, C, NoOpMiddleware<C::Instant>>,
-    /// What the buckets count one for.
+    /// The amount that the buckets count as one unit.
     unit: u32,
     max: u32,
     limit: Limit,
@@ -42,16 +43,16 @@ impl<C: Clock> Rate<C> {
     fn with_clock(limit: Limit, max: u32, clock: C) -> Self {
         let unit = max.div_ceil(UNITS_PER_SECOND_MAX).max(1);
         let burst = NonZeroU32::new(max / unit).unwrap_or(NonZeroU32::MIN);
-        // rounded up: never more than is allowed
+        // rounded up, so the rate never exceeds `max`
         let period = Duration::from_nanos(NANOS_PER_SECOND.div_ceil(burst.get().into()));
         let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_second(burst)).allow_burst(burst);
         Self { buckets: RateLimiter::new(quota, HashMapStateStore::default(), clock), unit, max, limit }
     }
 
-    /// Takes the amount.
+    /// Takes `amount`, or nothing.
     ///
     /// # Errors
-    /// `RATE_LIMITED` with the time after which there is enough; `LIMIT_REACHED` when there never is. Nothing was taken.
+    /// `RATE_LIMITED` with the time to wait. `LIMIT_REACHED` if `amount` exceeds the burst. Nothing was taken.
     pub(crate) fn take(&self, caller: &Caller, amount: usize) -> Result<()> {
         let Some(units) = self.units(amount) else { return Ok(()) };
         let Self { limit, max, .. } = self;
@@ -74,7 +75,7 @@ impl<C: Clock> Rate<C> {
         }
     }
 
-    /// Takes the amount, however large, as soon as there is enough.
+    /// Waits until `amount` is available, and takes it. The amount may exceed the burst.
     ///
     /// # Cancel safety
     /// May be dropped at any point; a part of the amount may have been taken.
@@ -93,7 +94,7 @@ impl<C: Clock> Rate<C> {
         }
     }
 
-    /// Forgets callers who have all that a second allows.
+    /// Removes the callers whose buckets are full.
     pub(crate) fn forget_idle(&self) {
         self.buckets.retain_recent();
         self.buckets.shrink_to_fit();

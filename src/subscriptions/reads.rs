@@ -1,4 +1,4 @@
-//! What each caller reads in bulk: pages of history, and backlogs.
+//! Bounds on the bulk reads of each caller: pages of history, and backlogs.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::{
     sync::PerKey,
 };
 
-/// The reads of all callers.
+/// The bounds on the reads of all callers.
 #[derive(Debug)]
 pub(crate) struct Reads {
-    /// Pages that one caller may read or wait for; `None` is no bound.
+    /// Pages that one caller may read or wait for. `None`: no bound.
     max: Option<u32>,
     rate: Option<Arc<Rate>>,
     callers: PerKey<Key, Places>,
@@ -27,13 +27,13 @@ pub(crate) struct Reads {
 /// One caller's places.
 #[derive(Debug)]
 struct Places {
-    /// Pages that are read or wait.
+    /// One permit for each page that is being read or waits.
     pages: Arc<Semaphore>,
-    /// Pages that are read.
+    /// Permits for pages that are being read.
     pages_at_once: Arc<Semaphore>,
-    /// Backlogs that are read.
+    /// Permits for backlogs that are being read.
     backlogs_at_once: Arc<Semaphore>,
-    /// KiB of large batches that wait for the caller's clients.
+    /// One permit for each KiB of large batches that wait for the caller's clients.
     large_batches: Arc<Semaphore>,
     max: u32,
 }
@@ -46,17 +46,17 @@ pub(crate) struct CallerReads {
     rate: Option<Arc<Rate>>,
 }
 
-/// The place of a page; free again when the last clone is dropped. Whoever sends the page keeps it until the client has taken
-/// the page.
+/// The place of a page. Dropping the last clone releases it. The code that sends the page keeps the place until the
+/// client has taken the page.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadPlace(#[expect(dead_code, reason = "held")] Option<Arc<[OwnedSemaphorePermit; 2]>>);
 
-/// The bytes of a batch beyond [`BATCH_BYTES_MAX`], charged to the caller for as long as this lives.
+/// The bytes of a batch beyond [`BATCH_BYTES_MAX`]. They are charged to the caller until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Charge(Option<OwnedSemaphorePermit>);
 
 impl Charge {
-    /// Keeps what a batch of so many bytes costs, and gives the rest back.
+    /// Keeps the charge of a batch of `bytes` bytes, and releases the rest.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let Some(held) = &mut self.0 else { return };
         let unused = held.num_permits().saturating_sub(beyond(bytes) as usize);
@@ -64,7 +64,7 @@ impl Charge {
     }
 }
 
-/// KiB of a batch of so many bytes that are charged.
+/// The KiB that a batch of `bytes` bytes is charged.
 fn beyond(bytes: usize) -> u32 {
     let kib = bytes.saturating_sub(BATCH_BYTES_MAX).div_ceil(1024);
     u32::try_from(kib.min(LARGE_BATCHES_BYTES_MAX / 1024)).unwrap_or(u32::MAX)
@@ -81,7 +81,7 @@ impl Reads {
         CallerReads { caller: caller.clone(), places, rate: self.rate.clone() }
     }
 
-    /// Forgets callers who read nothing.
+    /// Removes the state of callers that read nothing.
     pub(crate) fn forget_idle(&self) {
         if let Some(rate) = &self.rate {
             rate.forget_idle();
@@ -102,10 +102,10 @@ impl Places {
 }
 
 impl CallerReads {
-    /// A place for one page of at most so many bytes, once the caller has few enough at the same time.
+    /// Waits for a place for one page of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// `RATE_LIMITED` when the caller has too many pages under way, or waits for too long.
+    /// `RATE_LIMITED` when the caller has too many pages, or waits longer than [`READ_WAIT_MAX`].
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -127,7 +127,7 @@ impl CallerReads {
         }
     }
 
-    /// Returns when the caller may have read these bytes.
+    /// Waits until the caller's rate admits `bytes` bytes.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -137,7 +137,7 @@ impl CallerReads {
         }
     }
 
-    /// Waits until the caller may have a batch of so many bytes waiting for one of its clients.
+    /// Waits until a batch of `bytes` bytes may wait for one of the caller's clients.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -146,13 +146,13 @@ impl CallerReads {
         Charge(Arc::clone(&places.large_batches).acquire_many_owned(kib).await.ok())
     }
 
-    /// As [`Self::charge`], if there is no need to wait.
+    /// As [`Self::charge`], without waiting. `None` if it would have to wait.
     pub(crate) fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Some(Charge(None)) };
         Arc::clone(&places.large_batches).try_acquire_many_owned(kib).ok().map(|held| Charge(Some(held)))
     }
 
-    /// The places of backlogs that are read at the same time.
+    /// The permits for backlogs that the caller reads at the same time. `None`: no bound.
     pub(crate) fn backlogs_at_once(&self) -> Option<Arc<Semaphore>> {
         self.places.as_ref().map(|places| Arc::clone(&places.backlogs_at_once))
     }

@@ -1,4 +1,4 @@
-//! The right that an open subscription is based on: a membership, and credentials that expire.
+//! The conditions of an open subscription: the caller's membership, and credentials that have not expired.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -9,16 +9,16 @@ use crate::{
     store::registry::members::pass::Pass,
 };
 
-/// What an open subscription stands on.
+/// The conditions of an open subscription.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
-    /// The membership, if it takes one.
+    /// The caller's membership, if the subscription requires one.
     pub pass: Option<Arc<Pass>>,
     pub expires_at: Option<SystemTime>,
 }
 
 impl Standing {
-    /// Completes when it ends, with the error that a subscription ends with.
+    /// Waits until a condition fails. Returns the error that the subscription ends with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -36,7 +36,7 @@ impl Standing {
     }
 }
 
-/// Completes at this time, with the error that a stream ends with then; never, if there is none.
+/// Waits until `at`. Returns the error that the stream ends with. Never returns if `at` is `None`.
 ///
 /// # Cancel safety
 /// May be dropped at any point.

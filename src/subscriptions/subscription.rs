@@ -1,4 +1,4 @@
-//! An open subscription: one loop that joins what is read, the signs of life, and what ends it.
+//! An open subscription: one loop that handles read messages, heartbeats and endings.
 
 use std::{
     pin::{Pin, pin},
@@ -25,22 +25,21 @@ use crate::{
     store::Store,
 };
 
-/// How often a backlog that does not end is looked at: its last messages may have been deleted.
+/// How often an unfinished backlog is compared with the log. Its last messages may have been deleted.
 const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// The interval doubles up to this.
+/// The check interval doubles up to this.
 const BACKLOG_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(4);
-/// How often a subscription that always has something to send asks whether it is to end.
+/// How often a subscription that always has frames to send checks whether it must end.
 const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Signs of life go out at so many moments of their interval, which all subscriptions share: those of one connection then
-/// go in one write.
+/// Heartbeats are aligned to 16 points of the interval, so those of one connection share a write.
 const BEATS: u32 = 16;
 static BEATS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// An open subscription. Dropping it ends it.
 pub(crate) struct Subscription {
-    /// To be told what the client's stream has taken, if the position moves by itself. The subscription closes when its
-    /// holders and the frames are dropped.
+    /// Receives what the client's stream has taken, in `ACK_MODE_AUTO`. The subscription closes when all clones of
+    /// the session and the frames are dropped.
     pub auto_acks: Option<Arc<SubscriberSession>>,
     pub(crate) resumed: bool,
     pub(crate) ending: Ending,
@@ -49,13 +48,13 @@ pub(crate) struct Subscription {
     pub(crate) until_caught_up: bool,
 }
 
-/// How messages come.
+/// The source of the messages.
 pub(crate) enum Way {
     Log(Box<LogStart>),
     Ephemeral(Tap, CallerReads),
 }
 
-/// Where a subscription of a room with a log begins.
+/// The start of a subscription to a persisted room.
 pub(crate) struct LogStart {
     pub store: Arc<Store>,
     pub encode: Encode,
@@ -63,7 +62,7 @@ pub(crate) struct LogStart {
     pub reads: CallerReads,
     pub state: RoomState,
     pub position: u64,
-    /// Nothing up to this sequence may be seen.
+    /// The caller may not see messages up to this sequence.
     pub hidden: u64,
 }
 
@@ -71,9 +70,10 @@ pub(crate) struct LogStart {
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Frame>> + Send>>;
 
 impl Subscription {
-    /// The frames: `Opened` first, messages in ascending order and each once. Ends with an error that carries the
-    /// position, or without one after `CaughtUp` if that was asked for. A slow reader of a log loses nothing; one of an
-    /// ephemeral room is told how much it lost.
+    /// Returns the frames. `Opened` is first. Messages follow in ascending order, each once. The stream ends with an
+    /// error that carries the position, or without an error after `CaughtUp` if `until_caught_up` is set. A slow
+    /// reader of a persisted room loses no message. A slow reader of an ephemeral room gets a gap for the messages
+    /// that it lost.
     pub(crate) fn frames(self) -> Frames {
         let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
         let manner = Manner { heartbeat_interval, until_caught_up };
@@ -84,7 +84,7 @@ impl Subscription {
     }
 }
 
-/// How the frames are to be.
+/// Settings of the frames.
 #[derive(Clone, Copy)]
 struct Manner {
     heartbeat_interval: Duration,
@@ -103,7 +103,7 @@ impl Manner {
     }
 }
 
-/// When a subscription gives a sign of life, and when one that always has something to send asks whether it is to end.
+/// Times the heartbeats, and the checks for an end while frames are always ready.
 struct Pace {
     heartbeat_interval: Duration,
     timer: Pin<Box<Sleep>>,
@@ -118,12 +118,13 @@ impl Pace {
         Self { heartbeat_interval, timer, sent_at: now, asked_at: now }
     }
 
-    /// A frame was sent.
+    /// Records that a frame was sent.
     fn sent(&mut self) {
         self.sent_at = Instant::now();
     }
 
-    /// Returns when nothing was sent for nearly the heartbeat interval, and in time before it is over.
+    /// Waits until a heartbeat is due: no frame was sent for nearly the heartbeat interval. Returns before the
+    /// interval is over.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -134,12 +135,12 @@ impl Pace {
             if due <= Instant::now() {
                 return;
             }
-            // not set anew with each frame, which would cost more than this
+            // resetting the timer at each frame would cost more than this loop
             self.timer.as_mut().reset(due);
         }
     }
 
-    /// What `end` says, if it is time to ask it.
+    /// Polls `end` once if [`ENDING_CHECK_INTERVAL`] has passed since the last poll.
     fn ask<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
         if self.asked_at.elapsed() <= ENDING_CHECK_INTERVAL {
             return None;
@@ -149,22 +150,22 @@ impl Pace {
     }
 }
 
-/// The last of the moments for signs of life that is within `interval` after `since`.
+/// The last heartbeat point within `interval` after `since`.
 fn beat(since: Instant, interval: Duration) -> Instant {
     let end = since + interval;
     let after_last = end.duration_since(*BEATS_FROM).as_nanos() % (interval / BEATS).as_nanos().max(1);
     end - Duration::from_nanos(u64::try_from(after_last).unwrap_or(0))
 }
 
-/// One subscription's way through the log of its room.
+/// The progress of one subscription in the log of its room.
 struct LogWay {
     start: LogStart,
     ending: Ending,
     delivery: LogDelivery,
-    /// The steps that follow, and the batch that they deliver.
+    /// The steps to send next, and the batch that they deliver.
     steps: Vec<Step>,
     batch: Option<(Arc<Batch>, Charge)>,
-    /// Reads what the ring does not hold, while it is needed.
+    /// Reads the log while the ring does not hold the next messages.
     behind: Option<Box<LogBatches>>,
 }
 
@@ -177,13 +178,14 @@ impl LogWay {
         Self { start, ending, delivery, steps, batch: None, behind: None }
     }
 
-    /// The frames that are ready.
+    /// Takes the frames that are ready.
     fn ready(&mut self) -> impl Iterator<Item = Frame> + use<> {
         frames(std::mem::take(&mut self.steps), self.batch.take())
     }
 
-    /// The next batch of the ring if the ring follows the position, and the bytes of a batch that is not charged yet.
-    /// Otherwise a reader of the log exists after this.
+    /// Returns the ring's next batch if the ring holds the messages after the position. Returns the size in bytes of
+    /// a batch that must be charged first. If the ring does not hold them, a reader of the log exists after this
+    /// call.
     fn next_of_ring(&mut self) -> (Option<LogEvent>, Option<usize>) {
         let position = self.delivery.position();
         let next = {
@@ -204,7 +206,8 @@ impl LogWay {
         charged(next, reads)
     }
 
-    /// Waits for what follows the position; a batch of `unpaid` bytes is charged first.
+    /// Waits for the messages after the position. With `unpaid`, waits until the caller may be charged that many
+    /// bytes.
     fn arrive(&mut self, unpaid: Option<usize>) -> impl Future<Output = Result<LogEvent>> {
         let position = self.delivery.position();
         let LogStart { store, tap, reads, state, .. } = &mut self.start;
@@ -214,7 +217,7 @@ impl LogWay {
         arrive(self.behind.as_deref_mut(), tap, backlog, unpaid.map(|bytes| reads.charge(bytes)))
     }
 
-    /// A batch arrived, or nothing follows.
+    /// Handles a batch that arrived, or the fact that the log holds no later message.
     fn arrived(&mut self, event: LogEvent) {
         let removals = self.ending.registered.removals(self.start.state.epoch, self.delivery.position());
         match event {
@@ -231,7 +234,7 @@ impl LogWay {
         }
     }
 
-    /// Goes on after a seek. Returns the position and the state of the log.
+    /// Continues at the position of a seek. Returns the position and the state of the log.
     async fn seek(&mut self, seek: Seek) -> Result<(u64, RoomState)> {
         self.behind = None;
         let registered = &self.ending.registered;
@@ -247,7 +250,7 @@ impl LogWay {
     }
 }
 
-// rare work is boxed: an idle subscription holds the memory that its largest await needs
+// rare work is boxed, because an idle subscription holds the memory of its largest await
 fn log_frames(
     start: Box<LogStart>,
     resumed: bool,
@@ -278,7 +281,7 @@ fn log_frames(
                 (None, Some(paid)) => Ok(paid),
                 (None, None) => {
                     let mut arriving = pin!(way.arrive(unpaid));
-                    // kept over heartbeats: a reader that begins slowly is not started again and again
+                    // kept over heartbeats, so that a reader that starts slowly is not restarted
                     loop {
                         tokio::select! {
                             biased;
@@ -317,7 +320,7 @@ fn log_frames(
     }
 }
 
-/// What the ring gave, if the caller may have it wait for its client; else its bytes.
+/// The ring's batch, if it can be charged to the caller now. Otherwise its size in bytes.
 fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<LogEvent>, Option<usize>) {
     let Some(Next::Batch(batch)) = next else { return (None, None) };
     match reads.try_charge(batch.size()) {
@@ -326,21 +329,21 @@ fn charged(next: Option<Next>, reads: &CallerReads) -> (Option<LogEvent>, Option
     }
 }
 
-/// What a subscription of a log waits for.
+/// An event that a subscription to a persisted room waits for.
 enum LogEvent {
     Batch {
         batch: Arc<Batch>,
         ends_log: bool,
         charge: Charge,
     },
-    /// There may be something new in the ring.
+    /// The ring may hold new messages.
     Changed,
-    /// The log holds this and nothing after the position.
+    /// The state of the log, which holds no message after the position.
     NothingFollows(RoomState),
     End(SubscriptionEnd),
 }
 
-/// A backlog that is not through.
+/// A backlog that is not read to its end.
 struct Backlog<'a> {
     store: &'a Store,
     ending: &'a Ending,
@@ -349,14 +352,14 @@ struct Backlog<'a> {
 }
 
 impl Backlog<'_> {
-    /// What the log holds, if it is the same log and holds nothing after the position.
+    /// The state of the log, if its epoch is the same and it holds no message after the position.
     async fn nothing_follows(&self) -> Option<RoomState> {
         let state = self.store.nothing_after(&self.ending.registered.room, self.position).await.ok()??;
         (state.epoch == self.epoch).then_some(state)
     }
 }
 
-/// `charging`: what there is in the ring is charged to the caller first.
+/// Waits for the next event. With `charging`, waits only until the ring's batch may be charged to the caller.
 async fn arrive(
     behind: Option<&mut LogBatches>,
     tap: &mut Tap,
@@ -434,7 +437,7 @@ fn ephemeral_frames(
                 }
             };
             let Some((steps, batch)) = arrived else {
-                // for something new, or for the caller's other clients to take what is charged to it
+                // waits for new messages, or until the caller's other clients take batches that are charged to it
                 tokio::select! {
                     biased;
                     end = end.wait() => {
@@ -458,7 +461,7 @@ fn ephemeral_frames(
     }
 }
 
-/// The frames of these steps, whose messages are the batch's. The batch is charged for as long as they wait for the client.
+/// The frames of `steps`. Their messages are in `batch`. The charge of `batch` lasts until all frames are sent.
 fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, Charge)>) -> impl Iterator<Item = Frame> {
     steps.into_iter().filter_map(move |step| match step {
         Step::Deliver(range) => batch.as_ref().map(|(batch, _)| Frame::Messages(Slice::new(batch, range))),

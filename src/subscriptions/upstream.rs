@@ -1,22 +1,23 @@
 //! One upstream for each active room of this instance, shared by all its subscriptions.
 //!
-//! An upstream reads the room once, encodes each message once, and keeps the newest in a ring. It begins with the first
-//! subscription and ends some seconds after the last. A subscription takes from the ring what follows its position; what
-//! the ring does not hold any more it reads from the log.
+//! An upstream reads the room once, encodes each message once, and keeps the newest messages in a ring. It starts
+//! with the first subscription and ends [`LINGER`] after the last one. A subscription takes the messages after its
+//! position from the ring. If the ring no longer holds them, the subscription reads the log.
 //!
-//! A ring gives nothing that the log does not have any more: what expires goes when its time has come, what is removed through
-//! the service is known at once (`Registered::removals`), and what another program removes is found by comparing, each time
-//! that a subscription opens and every other second.
+//! A ring holds no message that the log no longer has. Expired messages leave the ring when they expire. Messages
+//! that are removed through the service are known at once (`Registered::removals`). Messages that another program
+//! removes are found by comparing the ring with the log: when a subscription opens, and every
+//! [`RING_CHECK_INTERVAL`].
 //!
-//! A room with a log is read by a pull consumer without acknowledgements (`store::Reader`). The alternatives, measured by
-//! the benchmark's row `upstream` with nats-server 2.15.1 on two cores, as CPU seconds of the NATS server for a million
-//! messages, and its CPU for a thousand rooms in which nothing happens:
+//! A pull consumer without acknowledgements reads a persisted room (`store::Reader`). The table compares the
+//! alternatives. The benchmark's row `upstream` measured them with nats-server 2.15.1 on two cores: the CPU seconds
+//! of the NATS server for a million messages, and its CPU for a thousand idle rooms.
 //!
 //! | | one message | NATS, a million | 1000 idle | |
 //! |---|---|---|---|---|
-//! | core subscription to the room's subject | 50 us | 4.1 s | 0.6 % | has no sequences, and hears what is never stored |
-//! | subscription to the stream's republish | 60 us | 7.9 s | 0.8 % | goes silent when another program strips the setting; anybody who may publish can forge its sequences |
-//! | pull consumer without acknowledgements | 51 us | 7.0 s | 2.3 % | says when it is broken; reads the log and goes on live by itself |
+//! | core subscription to the room's subject | 50 us | 4.1 s | 0.6 % | has no sequences, and receives messages that are never stored |
+//! | subscription to the stream's republish | 60 us | 7.9 s | 0.8 % | falls silent if another program removes the setting; any publisher can forge its sequences |
+//! | pull consumer without acknowledgements | 51 us | 7.0 s | 2.3 % | reports when it is broken; reads the log and then continues with new messages |
 //! | ordered push consumer | 48 us | 6.0 s | 2.6 % | the same, without the reader's choice of how much is under way |
 
 use std::{
@@ -47,16 +48,16 @@ use crate::{
     sync::lock,
 };
 
-/// How long an upstream outlives its last subscription, for one that comes back.
+/// How long an upstream continues after its last subscription, for a subscription that returns.
 const LINGER: Duration = Duration::from_secs(5);
-/// A log's ring is emptied after so long without a message: who has not taken them by then reads the log.
+/// A ring is emptied after 5 s without a message; subscriptions that are behind then read the log.
 const RING_IDLE: Duration = Duration::from_secs(5);
-/// Expired messages are looked for this often at most.
+/// Minimum pause between two checks for expired messages.
 const EXPIRE_PAUSE: Duration = Duration::from_millis(100);
 
 const RING_LIMITS: RingLimits = RingLimits { messages_max: FANOUT_MESSAGES_MAX, bytes_max: FANOUT_BYTES_MAX };
 
-/// A room, and the life of its log if it has one.
+/// A room, and the epoch of its log if it has one.
 type Key = (RoomId, Option<i64>);
 
 /// The upstreams of this instance.
@@ -75,9 +76,9 @@ pub(crate) struct Upstreams {
 struct Upstream {
     registered: Arc<Registered>,
     ring: Mutex<Ring>,
-    /// Changes whenever there is something new; its receivers are the subscriptions.
+    /// Changes when the ring has new messages or the upstream ends. Its receivers are the subscriptions.
     changed: watch::Sender<()>,
-    /// The ring was empty and is not any more.
+    /// Notified when the ring is no longer empty.
     filled: Notify,
     started: OnceCell<()>,
     ended: OnceLock<Error>,
@@ -104,7 +105,7 @@ impl Upstream {
     }
 }
 
-/// A subscription's hold on its room's upstream.
+/// A subscription's share of its room's upstream.
 #[derive(Debug)]
 pub(crate) struct Tap {
     upstream: Arc<Upstream>,
@@ -116,17 +117,17 @@ impl Tap {
         self.upstream.ring()
     }
 
-    /// Returns when there may be something new in the ring, or the upstream has ended. What changed before this is called
-    /// and after the last time that it returned counts.
+    /// Waits until the ring may hold new messages or the upstream has ended. Returns at once if that happened since
+    /// the last return.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
     pub(crate) async fn changed(&mut self) {
-        // the sender lives in the upstream that is held here
+        // the sender lives in the upstream, which this tap holds, so this never fails
         let _ = self.changed.changed().await;
     }
 
-    /// Why the upstream ended, if it did.
+    /// The error with which the upstream ended, if it has ended.
     pub(crate) fn end(&self) -> Option<&Error> {
         self.upstream.ended.get()
     }
@@ -138,12 +139,12 @@ impl Upstreams {
         Self { store, encode, tasks, draining, budget: Budget::new(FANOUT_BYTES_TOTAL_MAX), active: Mutex::default() }
     }
 
-    /// What the upstreams read, to be shared by those who read beside them.
+    /// The store of the upstreams, shared with the readers of backlogs.
     pub(crate) fn store(&self) -> Arc<Store> {
         Arc::clone(&self.store)
     }
 
-    /// Shares the upstream of a room with a log, which held `state` a moment ago.
+    /// Returns a tap of the upstream of a persisted room. `state` is a recent state of the log.
     pub(crate) fn of_log(self: &Arc<Self>, registered: &Arc<Registered>, state: &RoomState) -> Tap {
         let (epoch, last) = (state.epoch, state.last_sequence);
         let key = (registered.room.room_id.clone(), Some(epoch));
@@ -160,7 +161,8 @@ impl Upstreams {
         tap
     }
 
-    /// Shares the upstream of an ephemeral room: what is published after this returned is heard.
+    /// Returns a tap of the upstream of an ephemeral room. The upstream receives every message that is published
+    /// after this returns.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`.
@@ -168,7 +170,7 @@ impl Upstreams {
         let key = (registered.room.room_id.clone(), None);
         let (tap, _) = self.tap(&key, registered, 0);
         let upstream = Arc::clone(&tap.upstream);
-        // whoever comes first opens it, the others wait for that; if it fails the next one tries
+        // the first caller opens the feed and the others wait; if opening fails, the next caller tries again
         let start = || async {
             let live = self.store.live(&registered.room).await?;
             self.tasks.spawn(Arc::clone(self).run(key.clone(), Arc::clone(&upstream), Feed::Ephemeral(Box::new(live))));
@@ -183,7 +185,7 @@ impl Upstreams {
         Ok(tap)
     }
 
-    /// A hold on the room's upstream, and whether it is a new one.
+    /// Returns a tap of the room's upstream. True: the upstream is new.
     fn tap(&self, key: &Key, registered: &Arc<Registered>, last: u64) -> (Tap, bool) {
         let mut active = self.active();
         let found = active.get(key).filter(|upstream| upstream.is_usable()).cloned();
@@ -209,7 +211,7 @@ impl Upstreams {
         lock(&self.active)
     }
 
-    /// Feeds the ring until nobody wants it, or nothing more will come.
+    /// Feeds the ring until no subscription uses it, or the feed ends.
     async fn run(self: Arc<Self>, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
         debug!(room = %key.0, "the instance starts to read the room for its subscriptions");
         let end = {
@@ -227,7 +229,8 @@ impl Upstreams {
         }
     }
 
-    /// Returns when no subscription has held the upstream for a while; it is then not given to another.
+    /// Waits until the upstream has had no tap for [`LINGER`], or for less if the instance drains or the room is
+    /// gone. Then removes the upstream.
     async fn unwanted(&self, key: &Key, upstream: &Arc<Upstream>) {
         loop {
             upstream.changed.closed().await;
@@ -242,7 +245,7 @@ impl Upstreams {
         }
     }
 
-    /// Nobody can get a hold on it any more when this says true.
+    /// Removes the upstream if it has no tap. True: it was removed and can get no new tap.
     fn remove_if_unwanted(&self, key: &Key, upstream: &Arc<Upstream>) -> bool {
         let mut active = self.active();
         let unwanted = upstream.changed.is_closed();
@@ -259,7 +262,7 @@ fn remove(active: &mut HashMap<Key, Arc<Upstream>>, key: &Key, upstream: &Arc<Up
     }
 }
 
-/// Where an upstream reads.
+/// The source of an upstream.
 enum Feed {
     Log(Box<LogBatches>),
     Ephemeral(Box<EphemeralFeed>),
@@ -290,7 +293,7 @@ async fn feed_from_log(batches: &mut LogBatches, upstream: &Upstream) -> Error {
     }
 }
 
-/// Keeps what the log does not have any more out of the ring.
+/// Removes messages from the ring that the log no longer has.
 async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
     let registered = &upstream.registered;
     let mut changes = registered.changes();
@@ -324,7 +327,7 @@ async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
 
 /// Compares the ring with the log.
 async fn check(upstream: &Upstream, store: &Store, epoch: i64) {
-    // the settings may have changed since the upstream began
+    // the room's settings may have changed since the upstream started
     let room = store.registry.known(&upstream.registered.room.room_id);
     let state = match &room {
         Some(registered) => store.log_state(&registered.room).await.ok(),

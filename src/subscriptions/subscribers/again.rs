@@ -1,8 +1,9 @@
-//! The consumer of a subscriber that another program deleted while a subscription is open: made again, at its position.
+//! Creates a subscriber's consumer again, at its position, if another program deletes it while a subscription is
+//! open.
 //!
-//! The position lives in the consumer alone. While a subscription is open the instance that owns it knows the position too, so
-//! that no deletion from outside costs one. A subscriber that is deleted through the service stays deleted: its holding goes
-//! with it.
+//! Only the consumer stores the position. While a subscription is open, the holder also knows the position, so a
+//! deletion from outside does not lose it. A subscriber that is deleted through the service stays deleted, because
+//! its holding is deleted with it.
 
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use super::{Subscribers, session::Inner};
 use crate::error::{Reason, Result};
 
 impl Subscribers {
-    /// The position that `moved` tells, unless it failed for want of the consumer of an open subscription: then the consumer
-    /// is made again, at `position` or after it. Under the subscriber's lock.
+    /// Returns `moved`. If it failed because the consumer of an open subscription is missing, creates the consumer
+    /// again, at `position` or later. Requires the subscriber's lock.
     ///
     /// # Errors
-    /// Those of `moved`; `SUBSCRIBER_NOT_FOUND` where no subscription is open, or it was taken over, the subscriber was deleted
-    /// through the service, or the log began another life.
+    /// Those of `moved`. `SUBSCRIBER_NOT_FOUND` if no subscription is open, the subscription was taken over, the
+    /// subscriber was deleted through the service, or the log has another epoch.
     pub(super) async fn or_again(
         &self,
         moved: Result<u64>,
@@ -32,7 +33,7 @@ impl Subscribers {
         }
     }
 
-    /// The position that the subscriber has then; `None` if the session is no longer the one that decides.
+    /// Returns the subscriber's new position. `None` if the session may no longer move the position.
     async fn make_again(&self, session: &Arc<Inner>, position: u64) -> Result<Option<u64>> {
         let (room, subscriber) = (&session.registered.room, &session.holding.subscriber);
         if !self.decides(session).await? || self.store.log_state(room).await?.epoch != session.epoch {
@@ -44,7 +45,7 @@ impl Subscribers {
         } else {
             self.store.move_to(room, subscriber, position).await?
         };
-        // it may have been deleted through another instance since: then nothing must be left of it
+        // another instance may have deleted the subscriber meanwhile; then its consumer must not remain
         if !self.decides(session).await? {
             if bookmark.created {
                 self.store.forget(room, subscriber).await?;
@@ -58,7 +59,7 @@ impl Subscribers {
         Ok(Some(position))
     }
 
-    /// Whether the session is still the subscriber's open one, or the newer one waits for its last position.
+    /// Returns true if the session is the subscriber's open one, or if a newer session waits for its last position.
     async fn decides(&self, session: &Inner) -> Result<bool> {
         let subscriber = &session.holding.subscriber;
         let holder = self.store.holders.find(subscriber).await?;

@@ -1,4 +1,4 @@
-//! How many durable subscribers each endpoint has, in all rooms, as the bucket's watch tells.
+//! Counts the durable subscribers of each endpoint in all rooms, from the bucket's watch.
 
 use std::{
     collections::HashMap,
@@ -22,17 +22,17 @@ pub(super) struct Bound {
 #[derive(Debug, Default)]
 struct Known {
     endpoints: HashMap<String, MemberId>,
-    /// With the room of each: who deletes a room deletes its subscribers, and the watch does not tell.
+    /// Deleting a room deletes its subscribers; the watch does not report that, so we keep the room.
     subscribers: HashMap<MemberId, HashMap<String, RoomId>>,
 }
 
 impl Bound {
-    /// At most `max` for each endpoint; without a bound nothing is counted.
+    /// Allows `max` durable subscribers for each endpoint. Without a bound nothing is counted.
     pub(super) fn new(max: Option<u32>) -> Self {
         Self { max, known: Mutex::default() }
     }
 
-    /// Checks that the endpoint may have one more.
+    /// Checks that the endpoint may bind one more subscriber.
     ///
     /// # Errors
     /// `LIMIT_REACHED`.
@@ -60,7 +60,7 @@ impl Bound {
         ))
     }
 
-    /// There is this subscriber.
+    /// Records a subscriber.
     pub(super) fn add(&self, holding: &Holding) {
         if self.max.is_none() {
             return;
@@ -74,14 +74,14 @@ impl Bound {
         }
     }
 
-    /// The subscriber with this key is gone.
+    /// Removes the subscriber with this key.
     pub(super) fn remove(&self, key: &str) {
         if self.max.is_some() {
             self.known().remove(key);
         }
     }
 
-    /// All that there is follows.
+    /// Clears the counts. The watch reports every existing entry again.
     pub(super) fn begin_again(&self) {
         *self.known() = Known::default();
     }

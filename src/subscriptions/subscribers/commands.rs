@@ -1,4 +1,4 @@
-//! What is done to a subscriber by its owner alone: whoever is asked does it as the owner, asks the owner, or becomes it.
+//! Commands that only the holder may run. Another instance forwards them, or becomes the holder.
 
 use super::{Subscribers, key, session::SessionEnd};
 use crate::{
@@ -11,22 +11,22 @@ use crate::{
     },
 };
 
-/// How often a command follows a subscriber that changes its owner.
+/// Number of attempts of a command whose subscriber changes its holder.
 const ATTEMPTS: usize = 6;
 
-/// What only the owner may do.
+/// A command that only the holder may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HolderCommand {
     /// Everything up to this sequence is processed.
     Acknowledge(u64),
-    /// The position is this, wherever it was.
+    /// Set the position, in either direction.
     Seek(u64),
-    /// There is no such subscriber any more.
+    /// Delete the subscriber.
     Forget,
 }
 
 impl Subscribers {
-    /// Everything up to `sequence` is processed; answers with the position.
+    /// Moves the position forwards to `sequence` and returns the position.
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
@@ -34,7 +34,8 @@ impl Subscribers {
         self.command(room, subscriber, HolderCommand::Acknowledge(sequence)).await
     }
 
-    /// Moves the position either way; answers with it. The caller has checked it against the end of the log.
+    /// Moves the position in either direction and returns it. The caller has checked `position` against the end of
+    /// the log.
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
@@ -42,7 +43,7 @@ impl Subscribers {
         self.command(room, subscriber, HolderCommand::Seek(position)).await
     }
 
-    /// Ends the open subscription and forgets the subscriber.
+    /// Ends the open subscription and deletes the subscriber.
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
@@ -69,7 +70,7 @@ impl Subscribers {
                 }
             }
             if !is_held || command != HolderCommand::Forget {
-                // before anything is written for it, the subscriber must exist
+                // the subscriber must exist before its holding is written
                 self.store.position(room, subscriber).await?;
             }
             if self.store.holders.claim(&self.holding(subscriber, None)).await?.is_none() {
@@ -79,7 +80,8 @@ impl Subscribers {
         Err(Error::new(Reason::Conflict, "other calls open subscriptions of the subscriber at this moment; call again"))
     }
 
-    /// Does it if this instance owns the subscriber; `None` if it does not. The position then, 0 if it is forgotten.
+    /// Runs `command` if this instance is the holder, and returns the new position. Returns 0 for a deleted
+    /// subscriber, and `None` if this instance is not the holder.
     pub(super) async fn as_holder(
         &self,
         room: &Room,
@@ -89,7 +91,8 @@ impl Subscribers {
         let key = key(subscriber);
         let moving = self.moving(&key);
         let _one_at_a_time = moving.lock().await;
-        // asked under the lock: a release waits for it, so an owner that was asked to let go never moves again
+        // checked under the lock: a release waits for the lock, so an instance that has released the subscriber never
+        // moves the position
         let Some((holder, revision)) = self.store.holders.find_with_revision(subscriber).await? else {
             return Ok(None);
         };
@@ -109,7 +112,7 @@ impl Subscribers {
             }
             HolderCommand::Seek(position) => {
                 if holder.begins_at.is_some() {
-                    // from now on another position counts
+                    // the seek replaces the start position
                     self.store.holders.settle(&holder, revision).await?;
                 }
                 let moved = self.store.move_to(room, subscriber, position).await;
@@ -126,9 +129,9 @@ impl Subscribers {
                     session.end(SessionEnd::Forgotten);
                     self.remove(&session);
                 }
-                // without a consumer, a session is one that is being opened at this moment
+                // a holding with a session and no consumer belongs to a subscription that is being opened
                 if existed || holder.session.is_none() {
-                    // last: until then a newer subscription asks this instance, and waits
+                    // last, because until then a newer subscription asks this instance, and waits
                     self.store.holders.forget(&holder, revision).await?;
                 }
                 if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
@@ -136,7 +139,7 @@ impl Subscribers {
         }
     }
 
-    /// The floor is read first, since a native peer may have moved it further.
+    /// Moves the position to `sequence`, unless it is already further. A native peer may have moved it.
     pub(super) async fn move_forwards(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
         let position = self.store.position(room, subscriber).await?;
         if position >= sequence {

@@ -1,4 +1,5 @@
-//! The durable subscribers of a room: where each stands, and whether it has an open subscription anywhere.
+//! Lists the durable subscribers of a room, with their positions. Reports whether each has an open subscription on
+//! any instance.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,41 +18,43 @@ use crate::{
     },
 };
 
-/// Subscribers that another instance is asked about at once: far below what fits a message.
+/// Maximum number of subscribers in one request to another instance. The request stays far below the maximum size of
+/// a message.
 const ASKED_AT_ONCE: usize = 200;
-/// Questions to other instances at the same time.
+/// Maximum number of concurrent requests to other instances.
 const QUESTIONS_AT_ONCE: usize = 16;
 
-/// A durable subscriber.
+/// A durable subscriber, as the list reports it.
 #[derive(Clone, Debug)]
 pub(crate) struct SubscriberState {
     pub name: String,
-    /// The endpoint that bound it, if there was one.
+    /// The endpoint that bound the subscriber, if it is known.
     pub endpoint: Option<String>,
-    /// The name of its consumer in NATS.
+    /// The NATS name of the subscriber's consumer.
     pub consumer: String,
     /// Everything up to this sequence is processed.
     pub position: u64,
-    /// Messages kept after the position.
+    /// Number of stored messages after the position.
     pub lag: u64,
     pub last_active_at: Option<SystemTime>,
-    /// A subscription is open, on whatever instance.
+    /// True if a subscription is open on any instance.
     pub open: bool,
 }
 
-/// Subscribers by ascending name in NATS.
+/// A page of subscribers, by ascending NATS name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SubscriberPage {
     pub subscribers: Vec<SubscriberState>,
-    /// If more follow.
+    /// Present if more subscribers follow.
     pub next: Option<SubscriberToken>,
 }
 
-/// Since when an open subscription stands where it stands.
+/// The time of the last move of an open subscription's position, if it is known.
 type OpenSince = Option<SystemTime>;
 
 impl Subscribers {
-    /// Up to `limit` subscribers after `after` whose name in NATS is wanted. `state` is the room's, as it was a moment ago.
+    /// Returns up to `limit` subscribers after `after` for whose NATS name `is_wanted` is true. `state` is a recent
+    /// state of the room's log.
     pub(crate) async fn page(
         &self,
         room: &Room,
@@ -61,7 +64,7 @@ impl Subscribers {
         is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<SubscriberPage> {
         let found = self.store.durables(room, after, state, limit, is_wanted).await?;
-        // a native client's may have a name that no subscriber has
+        // a native client's consumer may have a name that is not a valid NATS name of a subscriber
         let names: Vec<NatsName> =
             found.durables.iter().filter_map(|durable| NatsName::parse(durable.mapped.as_str()).ok()).collect();
         let held = self.store.holders.of(&room.room_id, &names).await?;
@@ -89,8 +92,8 @@ impl Subscribers {
         Ok(SubscriberPage { subscribers: subscribers.collect(), next: found.next })
     }
 
-    /// Those of `held` that have an open subscription. An instance that is gone has none, whatever the bucket says; one that
-    /// does not answer is believed to have what the bucket says.
+    /// Returns those of `held` that have an open subscription. An instance that has stopped has none, whatever the
+    /// bucket says. If an instance does not answer, its entries in the bucket are used.
     async fn open_anywhere(&self, room: &RoomId, held: &[Held]) -> HashMap<NatsName, OpenSince> {
         let said_open = || held.iter().map(|held| &held.holding).filter(|holding| holding.session.is_some());
         let instances: BTreeSet<&str> = said_open().map(|holding| holding.instance.as_str()).collect();
@@ -129,7 +132,8 @@ impl Subscribers {
         names.into_iter().zip(answers).filter_map(|(name, since)| since.map(|since| (name, since))).collect()
     }
 
-    /// For an open subscription of this instance: since when it stands where it stands, in milliseconds since 1970.
+    /// The time of the last move of an open subscription's position, in milliseconds since 1970. `None` if no
+    /// subscription is open on this instance.
     pub(super) fn open_since(&self, key: &Key) -> Option<u64> {
         let open = self.sessions();
         let session = open.get(key);

@@ -1,8 +1,8 @@
-//! Durable subscribers of this instance: their open subscriptions, and the one place that moves positions.
+//! The durable subscribers that this instance holds: their open subscriptions, and the code that moves positions.
 //!
-//! The instance that owns a subscriber moves its position, one move at a time, only forwards but for a seek. Others ask it.
-//! AUTO positions are gathered and written back now and then; an end, an Acknowledge, a take-over and a drain write
-//! at once.
+//! The holder moves a subscriber's position, one move at a time. Only a seek moves it backwards. Other instances send
+//! requests to the holder. In `ACK_MODE_AUTO`, positions are collected and written periodically. An end, an
+//! Acknowledge, a take-over and a drain write the position at once.
 
 mod again;
 mod bound;
@@ -36,19 +36,20 @@ use crate::{
     sync::lock,
 };
 
-/// How often a subscription is bound again because its subscriber is deleted at the same moment.
+/// Number of attempts to bind a subscription whose subscriber is deleted at the same time.
 const ATTEMPTS: usize = 8;
-/// Positions written back, and requests of other instances served, at the same time.
+/// Maximum number of positions that are written, and of requests of other instances that are served, at the same
+/// time.
 const WRITES_AT_ONCE: usize = 32;
 
-/// A subscriber of this instance's memory: its room, and its name in NATS.
+/// The key of a subscriber in memory: its room and its NATS name.
 type Key = (RoomId, NatsName);
 
 fn key(subscriber: &Subscriber) -> Key {
     (subscriber.room_id.clone(), subscriber.name.clone())
 }
 
-/// The durable subscribers that this instance owns.
+/// The durable subscribers that this instance holds.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
     store: Store,
@@ -60,13 +61,14 @@ pub(crate) struct Subscribers {
 }
 
 impl Subscribers {
-    /// None is open. Each endpoint may have `max_of_endpoint` durable subscribers.
+    /// Creates an empty set. Each endpoint may have `max_of_endpoint` durable subscribers.
     pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
         let (sessions, moves) = (Mutex::default(), Mutex::default());
         Self { store, sessions, moves, queue: WriteQueue::default(), bound: Bound::new(max_of_endpoint) }
     }
 
-    /// The subscriber with this id. One that has an open subscription on this instance is found without asking NATS.
+    /// Finds the subscriber with this id. Does not ask NATS if the subscriber has an open subscription on this
+    /// instance.
     pub(crate) async fn find(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
         let open = {
             let sessions = self.sessions();
@@ -81,8 +83,8 @@ impl Subscribers {
         }
     }
 
-    /// Opens the one subscription of a durable subscriber, taking over from the one that is open. `epoch` is the life of the
-    /// room's log. `start` tells where a new subscriber begins.
+    /// Opens the one subscription of a durable subscriber. Takes over from the open subscription, if there is one.
+    /// `epoch` is the epoch of the room's log. `start` returns the start position of a new subscriber.
     ///
     /// # Errors
     /// `STREAM_INCOMPATIBLE`, `LIMIT_REACHED`, `CONFLICT`, and those of `start`.
@@ -100,7 +102,7 @@ impl Subscribers {
         let room = &registered.room;
         for _ in 0..ATTEMPTS {
             let subscriber = self.store.subscriber(room, subscriber, whose).await?;
-            // a bad start must not leave anything behind
+            // an invalid start must leave nothing behind
             let first_position = match self.store.position(room, &subscriber).await {
                 Ok(_) => None,
                 Err(error) if error.reason() == Reason::SubscriberNotFound => {
@@ -116,8 +118,8 @@ impl Subscribers {
         Err(Error::new(Reason::Conflict, "other calls delete the subscriber at this moment; call again"))
     }
 
-    /// `None`: the subscriber was deleted at this moment, so that what was bound is no longer there, or its name was given to
-    /// another one.
+    /// Tries to open the subscription once. Returns `None` if the subscriber was deleted at the same time, or if
+    /// another subscriber got the NATS name.
     async fn try_open<F>(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
@@ -137,7 +139,7 @@ impl Subscribers {
         holding.begins_at = first_position.filter(|position| *position > 0);
         let Some((before, mut revision)) = self.store.holders.claim(&holding).await? else { return Ok(None) };
         if before.is_none() && self.store.subscriber(room, &subscriber.id, whose).await?.name != subscriber.name {
-            // bound by another name at the same moment
+            // another call bound the subscriber under another NATS name at the same time
             self.store.holders.forget(&holding, revision).await?;
             return Ok(None);
         }
@@ -152,20 +154,20 @@ impl Subscribers {
         let bookmark = self.store.bind(room, subscriber).await?;
         let position = if bookmark.created {
             let begun = async {
-                // it may have been there when it was looked for, and deleted since
+                // the consumer may have existed at the first check, and may have been deleted since
                 let position = if let Some(position) = first_position { position } else { start().await? };
                 if position == 0 { Ok(0) } else { self.store.move_to(room, subscriber, position).await }
             };
             match begun.await {
                 Ok(position) => position,
                 Err(error) => {
-                    // a subscriber that begins elsewhere than it asked for is worse than none
+                    // a subscriber at a wrong start position is worse than none
                     let _ = self.store.forget(room, subscriber).await;
                     return Err(error);
                 }
             }
         } else if let (0, Some(begun)) = (bookmark.position, begins_at) {
-            // whoever made it was stopped before it was at its place
+            // the call that created the consumer stopped before it set the start position
             self.store.move_to(room, subscriber, begun).await?
         } else {
             bookmark.position
@@ -177,7 +179,7 @@ impl Subscribers {
         }
         let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, holding, revision, position));
         self.keep_newest(key, &inner);
-        // a newer claim may have come before this session could be found, or a deletion
+        // a newer claim, or a deletion, may have come before this session could be found
         match self.store.holders.find(subscriber).await? {
             Some(holder) if holder.session == inner.holding.session => {}
             Some(_) => {
@@ -199,7 +201,7 @@ impl Subscribers {
         }))
     }
 
-    /// This instance as the owner.
+    /// A holding with this instance as the holder.
     fn holding(&self, subscriber: &Subscriber, session: Option<String>) -> Holding {
         Holding { subscriber: subscriber.clone(), instance: self.store.instance().to_owned(), session, begins_at: None }
     }
@@ -223,7 +225,7 @@ impl Subscribers {
         }
     }
 
-    /// Whether it is the one session of its subscriber.
+    /// Returns true if this is the subscriber's current session on this instance.
     fn holds(&self, session: &Arc<Inner>) -> bool {
         is_held(&self.sessions(), session)
     }
@@ -234,11 +236,11 @@ impl Subscribers {
         if let Some(session) = session {
             self.let_go(&session).await;
         }
-        // whoever still moves the position was the owner when it began; wait for it
+        // a move that still runs started while this instance was the holder; wait for it
         drop(self.moving(key).lock().await);
     }
 
-    /// Ends a session that a newer one takes over from, and writes its position.
+    /// Ends a session that a newer session takes over from, and writes its position.
     async fn let_go(&self, session: &Arc<Inner>) {
         session.release();
         if let Err(error) = self.write_last_position(session).await {

@@ -1,4 +1,4 @@
-//! What instances ask of each other about the subscribers that they own.
+//! Requests between instances about the subscribers that they hold.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Subscribers {
         match self.store.ask(&before.instance, &request).await {
             Ok(_) => {}
             Err(error) => {
-                // it will see in the bucket that it owns the subscriber no more
+                // the other instance will see in the bucket that it no longer holds the subscriber
                 warn!(
                     subscriber = %before.subscriber, %error,
                     "the instance of the older subscription did not answer; the newer one starts at the written position"
@@ -73,8 +73,8 @@ impl Subscribers {
         }
     }
 
-    /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. Covers a request that was lost.
-    /// What this instance itself claims it lets go of itself.
+    /// Ends sessions whose subscriber another instance has claimed or deleted, until `stop`. This covers a lost
+    /// request. A claim by this instance ends the older session itself.
     pub(crate) async fn follow_holders(self: Arc<Self>, stop: CancellationToken) {
         let (holders, instance) = (self.store.holders.clone(), self.store.instance().to_owned());
         holders

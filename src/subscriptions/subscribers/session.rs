@@ -1,4 +1,4 @@
-//! The open subscription of a durable subscriber, as the place that moves its position sees it.
+//! The open subscription of a durable subscriber, as the code that moves its position sees it.
 
 use std::{
     sync::{
@@ -18,42 +18,42 @@ use crate::{
     sync::lock,
 };
 
-/// How often the position of an open subscription is read before it is written.
+/// An open subscription's position is read before a write at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The open subscription of a durable subscriber. Dropping it closes it, and writes its position back.
+/// The open subscription of a durable subscriber. Dropping it closes the subscription and writes its position.
 #[derive(Debug)]
 pub(crate) struct SubscriberSession {
     pub(super) inner: Arc<Inner>,
     pub(super) subscribers: Weak<Subscribers>,
-    /// Where the subscription starts.
+    /// The start position of the subscription.
     pub position: u64,
-    /// The subscriber was there before.
+    /// The subscriber existed before.
     pub resumed: bool,
-    /// The seek after which the frames go on that are sent now.
+    /// The seek after which the current frames were read.
     pub(super) seek_number: AtomicU64,
 }
 
-/// A position within what was sent after one seek.
+/// A position in the frames that were read after one seek.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {
     seek: u64,
     position: u64,
 }
 
-/// A move of the position, either way, while the subscription is open.
+/// A move of the position in either direction, while the subscription is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seek {
-    /// How many there were in this subscription; 0 is its opening.
+    /// The number of the seek in this subscription, from 1. 0 is the opening of the subscription.
     pub number: u64,
-    /// What comes next lies after this sequence.
+    /// The next messages follow this sequence.
     pub position: u64,
 }
 
-/// What ended a session from outside.
+/// The reason why a session ended from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionEnd {
-    /// A newer subscription of the same subscriber.
+    /// A newer subscription of the same subscriber took over.
     TakenOver,
     /// The subscriber was deleted.
     Forgotten,
@@ -62,30 +62,30 @@ pub(super) enum SessionEnd {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub registered: Arc<Registered>,
-    /// The life of the log that positions are of.
+    /// The epoch of the log.
     pub epoch: i64,
     pub holding: Holding,
-    /// Revision of the claim: what is older in the bucket's watch says nothing about this session.
+    /// The revision of the claim. Earlier entries of the bucket's watch do not concern this session.
     pub revision: u64,
     progress: Mutex<Progress>,
     sought: watch::Sender<Seek>,
     end: OnceLock<SessionEnd>,
     ended: CancellationToken,
     closed: AtomicBool,
-    /// A newer subscription has claimed the subscriber, and waits for the last position of this one.
+    /// A newer subscription has claimed the subscriber, and waits for this one's last position.
     releasing: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Progress {
-    /// The seek after which the frames were sent that count.
+    /// The number of the newest seek. Progress on frames of earlier seeks is ignored.
     seek: u64,
-    /// Everything up to here was taken by the client's stream.
+    /// The client's stream has taken everything up to this sequence.
     taken: u64,
     written: u64,
     moved_at: SystemTime,
     looked_at: Option<Instant>,
-    /// It is known that there is something to write.
+    /// The session is in the write queue.
     queued: bool,
 }
 
@@ -111,14 +111,14 @@ impl Progress {
         }
     }
 
-    /// Whether there is something to write, which nobody knew of.
+    /// Returns true if there is a position to write and the session is not queued. Marks it as queued.
     fn is_news(&mut self) -> bool {
         let news = !self.queued && self.unwritten().is_some();
         self.queued |= news;
         news
     }
 
-    /// Whether there is something to write after all was written that was known of.
+    /// Updates `queued` after a write. Returns true if there is another position to write.
     fn is_still_unwritten(&mut self) -> bool {
         self.queued = self.unwritten().is_some();
         self.queued
@@ -158,29 +158,30 @@ impl Inner {
         crate::subscriptions::subscribers::key(&self.holding.subscriber)
     }
 
-    /// What was taken and is not written yet.
+    /// The position that was taken and is not written yet.
     pub(super) fn unwritten(&self) -> Option<u64> {
         self.progress().unwritten()
     }
 
-    /// The subscriber's position as far as it is known.
+    /// The newest known position of the subscriber.
     pub(super) fn written(&self) -> u64 {
         self.progress().written
     }
 
-    /// The subscriber's position is at least this. Under the subscriber's lock.
+    /// Records that the subscriber's position is at least `position`. Requires the subscriber's lock.
     pub(super) fn has_written(&self, position: u64) {
         self.progress().has_written(position);
     }
 
-    /// The subscriber's position is this, wherever it was. What was sent before no longer counts. Under the subscriber's lock.
+    /// Records a seek to `position`. Progress on earlier frames is ignored. Requires the subscriber's lock.
     pub(super) fn has_sought(&self, position: u64) {
         let number = self.progress().has_sought(position);
         self.sought.send_replace(Seek { number, position });
     }
 
-    /// Whether the position has to be read before it is written: a native peer that uses the same durable may have moved
-    /// it further. One that did so since the last look is moved back, and gets again what it had acknowledged.
+    /// Returns true if the position must be read before it is written, because a native peer that uses the same
+    /// durable may have moved it further. If the peer moved it since the last read, a write moves it back. The peer
+    /// then gets messages again that it had acknowledged.
     pub(super) fn must_look(&self) -> bool {
         let looked_at = &mut self.progress().looked_at;
         let must = looked_at.is_none_or(|looked_at| looked_at.elapsed() > LOOK_INTERVAL)
@@ -192,7 +193,7 @@ impl Inner {
         must
     }
 
-    /// Whether there is something to write after all was written that was known of; then it is known of.
+    /// Returns true if there is another position to write after a write. The session must then be queued again.
     pub(super) fn is_still_unwritten(&self) -> bool {
         self.progress().is_still_unwritten()
     }
@@ -201,7 +202,7 @@ impl Inner {
         self.progress().moved_at
     }
 
-    /// Ends the subscription; the first reason counts.
+    /// Ends the subscription. Only the first reason is kept.
     pub(super) fn end(&self, why: SessionEnd) {
         let _ = self.end.set(why);
         self.ended.cancel();
@@ -229,13 +230,13 @@ impl Inner {
 }
 
 impl SubscriberSession {
-    /// The position that is reached by a frame that is sent now.
+    /// The mark of a frame that is sent now and ends at `position`.
     pub(crate) fn mark(&self, position: u64) -> Mark {
         Mark { seek: self.seek_number(), position }
     }
 
-    /// The client's stream has taken everything up to here. Does nothing when there was a newer seek: what was sent before
-    /// it must not undo it.
+    /// Records that the client's stream has taken everything up to the mark. Ignores a mark from before the newest
+    /// seek, because it must not undo that seek.
     pub(crate) fn taken(&self, Mark { seek, position }: Mark) {
         let news = {
             let mut progress = self.inner.progress();
@@ -247,17 +248,17 @@ impl SubscriberSession {
         }
     }
 
-    /// From now on what is sent follows this seek.
+    /// Sets the seek after which the current frames were read.
     pub(crate) fn follow(&self, seek: Seek) {
         self.seek_number.store(seek.number, Ordering::Relaxed);
     }
 
-    /// The number of the seek that what is sent follows.
+    /// The number of the seek after which the current frames were read.
     pub(crate) fn seek_number(&self) -> u64 {
         self.seek_number.load(Ordering::Relaxed)
     }
 
-    /// The newest seek, once there is one with a higher number than `after_seek`; 0 to begin with.
+    /// Waits for a seek with a number above `after_seek`, and returns the newest. The first `after_seek` is 0.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -266,12 +267,12 @@ impl SubscriberSession {
         let found = seeks.wait_for(|newest| newest.number > after_seek).await.map(|newest| *newest);
         match found {
             Ok(newest) => newest,
-            // the sender lives in the session
+            // the sender lives in the session, so this cannot fail
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Completes when the subscription has to end, with the error that it ends with.
+    /// Waits until the subscription must end. Returns the error that it ends with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(progress.unwritten(), Some(10));
         assert_eq!(progress.has_sought(3), 1);
         assert_eq!(progress.unwritten(), None);
-        // still on its way to the client when the position was moved
+        // the frame was on its way to the client when the position was moved
         progress.has_taken(0, 12);
         assert_eq!(progress.unwritten(), None);
         progress.has_taken(1, 5);

@@ -1,8 +1,8 @@
-//! Writes positions back: now and then what AUTO subscribers have taken, at once what a closed subscription had.
+//! Writes positions: periodically for open `ACK_MODE_AUTO` subscriptions, at once for closed ones.
 //!
-//! A position that moved waits in a queue for its turn, which comes after [`BOOKMARK_INTERVAL`]; with so many of them that
-//! writing each so often would take the NATS server's time from the messages, later: [`BOOKMARKS_PER_SECOND`] are written,
-//! or as many as it takes for none to wait longer than [`BOOKMARK_AGE_MAX`].
+//! Each position waits `BOOKMARK_INTERVAL`. With many positions it waits longer: the instance writes
+//! `BOOKMARKS_PER_SECOND`, or more if one would exceed `BOOKMARK_AGE_MAX`. The bound leaves the NATS server's time to
+//! the messages.
 
 use std::{
     collections::VecDeque,
@@ -28,12 +28,12 @@ use crate::{
     sync::lock,
 };
 
-/// How often the queue is looked at.
+/// How often the queue is checked.
 const TICK: Duration = Duration::from_millis(50);
-/// Positions written back at the same time while nobody waits for it.
+/// Maximum number of concurrent writes for open subscriptions.
 const BOOKMARKS_AT_ONCE: usize = 2;
 
-/// Sessions whose position is to be written.
+/// The sessions whose position must be written.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
     waiting: Mutex<Waiting>,
@@ -43,24 +43,24 @@ pub(super) struct WriteQueue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Open, with the time since when; each once, in the order of these times.
+    /// Open sessions, each once, with the time when they were queued. In the order of these times.
     open: VecDeque<(Instant, Arc<Inner>)>,
     closed: Vec<Arc<Inner>>,
 }
 
 impl WriteQueue {
-    /// The position of an open subscription has moved since it was written.
+    /// Queues an open session whose position has moved.
     pub(super) fn moved(&self, session: &Arc<Inner>) {
         self.waiting().open.push_back((Instant::now(), Arc::clone(session)));
     }
 
-    /// A subscription was closed.
+    /// Queues a closed session.
     pub(super) fn closed(&self, session: &Arc<Inner>) {
         self.waiting().closed.push(Arc::clone(session));
         self.closed.notify_one();
     }
 
-    /// Takes the open ones whose turn it is.
+    /// Takes the open sessions that must be written in this tick.
     fn due(&self) -> Vec<Arc<Inner>> {
         let open = &mut self.waiting().open;
         let now = Instant::now();
@@ -77,14 +77,14 @@ impl WriteQueue {
     }
 }
 
-/// How many of so many that wait are written in one tick.
+/// The number of sessions to write in one tick when `waiting` sessions wait.
 fn turns(waiting: usize) -> usize {
     let ticks = |span: Duration| usize::try_from(span.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
     (BOOKMARKS_PER_SECOND / ticks(Duration::from_secs(1))).max(waiting.div_ceil(ticks(BOOKMARK_AGE_MAX)))
 }
 
 impl Subscribers {
-    /// Writes positions back now and then, and at once when a session was closed, until `stop`.
+    /// Writes positions periodically, and at once when a session was closed, until `stop`.
     pub(crate) async fn write_back(self: Arc<Self>, stop: CancellationToken) {
         let mut tick = time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,13 +94,13 @@ impl Subscribers {
                 () = self.queue.closed.notified() => Vec::new(),
                 _ = tick.tick() => self.queue.due(),
             };
-            // those that could not be written are tried again with the next tick
+            // failed writes are tried again at the next tick
             self.write_all(self.queue.take_closed(), WRITES_AT_ONCE).await;
             self.write_all(due, BOOKMARKS_AT_ONCE).await;
         }
     }
 
-    /// Writes back whatever is not yet written, once.
+    /// Writes each unwritten position once.
     pub(crate) async fn write_back_all(&self) {
         let sessions = self.sessions().values().cloned().collect();
         self.write_all(sessions, WRITES_AT_ONCE).await;
@@ -110,7 +110,7 @@ impl Subscribers {
         stream::iter(sessions)
             .for_each_concurrent(at_once, |session| async move {
                 if !self.holds(&session) {
-                    return; // taken over or forgotten meanwhile
+                    return; // taken over or deleted meanwhile
                 }
                 let written = self.write(&session).await;
                 if let Err(error) = &written {
@@ -149,27 +149,27 @@ impl Subscribers {
         Ok(())
     }
 
-    /// The consumer of an open subscription is gone, and is not to be made again.
+    /// Handles a missing consumer of an open subscription that must not be created again.
     async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
         if self.store.holders.find(&session.holding.subscriber).await?.is_none() {
             session.end(SessionEnd::Forgotten);
             self.remove(session);
         } else if let Some(taken) = session.unwritten() {
-            // the subscription ends by itself: it was taken over, or the log is another one
+            // the subscription ends by itself, because it was taken over or the log has another epoch
             session.has_written(taken);
         }
         Ok(())
     }
 
-    /// Writes what was taken and is not written yet.
+    /// Writes the taken position, if it is not written yet.
     async fn write_position(&self, session: &Arc<Inner>) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
         self.write_unwritten(session).await.map(drop)
     }
 
-    /// As [`Self::write_position`]. The subscriber then has its position also where there was nothing to write and another
-    /// program has deleted its consumer.
+    /// As [`Self::write_position`]. If another program has deleted the consumer, creates it again at the position,
+    /// even when there is nothing to write.
     pub(super) async fn write_last_position(&self, session: &Arc<Inner>) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
@@ -181,7 +181,7 @@ impl Subscribers {
         self.or_again(found, Some(session), session.written()).await.map(drop)
     }
 
-    /// False: there was nothing to write. Under the subscriber's lock.
+    /// Writes the taken position. Returns false if there was nothing to write. Requires the subscriber's lock.
     async fn write_unwritten(&self, session: &Arc<Inner>) -> Result<bool> {
         let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(false) };
         let room = &session.registered.room;

@@ -1,5 +1,5 @@
-//! Acknowledgements of publishes: they come to one inbox of this process. Whoever else answers on the subject (a native
-//! responder can, since a JetStream publish is a request) is passed over, and a call that gives up leaves nothing behind.
+//! Acknowledgements of publishes. They arrive in one inbox of this process. Other programs can answer on the subject,
+//! because a JetStream publish is a request; their answers are ignored. A call that is dropped leaves nothing behind.
 
 use std::{
     collections::HashMap,
@@ -23,18 +23,18 @@ use crate::{
     sync::lock,
 };
 
-/// What came back for one publish, or for the commit of a batch.
+/// The answer to one publish, or to the commit of a batch.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// `sequence` is that of the last message.
+    /// `sequence` is the sequence of the last message.
     Stored { sequence: u64, duplicate: bool },
     /// Nothing was stored.
     Refused(jetstream::Error),
-    /// Nothing was stored: the stream is gone, or has no leader just now.
+    /// Nothing was stored: the stream is missing, or has no leader.
     NobodyListens,
 }
 
-/// The batch that a commit ends.
+/// The atomic batch that a commit belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct AtomicBatch {
     pub id: Arc<str>,
@@ -50,7 +50,7 @@ struct Waiting {
 
 type Waiters = Arc<Mutex<HashMap<u64, Waiting>>>;
 
-/// Where acknowledgements are awaited.
+/// The inbox for acknowledgements, and the publishes that wait for one.
 #[derive(Clone, Debug)]
 pub(super) struct Acks {
     inbox: Arc<str>,
@@ -58,7 +58,7 @@ pub(super) struct Acks {
     waiters: Waiters,
 }
 
-/// An acknowledgement that is awaited until this is dropped.
+/// An awaited acknowledgement. Dropping it stops the wait.
 #[derive(Debug)]
 pub(super) struct Expected {
     waiters: Waiters,
@@ -67,7 +67,7 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// What is answered; `None` when nothing will be, since the service is stopping.
+    /// Waits for the answer. `None` if the service is stopping, so no answer will be read.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing the answer.
@@ -75,7 +75,7 @@ impl Expected {
         (&mut self.reply).await.ok()
     }
 
-    /// As [`Self::reply`], once that is known. Nothing is to be asked again after it was.
+    /// As [`Self::reply`], without waiting. Must not be called again after it returned `Ready`.
     pub(super) fn try_reply(&mut self) -> Poll<Option<Reply>> {
         match self.reply.try_recv() {
             Ok(reply) => Poll::Ready(Some(reply)),
@@ -92,7 +92,7 @@ impl Drop for Expected {
 }
 
 impl Acks {
-    /// The inbox, and the task that hears it.
+    /// Opens the inbox. Returns it with the listener that reads it.
     pub(super) async fn open(nats: &Nats) -> Result<(Self, AckListener)> {
         let inbox: Arc<str> = nats.client.new_inbox().into();
         let replies =
@@ -102,7 +102,8 @@ impl Acks {
         Ok((acks, AckListener { replies, waiters }))
     }
 
-    /// Awaits an acknowledgement of this stream, of this batch if one is given; and the subject that it is to be sent to.
+    /// Registers an expected acknowledgement of `stream`, and of `batch` if one is given. Returns it with the reply
+    /// subject.
     pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (tell, reply) = oneshot::channel();
@@ -112,7 +113,7 @@ impl Acks {
     }
 }
 
-/// Hears the acknowledgements of a publisher.
+/// Reads the acknowledgements of a publisher.
 #[derive(Debug)]
 pub(in crate::store) struct AckListener {
     replies: Subscriber,
@@ -131,7 +132,7 @@ struct PubAck<'a> {
 }
 
 impl AckListener {
-    /// Runs until `stop`; what is awaited then will not come.
+    /// Runs until `stop`. Awaited acknowledgements then end with `None`.
     pub(in crate::store) async fn run(mut self, stop: CancellationToken) {
         loop {
             let message = tokio::select! {
@@ -158,13 +159,13 @@ impl AckListener {
             return;
         };
         if let Some(waiting) = waiters.remove(&number) {
-            // the caller may have gone meanwhile
+            // the caller may have gone, so an error is ignored
             let _ = waiting.tell.send(reply);
         }
     }
 }
 
-/// JetStream's answer; `None` if it is somebody else's.
+/// Parses JetStream's answer. `None` if another program answered.
 fn read(message: &async_nats::Message, waiting: &Waiting) -> Option<Reply> {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Some(Reply::NobodyListens);

@@ -1,4 +1,4 @@
-//! Publishing several messages so that all are stored, in sequence and with nothing between them, or none.
+//! Publishes several messages as an atomic batch: all are stored in adjacent sequences, or none is stored.
 
 use std::sync::Arc;
 
@@ -20,11 +20,12 @@ use crate::{
 };
 
 impl Publisher {
-    /// Stores all messages or none. If the very same batch was stored before, as the message ids of all of its messages
-    /// say, every answer is a duplicate's.
+    /// Stores all messages or none. If the message ids of all messages show that the same batch was stored before,
+    /// every answer is a duplicate's.
     ///
     /// # Errors
-    /// As for a single message, and `BATCH_DUPLICATE`: nothing was stored. `OUTCOME_UNKNOWN`: all or nothing.
+    /// As for a single message. Also `BATCH_DUPLICATE`: nothing was stored. `OUTCOME_UNKNOWN`: all messages are
+    /// stored, or none.
     ///
     /// # Cancel safety
     /// A call that is dropped may have stored all messages.
@@ -57,7 +58,7 @@ impl Publisher {
             Outcome::Refused(error) if is_duplicate(&error) || is_mismatch(&error) => {
                 if let Some(expectation) = expectation.filter(|_| is_mismatch(&error)) {
                     let nats = &self.outbox.nats;
-                    // it is certain from here on that the first message is stored; the others tell whether all are
+                    // from here on the first message is certainly stored; the other messages show whether all are
                     expectation.resolve(nats, &self.logs, registered, &error, deadline).await?;
                 }
                 let known = self.known(registered, &messages, deadline).await.map_err(|_| outcome_unknown())?;
@@ -76,7 +77,7 @@ impl Publisher {
                     )
                     .with("index", index)
                     .with("sequence", sequence)),
-                    // what was known is forgotten by now: the same batch can be stored
+                    // JetStream has forgotten the message id by now, so the same batch can be stored
                     None if is_duplicate(&error) => Err(Error::new(
                         Reason::Conflict,
                         "`message_id`: the window of an id in the batch has just ended; nothing was stored, publish the batch again",
@@ -89,7 +90,8 @@ impl Publisher {
         }
     }
 
-    /// Where each message was stored before, as JetStream knows by the message ids; nothing is stored by asking.
+    /// Asks JetStream, by the message ids, at which sequence each message was stored before. The request stores
+    /// nothing.
     async fn known(
         &self,
         registered: &Registered,
@@ -130,7 +132,7 @@ impl Publisher {
     }
 }
 
-/// The first sequence, if all are known and follow each other.
+/// The first sequence, if all sequences are known and adjacent.
 fn stored_together(known: &[Option<u64>]) -> Option<u64> {
     let first = known.first().copied()??;
     known.iter().zip(first..).all(|(found, sequence)| *found == Some(sequence)).then_some(first)

@@ -1,9 +1,9 @@
-//! Group commit: which of the publishes that wait for a room go together as one atomic batch (ADR-50).
+//! Group commit: selects the waiting publishes of a room that are sent together as one atomic batch (ADR-50).
 //!
-//! A server that syncs every write syncs once for each plain publish, however many wait, and once for a whole batch; but
-//! a batch is first written to a file of its own, which costs about as much as twenty plain publishes. Measured against
-//! nats-server 2.15.1 with `sync_interval: always`, one replica, everything sent at once; milliseconds until all was
-//! acknowledged, plainly / as a batch, medians of 15 (from 250 on: 5):
+//! A server that syncs every write syncs once for each plain publish, and once for a whole batch. But it first writes
+//! a batch to a separate file, which costs about as much as twenty plain publishes. The table was measured against
+//! nats-server 2.15.1 with `sync_interval: always`, one replica, everything sent at once. It shows the milliseconds
+//! until all was acknowledged, as plain publishes / as a batch, medians of 15 (from 250 on: 5):
 //!
 //! | messages | 256 B | 4 KiB | 16 KiB | 64 KiB |
 //! |---|---|---|---|---|
@@ -15,10 +15,10 @@
 //! | 500 | 100 / 10 | 133 / 22 | | 255 / 303 |
 //! | 1000 | 234 / 20 | 250 / 36 | | 724 / 544 |
 //!
-//! So it pays from some twenty messages on, not for large ones, and not much more beyond 500 in one batch, while all of
-//! these wait for the last. The threshold lies above the break-even, because a batch answers all of its messages at its
-//! end, and plain publishes answer the first ones early. With more replicas the server groups syncs by itself, and
-//! without them a plain publish is cheap: there everything goes plainly.
+//! A batch is faster from about twenty messages on, but not for large messages. Beyond 500 messages in one batch it
+//! gains little, and all of them wait for the last. The threshold is above the break-even, because a batch answers
+//! all its messages at its end, and plain publishes answer the first ones early. With more replicas the server groups
+//! syncs itself. Without syncs a plain publish is cheap. In both cases every message is published plainly.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -30,36 +30,37 @@ use crate::{
     limits::HEADROOM_BYTES,
 };
 
-/// Fewer than this go plainly.
+/// Minimum number of messages in a group. Fewer messages are published plainly.
 pub(super) const GROUP_MESSAGES_MIN: usize = 32;
-/// Messages of one batch.
+/// Maximum number of messages in a group.
 pub(super) const GROUP_MESSAGES_MAX: usize = 500;
-/// Bytes of one batch.
+/// Maximum bytes of a group.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Messages that are larger on average go plainly.
+/// Maximum average bytes of a group's messages. Larger messages are published plainly.
 const GROUP_AVERAGE_BYTES_MAX: usize = 16 * 1024;
-/// What is about to time out does not go together with others, which would wait for no longer than that.
+/// A message with less time than this before its deadline joins no group, because the group would wait no longer than
+/// that deadline.
 const GROUP_TIME_MIN: Duration = Duration::from_secs(2);
 
-/// Plain publishes under way where groups may be committed: enough to keep the server busy, few enough that a group is
-/// not held up by them.
+/// Maximum number of plain publishes in flight in a room with groups. The number keeps the server busy and delays a
+/// group only briefly.
 pub(super) const PLAIN_IN_FLIGHT: usize = 8;
 
-/// Whether groups pay in this room.
+/// Returns true if groups are faster in this room.
 pub(super) fn pays(durability: Durability, room: &Room) -> bool {
     durability == Durability::Synced && room.replicas <= 1
 }
 
-/// How the first jobs go.
+/// How the first jobs are published.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum First {
-    /// So many together.
+    /// This number of jobs as one group.
     Together(usize),
-    /// So many each by itself, one at least.
+    /// This number of jobs one by one, at least one.
     Plainly(usize),
 }
 
-/// How the first of many jobs go.
+/// Decides how the first of the waiting jobs are published.
 pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     let by = Instant::now() + GROUP_TIME_MIN;
     let subject = jobs.front().map(|job| &job.registered.room.subject);
@@ -85,12 +86,13 @@ pub(super) fn first_of(jobs: &VecDeque<Job>) -> First {
     } else if count >= GROUP_MESSAGES_MIN {
         First::Together(count)
     } else {
-        // with the one that could not join
+        // including the job that could not join
         First::Plainly(count + 1)
     }
 }
 
-/// An expectation is looked at for the batch as a whole. The headers of a batch must not make a message larger than the room
+/// Returns true if the message may be part of a group. A message with an expected sequence may not, because JetStream
+/// checks the expectation for the whole batch. The headers of a batch must not make a message larger than the room
 /// can keep.
 fn may_join(job: &Job, draft: &Draft) -> bool {
     let bytes = (draft.payload.len() + HEADROOM_BYTES) as u64;

@@ -1,8 +1,9 @@
-//! What JetStream's refusal of an expected sequence means.
+//! Interprets JetStream's refusal of an expected sequence.
 //!
-//! JetStream checks the expected sequence before it looks for duplicates, so a retry of a message that was stored is refused
-//! for the sequence that it took itself. And where the log has copies, a deposed leader that has not noticed yet refuses
-//! what the leader stores. So a refusal is passed on only when it is certain that the message is not stored.
+//! JetStream checks the expected sequence before it checks for duplicates, so it refuses a retry of a stored message
+//! because of the message's own sequence. In a replicated log, a deposed leader that has not noticed its deposition
+//! refuses messages that the new leader stores. So a refusal is passed on only when the message is certainly not
+//! stored.
 
 use std::{
     borrow::Cow,
@@ -31,39 +32,40 @@ use crate::{
 };
 
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// How far the clocks of this machine and of a NATS server may be apart.
+/// Maximum difference between the clocks of this machine and of a NATS server.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 
-/// A message that may only be stored after a certain sequence.
+/// A message that may only be stored after a given sequence.
 #[derive(Debug)]
 pub(super) struct Expectation {
-    /// By which NATS knows it.
+    /// The message id in NATS.
     message_id: Option<String>,
     payload: Bytes,
     last_sequence: u64,
     sent_at: SystemTime,
 }
 
-/// What holds the place that the message was to have.
+/// What is stored at the sequence that the message expected to get.
 enum Place {
     This,
     Another,
-    /// One of these.
+    /// It is unknown whether it is this message.
     Unknown,
 }
 
 impl Expectation {
-    /// What the message expects, if it expects anything.
+    /// The expectation of the message, if it has one.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let last_sequence = draft.expected_last_sequence?;
         let (message_id, payload) = (message_id::of(draft).map(Cow::into_owned), draft.payload.clone());
         Some(Self { message_id, payload, last_sequence, sent_at: SystemTime::now() })
     }
 
-    /// Where the refused message is stored all the same; `refusal` if it certainly is not.
+    /// Returns the sequence of the refused message if it is stored after all. Returns `refusal` if it certainly is
+    /// not stored.
     ///
     /// # Errors
-    /// `SEQUENCE_MISMATCH`; `OUTCOME_UNKNOWN` when it cannot be found out.
+    /// `SEQUENCE_MISMATCH`. `OUTCOME_UNKNOWN` if it stays unknown whether the message is stored.
     pub(super) async fn resolve(
         &self,
         nats: &Nats,
@@ -91,7 +93,7 @@ impl Expectation {
         }
     }
 
-    /// `None`: the message may still be on its way.
+    /// `None`: a server may still store the message.
     async fn place(&self, nats: &Nats, logs: &Logs, registered: &Registered) -> Result<Option<Place>> {
         let (room, place) = (&registered.room, self.last_sequence.saturating_add(1));
         let mut state: RoomState = logs.state(room).await?;
@@ -99,7 +101,7 @@ impl Expectation {
             state = logs.reaching(room, self.last_sequence, state).await?;
         }
         if state.last_sequence < self.last_sequence {
-            // what is expected lies after the end, so no server takes the message
+            // the expected sequence is after the end of the log, so no server stores the message
             return Ok(Some(Place::Another));
         }
         if state.last_sequence == self.last_sequence {
@@ -108,7 +110,8 @@ impl Expectation {
         if let Some(found) = raw::get(nats, room, Wanted::At(place)).await? {
             return Ok(Some(self.compare(&found.stored)));
         }
-        // removed, or the answer is stale: what follows tells when the place was taken at the latest
+        // the message was removed, or the answer is stale: the next message shows the latest time at which the
+        // sequence was used
         if is_replicated(room) && logs.list(room).await?.first_from(place) == Some(place) {
             return Ok(None);
         }
@@ -126,7 +129,7 @@ impl Expectation {
         }
     }
 
-    /// Whether it was stored before this message was sent.
+    /// Returns true if `found` was stored before this message was sent.
     fn is_older(&self, found: &Message) -> bool {
         found.published_at.checked_add(CLOCKS_APART_MAX).is_some_and(|at| at < self.sent_at)
     }

@@ -1,7 +1,8 @@
-//! Publishing: to JetStream with an acknowledgement that is believed only if it is the right stream's, and to core NATS.
+//! Publishes to JetStream and to core NATS. An acknowledgement of JetStream is believed only if it names the room's
+//! stream.
 //!
-//! What is stored goes through the queue of its room (`room_queue`), which one worker at a time empties in order (`worker`),
-//! together where that pays (`group`).
+//! A message of a persisted room goes through the room's queue (`room_queue`). One worker at a time empties the queue
+//! in order (`worker`), in groups where they are faster (`group`).
 
 mod acks;
 mod atomic;
@@ -42,7 +43,7 @@ use crate::{
     nats::{Nats, error::unavailable, gate::Gate},
 };
 
-/// Publishes for all rooms of this process.
+/// Publishes to all rooms for this process.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     outbox: Outbox,
@@ -56,8 +57,8 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher and the task that hears its acknowledgements. `durability` is what one acknowledgement of a room with
-    /// one replica means.
+    /// Creates a publisher, and the listener for its acknowledgements. `durability` is the meaning of an
+    /// acknowledgement in a room with one replica.
     pub(super) async fn new(
         nats: &Nats,
         logs: &Logs,
@@ -80,12 +81,12 @@ impl Publisher {
         Ok((Arc::new(publisher), listener))
     }
 
-    /// The order of a client that begins to publish.
+    /// The publish order of a new client.
     pub(super) fn order(&self) -> PublishOrder {
         PublishOrder(self.orders.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Hands a message to the NATS server, for whoever is subscribed now.
+    /// Sends a message of an ephemeral room to its current subscribers.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`; nothing was sent.
@@ -107,15 +108,15 @@ impl Publisher {
         Ok(acknowledged(0, false, Durability::None))
     }
 
-    /// Enqueues a message in its room: it is stored after all messages that were enqueued before. [`Pending`] gives the
-    /// outcome, by the deadline. Messages of one [`PublishOrder`] are stored in the order in which they were enqueued, even
-    /// when NATS restarts.
+    /// Enqueues a message in its room. It is stored after all messages that were enqueued before. [`Pending`] returns
+    /// the outcome, by the deadline. Messages of one [`PublishOrder`] are stored in the order in which they were
+    /// enqueued, even when NATS restarts.
     ///
     /// # Errors
-    /// `STORAGE_FULL`; `NATS_UNAVAILABLE` when the queue stays full. Nothing was done.
+    /// `STORAGE_FULL`. `NATS_UNAVAILABLE` if the queue stays full. Nothing was done.
     ///
     /// # Cancel safety
-    /// A call that is dropped has not published. A [`Pending`] that is dropped may have.
+    /// A call that is dropped has published nothing. A [`Pending`] that is dropped may have.
     pub(super) async fn enqueue(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
@@ -130,10 +131,10 @@ impl Publisher {
         Ok(Pending::new(self, registered, expectation, ticket))
     }
 
-    /// Refuses bounds on what a room keeps that leave no room for any message of this publisher.
+    /// Refuses retention bounds that are too small for any message of this publisher.
     ///
     /// # Errors
-    /// `INVALID_FIELD` naming a field of `field`.
+    /// `INVALID_FIELD` that names a field of `field`.
     pub(super) fn check_bounds(&self, room: &Room, smallest: Draft, field: &str) -> Result<()> {
         if room.content_bytes_max().is_none() {
             return Ok(());
@@ -145,7 +146,7 @@ impl Publisher {
         Err(Error::field(format!("{field}.max_bytes"), description).because(error))
     }
 
-    /// Signs for whoever publishes.
+    /// Signs the message for its sender.
     fn seal(&self, room: &Room, draft: Draft) -> Result<Outgoing> {
         let seal = self.signatures.seal(room, &draft)?;
         Ok(Outgoing { draft, seal })

@@ -1,10 +1,10 @@
-//! The order of one room's messages around lost answers, back-off and reconnects, without I/O: answers and time come in as
+//! The order of one room's messages around lost answers, delays and reconnections, without I/O: answers and time are
 //! arguments.
 //!
-//! Plain publishes are pipelined, and their answers arrive in the order in which they were sent. A message that no stream
-//! took is held: nothing more is sent until the answers of all messages that were sent after it are known. Then the held
-//! messages are sent again before everything else. A held message is given up when a later message of the same client was
-//! stored, or may have been stored: it would come out of order.
+//! Plain publishes are pipelined. Their answers arrive in the order in which they were sent. A message that no stream
+//! took is held. Then nothing is sent until the answers of all later messages are known. The held messages are then
+//! sent again before all others. A held message is given up if a later message of the same client was stored, or may
+//! have been stored, because it would be out of order.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,10 +20,10 @@ const RETRY_DELAY_MAX: Duration = Duration::from_millis(400);
 
 /// A message that has an order.
 pub(super) trait Ordered {
-    /// The client whose messages stay in order; `None` for a message that stands by itself.
+    /// The client whose messages stay in order. `None` for a message without an order.
     fn order(&self) -> Option<PublishOrder>;
     fn bytes(&self) -> usize;
-    /// When it must be sent at the latest.
+    /// The latest time to send the message.
     fn send_by(&self) -> Instant;
 }
 
@@ -49,12 +49,12 @@ pub(super) enum Gate {
     Recover,
 }
 
-/// What became of the oldest message that was sent.
+/// The result for the oldest message that was sent.
 #[derive(Debug)]
 pub(super) enum Settled<'a, T, A> {
-    /// It is held, and is sent again.
+    /// The message is held, and will be sent again.
     Held(&'a T),
-    /// It has its outcome; the `given_up` are not stored and never will be.
+    /// The message has its outcome. The `given_up` messages are not stored and never will be.
     Done { message: T, awaited: A, given_up: Vec<T> },
 }
 
@@ -62,11 +62,11 @@ pub(super) enum Settled<'a, T, A> {
 struct Sent<T, A> {
     message: T,
     awaited: A,
-    /// Without an answer until then, the answer is lost.
+    /// An answer that has not come by this time is lost.
     deadline: Instant,
 }
 
-/// The messages of one room that were sent and have no outcome yet. `A` is what their answers are awaited with.
+/// The messages of one room that were sent and have no outcome yet. `A` is the awaited answer.
 #[derive(Debug)]
 pub(super) struct InFlight<T, A> {
     sent: VecDeque<Sent<T, A>>,
@@ -89,28 +89,28 @@ impl<T: Ordered, A> InFlight<T, A> {
         }
     }
 
-    /// Messages whose answers are awaited.
+    /// Number of messages whose answers are awaited.
     pub(super) fn count(&self) -> usize {
         self.sent.len()
     }
 
-    /// Their bytes.
+    /// Bytes of the messages whose answers are awaited.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// A message was sent.
+    /// Records that a message was sent.
     pub(super) fn sent(&mut self, message: T, awaited: A, deadline: Instant) {
         self.bytes += message.bytes();
         self.sent.push_back(Sent { message, awaited, deadline });
     }
 
-    /// What the answer of the oldest is awaited with.
+    /// The awaited answer of the oldest message.
     pub(super) fn oldest(&mut self) -> Option<&mut A> {
         self.sent.front_mut().map(|sent| &mut sent.awaited)
     }
 
-    /// The oldest message that was sent has this answer. `None` if none was sent.
+    /// Applies the answer of the oldest message. `None` if no message was sent.
     pub(super) fn settle(&mut self, answer: Answer) -> Option<Settled<'_, T, A>> {
         let Sent { message, awaited, .. } = self.sent.pop_front()?;
         self.bytes -= message.bytes();
@@ -134,7 +134,7 @@ impl<T: Ordered, A> InFlight<T, A> {
         self.held.push(message);
     }
 
-    /// The stream takes messages.
+    /// Records that the stream answers: the retry delay restarts at [`RETRY_DELAY`].
     pub(super) fn stream_answers(&mut self) {
         self.retry_delay = RETRY_DELAY;
     }
@@ -146,12 +146,12 @@ impl<T: Ordered, A> InFlight<T, A> {
         self.held.extract_if(.., |message| message.order() == order).collect()
     }
 
-    /// The connection was made again: answers to messages that were sent before are lost at `by`.
+    /// Records a reconnection: answers to messages that were sent before are lost at `by`.
     pub(super) fn reconnected(&mut self, by: Instant) {
         self.sent.iter_mut().for_each(|sent| sent.deadline = sent.deadline.min(by));
     }
 
-    /// Whether the answer of the oldest is lost by now.
+    /// Returns true if the oldest message's answer is lost.
     pub(super) fn is_lost(&self, now: Instant) -> bool {
         self.sent.front().is_some_and(|sent| sent.deadline <= now)
     }
@@ -161,20 +161,21 @@ impl<T: Ordered, A> InFlight<T, A> {
         self.held.extract_if(.., |message| message.send_by() <= now).collect()
     }
 
-    /// When an answer is lost, or a held message too late.
+    /// The next time at which an answer is lost, or a held message is too late.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let sent = self.sent.front().map(|sent| sent.deadline);
         self.held.iter().map(T::send_by).chain(sent).min()
     }
 
-    /// How long to wait before the held messages are sent again; longer from time to time.
+    /// Returns the delay before the held messages are sent again. It doubles at each call.
     pub(super) fn back_off(&mut self) -> Duration {
         let delay = self.retry_delay;
         self.retry_delay = (self.retry_delay * 2).min(RETRY_DELAY_MAX);
         delay
     }
 
-    /// The held messages, to be sent again before all others. Those that are too late after another wait are given up.
+    /// Takes the held messages, which must be sent before all others. Also returns those that would be too late after
+    /// another delay; they are given up.
     pub(super) fn recover(&mut self, now: Instant) -> (Vec<T>, Vec<T>) {
         let late = self.give_up_late(now + self.retry_delay);
         (std::mem::take(&mut self.held), late)
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// What happens to the oldest message, and to the whole.
+    /// An event for the oldest message, or for all of them.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Send,
@@ -238,11 +239,11 @@ mod tests {
         ]
     }
 
-    /// The queue, the log and what the clients were told.
+    /// The queue, the log and the outcomes of the clients.
     struct Model {
         queue: VecDeque<Message>,
         in_flight: InFlight<Message, ()>,
-        /// What the log holds, in order.
+        /// The messages of the log, in order.
         log: Vec<Message>,
         outcomes: HashMap<usize, &'static str>,
         now: Instant,

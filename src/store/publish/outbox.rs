@@ -1,4 +1,4 @@
-//! Hands messages to NATS: one with an answer awaited, or an atomic batch (ADR-50) of which the commit is answered.
+//! Sends messages to NATS: one message with an awaited answer, or an atomic batch (ADR-50) whose commit is answered.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
     nats::{Nats, error::unavailable},
 };
 
-/// How long after the connection was made anew an answer to what was sent before is still awaited.
+/// How long after a reconnection the answers to earlier messages are awaited.
 pub(super) const LOST_ACK_GRACE: Duration = Duration::from_secs(1);
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug)]
 pub(super) enum Commit {
     Answered(Reply),
-    /// All of it is stored, or nothing.
+    /// The whole batch is stored, or nothing.
     Lost,
     /// Nothing is stored.
     NotSent,
@@ -35,7 +35,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Sends one message, by then at the latest; the answer is to be awaited.
+    /// Sends one message, at the latest at `by`. The answer must be awaited.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`; nothing was sent.
@@ -64,8 +64,8 @@ impl Outbox {
         }
     }
 
-    /// Sends all as one batch, and waits for what becomes of it. Only the commit asks for an answer: whatever was wrong
-    /// with the others makes the batch incomplete.
+    /// Sends all messages as one batch, and waits for the result. Only the commit asks for an answer. An error of an
+    /// earlier message makes the batch incomplete.
     pub(super) async fn commit(
         &self,
         stream: &Arc<str>,
@@ -91,7 +91,7 @@ impl Outbox {
             }
             Ok::<_, async_nats::PublishError>(())
         };
-        // without its commit, which is sent last, nothing of a batch is stored
+        // nothing of a batch is stored without its commit, which is sent last
         let Ok(Ok(())) = time::timeout_at(send_by(deadline), sending).await else { return Commit::NotSent };
         let mut by = deadline;
         loop {

@@ -1,4 +1,4 @@
-//! A publish that is on its way.
+//! A publish whose outcome is not known yet.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{domain::Acknowledged, error::Result, store::registry::known::Registered};
 
-/// A message that has its place in the order of its room. Dropped, it may be stored or not.
+/// A message that has its place in the order of its room. If this is dropped, the message may be stored or not.
 #[derive(Debug)]
 pub(crate) struct Pending(State);
 
@@ -39,16 +39,16 @@ impl Pending {
         Self(State::Waiting(Waiting { publisher, registered, expectation, ticket }))
     }
 
-    /// A message that was handed over and is not stored.
+    /// A message that was sent and is not stored.
     pub(in crate::store) fn sent(acknowledged: Acknowledged) -> Self {
         Self(State::Sent(acknowledged))
     }
 
-    /// Waits for what becomes of the message, until its deadline at the latest.
+    /// Waits for the outcome, until the deadline at the latest.
     ///
     /// # Errors
-    /// `SEQUENCE_MISMATCH`, `TTL_NOT_ALLOWED`, `STORAGE_FULL`, `CONFLICT`, `ROOM_NOT_FOUND`, `NATS_UNAVAILABLE`: not
-    /// stored. `OUTCOME_UNKNOWN`: perhaps.
+    /// `SEQUENCE_MISMATCH`, `TTL_NOT_ALLOWED`, `STORAGE_FULL`, `CONFLICT`, `ROOM_NOT_FOUND`, `NATS_UNAVAILABLE`: the
+    /// message is not stored. `OUTCOME_UNKNOWN`: the message may be stored.
     ///
     /// # Cancel safety
     /// A call that is dropped may have stored the message.
@@ -64,7 +64,7 @@ impl Pending {
             Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {
                 Some(expectation) => {
                     let logs = &publisher.logs;
-                    // boxed: rare, and too large for the future of every message
+                    // boxed, because it is rare and too large for the future of every message
                     let resolving = Box::pin(expectation.resolve(nats, logs, &registered, &error, ticket.deadline));
                     let sequence = resolving.await?;
                     Ok(acknowledged(sequence, true, durability))

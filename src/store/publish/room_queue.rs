@@ -1,4 +1,4 @@
-//! The queue of one room: what waits to be stored, in order, bounded by count and by bytes.
+//! The queue of one room: the publishes that wait, in order, bounded by count and by bytes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,18 +26,18 @@ use crate::{
     sync::lock,
 };
 
-/// What is stored together or not at all.
+/// The messages of one job. They are stored as a whole or not at all.
 #[derive(Debug)]
 pub(super) enum Work {
     One(Box<Outgoing>),
-    /// As one atomic batch; two or more.
+    /// Two or more messages, as one atomic batch.
     All(Arc<[Outgoing]>),
 }
 
-/// What became of a [`Job`].
+/// The outcome of a [`Job`].
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// `sequence` is that of the last message.
+    /// `sequence` is the sequence of the last message.
     Stored {
         sequence: u64,
         duplicate: bool,
@@ -46,7 +46,7 @@ pub(super) enum Outcome {
     Failed(Error),
 }
 
-/// Whether a job was handed to NATS: what was not can be taken back by whoever waits for it.
+/// The state of a job: waiting, sent to NATS, or taken back. The caller can take back a job that was not sent.
 #[derive(Debug, Default)]
 struct Hold(AtomicU8);
 
@@ -60,7 +60,7 @@ impl Hold {
     }
 }
 
-/// What whoever waits for a job has of it.
+/// The caller's side of a job.
 #[derive(Debug)]
 pub(super) struct Ticket {
     outcome: oneshot::Receiver<Outcome>,
@@ -69,24 +69,24 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// What becomes of the job, at its deadline at the latest.
+    /// Waits for the outcome, until the deadline at the latest.
     ///
     /// # Cancel safety
     /// A call that is dropped may have stored the messages.
     pub(super) async fn outcome(&mut self) -> Outcome {
         match timeout_at(self.deadline, &mut self.outcome).await {
             Ok(Ok(outcome)) => outcome,
-            // the service was stopped under way, or its worker was held up
+            // the service was stopped, or the worker was delayed
             Ok(Err(_)) | Err(_) if self.hold.leave_waiting(Hold::TAKEN_BACK) => Outcome::Failed(unavailable()),
             Ok(Err(_)) | Err(_) => Outcome::Failed(outcome_unknown()),
         }
     }
 }
 
-/// A place in a room's queue: messages, and their bytes.
+/// A place in a room's queue: permits for messages and for bytes.
 type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
-/// A publish that waits.
+/// A publish that waits in a room's queue.
 #[derive(Debug)]
 pub(super) struct Job {
     pub registered: Arc<Registered>,
@@ -100,7 +100,7 @@ pub(super) struct Job {
     _place: Place,
 }
 
-/// When what has this deadline has to be sent, so that its acknowledgement can come in time.
+/// The latest time to send a job with this deadline, so that its acknowledgement can come in time.
 pub(super) fn send_by(deadline: Instant) -> Instant {
     deadline - ACK_TIME_MIN
 }
@@ -120,46 +120,46 @@ impl Ordered for Job {
 }
 
 impl Job {
-    /// Answers. The caller may have gone meanwhile.
+    /// Reports the outcome. The caller may have gone.
     pub(super) fn tell(self, outcome: Outcome) {
         let _ = self.tell.send(outcome);
     }
 
-    /// Answers that nothing was done.
+    /// Reports that nothing was done.
     pub(super) fn tell_unavailable(self) {
         self.tell(Outcome::Failed(unavailable()));
     }
 
-    /// Whether nobody waits for the answer any more.
+    /// Returns true if the caller has gone.
     pub(super) fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
     }
 
-    /// Is about to be handed to NATS. False: it was taken back.
+    /// Marks the job as sent, just before it is sent. False: the caller took it back.
     pub(super) fn begin(&self) -> bool {
         self.hold.leave_waiting(Hold::SENT)
     }
 
-    /// It is certain that it was not stored, and it is to be sent again.
+    /// Marks the job as waiting. It is certainly not stored, and will be sent again.
     pub(super) fn begin_again(&self) {
         self.hold.0.store(Hold::WAITING, Ordering::Release);
     }
 }
 
-/// The jobs that wait in a queue, and whether a worker is at them.
+/// The waiting jobs of a queue, and whether a worker serves it.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub jobs: VecDeque<Job>,
     pub is_served: bool,
 }
 
-/// One room's queue. Lives as long as something waits in it.
+/// One room's queue. It exists while jobs or a worker use it.
 #[derive(Debug)]
 pub(super) struct RoomQueue {
     /// The room's stream.
     pub stream: Arc<str>,
     pub waiting: Mutex<Waiting>,
-    /// Told of every new job.
+    /// Notified of every new job.
     pub wake: Notify,
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -169,19 +169,19 @@ pub(super) struct RoomQueue {
 impl Drop for RoomQueue {
     fn drop(&mut self) {
         let mut room_queues = lock(&self.room_queues.0);
-        // another one may have been made since the last reference to this one went
+        // another queue may have been created since the last reference to this one was dropped
         if room_queues.get(&self.stream).is_some_and(|room_queue| room_queue.strong_count() == 0) {
             room_queues.remove(&self.stream);
         }
     }
 }
 
-/// The queues of this process, by the room's stream.
+/// The queues of this process, by stream name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RoomQueues(Arc<Mutex<HashMap<Arc<str>, Weak<RoomQueue>>>>);
 
 impl RoomQueues {
-    /// The queue of this stream.
+    /// Returns the queue of this stream. Creates it if it is missing.
     pub(super) fn get(&self, stream: String) -> Arc<RoomQueue> {
         let mut room_queues = lock(&self.0);
         if let Some(room_queue) = room_queues.get(stream.as_str()).and_then(Weak::upgrade) {
@@ -202,10 +202,11 @@ impl RoomQueues {
 }
 
 impl RoomQueue {
-    /// Waits for a place, takes it, and gives what the outcome is heard by; true if a worker must be called.
+    /// Waits for a place and enqueues the job. Returns the caller's ticket, and true if the caller must start a
+    /// worker.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when the room has been full for the whole time that a publish may take; nothing was done.
+    /// `NATS_UNAVAILABLE` if the queue stays full until the latest time to send. Nothing was done.
     ///
     /// # Cancel safety
     /// A call that is dropped has enqueued nothing.
@@ -243,14 +244,14 @@ impl RoomQueue {
         Ok((ticket, needs_worker))
     }
 
-    /// A place for so many messages and bytes, if there is one.
+    /// Takes a place for `messages` messages and `bytes` bytes, if there is one.
     fn try_place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
         let messages = Arc::clone(&self.places).try_acquire_many_owned(messages).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
         Some((messages, bytes))
     }
 
-    /// As [`Self::try_place`], when there is one.
+    /// As [`Self::try_place`], but waits for a place.
     async fn place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
         let messages = Arc::clone(&self.places).acquire_many_owned(messages).await.ok()?;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;

@@ -1,4 +1,4 @@
-//! A message as it goes to NATS, and what JetStream's refusal of one means.
+//! The encoding of a message for NATS, and the meaning of JetStream's refusals.
 
 use async_nats::{
     HeaderMap, header,
@@ -15,18 +15,18 @@ use crate::{
 };
 
 const HEADERS_BEGIN_AND_END: &str = "NATS/1.0\r\n\r\n";
-/// As long as every id of a batch.
+/// Has the length of every batch id.
 const BATCH_ID_PATTERN: &str = "00000000000000000000000000000000";
 
-/// A message on its way.
+/// A message to send, with its seal.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub draft: Draft,
-    /// If it is known who publishes it.
+    /// Present if the sender is known.
     pub seal: Option<Seal>,
 }
 
-/// The headers of a message, the service's own among them.
+/// The headers of a message, including those that the service adds.
 pub(super) fn headers(Outgoing { draft, seal }: &Outgoing) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in draft.headers.iter() {
@@ -47,7 +47,7 @@ pub(super) fn headers(Outgoing { draft, seal }: &Outgoing) -> HeaderMap {
     headers
 }
 
-/// The headers of the message with this place, from 1, in an atomic batch (ADR-50).
+/// The headers of the message at `place`, from 1, in an atomic batch (ADR-50).
 pub(super) fn batch_headers(outgoing: &Outgoing, batch: &AtomicBatch, place: u64) -> HeaderMap {
     let mut headers = headers(outgoing);
     headers.insert(header::NATS_BATCH_ID, &*batch.id);
@@ -58,8 +58,8 @@ pub(super) fn batch_headers(outgoing: &Outgoing, batch: &AtomicBatch, place: u64
     headers
 }
 
-/// Headers with which a message is never stored: one whose id is known is answered as the duplicate that it is, and any
-/// other is refused for its rollup, which JetStream looks at later.
+/// Headers of a message that is never stored. If its message id is known, JetStream answers that it is a duplicate.
+/// Otherwise JetStream refuses its rollup, which it checks later.
 pub(super) fn probe_headers(message_id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::NATS_MESSAGE_ID, message_id);
@@ -67,7 +67,7 @@ pub(super) fn probe_headers(message_id: &str) -> HeaderMap {
     headers
 }
 
-/// Bytes of headers as NATS encodes them.
+/// The bytes of the headers in NATS's encoding.
 pub(super) fn encoded_bytes(headers: &HeaderMap) -> usize {
     if headers.is_empty() {
         return 0;
@@ -79,7 +79,7 @@ pub(super) fn encoded_bytes(headers: &HeaderMap) -> usize {
     HEADERS_BEGIN_AND_END.len() + lines.sum::<usize>()
 }
 
-/// Refuses a message of which the room could keep nothing: it would take the place of all others, and then go itself.
+/// Refuses a message that the room could not keep. It would push out all other messages, and then be removed itself.
 pub(super) fn check_kept(room: &Room, outgoing: &Outgoing, field: &str) -> Result<()> {
     let Some(max) = room.content_bytes_max() else { return Ok(()) };
     let bytes = outgoing.draft.payload.len() as u64;
@@ -122,12 +122,13 @@ pub(super) fn is_mismatch(error: &jetstream::Error) -> bool {
     matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
 
-/// A batch was refused since a message id of it is known.
+/// Returns true if a batch was refused because one of its message ids is known.
 pub(super) fn is_duplicate(error: &jetstream::Error) -> bool {
     error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE
 }
 
-/// A batch was refused for what may pass: another program's change of the stream, or a lost part.
+/// Returns true if a batch was refused for a temporary reason: another program's change of the stream, or a lost
+/// part.
 pub(super) fn may_pass(error: &jetstream::Error) -> bool {
     matches!(
         error.error_code(),
@@ -138,7 +139,7 @@ pub(super) fn may_pass(error: &jetstream::Error) -> bool {
     )
 }
 
-/// What JetStream's refusal of a message means. Codes: nats-server `errors.json`.
+/// Converts JetStream's refusal of a message. Codes: nats-server `errors.json`.
 pub(super) fn refused(error: &jetstream::Error) -> Error {
     const MAXIMUM_MESSAGES_EXCEEDED: &str = "maximum messages exceeded";
     const MAXIMUM_BYTES_EXCEEDED: &str = "maximum bytes exceeded";
@@ -195,7 +196,7 @@ pub(super) fn outcome_unknown() -> Error {
     )
 }
 
-/// The same error for one more caller, whose message was certainly not stored.
+/// Copies the error for another caller whose message was certainly not stored.
 pub(super) fn again(error: &Error) -> Error {
     match error.reason() {
         Reason::NatsUnavailable | Reason::Timeout => unavailable(),

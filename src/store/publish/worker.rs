@@ -1,8 +1,8 @@
-//! Stores what waits in one room's queue, in order.
+//! Publishes the jobs of one room's queue, in order.
 //!
-//! Plain publishes are pipelined; `order` says what may be sent when an answer is missing. Where it pays, waiting messages are
-//! committed in groups (see `group`). A group that JetStream refuses as a whole is published plainly, so that each message
-//! gets its own answer.
+//! Plain publishes are pipelined. `order` decides what may be sent while an answer is missing. Waiting messages are
+//! committed in groups where that is faster (see `group`). If JetStream refuses a group, its messages are published
+//! plainly, so that each message gets its own answer.
 
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
@@ -26,27 +26,28 @@ use crate::{
     sync::lock,
 };
 
-/// How often a lost connection is looked at: an event can be lost.
+/// How often the worker checks the connection, because it can miss an event.
 const CONNECTION_TICK: Duration = Duration::from_millis(50);
-/// Plain publishes under way at once, where each is acknowledged for itself.
+/// Maximum number of plain publishes in flight.
 const IN_FLIGHT_MESSAGES_MAX: usize = 1024;
-/// Their bytes, beyond one message.
+/// Maximum bytes of plain publishes in flight. One message may exceed it.
 const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// After groups were refused one after the other, this many times a group's messages go plainly before the next try.
+/// Bounds the pause between groups after refusals. At each refusal in a row the number of messages that are published
+/// plainly doubles, up to this many times.
 const REFUSALS_DOUBLED_MAX: u32 = 5;
 
-/// What the answer of a plain publish is awaited with.
+/// The awaited answer of a plain publish.
 struct Awaited {
     expected: Expected,
-    /// The epoch of the log that it was sent to, as far as that was known.
+    /// The epoch of the log at the time of sending, as far as it was known.
     epoch: i64,
 }
 
-/// What to do next.
+/// The worker's next step.
 enum Step {
-    /// Nothing waits: the worker ends.
+    /// No job waits, so the worker ends.
     Rest,
-    /// For an answer, for time to pass, and if `for_work` for a new job.
+    /// Wait for an answer, for a deadline, and if `for_work` for a new job.
     Wait {
         for_work: bool,
     },
@@ -60,11 +61,11 @@ pub(super) struct Worker {
     queue: Arc<RoomQueue>,
     publisher: Arc<Publisher>,
     groups: bool,
-    /// Of a room whose log has copies.
+    /// The high-water mark of a room with a replicated log.
     mark: Option<Arc<HighWaterMark>>,
     connections: watch::Receiver<u64>,
     in_flight: InFlight<Job, Awaited>,
-    /// So many go plainly before a group is thought of again.
+    /// Number of messages to send one by one before the worker tries a group again.
     plain_left: usize,
     refusals: u32,
 }
@@ -81,7 +82,7 @@ impl Worker {
         Self { queue, publisher, groups, mark, connections, in_flight: InFlight::new(), plain_left: 0, refusals: 0 }
     }
 
-    /// Runs until nothing waits: every job has a deadline, so that is soon.
+    /// Runs until no job waits. Every job has a deadline, so the worker ends soon after the last one.
     pub(super) async fn run(mut self) {
         loop {
             match self.step() {
@@ -188,7 +189,7 @@ impl Worker {
             biased;
             reply = answer => {
                 self.settle(reply);
-                // those that came with it
+                // the answers that arrived with it
                 while let Some(awaited) = self.in_flight.oldest()
                     && let Poll::Ready(reply) = awaited.expected.try_reply()
                 {
@@ -197,7 +198,7 @@ impl Worker {
             }
             changed = self.connections.changed() => {
                 if changed.is_ok() {
-                    // what was sent over the connection before will hardly be answered
+                    // messages that were sent over the previous connection will hardly be answered
                     self.in_flight.reconnected(Instant::now() + LOST_ACK_GRACE);
                 }
             }
@@ -206,7 +207,7 @@ impl Worker {
         }
     }
 
-    /// When something runs out.
+    /// The next time at which a job or an answer expires.
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
         let waiting = lock(&self.queue.waiting);
@@ -234,7 +235,7 @@ impl Worker {
         }
     }
 
-    /// The oldest message that was sent has this reply; `None` if the reply is lost.
+    /// Applies the reply to the oldest message. `None`: the reply is lost.
     fn settle(&mut self, reply: Option<Reply>) {
         let answer = match &reply {
             Some(Reply::Stored { .. }) => Answer::Stored,
@@ -263,7 +264,7 @@ impl Worker {
         });
     }
 
-    /// Brings the stream back if it is gone, and puts the held messages before everything else.
+    /// Creates the stream again if it is missing, and puts the held messages before all others.
     async fn recover(&mut self) {
         time::sleep(self.in_flight.back_off()).await;
         let (held, late) = self.in_flight.recover(Instant::now());
@@ -276,19 +277,19 @@ impl Worker {
         }
     }
 
-    /// The life of the room's log, as far as it is known.
+    /// The epoch of the room's log, as far as it is known.
     fn epoch(&self) -> i64 {
         self.mark.as_ref().map_or(0, |mark| mark.epoch())
     }
 
-    /// What was sent to this life of the log is stored.
+    /// Records that a message, sent to the log with this epoch, is stored at `sequence`.
     fn stored(&self, epoch: i64, sequence: u64) {
         if let Some(mark) = &self.mark {
             mark.raise(epoch, sequence);
         }
     }
 
-    /// Brings the room's stream to what the registry says.
+    /// Configures the room's stream as the registry says.
     async fn ensure(&self, job: &Job) -> Result<()> {
         self.publisher.logs.ensure(&job.registered.room).await.map(drop)
     }
@@ -307,7 +308,8 @@ impl Worker {
         }
     }
 
-    /// Commits jobs of one message each together, or leaves them to be published plainly.
+    /// Commits jobs of one message each as a group. If the group is refused, returns them to the queue to be
+    /// published plainly.
     async fn commit_group(&mut self, mut jobs: Vec<Job>) {
         jobs.retain(Job::begin);
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
@@ -356,7 +358,7 @@ impl Worker {
         }
     }
 
-    /// Commits the messages of one job together, or none of them.
+    /// Commits the messages of one job as an atomic batch.
     async fn commit_all(&mut self, job: Job) {
         let Work::All(messages) = &job.work else { return job.tell_unavailable() };
         if !job.begin() {
@@ -383,15 +385,15 @@ impl Worker {
     }
 }
 
-/// Takes the first job, if it is such a one.
+/// Takes the first job if `is_such` returns true for it.
 fn pop_if(jobs: &mut VecDeque<Job>, is_such: impl Fn(&Job) -> bool) -> Option<Job> {
     jobs.front().is_some_and(is_such).then(|| jobs.pop_front()).flatten()
 }
 
-/// How the first job that waits goes.
+/// How the first waiting job is published.
 enum Plan {
     Plain,
     Group(usize),
-    /// Not before what is under way is answered.
+    /// Wait until the messages in flight are answered.
     Hold,
 }

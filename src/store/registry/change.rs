@@ -1,4 +1,4 @@
-//! What one instance tells the others of rooms.
+//! Changes of rooms that one instance sends to the others.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ enum Kind {
         record: Box<Record>,
         revision: u64,
     },
-    /// `revision` is that of what was deleted.
+    /// `revision` is the revision of the deleted value.
     Deleted {
         room_id: RoomId,
         revision: u64,
@@ -30,7 +30,7 @@ enum Kind {
 }
 
 impl Registry {
-    /// Another instance has changed something.
+    /// Applies a change of another instance.
     pub(in crate::store) fn hear(&self, RoomChange(change): RoomChange) {
         let mut known = lock(&self.known);
         match change {
@@ -39,7 +39,7 @@ impl Registry {
         }
     }
 
-    /// Takes what was written into memory, and tells the other instances.
+    /// Applies a written record to memory, and sends it to the other instances.
     pub(super) async fn spread(&self, record: Versioned<Record>) -> Arc<Registered> {
         let change = Kind::Put { record: Box::new(record.value.clone()), revision: record.revision };
         let registered = self.remember(record);
@@ -47,32 +47,33 @@ impl Registry {
         registered
     }
 
-    /// Tells the other instances of a deletion.
+    /// Sends a deletion to the other instances.
     pub(super) async fn spread_deletion(&self, deleted: &Registered) {
         self.tell(Kind::Deleted { room_id: deleted.room.room_id.clone(), revision: deleted.revision }).await;
     }
 
-    /// Nobody waits for the others: they know in a moment.
+    /// Sends the change without waiting for confirmations.
     async fn tell(&self, change: Kind) {
         drop(self.changes.tell(changes::Change::Room(RoomChange(change))).await);
     }
 }
 
 impl Known {
-    /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
+    /// Applies a record that another instance has put. Ignores a revision that the watch has already reported,
+    /// because the record may have been deleted since.
     fn hear(&mut self, record: Versioned<Record>) {
         if !self.told.has(record.revision) {
             self.put(record);
         }
     }
 
-    /// Whether an instance has deleted what had this revision, which the watch may not have told.
+    /// Returns true if an instance has deleted the record with this revision. The watch may not have reported it yet.
     pub(super) fn is_deleted(&self, id: &RoomId, revision: u64) -> bool {
         self.deletions.get(id).is_some_and(|deleted| *deleted >= revision)
     }
 
-    /// This or another instance has deleted what had this revision. It is remembered until the watch tells so, lest what was
-    /// put before is heard of later.
+    /// Records that an instance has deleted the record with this revision. The deletion is remembered until the watch
+    /// reports it, so that a late report of an earlier put is ignored.
     pub(super) fn deleted(&mut self, id: &RoomId, revision: u64) {
         self.delete(id, revision.saturating_add(1));
         if !self.told.has(revision) {
@@ -81,7 +82,7 @@ impl Known {
         }
     }
 
-    /// The watch has told everything up to this revision.
+    /// Forgets the deletions that the watch has reported. The watch has reported everything up to this revision.
     pub(super) fn forget_deleted(&mut self, revision: u64) {
         self.deletions.retain(|_, deleted| *deleted >= revision);
     }
@@ -123,7 +124,7 @@ mod tests {
         known.by_id.values().next().map(|registered| registered.revision)
     }
 
-    /// The watch tells something of another room.
+    /// The watch reports a change of another room.
     fn told_through(known: &mut Known, revision: u64) {
         tell(known, Change::Delete("another".to_owned(), revision));
     }
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(revision(&known), None);
         known.hear(record(9));
         assert_eq!(revision(&known), Some(9));
-        // the watch tells all of that, and the end of the newest room
+        // the watch reports all of that, and the end of the newest room
         (8..=9).for_each(|revision| told_through(&mut known, revision));
         tell(&mut known, Change::Delete(lobby().key(), 10));
         assert!(known.deletions.is_empty());
@@ -158,8 +159,8 @@ mod tests {
 
     #[test]
     fn a_watch_that_begins_again_while_a_room_changes_does_not_take_it_for_deleted() {
-        // Goal: subscriptions live through a new watch, and end with their room. Method: begin a watch that tells nothing, once
-        // with a change of this instance before it is complete and once without.
+        // Goal: subscriptions survive a restart of the watch, and end with their room. Method: restart a watch that
+        // reports nothing, once with a change of this instance before it is complete and once without.
         let mut known = Known::default();
         known.put(record(5));
         let registered = known.by_id.values().next().cloned().unwrap();

@@ -1,4 +1,4 @@
-//! What this instance knows of the rooms, as it was read from the bucket or told by its watch.
+//! The rooms in this instance's memory, as read from the bucket or reported by its watch.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -30,47 +30,47 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// What the log holds: it shows which of the announced purges have happened.
+    /// Applies a state of the log. It shows which announced purges have happened.
     pub(super) fn note(&self, state: &RoomState) {
         self.newest.note(state);
     }
 
-    /// What is known to be removed after `position` in the life `epoch` of the log.
+    /// The known removals after `position` in the log with this `epoch`.
     pub(crate) fn removals(&self, epoch: i64, position: u64) -> Removals {
         self.newest.removals(epoch, position)
     }
 
-    /// What is in memory up to this sequence of the life `epoch` of the log may be removed.
+    /// Messages in memory up to this sequence, in the log with this `epoch`, may be removed from the log.
     pub(crate) fn doubted_through(&self, epoch: i64) -> u64 {
         self.newest.doubted_through(epoch)
     }
 
-    /// How long messages last, by the newest settings of the room.
+    /// The lifetime of messages in the newest settings of the room.
     pub(crate) fn max_age(&self) -> Option<Duration> {
         self.newest.max_age()
     }
 
-    /// Changes whenever messages are removed on request, or the room's settings change.
+    /// Changes when messages are removed on request, or the room's settings change.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.newest.changes()
     }
 
-    /// A message of the life `epoch` of the log was deleted.
+    /// Records that a message of the log with this `epoch` was deleted.
     pub(in crate::store) fn deleted(&self, epoch: i64, sequence: u64) {
         self.newest.deleted(epoch, sequence);
     }
 
-    /// A message of the life `epoch` of the log may have been deleted.
+    /// Records that a message of the log with this `epoch` may have been deleted.
     pub(in crate::store) fn doubt(&self, epoch: i64, sequence: u64) {
         self.newest.doubt(epoch, sequence);
     }
 
-    /// Completes when the room is deleted, by whichever instance.
+    /// Waits until the room is deleted, by any instance.
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Whether the room is deleted.
+    /// Returns true if the room is deleted.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }
@@ -81,7 +81,7 @@ impl Registered {
 pub(super) struct Record {
     #[serde(flatten)]
     pub room: Room,
-    /// Deletion has begun: nobody may use the room, and the name is free once its stream is gone.
+    /// Deletion has begun. The room cannot be used. Its id is free once its stream is deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleting: bool,
 }
@@ -92,7 +92,8 @@ pub(super) struct Known {
     pub id_by_stream: HashMap<StreamName, RoomId>,
     pub by_creator: HashMap<String, BTreeSet<RoomId>>,
     pub told: Told,
-    /// Rooms that this or another instance deleted, with the revision of what was there, until the watch tells so.
+    /// Rooms that an instance deleted, with the revision of the deleted record. Kept until the watch reports the
+    /// deletion.
     pub deletions: HashMap<RoomId, u64>,
 }
 
@@ -103,7 +104,7 @@ impl Mirror<Record> for Known {
 
     fn on_put(&mut self, key: &str, record: Versioned<Record>) {
         self.forget_deleted(record.revision);
-        // another program may have put the record elsewhere
+        // another program may have put the record under another key
         if record.value.room.room_id.key() == key {
             self.put(record);
         }
@@ -137,7 +138,7 @@ impl Known {
         }
         let mut registered = Registered::new(record);
         if let Some(before) = before {
-            // one room's token lives as long as the room: what changes is its settings
+            // the token lives as long as the room; only the settings changed
             if before.room.created_at == registered.room.created_at {
                 registered.gone = before.gone.clone();
                 before.newest.set(&registered.room);

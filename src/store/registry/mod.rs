@@ -1,7 +1,7 @@
-//! The registry of rooms: the truth about names, kept in a key-value bucket, watched into memory.
+//! The registry of rooms. A key-value bucket is authoritative; every instance watches it into memory.
 //!
-//! A room's key stands for its id alone, so that nobody can keep another id from its room. The room's names in NATS are
-//! claimed before it is registered ([`names`]). Without JetStream the buckets are this process's own, for ephemeral rooms.
+//! A room's key depends only on its id, so no other id can block it. The room's NATS names are claimed before the
+//! room is registered ([`names`]). Without JetStream the buckets are in this process's memory, for ephemeral rooms.
 
 mod change;
 pub(crate) mod changes;
@@ -33,23 +33,23 @@ use crate::{
     sync::lock,
 };
 
-/// What there is for a room that is to be created.
+/// The result of naming a room that is being created.
 #[derive(Debug)]
 pub(crate) enum Naming {
-    /// Names that are now the room's; register it, or release them.
+    /// Names that are claimed for the room. The caller registers the room or releases the names.
     Named(Box<Named>),
-    /// A room with this id.
+    /// A room with this id exists.
     Found(Registration),
 }
 
-/// What became of an attempt to register a room.
+/// The result of an attempt to register a room.
 #[derive(Debug)]
 pub(crate) enum Registration {
-    /// The name was free and is now the room's.
+    /// The id was free. The room is registered.
     New(Arc<Registered>),
-    /// The very same room is there.
+    /// A room with the same settings exists.
     Existing,
-    /// A room of this name is being deleted; finish that, then try again.
+    /// A room with this id is being deleted. The caller finishes the deletion, then tries again.
     Deleting(Arc<Registered>),
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// The registry of this NATS account, or one of this process alone if there is no JetStream.
+    /// The registry of this NATS account. Without JetStream, a registry in this process's memory.
     pub(super) fn new(buckets: &Buckets, changes: &Changes) -> Self {
         Self {
             rooms: Bucket::new(buckets, ROOMS_BUCKET, "unibus: rooms by id"),
@@ -72,7 +72,7 @@ impl Registry {
         }
     }
 
-    /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
+    /// Watches the bucket until `stop`. `complete` fires when all existing entries are known.
     pub(crate) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
         let complete = || {
             let _ = complete.send(());
@@ -80,19 +80,19 @@ impl Registry {
         self.rooms.follow(&self.known, stop, complete).await;
     }
 
-    /// The room, from memory; from the bucket if this instance has not heard of it yet.
+    /// Returns the room from memory. If this instance does not know the room, reads the bucket.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`.
     pub(crate) async fn find(&self, id: &RoomId) -> Result<Arc<Registered>> {
         match self.known(id) {
             Some(registered) => Ok(registered),
-            // boxed: rare, and too large for the future of every publish
+            // boxed, because it is rare and too large for the future of every publish
             None => Box::pin(self.find_fresh(id)).await,
         }
     }
 
-    /// The room as the bucket has it now: for decisions that must not rest on old knowledge.
+    /// Reads the room from the bucket, for decisions that must not use old knowledge.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`.
@@ -101,7 +101,7 @@ impl Registry {
         registered.filter(|registered| !registered.deleting).ok_or_else(|| not_found(id))
     }
 
-    /// The room that has a stream, if this instance knows one.
+    /// The room with this stream, if this instance knows it.
     pub(crate) fn known_by_stream(&self, stream: &StreamName) -> Option<Arc<Registered>> {
         let known = lock(&self.known);
         let id = known.id_by_stream.get(stream)?;
@@ -113,7 +113,7 @@ impl Registry {
         lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
-    /// What the log of a room holds: it shows which of the announced purges have happened.
+    /// Applies a state of a room's log. It shows which announced purges have happened.
     pub(super) fn note(&self, id: &RoomId, state: &RoomState) {
         let registered = lock(&self.known).by_id.get(id).cloned();
         if let Some(registered) = registered {
@@ -141,7 +141,8 @@ impl Registry {
         created.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
-    /// The rooms of this creator, those that are being deleted among them; for the empty name, those of nobody.
+    /// The rooms of this creator, including those that are being deleted. For the empty name, the rooms without a
+    /// creator.
     pub(crate) fn created(&self, creator: &str) -> Vec<Arc<Registered>> {
         let known = lock(&self.known);
         if creator.is_empty() {
@@ -152,15 +153,15 @@ impl Registry {
         ids.filter_map(|id| known.by_id.get(id)).cloned().collect()
     }
 
-    /// The room whose deletion has begun and was not finished.
+    /// Returns the room if its deletion has begun and is not finished.
     pub(crate) async fn find_deleting(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
         Ok(self.read(id).await?.filter(|registered| registered.deleting))
     }
 
-    /// Takes names for a room that is to be created.
+    /// Claims the NATS names for a room that is being created.
     ///
     /// # Errors
-    /// `ROOM_EXISTS`, `SUBJECT_TAKEN`; nothing was taken.
+    /// `ROOM_EXISTS`, `SUBJECT_TAKEN`: nothing was claimed.
     pub(crate) async fn name(&self, new: &NewRoom) -> Result<Naming> {
         if let Some(found) = self.read(&new.preferred().room_id).await? {
             return judge(new, found).map(Naming::Found);
@@ -168,7 +169,8 @@ impl Registry {
         Ok(Naming::Named(Box::new(self.claim_names(new).await?)))
     }
 
-    /// Gives back names that were taken for a room that comes to nothing. Best effort: others take over what is left.
+    /// Releases the names of a room that is not created. Best effort: another room can take over names that remain
+    /// claimed.
     pub(crate) async fn release(&self, named: &Named) -> Result<()> {
         self.release_names(&named.room).await
     }
@@ -176,7 +178,7 @@ impl Registry {
     /// Registers a room with its names.
     ///
     /// # Errors
-    /// `ROOM_EXISTS`, `CONFLICT`; nothing was registered.
+    /// `ROOM_EXISTS`, `CONFLICT`: nothing was registered.
     pub(crate) async fn register(&self, new: &NewRoom, named: &Named) -> Result<Registration> {
         let record = Record { room: named.room.clone(), deleting: false };
         if named.is_late() {
@@ -193,7 +195,8 @@ impl Registry {
         judge(new, found.ok_or_else(conflict)?)
     }
 
-    /// Takes a registration back that came to nothing. Best effort: a leftover heals itself, or can be deleted.
+    /// Removes the registration of a room whose creation failed. Best effort: a later call repairs the room, or can
+    /// delete it.
     pub(crate) async fn unregister(&self, registered: &Registered) -> Result<()> {
         let id = &registered.room.room_id;
         self.rooms.delete(&id.key(), registered.revision).await?;
@@ -203,7 +206,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Registers `room` in the place of `registered`, which it was made from; `None` if that is no longer registered.
+    /// Replaces `registered` with `room`, which was made from it. `None` if `registered` is no longer registered.
     pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
         let record = Record { room, deleting: false };
         let revision = self.rooms.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
@@ -221,13 +224,13 @@ impl Registry {
         Ok(self.spread(Versioned { value: record, revision }).await)
     }
 
-    /// The room, also one that is being deleted.
+    /// Reads the room, even if it is being deleted.
     async fn read(&self, id: &RoomId) -> Result<Option<Arc<Registered>>> {
         let found = self.rooms.get(&id.key()).await?.filter(|found| found.value.room.room_id == *id);
         Ok(found.map(|record| self.remember(record)))
     }
 
-    /// Takes a record into memory, unless memory has a newer one; answers with what memory then has.
+    /// Applies a record to memory, unless memory has a newer one. Returns the room as memory has it then.
     fn remember(&self, record: Versioned<Record>) -> Arc<Registered> {
         let mut known = lock(&self.known);
         let id = record.value.room.room_id.clone();

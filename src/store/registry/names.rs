@@ -1,7 +1,7 @@
-//! Which names in NATS are a room's: each is claimed in a key of its own, so that no two rooms have the same.
+//! The NATS names of rooms. Each name is claimed in its own key, so no two rooms have the same name.
 //!
-//! The key is a subject. That of a stream is the default subject that goes with it, which no creator can give to a room with
-//! another stream; that of a subject which a creator gave is the subject itself.
+//! Every key is a subject. The claim of a stream uses the stream's default subject as key; the claim of a chosen
+//! subject uses that subject. No creator can choose the default subject of another stream.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,22 +15,22 @@ use crate::{
     limits::NATS_REQUEST_TIMEOUT,
 };
 
-/// A claim without its room is another instance's creation under way, unless it is older than this.
+/// A claim without a room belongs to a creation that is under way, unless the claim is older than this.
 const CLAIM_AGE_MAX: Duration = Duration::from_secs(10);
-/// How often a lost compare-and-set is tried again.
+/// Number of attempts when a compare-and-set fails.
 const ATTEMPTS: usize = 8;
 
 /// A value in the bucket of names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Claim {
     room_id: RoomId,
-    /// Tells this room from another one of the same id.
+    /// Distinguishes this room from another room with the same id.
     #[serde(with = "rfc3339")]
     room_created_at: SystemTime,
     claimed_at_ms: u64,
 }
 
-/// A room that has its names and is not registered yet.
+/// A room whose names are claimed and that is not registered yet.
 #[derive(Debug)]
 pub(crate) struct Named {
     pub room: Room,
@@ -38,7 +38,7 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// Whether others may take the names for abandoned before the room is registered.
+    /// Returns true if other calls may take the names as abandoned before the room is registered.
     pub(super) fn is_late(&self) -> bool {
         self.since.elapsed() + NATS_REQUEST_TIMEOUT > CLAIM_AGE_MAX
     }
@@ -57,10 +57,10 @@ impl Claim {
 }
 
 impl Registry {
-    /// Claims the first stream that is free, and the subject.
+    /// Claims the first free stream name, and the subject.
     ///
     /// # Errors
-    /// `SUBJECT_TAKEN`, `CONFLICT`; nothing is claimed, or what is left can be taken over.
+    /// `SUBJECT_TAKEN`, `CONFLICT`: nothing is claimed, or another room can take over the remaining claims.
     pub(super) async fn claim_names(&self, new: &NewRoom) -> Result<Named> {
         let since = Instant::now();
         for stream in new.streams() {
@@ -72,7 +72,7 @@ impl Registry {
             if room.subject == name {
                 return Ok(Named { room, since });
             }
-            // a default subject is another name once more
+            // a default subject would be the claim of another stream
             let claimed = if room.subject.is_default() { Ok(false) } else { self.claim(&room.subject, &room).await };
             if let Ok(true) = claimed {
                 return Ok(Named { room, since });
@@ -83,7 +83,7 @@ impl Registry {
         Err(Error::internal().because("a name that only one id can have belongs to another"))
     }
 
-    /// False: it belongs to another room, or to one that is being created.
+    /// Claims one name. False: the name belongs to another room, or to a room that is being created.
     async fn claim(&self, name: &Subject, room: &Room) -> Result<bool> {
         let key = name.as_str();
         for _ in 0..ATTEMPTS {
@@ -97,7 +97,7 @@ impl Registry {
             {
                 return Ok(false);
             }
-            // also one's own, so that nobody takes it for abandoned
+            // renews the room's own claim too, so that no other call takes it as abandoned
             if self.names.put(key, &claim, Some(found.revision)).await?.is_some() {
                 return Ok(true);
             }
@@ -105,13 +105,13 @@ impl Registry {
         Err(conflict())
     }
 
-    /// Whether the room is registered with this name.
+    /// Returns true if the room is registered with this name.
     async fn has(&self, id: &RoomId, name: &Subject) -> Result<bool> {
         let found = self.read(id).await?;
         Ok(found.is_some_and(|found| found.room.subject == *name || Subject::default_of(&found.room.stream) == *name))
     }
 
-    /// Gives the names of a room that is not registered to whoever wants them.
+    /// Releases the names of a room that is not registered.
     pub(super) async fn release_names(&self, room: &Room) -> Result<()> {
         let name = Subject::default_of(&room.stream);
         let given = Some(&room.subject).filter(|subject| **subject != name);

@@ -1,4 +1,4 @@
-//! What all that an instance holds of a room has to know at once when it changes: what is removed, and how long messages last.
+//! Changes of a room that its open subscriptions must see at once: removals, and message lifetimes.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -24,22 +24,22 @@ pub(in crate::store) struct Newest {
 #[derive(Debug, Default)]
 struct Known {
     purged: Option<Purged>,
-    /// A purge that was announced. It counts as far as the log shows it: its messages may all be there.
+    /// An announced purge. It is valid only as far as the log shows it, because its messages may still be stored.
     purging: Option<Purged>,
-    /// In the life of the log that is named first, nothing is stored up to this sequence.
+    /// An epoch and a sequence. In the log with this epoch, nothing is stored up to this sequence.
     empty_through: (i64, u64),
     max_age: Option<Duration>,
     deletions: Deletions,
 }
 
-/// Single messages that were deleted in the newest life of the log that any was deleted in.
+/// Single messages that were deleted. Only the newest epoch with a deletion is kept.
 #[derive(Debug, Default)]
 struct Deletions {
     epoch: i64,
     sequences: Arc<BTreeSet<u64>>,
-    /// In the order in which they were heard of.
+    /// The sequences in the order in which the deletions were reported.
     order: VecDeque<u64>,
-    /// The greatest sequence of all that were deleted, or may have been.
+    /// The greatest sequence that was deleted, or may have been deleted.
     greatest: u64,
 }
 
@@ -50,7 +50,7 @@ impl Newest {
         Self { known: Mutex::new(known), changed: watch::Sender::new(()) }
     }
 
-    /// What the log holds: it shows which of the announced purges have happened.
+    /// Applies a state of the log. It shows which announced purges have happened.
     pub(in crate::store) fn note(&self, state: &RoomState) {
         let mut known = lock(&self.known);
         known.empty_through = known.empty_through.max((state.epoch, state.first_sequence.saturating_sub(1)));
@@ -61,7 +61,7 @@ impl Newest {
         }
     }
 
-    /// The room's settings are these now.
+    /// Applies new settings of the room.
     pub(in crate::store) fn set(&self, room: &Room) {
         let mut known = lock(&self.known);
         (known.purged, known.purging) = (room.purged, room.purging);
@@ -70,13 +70,13 @@ impl Newest {
         self.changed.send_replace(());
     }
 
-    /// A message of the life `epoch` of the log was deleted.
+    /// Records that a message of the log with this `epoch` was deleted.
     pub(in crate::store) fn deleted(&self, epoch: i64, sequence: u64) {
         lock(&self.known).deletions.add(epoch, sequence);
         self.changed.send_replace(());
     }
 
-    /// A message may have been deleted.
+    /// Records that a message of the log with this `epoch` may have been deleted.
     pub(in crate::store) fn doubt(&self, epoch: i64, sequence: u64) {
         lock(&self.known).deletions.doubt(epoch, sequence);
         self.changed.send_replace(());
@@ -86,7 +86,7 @@ impl Newest {
         lock(&self.known).max_age
     }
 
-    /// What is removed after `position`.
+    /// The known removals after `position`.
     pub(in crate::store) fn removals(&self, epoch: i64, position: u64) -> Removals {
         let known = lock(&self.known);
         let Deletions { epoch: of, sequences, greatest, .. } = &known.deletions;
@@ -97,14 +97,14 @@ impl Newest {
         }
     }
 
-    /// What is in memory up to this sequence may be gone from the log.
+    /// Messages in memory up to this sequence may be removed from the log.
     pub(in crate::store) fn doubted_through(&self, epoch: i64) -> u64 {
         let known = lock(&self.known);
         let deleted = if known.deletions.epoch == epoch { known.deletions.greatest } else { 0 };
         deleted.max(known.newest_purge(epoch))
     }
 
-    /// Changes whenever any of it does.
+    /// Changes when removals or settings change.
     pub(in crate::store) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -134,7 +134,7 @@ impl Deletions {
         }
     }
 
-    /// False if the life of the log is over.
+    /// False if the log already has a newer epoch.
     fn doubt(&mut self, epoch: i64, sequence: u64) -> bool {
         if epoch < self.epoch {
             return false;

@@ -1,4 +1,4 @@
-//! Hears what the other instances tell, and says that this one is there.
+//! Receives the notices of the other instances, and announces this instance.
 
 use std::sync::Arc;
 
@@ -24,13 +24,13 @@ use crate::{
     sync::lock,
 };
 
-/// What hears the other instances. What comes before [`Self::run`] waits.
+/// Receives the notices of the other instances. Notices that arrive before [`Self::run`] wait.
 pub(in crate::store) struct Listener {
     changes: Changes,
     notices: Listening,
 }
 
-/// What takes the changes of other instances in.
+/// Applies the changes of other instances.
 #[derive(Clone, Debug)]
 struct Ears {
     changes: Changes,
@@ -39,7 +39,8 @@ struct Ears {
 }
 
 impl Listener {
-    /// Listens from now on, and says that this instance is there: it knows whatever is changed after this returned.
+    /// Subscribes to the notices, and announces this instance. Every later change of another instance reaches this
+    /// one.
     pub(in crate::store) async fn open(changes: &Changes) -> Result<Self> {
         let nats = &changes.0.nats;
         let notices = Listening::open(nats, vec![NOTICES.to_owned(), notices_to(&changes.0.instance)]).await?;
@@ -48,7 +49,7 @@ impl Listener {
         Ok(Self { changes: changes.clone(), notices })
     }
 
-    /// Runs until `stop`, and then says that this instance is going.
+    /// Runs until `stop`, and then announces that this instance leaves.
     pub(in crate::store) async fn run(
         mut self,
         registry: Registry,
@@ -66,7 +67,7 @@ impl Listener {
                 biased;
                 () = stop.cancelled() => break,
                 message = self.notices.next() => message,
-                // who came meanwhile is not known, nor whether the others still know this one
+                // instances that started meanwhile are unknown, and the others may have forgotten this one
                 _ = connections.changed() => {
                     self.changes.send(NOTICES.to_owned(), Notice::Present { asks: true }).await;
                     continue;
@@ -77,7 +78,7 @@ impl Listener {
                 }
             };
             if let Some(key) = ears.hear(&message, self.notices.client()).await {
-                // not waited for: others are heard meanwhile, and revisions order all
+                // not awaited, so that other notices are received meanwhile; revisions order them
                 let (ears, stop, client) = (Arc::clone(&ears), stop.clone(), self.notices.client().clone());
                 tasks.spawn(async move {
                     let learning = async {
@@ -96,7 +97,7 @@ impl Listener {
 }
 
 impl Ears {
-    /// Takes a notice in, which `client` has heard. The number of its key, if that is not known.
+    /// Applies a notice that `client` received. Returns the number of the notice's key if the key is unknown.
     async fn hear(&self, message: &Message, client: &Client) -> Option<u64> {
         let Changes(inner) = &self.changes;
         let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
@@ -115,7 +116,7 @@ impl Ears {
         let envelope: Envelope = match serde_json::from_slice(&message.payload) {
             Ok(envelope) => envelope,
             Err(error) => {
-                // of a newer version, perhaps
+                // the notice may be from a newer version
                 debug!(%error, "a notice of another instance cannot be read");
                 return None;
             }
@@ -158,7 +159,7 @@ impl Ears {
     }
 }
 
-/// Whoever asks whether this instance is there hears that it is.
+/// Answers a request that asks whether this instance is present.
 async fn answer_the_question(message: &Message, client: &Client) {
     if message.payload.is_empty()
         && let Some(reply) = message.reply.clone()

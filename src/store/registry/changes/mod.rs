@@ -1,10 +1,12 @@
-//! What an instance changes, told to all others over core NATS, so that it takes effect there also while a watch hangs.
+//! Changes that an instance sends to all others over core NATS. A change takes effect on them even while their watch
+//! hangs.
 //!
-//! The buckets stay the truth: what is told is what was written to them, with its revision, and the watches tell the same
-//! later. Revisions order all of it, so that what comes late or twice changes nothing. Every notice is signed with a key that
-//! only the instances have: whoever else may publish on these subjects can neither grant nor take anything.
+//! The buckets stay authoritative. An instance sends a change after it has written the change to a bucket, with the
+//! revision. The watches report the same change later. Revisions order all reports, so a late or repeated report
+//! changes nothing. Every notice is signed with a key that only the instances have. Another program that may publish
+//! on these subjects cannot grant or revoke access.
 //!
-//! Instances say that they are there, so that one that takes something away knows for whose confirmation to wait.
+//! Instances announce their presence, so an instance that revokes access knows which instances must confirm.
 
 mod listener;
 mod notice;
@@ -39,10 +41,10 @@ use crate::{
     sync::lock,
 };
 
-/// What is signed begins with this, so that it is taken for nothing else.
+/// The prefix of the signed bytes. It separates these signatures from all others.
 const PURPOSE: &[u8] = b"unibus notice 1";
 
-/// Tells the other instances. Cheap to clone.
+/// Sends changes to the other instances. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Changes(Arc<Inner>);
 
@@ -57,7 +59,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     others: Presence,
-    /// The number of the newest change that was told.
+    /// The number of the newest change that was sent.
     number: u64,
     waiting: HashMap<u64, Waiting>,
 }
@@ -70,7 +72,7 @@ struct Waiting {
 }
 
 impl State {
-    /// The instance knows of the change, or is gone.
+    /// Records that the instance knows the change, or is gone.
     fn settle(&mut self, number: u64, instance: &str) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         waiting.missing.remove(instance);
@@ -82,7 +84,7 @@ impl State {
     }
 }
 
-/// A change that was told; the others confirm it.
+/// A change that was sent. The other instances confirm it.
 #[derive(Debug)]
 #[must_use]
 pub(in crate::store) struct Told {
@@ -99,16 +101,16 @@ impl Drop for Told {
 }
 
 impl Told {
-    /// Returns when every instance that is there knows of the change, or is not reached by NATS, or has not said so in time.
+    /// Waits until every present instance knows the change, is unreachable, or has not confirmed in time.
     pub(in crate::store) async fn heard(mut self) {
         if timeout(CHANGE_ASK_AFTER, &mut self.done).await.is_ok() {
             return;
         }
-        // an instance that is gone answers at once: nobody listens
+        // a request to an instance that is gone fails at once, because nothing subscribes to its subject
         let missing = self.missing();
         let asking = join_all(missing.iter().map(|instance| self.changes.ask(instance, self.number, self.until)));
         let done = async {
-            // each that is gone is not missed any more
+            // instances that are gone are no longer awaited
             let _ = futures_util::future::join(asking, &mut self.done).await;
         };
         if timeout_at(self.until, done).await.is_err() {
@@ -134,7 +136,7 @@ impl Changes {
         Self(Arc::new(Inner { nats, signatures, instance, state: Mutex::default() }))
     }
 
-    /// Tells all other instances, which may confirm it.
+    /// Sends the change to all other instances. They can confirm it.
     pub(in crate::store) async fn tell(&self, change: Change) -> Told {
         let until = Instant::now() + CHANGE_TIMEOUT;
         let (send, done) = oneshot::channel();
@@ -150,13 +152,13 @@ impl Changes {
             state.waiting.insert(number, waiting);
             number
         };
-        // made before it is sent: a call that is dropped meanwhile leaves nothing behind
+        // created before the notice is sent, so that a dropped call leaves nothing behind
         let told = Told { changes: self.clone(), number, until, done };
         self.send(NOTICES.to_owned(), Notice::Change { number, change }).await;
         told
     }
 
-    /// Without JetStream instances have nothing in common.
+    /// Sends a notice. Does nothing without JetStream, because the instances then share nothing.
     async fn send(&self, subject: String, notice: Notice) {
         if !self.0.nats.has_jetstream() {
             return;
@@ -174,7 +176,7 @@ impl Changes {
         }
     }
 
-    /// Asks whether the instance is there. If it is not, it is not waited for.
+    /// Asks whether the instance is present. If it is not, its confirmation is no longer awaited.
     async fn ask(&self, instance: &str, number: u64, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         let request = Request::new().payload(Bytes::new()).timeout(Some(left));

@@ -1,4 +1,4 @@
-//! What instances tell each other, as it goes over NATS.
+//! The notices that instances send to each other over NATS.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::{
     store::registry::{self, members},
 };
 
-/// A notice, with who says it and where: so that one cannot be passed on to somebody else.
+/// A notice with its sender and its subject, so that it cannot be replayed on another subject.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Envelope {
     pub from: String,
@@ -18,23 +18,22 @@ pub(super) struct Envelope {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Notice {
-    /// The instance is there; if `asks`, the others say so too.
+    /// The instance is present. If `asks` is true, the others announce themselves too.
     Present { asks: bool },
-    /// It is going.
+    /// The instance leaves.
     Leaving,
-    /// It has changed something, which is confirmed with `Heard`.
+    /// The instance has changed something. The receiver confirms with `Heard`.
     Change { number: u64, change: Change },
-    /// It knows of the change.
+    /// The instance knows the change.
     Heard { number: u64 },
 }
 
-/// What was changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::store) enum Change {
     Member(members::change::MemberChange),
     Room(registry::RoomChange),
-    /// A single message of this life of the room's log was deleted.
+    /// A single message of the room's log with this epoch was deleted.
     MessageDeleted {
         room_id: RoomId,
         epoch: i64,

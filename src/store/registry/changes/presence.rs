@@ -1,4 +1,4 @@
-//! Which other instances there are.
+//! The other instances that are present.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::limits::{INSTANCES_MAX, PRESENCE_INTERVAL};
 
-/// An instance counts as there for so many intervals after it said so.
+/// Number of intervals for which an instance is present after its last announcement.
 const INTERVALS: u32 = 3;
 
 #[derive(Debug, Default)]

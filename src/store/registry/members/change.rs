@@ -1,4 +1,4 @@
-//! What one instance tells the others of members.
+//! Changes of members that one instance sends to the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ enum Kind {
         record: Box<Record>,
         revision: u64,
     },
-    /// `revision` is that of what was deleted.
+    /// `revision` is the revision of the deleted value.
     Deleted {
         room_id: RoomId,
         member_id: MemberId,
@@ -36,12 +36,12 @@ impl MemberChange {
         Self(Kind::Put { record: Box::new(record), revision })
     }
 
-    /// A member was deleted whose value had this revision.
+    /// A deletion of the member's value with this revision.
     pub(super) fn deleted(room_id: &RoomId, member_id: &MemberId, revision: u64) -> Self {
         Self(Kind::Deleted { room_id: room_id.clone(), member_id: member_id.clone(), revision })
     }
 
-    /// Takes it into memory.
+    /// Applies the change to memory.
     pub(super) fn apply(self, known: &mut Known) {
         match self.0 {
             Kind::Put { record, revision } => {

@@ -1,4 +1,4 @@
-//! The members of all rooms in memory: by room, and the rooms of each.
+//! The members of all rooms in memory, by room and by member.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,10 +20,10 @@ use crate::{
     store::registry::known::Registered,
 };
 
-/// Passes of a room before those that nobody holds are looked for.
+/// Number of passes of a room before unused passes are removed.
 const PASSES_UNPRUNED: usize = 64;
 
-/// A value of the bucket, with the room's creation time: what is of an earlier room of the same name does not count.
+/// A value of the bucket, with the room's creation time. Values of an earlier room with the same id are ignored.
 #[derive(Clone, Debug)]
 struct Entry<T> {
     value: T,
@@ -34,7 +34,7 @@ struct Entry<T> {
 #[derive(Debug, Default)]
 struct RoomMembers {
     owners: Option<Entry<BTreeMap<MemberId, Grant>>>,
-    /// `None`: deleted, which the watch has not told yet.
+    /// `None`: the member was deleted, and the watch has not reported it yet.
     members: BTreeMap<MemberId, Entry<Option<Membership>>>,
     passes: HashMap<MemberId, Weak<Pass>>,
     prune_at: usize,
@@ -56,7 +56,7 @@ impl Mirror<Record> for Known {
         self.put(key, record);
     }
 
-    /// That of the owners is the end of the room.
+    /// The deletion of the owners' value marks the end of the room.
     fn on_delete(&mut self, key: &str, revision: u64) {
         let Some(key) = read_key(key) else { return };
         let (Key::Owners { room } | Key::Member { room, .. }) = &key;
@@ -80,7 +80,7 @@ impl Mirror<Record> for Known {
 }
 
 impl Known {
-    /// What `member` is in the room.
+    /// The membership of `member` in the room.
     pub(super) fn of(&self, room: &Room, member: &MemberId) -> Option<Membership> {
         let members = self.rooms.get(&room.room_id);
         let is_owner = match members.and_then(|members| members.owners_of(room)) {
@@ -116,20 +116,20 @@ impl Known {
         found.into_iter().take(limit).map(|(id, membership)| Member { id, membership }).collect()
     }
 
-    /// Members of the room other than its owners, at least.
+    /// Number of member entries of the room. Every member that is not an owner has one.
     pub(super) fn count(&self, room: &RoomId) -> usize {
         self.rooms.get(room).map_or(0, |members| members.members.len())
     }
 
-    /// Rooms after `after` that the bucket names `member` in. It may be none of them any more; the rooms that it created
-    /// and owns alone are not among them.
+    /// Rooms after `after` in which the bucket names `member`. The membership may have ended. Rooms that `member`
+    /// created and owns alone are missing.
     pub(super) fn rooms_of(&self, member: &MemberId, after: Option<&RoomId>) -> BTreeSet<RoomId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rooms = self.rooms_of.get(member).into_iter();
         rooms.flat_map(|rooms| rooms.range((from, Bound::Unbounded))).cloned().collect()
     }
 
-    /// The pass of a member; `None` if it is none.
+    /// The pass of a member. `None` if it is not a member.
     pub(super) fn pass(&mut self, registered: &Arc<Registered>, member: &MemberId) -> Option<(Membership, Arc<Pass>)> {
         let membership = self.of(&registered.room, member)?;
         let members = self.rooms.entry(registered.room.room_id.clone()).or_default();
@@ -160,7 +160,7 @@ impl Known {
                 if members.members.get(&member).is_some_and(|present| present.revision >= revision) {
                     return;
                 }
-                // owners are named in one place alone
+                // only the owners' value names owners
                 let role = record.role.min(Role::Writer);
                 let membership = Membership { role, visible: record.visible };
                 let entry = Entry { value: Some(membership), room_created_at: record.room_created_at, revision };
@@ -175,7 +175,7 @@ impl Known {
                 let entry = Entry { value: record.owners, room_created_at: record.room_created_at, revision };
                 let before = members.owners.replace(entry);
                 changed.extend(before.into_iter().flat_map(|before| before.value.into_keys()));
-                // a creator that the bucket does not name any more
+                // the creator may no longer be an owner
                 changed.extend(members.passes.keys().cloned());
                 changed
             }
@@ -183,15 +183,16 @@ impl Known {
         self.settle(&room, &changed);
     }
 
-    /// Another instance has put this. What the watch has told already may have been deleted since: that is old.
+    /// Applies a value that another instance has put. Ignores a revision that the watch has already reported, because
+    /// the value may have been deleted since.
     pub(super) fn hear(&mut self, key: &str, record: Versioned<Record>) {
         if !self.told.has(record.revision) {
             self.put(key, record);
         }
     }
 
-    /// This or another instance has deleted what had this revision. It is remembered until the watch tells so, lest what was
-    /// put before is heard of later.
+    /// Records that an instance has deleted the value with this revision. The deletion is remembered until the watch
+    /// reports it, so that a late report of an earlier put is ignored.
     pub(super) fn deleted(&mut self, room: &RoomId, member: &MemberId, revision: u64) {
         let present = self.rooms.get_mut(room).and_then(|members| members.members.get_mut(member));
         match present {
@@ -207,7 +208,7 @@ impl Known {
         self.settle(room, &BTreeSet::from([member.clone()]));
     }
 
-    /// After what is known of these members of the room has changed.
+    /// Updates the index and the passes after these members of the room changed.
     fn settle(&mut self, room: &RoomId, changed: &BTreeSet<MemberId>) {
         for member in changed {
             let Some(members) = self.rooms.get(room) else { return };
@@ -243,7 +244,8 @@ impl RoomMembers {
         (owners.room_created_at == room.created_at).then_some(&owners.value)
     }
 
-    /// Removes the values that are such, given whose they are (`None`: the owners) and their revision; those concerned.
+    /// Removes the values for which `is_such` returns true. Its arguments are the member (`None`: the owners) and the
+    /// revision. Returns the members concerned.
     fn forget(&mut self, is_such: impl Fn(Option<&MemberId>, u64) -> bool) -> BTreeSet<MemberId> {
         let mut changed = BTreeSet::new();
         self.members.retain(|member, entry| {
@@ -361,7 +363,7 @@ mod tests {
             }
             None => known.deleted(&room.room_id, &id("bob"), revision),
         };
-        // whatever of it is heard, in whatever order: what counts is the newest
+        // for every subset and order of reports, the newest report is valid
         for order in permutations(&steps) {
             for heard in 1..=order.len() {
                 let mut known = Known::default();
@@ -370,7 +372,7 @@ mod tests {
                 assert_eq!(role(&known, &room, "bob"), newest.and_then(|(_, role)| *role), "{order:?}, {heard}");
             }
         }
-        // what the watch has told is not heard again, though nothing of it is remembered
+        // reports that the watch has already made are ignored, although nothing of them is remembered
         let mut known = Known::default();
         hear(&mut known, (5, Some(Role::Writer)));
         hear(&mut known, (5, None));
@@ -423,7 +425,7 @@ mod tests {
         assert_eq!(role(&known, &present, "bob"), None);
         assert_eq!(role(&known, &present, "ann"), Some(Role::Owner));
         assert_eq!(known.list(&present, None, 9).len(), 1);
-        // the end of the room takes along what was told before it
+        // the end of the room removes everything that was reported before it
         put(&mut known, member(&present, "cat", Role::Reader, 4));
         known.on_delete(&owners_key(&former.room_id), 3);
         assert_eq!(role(&known, &former, "eve"), None);

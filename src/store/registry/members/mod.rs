@@ -1,5 +1,5 @@
-//! The members of rooms, kept in a key-value bucket and watched into memory on every instance: who is asked about is
-//! looked up there, without a round trip. Without JetStream the bucket is this process's own, as its rooms are.
+//! The members of rooms. A key-value bucket stores them; every instance watches it into memory. Calls look members up
+//! in memory. Without JetStream the bucket is in this process's memory, as its rooms are.
 
 pub(crate) mod change;
 mod known;
@@ -34,7 +34,7 @@ use crate::{
     sync::lock,
 };
 
-/// How often a change is made again because others changed the same at that moment.
+/// Number of attempts to make a change while other calls change the same value.
 const ATTEMPTS: usize = 16;
 
 #[derive(Clone, Debug)]
@@ -50,12 +50,12 @@ impl Members {
         Self { bucket, known: Arc::default(), changes: changes.clone() }
     }
 
-    /// Another instance has changed something.
+    /// Applies a change of another instance.
     pub(in crate::store) fn hear(&self, change: MemberChange) {
         change.apply(&mut lock(&self.known));
     }
 
-    /// Follows the bucket until `stop`. `complete` fires when all that was there is known.
+    /// Watches the bucket until `stop`. `complete` fires when all existing entries are known.
     pub(in crate::store) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
         let complete = || {
             let _ = complete.send(());
@@ -63,12 +63,12 @@ impl Members {
         self.bucket.follow(&self.known, stop, complete).await;
     }
 
-    /// What `member` is in the room, from memory.
+    /// The membership of `member` in the room, from memory.
     pub(crate) fn of(&self, room: &Room, member: &MemberId) -> Option<Membership> {
         lock(&self.known).of(room, member)
     }
 
-    /// As [`Self::of`], with what ends when the member may no longer read.
+    /// As [`Self::of`], with the member's pass, which ends when the member may no longer read.
     pub(crate) fn pass(&self, registered: &Arc<Registered>, member: &MemberId) -> Option<(Membership, Arc<Pass>)> {
         lock(&self.known).pass(registered, member)
     }
@@ -83,12 +83,12 @@ impl Members {
         lock(&self.known).rooms_of(member, after)
     }
 
-    /// Makes somebody a member, or changes what it may do and see. `rule` decides from the owners that the change is made
-    /// on, and gives what is recorded. This instance enforces it when this returns, and so do the others that are there and
-    /// answer.
+    /// Adds a member, or changes its role and what it may see. `rule` checks the owners list that the change is based
+    /// on, and returns the grant to record. When this returns, this instance and all present instances that confirm
+    /// in time enforce the change.
     ///
     /// # Errors
-    /// That of `rule`; `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
+    /// The error of `rule`. `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`: nothing was changed. `TIMEOUT`.
     pub(crate) async fn set(
         &self,
         room: &Room,
@@ -123,7 +123,7 @@ impl Members {
                 }
                 (true, Role::Reader | Role::Writer) => {
                     check_not_last(&owners)?;
-                    // what it becomes is there before it stops to be an owner
+                    // the new value exists before the member stops being an owner
                     self.put_member(room, member, grant, told).await? && {
                         owners.remove(&member.id);
                         self.put_owners(room, owners, revision, told).await?
@@ -138,11 +138,11 @@ impl Members {
         Err(conflict())
     }
 
-    /// Removes a member. `rule` decides from the owners that the change is made on. This instance enforces it when this
-    /// returns, and so do the others that are there and answer.
+    /// Removes a member. `rule` checks the owners list that the change is based on. When this returns, this instance
+    /// and all present instances that confirm in time enforce the change.
     ///
     /// # Errors
-    /// That of `rule`; `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was. `TIMEOUT`.
+    /// The error of `rule`. `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: nothing was changed. `TIMEOUT`.
     pub(crate) async fn remove(
         &self,
         room: &Room,
@@ -171,7 +171,7 @@ impl Members {
             if is_owner {
                 check_not_last(&owners)?;
             }
-            // an owner stays one until it is no owner, so at no moment is it something less
+            // an owner stays an owner until it is removed, so it never has a lower role meanwhile
             if let Some(found) = self.bucket.get(&key).await? {
                 was_there |= found.value.is_of(room);
                 if !self.delete(&room.room_id, member, &key, found.revision, told).await? {
@@ -195,14 +195,14 @@ impl Members {
         Err(conflict())
     }
 
-    /// Forgets all members of a room.
+    /// Deletes all members of a room.
     pub(in crate::store) async fn forget_room(&self, room: &RoomId) -> Result<()> {
         self.bucket.purge_below(&room.key()).await?;
-        // a purge is told to nobody, this is: memory need not hold what nobody can use
+        // the watch does not report a purge; it reports this deletion, so that memory drops the members
         self.bucket.mark_deleted(&owners_key(room)).await
     }
 
-    /// The owners as they are now, and the revision of that; without one, the creator is the owner.
+    /// Reads the owners, and the revision of their value. Without a value, the creator is the owner.
     async fn owners(&self, room: &Room) -> Result<(Owners, Option<u64>)> {
         let found = self.bucket.get(&owners_key(&room.room_id)).await?;
         let revision = found.as_ref().map(|found| found.revision);
@@ -245,7 +245,7 @@ impl Members {
         {
             record.grant.since = present.grant.since;
             if (present.role, present.visible) == (role, visible) {
-                // an earlier call may have done it without having told the others
+                // an earlier call may have written the value without informing the other instances
                 self.spread(&key, Record::Member(present), revision, told).await;
                 return Ok(true);
             }
@@ -255,7 +255,7 @@ impl Members {
         self.put(&key, Record::Member(record), expected, told).await
     }
 
-    /// False: somebody else was faster.
+    /// False: another call changed the value first.
     async fn put(&self, key: &str, value: Record, expected: Option<u64>, told: &mut Vec<Told>) -> Result<bool> {
         let revision = match expected {
             Some(expected) => self.bucket.put(key, &value, Some(expected)).await?,
@@ -266,13 +266,13 @@ impl Members {
         Ok(true)
     }
 
-    /// Takes in what the bucket has, here and on the other instances.
+    /// Applies a written value, here and on the other instances.
     async fn spread(&self, key: &str, value: Record, revision: u64, told: &mut Vec<Told>) {
         lock(&self.known).put(key, Versioned { value: value.clone(), revision });
         told.push(self.changes.tell(changes::Change::Member(MemberChange::put(value, revision))).await);
     }
 
-    /// False: somebody else was faster.
+    /// False: another call changed the value first.
     async fn delete(
         &self,
         room: &RoomId,

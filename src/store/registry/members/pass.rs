@@ -1,4 +1,4 @@
-//! What an open subscription holds of its member's right to read.
+//! The right of a member to read, as open subscriptions hold it.
 
 use std::sync::{
     Arc, Mutex,
@@ -14,13 +14,13 @@ use crate::{
     sync::lock,
 };
 
-/// The right of one member to read one room, shared by all its subscriptions on this instance. It ends when the member is
-/// removed, or may no longer see what it could.
+/// The right of one member to read one room, shared by all its subscriptions on this instance. It ends when the
+/// member is removed, or may no longer see messages that it could see.
 #[derive(Debug)]
 pub(crate) struct Pass {
     pub(super) registered: Arc<Registered>,
     visible: Mutex<Visible>,
-    /// It is still a member, but sees less.
+    /// The pass ended because the member may see less. It is still a member.
     narrowed: AtomicBool,
     ended: CancellationToken,
 }
@@ -35,7 +35,7 @@ impl Pass {
         }
     }
 
-    /// What the member is now. False: the pass has ended, and is to be forgotten.
+    /// Applies the current membership. False: the pass has ended, and the caller must drop it.
     pub(super) fn follow(&self, now: Option<Membership>) -> bool {
         let mut visible = lock(&self.visible);
         match now {
@@ -50,7 +50,7 @@ impl Pass {
         false
     }
 
-    /// Completes when the right ends, with the error that a subscription ends with.
+    /// Waits until the right ends. Returns the error that a subscription ends with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

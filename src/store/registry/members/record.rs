@@ -1,9 +1,9 @@
-//! What the bucket of members holds.
+//! The keys and values of the bucket of members.
 //!
-//! Two kinds of keys: `<key of the room's id>.<base64url of the member's id>`, so that any id is safe as a key, with what a
-//! member may do and see; and `<key of the room's id>.=owners` (no base64url without padding has that character), with all owners. The
-//! owners are one value, so that two removals at the same moment cannot leave a room without one. A room that has no such
-//! value is owned by its creator.
+//! There are two kinds of keys. `<key of the room's id>.<base64url of the member's id>` holds the role of a member
+//! and what it may see; base64url makes any id a safe key. `<key of the room's id>.=owners` holds all owners;
+//! base64url without padding never contains `=`. All owners are one value, so two concurrent removals cannot leave a
+//! room without an owner. A room without such a value is owned by its creator.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -22,11 +22,11 @@ pub(super) enum Record {
     Owners(OwnersRecord),
 }
 
-/// What a member may do and see. For an owner it says what remains when it is none any more.
+/// The role of a member, and what it may see. For an owner, the value that remains when it stops being an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MemberRecord {
     pub room_id: RoomId,
-    /// Tells this room from an earlier one of the same name, whose members are not this one's.
+    /// Distinguishes this room from an earlier room with the same id, which had other members.
     #[serde(with = "rfc3339")]
     pub room_created_at: SystemTime,
     pub member_id: MemberId,
@@ -37,7 +37,7 @@ pub(super) struct MemberRecord {
     pub grant: Grant,
 }
 
-/// The value of the owners, who are never none once there was one.
+/// The owners of a room. Once a room has an owner, it always has one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OwnersRecord {
     pub room_id: RoomId,
@@ -46,15 +46,15 @@ pub(super) struct OwnersRecord {
     pub owners: Owners,
 }
 
-/// The owners of a room, each with what made it one.
+/// The owners of a room, each with its grant.
 pub(crate) type Owners = BTreeMap<MemberId, Grant>;
 
-/// Since when, and by whom.
+/// When a role was granted, and by which caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Grant {
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// Empty: somebody, while authorisation was off.
+    /// Empty if authorisation was off.
     pub by: String,
 }
 
@@ -66,7 +66,7 @@ impl Record {
         }
     }
 
-    /// Whether it is of this very room.
+    /// Returns true if the value belongs to this room, not to another room with the same id.
     pub(super) fn is_of(&self, room: &Room) -> bool {
         let created_at = match self {
             Self::Member(record) => record.room_created_at,
@@ -84,13 +84,13 @@ pub(super) fn owners_key(room: &RoomId) -> String {
     format!("{}.{OWNERS}", room.key())
 }
 
-/// What a key stands for.
+/// A parsed key.
 pub(super) enum Key {
     Member { room: RoomId, member: MemberId },
     Owners { room: RoomId },
 }
 
-/// `None`: a key that the service does not make.
+/// Parses a key. `None` for a key that the service does not create.
 pub(super) fn read_key(key: &str) -> Option<Key> {
     let (room, rest) = key.split_once('.')?;
     let room = RoomId::of_key(room)?;

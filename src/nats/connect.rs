@@ -1,4 +1,4 @@
-//! How a connection to NATS is made: addresses, credentials, TLS, and which versions serve.
+//! Connects to NATS: addresses, credentials, TLS, and supported versions.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     limits::NATS_REQUEST_TIMEOUT,
 };
 
-/// Reconnects are tried at least this often.
+/// Maximum delay between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where NATS is and how to be let in.
+/// The addresses of the NATS servers, and the credentials.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Target {
     /// One URL or several, separated by commas.
     pub url: String,
-    /// How long to try for.
+    /// How long to try to connect.
     pub timeout: Duration,
     pub credentials_file: Option<PathBuf>,
     pub user: Option<String>,
@@ -34,11 +34,12 @@ pub(crate) struct Target {
     pub tls_key: Option<PathBuf>,
 }
 
-/// Connects, and checks the server's version; tries until `deadline`. The receiver counts connections.
+/// Connects, and checks the server's version. Tries until `deadline`. The receiver holds the number of connections
+/// made so far.
 ///
 /// # Errors
-/// `NATS_UNAVAILABLE` when no server answered in time, `INTERNAL` for unusable credentials or an old server; the message is
-/// for the operator.
+/// `NATS_UNAVAILABLE` if no server answered in time, `INTERNAL` for unusable credentials or an old server. The
+/// message is for the operator.
 pub(super) async fn connect(
     target: &Target,
     name: &str,
@@ -71,9 +72,9 @@ pub(super) async fn connect(
     Ok((client, connections))
 }
 
-/// What is wrong with a connection that trying again will not mend.
+/// The reason for a failure that trying again cannot fix.
 fn refusal(error: &ConnectError) -> Option<&'static str> {
-    // rustls reports a certificate that is not accepted, by either side, as invalid data
+    // rustls reports a certificate that one side rejects as invalid data
     let invalid_data = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .is_some_and(|source| source.kind() == std::io::ErrorKind::InvalidData);
@@ -97,7 +98,8 @@ fn refusal(error: &ConnectError) -> Option<&'static str> {
 
 type UserAndPassword = (String, String);
 
-/// The addresses without user and password, which async-nats would ignore, and log; and these by themselves.
+/// The addresses without user and password, and the user and password separately. async-nats would ignore them in the
+/// addresses, and log them.
 fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
     let malformed = || Error::field("nats_url", "must be a list of NATS URLs, such as nats://a:4222,nats://b:4222");
     let mut credentials = None;
@@ -142,7 +144,7 @@ async fn options(
                     Event::Disconnected | Event::SlowConsumer(_) | Event::ServerError(_) => {
                         warn!(connection, %event, "NATS connection");
                     }
-                    // one for each attempt to connect anew
+                    // one event for each attempt to reconnect
                     Event::ClientError(_) => debug!(connection, %event, "NATS connection"),
                     Event::LameDuckMode | Event::Draining | Event::Closed => {
                         info!(connection, %event, "NATS connection");

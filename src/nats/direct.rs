@@ -1,4 +1,4 @@
-//! Direct gets (ADR-31): many messages of a stream with one request, from whichever replica answers.
+//! Direct gets (ADR-31): reads many messages of a stream with one request, from any replica.
 
 use std::time::Duration;
 
@@ -11,21 +11,23 @@ use tokio::time;
 use super::{Nats, error::ApiError};
 use crate::limits::NATS_REQUEST_TIMEOUT;
 
-/// The status that ends what a direct get gives.
+/// The status of the last reply of a direct get.
 const END_OF_BATCH: u16 = 204;
 
-/// What a direct get gave, in the order of the stream.
+/// The answer of a direct get, in the order of the stream.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub messages: Vec<Message>,
-    /// Messages that the replica has after the last of these.
+    /// Number of messages that the replica has after the last of these.
     pub pending: u64,
-    /// The sequence up to which it knew the stream; of the last messages of subjects, and if there is any, alone.
+    /// The sequence up to which the replica knew the stream. Present only in answers for the last messages of
+    /// subjects.
     pub up_to: Option<u64>,
 }
 
 impl Nats {
-    /// What the stream has of `request`; fails when nothing comes for `silence_max`, or the connection breaks meanwhile.
+    /// Returns the messages that match `request`. Fails if no reply arrives for `silence_max`, or if the connection
+    /// breaks.
     pub(crate) async fn direct_get(
         &self,
         stream: &str,
@@ -51,7 +53,7 @@ impl Nats {
                 let Some(reply) = reply else { return Err(ApiError::Disconnected) };
                 match reply.status {
                     None => found.messages.push(reply),
-                    // there is nothing
+                    // no message matches
                     Some(StatusCode::NOT_FOUND) => return Ok(()),
                     Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoResponders),
                     Some(status) if status.as_u16() == END_OF_BATCH => {
@@ -67,15 +69,15 @@ impl Nats {
         Ok(found)
     }
 
-    /// The last message of each subject that has one, in no order; up to 1024 subjects.
+    /// The last message of each subject, in no order. Subjects without messages are missing. At most 1024 subjects.
     pub(crate) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<Found, ApiError> {
         let request = json!({ "multi_last": subjects });
         self.direct_get(stream, &request, NATS_REQUEST_TIMEOUT).await
     }
 }
 
-/// A number in the headers of an answer. The server appends its own headers to those of a stored message, so of a name that
-/// occurs twice the last is the server's.
+/// Reads a number from the headers of an answer. The server appends its own headers to those of a stored message, so
+/// the last value of a repeated name is the server's.
 pub(crate) fn number(headers: Option<&HeaderMap>, name: impl header::IntoHeaderName) -> Option<u64> {
     headers?.get_last(name)?.as_str().parse().ok()
 }

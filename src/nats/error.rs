@@ -1,11 +1,11 @@
-//! Why a request to the JetStream API failed, and what that means to a caller.
+//! Errors of requests to the JetStream API, and their meaning for a caller.
 
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::embedded::EmbeddedError;
 use crate::error::{Error, Limit, Reason};
 
-/// Why a request to the JetStream API failed.
+/// An error of a request to the JetStream API.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("not connected")]
@@ -21,7 +21,7 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// The error code of JetStream's refusal.
+    /// The error code, if JetStream refused the request.
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused(error) => Some(error.error_code()),
@@ -47,7 +47,7 @@ impl From<ApiError> for Error {
     }
 }
 
-/// Whether the server or the account has no storage left for anything.
+/// Returns true if the server or the account has no storage left.
 pub(crate) fn is_full(error: &jetstream::Error) -> bool {
     matches!(
         error.error_code(),
@@ -57,13 +57,13 @@ pub(crate) fn is_full(error: &jetstream::Error) -> bool {
     )
 }
 
-/// Whether the server's disk has no space: the code then only says what was asked for.
+/// Returns true if the server's disk has no space. The error code then names only the failed operation.
 fn is_disk_full(error: &jetstream::Error) -> bool {
     let text = error.to_string();
     ["no space left on device", "error creating store"].iter().any(|sign| text.contains(sign))
 }
 
-/// What JetStream's refusals mean wherever the operation does not know better. Codes: nats-server `errors.json`.
+/// Converts refusals of JetStream that the operation does not handle itself. Codes: nats-server `errors.json`.
 fn refused(error: &jetstream::Error) -> Error {
     const SYSTEM_UNAVAILABLE: u64 = 10008;
     match error.error_code() {
@@ -90,7 +90,7 @@ fn refused(error: &jetstream::Error) -> Error {
             Reason::ReplicasUnavailable,
             "`replicas`: the NATS cluster has too few servers; give a smaller number",
         ),
-        // it is being deleted or made anew; whoever asks for its state brings it back
+        // the stream is being deleted or created again; the next read of its state creates it if it is missing
         ErrorCode::STREAM_NOT_FOUND | ErrorCode(SYSTEM_UNAVAILABLE) => unavailable(),
         _ if error.code() == 503 => unavailable(),
         _ => Error::internal(),

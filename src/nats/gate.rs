@@ -1,4 +1,4 @@
-//! Keeps publishers away from a NATS server without storage, so that they do not take what is freed for the registry.
+//! Stops publishes to a NATS server without storage, so that they do not use storage that is freed for the registry.
 
 use std::{
     collections::HashMap,
@@ -19,21 +19,21 @@ use crate::{
     sync::lock,
 };
 
-/// Shut for [`STORAGE_FULL_INTERVAL`] after the server had no storage. Then one publish goes through, and what becomes of it
-/// opens the gate or keeps it shut. Cheap to clone.
+/// The gate is closed for [`STORAGE_FULL_INTERVAL`] after the server had no storage. Then one publish goes through;
+/// its result opens or closes the gate. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// That of the embedded server.
+    /// The disk of the embedded server.
     disk: Option<Disk>,
     is_shut: AtomicBool,
-    /// Until when, by the number of replicas: an account may have a limit for each.
+    /// The time at which the gate opens, by number of replicas. An account may have a limit for each number.
     shut: Mutex<HashMap<u32, Instant>>,
 }
 
-/// Whatever the number of replicas.
+/// The key for every number of replicas.
 const ANY: u32 = 0;
 
 impl Gate {
@@ -57,7 +57,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Lets a publish to the room through.
+    /// Admits a publish to the room.
     ///
     /// # Errors
     /// `STORAGE_FULL`.
@@ -82,7 +82,7 @@ impl Gate {
         Ok(())
     }
 
-    /// A message of the room was stored.
+    /// Records that a message of the room was stored.
     pub(crate) fn note_stored(&self, room: &Room) {
         if self.0.is_shut.load(Ordering::Relaxed) {
             let mut shut = lock(&self.0.shut);
@@ -91,14 +91,14 @@ impl Gate {
         }
     }
 
-    /// NATS refused a message of the room.
+    /// Records that NATS refused a message of the room.
     pub(crate) fn note_refused(&self, room: &Room, error: &jetstream::Error) {
         if is_full(error) {
             self.shut(room.replicas);
         }
     }
 
-    /// The registry has no storage.
+    /// Closes the gate for all rooms, because the registry has no storage.
     pub(crate) fn shut_for_all(&self) {
         self.shut(ANY);
     }

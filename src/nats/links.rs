@@ -1,4 +1,4 @@
-//! The connections beside the main one, each made when it is first needed, and again when its client has died.
+//! The connections beside the main one. Each is opened at its first use, and opened again when its client has died.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -22,22 +22,22 @@ use crate::{
     sync::lock,
 };
 
-/// How long a room is suspected after a message was found in it that the NATS client cannot parse.
+/// How long a room stays suspect after it contained a message that the NATS client cannot parse.
 const SUSPECTED_FOR: Duration = Duration::from_secs(600);
 
 /// All connections beside the main one.
 #[derive(Debug)]
 pub(super) struct Links {
-    /// Logs of rooms.
+    /// Reads the logs of rooms.
     pub reading: Link,
-    /// Messages of ephemeral rooms.
+    /// Receives messages of ephemeral rooms.
     pub live: Link,
-    /// What the instances and the NATS server tell.
+    /// Receives messages of other instances and of the NATS server.
     pub system: Link,
-    /// Logs of the rooms that are suspected.
+    /// Reads the logs of suspect rooms.
     pub suspect: Link,
     pub suspects: Suspects,
-    /// KiB of pages that may be on their way over `reading`.
+    /// Permits for KiB of pages in flight over `reading`.
     pub page_budget: Semaphore,
 }
 
@@ -69,15 +69,15 @@ pub(super) type Connection = (Client, jetstream::Context, watch::Receiver<u64>);
 #[derive(Debug)]
 struct Current {
     connection: Connection,
-    /// A subscription on which nothing comes: it ends when the client's task does.
+    /// A subscription without messages. It ends when the client's task ends.
     alive: Subscriber,
 }
 
 impl Link {
-    /// The connection as it is now.
+    /// Returns the connection. Opens it if needed.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when no server is reached within a short grace.
+    /// `NATS_UNAVAILABLE` if no server is reached within [`NATS_GRACE`].
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -92,7 +92,7 @@ impl Link {
         let connecting = async {
             let (client, mut connections) =
                 connect::connect(&self.target, self.name, Instant::now() + NATS_GRACE).await?;
-            // the first connection is counted a little later, and must not look like a second one
+            // the first connection is counted a little later, and must not be taken as a reconnection
             let _ = connections.wait_for(|count| *count > 0).await;
             let alive = client.subscribe(client.new_inbox()).await.map_err(|error| unavailable().because(error))?;
             Ok(Current { connection: (client.clone(), context(&client), connections), alive })
@@ -107,12 +107,13 @@ impl Link {
     }
 }
 
-/// The rooms in which a message was found that the NATS client cannot parse: a bounded number, and for a while each.
+/// The suspect rooms: they contain a message that the NATS client cannot parse. Their number is bounded, and each
+/// stays suspect for [`SUSPECTED_FOR`].
 #[derive(Debug, Default)]
 pub(crate) struct Suspects(Mutex<HashMap<RoomId, Instant>>);
 
 impl Suspects {
-    /// Such a message was found in the room.
+    /// Marks the room as suspect.
     pub(crate) fn add(&self, room: &RoomId) {
         let now = Instant::now();
         let mut found = lock(&self.0);

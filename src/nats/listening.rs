@@ -1,4 +1,4 @@
-//! Subscriptions to what other programs can send to this process, over a connection of their own.
+//! Subscriptions for messages that other programs can send to this process, over a separate connection.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::error::Result;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// Subscriptions that are made again when their NATS client has died: a message that it cannot parse costs what was sent
-/// meanwhile, and no publisher its connection.
+/// Subscriptions that are opened again when their NATS client has died. An unparsable message loses the messages sent
+/// until the client reconnects. It does not break the publishers' connection.
 #[derive(Debug)]
 pub(crate) struct Listening {
     nats: Nats,
@@ -24,7 +24,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Hears what is sent to these subjects after this returned.
+    /// Subscribes to `subjects`. Every message that is sent after this returns is received.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`.
@@ -33,12 +33,12 @@ impl Listening {
         Ok(Self { nats: nats.clone(), subjects, heard, client })
     }
 
-    /// The client that hears: NATS permits it alone to answer (`allow_responses`).
+    /// The client of the subscriptions. Only this client may answer (`allow_responses`).
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The next message, to whichever subject.
+    /// Waits for the next message to any of the subjects.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a message.

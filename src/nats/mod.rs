@@ -1,8 +1,8 @@
-//! The connections to NATS, whether they stand, and the JetStream API over them.
+//! The connections to NATS, their state, and the JetStream API over them.
 //!
-//! One connection carries publishes, their acknowledgements, the registry and the JetStream API. What is read in bulk, and
-//! what other programs can send to this process, comes over connections of its own (`links`): neither a slow reader nor a
-//! message that the NATS client cannot parse costs a publisher its connection.
+//! One connection carries publishes, their acknowledgements, the registry and the JetStream API. Bulk reads, and
+//! messages that other programs can send to this process, use separate connections (`links`). So a slow reader, or a
+//! message that the NATS client cannot parse, does not break the publishers' connection.
 
 pub(crate) mod bucket;
 pub(crate) mod connect;
@@ -51,7 +51,7 @@ use crate::{
     limits::{NATS_GRACE, NATS_REQUEST_TIMEOUT, PAGES_UNDER_WAY_BYTES_MAX},
 };
 
-/// A connection to NATS that heals by itself, and the way to the others. Cheap to clone.
+/// A connection to NATS that reconnects itself, with access to the other connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Nats {
     pub(crate) client: Client,
@@ -65,7 +65,7 @@ impl Nats {
     /// Connects, and checks the server's version and whether it has JetStream.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when no server answered in time, `INTERNAL` for unusable credentials or an old server; the
+    /// `NATS_UNAVAILABLE` if no server answered in time, `INTERNAL` for unusable credentials or an old server. The
     /// message is for the operator.
     pub(crate) async fn connect(target: &Target) -> Result<Self> {
         let deadline = time::Instant::now() + target.timeout;
@@ -77,8 +77,8 @@ impl Nats {
         Ok(nats)
     }
 
-    /// The connection over which the logs of rooms are read. Another one for a room in which a message was found that the
-    /// NATS client cannot parse, so that no other room's readers lose theirs.
+    /// The connection that reads the logs of rooms. Suspect rooms, which contain a message that the NATS client
+    /// cannot parse, use a separate connection, so readers of other rooms keep theirs.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`.
@@ -87,7 +87,7 @@ impl Nats {
         self.link(link).await
     }
 
-    /// The connection over which the messages of ephemeral rooms come.
+    /// The connection that receives the messages of ephemeral rooms.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`.
@@ -95,12 +95,13 @@ impl Nats {
         self.link(&self.links.live).await
     }
 
-    /// The rooms in which a message was found that the NATS client cannot parse.
+    /// The rooms with a message that the NATS client cannot parse.
     pub(crate) fn suspects(&self) -> &Suspects {
         &self.links.suspects
     }
 
-    /// Waits until so many bytes of a page may be on their way: beyond some 64 MiB the NATS server drops a connection.
+    /// Waits until `bytes` bytes of a page may be in flight. The NATS server drops a connection with more than about
+    /// 64 MiB waiting.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -114,12 +115,12 @@ impl Nats {
         Ok(Self { client, jetstream, connections, has_jetstream: self.has_jetstream, links: Arc::clone(&self.links) })
     }
 
-    /// Whether JetStream was there when the service started.
+    /// Returns true if JetStream was available when the service started.
     pub(crate) fn has_jetstream(&self) -> bool {
         self.has_jetstream
     }
 
-    /// Refuses what needs JetStream when there is none.
+    /// Returns an error if JetStream is not available.
     pub(crate) fn require_jetstream(&self) -> Result<()> {
         if self.has_jetstream {
             return Ok(());
@@ -130,28 +131,28 @@ impl Nats {
         ))
     }
 
-    /// Whether the connection stands.
+    /// Returns true if the client is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
-    /// Whether the client has come to an end of its own, from which it does not come back: async-nats 0.51 panics over a
-    /// header value with a bare CR in it.
+    /// Returns true if the client's task has ended, so that it never reconnects. async-nats 0.51 panics on a header
+    /// value that contains a bare CR.
     pub(crate) async fn has_died(&self) -> bool {
-        // while there is no connection this waits
+        // the flush waits while there is no connection
         let flushed = time::timeout(Duration::from_millis(100), self.client.flush()).await;
         matches!(flushed, Ok(Err(error)) if error.kind() == FlushErrorKind::SendError)
     }
 
-    /// Counts connections: changes each time that the connection is made anew.
+    /// The number of connections made. Changes at each reconnection.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
     }
 
-    /// Returns when the connection stands.
+    /// Waits until the client is connected.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` after a short grace.
+    /// `NATS_UNAVAILABLE` after [`NATS_GRACE`].
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -162,15 +163,16 @@ impl Nats {
         let mut connections = self.connections.clone();
         let connected = async {
             while !self.is_connected() {
-                // the sender lives as long as the client; the tick covers an event lost in between
+                // the sender lives as long as the client; the timeout covers a missed event
                 let _ = time::timeout(Duration::from_millis(50), connections.changed()).await;
             }
         };
         time::timeout(NATS_GRACE, connected).await.map_err(|_| unavailable())
     }
 
-    /// Returns when the server has taken everything that was sent before on this connection, subscriptions above all.
-    /// async-nats's `flush` ends at the socket; a question that nobody answers comes back from the server itself.
+    /// Waits until the server has processed everything that was sent before on this connection, such as
+    /// subscriptions. async-nats's `flush` ends at the socket. A request without responders is answered by the server
+    /// itself.
     pub(crate) async fn settled(&self) -> Result<()> {
         match self.client.request("unibus.sys.nobody", Bytes::new()).await {
             Ok(_) => Ok(()),
@@ -179,12 +181,12 @@ impl Nats {
         }
     }
 
-    /// Largest payload that a message may have, headers aside.
+    /// Maximum payload of a message, without headers.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         self.client.max_payload().saturating_sub(crate::limits::HEADROOM_BYTES)
     }
 
-    /// One request to the JetStream API; `subject` is without the `$JS.API` prefix.
+    /// Sends a request to the JetStream API. `subject` is without the `$JS.API` prefix.
     pub(crate) async fn api<T, V>(&self, subject: String, request: &T) -> Result<V, ApiError>
     where
         T: Serialize + ?Sized,
@@ -202,13 +204,14 @@ impl Nats {
         }
     }
 
-    /// Creates a consumer that is named in its configuration, and does not exist yet with another. One that exists with the same is
-    /// left as it is, and described.
+    /// Creates a consumer with the name in its configuration. If a consumer with the same name and configuration
+    /// exists, it is left unchanged, and its information is returned.
     ///
     /// # Errors
-    /// `CONSUMER_ALREADY_EXISTS` if it does.
+    /// `CONSUMER_ALREADY_EXISTS` if the name exists with another configuration.
     pub(crate) async fn create_consumer(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, ApiError> {
-        // by itself, the configuration of a pull consumer names some settings as NATS does not (async-nats 0.51)
+        // converted, because async-nats 0.51 serializes some settings of a pull configuration under names that NATS
+        // does not use
         let config = config.into_consumer_config();
         let subject = format!("CONSUMER.CREATE.{stream}.{}", config.name.as_deref().unwrap_or_default());
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
@@ -219,7 +222,7 @@ impl Nats {
         self.api::<_, IgnoredAny>(format!("CONSUMER.DELETE.{stream}.{name}"), &json!({})).await.map(drop)
     }
 
-    /// Whether JetStream answers, waiting for a leader if the server says that it has JetStream.
+    /// Returns true if JetStream answers. Waits for a leader if the server reports that it has JetStream.
     async fn probe(&self, deadline: time::Instant) -> Result<bool> {
         loop {
             let error = match self.api::<_, IgnoredAny>("INFO".to_owned(), &json!({})).await {

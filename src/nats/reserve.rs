@@ -1,9 +1,9 @@
-//! Storage that is kept for the registry, so that what makes room can be registered when nothing else can be stored.
+//! Reserves storage so that deletions can still be written when JetStream is full.
 //!
-//! JetStream refuses every message when the server or the account has no storage left: the registry's too, so that no room
-//! could be deleted and no member removed. It does take purges and deletions. So a stream holds some storage, and when a
-//! write of the registry is refused, a piece of it is purged and the write made again. It is filled again as soon as there
-//! is storage, before publishers get it.
+//! JetStream refuses every message when the server or the account has no storage left, including messages of the
+//! registry. So no room could be deleted and no member removed. JetStream still accepts purges and deletions. So a
+//! stream holds some storage. When JetStream refuses a write of the registry, the service purges a piece of that
+//! stream and repeats the write. It fills the stream again as soon as there is storage, before publishers get it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -40,7 +40,7 @@ use crate::{
 const STREAM: &str = "unibus_reserve";
 const SUBJECT: &str = "unibus.sys.reserve";
 const PIECES: usize = RESERVE_BYTES / RESERVE_PIECE_BYTES;
-/// How often it is made sure that the reserve is full.
+/// How often the reserve is checked, and filled if needed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The reserve. Cheap to clone.
@@ -67,7 +67,8 @@ impl Reserve {
         Self(Arc::new(Inner { nats, replicas, gate, released_at: Mutex::default(), low: Notify::new() }))
     }
 
-    /// Frees a piece, and keeps this instance's publishers from it. False: nothing is left, or nobody knows.
+    /// Frees a piece, and closes the gate for this instance's publishers. False: no piece is left, or the request
+    /// failed.
     pub(crate) async fn release(&self) -> bool {
         let Inner { gate, released_at, low, .. } = &*self.0;
         gate.shut_for_all();
@@ -75,7 +76,7 @@ impl Reserve {
         low.notify_one();
         let released = async {
             let pieces = self.pieces().await?;
-            // to keep none of the messages is to keep them all
+            // `keep: 0` would keep all messages
             let request = if pieces > 1 { json!({ "keep": pieces - 1 }) } else { json!({}) };
             self.api::<IgnoredAny>("PURGE", &request).await?;
             Ok::<_, ApiError>(pieces)
@@ -95,7 +96,7 @@ impl Reserve {
         }
     }
 
-    /// Fills the reserve, whenever it is not full, until `stop`.
+    /// Fills the reserve whenever it is not full, until `stop`.
     pub(crate) async fn keep_full(self, stop: CancellationToken) {
         loop {
             let filled = tokio::select! {
@@ -114,7 +115,7 @@ impl Reserve {
                 () = time::sleep(wait) => {}
                 () = self.0.low.notified() => {}
             }
-            // what was released just now is for a write that is under way
+            // a piece that was just released is for a write that is under way
             while let Some(wait) = self.wait() {
                 tokio::select! {
                     () = stop.cancelled() => return,

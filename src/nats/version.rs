@@ -1,8 +1,8 @@
-//! Versions of nats-server, and which of them serve.
+//! Versions of nats-server, and the supported ones.
 
 use std::fmt;
 
-/// A version of nats-server, without what may follow the numbers.
+/// A version of nats-server, without a suffix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version {
     pub(crate) major: u32,

@@ -1,4 +1,4 @@
-//! What an instance keeps in memory of a bucket, kept in step with it, also after the watch of the bucket began again.
+//! Keeps a copy of a bucket in memory, also across restarts of its watch.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -8,45 +8,46 @@ use tokio_util::sync::CancellationToken;
 use super::{Bucket, Change, Versioned};
 use crate::sync::lock;
 
-/// What is in memory of a bucket.
+/// A copy of a bucket in memory.
 pub(crate) trait Mirror<T> {
     fn told(&mut self) -> &mut Told;
 
-    /// The watch tells a value. A value that is taken in is [noted](Told::note), from wherever it comes.
+    /// Applies a value that the watch reported. Every value that is applied, from any source, is [noted](Told::note).
     fn on_put(&mut self, key: &str, value: Versioned<T>);
 
-    /// The watch tells a deletion.
+    /// Applies a deletion that the watch reported.
     fn on_delete(&mut self, key: &str, revision: u64);
 
-    /// The bucket was read from its beginning, and has no other keys than those that were noted since.
+    /// The watch has reported the whole bucket. The bucket has no keys but those in `noted`.
     fn on_complete(&mut self, noted: &HashSet<String>);
 }
 
-/// How far the watch of a bucket has told it.
+/// How far the watch of a bucket has reported it.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// Keys noted since the watch began again; `None` once all were told.
+    /// Keys that were noted since the watch restarted. `None` when the watch has reported all.
     noted: Option<HashSet<String>>,
-    /// The watch has told everything up to this revision.
+    /// The watch has reported everything up to this revision.
     through: u64,
 }
 
 impl Told {
-    /// The bucket has this key. What this instance writes while the watch begins again may come too late for the watch.
+    /// Records that the bucket has this key. A value that this instance writes while the watch restarts may be
+    /// missing in the watch.
     pub(crate) fn note(&mut self, key: impl FnOnce() -> String) {
         if let Some(noted) = &mut self.noted {
             noted.insert(key());
         }
     }
 
-    /// Whether the watch has told what has this revision.
+    /// Returns true if the watch has reported this revision.
     pub(crate) fn has(&self, revision: u64) -> bool {
         revision <= self.through
     }
 }
 
-/// Takes a change into memory. What is in memory stays while the watch begins again; when all was told, what the bucket does
-/// not have is given up.
+/// Applies a change to memory. The copy is kept while the watch restarts. When the watch has reported all, keys that
+/// the bucket does not have are removed.
 pub(crate) fn tell<T>(mirror: &mut impl Mirror<T>, change: Change<T>) {
     if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
         let told = mirror.told();
@@ -65,7 +66,7 @@ pub(crate) fn tell<T>(mirror: &mut impl Mirror<T>, change: Change<T>) {
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
-    /// Keeps `mirror` in step with the bucket until `stop`. `complete` is called when all that was there is known.
+    /// Keeps `mirror` equal to the bucket until `stop`. `complete` is called when all existing entries are known.
     pub(crate) async fn follow(self, mirror: &Mutex<impl Mirror<T>>, stop: CancellationToken, complete: impl FnOnce()) {
         let mut complete = Some(complete);
         self.watch(stop, |change| {

@@ -1,4 +1,4 @@
-//! A bucket that JetStream keeps, and its watch.
+//! A bucket in JetStream, and its watch.
 
 use std::{marker::PhantomData, sync::Mutex, time::Duration};
 
@@ -39,7 +39,7 @@ impl<T> JetStreamBucket<T> {
         Self { nats: nats.clone(), reserve: reserve.clone(), config, mark: Mutex::default(), value: PhantomData }
     }
 
-    /// The stream that the bucket is.
+    /// The stream of the bucket.
     pub(super) fn stream(&self) -> String {
         format!("KV_{}", self.config.bucket)
     }
@@ -50,7 +50,7 @@ impl<T> JetStreamBucket<T> {
 }
 
 impl<T: DeserializeOwned> JetStreamBucket<T> {
-    /// Tells every change to `apply` until `stop`, beginning with all that is there, and beginning again after trouble.
+    /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts after a failure.
     pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
         let mut delay = Duration::from_millis(50);
         loop {
@@ -59,7 +59,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
                 watched = self.watch_once(&mut apply) => watched,
             };
             match watched {
-                // a broken watch that had worked is taken up again at once
+                // a watch that worked and then broke is restarted at once
                 Ok(()) => delay = Duration::from_millis(50),
                 Err(error) => {
                     warn!(bucket = self.config.bucket, %error, "the watch of the bucket failed, trying again");
@@ -77,7 +77,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         self.nats.ready().await?;
         let mut connections = self.nats.connections();
         connections.mark_unchanged();
-        // what the watch has to reach: the server that it begins on may lag
+        // the revision that the watch must reach, because its server may lag
         let mut end = self.last().await?;
         let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
         let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
@@ -90,10 +90,10 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         loop {
             let entry = tokio::select! {
                 entry = watch.next() => entry,
-                // what changed meanwhile on a server that lost its data can only be seen from the beginning
+                // changes on a server that lost its data are visible only to a new watch
                 _ = connections.changed() => return Ok(()),
                 () = time::sleep(REGISTRY_WATCH_PATIENCE), if !complete => {
-                    // the newest may have been purged since
+                    // the newest entry may have been purged since
                     end = self.last().await?;
                     if told < end {
                         return Err(Error::new(Reason::NatsUnavailable, "the watch does not report all values of the bucket"));
@@ -123,8 +123,8 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
             }
             if told >= end && !complete {
                 if !asked_again {
-                    // what changed while the watch began comes later than its old place, and is not missing: it is not newer
-                    // than what there is now
+                    // an entry that changed while the watch started arrives later than its old revision; the second
+                    // read of the end makes sure that it arrives before `Complete`
                     asked_again = true;
                     end = self.last().await?;
                 }

@@ -1,4 +1,4 @@
-//! How much of a bucket this instance has seen, so that an answer that knows less is not believed.
+//! The revision up to which this instance has seen a bucket. Answers that know less are not believed.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::domain::rfc3339;
 
-/// What a server answers about the bucket.
+/// A server's information about the bucket.
 #[derive(Debug, Deserialize)]
 pub(super) struct Info {
     #[serde(with = "rfc3339")]
@@ -23,22 +23,22 @@ struct Config {
 #[derive(Debug, Deserialize)]
 struct State {
     last_seq: u64,
-    /// Those that were asked for and have messages.
+    /// The requested subjects that have messages.
     #[serde(default)]
     subjects: HashMap<String, u64>,
 }
 
 impl Info {
-    /// Whether there is none of the subjects that were asked for.
+    /// Returns true if none of the requested subjects has a message.
     pub(super) fn has_none(&self) -> bool {
         self.state.subjects.is_empty()
     }
 }
 
-/// The bucket as it was found.
+/// The identity of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Tells this bucket from one of the same name that was lost.
+    /// Distinguishes this bucket from a lost bucket with the same name.
     created: SystemTime,
     replicas: usize,
 }
@@ -48,7 +48,7 @@ impl Found {
         Self { created: info.created, replicas: info.config.num_replicas }
     }
 
-    /// Whether several servers have copies, so that one of them may answer with an old one.
+    /// Returns true if several servers have copies, so that an answer may be old.
     pub(super) fn is_replicated(&self) -> bool {
         self.replicas > 1
     }
@@ -59,7 +59,7 @@ impl Found {
 pub(super) struct Mark {
     found: Option<Found>,
     life: Option<SystemTime>,
-    /// Of the bucket that was created at `life`.
+    /// The highest revision seen in the bucket that was created at `life`.
     revision: u64,
 }
 
@@ -74,25 +74,25 @@ impl Mark {
         self.begin(found.created);
     }
 
-    /// The bucket is to be looked up again.
+    /// Forgets the bucket, so that the next call looks it up again.
     pub(super) fn set_lost(&mut self) {
         self.found = None;
     }
 
-    /// A revision of the bucket that was found last.
+    /// Records a revision of the bucket that was found last.
     pub(super) fn raise(&mut self, revision: u64) {
         if self.found.map(|found| found.created) == self.life {
             self.revision = self.revision.max(revision);
         }
     }
 
-    /// Whether who knows the bucket up to `revision` knows as much as this instance has seen.
+    /// Returns true if `revision` is at least the highest revision that this instance has seen.
     pub(super) fn is_reached_by(&self, revision: u64) -> bool {
         revision >= self.revision
     }
 
-    /// Whether the answer knows as much as this instance has seen. A bucket that was created later replaces the one that
-    /// was known.
+    /// Returns true if the answer knows as much as this instance has seen. A bucket that was created later replaces
+    /// the known one.
     pub(super) fn judge(&mut self, info: &Info) -> bool {
         self.begin(info.created);
         let is_fresh = self.life == Some(info.created) && self.is_reached_by(info.state.last_seq);
@@ -141,7 +141,7 @@ mod tests {
         mark.set_found(Found::new(&info("2", 5)));
         mark.raise(100);
         assert!(mark.judge(&info("3", 1)));
-        // of the bucket that was found before, which this revision cannot be told of any more
+        // a revision of the earlier bucket, which is ignored
         mark.raise(101);
         assert!(mark.is_reached_by(1));
         assert!(!mark.judge(&info("2", 200)));

@@ -1,4 +1,4 @@
-//! A bucket that this process alone has.
+//! A bucket in the memory of this process.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ pub(super) struct MemoryBucket<T> {
 #[derive(Debug)]
 struct State<T> {
     values: BTreeMap<String, Stored<T>>,
-    /// Of the newest change.
+    /// The revision of the newest change.
     revision: u64,
     changes: broadcast::Sender<Change<T>>,
 }
@@ -81,10 +81,11 @@ impl<T: Clone> MemoryBucket<T> {
         self.state().values.retain(|key, _| !key.starts_with(&prefix));
     }
 
-    /// Tells all that is there and then every change until `stop`. Begins again when more changes wait than are kept.
+    /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts if more changes wait
+    /// than are kept.
     pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
         loop {
-            // before the values are read: what is written from now on is told, or among the values
+            // before the values are read, so that every later write is among the values or the changes
             apply(Change::Restart);
             let (values, mut changes) = self.state().begin_watch();
             values.into_iter().for_each(&mut apply);
@@ -116,11 +117,11 @@ impl<T: Clone> State<T> {
     }
 
     fn tell(&self, change: Change<T>) {
-        // an error says only that nobody watches
+        // an error only means that there is no watch
         let _ = self.changes.send(change);
     }
 
-    /// The values in the order in which they were written, and the changes that follow.
+    /// The values in the order in which they were written, and a receiver of the later changes.
     fn begin_watch(&self) -> (Vec<Change<T>>, broadcast::Receiver<Change<T>>) {
         let mut values: Vec<_> = self.values.iter().map(|(key, stored)| (key.clone(), stored.found.clone())).collect();
         values.sort_unstable_by_key(|(_, found)| found.revision);
@@ -169,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_tells_what_is_there_and_every_change_and_ends_when_it_is_stopped() {
-        // Goal: whoever watches knows the bucket. Method: write before and during a watch, then stop it.
+        // Goal: a watch reports the whole bucket. Method: write before and during a watch, then stop it.
         let bucket = Arc::new(MemoryBucket::new());
         bucket.put("b", &1, None).unwrap();
         bucket.put("a", &2, None).unwrap();

@@ -1,5 +1,5 @@
-//! A key-value bucket of JSON values: reads, compare-and-set writes, and a watch that heals. JetStream keeps it; where the
-//! NATS server has no JetStream, this process does.
+//! A key-value bucket of JSON values: reads, compare-and-set writes, and a watch that restarts itself. JetStream
+//! stores the bucket. If the NATS server has no JetStream, this process stores it in memory.
 
 pub(crate) mod follow;
 mod jetstream;
@@ -25,18 +25,18 @@ pub(crate) struct Versioned<T> {
     pub revision: u64,
 }
 
-/// What a watch tells.
+/// An event of a watch.
 #[derive(Clone, Debug)]
 pub(crate) enum Change<T> {
-    /// What follows up to `Complete` is all that the bucket holds; forget everything else.
+    /// The events up to `Complete` are all that the bucket holds. Other entries no longer exist.
     Restart,
     Put(String, Versioned<T>),
     Delete(String, u64),
-    /// All that the bucket held has been told.
+    /// Every existing entry has been reported.
     Complete,
 }
 
-/// What all buckets have in common.
+/// The settings that all buckets share.
 #[derive(Clone, Debug)]
 pub(crate) struct Buckets {
     pub nats: Nats,
@@ -64,7 +64,7 @@ impl<T> Clone for Bucket<T> {
 }
 
 impl<T: Clone> Bucket<T> {
-    /// The bucket of this name in the account; one of this process alone if there is no JetStream.
+    /// The bucket with this name in the NATS account. Without JetStream, an empty bucket in memory.
     pub(crate) fn new(buckets: &Buckets, name: &str, description: &str) -> Self {
         if buckets.nats.has_jetstream() {
             return Self(Kept::JetStream(Arc::new(JetStreamBucket::new(buckets, name, description))));
@@ -72,7 +72,7 @@ impl<T: Clone> Bucket<T> {
         Self::in_memory()
     }
 
-    /// An empty bucket of this process alone.
+    /// An empty bucket in the memory of this process.
     pub(crate) fn in_memory() -> Self {
         Self(Kept::Memory(Arc::new(MemoryBucket::new())))
     }
@@ -82,7 +82,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// The value of `key`.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when no server that knows enough answers in time.
+    /// `NATS_UNAVAILABLE` if no server that knows enough answers in time.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
         match &self.0 {
             Kept::JetStream(bucket) => bucket.get(key).await,
@@ -90,8 +90,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// The values of those keys that exist, with the time of their last change, in no order. One round trip for a thousand
-    /// keys (ADR-31) where the servers are up to date.
+    /// The values of the existing keys, with the time of their last change, in no order. Needs one round trip for a
+    /// thousand keys (ADR-31) if the servers are up to date.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -102,11 +102,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
-    /// storage left. `None`: somebody else was faster.
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), and returns the new revision. Uses
+    /// the reserve if there is no storage left. `None`: another call changed the key first.
     ///
     /// # Errors
-    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
+    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: the value may be written.
     pub(crate) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
         match &self.0 {
             Kept::JetStream(bucket) => bucket.put(key, value, expected).await,
@@ -114,7 +114,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Writes `key` if it does not exist and there is storage for it. `None`: somebody else was faster.
+    /// Writes `key` if it does not exist, without the reserve. `None`: another call created the key first.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -125,7 +125,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
+    /// Deletes `key` if its revision is `expected`. False: another call changed the key first.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -136,7 +136,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Tells the watches that `key` is deleted, whether or not it was there.
+    /// Reports to the watches that `key` is deleted, even if it did not exist.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -150,7 +150,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Removes every key that begins with the token `prefix`, without a trace.
+    /// Removes every key below the token `prefix`. The watches do not report it.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
@@ -164,7 +164,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         }
     }
 
-    /// Tells every change to `apply` until `stop`, beginning with all that is there, and beginning again after trouble.
+    /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts after a failure.
     pub(crate) async fn watch(self, stop: CancellationToken, apply: impl FnMut(Change<T>)) {
         match self.0 {
             Kept::JetStream(bucket) => bucket.watch(stop, apply).await,

@@ -1,8 +1,10 @@
-//! Reads of a bucket. An absence is only believed from a server that knows as much of the bucket as this instance has seen.
+//! Reads of a bucket. An absence is believed only from a server that knows as much of the bucket as this instance has
+//! seen.
 //!
-//! A bucket with one copy has one server, whose answer is the truth: direct get, the cheapest. Of a bucket with several
-//! copies any server answers a direct get, also one that lags or was just started, so its leader is asked. A server that
-//! was the leader may still think that it is: an absence is confirmed by what the leader says about the whole bucket.
+//! A bucket with one replica has one server, and its answer is authoritative. It is read by direct get, the cheapest
+//! read. With several replicas any server answers a direct get, even one that lags or has just started, so the
+//! service asks the leader. A deposed leader may still think that it leads. So an absence is confirmed by the
+//! leader's information about the whole bucket.
 
 use std::time::{Duration, SystemTime};
 
@@ -30,14 +32,15 @@ use crate::{
     sync::lock,
 };
 
-/// Keys read with one request; the server takes 1024.
+/// Maximum number of keys in one request. The server accepts 1024.
 const KEYS_AT_ONCE: usize = 1000;
-/// Keys read at the same time, each by itself.
+/// Maximum number of concurrent reads of single keys.
 const READS_AT_ONCE: usize = 16;
-/// First wait before a question is asked again; doubles up to [`DELAY_MAX`].
+/// First delay before a request is repeated. It doubles up to [`DELAY_MAX`].
 const DELAY_MIN: Duration = Duration::from_millis(25);
 const DELAY_MAX: Duration = Duration::from_millis(400);
-/// The error would repeat what was read, which may be a secret: only its place is logged.
+/// Without the error's text, which would contain the value. The value may be a secret, so only its key is logged, and
+/// the position of the error.
 const UNREADABLE: &str =
     "a value of the bucket cannot be read and is ignored; another program or a newer version may have written it";
 
@@ -53,7 +56,7 @@ impl Backoff {
         Self { delay: DELAY_MIN, deadline: Instant::now() + limit }
     }
 
-    /// Waits before the next attempt. False: there is no time for one.
+    /// Waits before the next attempt. False: no time is left for one.
     pub(super) async fn wait(&mut self) -> bool {
         if Instant::now() + self.delay >= self.deadline {
             return false;
@@ -67,7 +70,7 @@ impl Backoff {
         Instant::now() >= self.deadline
     }
 
-    /// How long the next attempt may take.
+    /// The timeout of the next attempt.
     pub(super) fn attempt(&self) -> Duration {
         REGISTRY_ATTEMPT_TIMEOUT.min(self.deadline.saturating_duration_since(Instant::now()))
     }
@@ -99,10 +102,10 @@ struct RawAnswer {
 }
 
 impl<T> JetStreamBucket<T> {
-    /// What there is of the key.
+    /// Reads the newest message of the key.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when no server that knows enough answers in time.
+    /// `NATS_UNAVAILABLE` if no server that knows enough answers in time.
     pub(super) async fn entry(&self, key: &str) -> Result<Option<Entry>> {
         let mut backoff = Backoff::within(REGISTRY_READ_TIMEOUT);
         loop {
@@ -155,7 +158,7 @@ impl<T> JetStreamBucket<T> {
                 StreamMessage::try_from(message).map(|message| Some(Entry::new(message))).map_err(ApiError::Other)
             }
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => {
-                // one answer, so that both its parts are one server's
+                // one request, so that both parts of the answer come from one server
                 let info = self.info(&json!({ "subjects_filter": subject })).await?;
                 let is_fresh = lock(&self.mark).judge(&info);
                 if is_fresh && info.has_none() { Ok(None) } else { Err(stale()) }
@@ -169,14 +172,14 @@ impl<T> JetStreamBucket<T> {
         }
     }
 
-    /// The revision of the newest message of the bucket; 0 if it has none.
+    /// The revision of the newest message of the bucket. 0 if it has no message.
     pub(super) async fn last(&self) -> Result<u64, ApiError> {
         self.find().await?;
         match self.ask_leader(">").await? {
             None => Ok(0),
             Some(entry) if lock(&self.mark).is_reached_by(entry.revision) => Ok(entry.revision),
             Some(entry) => {
-                // newer ones may have been purged
+                // newer messages may have been purged
                 let info = self.info(&json!({})).await?;
                 if lock(&self.mark).judge(&info) { Ok(entry.revision) } else { Err(stale()) }
             }
@@ -187,7 +190,7 @@ impl<T> JetStreamBucket<T> {
         self.nats.api(format!("STREAM.INFO.{}", self.stream()), request).await
     }
 
-    /// The bucket; made if there is none.
+    /// Finds the bucket. Creates it if it is missing.
     pub(super) async fn find(&self) -> Result<Found, ApiError> {
         if let Some(found) = lock(&self.mark).found() {
             return Ok(found);
@@ -210,14 +213,14 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
     /// The value of `key`.
     ///
     /// # Errors
-    /// `NATS_UNAVAILABLE` when no server that knows enough answers in time.
+    /// `NATS_UNAVAILABLE` if no server that knows enough answers in time.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
         let entry = self.entry(key).await?.filter(|entry| !entry.is_deletion());
         Ok(entry.and_then(|entry| self.parse(key, &entry.value, entry.revision)))
     }
 
-    /// The values of those keys that exist, with the time of their last change, in no order. One round trip for a thousand
-    /// keys (ADR-31) where the servers are up to date.
+    /// The values of the existing keys, with the time of their last change, in no order. Needs one round trip for a
+    /// thousand keys (ADR-31) if the servers are up to date.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -267,7 +270,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         entries.collect()
     }
 
-    /// `None` for what this version does not understand.
+    /// `None` for a value that this version cannot parse.
     pub(super) fn parse(&self, key: &str, value: &[u8], revision: u64) -> Option<Versioned<T>> {
         match serde_json::from_slice(value) {
             Ok(value) => Some(Versioned { value, revision }),

@@ -1,8 +1,9 @@
-//! The watch of one key-value bucket, which notices within two seconds that nothing comes any more.
+//! The watch of one key-value bucket. It detects within two seconds that no more messages come.
 //!
-//! That of async-nats 0.51 hears a sign of life every five seconds and misses it after ten, and neither can be set. This one
-//! ends with an error at the first doubt; whoever watches begins again. Seen with a node of three killed: the next change is
-//! told after two seconds, or after seven where the new watch is first put on the node that is gone.
+//! The watch of async-nats 0.51 gets a heartbeat every five seconds and reports a missing one after ten; it cannot be
+//! configured. This watch ends with an error at the first doubt, and its caller restarts it. Measured with one of
+//! three NATS servers killed: the next change is reported after two seconds, or after seven if the new watch is first
+//! placed on the killed server.
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -14,9 +15,9 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt;
 
-/// The server gives a sign of life this often; a watch that hears nothing for twice as long has hung.
+/// The interval of the server's heartbeats. A watch without messages for twice this interval has failed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// An abandoned consumer goes after this.
+/// The server deletes an abandoned consumer after this time.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 type Result<T> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
@@ -25,13 +26,13 @@ pub(crate) struct Watch {
     messages: push::Messages,
     bucket: String,
     prefix: String,
-    /// The consumer's own count of the newest message.
+    /// The consumer's own number of the newest message.
     delivered: u64,
     is_current: bool,
 }
 
 impl Watch {
-    /// Tells the newest value of every key, and then every change.
+    /// Opens a watch that reports the newest value of every key, and then every change.
     pub(crate) async fn open(jetstream: &jetstream::Context, bucket: &str) -> Result<Self> {
         let stream = jetstream.get_stream_no_info(format!("KV_{bucket}")).await?;
         let config = push::Config {
@@ -53,10 +54,10 @@ impl Watch {
         Ok(Self { messages, bucket, prefix, delivered: 0, is_current: false })
     }
 
-    /// The next value or deletion.
+    /// Waits for the next value or deletion.
     ///
     /// # Errors
-    /// When one may be missing, or nothing comes any more. The watch is then of no use.
+    /// If a change may be missing, or no more messages come. The watch is then unusable.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a change.
@@ -76,7 +77,7 @@ impl Watch {
         let operation = match header("KV-Operation").map(async_nats::HeaderValue::as_str) {
             Some("DEL") => kv::Operation::Delete,
             Some("PURGE") => kv::Operation::Purge,
-            // a value whose time is over
+            // a value that has expired
             None if header("Nats-Marker-Reason").is_some() => kv::Operation::Purge,
             Some(_) | None => kv::Operation::Put,
         };

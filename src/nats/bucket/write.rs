@@ -1,4 +1,4 @@
-//! Writes to a bucket: by compare-and-set, so that an attempt that was not answered can be made again.
+//! Writes to a bucket by compare-and-set, so that an unanswered attempt can be repeated.
 
 use async_nats::{
     HeaderMap,
@@ -27,7 +27,7 @@ use crate::{
 const OPERATION: &str = "KV-Operation";
 const DELETE: &str = "DEL";
 
-/// What JetStream answers to a write.
+/// JetStream's answer to a write.
 #[derive(Deserialize)]
 struct PubAck {
     stream: Option<String>,
@@ -35,7 +35,7 @@ struct PubAck {
     error: Option<jetstream::Error>,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug)]
 enum Written {
     Revision(u64),
@@ -43,10 +43,10 @@ enum Written {
     Refused,
 }
 
-/// What a write does where there is no storage left.
+/// What a write does if there is no storage left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WhenFull {
-    /// It uses the reserve.
+    /// Uses the reserve.
     UseReserve,
     Fail,
 }
@@ -55,17 +55,17 @@ enum WhenFull {
 struct Change {
     value: Bytes,
     headers: HeaderMap,
-    /// The revision that the key must have; `None`: any.
+    /// The revision that the key must have. `None`: any.
     expected: Option<u64>,
     when_full: WhenFull,
 }
 
 impl<T: Serialize> JetStreamBucket<T> {
-    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), with the help of the reserve if there is no
-    /// storage left. `None`: somebody else was faster.
+    /// Writes `key` if its revision is `expected` (`None`: if it does not exist), and returns the new revision. Uses
+    /// the reserve if there is no storage left. `None`: another call changed the key first.
     ///
     /// # Errors
-    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: perhaps.
+    /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: the value may be written.
     pub(super) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
         match expected {
             Some(_) => self.set(key, json(value)?, expected, WhenFull::UseReserve).await,
@@ -73,7 +73,7 @@ impl<T: Serialize> JetStreamBucket<T> {
         }
     }
 
-    /// Writes `key` if it does not exist and there is storage for it. `None`: somebody else was faster.
+    /// Writes `key` if it does not exist, without the reserve. `None`: another call created the key first.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -87,7 +87,7 @@ fn json(value: &impl Serialize) -> Result<Bytes> {
 }
 
 impl<T> JetStreamBucket<T> {
-    /// Deletes `key` if its revision is `expected`. False: somebody else was faster.
+    /// Deletes `key` if its revision is `expected`. False: another call changed the key first.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -95,7 +95,7 @@ impl<T> JetStreamBucket<T> {
         Ok(matches!(self.write(key, deletion(Some(expected))).await?, Written::Revision(_)))
     }
 
-    /// Tells the watches that `key` is deleted, whether or not it was there.
+    /// Reports to the watches that `key` is deleted, even if it did not exist.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -103,7 +103,7 @@ impl<T> JetStreamBucket<T> {
         self.write(key, deletion(None)).await.map(drop)
     }
 
-    /// Removes every key that begins with the token `prefix`, without a trace.
+    /// Removes every key below the token `prefix`. The watches do not report it.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
@@ -139,17 +139,17 @@ impl<T> JetStreamBucket<T> {
         if let Some(revision) = self.set(key, value.clone(), Some(0), when_full).await? {
             return Ok(Some(revision));
         }
-        // a key that was deleted has a revision too
+        // a deleted key also has a revision
         match self.entry(key).await?.filter(Entry::is_deletion) {
             Some(deletion) => self.set(key, value, Some(deletion.revision), when_full).await,
             None => Ok(None),
         }
     }
 
-    /// Writes until it is known what became of it, or the time is over.
+    /// Repeats the write until its result is known, or the time is over.
     async fn write(&self, key: &str, change: Change) -> Result<Written> {
         let Change { value, mut headers, expected, when_full } = change;
-        // by this the writer knows its own value again when it was stored and the answer was lost
+        // identifies this write, in case it is stored and its answer is lost
         let id = uuid::Uuid::new_v4().simple().to_string();
         headers.insert(header::NATS_MESSAGE_ID, id.as_str());
         if let Some(expected) = expected {
@@ -212,7 +212,7 @@ impl<T> JetStreamBucket<T> {
         }
     }
 
-    /// The revision of the write with this id, if it is the key's newest.
+    /// The revision of the write with this id, if it is the newest of the key.
     async fn written_as(&self, key: &str, id: &str) -> Result<Option<u64>> {
         let entry = self.entry(key).await.map_err(|error| unanswered().because(error))?;
         let is_own =
@@ -221,7 +221,7 @@ impl<T> JetStreamBucket<T> {
     }
 }
 
-/// JetStream's code for what may pass.
+/// JetStream's code for a temporary failure.
 const BUSY: usize = 503;
 
 fn is_other_revision(error: &jetstream::Error) -> bool {

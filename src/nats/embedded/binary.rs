@@ -1,4 +1,4 @@
-//! Which nats-server runs, and whether its version serves.
+//! Finds the nats-server binary, and checks its version.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,10 +14,10 @@ use crate::nats::version::{VERSION_MIN, VERSION_TRUSTED, Version};
 /// The environment variable that names the binary.
 const BINARY_ENV: &str = "UNIBUS_NATS_SERVER";
 
-/// How long `--version` may take.
+/// Timeout of `nats-server --version`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Reads the line that `nats-server --version` prints: `nats-server: v2.15.1`, perhaps with a suffix (`-RC.1`).
+/// Parses the output line of `nats-server --version`: `nats-server: v2.15.1`, possibly with a suffix (`-RC.1`).
 fn parse(line: &str) -> Option<Version> {
     let (numbers, _suffix) = {
         let version = line.trim().strip_prefix("nats-server: v")?;
@@ -29,7 +29,8 @@ fn parse(line: &str) -> Option<Version> {
     Some(Version { major: next()?, minor: next()?, patch: next()? })
 }
 
-/// The binary to run: the given one, else the environment's, else the first on the `PATH`; in a version that serves.
+/// The binary to run: `given`, else the one in the environment, else the first on the `PATH`. Checks that its version
+/// is supported.
 pub(super) async fn find(given: Option<PathBuf>) -> Result<PathBuf, EmbeddedError> {
     let binary = choose(given, std::env::var_os(BINARY_ENV));
     let found = version(&binary).await?;

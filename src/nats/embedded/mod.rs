@@ -1,19 +1,19 @@
-//! The nats-server that the service runs as its own child process.
+//! The nats-server that the service runs as a child process.
 //!
-//! Owns the server's whole life: which binary serves, its data directory and who may own it, its configuration, one
-//! supervised process at a time, and its end. Refuses to know what is stored in it: the caller gets a URL and connects
-//! as to any other NATS.
+//! This module manages the server: the binary, the data directory and its lock, the configuration, one supervised
+//! process at a time, and the stop. It does not know the stored data. The caller gets a URL and connects as to any
+//! NATS server.
 //!
-//! What holds at any moment:
-//! - One owner for a data directory (a lock on `<data_dir>/lock`), because nats-server itself does not lock its store
-//!   and two servers on one store destroy it.
+//! Invariants:
+//! - One instance uses a data directory (a lock on `<data_dir>/lock`). nats-server itself does not lock its store, and
+//!   two servers on one store destroy it.
 //! - No server outlives the service. The service holds one end of a pipe; a guard beside the server (`guard.sh`) ends
-//!   the server when that pipe closes, for whatever reason it does: a stop, a drop, a crash, a SIGKILL.
-//! - The URL stays the same over restarts of the server, so that clients only ever have to reconnect.
+//!   the server when that pipe closes, for any reason: a stop, a drop, a crash, a SIGKILL.
+//! - The URL stays the same over restarts of the server, so clients only have to reconnect.
 //!
 //! | file in the data directory | what it is |
 //! |---|---|
-//! | `lock` | locked by the owner |
+//! | `lock` | locked by the instance |
 //! | `nats.conf` | the server's configuration, with its password |
 //! | `nats.url` | the URL, with the password, for local native tools: `nats --server "$(cat nats.url)" ...` |
 //! | `nats.pid` | the server's process id |
@@ -49,24 +49,24 @@ use self::{
     process::Launch,
 };
 
-/// How long a start may take until JetStream answers, recovery of the stored data included.
+/// Timeout of a start until JetStream answers, including the recovery of the stored data.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How many ports are tried when another process takes the chosen one before the server listens on it.
+/// Number of ports to try when another process takes the chosen port before the server listens on it.
 const PORT_ATTEMPTS: usize = 5;
 
-/// What the embedded server needs to know.
+/// The settings of the embedded server.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// The nats-server to run; when absent the one named by `UNIBUS_NATS_SERVER`, else the first on the `PATH`.
+    /// The nats-server to run. `None`: the one named by `UNIBUS_NATS_SERVER`, else the first on the `PATH`.
     pub(crate) binary: Option<PathBuf>,
-    /// Where everything is kept; created when it is missing.
+    /// The data directory. Created if it is missing.
     pub(crate) data_dir: PathBuf,
 }
 
 /// A running, supervised nats-server.
 ///
-/// Dropping it ends the server as [`EmbeddedNats::stop`] does, only without waiting for it.
+/// Dropping it ends the server as [`EmbeddedNats::stop`] does, but does not wait.
 pub(crate) struct EmbeddedNats {
     url: String,
     observed: Arc<Observed>,
@@ -74,7 +74,7 @@ pub(crate) struct EmbeddedNats {
     stop: DropGuard,
 }
 
-/// Without the URL, which has the password.
+/// Without the URL, which contains the password.
 impl fmt::Debug for EmbeddedNats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedNats").field("pid", &self.pid()).finish_non_exhaustive()
@@ -82,15 +82,15 @@ impl fmt::Debug for EmbeddedNats {
 }
 
 impl EmbeddedNats {
-    /// Starts the server and returns when JetStream answers a client.
+    /// Starts the server, and waits until JetStream answers a client.
     ///
     /// # Errors
     ///
-    /// Whatever the error, no process is left behind and the data directory is free again.
+    /// After any error, no process is left and the data directory is unlocked.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the server ends shortly after.
+    /// If this is dropped, the server ends shortly after.
     pub(crate) async fn start(options: Options) -> Result<Self, EmbeddedError> {
         let binary = binary::find(options.binary).await?;
         let data_dir = DataDir::own(&options.data_dir)?;
@@ -141,12 +141,12 @@ impl EmbeddedNats {
         Ok(Self { url: endpoint.url(), observed, tasks, stop: stop.drop_guard() })
     }
 
-    /// `nats://user:password@127.0.0.1:port`, the same for as long as `self` lives.
+    /// `nats://user:password@127.0.0.1:port`. It stays the same while `self` lives.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// The process id of nats-server; none while it is down.
+    /// The process id of nats-server. `None` while it is down.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.observed.pid()
     }
@@ -156,7 +156,7 @@ impl EmbeddedNats {
         self.observed.disk.clone()
     }
 
-    /// Ends the server in good order, or forcibly when that takes too long, and returns when it is gone.
+    /// Stops the server in order, or kills it if that takes too long. Waits until it has ended.
     pub(crate) async fn stop(self) {
         drop(self.stop);
         self.tasks.wait().await;

@@ -17,13 +17,14 @@ use super::{
     log::{self, Observed},
 };
 
-/// Ends the server when the service is gone; how is told in the file.
+/// The script that ends the server when the service is gone. The file describes how.
 const GUARD: &str = include_str!("guard.sh");
 
-/// How long the guard has for ending the server; a little more than it gives the server before it kills it.
+/// Time limit of the guard for ending the server. It is a little longer than the time after which the guard kills the
+/// server.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
-/// How the server is run, again and again.
+/// The settings of each run of the server.
 #[derive(Debug, Clone)]
 pub(super) struct Launch {
     binary: PathBuf,
@@ -37,15 +38,15 @@ impl Launch {
         Self { binary: binary.to_owned(), data_dir, observed, stop }
     }
 
-    /// Runs the server until it ends by itself or is told to stop.
+    /// Runs the server until it ends by itself or `stop` is cancelled.
     ///
     /// # Errors
     ///
-    /// When it could not be started.
+    /// If the server could not be started.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the server is ended by its guard, shortly after.
+    /// If this is dropped, the guard ends the server shortly after.
     pub(super) fn run(&self) -> impl Future<Output = io::Result<ExitStatus>> + Send + use<> {
         let launch = self.clone();
         async move {
@@ -82,7 +83,7 @@ impl Launch {
                 guard.stop().await
             }
         };
-        // A guard that was killed has left the others of its group behind.
+        // a killed guard leaves the other processes of its group running
         guard.kill_group();
         status
     }
@@ -92,7 +93,7 @@ impl Launch {
 struct Guard {
     child: Child,
     group: Option<Pid>,
-    /// While this is open, the server runs.
+    /// The server runs while this is open.
     lifeline: Option<ChildStdin>,
 }
 
@@ -109,13 +110,13 @@ impl Guard {
 
     fn kill_group(&self) {
         if let Some(group) = self.group {
-            // It fails when nobody is left, which is what is wanted.
+            // the call fails if no process is left, which is the goal
             let _gone = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// The process id as the operating system takes it; never 0, which would be this process' own group.
+/// The process id for the operating system. Never 0, which would be this process's own group.
 pub(super) fn as_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }

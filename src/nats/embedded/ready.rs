@@ -1,4 +1,4 @@
-//! When the server is ready: a client can connect and JetStream answers it.
+//! Waits until the server is ready: a client can connect, and JetStream answers it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::config::{Endpoint, USER};
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Returns when JetStream answers; the caller bounds the wait.
+/// Waits until JetStream answers. The caller bounds the wait.
 pub(super) async fn jetstream(endpoint: &Endpoint) {
     loop {
         match answer(endpoint).await {
@@ -19,7 +19,7 @@ pub(super) async fn jetstream(endpoint: &Endpoint) {
 }
 
 async fn answer(endpoint: &Endpoint) -> Result<(), async_nats::Error> {
-    // Not by the URL: the client ignores the password in it, and logs it.
+    // not by the URL, because the client ignores the password in it, and logs it
     let client = async_nats::ConnectOptions::with_user_and_password(USER.into(), endpoint.password.clone())
         .connection_timeout(ANSWER_WITHIN)
         .request_timeout(Some(ANSWER_WITHIN))

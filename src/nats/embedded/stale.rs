@@ -1,7 +1,7 @@
-//! The server that an earlier owner of the data directory left running.
+//! Ends a server that an earlier instance left running on the data directory.
 //!
-//! The guard ends the server of a killed service, but not at once, and somebody may have killed the guard too. Which
-//! process it is, is read from `/proc`; where there is none (not Linux), the guard is the only protection.
+//! The guard ends the server of a killed service, but not at once, and the guard may have been killed too. The
+//! server's process is found in `/proc`. Without `/proc` (not Linux), the guard is the only protection.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const TERMINATED_WITHIN: Duration = Duration::from_secs(5);
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Ends what still runs on the directory, and waits for its end.
+/// Ends a server that still runs on the directory, and waits for its end.
 pub(super) async fn clear(data_dir: &DataDir) -> Result<(), EmbeddedError> {
     let Some(pid) = running(data_dir) else {
         return Ok(());
@@ -39,10 +39,10 @@ pub(super) async fn clear(data_dir: &DataDir) -> Result<(), EmbeddedError> {
     Err(EmbeddedError::StaleServer { pid })
 }
 
-/// The process that `nats.pid` names, when it really is a server of this directory.
+/// The process that `nats.pid` names, if it is a server of this directory.
 fn running(data_dir: &DataDir) -> Option<u32> {
     let pid: u32 = std::fs::read_to_string(data_dir.pid_path()).ok()?.trim().parse().ok()?;
-    // Empty for a process that has ended and only waits for its parent.
+    // empty for a process that has ended and waits for its parent
     let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let config_path = data_dir.config_path();
     let names_config = |argument: &[u8]| argument == config_path.as_os_str().as_encoded_bytes();

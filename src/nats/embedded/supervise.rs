@@ -1,4 +1,4 @@
-//! Brings the server back when it ends by itself.
+//! Restarts the server when it ends by itself.
 
 use std::io;
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use super::{process::Launch, stale};
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// After a run of this length the server counts as healthy, and its next end as a new trouble.
+/// A run of at least this length resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// Follows the first run, already under way, and starts another after each until it is told to stop.
+/// Waits for the first run, which has already started, and starts another run after each, until `stop` is cancelled.
 pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::Result<ExitStatus>>>>) {
     let mut started = Instant::now();
     let mut backoff = BACKOFF_MIN;

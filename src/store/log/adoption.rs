@@ -1,4 +1,4 @@
-//! Which streams of other programs can be a room's.
+//! Decides which streams of other programs a room can adopt.
 
 use async_nats::jetstream::stream::{Config, PersistenceMode, RetentionPolicy, StorageType};
 
@@ -7,8 +7,8 @@ use crate::{
     error::{Error, Reason, Result},
 };
 
-/// Refuses a stream that the room cannot have: it captures another subject, or has settings that a room is not known to work
-/// with.
+/// Refuses a stream that the room cannot adopt: it captures another subject, or has settings that are not known to
+/// work with a room.
 ///
 /// # Errors
 /// `STREAM_INCOMPATIBLE`.
@@ -16,7 +16,7 @@ pub(in crate::store) fn check(config: &Config, room: &Room) -> Result<()> {
     if is_adoptable(config, room) { Ok(()) } else { Err(refused()) }
 }
 
-/// A room cannot have the stream.
+/// The error for a stream that a room cannot adopt.
 pub(in crate::store) fn refused() -> Error {
     Error::new(
         Reason::StreamIncompatible,
@@ -25,8 +25,8 @@ pub(in crate::store) fn refused() -> Error {
     )
 }
 
-/// Whether a stream of another program can be the room's: it captures the room's subject alone, and has no setting but those
-/// that the service replaces and those that a room is known to work with.
+/// Returns true if the room can adopt the stream. The stream must capture the room's subject alone. Its other
+/// settings must be ones that the service replaces, or that are known to work with a room.
 fn is_adoptable(config: &Config, room: &Room) -> bool {
     let Config {
         subjects,
@@ -56,25 +56,25 @@ fn is_adoptable(config: &Config, room: &Room) -> bool {
         allow_batch_publish: _,
         deny_delete: _,
         deny_purge: _,
-        // nothing is acknowledged, or before it is written
+        // refused: the stream acknowledges nothing, or before it has written
         no_ack,
         persist_mode,
-        // nothing can be stored, or not what was published
+        // refused: the stream stores nothing, or not the published message
         sealed,
         pause_until,
         allow_message_counter,
         subject_transform,
-        // messages come from elsewhere, or from the server itself
+        // refused: messages come from other streams, or from the server itself
         mirror,
         mirror_direct,
         sources,
         allow_message_schedules,
         subject_delete_marker_ttl,
-        // publishers can empty the room
+        // refused: publishers could empty the room
         allow_rollup,
-        // readers and positions may be refused
+        // refused: the stream may refuse readers and positions
         consumer_limits,
-        // the sequences before it look like lost messages
+        // refused: the sequences before it would look like lost messages
         first_sequence,
         template_owner,
     } = config;

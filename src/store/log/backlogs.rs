@@ -1,8 +1,9 @@
-//! Turns at reading backlogs: together, the readers of this instance ask NATS for less than it keeps for a connection.
+//! Turns for reading backlogs. Together, the readers of this instance request fewer bytes than NATS buffers for a
+//! connection.
 //!
-//! The NATS server closes a connection for which more than its `max_pending` waits. So a reader asks for no more bytes than its
-//! turn holds. While others wait for a turn, a reader keeps its turn for a second; a reader from whom nobody takes messages
-//! loses the turn, together with the messages that it has read ahead, and reads them again later.
+//! The NATS server closes a connection with more than `max_pending` waiting bytes. So a reader requests at most the
+//! bytes of its turn. While other readers wait, a reader keeps its turn for [`BACKLOG_TURN_TIME`]. A reader whose
+//! messages are not taken loses its turn and the messages that it has read ahead, and reads them again later.
 
 use std::{
     pin::Pin,
@@ -25,7 +26,7 @@ use crate::{
     sync::lock,
 };
 
-/// How often one who waits for a turn looks for readers from whom nobody takes messages.
+/// How often a waiting reader checks for readers whose messages are not taken.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const KIB: usize = 1024;
 
@@ -37,9 +38,9 @@ pub(in crate::store) struct Backlogs(Arc<Inner>);
 struct Inner {
     /// In KiB.
     budget: Arc<Semaphore>,
-    /// How many wait, of all callers.
+    /// Number of waiting readers, of all callers.
     waiting: AtomicUsize,
-    /// What holds a turn now.
+    /// The current holders of turns.
     holders: Mutex<Vec<Weak<dyn Holder>>>,
 }
 
@@ -61,18 +62,18 @@ impl Turns {
     }
 }
 
-/// Something that holds a turn, and can lose it.
+/// A holder of a turn, which can lose it.
 trait Holder: Send + Sync {
-    /// Gives the turn back, if nobody has asked for a message since this moment.
+    /// Gives the turn back if no message was requested since `moment`.
     fn give_back_if_idle_since(&self, moment: Instant);
 }
 
-/// The right to ask NATS for so many bytes of a backlog. Dropping it gives it back.
+/// The right to request `bytes` bytes of a backlog from NATS. Dropping it gives the turn back.
 #[derive(Debug)]
 pub(in crate::store) struct Turn {
     backlogs: Backlogs,
     pub bytes: usize,
-    /// When the first message came: what it takes to begin is not the reader's time.
+    /// When the first message arrived. The time until then is not counted.
     since: Option<Instant>,
     _permit: OwnedSemaphorePermit,
     _of_caller: Option<OwnedSemaphorePermit>,
@@ -87,13 +88,13 @@ impl Backlogs {
         }))
     }
 
-    /// Turns, of which a caller may have as many at the same time as `of_caller` has permits.
+    /// Turns for one caller. `of_caller` has one permit for each turn that the caller may have at the same time.
     pub(in crate::store) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> Turns {
         Turns { backlogs: self.clone(), of_caller }
     }
 
-    /// Waits for a turn, in the order in which readers ask. A turn is for one message of the largest size at least, and for all
-    /// that is read ahead where nobody else reads. `of_caller` bounds the turns of one caller.
+    /// Waits for a turn, in the order of the requests. A turn covers at least one message of the largest size, or all
+    /// of the read-ahead if the budget allows it. `of_caller` bounds the turns of one caller.
     async fn turn(&self, of_caller: Option<&Arc<Semaphore>>, message_bytes_max: usize) -> Turn {
         let all = BACKLOGS_BYTES_MAX / KIB;
         let needed = message_bytes_max.div_ceil(KIB).min(all);
@@ -112,7 +113,7 @@ impl Backlogs {
         Turn { backlogs: self.clone(), bytes: kib * KIB, since: None, _permit: permit, _of_caller: of_caller.flatten() }
     }
 
-    /// Waits for these permits, and takes turns away from idle holders meanwhile. `None` never comes: nobody closes a semaphore.
+    /// Waits for permits, and takes turns from idle holders meanwhile. Never `None`, because no semaphore is closed.
     async fn acquire(&self, semaphore: Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {
         let acquiring = semaphore.acquire_many_owned(permits);
         tokio::pin!(acquiring);
@@ -138,14 +139,14 @@ impl Backlogs {
 }
 
 impl Turn {
-    /// Whether somebody waits for a turn, and this one has lasted long enough.
+    /// Returns true if another reader waits and this turn has lasted [`BACKLOG_TURN_TIME`].
     pub(in crate::store) fn is_over(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() > BACKLOG_TURN_TIME)
             && self.backlogs.0.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Counts one who waits for as long as it lives.
+/// Counts a waiting reader until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -165,7 +166,7 @@ fn permits(kib: usize) -> u32 {
     u32::try_from(kib).unwrap_or(u32::MAX)
 }
 
-/// A stream of messages that is read ahead for as long as its turn lasts.
+/// A stream of messages that is read ahead while its turn lasts.
 pub(in crate::store) struct Taken<S: Stream> {
     slot: Arc<Slot<S>>,
 }
@@ -175,14 +176,14 @@ struct Slot<S: Stream> {
     asked: Mutex<Asked>,
 }
 
-/// When somebody asked for a message the last time, and who waits for one.
+/// The time of the last request for a message, and the task that waits for one.
 struct Asked {
     at: Instant,
     waiting: Option<Waker>,
 }
 
 impl<S: Stream<Item: Send> + Unpin + Send + 'static> Taken<S> {
-    /// The stream, which belongs to this turn; without a turn it lasts for ever.
+    /// Wraps a stream that belongs to `turn`. Without a turn it never ends.
     pub(in crate::store) fn new(stream: S, turn: Option<Turn>) -> Self {
         let backlogs = turn.as_ref().map(|turn| turn.backlogs.clone());
         let asked = Asked { at: Instant::now(), waiting: None };
@@ -196,14 +197,14 @@ impl<S: Stream<Item: Send> + Unpin + Send + 'static> Taken<S> {
         Self { slot }
     }
 
-    /// Whether the turn was taken away, or is over; the stream is then of no use.
+    /// Returns true if the turn was taken away or is over. The stream is then unusable.
     pub(in crate::store) fn is_over(&self) -> bool {
         lock(&self.slot.held).as_ref().is_none_or(|(_, turn)| turn.as_ref().is_some_and(Turn::is_over))
     }
 }
 
 impl<S: Stream + Unpin> Taken<S> {
-    /// Ready when [`Self::take`] gives a message, or never will again.
+    /// Ready if [`Self::take`] returns a message, or the stream has ended.
     pub(in crate::store) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut held = lock(&self.slot.held);
         let Some((stream, turn)) = &mut *held else { return Poll::Ready(()) };
@@ -215,7 +216,7 @@ impl<S: Stream + Unpin> Taken<S> {
         polled
     }
 
-    /// The next message if it is here.
+    /// Takes the next message if it has arrived.
     pub(in crate::store) fn take(&self) -> Poll<Option<S::Item>> {
         let mut held = lock(&self.slot.held);
         let Some((stream, turn)) = &mut *held else { return Poll::Ready(None) };

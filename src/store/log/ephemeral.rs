@@ -1,4 +1,4 @@
-//! Live messages of an ephemeral room, by a core NATS subscription, with an account of what was lost.
+//! Messages of an ephemeral room, received by a core NATS subscription. Reports when messages may have been lost.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,35 +18,35 @@ use crate::{
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// What happens in an ephemeral room.
+/// An event in an ephemeral room.
 #[derive(Debug)]
 pub(crate) enum EphemeralEvent {
     Message(Message),
-    /// The NATS connection was lost and is back; what was published meanwhile is gone.
+    /// The NATS connection was lost and is back. Messages that were published meanwhile are lost.
     Reconnected,
 }
 
-/// One listener of an ephemeral room. Dropping it ends it.
+/// A subscription to the subject of an ephemeral room. Dropping it ends the subscription.
 #[derive(Debug)]
 pub(crate) struct EphemeralFeed {
     nats: Nats,
     messages: Subscriber,
     signatures: Signatures,
     room: Room,
-    /// Not given yet, since it is not known who published it.
+    /// A message that waits until its sender is known.
     held: Option<(Message, Seal)>,
     connections: watch::Receiver<u64>,
 }
 
 impl EphemeralFeed {
-    /// Listens from now on: what is published after this returned is heard.
+    /// Subscribes. Every message that is published after this returns is received.
     pub(in crate::store) async fn open(nats: &Nats, signatures: &Signatures, room: &Room) -> Result<Self> {
         let (messages, connections) = listen(nats, room).await?;
         let (nats, signatures, room) = (nats.clone(), signatures.clone(), room.clone());
         Ok(Self { nats, messages, signatures, room, held: None, connections })
     }
 
-    /// The next event. Messages come in the order of the NATS server.
+    /// Waits for the next event. Messages arrive in the order of the NATS server.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
@@ -73,7 +73,7 @@ impl EphemeralFeed {
         }
     }
 
-    /// The NATS client came to its end, over a message that it could not parse.
+    /// Subscribes again after the NATS client ended because of a message that it could not parse.
     async fn listen_again(&mut self) {
         let mut delay = RETRY_DELAY_MIN;
         loop {
@@ -91,7 +91,7 @@ impl EphemeralFeed {
         }
     }
 
-    /// The next event if it is here already.
+    /// Takes the next event if it has arrived.
     pub(crate) fn take_ready(&mut self) -> Option<EphemeralEvent> {
         if self.held.is_some() || self.connections.has_changed().unwrap_or(false) {
             return None;
@@ -100,7 +100,7 @@ impl EphemeralFeed {
         self.event(message)
     }
 
-    /// What this means; `None` if it is held until more is known.
+    /// Converts a message. `None` if the message is held until its sender is known.
     fn event(&mut self, message: async_nats::Message) -> Option<EphemeralEvent> {
         let Stored { mut message, seal, .. } =
             Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);

@@ -1,8 +1,9 @@
 //! Excerpts of a room's log: some messages from a place on, complete, whichever server answers.
 //!
-//! Small excerpts come by batched direct get (ADR-31) from any replica, large ones by a consumer's fetch. Neither proves an
-//! absence where the log has copies: what the answer lacks and the leader has is asked of the leader. The leader's answer
-//! as JSON is also what is left when a replica does not answer, or a message breaks the connection.
+//! Small excerpts are read by batched direct get (ADR-31) from any replica, large ones by a consumer's fetch. In a
+//! replicated log neither proves an absence. So messages that the answer lacks and the leader has are requested from
+//! the leader. The leader's answer as JSON is also the fallback if a replica does not answer, or a message breaks the
+//! connection.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,30 +27,30 @@ use crate::{
     store::signatures::Signatures,
 };
 
-/// Excerpts of so many messages are worth a consumer.
+/// Minimum number of messages for which a consumer is created.
 const FETCHED_FROM: usize = 400;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Messages that are asked for one by one are asked for so many at a time.
+/// Maximum number of concurrent requests for single messages.
 const EACH_TOGETHER_MAX: usize = 32;
-/// And about so many bytes.
+/// Approximate maximum of bytes of concurrent requests for single messages.
 const EACH_TOGETHER_BYTES: usize = 1024 * 1024;
 
-/// One room's log, as it was when somebody asked.
+/// One room's log, as it was at the request.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Excerpts<'a> {
     pub nats: &'a Nats,
     pub logs: &'a Logs,
     pub signatures: &'a Signatures,
     pub room: &'a Room,
-    /// Not stale.
+    /// A state that is not stale.
     pub state: RoomState,
 }
 
-/// How much an excerpt may hold.
+/// The bounds of an excerpt.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct ExcerptLimits {
     pub messages: usize,
-    /// Beyond one message.
+    /// One message may exceed this.
     pub bytes: usize,
 }
 
@@ -64,14 +65,14 @@ struct BatchRequest {
 }
 
 impl Excerpts<'_> {
-    /// The first messages from `origin` on. Where the log has copies, messages at its end may be missing:
+    /// Reads the first messages from `origin` on. In a replicated log, messages at the end may be missing;
     /// [`Self::complete`] adds them.
     pub(in crate::store) async fn read(&self, origin: Origin, limits: ExcerptLimits) -> Result<Fetched> {
         let until = time::Instant::now() + NATS_REQUEST_TIMEOUT;
         if !self.nats.suspects().contains(&self.room.room_id) {
             match time::timeout_at(until, self.read_many(origin, limits)).await {
                 Ok(Ok(batch)) => return Ok(batch),
-                // another program has switched direct gets off
+                // another program has disabled direct gets
                 Ok(Err(error @ ApiError::NoResponders)) => return Err(error.into()),
                 Ok(Err(error)) => {
                     debug!(room = %self.room.room_id, %error, "messages could not be read together; they are read one by one");
@@ -79,7 +80,7 @@ impl Excerpts<'_> {
                 Err(_) => {}
             }
         }
-        // a little is left in any case, so that one answer can come
+        // at least this time is left, so that one answer can arrive
         let until = until.max(time::Instant::now() + Duration::from_millis(500));
         time::timeout_at(until, self.read_each(origin, limits)).await.map_err(|_| Error::from(ApiError::TimedOut))?
     }
@@ -112,13 +113,13 @@ impl Excerpts<'_> {
         Ok(Fetched { messages, pending: found.pending })
     }
 
-    /// What an excerpt will be in bytes, if its messages are as large as they are on average.
+    /// The expected bytes of an excerpt: twice the average size of its messages, at most the bound.
     fn expected_bytes(&self, limits: ExcerptLimits) -> usize {
         let average = usize::try_from(self.state.bytes / self.state.messages.max(1)).unwrap_or(usize::MAX);
         average.saturating_mul(limits.messages).saturating_mul(2).min(limits.bytes)
     }
 
-    /// As [`Self::read`], each message by itself from the leader.
+    /// As [`Self::read`], but reads each message from the leader.
     async fn read_each(&self, origin: Origin, limits: ExcerptLimits) -> Result<Fetched> {
         let mut next = match origin {
             Origin::Sequence(sequence) => sequence,
@@ -132,7 +133,7 @@ impl Excerpts<'_> {
             let wanted = limits.messages - messages.len();
             let mut found = self.read_together(next, wanted.min(self.together())).await?;
             if found.is_empty() {
-                // a hole, or the end
+                // a hole, or the end of the log
                 let Some(first) = raw::get(self.nats, self.room, Wanted::From(next)).await? else {
                     return Ok(Fetched { messages, pending: 0 });
                 };
@@ -149,7 +150,7 @@ impl Excerpts<'_> {
         Ok(Fetched { messages, pending })
     }
 
-    /// What is stored of the `count` sequences from `next` on, asked for at the same time.
+    /// The stored messages among the `count` sequences from `next` on, requested concurrently.
     async fn read_together(&self, next: u64, count: usize) -> Result<Vec<Raw>> {
         let sequences = (next..=self.state.last_sequence).take(count);
         let gets = sequences.map(|sequence| raw::get(self.nats, self.room, Wanted::At(sequence)));
@@ -157,14 +158,14 @@ impl Excerpts<'_> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// How many messages are asked for at the same time: of large ones, few.
+    /// Number of messages to request concurrently. It is lower for large messages.
     fn together(&self) -> usize {
         let average = usize::try_from(self.state.bytes / self.state.messages.max(1)).unwrap_or(usize::MAX);
         (EACH_TOGETHER_BYTES / average.max(1)).clamp(1, EACH_TOGETHER_MAX)
     }
 
-    /// Adds to `found`, which is what a server has from `start` on, what it lacks of the sequences up to `end`. False: there
-    /// is more than fits.
+    /// Adds the missing messages up to `end` to `found`, which holds a server's messages from `start` on. False:
+    /// there are more messages than fit.
     pub(in crate::store) async fn complete(
         &self,
         found: &mut Vec<Message>,
@@ -203,7 +204,7 @@ impl Excerpts<'_> {
                 next += 1;
                 continue;
             }
-            // removed meanwhile, or the answer is stale
+            // the message was removed, or the answer is stale
             let newer = self.logs.list(self.room).await?;
             if newer.first_from(next) == Some(next) {
                 if time::Instant::now() > give_up {
@@ -215,7 +216,7 @@ impl Excerpts<'_> {
         }
     }
 
-    /// Whether a message is stored after `sequence`.
+    /// Returns true if a message is stored after `sequence`.
     pub(in crate::store) async fn exists_after(&self, sequence: u64) -> Result<bool> {
         if sequence >= self.state.last_sequence || self.state.messages == 0 {
             return Ok(false);
@@ -230,14 +231,14 @@ impl Excerpts<'_> {
         Ok(!self.read(Origin::Sequence(sequence + 1), limits).await?.messages.is_empty())
     }
 
-    /// The first message stored at or after `time`, as the leader knows.
+    /// The sequence of the first message stored at or after `time`, according to the leader.
     pub(in crate::store) async fn first_at(&self, time: SystemTime) -> Result<Option<u64>> {
         let get = async |wanted| raw::get(self.nats, self.room, wanted).await;
         let Some(last) = get(Wanted::Last).await? else { return Ok(None) };
         if last.stored.message.published_at < time {
             return Ok(None);
         }
-        // what is stored before `low` is older; the first that is stored at or after `high` is not
+        // messages before `low` are older than `time`; the first message at or after `high` is not
         let (mut low, mut high) = (self.state.first_sequence, last.stored.message.sequence);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -253,7 +254,7 @@ impl Excerpts<'_> {
     }
 }
 
-/// A reply of a direct get.
+/// Converts a reply of a direct get.
 fn read(reply: async_nats::Message) -> Option<Stored> {
     let headers = reply.headers.as_ref()?;
     let sequence = number(Some(headers), header::NATS_SEQUENCE)?;

@@ -1,8 +1,8 @@
-//! Many messages of a log at once, by one fetch from a consumer that is made for it.
+//! Reads many messages of a log by one fetch from a temporary consumer.
 //!
-//! Twice as fast as a batched direct get where there are many, since the server looks each message of that one up and
-//! describes it in five headers. Making a consumer is a change of state that a cluster's servers have to agree upon, so
-//! there, and whenever anything about it is in doubt, `None` tells to read in the other way.
+//! For many messages, a fetch is twice as fast as a batched direct get, because the server looks up each message of a
+//! direct get and adds five headers to it. In a cluster, the servers must agree on the creation of a consumer. So in
+//! a cluster, and after any doubtful answer, the result is `None`, and the caller reads in another way.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,25 +17,25 @@ use crate::{
     store::signatures::Signatures,
 };
 
-/// A consumer goes by itself after this: deleting it would be a third request.
+/// The server deletes the consumer after this time. Deleting it would need a third request.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(1);
 
-/// Where to begin.
+/// The start of a read.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum Origin {
     Sequence(u64),
     Time(SystemTime),
 }
 
-/// What one read brought, ascending.
+/// The messages of one read, ascending.
 #[derive(Debug)]
 pub(in crate::store) struct Fetched {
     pub messages: Vec<Message>,
-    /// Messages that are stored after the last of these.
+    /// Number of messages that are stored after the last of these.
     pub pending: u64,
 }
 
-/// The first messages from `origin` on, up to so many and so many bytes.
+/// Reads the first messages from `origin` on, up to `messages_max` messages and `bytes_max` bytes.
 pub(in crate::store) async fn fetch(
     nats: &Nats,
     signatures: &Signatures,
@@ -70,7 +70,7 @@ pub(in crate::store) async fn fetch(
     while let Some(delivery) = fetched.next().await {
         let delivery = match delivery {
             Ok(delivery) => delivery,
-            // the bytes are used up
+            // the bound on bytes is reached
             Err(_) if !messages.is_empty() => break,
             Err(error) => {
                 told(&error);
@@ -79,7 +79,7 @@ pub(in crate::store) async fn fetch(
         };
         let info = delivery.info().inspect_err(|error| told(error)).ok()?;
         if info.consumer_sequence != messages.len() as u64 + 1 {
-            return None; // one was lost on its way
+            return None; // a message was lost in transit
         }
         let (sequence, published) = (info.stream_sequence, info.published);
         pending = info.pending;

@@ -1,7 +1,7 @@
-//! Pages of a room's log, put together from excerpts of it: two requests for the newest page of a room without holes.
+//! Pages of a room's log, assembled from excerpts. The newest page of a room without holes needs two requests.
 //!
-//! A page is complete whenever enough messages exist: where sequences are missing, more of the log is read, in spans that
-//! grow over emptiness and shrink where messages are dense or large.
+//! A page is full if enough messages exist. If sequences are missing, more of the log is read, in spans that grow
+//! over holes and shrink where messages are dense or large.
 
 use std::{collections::VecDeque, time::SystemTime};
 
@@ -15,18 +15,18 @@ use crate::{
     limits::HISTORY_PAGE_BYTES_MAX,
 };
 
-/// Bytes of one read beyond the page's own bound, so that one more message of any size fits.
+/// Bytes of one read beyond the page's bound, so that one more message of any size fits.
 const READ_SLACK_BYTES: usize = 1024 * 1024;
-/// What a message costs in a page beside its payload and headers.
+/// Bytes that a message is counted for beside its payload and headers.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
-/// How much wider the next span is when the one before held nothing.
+/// The factor for the next span if the last span held no message.
 const SPAN_GROWTH: u64 = 8;
 
 /// Bounds of a page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageLimits {
     pub messages: usize,
-    /// Payload, headers and overhead; one message is given even if it is larger.
+    /// Payload, headers and overhead. A page has at least one message, even if it is larger.
     pub bytes: usize,
 }
 
@@ -43,7 +43,7 @@ pub(in crate::store) async fn page(excerpts: Excerpts<'_>, want: PageRequest, li
     }
 }
 
-/// One room's log as it was when the page was asked for.
+/// One room's log, as it was at the request.
 struct Log<'a> {
     excerpts: Excerpts<'a>,
     state: RoomState,
@@ -51,7 +51,7 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    /// The newest messages below `end`, collected from the end towards the beginning.
+    /// The newest messages before `end`, collected from the end towards the beginning.
     async fn newest_before(&self, end: u64) -> Result<Page> {
         let first = self.state.first_sequence;
         let mut page: VecDeque<Message> = VecDeque::new();
@@ -69,7 +69,7 @@ impl Log<'_> {
                 complete = self.excerpts.complete(&mut found, bottom, top - 1, self.excerpt(usize::MAX)).await?;
             }
             if !complete && bottom + 1 < top {
-                // more than one read holds: look nearer to the end
+                // more messages than one read holds, so read nearer to the end
                 span = (span / 2).max(1);
                 continue;
             }
@@ -87,7 +87,7 @@ impl Log<'_> {
         }
         let newest = page.back().map_or(0, |message| message.sequence);
         let has_newer = self.excerpts.exists_after(newest.max(end.saturating_sub(1))).await?;
-        // where nothing is found, nothing is stored from the first sequence to the end
+        // if nothing is found, nothing is stored from the first sequence to the end
         Ok(self.page(page.into(), end.min(first), has_newer))
     }
 
@@ -102,13 +102,13 @@ impl Log<'_> {
             let wanted = (self.limits.messages - page.len() + 1) as u64;
             let mut batch = self.read(from, wanted).await?;
             if let Origin::Time(start) = from {
-                // of a time after the last message the server gives the room from its beginning
+                // for a time after the last message the server returns the log from its beginning
                 batch.messages.retain(|message| message.published_at >= start);
             }
             if let (Origin::Time(_), Some(found)) = (from, batch.messages.first())
                 && found.sequence < first
             {
-                // it was asked for less than is stored
+                // the server returned a message before the first stored sequence
                 origin = Origin::Sequence(first);
                 from = origin;
                 continue;
@@ -117,7 +117,7 @@ impl Log<'_> {
             let start = match (from, batch.messages.first()) {
                 (Origin::Sequence(start), _) => Some(start),
                 (Origin::Time(_), Some(first)) => Some(first.sequence),
-                // the server that answered may not have what there is
+                // the server that answered may lack existing messages
                 (Origin::Time(time), None) => self.excerpts.first_at(time).await?,
             };
             if let (false, Some(start)) = (more, start) {
@@ -149,7 +149,7 @@ impl Log<'_> {
         Ok(self.page(page, next.unwrap_or(begin), next.is_some()))
     }
 
-    /// The page of these messages. One without messages lies before the sequence `place`.
+    /// Builds the page. A page without messages is before the sequence `place`.
     fn page(&self, messages: Vec<Message>, place: u64, has_newer: bool) -> Page {
         let older_than = messages.first().map_or(place, |message| message.sequence);
         let newer_than = messages.last().map_or(place.saturating_sub(1), |message| message.sequence);
@@ -165,7 +165,7 @@ impl Log<'_> {
         self.excerpts.read(origin, self.excerpt(usize::try_from(messages).unwrap_or(usize::MAX))).await
     }
 
-    /// What one read may bring: one message more than the page takes.
+    /// The bounds of one read: one message more than the page takes.
     fn excerpt(&self, messages: usize) -> ExcerptLimits {
         ExcerptLimits {
             messages: messages.min(self.limits.messages + 1),
@@ -173,11 +173,11 @@ impl Log<'_> {
         }
     }
 
-    /// Sequences that the page should span if the messages are as large and as dense as they are on average.
+    /// The number of sequences of the page if its messages have the average size and density.
     fn first_span(&self) -> u64 {
         let messages = self.state.messages.max(1);
         let average = usize::try_from(self.state.bytes / messages).unwrap_or(usize::MAX).max(1);
-        // a page's bytes are counted without NATS's own bookkeeping, so this errs on the small side
+        // a page's bytes do not include NATS's bookkeeping, so this estimate is low
         let fits = (self.limits.bytes.min(HISTORY_PAGE_BYTES_MAX) / average).max(1).min(self.limits.messages) as u64;
         let sequences = (self.state.last_sequence + 1).saturating_sub(self.state.first_sequence).max(1);
         let holes = sequences / messages;
@@ -185,28 +185,29 @@ impl Log<'_> {
     }
 }
 
-/// The first message stored at or after `time`; `None` if there is none.
+/// The sequence of the first message stored at or after `time`. `None` if there is none.
 pub(in crate::store) async fn first_since(excerpts: Excerpts<'_>, time: SystemTime) -> Result<Option<u64>> {
     let limits = ExcerptLimits { messages: 1, bytes: HISTORY_PAGE_BYTES_MAX };
     let batch = excerpts.read(Origin::Time(time), limits).await?;
     match batch.messages.first().filter(|message| message.published_at >= time) {
         Some(message) => Ok(Some(message.sequence)),
-        // the server that answered may not have what there is
+        // the server that answered may lack existing messages
         None => excerpts.first_at(time).await,
     }
 }
 
-/// Bytes that a message takes in a page.
+/// The bytes that a message counts for in a page.
 fn size(message: &Message) -> usize {
     let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     message.payload.len() + headers + message.message_id.len() + message.sender.len() + MESSAGE_OVERHEAD_BYTES
 }
 
-/// How many sequences to look at next, after `span` of them held `found` messages and `needed` are still missing.
+/// The number of sequences to read next, after `span` sequences held `found` messages and `needed` messages are
+/// missing.
 fn next_span(span: u64, found: u64, needed: u64) -> u64 {
     if found == 0 {
         return span.saturating_mul(SPAN_GROWTH);
     }
-    // as dense as before, and a quarter more
+    // assumes the same density, and adds a quarter
     needed.saturating_mul(span).div_ceil(found).saturating_mul(5) / 4 + 1
 }

@@ -1,9 +1,9 @@
-//! What is believed of an answer about a room's log.
+//! Decides whether an answer about a room's log is believed.
 //!
-//! On a cluster any single answer may be old: a leader that was paused or cut off, a node that has just started, and a replica
-//! that lags all answer with a shorter log than there is. So this instance keeps a high-water mark for each replicated room:
-//! the highest sequence that it has seen stored, delivered or told. An answer that knows less is stale. It proves nothing,
-//! and is asked for again.
+//! In a cluster any single answer may be old. A leader that was paused or cut off, a server that has just started,
+//! and a replica that lags all report a shorter log than there is. So this instance keeps a high-water mark for each
+//! replicated room: the highest sequence that it has seen stored, delivered or reported. An answer that knows less is
+//! stale. It proves nothing, and the request is repeated.
 
 use std::{
     collections::HashMap,
@@ -33,29 +33,29 @@ pub(in crate::store) struct HighWaterMark(Mutex<Mark>);
 
 #[derive(Debug, Default)]
 struct Mark {
-    /// The life of the log that the sequence belongs to; 0 until an answer has told it.
+    /// The epoch of the log that the sequence belongs to. 0 until an answer has reported it.
     epoch: i64,
     sequence: u64,
-    /// Since when every answer has known less.
+    /// The time since which every answer knew less than the mark.
     contradicted_since: Option<Instant>,
 }
 
-/// What an answer is worth.
+/// The verdict on an answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Fresh,
     Stale,
-    /// NATS has lost what it had acknowledged.
+    /// NATS has lost messages that it had acknowledged.
     RolledBack,
 }
 
 impl HighWaterMark {
-    /// The life of the log that the mark belongs to; 0 while it is not known.
+    /// The epoch of the log that the mark belongs to. 0 while it is unknown.
     pub(in crate::store) fn epoch(&self) -> i64 {
         lock(&self.0).epoch
     }
 
-    /// The sequence was seen stored in this life of the log, which is 0 if it was not known.
+    /// Records that the sequence is stored in the log with this epoch. `epoch` is 0 if it was unknown.
     pub(in crate::store) fn raise(&self, epoch: i64, sequence: u64) {
         let mut mark = lock(&self.0);
         if mark.epoch == 0 {
@@ -66,7 +66,7 @@ impl HighWaterMark {
         }
     }
 
-    /// Whether `sequence` is known to be stored, or one after it.
+    /// Returns true if `sequence`, or a later one, is known to be stored.
     pub(in crate::store) fn is_beyond(&self, epoch: i64, sequence: u64) -> bool {
         let mark = lock(&self.0);
         mark.epoch == epoch && mark.sequence >= sequence
@@ -105,10 +105,10 @@ impl Logs {
         Self(Arc::new(Inner { nats: nats.clone(), registry: registry.clone(), marks: Mutex::default() }))
     }
 
-    /// What the room's log holds; brought back first where another program changed it.
+    /// The state of the room's log. If another program changed the log's stream, the stream is repaired first.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile; `NATS_UNAVAILABLE` when only stale answers came.
+    /// `ROOM_NOT_FOUND` if the room was deleted meanwhile. `NATS_UNAVAILABLE` if only stale answers came.
     pub(crate) async fn state(&self, room: &Room) -> Result<RoomState> {
         self.fresh(room, || async {
             match streams::look(&self.0.nats, room).await? {
@@ -119,7 +119,7 @@ impl Logs {
         .await
     }
 
-    /// Brings the room's log to what the registry says.
+    /// Configures the room's stream as the registry says.
     ///
     /// # Errors
     /// As [`Self::state`].
@@ -127,8 +127,8 @@ impl Logs {
         self.fresh(room, || self.repaired(room)).await
     }
 
-    /// A newer state than `state` in which `sequence` is stored, if there is one: the leader may apply a message later than
-    /// another replica has delivered it. Else the state as it is.
+    /// Waits for a state in which `sequence` is stored, because the leader may apply a message later than another
+    /// replica delivers it. Returns the newest state after [`POSITION_WAIT`].
     ///
     /// # Errors
     /// As [`Self::state`].
@@ -143,7 +143,7 @@ impl Logs {
         Ok(state)
     }
 
-    /// What the log holds, sequence by sequence, as one server answered at one moment.
+    /// The stored sequences of the log, as one server answered at one moment.
     ///
     /// # Errors
     /// As [`Self::state`].
@@ -159,7 +159,7 @@ impl Logs {
         }
     }
 
-    /// The mark of a room whose log has copies; answers about any other come from the one server that has it.
+    /// The mark of a replicated room. Any other log has one server, which answers for it.
     pub(in crate::store) fn mark(&self, room: &Room) -> Option<Arc<HighWaterMark>> {
         if !is_replicated(room) {
             return None;
@@ -181,7 +181,7 @@ impl Logs {
         streams::ensure(&self.0.nats, &registered.room).await
     }
 
-    /// Asks until an answer is not stale.
+    /// Repeats the request until an answer is not stale.
     async fn fresh<F>(&self, room: &Room, ask: impl Fn() -> F) -> Result<RoomState>
     where
         F: Future<Output = Result<RoomState>>,
@@ -213,12 +213,12 @@ impl Logs {
     }
 }
 
-/// Whether more than one server may answer for the room's log.
+/// Returns true if more than one server may answer for the room's log.
 pub(in crate::store) fn is_replicated(room: &Room) -> bool {
     room.replicas > 1
 }
 
-/// How long a call asks again.
+/// Bounds how long a call repeats its request.
 struct Patience {
     until: Instant,
     delay: Duration,
@@ -230,7 +230,7 @@ impl Patience {
     }
 
     /// # Errors
-    /// `NATS_UNAVAILABLE` when it is at its end.
+    /// `NATS_UNAVAILABLE` when the time is over.
     async fn wait(&mut self) -> Result<()> {
         if Instant::now() + self.delay > self.until {
             return Err(behind());
@@ -241,7 +241,7 @@ impl Patience {
     }
 }
 
-/// Only stale answers came.
+/// The error if only stale answers came.
 pub(in crate::store) fn behind() -> Error {
     unavailable().because("the servers that answered know less of the room's log than this instance")
 }
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Verdict::Stale);
         assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::RolledBack);
         assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::Fresh);
-        // one good answer in between, and the time begins again
+        // one fresh answer in between restarts the time
         mark.raise(5, 20);
         assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
         assert_eq!(mark.judge(&state(5, 20), now), Verdict::Fresh);

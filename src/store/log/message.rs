@@ -1,4 +1,4 @@
-//! A message as it came out of NATS.
+//! A message as NATS delivered it.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,14 @@ use crate::{
     store::signatures::{Signatures, seal::Seal},
 };
 
-/// A message, and what it says of its sender; nothing of that is proven.
+/// A message, and its claims about its sender, which are not proven.
 #[derive(Debug)]
 pub(in crate::store) struct Stored {
     pub message: Message,
-    /// The id by which NATS knows it.
+    /// The message id in NATS.
     pub nats_id: Option<String>,
     pub seal: Option<Seal>,
-    /// When its own lifetime ends, if it has one.
+    /// When the message's own lifetime ends, if it has one.
     pub expires_at: Option<SystemTime>,
 }
 
@@ -51,7 +51,7 @@ impl Stored {
             let given =
                 seal.as_ref().and_then(|seal| message_id::given(id, &seal.claimed_sender()?).map(ToOwned::to_owned));
             if given.is_none() {
-                // stored once more by another program, so that NATS does not know it again
+                // another program has stored a copy under an id that does not belong to the claimed sender
                 seal = None;
             }
             message.message_id = given.unwrap_or_else(|| id.clone());
@@ -64,7 +64,7 @@ impl Stored {
         Self { message, nats_id, seal, expires_at }
     }
 
-    /// The message, with its sender if that is proven.
+    /// The message. Its sender is set if it is proven.
     pub(in crate::store) async fn attributed(self, signatures: &Signatures, room: &Room) -> Message {
         let Self { mut message, seal, .. } = self;
         if let Some(seal) = seal {
@@ -74,8 +74,8 @@ impl Stored {
     }
 }
 
-/// What a `Nats-TTL` says (ADR-43): seconds, a duration as Go writes it, or `never`. What cannot be read counts as the shortest
-/// lifetime that there is: whoever then looks for the message in the log finds it there.
+/// Parses a `Nats-TTL` (ADR-43): seconds, a duration in Go's notation, or `never`. An unparsable value is read as the
+/// shortest lifetime. A subscription then reads the message from the log, where it still is.
 fn lifetime(ttl: &str) -> Option<Duration> {
     if ttl.eq_ignore_ascii_case("never") {
         return None;

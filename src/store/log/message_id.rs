@@ -1,8 +1,8 @@
-//! The id by which NATS knows a message again.
+//! Message ids in NATS.
 //!
-//! Message ids belong to their sender: before the id that the sender gave stands a hash of the sender, so that another sender's
-//! message of the same id is another message. Readers see the id as it was given. What nobody is known to send, since
-//! authorisation is off or a native program published it, has its id as it is.
+//! A message id belongs to its sender. In NATS, a hash of the sender precedes the id that the sender gave, so
+//! messages of two senders with the same id are different messages. Readers see the id as it was given. Without a
+//! known sender (authorisation is off, or a native program published the message) NATS has the id as it was given.
 
 use std::borrow::Cow;
 
@@ -14,17 +14,17 @@ use crate::{
     limits::MESSAGE_ID_SCOPE_BYTES,
 };
 
-/// Bytes of the hash: enough that no two senders have the same.
+/// Bytes of the hash. Enough to make a collision of two senders practically impossible.
 const HASH_BYTES: usize = 16;
 
-/// The id by which NATS knows the message; `None` if it has none.
+/// The message's id in NATS. `None` if it has none.
 pub(in crate::store) fn of(draft: &Draft) -> Option<Cow<'_, str>> {
     let id = draft.message_id.as_deref()?;
     let sender = draft.sender.as_ref().map(MemberId::as_str);
     Some(sender.map_or(Cow::Borrowed(id), |sender| Cow::Owned(scope(sender) + id)))
 }
 
-/// The id as its sender gave it; `None` if it is not one of this sender's.
+/// The id as its sender gave it. `None` if it does not belong to this sender.
 pub(in crate::store) fn given<'a>(id: &'a str, sender: &str) -> Option<&'a str> {
     id.strip_prefix(&scope(sender))
 }

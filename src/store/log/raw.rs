@@ -1,8 +1,9 @@
-//! Single messages from a stream's leader, as JSON: the one way that also serves a message that the NATS client cannot parse.
+//! Reads single messages from a stream's leader, as JSON. Only this way also works for a message that the NATS client
+//! cannot parse.
 //!
-//! Any program may store headers that are not UTF-8, have a bare CR in a value, or are no headers at all. The NATS client
-//! breaks its connection over such a message, or ends (async-nats 0.51). Here the headers come as base64, and what cannot
-//! be read of them is left out.
+//! Any program may store headers that are not UTF-8, contain a bare CR in a value, or are not headers at all. On such
+//! a message the NATS client breaks its connection, or ends (async-nats 0.51). Here the headers come as base64, and
+//! unreadable headers are left out.
 
 use std::{str::from_utf8, time::SystemTime};
 
@@ -19,20 +20,20 @@ use crate::{
     nats::Nats,
 };
 
-/// Which message.
+/// The message to read.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum Wanted {
     At(u64),
-    /// The first that is stored at or after this sequence.
+    /// The first message at or after this sequence.
     From(u64),
     Last,
 }
 
-/// A message as the leader gave it.
+/// A message from the leader.
 #[derive(Debug)]
 pub(in crate::store) struct Raw {
     pub stored: Stored,
-    /// Whether the NATS client can parse it.
+    /// True if the NATS client can parse the message.
     pub is_parsable: bool,
 }
 
@@ -51,8 +52,8 @@ struct FoundMessage {
     data: String,
 }
 
-/// One message from the leader; `None` if it has none that is wanted. A message that the NATS client cannot parse is
-/// logged, and the room is read with care from then on.
+/// Reads one message from the leader. `None` if it does not exist. A message that the NATS client cannot parse is
+/// logged, and the room becomes suspect.
 pub(in crate::store) async fn get(nats: &Nats, room: &Room, wanted: Wanted) -> Result<Option<Raw>> {
     let request = match wanted {
         Wanted::At(sequence) => json!({ "seq": sequence }),
@@ -84,13 +85,13 @@ fn decode(FoundMessage { seq, time, hdrs, data }: FoundMessage) -> Option<Raw> {
     Some(Raw { stored: Stored::new(seq, time, Some(&headers), payload.into()), is_parsable })
 }
 
-/// The headers that can be read, and whether these are all.
+/// The readable headers. True: these are all headers.
 fn parse(block: &[u8]) -> (HeaderMap, bool) {
     let mut headers = HeaderMap::new();
     let Some(block) = block.strip_prefix(b"NATS/1.0") else { return (headers, block.is_empty()) };
     let mut is_parsable = true;
     let mut lines = block.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    // what follows the version on its line is a status, which no stored message has
+    // the rest of the version line is a status, which no stored message has
     is_parsable &= lines.next().is_some_and(<[u8]>::is_empty);
     for line in lines.filter(|line| !line.is_empty()) {
         let pair = from_utf8(line).ok().and_then(|line| line.split_once(':'));

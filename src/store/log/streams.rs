@@ -23,16 +23,16 @@ use crate::{
     store::names::METADATA_ROOM,
 };
 
-/// What a log holds, sequence by sequence, as one server answered at one moment.
+/// The stored sequences of a log, as one server answered at one moment.
 #[derive(Debug)]
 pub(in crate::store) struct Listing {
     pub state: RoomState,
-    /// Missing sequences between the first and the last, ascending.
+    /// The missing sequences between the first and the last, ascending.
     deleted: Vec<u64>,
 }
 
 impl Listing {
-    /// The first sequence from `sequence` on that is stored.
+    /// The first stored sequence at or after `sequence`.
     pub(in crate::store) fn first_from(&self, sequence: u64) -> Option<u64> {
         let mut next = sequence.max(self.state.first_sequence);
         let missing = self.deleted.partition_point(|deleted| *deleted < next);
@@ -55,7 +55,7 @@ struct Done {
 struct Account {
     #[serde(flatten)]
     all: Tier,
-    /// By name, such as `R3`, where limits differ by the number of replicas.
+    /// Limits by name, such as `R3`, if they differ by the number of replicas.
     #[serde(default)]
     tiers: HashMap<String, Tier>,
 }
@@ -77,10 +77,10 @@ struct Purge {
     purged: u64,
 }
 
-/// Creates the room's stream, or adopts one that has its name and subject.
+/// Creates the room's stream, or adopts a stream with its name and subject.
 ///
 /// # Errors
-/// `STREAM_INCOMPATIBLE`, `SUBJECT_TAKEN`, `REPLICAS_UNAVAILABLE` and the account's limits; no stream was changed.
+/// `STREAM_INCOMPATIBLE`, `SUBJECT_TAKEN`, `REPLICAS_UNAVAILABLE` and the account's limits. No stream was changed.
 pub(in crate::store) async fn create(nats: &Nats, room: &Room) -> Result<RoomState> {
     nats.require_jetstream()?;
     let wanted = settings(room, Config { name: room.stream.to_string(), ..Config::default() });
@@ -92,7 +92,7 @@ pub(in crate::store) async fn create(nats: &Nats, room: &Room) -> Result<RoomSta
 }
 
 /// # Errors
-/// `PERMISSION_DENIED` when there is a stream of the room's name with messages.
+/// `PERMISSION_DENIED` if a stream with the room's name holds messages.
 pub(in crate::store) async fn check_holds_nothing(nats: &Nats, room: &Room) -> Result<()> {
     if info(nats, room).await?.is_none_or(|found| found.state.messages == 0) {
         return Ok(());
@@ -117,8 +117,9 @@ async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     }
 }
 
-/// What the room's stream holds; made anew if it is gone, repaired if another program changed its settings. The caller has
-/// just read `room` from the registry: old knowledge would take back what another instance has changed.
+/// The state of the room's stream. Creates the stream if it is missing, and repairs it if another program changed its
+/// settings. Requires: the caller has just read `room` from the registry. Old knowledge would undo a change of
+/// another instance.
 pub(in crate::store) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomState> {
     nats.require_jetstream()?;
     if let Some(found) = info(nats, room).await? {
@@ -128,14 +129,14 @@ pub(in crate::store) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomSta
     create(nats, room).await
 }
 
-/// What the room's stream holds; `None` if it is gone, or is not as `room` says.
+/// The state of the room's stream. `None` if the stream is missing, or its settings differ from `room`.
 pub(in crate::store) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
     nats.require_jetstream()?;
     let found = info(nats, room).await?;
     Ok(found.filter(|found| settings(room, found.config.clone()) == found.config).map(|found| state(&found)))
 }
 
-/// The time by the clock that dates the room's messages; `None` if the stream is gone.
+/// The time of the clock that dates the room's messages. `None` if the stream is missing.
 pub(in crate::store) async fn clock(nats: &Nats, room: &Room) -> Result<Option<SystemTime>> {
     #[derive(Deserialize)]
     struct Clock {
@@ -149,20 +150,20 @@ pub(in crate::store) async fn clock(nats: &Nats, room: &Room) -> Result<Option<S
     }
 }
 
-/// Gives the room's stream the settings of `room`, which is not registered yet.
+/// Applies the settings of `room`, which is not registered yet, to its stream.
 ///
 /// # Errors
-/// `REPLICAS_UNAVAILABLE` and the account's limits; the stream was not changed.
+/// `REPLICAS_UNAVAILABLE` and the account's limits. The stream was not changed.
 pub(in crate::store) async fn update(nats: &Nats, room: &Room) -> Result<()> {
     nats.require_jetstream()?;
     let Some(found) = info(nats, room).await? else { return create(nats, room).await.map(drop) };
     Ok(bring_about(nats, room, found).await.map(drop)?)
 }
 
-/// Removes every message up to and including `through`; answers how many there were.
+/// Removes every message up to and including `through`. Returns the number of removed messages.
 ///
 /// # Errors
-/// `REMOVAL_DENIED`; nothing was removed.
+/// `REMOVAL_DENIED`: nothing was removed.
 pub(in crate::store) async fn purge(nats: &Nats, room: &Room, through: u64) -> Result<u64> {
     let request = json!({ "seq": through.saturating_add(1) });
     match nats.api::<_, Purge>(format!("STREAM.PURGE.{}", room.stream), &request).await {
@@ -173,16 +174,16 @@ pub(in crate::store) async fn purge(nats: &Nats, room: &Room, through: u64) -> R
     }
 }
 
-/// Removes one message and overwrites it in the server's files. False: it is not there.
+/// Removes one message and overwrites it in the server's files. False: it does not exist.
 ///
 /// # Errors
-/// `REMOVAL_DENIED`; nothing was removed.
+/// `REMOVAL_DENIED`: nothing was removed.
 pub(in crate::store) async fn delete_message(nats: &Nats, room: &Room, sequence: u64) -> Result<bool> {
     let request = json!({ "seq": sequence, "no_erase": false });
     match nats.api::<_, Done>(format!("STREAM.MSG.DELETE.{}", room.stream), &request).await {
         Ok(Done { success }) => Ok(success),
         Err(error) if error.is(ErrorCode::SEQUENCE_NOT_FOUND) => Ok(false),
-        // one code for all else that can be wrong: only the stream tells what it was
+        // one code covers all other failures, so the stream is read for the reason
         Err(error) if error.is(ErrorCode::STREAM_MESSAGE_DELETE_FAILED) => {
             let denied = info(nats, room).await?.is_some_and(|info| info.config.deny_delete);
             if denied {
@@ -204,7 +205,7 @@ fn removal_denied() -> Error {
     )
 }
 
-/// Deletes the room's stream with its messages and consumers; fine if it is gone.
+/// Deletes the room's stream with its messages and consumers. A missing stream is no error.
 pub(in crate::store) async fn delete(nats: &Nats, room: &Room) -> Result<()> {
     match nats.api::<_, Done>(format!("STREAM.DELETE.{}", room.stream), &json!({})).await {
         Ok(Done { success: true }) => Ok(()),
@@ -214,18 +215,18 @@ pub(in crate::store) async fn delete(nats: &Nats, room: &Room) -> Result<()> {
     }
 }
 
-/// Writes back what another program's bare create-or-update stripped.
+/// Restores the settings that another program's create-or-update removed.
 async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
     if settings(room, found.config.clone()) == found.config {
         return Ok(state(&found));
     }
     info!(room = %room.room_id, "another program changed the settings of the room's stream; they are repaired");
     let before = state(&found);
-    // boxed: rare, and too large for the future of every reader
+    // boxed, because it is rare and too large for the future of every reader
     match Box::pin(bring_about(nats, room, found)).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => {
-            // the room can be used as it is; what it lacks is said in the log
+            // the room can be used as it is; the log reports the failed repair
             warn!(room = %room.room_id, %error, "the settings of the room's stream cannot be repaired; the room goes on with them");
             Ok(before)
         }
@@ -233,14 +234,14 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
     }
 }
 
-/// Gives the stream that was found the settings of `room`; its subject, if it lost it, alone.
+/// Applies the settings of `room` to the stream. If the stream lost its subject, takes the stream's turn first.
 async fn bring_about(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiError> {
     if found.config.subjects.iter().any(|subject| subject == room.subject.as_str()) {
         return update_if_other(nats, room, found).await;
     }
     let turn = turn::take(nats, &found.config.name).await?;
     let updated = async {
-        // it may have changed meanwhile
+        // the stream may have changed meanwhile
         let found = info(nats, room).await?.ok_or(ApiError::NoResponders)?;
         update_if_other(nats, room, found).await
     }
@@ -254,8 +255,8 @@ async fn update_if_other(nats: &Nats, room: &Room, found: Info) -> Result<Info, 
     if wanted == found.config { Ok(found) } else { set(nats, "UPDATE", wanted).await }
 }
 
-/// Creates or updates the stream. NATS refuses one that may have more consumers than its account: it then gets as many as
-/// the account may have.
+/// Creates or updates the stream. NATS refuses a stream that may have more consumers than its account. The stream
+/// then gets the account's maximum.
 async fn set(nats: &Nats, action: &str, mut wanted: Config) -> Result<Info, ApiError> {
     let subject = format!("STREAM.{action}.{}", wanted.name);
     match nats.api(subject.clone(), &wanted).await {
@@ -273,7 +274,7 @@ async fn set(nats: &Nats, action: &str, mut wanted: Config) -> Result<Info, ApiE
     }
 }
 
-/// What the room's stream holds, sequence by sequence; `None` if it is gone.
+/// The stored sequences of the room's stream. `None` if the stream is missing.
 pub(in crate::store) async fn list(nats: &Nats, room: &Room) -> Result<Option<Listing>> {
     let found = info_with(nats, room, &json!({ "deleted_details": true })).await?;
     Ok(found.map(|found| {
@@ -295,14 +296,16 @@ async fn info_with(nats: &Nats, room: &Room, request: &serde_json::Value) -> Res
     }
 }
 
-/// `base` with all that the room asks for. Nothing is set that a native client's bare create-or-update could not take
-/// back, unless the room asks for it: `deny_delete`, `deny_purge` and `allow_message_ttl` make NATS refuse that. What NATS lets
-/// nobody take back stays as it is found: asking for it would keep everything else from being repaired.
+/// `base` with the settings of the room. A native client's create-or-update could take back every setting, unless the
+/// room asks for `deny_delete`, `deny_purge` or `allow_message_ttl`, with which NATS refuses that. Settings that NATS
+/// never lets anyone take back stay as they are in `base`, because a request to change them would prevent every other
+/// repair.
 fn settings(room: &Room, base: Config) -> Config {
     let retention = &room.retention;
     let max_age = retention.max_age.unwrap_or_default();
     let duplicate_window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
-    // a bare create-or-update strips the metadata and this; beside the metadata it is what the account, or a person, made it
+    // a create-or-update of another program removes the metadata and this setting; if the metadata exists, the
+    // account or an operator set this value
     let is_own = base.max_consumers > 0 && base.metadata.contains_key(METADATA_ROOM);
     let own = HashMap::from([(METADATA_ROOM.to_owned(), room.room_id.as_str().to_owned())]);
     Config {
@@ -312,7 +315,7 @@ fn settings(room: &Room, base: Config) -> Config {
         discard: DiscardPolicy::Old,
         discard_new_per_subject: false,
         no_ack: false,
-        // schedules need them, and cannot be switched off
+        // schedules need rollups, and cannot be disabled
         allow_rollup: base.allow_message_schedules,
         subject_transform: None,
         mirror_direct: false,
@@ -336,20 +339,20 @@ fn settings(room: &Room, base: Config) -> Config {
     }
 }
 
-/// Largest headers and payload of one message; -1: no bound. A message larger than `max_bytes` would take all others with it,
-/// and then go itself. Of the room's bound for payloads NATS is told with room for headers: the service itself holds
-/// payloads to it.
+/// Maximum bytes of headers and payload of one message. -1: no bound. A message larger than `max_bytes` would remove
+/// all others, and then itself. The bound for NATS includes space for headers; the service itself enforces the room's
+/// bound on payloads.
 fn message_size_max(room: &Room) -> i32 {
     let by_payload = room.retention.max_message_bytes.and_then(|bytes| u64::try_from(bytes).ok());
     let by_payload = by_payload.map(|bytes| bytes.saturating_add(HEADROOM_BYTES as u64));
     let bound = by_payload.into_iter().chain(room.content_bytes_max()).min();
-    // a bound of 0 would be none
+    // NATS reads 0 as no bound
     bound.and_then(|bound| i32::try_from(bound.max(1)).ok()).unwrap_or(-1)
 }
 
 fn state(info: &Info) -> RoomState {
     RoomState {
-        // an untouched stream says 0, a purged one last + 1: both mean that the next message is the first
+        // an unused stream reports 0, and a purged one last + 1; in both cases the next message is the first
         first_sequence: info.state.first_sequence.max(1),
         last_sequence: info.state.last_sequence,
         messages: info.state.messages,

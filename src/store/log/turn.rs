@@ -1,9 +1,10 @@
-//! Turns of the instances at one stream.
+//! Turns: one instance at a time updates a stream.
 //!
-//! nats-server 2.15.1 works on several updates of a stream at once, and subscribes to a subject for each of them that adds
-//! it: from then on the stream stores every message so many times, until the server starts again. (Without turns, two
-//! updates at the same time did so in 409 of 500 tries.) So whoever gives a stream its subject back holds a consumer of a
-//! fixed name meanwhile: only one can create it, and it goes by itself when its holder does not come back.
+//! nats-server 2.15.1 processes several updates of a stream concurrently, and subscribes to the subject once for each
+//! update that adds it. From then on the stream stores every message several times, until the server restarts.
+//! (Without turns, two concurrent updates did so in 409 of 500 tries.) So an instance that restores a stream's
+//! subject holds a consumer with a fixed name meanwhile. Only one instance can create that consumer. NATS deletes it
+//! if the instance does not return.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,11 +20,11 @@ use crate::{
     store::names::{METADATA_TURN, TURN_CONSUMER},
 };
 
-/// A turn that was not given back ends after this.
+/// A turn that is not given back ends after this time.
 const LEASE: Duration = Duration::from_secs(3);
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// To be given back.
+/// A turn. The instance must give it back with [`Turn::end`].
 #[derive(Debug)]
 #[must_use]
 pub(in crate::store) struct Turn {
@@ -34,11 +35,11 @@ pub(in crate::store) struct Turn {
 /// Waits for the stream's turn.
 ///
 /// # Errors
-/// When NATS does not answer, or refuses the consumer, or another instance does not give its turn back. Where no further
-/// consumer is allowed the turn is taken without one.
+/// If NATS does not answer or refuses the consumer, or if another instance does not give its turn back. If no further
+/// consumer is allowed, the turn is taken without one.
 ///
 /// # Cancel safety
-/// A turn that is taken while this is dropped ends by itself after a while.
+/// A turn that is taken while this is dropped ends after [`LEASE`].
 pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
     let config = pull::Config {
         name: Some(TURN_CONSUMER.to_owned()),
@@ -46,7 +47,7 @@ pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<Turn, Ap
         inactive_threshold: LEASE,
         memory_storage: true,
         num_replicas: 1,
-        // a request for the very consumer that exists would be granted
+        // a random value, because NATS grants a request for an identical consumer
         metadata: HashMap::from([(METADATA_TURN.to_owned(), uuid::Uuid::new_v4().to_string())]),
         ..pull::Config::default()
     };
@@ -70,7 +71,7 @@ pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<Turn, Ap
 }
 
 impl Turn {
-    /// Gives the turn back. One that is dropped instead, or that NATS does not hear of, ends by itself.
+    /// Gives the turn back. If the turn is dropped, or NATS does not get the request, it ends after [`LEASE`].
     pub(in crate::store) async fn end(self) {
         let _ = self.nats.delete_consumer(&self.stream, TURN_CONSUMER).await;
     }

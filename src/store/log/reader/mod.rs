@@ -1,12 +1,12 @@
-//! Reads a room's log from a position on, for as long as somebody asks.
+//! Reads a room's log from a position on.
 //!
-//! An ephemeral consumer without acknowledgements delivers; when anything about it is in doubt (a missed heartbeat, a new
-//! connection, a jump in its own count) it is dropped and another is made at the next sequence. So nothing is lost or
-//! doubled, whatever dies in between.
+//! An ephemeral consumer without acknowledgements delivers the messages. After any doubt (a missed heartbeat, a
+//! reconnection, a jump in the consumer's count) the reader drops the consumer and creates another at the next
+//! sequence. So no message is lost or doubled.
 //!
-//! What made a consumer fail may be the next message itself, if the NATS client cannot parse it, or the replica that the
-//! consumer is on, if it lags. So after each failure the next message is asked of the leader by itself, and more of them while
-//! that helps.
+//! A consumer may fail because of the next message, if the NATS client cannot parse it, or because of its replica, if
+//! it lags. So after each failure the reader requests the next message from the leader, and more messages while that
+//! helps.
 
 mod source;
 
@@ -36,20 +36,21 @@ use crate::{
     store::signatures::{Attribution, Signatures, seal::Seal},
 };
 
-/// How long NATS may be away before a reader gives up.
+/// How long NATS may be unavailable before a reader gives up.
 const OUTAGE_MAX: Duration = Duration::from_secs(30);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
-/// How long a consumer may give nothing although more is known to be stored.
+/// How long a consumer may deliver nothing although later messages are known to be stored.
 const STALL_MAX: Duration = Duration::from_secs(2);
-/// Messages that are read one by one after a message that cannot be parsed; doubles with each further one.
+/// Number of messages to read one by one after an unparsable message. It doubles with each further one, up to
+/// [`SINGLE_MAX`].
 const SINGLE_MIN: u32 = 32;
 const SINGLE_MAX: u32 = 4096;
-/// Messages that are read one by one when the replica of the consumer lags.
+/// Number of messages to read one by one if the consumer's replica lags.
 const SINGLE_BEHIND: u32 = 256;
-/// How long the log's state is taken as known while messages are read one by one.
+/// How long the log's state is cached while messages are read one by one.
 const STATE_KNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// A message, how many are stored after it, and when its own lifetime ends.
+/// A message, the number of messages stored after it, and the end of its own lifetime.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub message: Message,
@@ -57,7 +58,7 @@ pub(crate) struct Arrival {
     pub expires_at: Option<SystemTime>,
 }
 
-/// One reader of a room's log. Dropping it ends it.
+/// A reader of a room's log. Dropping it ends the read.
 #[derive(Debug)]
 pub(crate) struct Reader {
     nats: Nats,
@@ -65,35 +66,35 @@ pub(crate) struct Reader {
     mark: Option<Arc<HighWaterMark>>,
     signatures: Signatures,
     tasks: TaskTracker,
-    /// For a reader of a backlog.
+    /// Present for a reader of a backlog.
     turns: Option<Turns>,
     room: Room,
     epoch: i64,
-    /// The next sequence to ask for.
+    /// The next sequence to read.
     next: u64,
     source: Option<LogConsumer>,
-    /// Read by itself and not taken yet.
+    /// A message that was read from the leader and not taken yet.
     singled: Option<Box<Raw>>,
-    /// Not given yet, since it is not known who published it.
+    /// A message that waits until its sender is known.
     held: Option<(Arrival, Seal)>,
-    /// Since when it has not been possible to read.
+    /// The time since which reading has failed.
     down_since: Option<time::Instant>,
-    /// Messages that are still to be read one by one.
+    /// Number of messages still to read one by one.
     single: u32,
-    /// How many were to be, the last time that one of them could not be parsed.
+    /// The value of `single` after the last unparsable message.
     single_before: u32,
-    /// The log's state, and when it was asked for.
+    /// The time of the last read of the log's state, and the state.
     looked: Option<(time::Instant, RoomState)>,
 }
 
-/// How reading goes on.
+/// How the reader continues.
 enum Begun {
     Single(Box<Raw>),
     Reading(Box<LogConsumer>),
 }
 
 impl Reader {
-    /// A reader of what comes after `position` in the life `epoch` of the room's log.
+    /// Reads the messages after `position` in the log with this `epoch`.
     pub(in crate::store) fn new(
         nats: &Nats,
         logs: &Logs,
@@ -123,10 +124,11 @@ impl Reader {
         }
     }
 
-    /// The next message: ascending, each once. Waits for as long as there is none.
+    /// Waits for the next message. Messages arrive in ascending order, each once.
     ///
     /// # Errors
-    /// `ROOM_RECREATED` when the log is gone or is another one; `NATS_UNAVAILABLE` when NATS was away for too long.
+    /// `ROOM_RECREATED` if the log is missing or has another epoch. `NATS_UNAVAILABLE` if NATS was unavailable for
+    /// [`OUTAGE_MAX`].
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
@@ -139,7 +141,7 @@ impl Reader {
         }
     }
 
-    /// Waits until there is a message to take, or something else to do than to wait.
+    /// Waits until there is a message to take, or the reader must act.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -180,12 +182,12 @@ impl Reader {
         }
     }
 
-    /// Gives its turn to others, and what was read ahead back.
+    /// Gives the turn to other readers, and drops the messages that were read ahead.
     pub(crate) fn pause(&mut self) {
         self.source = None;
     }
 
-    /// What there is to take.
+    /// Takes the message that is ready, if there is one.
     async fn take_next(&mut self) -> Option<Arrival> {
         if let Some(arrival) = self.release().await {
             return Some(arrival);
@@ -199,7 +201,7 @@ impl Reader {
                 debug!(room = %self.room.room_id, %error, "a reader begins again");
                 self.fail();
             }
-            // its turn was taken away
+            // the turn was taken away
             Poll::Ready(None) | Poll::Pending
                 if self.source.as_ref().is_some_and(|source| source.messages.is_over()) =>
             {
@@ -210,7 +212,7 @@ impl Reader {
         None
     }
 
-    /// The next message if it is here already. What else there is to do is left to [`Self::next`].
+    /// Takes the next message if it has arrived. Leaves everything else to [`Self::next`].
     pub(crate) fn take_ready(&mut self) -> Option<Arrival> {
         while self.held.is_none() && self.singled.is_none() {
             let source = self.source.as_mut()?;
@@ -233,20 +235,20 @@ impl Reader {
         None
     }
 
-    /// What is held, as soon as everything that can be known of it is.
+    /// Waits until the sender of the held message is known, and takes the message.
     async fn release(&mut self) -> Option<Arrival> {
         let (arrival, seal) = self.held.as_mut()?;
         self.signatures.attribute_surely(&self.room, &mut arrival.message, seal).await;
         self.held.take().map(|(arrival, _)| arrival)
     }
 
-    /// The source is done with; what comes next is looked at by itself.
+    /// Drops the source, and reads the next message from the leader.
     fn fail(&mut self) {
         self.source = None;
         self.single = self.single.max(1);
     }
 
-    /// Checks the delivery against the consumer's own count; a jump in it is a loss on the way.
+    /// Checks the delivery against the consumer's own count. A jump in the count means a lost message.
     fn take(&mut self, message: jetstream::Message) -> Option<Arrival> {
         let source = self.source.as_mut()?;
         let (sequence, delivery, pending, published) = match message.info() {
@@ -270,7 +272,7 @@ impl Reader {
         self.arrived(stored, pending)
     }
 
-    /// What was read by itself.
+    /// Handles a message that was read from the leader.
     fn take_single(&mut self, Raw { stored, is_parsable }: Raw) -> Option<Arrival> {
         self.single = self.single.saturating_sub(1);
         if !is_parsable {
@@ -296,7 +298,7 @@ impl Reader {
         Some(Arrival { message, pending, expires_at })
     }
 
-    /// Goes on reading, after a while if need be.
+    /// Starts or continues to read. Repeats after failures.
     async fn begin(&mut self) -> Result<Begun> {
         let give_up = *self.down_since.get_or_insert_with(time::Instant::now) + OUTAGE_MAX;
         let mut delay = Duration::from_millis(10);
@@ -340,8 +342,8 @@ impl Reader {
     }
 }
 
-/// Whether trying again does not help. A refusal that means nothing by itself may come of a setting that another program gave
-/// the stream a moment ago, and the next look takes that back.
+/// Returns true if trying again does not help. An `INTERNAL` refusal may come from a setting that another program has
+/// just changed, and the next read of the log's state repairs the setting.
 fn is_final(error: &Error) -> bool {
     !matches!(error.reason(), Reason::NatsUnavailable | Reason::Timeout | Reason::Internal)
 }

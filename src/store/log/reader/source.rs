@@ -1,4 +1,4 @@
-//! The consumer behind a reader, and what was read ahead from it.
+//! The consumer of a reader, and the messages that were read ahead from it.
 
 use std::{
     fmt,
@@ -31,19 +31,19 @@ use crate::{
     store::log::backlogs::{Taken, Turns},
 };
 
-/// The server is silent for twice this before a consumer counts as lost.
+/// A consumer is lost if the server is silent for twice this interval.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
-/// An abandoned consumer goes after this.
+/// The server deletes an abandoned consumer after this time.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
-/// What a reader reads from.
+/// The source of a reader.
 pub(super) struct LogConsumer {
     pub messages: Taken<Messages>,
-    /// The consumer's own count of the next message.
+    /// The consumer's own number of the next message.
     pub delivery: u64,
     pub connections: watch::Receiver<u64>,
-    /// Its connection was made anew: what has come over the former one is still good.
+    /// The connection was lost. Messages that arrived over it are still valid.
     pub is_cut: bool,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for LogConsumer {
 }
 
 impl LogConsumer {
-    /// Makes a consumer that begins at the sequence `next`, once it is this reader's turn.
+    /// Waits for the reader's turn, and creates a consumer that starts at the sequence `next`.
     pub(super) async fn open(
         nats: &Nats,
         tasks: &TaskTracker,
@@ -103,7 +103,7 @@ impl LogConsumer {
     }
 }
 
-/// What a consumer delivers.
+/// The messages of a consumer.
 pub(super) struct Messages {
     delivered: pull::Stream,
     _consumer: Abandon,
@@ -123,8 +123,8 @@ impl Stream for Messages {
     }
 }
 
-/// Deletes the consumer when its reader is done with it, so that clients that come and go leave none behind; what this
-/// misses goes after the inactivity threshold.
+/// Deletes the consumer when its reader drops it, so that clients that come and go leave no consumers. The inactivity
+/// threshold removes the rest.
 struct Abandon {
     nats: Nats,
     tasks: TaskTracker,
@@ -134,11 +134,11 @@ struct Abandon {
 
 impl Drop for Abandon {
     fn drop(&mut self) {
-        // without a runtime the service is being torn down
+        // without a runtime the service is shutting down
         let Ok(runtime) = Handle::try_current() else { return };
         let (nats, stream, name) = (self.nats.clone(), self.stream.clone(), self.name.clone());
         let delete = async move {
-            // gone already, or out of reach: either way nothing is left to do
+            // the consumer is gone, or NATS is unavailable; nothing else can be done
             let _ = nats.delete_consumer(&stream, &name).await;
         };
         self.tasks.spawn_on(delete, &runtime);

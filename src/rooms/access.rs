@@ -1,8 +1,8 @@
-//! Who may do what: the one place that decides. It decides from memory; a change of members is decided once more from the
-//! owners that are changed.
+//! Authorisation: the one place that decides what a caller may do. It decides from memory. A change of members is
+//! checked again against the owners list that the write is based on.
 //!
-//! When authorisation is off, everybody may do everything; administrators may too, but nobody reads or acknowledges as
-//! another endpoint.
+//! While authorisation is off, every caller may do everything. Administrators may do everything too, but no caller
+//! reads or acknowledges as another endpoint.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -23,19 +23,19 @@ use crate::{
     subscriptions::standing::Standing,
 };
 
-/// What a call needs in its room; each includes those before it.
+/// The right that a call requires in its room. Each right includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
-    /// To see the room, its messages and its members.
+    /// See the room, its messages and its members.
     Read,
-    /// To publish.
+    /// Publish.
     Write,
-    /// To change the room, its members and what is stored.
+    /// Change the room, its members and its messages.
     Own,
 }
 
 impl Right {
-    /// The least role that has it.
+    /// The lowest role with this right.
     fn role(self) -> Role {
         match self {
             Self::Read => Role::Reader,
@@ -45,7 +45,7 @@ impl Right {
     }
 }
 
-/// The caller, unless it may do everything.
+/// The caller's identity. `None` if the caller may do everything.
 pub(super) fn restricted(caller: &Caller) -> Option<&Identity> {
     match caller {
         Caller::Anyone => None,
@@ -60,12 +60,12 @@ pub(super) fn expires_at(caller: &Caller) -> Option<SystemTime> {
     }
 }
 
-/// The right that a caller needs to remove `member`. Everybody may leave.
+/// The right that a caller needs to remove `member`. Every member may remove itself.
 pub(super) fn right_to_remove(caller: &Caller, member: &MemberId) -> Right {
     if caller.id() == Some(member) { Right::Read } else { Right::Own }
 }
 
-/// Whether the caller may change members of the room that has these owners, and what is recorded of the change.
+/// Checks that the caller may change members of a room with these owners. Returns the grant to record.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`.
@@ -77,7 +77,8 @@ pub(super) fn grant(caller: &Caller, owners: &Owners) -> Result<Grant> {
     Err(Error::new(Reason::PermissionDenied, "only an owner of the room may make this call; ask an owner for the role"))
 }
 
-/// Whether the caller, whose removal of a member takes `right`, may remove it from the room that has these owners.
+/// Checks that the caller may remove a member from a room with these owners. `right` is the right that the removal
+/// requires.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`.
@@ -88,13 +89,13 @@ pub(super) fn allow_removal(caller: &Caller, right: Right, owners: &Owners) -> R
     }
 }
 
-/// The room of a call, and what the caller is in it.
+/// The room of a call, and the caller's membership.
 #[derive(Clone, Debug)]
 pub(super) struct Admitted {
     pub registered: Arc<Registered>,
-    /// What of the log it may see.
+    /// The part of the log that the caller may see.
     pub visible: Visible,
-    /// A caller that may do everything is an owner.
+    /// The caller's role. A caller that may do everything is an owner.
     pub role: Role,
 }
 
@@ -113,7 +114,7 @@ impl Admitted {
 }
 
 impl Rooms {
-    /// The room, if the caller has the right in it.
+    /// Finds the room, and checks that the caller has the right in it.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
@@ -122,7 +123,7 @@ impl Rooms {
         self.admit(caller, registered, right)
     }
 
-    /// As [`Self::permit`], for the room as the registry has it now.
+    /// As [`Self::permit`], but reads the room from the registry's bucket.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
@@ -131,7 +132,7 @@ impl Rooms {
         self.admit(caller, registered, right)
     }
 
-    /// As [`Self::permit`], for what needs a log.
+    /// As [`Self::permit`], for calls that need a log.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `ROOM_NOT_PERSISTED`.
@@ -146,7 +147,8 @@ impl Rooms {
         ))
     }
 
-    /// As [`Self::permit`] to read, for as long as a subscription is open.
+    /// As [`Self::permit`] with [`Right::Read`], for a subscription. The standing ends when the caller loses the
+    /// right.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
@@ -160,7 +162,7 @@ impl Rooms {
         Ok((Admitted::new(registered, membership), Standing { pass: Some(pass), expires_at }))
     }
 
-    /// What the caller is in this room, if it has the right.
+    /// Checks that the caller has the right in this room.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
@@ -177,7 +179,7 @@ impl Rooms {
         ))
     }
 
-    /// Whether the durable subscriber is the caller's own, and whose it is then.
+    /// Checks that the durable subscriber belongs to the caller.
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
@@ -189,7 +191,8 @@ impl Rooms {
         Err(foreign())
     }
 
-    /// Whether the caller may move or forget the durable subscriber: one of its own, or any as an owner.
+    /// Checks that the caller may move or delete the durable subscriber. Requires: the subscriber belongs to the
+    /// caller, or the caller is an owner.
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
@@ -202,7 +205,8 @@ impl Rooms {
         Ok(Whose { endpoint, or_of_others: true })
     }
 
-    /// A subscriber is an endpoint's own if it has its id, or that and the name of a device, and is not another member's id.
+    /// Returns true if the subscriber belongs to the endpoint: its id is the endpoint's id, or that id, `/` and a
+    /// device name. An id that is another member's does not belong to the endpoint.
     pub(super) fn is_own(&self, id: &MemberId, room: &Room, subscriber: &str) -> bool {
         if subscriber == id.as_str() {
             return true;
@@ -215,7 +219,7 @@ impl Rooms {
         device.is_some_and(|device| !device.is_empty() && !device.contains('/')) && !is_others()
     }
 
-    /// What the log holds as far as it may be seen. Where something is hidden, messages and bytes are estimates.
+    /// The visible part of the log's state. If messages are hidden, `messages` and `bytes` are estimates.
     pub(super) async fn visible_state(&self, room: &Room, state: RoomState, visible: Visible) -> Result<RoomState> {
         let hidden = visible.hidden_through(state.epoch);
         if hidden < state.first_sequence {
@@ -223,7 +227,7 @@ impl Rooms {
         }
         let mut first = hidden + 1;
         if first <= state.last_sequence && !state.is_dense() {
-            // it may have been removed, and what is given as the first sequence is stored
+            // the message may have been removed, and the reported first sequence must be a stored one
             let limits = PageLimits { messages: 1, bytes: 1 };
             let page = self.store.page(room, state, PageRequest::From { start: first }, limits).await?;
             first = page.messages.first().map_or(state.last_sequence + 1, |message| message.sequence);
@@ -231,7 +235,7 @@ impl Rooms {
         let span = (state.last_sequence + 1).saturating_sub(first);
         let messages = match span {
             0 | 1 => span,
-            // fewer than the span: what is not known to be dense is not taken for it
+            // fewer than the span, because the part may have holes
             _ if !state.is_dense() => state.messages.min(span - 1),
             _ => span,
         };

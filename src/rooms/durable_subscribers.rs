@@ -1,4 +1,4 @@
-//! Durable subscribers as such: listed, moved, deleted, whether or not they have an open subscription.
+//! Lists, moves and deletes durable subscribers, with or without an open subscription.
 
 use super::{Rooms, access::Right};
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Rooms {
-    /// A page of the room's durable subscribers, for who does not own the room only of its own, so that a page may have fewer
-    /// than asked for; 0 is the default page size. An ephemeral room has none.
+    /// Returns a page of the room's durable subscribers. A caller that is not an owner sees only its own subscribers,
+    /// so a page may be short. 0 is the default page size. An ephemeral room has none.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
@@ -34,7 +34,7 @@ impl Rooms {
         };
         let stem = NatsName::stem_of_subscriber(own.as_str());
         let mut page = self.subscribers.page(room, after, &state, size, &|name| name.starts_with(&stem)).await?;
-        // names that are mapped to the same beginning are not the same
+        // different names may be mapped to the same beginning
         page.subscribers.retain(|found| {
             let is_bound_by_own = found.endpoint.as_ref().is_none_or(|endpoint| endpoint == own.as_str());
             is_bound_by_own && self.is_own(own, room, &found.name)
@@ -42,7 +42,7 @@ impl Rooms {
         Ok(page)
     }
 
-    /// Deletes a durable subscriber; its open subscription ends.
+    /// Deletes a durable subscriber, and ends its open subscription.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `CONFLICT`.
@@ -59,11 +59,11 @@ impl Rooms {
         self.subscribers.forget(room, &subscriber).await
     }
 
-    /// Moves a durable subscriber's position, either way; answers with it.
+    /// Moves a durable subscriber's position in either direction, and returns it.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_NOT_FOUND`, `POSITION_AFTER_END`, `CURSOR_INVALID`,
-    /// `CURSOR_EXPIRED`, `CONFLICT`: the position is as it was.
+    /// `CURSOR_EXPIRED`, `CONFLICT`: the position was not moved.
     pub(crate) async fn seek_subscriber(
         &self,
         caller: &Caller,

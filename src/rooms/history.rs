@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Rooms {
-    /// A page of the room's history; 0 messages means the default, more than the maximum means the maximum. With its place, for as
-    /// long as the page is in memory.
+    /// Returns a page of the room's history. A `limit` of 0 means the default; a `limit` above the maximum means the
+    /// maximum. The caller keeps the returned place while the page is in memory.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `CURSOR_INVALID`, `CURSOR_EXPIRED`, `RATE_LIMITED`.

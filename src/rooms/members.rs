@@ -1,4 +1,4 @@
-//! The members of a room: added, changed, removed, listed.
+//! Adds, changes, removes and lists the members of a room.
 
 use super::{
     Rooms,
@@ -10,7 +10,7 @@ use crate::{
     limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
 };
 
-/// Members by ascending id.
+/// A page of members, by ascending id.
 #[derive(Clone, Debug)]
 pub(crate) struct MemberPage {
     pub members: Vec<Member>,
@@ -19,10 +19,11 @@ pub(crate) struct MemberPage {
 }
 
 impl Rooms {
-    /// Adds a member, or changes what it may do and see. This instance enforces it when this returns, others in a moment.
+    /// Adds a member, or changes its role and what it may see. When this returns, this instance enforces the change;
+    /// other instances do soon after.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`; where something is to be hidden,
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `LAST_OWNER`, `LIMIT_REACHED`, `CONFLICT`. With `visible_from`, also
     /// `INVALID_FIELD`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`. Nothing was changed.
     pub(crate) async fn add_member(
         &self,
@@ -57,17 +58,17 @@ impl Rooms {
         Ok(member)
     }
 
-    /// Removes a member. This instance enforces it when this returns, others in a moment.
+    /// Removes a member. When this returns, this instance enforces the removal; other instances do soon after.
     ///
     /// # Errors
-    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: it is as it was.
+    /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `MEMBER_NOT_FOUND`, `LAST_OWNER`, `CONFLICT`: nothing was changed.
     pub(crate) async fn remove_member(&self, caller: &Caller, room: &RoomId, id: &MemberId) -> Result<()> {
         let right = right_to_remove(caller, id);
         let Admitted { registered, .. } = self.permit(caller, room, right).await?;
         self.store.members.remove(&registered.room, id, |owners| allow_removal(caller, right, owners)).await
     }
 
-    /// The members after `after`, by ascending id; 0 is the default page size.
+    /// Lists the members after `after`, by ascending id. 0 is the default page size.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.

@@ -1,5 +1,5 @@
-//! The use cases: what each call means, in terms of rooms, messages, subscribers and positions. Refuses to know tonic and
-//! async-nats.
+//! The use cases: the meaning of each call, in terms of rooms, messages, subscribers and positions. This module does
+//! not use tonic or async-nats.
 
 pub(crate) mod access;
 pub(crate) mod consume;
@@ -26,15 +26,15 @@ use crate::{
     subscriptions::{frame::Encode, limit::SubscriptionLimit, subscribers::Subscribers, upstream::Upstreams},
 };
 
-/// What the use cases are told by whoever composes them.
+/// The settings of the use cases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub heartbeat_interval: Duration,
-    /// Open subscriptions of this instance.
+    /// Maximum number of open subscriptions of this instance.
     pub subscriptions_max: u32,
-    /// Largest payload, if the NATS server takes as much.
+    /// Maximum payload in bytes. The NATS server's maximum also applies.
     pub payload_bytes_max: usize,
-    /// What each caller may take of it.
+    /// The bounds for each caller.
     pub quotas: Quotas,
     pub encode: Encode,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms(Arc<Inner>);
 
-/// What the clones of [`Rooms`] share.
+/// The state that the clones of [`Rooms`] share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     store: Store,
@@ -54,7 +54,7 @@ pub(crate) struct Inner {
     stored: StoredBytes,
     settings: Settings,
     tasks: TaskTracker,
-    /// The service is stopping: open subscriptions end.
+    /// Cancelled when the service begins to stop. Open subscriptions then end.
     draining: CancellationToken,
 }
 
@@ -68,8 +68,8 @@ impl Deref for Rooms {
 }
 
 impl Rooms {
-    /// The use cases over `store`; their tasks run in `tasks` until `stop`, open subscriptions, of which there are at most
-    /// `subscriptions_max`, until `draining`.
+    /// Creates the use cases over `store`. Their tasks run in `tasks` until `stop`. Open subscriptions, at most
+    /// `subscriptions_max`, run until `draining`.
     pub(crate) fn new(
         store: Store,
         peers: PeerListener,
@@ -103,12 +103,12 @@ impl Rooms {
         }))
     }
 
-    /// Largest payload that can be published.
+    /// Maximum payload of a message, in bytes.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         self.store.payload_bytes_max().min(self.settings.payload_bytes_max)
     }
 
-    /// Writes every position back that is not yet. For the end of the service.
+    /// Writes every unwritten position. For the stop of the service.
     pub(crate) async fn write_back_all(&self) {
         self.subscribers.write_back_all().await;
     }

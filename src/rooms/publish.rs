@@ -1,4 +1,4 @@
-//! Publishing: one message, many one after the other without waiting, or several at once.
+//! Publishes one message, a pipeline of messages, or a batch.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,41 +21,41 @@ use crate::{
 };
 
 impl Rooms {
-    /// Publishes a checked message; returns when it is stored, or sent in an ephemeral room.
+    /// Publishes a validated message. Returns when it is stored, or sent in an ephemeral room.
     ///
     /// # Errors
-    /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored the message.
+    /// As the contract lists them. Only with `OUTCOME_UNKNOWN` the message may be stored.
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let deadline = publish_deadline();
         let registered = self.permit_publishing(caller, id, deadline).await?;
         self.enqueue_counted(caller, &registered, draft, None, deadline).await?.outcome().await
     }
 
-    /// The room, if it is found in time and the caller may publish to it.
+    /// Finds the room in time, and checks that the caller may publish to it.
     async fn permit_publishing(&self, caller: &Caller, id: &RoomId, deadline: Instant) -> Result<Arc<Registered>> {
         if let Some(registered) = self.store.registry.known(id) {
             return self.admit(caller, registered, Right::Write).map(|admitted| admitted.registered);
         }
         let permitted = time::timeout_at(deadline - ACK_TIME_MIN, self.permit(caller, id, Right::Write)).await;
         match permitted {
-            // whoever asks for more is answered so too: nothing was sent
+            // a timeout before sending means that nothing was sent
             Ok(Err(error)) if error.reason() == Reason::Timeout => Err(not_sent().because(error)),
             Ok(permitted) => permitted.map(|admitted| admitted.registered),
             Err(elapsed) => Err(not_sent().because(elapsed)),
         }
     }
 
-    /// A client that publishes without waiting for each answer.
+    /// Starts a pipeline of one client, which publishes without waiting for each answer.
     pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
         Publishing { order: self.store.publish_order(), rooms: self.clone(), caller: caller.clone() }
     }
 
-    /// Publishes each message for itself, in order. One result for each, in order; those that are wrong already are
-    /// passed through.
+    /// Publishes each message separately, in order. Returns one result for each, in order. Drafts that are errors
+    /// already are returned as they are.
     ///
     /// # Errors
-    /// When nothing at all was done: no such room, too many messages, too large together, or more than the caller may publish
-    /// now.
+    /// Nothing was done: the room does not exist, there are too many messages or bytes, or the caller's rate does not
+    /// allow them now.
     pub(crate) async fn publish_each(
         &self,
         caller: &Caller,
@@ -87,10 +87,10 @@ impl Rooms {
         Ok(outcomes)
     }
 
-    /// Stores all messages, in sequence and with nothing between them, or none.
+    /// Stores all messages in adjacent sequences, or none.
     ///
     /// # Errors
-    /// As the contract lists them; only `OUTCOME_UNKNOWN` may have stored them, and then all.
+    /// As the contract lists them. Only with `OUTCOME_UNKNOWN` the messages may be stored, and then all of them.
     pub(crate) async fn publish_all(
         &self,
         caller: &Caller,
@@ -117,7 +117,7 @@ impl Rooms {
         self.store.store_all(&registered, drafts, deadline).await
     }
 
-    /// As [`Self::enqueue`], and counts it among what the caller may publish.
+    /// As [`Self::enqueue`], and charges the message to the caller.
     async fn enqueue_counted(
         &self,
         caller: &Caller,
@@ -143,7 +143,7 @@ impl Rooms {
         self.store.enqueue(registered, draft, order, deadline).await
     }
 
-    /// Refuses what the room does not take; `prefix` stands before the names of fields.
+    /// Refuses a message that the room does not accept. `prefix` precedes field names in errors.
     fn check(&self, registered: &Registered, draft: &Draft, prefix: &str) -> Result<()> {
         let room = &registered.room;
         self.check_size(registered, draft, prefix)?;
@@ -156,7 +156,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// Whether the caller may publish in the room, asked before a large request is read.
+    /// Checks that the caller may publish to the room, before a large request is read.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`.
@@ -164,7 +164,7 @@ impl Rooms {
         self.permit(caller, id, Right::Write).await.map(drop)
     }
 
-    /// NATS closes the whole connection on a message that is too large, so none is ever sent.
+    /// Checks the size of the payload. NATS closes the connection on a too large message, so none may be sent.
     fn check_size(&self, registered: &Registered, draft: &Draft, prefix: &str) -> Result<()> {
         let room_max = registered.room.retention.max_message_bytes.and_then(|max| usize::try_from(max).ok());
         let server_max = self.payload_bytes_max();
@@ -185,7 +185,7 @@ impl Rooms {
     }
 }
 
-/// One client's publishing: what it submits to a room is stored in that order.
+/// The pipeline of one client. Its messages to a room are stored in the order in which they were submitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Publishing {
     rooms: Rooms,
@@ -194,10 +194,10 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Gives a message its place in the order of its room, waiting for one if many wait already.
+    /// Enqueues a message in its room. Waits while the queue is full.
     ///
     /// # Errors
-    /// As [`Rooms::publish`], but for `OUTCOME_UNKNOWN`.
+    /// As [`Rooms::publish`], without `OUTCOME_UNKNOWN`.
     ///
     /// # Cancel safety
     /// A call that is dropped has not stored the message.
@@ -207,7 +207,7 @@ impl Publishing {
         self.rooms.enqueue_counted(&self.caller, &registered, draft, Some(self.order), deadline).await
     }
 
-    /// Completes when the caller's credentials expire, with the error that the stream ends with then.
+    /// Waits until the caller's credentials expire. Returns the error that the stream ends with.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -215,17 +215,17 @@ impl Publishing {
         expired(expires_at(&self.caller))
     }
 
-    /// Fires when the service begins to stop.
+    /// Cancelled when the service begins to stop.
     pub(crate) fn draining(&self) -> CancellationToken {
         self.rooms.draining.clone()
     }
 
-    /// Runs what is left to do when the stream has ended; the service waits for it.
+    /// Runs the rest of the work after the stream has ended. The service waits for it before it stops.
     pub(crate) fn follow(&self, rest: impl Future<Output = ()> + Send + 'static) {
         self.rooms.store.spawn(rest);
     }
 
-    /// What a client hears then, when it has all of its results.
+    /// The error of a drained stream, after all of its results.
     pub(crate) fn drained() -> Error {
         Error::new(
             Reason::Draining,
@@ -234,7 +234,7 @@ impl Publishing {
     }
 }
 
-/// By when a publish that begins now is answered.
+/// The deadline of a publish that starts now.
 fn publish_deadline() -> Instant {
     Instant::now() + PUBLISH_TIMEOUT
 }
@@ -266,7 +266,7 @@ fn check_batch(messages: usize, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// What messages may not have that are stored together.
+/// Refuses fields that messages of an atomic batch may not have.
 fn check_together(drafts: &[Draft]) -> Result<()> {
     let mut violations = Violations::default();
     let mut places: HashMap<&str, usize> = HashMap::new();

@@ -1,4 +1,5 @@
-//! What each caller may take of this instance: rates of publishing, rooms, and reads. Without names all callers are one.
+//! Quotas of each caller on this instance: rates of publishing, rooms, and reads. Callers without names share one
+//! allowance.
 
 use std::{
     collections::HashMap,
@@ -22,38 +23,38 @@ use crate::{
     sync::lock,
 };
 
-/// How often callers are forgotten whose allowance is whole again.
+/// How often callers with a full allowance are removed.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What an operator allows each caller; `None` is no bound.
+/// The quotas of each caller. `None`: no bound.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quotas {
-    /// Messages in a second.
+    /// Messages per second.
     pub publishes: Option<u32>,
-    /// Bytes of payloads, headers and message ids in a second.
+    /// Bytes of payloads, headers and message ids per second.
     pub publish_bytes: Option<u32>,
     /// Open subscriptions.
     pub subscriptions: Option<u32>,
-    /// Durable subscribers in all rooms.
+    /// Durable subscribers, in all rooms.
     pub durable_subscribers: Option<u32>,
-    /// Rooms that exist.
+    /// Rooms that the caller created and owns.
     pub rooms: Option<u32>,
-    /// Pages of history that are read or wait to be read.
+    /// Pages of history that are being read or wait.
     pub reads: Option<u32>,
-    /// Bytes of pages and backlogs in a second.
+    /// Bytes of pages and backlogs per second.
     pub read_bytes: Option<u32>,
-    /// Bytes in the rooms that one has created.
+    /// Bytes in the rooms that the caller created.
     pub stored_bytes: Option<u64>,
 }
 
-/// What callers have left of it.
+/// The allowances of all callers.
 #[derive(Debug)]
 pub(super) struct Allowances {
     publishes: Option<Rate>,
     publish_bytes: Option<Rate>,
     rooms: Option<u32>,
     reads: Reads,
-    /// Who creates a room just now.
+    /// One lock for each caller that is creating a room.
     creating: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
 }
 
@@ -68,12 +69,12 @@ impl Allowances {
         }
     }
 
-    /// Takes what these messages need, or nothing of the rate that they exceed.
+    /// Charges the messages to the caller. A rate that they exceed is not charged.
     ///
     /// # Errors
-    /// `RATE_LIMITED` with the time after which there is enough; `LIMIT_REACHED` when there never is.
+    /// `RATE_LIMITED` with the time to wait. `LIMIT_REACHED` if the messages exceed a burst.
     pub(super) fn publish(&self, caller: &Caller, messages: usize, bytes: usize) -> Result<()> {
-        // a refusal for the bytes has taken the messages: they are whole again in no more than the second that it takes
+        // a refusal for the bytes has already charged the messages; the rate restores them within a second
         if let Some(publishes) = &self.publishes {
             publishes.take(caller, messages)?;
         }
@@ -83,12 +84,12 @@ impl Allowances {
         Ok(())
     }
 
-    /// What the caller may read in bulk.
+    /// The bounds on the caller's bulk reads.
     pub(super) fn reads(&self, caller: &Caller) -> CallerReads {
         self.reads.of(caller)
     }
 
-    /// Waits until no other room is being created for this caller: it is counted before the next one.
+    /// Waits until no other room is being created for this caller, so that each room is counted before the next.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -107,7 +108,7 @@ impl Allowances {
         Some(turn.lock_owned().await)
     }
 
-    /// Checks that the caller may create one more room; `count` says how many it has.
+    /// Checks that the caller may create one more room. `count` returns the number of its rooms.
     ///
     /// # Errors
     /// `LIMIT_REACHED`.
@@ -124,7 +125,7 @@ impl Allowances {
         ))
     }
 
-    /// Forgets callers that have not published for a while, until `stop`.
+    /// Removes callers with a full allowance, until `stop`.
     pub(super) async fn forget_idle(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(time::sleep(FORGET_INTERVAL)).await.is_some() {
             for rate in [&self.publishes, &self.publish_bytes].into_iter().flatten() {

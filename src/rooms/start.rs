@@ -1,4 +1,4 @@
-//! Where a subscription starts: every way to say it, resolved to a position in the log.
+//! Resolves every kind of start to a position in the log.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,11 +12,11 @@ use crate::{
     store::log::history::PageLimits,
 };
 
-/// How often the NATS server's clock is read again while a time comes.
+/// Maximum number of reads of the NATS server's clock while waiting for a time.
 const CLOCK_READS: usize = 8;
 
 impl Rooms {
-    /// The position before the first message that `start` asks for.
+    /// The position before the first message of `start`.
     ///
     /// # Errors
     /// `POSITION_AFTER_END`, `CURSOR_INVALID`, `CURSOR_EXPIRED`.
@@ -24,7 +24,7 @@ impl Rooms {
         self.position_of("start", room, state, start).await
     }
 
-    /// As [`Self::start_position`], for the field `field` of a request.
+    /// As [`Self::start_position`], with `field` as the field's name in errors.
     pub(super) async fn position_of(&self, field: &str, room: &Room, state: RoomState, start: Start) -> Result<u64> {
         Ok(match start {
             Start::Default | Start::All => state.first_sequence - 1,
@@ -44,17 +44,17 @@ impl Rooms {
         })
     }
 
-    /// The position before the first message stored at or after `time`, also where none is stored yet.
+    /// The position before the first message stored at or after `time`. Such a message may not be stored yet.
     async fn since_position(&self, field: &str, room: &Room, time: SystemTime) -> Result<u64> {
         self.wait_for(field, room, time).await?;
-        // read after the time has come: what is stored later belongs to what was asked for
+        // read after the time has come, so that every later message is after this position
         let state = self.store.log_state(room).await?;
         let first = self.store.first_since(room, state, time).await?;
         Ok(first.map_or(state.last_sequence, |sequence| sequence - 1))
     }
 
-    /// Waits until `time` has come by the clock that dates the room's messages. Only what is stored then can be told from
-    /// what is stored before.
+    /// Waits until `time` has come by the clock that dates the room's messages. Only then are all messages before
+    /// `time` stored.
     async fn wait_for(&self, field: &str, room: &Room, time: SystemTime) -> Result<()> {
         for _ in 0..CLOCK_READS {
             let now = self.store.log_clock(room).await?;
@@ -96,7 +96,7 @@ impl Rooms {
         Ok(end - 1)
     }
 
-    /// Refuses a position that no message has yet; answers with a state that has it.
+    /// Refuses a position after the end of the log. Returns a state that includes the position.
     ///
     /// # Errors
     /// `POSITION_AFTER_END`.

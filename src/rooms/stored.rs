@@ -1,9 +1,9 @@
-//! How many bytes the rooms of a creator hold, against the bound on them.
+//! Bounds the bytes that the rooms of a creator hold.
 //!
-//! NATS knows what is stored. An instance asks it every few seconds for the rooms of a creator to whose rooms it publishes, and
-//! counts what it publishes in between. What others publish in between is counted a few seconds late.
+//! NATS knows the stored bytes. Every few seconds, an instance reads them for the creators to whose rooms it
+//! publishes. In between it counts its own publishes. Publishes of other instances are counted a few seconds late.
 //!
-//! No room is given a `max_bytes` for this: nats-server reserves that much storage for the stream, used or not.
+//! No room gets a `max_bytes` for this, because nats-server reserves that much storage for the stream.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,15 +22,16 @@ use crate::{
     sync::lock,
 };
 
-/// Before a publish is refused, NATS is asked again, unless it was asked so lately.
+/// Before a publish is refused, the sizes are read again, unless they were read within this time.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// With many rooms NATS is asked less often: no more than so many questions in a second, of one instance for one creator.
+/// Maximum number of requests per second from one instance for one creator. With many rooms the sizes are read less
+/// often.
 const QUESTIONS_PER_SECOND: u32 = 50;
 const QUESTIONS_AT_ONCE: usize = 8;
-/// Creators who are kept before those are forgotten to whose rooms nothing is published.
+/// Number of creators in memory before idle ones are dropped.
 const CREATORS_UNPRUNED: usize = 10_000;
 
-/// The bound, and what is known of each creator. Cheap to clone.
+/// The bound, and the usage of each creator. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct StoredBytes {
     max: Option<u64>,
@@ -40,12 +41,12 @@ pub(super) struct StoredBytes {
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
-    /// As NATS said.
+    /// The bytes that NATS reported.
     bytes: u64,
     asked_at: Instant,
-    /// After which the answer is old.
+    /// How long the answer is valid.
     lasts: Duration,
-    /// What this instance has published since.
+    /// Bytes that this instance has published since.
     published: u64,
 }
 
@@ -60,10 +61,10 @@ impl StoredBytes {
         Self { max, creators: Arc::default(), asking: Arc::default() }
     }
 
-    /// Counts messages that are about to be published to the room.
+    /// Counts messages before they are published to the room.
     ///
     /// # Errors
-    /// `LIMIT_REACHED` when the rooms of the room's creator hold too much already; nothing was counted.
+    /// `LIMIT_REACHED` if the rooms of the room's creator would hold more than the bound. Nothing was counted.
     pub(super) async fn take(
         &self,
         store: &Store,
@@ -109,7 +110,7 @@ impl StoredBytes {
         ))
     }
 
-    /// Asks without keeping the publisher waiting, unless somebody asks already.
+    /// Reads the sizes in the background, unless a read is under way.
     fn ask_beside(&self, store: &Store, creator: &str) {
         if !lock(&self.asking).insert(creator.to_owned()) {
             return;
@@ -122,7 +123,8 @@ impl StoredBytes {
         });
     }
 
-    /// What NATS says now. A room of which it says nothing counts as empty: its publishes fail by themselves.
+    /// Reads the sizes of the creator's rooms. A room without an answer counts as empty, because its publishes fail
+    /// anyway.
     async fn ask(&self, store: &Store, creator: &str) {
         let asked_at = Instant::now();
         let published_before = lock(&self.creators).get(creator).map_or(0, |usage| usage.published);
@@ -139,7 +141,7 @@ impl StoredBytes {
         if creators.len() >= CREATORS_UNPRUNED {
             creators.retain(|_, usage| usage.asked_at.elapsed() < 2 * usage.lasts);
         }
-        // what was published meanwhile may be in the answer, or not
+        // messages that were published meanwhile may be missing in the answer
         let published = creators.get(creator).map_or(0, |usage| usage.published.saturating_sub(published_before));
         creators.insert(creator.to_owned(), Usage { bytes, asked_at, lasts, published });
     }

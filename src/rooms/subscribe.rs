@@ -1,4 +1,4 @@
-//! Opening a subscription: where it starts, who owns its position, and which upstream it shares.
+//! Opens a subscription: its start, its durable subscriber, and its upstream.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::{
     },
 };
 
-/// What a subscriber asks for.
+/// The options of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct SubscribeOptions {
     pub room_id: RoomId,
-    /// Durable, if given.
+    /// The durable subscriber, if the subscription has one.
     pub subscriber: Option<SubscriberId>,
     pub ack_mode: AckMode,
     pub start: Start,
@@ -32,7 +32,7 @@ impl Rooms {
     /// Opens a subscription.
     ///
     /// # Errors
-    /// As the contract lists them; nothing was changed.
+    /// As the contract lists them. Nothing was changed.
     pub(crate) async fn subscribe(&self, caller: &Caller, options: SubscribeOptions) -> Result<Subscription> {
         if self.draining.is_cancelled() {
             return Err(draining());
@@ -63,7 +63,7 @@ impl Rooms {
         })
     }
 
-    /// Everything up to and including `sequence` is processed; answers with the position.
+    /// Acknowledges everything up to and including `sequence`. Returns the position.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_FOREIGN`, `SUBSCRIBER_NOT_FOUND`,
@@ -97,7 +97,7 @@ impl Rooms {
         let start = || async { Ok(self.start_position(room, state, start.clone()).await?.max(hidden)) };
         let (session, position) = match subscriber {
             Some((subscriber, whose)) => {
-                // boxed: too large for the future of every subscription
+                // boxed, because it is too large for the future of every subscription
                 let session =
                     Box::pin(self.subscribers.open(registered, state.epoch, subscriber, &whose, start)).await?;
                 // messages may have been stored while the subscriber was bound

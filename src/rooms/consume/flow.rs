@@ -1,4 +1,4 @@
-//! How much of a room's subscription may be sent, and whether it is to be closed.
+//! The credit of a room's subscription, and whether it must close.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,16 +6,16 @@ use tokio::sync::watch;
 
 use crate::{delivery::Slice, domain::SubscriberId, rooms::subscribe::SubscribeOptions};
 
-/// What may be sent before more credit is given. `None`: no bound.
+/// The messages and bytes that may be sent before the client gives more credit. `None`: no bound.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Credit {
     messages: Option<u64>,
-    /// Below zero when the last message was larger than what was left; the next credit pays that first.
+    /// Below zero if the last message was larger than the rest. The next credit pays that first.
     payload_bytes: Option<i64>,
 }
 
 impl Credit {
-    /// So many messages and bytes of payload; 0: no bound.
+    /// A credit of `messages` messages and `payload_bytes` bytes of payload. 0: no bound.
     pub(crate) fn new(messages: u32, payload_bytes: u64) -> Self {
         Self {
             messages: (messages > 0).then_some(messages.into()),
@@ -23,7 +23,7 @@ impl Credit {
         }
     }
 
-    /// More of what is bounded.
+    /// Adds to the bounded parts.
     fn add(&mut self, messages: u32, payload_bytes: u64) {
         self.messages = self.messages.map(|left| left.saturating_add(messages.into()));
         let added = i64::try_from(payload_bytes).unwrap_or(i64::MAX);
@@ -34,7 +34,8 @@ impl Credit {
         self.messages == Some(0) || self.payload_bytes.is_some_and(|left| left <= 0)
     }
 
-    /// Keeps what may be sent, encoded in so many bytes but at least one message, and pays for it; the rest.
+    /// Charges the messages of `slice` that may be sent: at most `encoded_bytes` encoded bytes, but at least one
+    /// message. Returns the rest of `slice`.
     fn spend(&mut self, slice: &mut Slice, encoded_bytes: usize) -> Option<Slice> {
         let messages = self.messages.unwrap_or(u64::MAX);
         let payload_bytes = self.payload_bytes.map_or(u64::MAX, |left| u64::try_from(left).unwrap_or_default());
@@ -46,24 +47,24 @@ impl Credit {
     }
 }
 
-/// Whether a subscription is to be closed by its client's wish.
+/// Whether the client closes the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Closing {
     No,
-    /// When it ends by itself, or its credit is spent.
+    /// It closes when it ends by itself, or its credit is spent.
     NoMoreCredit,
-    /// When the acknowledgements under way are through; no message is sent any more.
+    /// It closes when the running acknowledgements have finished. No message is sent any more.
     Soon,
     Now,
 }
 
-/// What both sides know of an open room.
+/// The state of an open room that both sides share.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub subscriber: Option<SubscriberId>,
     pub until_caught_up: bool,
     state: watch::Sender<(Credit, Closing)>,
-    /// The greatest sequence that the client was told of.
+    /// The greatest sequence that was reported to the client.
     told: AtomicU64,
 }
 
@@ -85,7 +86,7 @@ impl Flow {
         self.advance(Closing::Now);
     }
 
-    /// Sends no further message. The subscription is closed by [`Self::close`].
+    /// Stops sending messages. [`Self::close`] closes the subscription.
     pub(super) fn stop(&self) {
         self.advance(Closing::Soon);
     }
@@ -94,7 +95,7 @@ impl Flow {
         self.advance(Closing::NoMoreCredit);
     }
 
-    /// Whether the client closed it: its further commands do not count.
+    /// Returns true if the client closed the room. Its further commands are refused.
     pub(super) fn is_closing(&self) -> bool {
         self.state.borrow().1 >= Closing::Soon
     }
@@ -103,13 +104,13 @@ impl Flow {
         self.state.send_modify(|(_, closing)| *closing = (*closing).max(to));
     }
 
-    /// Returns when the subscription is to be closed at once.
+    /// Waits until the subscription must close at once.
     pub(super) async fn closed(&self) {
-        // the sender lives in the flow that is held here
+        // the sender lives in this flow, so this never fails
         let _ = self.state.subscribe().wait_for(|(_, closing)| *closing == Closing::Now).await;
     }
 
-    /// Returns when something may be sent: true; or when nothing ever will: false.
+    /// Waits until a message may be sent: true. False: no message may be sent any more.
     pub(super) async fn may_send(&self) -> bool {
         let decided = |(credit, closing): &(Credit, Closing)| match closing {
             Closing::No => !credit.is_spent(),
@@ -134,7 +135,7 @@ impl Flow {
         self.told.fetch_max(sequence, Ordering::Relaxed);
     }
 
-    /// Whether the client was told that the room holds something at or after this sequence.
+    /// Returns true if the client knows that the room has a message at or after this sequence.
     pub(super) fn was_told(&self, sequence: u64) -> bool {
         sequence <= self.told.load(Ordering::Relaxed)
     }

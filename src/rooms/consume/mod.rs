@@ -1,9 +1,9 @@
 //! Subscriptions of several rooms on one stream, with acknowledgements and credit.
 //!
-//! Two sides share a [`Stage`]. The one that reads the client's commands is a task, so that what was acknowledged becomes
-//! durable also while the client reads nothing. The one that sends belongs to the client's stream: it polls the rooms' own
-//! streams, each when it has something, in turn. Neither has a queue that grows with the client's slowness:
-//! acknowledgements of a subscriber that wait are merged, and so are their confirmations.
+//! Two sides share a [`Stage`]. The reader is a task that reads the client's commands, so that acknowledgements
+//! become durable even while the client reads nothing. The sending side is part of the response stream: it polls the
+//! streams of the rooms in turn. No queue grows while the client is slow: waiting acknowledgements of a subscriber
+//! are merged, and so are their confirmations.
 
 pub(crate) mod flow;
 mod reader;
@@ -29,10 +29,11 @@ use crate::{
     subscriptions::{frame::Frame, subscribers::session::SubscriberSession},
 };
 
-/// Subscriptions of one stream that are being opened at the same time.
+/// Maximum number of subscriptions of one stream that are opened concurrently.
 const OPENS_AT_ONCE: usize = 32;
 
-/// What the client asks for. What is wrong beside the room is kept, to be answered where the command belongs.
+/// A command of the client. An error in any field but the room is kept, so that the answer to this command reports
+/// it.
 #[derive(Debug)]
 pub(crate) enum ConsumeCommand {
     Open {
@@ -40,7 +41,7 @@ pub(crate) enum ConsumeCommand {
         options: Result<SubscribeOptions>,
         credit: Credit,
     },
-    /// Of the open subscription's subscriber, unless one is given.
+    /// Acknowledges for `subscriber`, or for the open subscription's subscriber.
     Acknowledge {
         room_id: RoomId,
         subscriber: Result<Option<SubscriberId>>,
@@ -56,7 +57,7 @@ pub(crate) enum ConsumeCommand {
     },
 }
 
-/// Which command it was.
+/// The kind of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommandKind {
     Open,
@@ -65,24 +66,23 @@ pub(crate) enum CommandKind {
     Close,
 }
 
-/// What the client is told of one of its rooms.
+/// An event of one of the client's rooms.
 #[derive(Debug)]
 pub(crate) struct Consumed {
     pub room_id: RoomId,
     pub event: ConsumeEvent,
 }
 
-/// What happened.
 #[derive(Debug)]
 pub(crate) enum ConsumeEvent {
-    /// With whom to tell what the client's stream has taken, if the position moves by itself.
+    /// A frame. With a session in `ACK_MODE_AUTO`, which receives what the client's stream has taken.
     Frame(Frame, Option<Arc<SubscriberSession>>),
-    /// Everything up to this position is acknowledged, and durable.
+    /// Everything up to this position is acknowledged and durable.
     Acknowledged(u64),
-    /// A command was not carried out. What is open stays so.
+    /// A command was not carried out. Open subscriptions stay open.
     Rejected {
         kind: CommandKind,
-        /// Of an acknowledgement.
+        /// The sequence of an acknowledgement; 0 for other commands.
         sequence: u64,
         error: Error,
     },
@@ -91,10 +91,10 @@ pub(crate) enum ConsumeEvent {
 }
 
 impl Rooms {
-    /// Obeys the commands of one stream. The rooms' frames in turn, each room's in their order, and answers to commands.
-    /// Ends without an error after the last command, when the rooms that do not end by themselves are closed and the others
-    /// have ended; with one when the service drains or the credentials expire, after every room's `Closed`, or when a command could not be read.
-    /// Dropping the stream closes everything.
+    /// Runs the commands of one stream. Returns the frames of the rooms in turn, each room's in order, and the
+    /// answers to commands. After the last command, closes the rooms that do not end by themselves, waits for the
+    /// others, and ends without an error. If the service drains or the credentials expire, ends with an error after
+    /// every room's `Closed`. If a command cannot be read, ends with an error. Dropping the stream closes everything.
     pub(crate) fn consume<S>(
         &self,
         caller: &Caller,
@@ -105,7 +105,7 @@ impl Rooms {
     {
         let stage = Arc::new(Stage::default());
         let gone = CancellationToken::new();
-        // ends soon after the stream: what it had begun to acknowledge is still carried out
+        // ends soon after the stream, when its running acknowledgements have finished
         self.tasks.spawn(Reader::new(self.clone(), caller.clone(), Arc::clone(&stage), gone.clone()).run(commands));
         let gone = gone.drop_guard();
         let (rooms, caller) = (self.clone(), caller.clone());

@@ -1,4 +1,4 @@
-//! Reads the commands of a Consume stream and acknowledges.
+//! Reads the commands of a Consume stream, and acknowledges.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -24,25 +24,25 @@ use crate::{
 
 type Key = (RoomId, SubscriberId);
 
-/// An acknowledgement that was tried.
+/// The result of an acknowledgement.
 struct Acknowledged {
     key: Key,
     sequence: u64,
     position: Result<u64>,
 }
 
-/// The side of a Consume stream that reads.
+/// The side of a Consume stream that reads commands.
 pub(super) struct Reader {
     rooms: Rooms,
     caller: Caller,
     stage: Arc<Stage>,
-    /// Nobody listens any more.
+    /// Cancelled when the client has gone.
     gone: CancellationToken,
     under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Acknowledged> + Send>>>,
-    /// Those of a subscriber come one after the other: what waits for the one under way.
+    /// Waiting acknowledgements. Those of one subscriber run one after the other.
     waiting: HashMap<Key, VecDeque<u64>>,
     waiting_count: usize,
-    /// Rooms to close when their acknowledgements are through.
+    /// Rooms to close when their acknowledgements have finished.
     closing: HashSet<RoomId>,
 }
 
@@ -52,8 +52,8 @@ impl Reader {
         Self { rooms, caller, stage, gone, under_way, waiting, waiting_count: 0, closing }
     }
 
-    /// Obeys the commands, until there are no more, the client is gone, its credentials expire or the service drains; then until the last
-    /// acknowledgement is through.
+    /// Runs the commands until they end, the client has gone, its credentials expire or the service drains. Then
+    /// waits for the last acknowledgement.
     pub(super) async fn run<S: Stream<Item = Result<ConsumeCommand>>>(mut self, commands: S) {
         let stage = Arc::clone(&self.stage);
         let (gone, draining_begins) = (self.gone.clone(), self.rooms.draining.clone());
@@ -145,7 +145,7 @@ impl Reader {
             self.waiting.insert(key.clone(), VecDeque::new());
             return self.begin(key, sequence);
         };
-        // only what cannot fail for its own sake becomes one
+        // only acknowledgements that cannot fail by themselves are merged
         let flow = self.stage.find(&key.0);
         let sure = |sequence| flow.as_ref().is_some_and(|flow| flow.was_told(sequence));
         match waiting.back_mut() {
@@ -184,7 +184,7 @@ impl Reader {
         }
     }
 
-    /// Sends nothing more of the room, and closes it when what was acknowledged in it is through.
+    /// Stops sending messages of the room, and closes it when its acknowledgements have finished.
     fn close(&mut self, room_id: RoomId, flow: &Flow) {
         flow.stop();
         if self.waiting.keys().any(|(acknowledging, _)| *acknowledging == room_id) {
@@ -195,7 +195,7 @@ impl Reader {
         }
     }
 
-    /// The client gives no more commands.
+    /// Closes all rooms after the client's last command.
     fn close_all(&mut self) {
         for (room_id, flow) in self.stage.all() {
             if flow.until_caught_up {

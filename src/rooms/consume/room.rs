@@ -1,4 +1,4 @@
-//! One room's subscription on a Consume stream: what comes, within its credit.
+//! One room's subscription on a Consume stream, within its credit.
 
 use std::{pin::pin, sync::Arc};
 
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// So many encoded bytes of a room go out before it is another one's turn, beyond one message.
+/// Maximum encoded bytes of a room before the next room's turn. One message may exceed it.
 const TURN_BYTES: usize = 8 * 1024;
 
-/// The subscription's life, with `Closed` as its end. When that is told the room can be opened again.
+/// The events of the subscription. `Closed` is the last. After it the room can be opened again.
 pub(super) fn consumed(
     rooms: Rooms,
     caller: Caller,
@@ -50,7 +50,8 @@ pub(super) fn consumed(
     }
 }
 
-/// The frames, messages only within the credit. Ends without an error when the client closed it, or it ended by itself.
+/// The frames of the subscription. Messages are sent only within the credit. Ends without an error if the client
+/// closed the room, or the subscription ended by itself.
 fn frames(
     rooms: Rooms,
     caller: Caller,
@@ -103,7 +104,7 @@ fn frames(
                 None => return,
             };
             while let Some(mut slice) = held.take() {
-                // what is held keeps the frames from going on, so their signs of life and their end are told from here
+                // held messages stop the stream of frames, so heartbeats and the end are sent from here
                 let mut heartbeat = Instant::now() + heartbeat_interval;
                 let may_send = loop {
                     tokio::select! {
@@ -111,7 +112,7 @@ fn frames(
                         may_send = flow.may_send() => break may_send,
                         end = ending.wait(ending.seek_number()) => {
                             if matches!(end, SubscriptionEnd::Sought(_)) {
-                                // what is held lies elsewhere than the subscriber is now
+                                // the held messages are not at the subscriber's new position
                                 continue 'frames;
                             }
                             yield Err(if epoch.is_some() { end.at(position) } else { end.into() });
@@ -126,7 +127,7 @@ fn frames(
                 if !may_send {
                     return;
                 }
-                // some of it may have been removed while it was held
+                // some messages may have been removed while they were held
                 let removals = epoch.map(|epoch| ending.registered.removals(epoch, position)).unwrap_or_default();
                 if let Some((to, reason)) = slice.skip_removed(&removals) {
                     let gap = Gap { from: position + 1, to, reason, dropped: 0 };
@@ -153,7 +154,7 @@ fn frames(
     }
 }
 
-/// The position that a frame other than messages tells; and the end of the room goes to the flow.
+/// The position of a frame other than messages. Records the end of the log in `flow`.
 fn reached(frame: &Frame, flow: &Flow) -> Option<u64> {
     match frame {
         Frame::Opened { position, last_sequence, .. } => {

@@ -1,4 +1,4 @@
-//! What the two sides of a Consume stream share: the open rooms, the answers that wait, and the end.
+//! The state that the two sides of a Consume stream share: the open rooms, the waiting answers, and the end.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +16,7 @@ use crate::{
     sync::lock,
 };
 
-/// What the side that sends does next.
+/// The next step of the sending side.
 pub(super) enum Turn {
     Answer(Consumed),
     Open(SubscribeOptions, Arc<Flow>),
@@ -27,26 +27,26 @@ pub(super) enum Turn {
 #[derive(Debug)]
 struct StreamEnd {
     result: Result<()>,
-    /// Once every room is closed; else at once.
+    /// True: the stream ends when every room is closed. False: it ends at once.
     when_closed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     open: HashMap<RoomId, Arc<Flow>>,
-    /// Open, and not known to the other side yet.
+    /// Open rooms that the sending side does not know yet.
     arriving: VecDeque<(SubscribeOptions, Arc<Flow>)>,
     answers: VecDeque<Consumed>,
     end: Option<StreamEnd>,
 }
 
-/// Between reading and sending.
+/// Connects the reading side and the sending side.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     inner: Mutex<Inner>,
-    /// There is a turn.
+    /// Notified when there is a turn.
     turn: Notify,
-    /// There is space for answers.
+    /// Notified when there is space for answers.
     space: Notify,
 }
 
@@ -84,10 +84,10 @@ impl Stage {
         self.space.notified().await;
     }
 
-    /// A room is to be opened.
+    /// Opens a room. Requires: the room is not open.
     ///
     /// # Errors
-    /// `LIMIT_REACHED`. It must not be open.
+    /// `LIMIT_REACHED`.
     pub(super) fn open(&self, options: SubscribeOptions, flow: Flow) -> Result<()> {
         let mut inner = self.inner();
         if inner.open.len() >= CONSUME_ROOMS_MAX {
@@ -117,7 +117,7 @@ impl Stage {
         self.inner().open.remove(room_id);
     }
 
-    /// Tells the client. Confirmations of a room that wait become one.
+    /// Queues an answer for the client. Waiting confirmations of a room are merged.
     pub(super) fn answer(&self, room_id: RoomId, event: ConsumeEvent) {
         let mut inner = self.inner();
         if let ConsumeEvent::Acknowledged(position) = event {
@@ -135,7 +135,7 @@ impl Stage {
         self.turn.notify_one();
     }
 
-    /// Nothing more is read.
+    /// Ends the stream. No more commands are read.
     pub(super) fn end(&self, result: Result<()>, when_closed: bool) {
         self.inner().end = Some(StreamEnd { result, when_closed });
         self.turn.notify_one();

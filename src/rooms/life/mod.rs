@@ -1,4 +1,4 @@
-//! The life of a room: created, shown, listed, changed, emptied, deleted.
+//! Creates, shows, lists, changes, purges and deletes rooms.
 
 pub(crate) mod removal;
 pub(crate) mod update;
@@ -19,11 +19,11 @@ use crate::{
     store::registry::{Naming, Registration, known::Registered, not_found},
 };
 
-/// How often a creation begins again because of another call on the same room.
+/// Number of attempts to create a room while other calls change the same room.
 const ATTEMPTS: usize = 4;
 const REPLICAS_ALLOWED: [u32; 3] = [1, 3, 5];
 
-/// What a creator asks for; as it came, but for the parts that have a type of their own.
+/// The request of a creator, not validated except for the parts with types of their own.
 #[derive(Debug, Default)]
 pub(crate) struct CreateRoom {
     pub room_id: String,
@@ -33,7 +33,7 @@ pub(crate) struct CreateRoom {
     pub replicas: u32,
     pub allow_message_ttl: bool,
     pub labels: Vec<(String, String)>,
-    /// What was found wrong before.
+    /// The violations found so far.
     pub violations: Violations,
 }
 
@@ -96,7 +96,7 @@ impl CreateRoom {
     }
 }
 
-/// The copies that `given` asks for; 0 means 1.
+/// The number of replicas for `given`. 0 means 1.
 fn check_replicas(field: &str, given: u32, violations: &mut Violations) -> u32 {
     let replicas = if given == 0 { 1 } else { given };
     if !REPLICAS_ALLOWED.contains(&replicas) {
@@ -109,7 +109,7 @@ fn check_replicas(field: &str, given: u32, violations: &mut Violations) -> u32 {
 }
 
 impl Rooms {
-    /// Creates a room, or answers with the very same one that is there.
+    /// Creates a room, or returns the existing room with the same settings.
     ///
     /// # Errors
     /// `INVALID_FIELD`; `ROOM_EXISTS`, `SUBJECT_TAKEN`, `STREAM_INCOMPATIBLE`; `JETSTREAM_MISSING`,
@@ -162,15 +162,15 @@ impl Rooms {
         Err(Error::new(Reason::Conflict, "other calls create and delete the room at this moment; call again"))
     }
 
-    /// How many rooms the caller created and owns; for callers without names, those of nobody. One that it gave away is
-    /// another owner's to delete.
+    /// The number of rooms that the caller created and owns. For callers without names, the number of rooms without a
+    /// creator. A room that the caller gave away does not count, because another owner can delete it.
     fn rooms_created(&self, caller: Option<&MemberId>) -> usize {
         let created = self.store.registry.created(caller.map_or("", MemberId::as_str)).into_iter();
         let is_owner = |room: &Room, id| self.store.members.of(room, id).is_some_and(|found| found.role == Role::Owner);
         created.filter(|registered| caller.is_none_or(|id| is_owner(&registered.room, id))).count()
     }
 
-    /// Names the room and registers it, unless there is one.
+    /// Names the room and registers it, unless it exists.
     async fn register(&self, caller: &Caller, new: &NewRoom) -> Result<Registration> {
         let registry = &self.store.registry;
         let named = match registry.name(new).await? {
@@ -180,10 +180,10 @@ impl Rooms {
         let room = &named.room;
         let checked = async {
             if room.persist {
-                // its subject may be longer than the one that it was to have
+                // its subject may be longer than the preferred one
                 self.store.check_bounds(room, caller, "retention")?;
                 if restricted(caller).is_some() {
-                    // before the room is registered, which would make it readable
+                    // before the registration, which would make existing messages readable
                     self.store.check_adopts_nothing(room).await?;
                 }
             }
@@ -198,8 +198,8 @@ impl Rooms {
         }
     }
 
-    /// Takes back the registration of a room whose log was refused. One whose log may be there stays: others may use the room
-    /// already, and the same call goes on from it.
+    /// Removes the registration of a room whose log was refused. If the log may exist, the registration stays: other
+    /// callers may already use the room, and the same call continues from it.
     async fn take_back(&self, registered: &Arc<Registered>, error: Error) -> Error {
         let is_refused = error.reason().is_side_effect_free()
             && !matches!(error.reason(), Reason::NatsUnavailable | Reason::RoomNotFound);
@@ -218,13 +218,13 @@ impl Rooms {
         }
     }
 
-    /// The room and what it holds.
+    /// Returns the room and the state of its log.
     pub(crate) async fn get(&self, caller: &Caller, id: &RoomId) -> Result<(Room, Option<RoomState>)> {
         let Admitted { registered, visible, .. } = self.permit(caller, id, Right::Read).await?;
         self.describe(&registered, visible).await
     }
 
-    /// The room that somebody wanted to create. Who is not a member of it hears that it exists and nothing more.
+    /// The existing room with the requested id. A caller that is not a member learns only that the room exists.
     async fn find_existing(&self, caller: &Caller, id: &RoomId) -> Result<Admitted> {
         match self.permit(caller, id, Right::Read).await {
             Err(error) if error.reason() == Reason::PermissionDenied => Err(Error::new(
@@ -245,7 +245,7 @@ impl Rooms {
         Ok((room, Some(state)))
     }
 
-    /// Rooms after `after` that the caller is a member of, by ascending id; 0 is the default page size.
+    /// Lists the rooms after `after` of which the caller is a member, by ascending id. 0 is the default page size.
     pub(crate) fn list(&self, caller: &Caller, after: Option<&RoomId>, page_size: usize) -> RoomPage {
         let size = if page_size == 0 { PAGE_SIZE_DEFAULT } else { page_size.min(PAGE_SIZE_MAX) };
         let mut found = match restricted(caller) {
@@ -272,11 +272,11 @@ impl Rooms {
         found.filter(|registered| members.of(&registered.room, member).is_some()).take(limit).collect()
     }
 
-    /// Deletes the room with all that belongs to it.
+    /// Deletes the room and everything that belongs to it.
     pub(crate) async fn delete(&self, caller: &Caller, id: &RoomId) -> Result<()> {
         for _ in 0..ATTEMPTS {
             if let Some(deleting) = self.store.registry.find_deleting(id).await? {
-                // whoever began it was stopped, or is at it
+                // the call that began the deletion has stopped, or still runs
                 let admitted = self.admit(caller, deleting, Right::Own).map_err(|_| not_found(id))?;
                 return self.finish_deletion(&admitted.registered).await;
             }
@@ -285,7 +285,7 @@ impl Rooms {
                 Ok(deleting) => return self.finish_deletion(&deleting).await,
                 Err(error) if error.reason() == Reason::Conflict => {}
                 Err(error) if error.reason() == Reason::StorageFull && registered.room.persist => {
-                    // what is to be deleted makes room for its registration
+                    // purging the messages frees storage for the registration of the deletion
                     let state = self.store.log_state(&registered.room).await?;
                     if self.store.purge(&registered.room, state.last_sequence).await? == 0 {
                         return Err(error);
@@ -297,7 +297,7 @@ impl Rooms {
         Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 
-    /// The registration goes last: until then nobody else can have the name.
+    /// Deletes the log, and then the registration. The id stays taken until the end.
     async fn finish_deletion(&self, registered: &Arc<Registered>) -> Result<()> {
         let finished = async {
             self.store.delete_log(&registered.room).await?;
@@ -307,7 +307,7 @@ impl Rooms {
     }
 }
 
-/// Bytes that a room takes on a page, or a little less than this.
+/// An upper bound of the bytes of a room on a page. The room may take a little less.
 fn described_bytes(room: &Room) -> usize {
     const NUMBERS_AND_FRAMING: usize = 256;
     const LABEL_FRAMING: usize = 16;
@@ -316,7 +316,7 @@ fn described_bytes(room: &Room) -> usize {
     NUMBERS_AND_FRAMING + names + labels.sum::<usize>()
 }
 
-/// The error of a step that is not the first: something was done, and the same call does the rest.
+/// The error of a later step: a part was done, and the same call completes it.
 fn half_done(error: Error) -> Error {
     if !error.reason().is_side_effect_free() {
         return error;

@@ -1,4 +1,4 @@
-//! Messages removed on request: all up to a sequence, or a single one.
+//! Removes messages on request: all up to a sequence, or a single one.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::{
     store::registry::known::Registered,
 };
 
-/// How often a purge is registered again because others changed the room at the same moment.
+/// Number of attempts to register a purge while other calls change the room.
 const ATTEMPTS: usize = 16;
 
-/// What a purge did.
+/// The result of a purge.
 #[derive(Clone, Debug)]
 pub(crate) struct PurgeOutcome {
     /// Messages removed by this call.
@@ -26,17 +26,17 @@ pub(crate) struct PurgeOutcome {
 }
 
 impl Rooms {
-    /// Removes all messages that are stored now, or those up to and including a sequence.
+    /// Removes all stored messages, or those up to and including a sequence.
     ///
-    /// The purge is announced first, so that nobody misses the messages without finding out why; and it counts only as far
-    /// as the log shows it, so that an announcement without its purge hides nothing. What a call leaves half-way, the next
-    /// one finishes.
+    /// The purge is announced before it is made, so every subscription can report the reason of the gap. The
+    /// announcement is valid only as far as the log shows it, so an announcement without a purge hides no message.
+    /// The next call completes a call that stopped half-way.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `ROOM_NOT_PERSISTED`, `POSITION_AFTER_END`, `REMOVAL_DENIED`, `CONFLICT`: nothing was removed.
     pub(crate) async fn purge(&self, caller: &Caller, id: &RoomId, up_to: Option<u64>) -> Result<PurgeOutcome> {
         for _ in 0..ATTEMPTS {
-            // from memory: a caller without the right causes no read of the registry
+            // from memory, so that a caller without the right causes no read of the registry
             self.permit_persisted(caller, id, Right::Own).await?;
             let Admitted { registered, .. } = self.permit_fresh(caller, id, Right::Own).await?;
             let state = self.store.log_state(&registered.room).await?;
@@ -51,7 +51,7 @@ impl Rooms {
             let registered = match self.announce_purge(&registered, purging).await {
                 Ok(Some(registered)) => registered,
                 Ok(None) => continue,
-                // the purge itself makes room
+                // the purge itself frees storage
                 Err(error) if error.reason() == Reason::StorageFull => registered,
                 Err(error) => return Err(error),
             };
@@ -59,7 +59,7 @@ impl Rooms {
                 Ok(removed) => removed,
                 Err(error) => {
                     if error.reason() == Reason::RemovalDenied {
-                        // what is missing later will have gone for another reason
+                        // a later gap will have another reason
                         let _ = self.announce_purge(&registered, before).await;
                     }
                     return Err(error);
@@ -75,7 +75,7 @@ impl Rooms {
         Err(Error::new(Reason::Conflict, "other calls change the room at this moment; call again"))
     }
 
-    /// `None` if the room was changed meanwhile.
+    /// Registers an announcement. `None` if another call changed the room meanwhile.
     async fn announce_purge(
         &self,
         registered: &Registered,
@@ -85,7 +85,7 @@ impl Rooms {
         self.store.registry.update(registered, room).await
     }
 
-    /// Registers the purge that was made through `through`, and the announced one as far as the log shows it.
+    /// Registers the purge up to `through`, and the announced purge as far as the log shows it.
     async fn conclude_purge(
         &self,
         mut registered: Arc<Registered>,
@@ -99,7 +99,7 @@ impl Rooms {
             let shown = announced.min(state.first_sequence.saturating_sub(1));
             let through = through.max(shown).max(room.purged_through(state.epoch));
             let purged = if through == 0 { room.purged } else { Some(Purged { epoch: state.epoch, through }) };
-            // another one may have been announced meanwhile
+            // another purge may have been announced meanwhile
             let purging = room.purging.filter(|purging| purging.epoch == state.epoch && purging.through > through);
             if (purged, purging) == (room.purged, room.purging) {
                 return Ok(registered);

@@ -1,4 +1,4 @@
-//! A room's settings changed after its creation: labels, retention, copies.
+//! Changes the settings of an existing room: labels, retention, replicas.
 
 use crate::{
     domain::{Caller, Labels, Retention, Room, RoomId, RoomState},
@@ -11,10 +11,10 @@ use crate::{
 
 use super::{check_replicas, half_done};
 
-/// How often a change is made again because others changed the room at the same moment.
+/// Number of attempts to make a change while other calls change the room.
 const ATTEMPTS: usize = 16;
 
-/// What of a room can be changed.
+/// The settings that can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RoomField {
     Labels,
@@ -25,22 +25,22 @@ pub(crate) enum RoomField {
     Replicas,
 }
 
-/// What a caller asks for; as it came, but for the parts that have a type of their own.
+/// The request of a caller, not validated except for the parts with types of their own.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateRoom {
     pub room_id: String,
-    /// Which of the values below are taken over; the others mean nothing.
+    /// The settings to change. Other values are ignored.
     pub fields: Vec<RoomField>,
     pub labels: Vec<(String, String)>,
     pub retention: Retention,
     pub replicas: u32,
-    /// What the caller repeats of a room's fixed settings, and expects to hold.
+    /// The fixed settings that the caller repeats. They must match.
     pub fixed: Fixed,
-    /// What was found wrong before.
+    /// The violations found so far.
     pub violations: Violations,
 }
 
-/// Settings that a room has for life. Those that are left at their default are not asked about.
+/// The settings that cannot change. Settings at their default are not checked.
 #[derive(Debug, Default)]
 pub(crate) struct Fixed {
     pub persist: bool,
@@ -53,7 +53,7 @@ impl UpdateRoom {
         self.fields.contains(&field)
     }
 
-    /// `room` with what is asked for, and everything that is wrong with that.
+    /// Returns `room` with the requested changes. Adds every problem to `violations`.
     fn apply(&self, room: &Room, payload_bytes_max: usize, violations: &mut Violations) -> Room {
         let mut room = room.clone();
         for (field, differs) in [
@@ -103,10 +103,12 @@ impl UpdateRoom {
 }
 
 impl Rooms {
-    /// Changes a room's settings. They are in force when this returns; other instances learn of them in a moment.
+    /// Changes a room's settings. When this returns, they are in force on this instance; other instances apply them
+    /// soon after.
     ///
     /// # Errors
-    /// `INVALID_FIELD`; `ROOM_NOT_FOUND`; `REPLICAS_UNAVAILABLE`, `STORAGE_FULL`, `CONFLICT`. The room is as it was.
+    /// `INVALID_FIELD`, `ROOM_NOT_FOUND`, `REPLICAS_UNAVAILABLE`, `STORAGE_FULL`, `CONFLICT`. The room was not
+    /// changed.
     pub(crate) async fn update(&self, caller: &Caller, mut request: UpdateRoom) -> Result<(Room, Option<RoomState>)> {
         let id = std::mem::take(&mut request.room_id);
         let mut violations = std::mem::take(&mut request.violations);
@@ -122,7 +124,7 @@ impl Rooms {
             std::mem::take(&mut violations).finish()?;
             if room.persist {
                 self.store.check_bounds(&room, caller, "room.retention")?;
-                // first the log, which NATS may refuse to change: the registry never says what is not so
+                // the log first, because NATS may refuse the change, and the registry must stay true
                 self.store.update_log(&room).await?;
             }
             if room == registered.room {
@@ -131,7 +133,7 @@ impl Rooms {
             let persist = room.persist;
             let updated = self.store.registry.update(&registered, room).await;
             if let Some(registered) = updated.map_err(|error| if persist { half_done(error) } else { error })? {
-                // looks at the log once more: whoever still knew the room as it was may have put that back
+                // reads the log once more, because an instance with the old settings may have restored them
                 return self.describe(&registered, visible).await;
             }
         }

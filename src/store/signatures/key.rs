@@ -1,4 +1,4 @@
-//! A key that signs, as the bucket of secrets has it.
+//! A signing key, as the bucket of secrets stores it.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Bytes of a key: those of the digest, as RFC 2104 advises.
+/// Bytes of a key. As many as the digest has, as RFC 2104 advises.
 const KEY_BYTES: usize = 32;
 
-/// A key of the service's instances. Never shown.
+/// A signing key of the instances. Never shown.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "Record", into = "Record")]
 pub(super) struct SigningKey {
@@ -22,7 +22,7 @@ pub(super) struct SigningKey {
     pub hmac: hmac::Key,
 }
 
-/// The key as the bucket's JSON has it.
+/// The key in the bucket's JSON.
 #[derive(Serialize, Deserialize)]
 struct Record {
     /// 32 bytes in standard base64.
@@ -30,10 +30,10 @@ struct Record {
 }
 
 impl SigningKey {
-    /// A key that nobody else has.
+    /// Generates a random key.
     ///
     /// # Errors
-    /// `INTERNAL` when the system gives no random numbers.
+    /// `INTERNAL` if the system returns no random numbers.
     pub(super) fn generate() -> Result<Self> {
         let mut bytes = [0; KEY_BYTES];
         SystemRandom::new().fill(&mut bytes).map_err(|_| Error::internal())?;
@@ -58,7 +58,7 @@ impl fmt::Debug for SigningKey {
 }
 
 impl TryFrom<Record> for SigningKey {
-    // what was given is not repeated: this is logged
+    // the error never contains the value, because it is logged
     type Error = &'static str;
 
     fn try_from(record: Record) -> Result<Self, Self::Error> {

@@ -1,13 +1,13 @@
-//! Who published a message, in a way that no other program on NATS can forge.
+//! Proves the sender of a message, so that no other program on NATS can forge it.
 //!
-//! The service signs what a known caller publishes, with a key that only its instances have, and says who published a message
-//! only where the signature is of this very message: of its room and the room's creation, its sender, id, headers and
-//! payload, and of a time near that at which it was stored. So a program on NATS cannot put words into a sender's mouth. It
-//! can at most have a message that it has read stored once more as it was, and within [`SIGNATURE_TIME_TOLERANCE`] of its
-//! signing; not even that where the message has an id, since the room remembers ids for longer.
+//! The service signs the messages of known callers with a key that only its instances have. It reports a sender only
+//! if the signature matches the message: the room and its creation time, the sender, id, headers and payload, and a
+//! signing time near the time of storage. So a program on NATS cannot forge a message of a sender. It can at most
+//! store an unchanged copy of a message that it has read, within [`SIGNATURE_TIME_TOLERANCE`] of the signing. If the
+//! message has an id, it cannot do even that, because the room remembers ids for longer.
 //!
-//! Keys live in a key-value bucket that every instance watches. The newest signs, and all of them count when a message is
-//! read. What the bucket loses, any instance that still knows it puts back.
+//! The keys are in a key-value bucket that every instance watches. The newest key signs, and every key verifies. If
+//! the bucket loses a key, any instance that still knows the key writes it back.
 
 mod key;
 pub(crate) mod seal;
@@ -47,11 +47,11 @@ use crate::{
     sync::lock,
 };
 
-/// What a key's name in the bucket begins with; the rest is its number.
+/// The prefix of a key's name in the bucket. The rest of the name is the key's number.
 const PREFIX: &str = "sender.";
-/// A key that the bucket did not have is not looked for again so soon: whoever may publish can name any.
+/// Minimum time before a missing key is looked up again, because any publisher can name an unknown key.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after a failure the bucket is tended again.
+/// Delay before the keys are written again after a failure.
 const TEND_DELAY: Duration = Duration::from_secs(1);
 
 /// Signs and verifies. Cheap to clone.
@@ -63,22 +63,23 @@ pub(super) struct Signatures {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By number: the greatest is the newest.
+    /// The keys by number. The greatest number is the newest key.
     keys: BTreeMap<u64, Arc<SigningKey>>,
     told: Told,
-    /// Keys that the bucket did not have when it was read from its beginning, and has not got since.
+    /// Keys that were missing when the bucket was read from its beginning, and that it has not got since.
     missing: BTreeSet<u64>,
-    /// The bucket may lack a key.
+    /// Notified when the bucket may lack a key.
     lacking: Arc<Notify>,
-    /// When a key was looked for that is not there.
+    /// When a key was last looked up and not found.
     looked_at: Option<Instant>,
 }
 
-/// Whether it is known who published a message.
+/// The result of an attribution.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attribution {
     Done,
-    /// It is signed with a key that this instance has not heard of yet: [`Signatures::learn`] it, and ask again.
+    /// The message is signed with a key that this instance does not know. [`Signatures::learn`] the key, and try
+    /// again.
     UnknownKey,
 }
 
@@ -88,8 +89,8 @@ impl Signatures {
         Self { bucket: Bucket::new(buckets, SECRETS_BUCKET, description), known: Arc::default() }
     }
 
-    /// Follows the bucket until `stop`, and puts into it what it lacks: a first key, and what it lost. `complete` fires when
-    /// there is a key.
+    /// Watches the bucket until `stop`, and writes missing keys: a first key, and keys that the bucket lost.
+    /// `complete` fires when there is a key.
     pub(super) async fn follow(self, stop: CancellationToken, complete: oneshot::Sender<()>) {
         let lacking = Arc::clone(&lock(&self.known).lacking);
         let watching = self.bucket.clone().follow(&self.known, stop, || {});
@@ -112,11 +113,11 @@ impl Signatures {
         }
     }
 
-    /// Puts into the bucket what it does not have and this instance does; a new key if there is none at all.
+    /// Writes the keys that the bucket lacks and this instance knows. Creates a key if there is none.
     async fn tend(&self) -> Result<()> {
         let missing = lock(&self.known).missing();
         for (id, key) in missing {
-            // nothing is overwritten: what another instance put back is the same
+            // overwrites nothing, because the key of another instance is the same
             if self.bucket.put(&name(id), &key, None).await?.is_some() {
                 info!(key = id, "a signing key was missing in its bucket and was written again");
             }
@@ -138,7 +139,7 @@ impl Signatures {
         lock(&self.known).keys.insert(id, Arc::new(key));
     }
 
-    /// Signs a message that is about to be published; `None` if nobody is known to publish it.
+    /// Signs a message before it is published. `None` if the sender is unknown.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE` while there is no key.
@@ -155,7 +156,7 @@ impl Signatures {
         Ok(Some(Seal::new(id, &key, sender.as_str(), SystemTime::now(), content)))
     }
 
-    /// Says in the message who published it, if the seal proves that.
+    /// Sets the sender of the message, if the seal proves it.
     pub(super) fn attribute(&self, room: &Room, message: &mut Message, seal: &Seal) -> Attribution {
         let key = {
             let known = lock(&self.known);
@@ -173,7 +174,7 @@ impl Signatures {
         Attribution::Done
     }
 
-    /// As [`Self::attribute`], learning the key first if need be.
+    /// As [`Self::attribute`], but learns an unknown key first.
     pub(super) async fn attribute_surely(&self, room: &Room, message: &mut Message, seal: &Seal) {
         if self.attribute(room, message, seal) == Attribution::UnknownKey {
             self.learn(seal.key).await;
@@ -181,10 +182,10 @@ impl Signatures {
         }
     }
 
-    /// Looks into the bucket for the key of this number.
+    /// Reads the key with this number from the bucket.
     ///
     /// # Cancel safety
-    /// May be dropped at any point; nothing is learnt then.
+    /// May be dropped at any point. No key is learned then.
     pub(super) async fn learn(&self, key: u64) {
         if let Ok(Some(found)) = self.bucket.get(&name(key)).await {
             self.remember(key, found.value);
@@ -211,7 +212,7 @@ impl Mirror<SigningKey> for Known {
 
     fn on_delete(&mut self, name: &str, _: u64) {
         if let Some(id) = number(name) {
-            // not put back, even if somebody learns it at this moment from an older answer
+            // not written back, even if another call learns the key at this moment from an older answer
             self.told.note(|| name.to_owned());
             self.missing.remove(&id);
             self.keys.remove(&id);
@@ -221,7 +222,7 @@ impl Mirror<SigningKey> for Known {
         }
     }
 
-    /// Nothing is given up: what the bucket lost is put back.
+    /// No key is dropped. Keys that the bucket lost are written back.
     fn on_complete(&mut self, noted: &HashSet<String>) {
         self.missing = self.keys.keys().copied().filter(|id| !noted.contains(&name(*id))).collect();
         self.lacking.notify_one();

@@ -1,4 +1,4 @@
-//! What a signature covers, and the two headers that carry it.
+//! The signed content of a message, and the two headers that carry the signature.
 
 use std::{
     borrow::Cow,
@@ -16,33 +16,32 @@ use crate::{
     store::names::{SENDER_HEADER, SIGNATURE_HEADER},
 };
 
-/// What else these keys may come to sign begins otherwise.
+/// The prefix of the signed bytes. Other uses of these keys have other prefixes.
 const PURPOSE: &[u8] = b"unibus sender 1";
-/// A percent sign begins an encoded byte; what is not ASCII is encoded anyway.
+/// The characters to encode. A percent sign starts an encoded byte. Non-ASCII characters are always encoded.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
-/// What a message says of its sender, beside its content.
+/// A message's claim about its sender, with its signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Seal {
-    /// Percent-encoded.
+    /// The sender, percent-encoded.
     sender: String,
     pub(super) key: u64,
     signed_ms: u64,
     mac: Vec<u8>,
 }
 
-/// What is signed.
+/// The signed content.
 #[derive(Clone, Copy)]
 pub(super) struct Content<'a> {
     pub room: &'a Room,
-    /// Empty if there is none.
+    /// Empty if the message has no id.
     pub message_id: &'a str,
     pub headers: &'a Headers,
     pub payload: &'a [u8],
 }
 
 impl Seal {
-    /// Signs.
     pub(super) fn new(id: u64, key: &SigningKey, sender: &str, at: SystemTime, content: Content<'_>) -> Self {
         let sender: Cow<'_, str> = utf8_percent_encode(sender, ENCODED).into();
         let signed_ms = unix_ms(at);
@@ -50,30 +49,30 @@ impl Seal {
         Self { sender: sender.into_owned(), key: id, signed_ms, mac }
     }
 
-    /// Whom it names as the sender. Nothing of it is proven.
+    /// The claimed sender. It is not proven.
     pub(in crate::store) fn claimed_sender(&self) -> Option<Cow<'_, str>> {
         percent_decode_str(&self.sender).decode_utf8().ok()
     }
 
-    /// The sender, if this is the seal of this content.
+    /// The sender, if the signature matches `content`.
     pub(super) fn open(&self, key: &SigningKey, content: Content<'_>) -> Option<String> {
         hmac::verify(&key.hmac, &signed(&self.sender, self.signed_ms, content), &self.mac).ok()?;
         self.claimed_sender().map(Cow::into_owned)
     }
 
-    /// How far the signing is from this time.
+    /// The difference between the signing time and `time`.
     pub(super) fn distance(&self, time: SystemTime) -> Duration {
         Duration::from_millis(self.signed_ms.abs_diff(unix_ms(time)))
     }
 
-    /// Adds the headers.
+    /// Adds the two headers.
     pub(in crate::store) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(SENDER_HEADER, self.sender.as_str());
         let mac = URL_SAFE_NO_PAD.encode(&self.mac);
         headers.insert(SIGNATURE_HEADER, format!("{}.{}.{mac}", self.key, self.signed_ms));
     }
 
-    /// What the headers say; nothing of it is proven.
+    /// Reads a seal from the headers. It is not proven.
     pub(in crate::store) fn read(headers: &HeaderMap) -> Option<Self> {
         let signature = headers.get(SIGNATURE_HEADER)?.as_str();
         let sender = headers.get(SENDER_HEADER)?.as_str().to_owned();
@@ -84,8 +83,8 @@ impl Seal {
     }
 }
 
-/// Every part with its length before it, so that no two contents give the same bytes; of the payload its digest, so that a
-/// large one is not copied.
+/// The signed bytes. Each part is preceded by its length, so that no two contents have the same bytes. The payload is
+/// included as its digest, so that a large one is not copied.
 fn signed(sender: &str, signed_ms: u64, content: Content<'_>) -> Vec<u8> {
     let Content { room, message_id, headers, payload } = content;
     let created_at = room.created_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

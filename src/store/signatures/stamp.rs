@@ -1,4 +1,4 @@
-//! Signatures of what the instances tell each other, with the same keys as those of messages.
+//! Signs and verifies the notices between instances, with the keys that sign messages.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -6,12 +6,12 @@ use ring::hmac;
 use super::{LOOK_INTERVAL, Signatures};
 use crate::sync::lock;
 
-/// Whether a signature is that of an instance.
+/// The result of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Verdict {
     Right,
     Wrong,
-    /// It names a key that this instance has not heard of yet: [`Signatures::learn`] it, and ask again.
+    /// The signature names a key that this instance does not know. [`Signatures::learn`] the key, and verify again.
     UnknownKey(u64),
 }
 
@@ -40,7 +40,7 @@ impl Signatures {
     }
 }
 
-/// The purpose with its length before it, so that nothing that is signed for one is taken for another.
+/// The purpose, preceded by its length, so that a signature for one purpose is invalid for another.
 fn signed(purpose: &[u8], bytes: &[u8]) -> Vec<u8> {
     [&(purpose.len() as u64).to_be_bytes(), purpose, bytes].concat()
 }

@@ -1,7 +1,8 @@
-//! All that the service knows of NATS: the only place that names `async_nats`. Refuses to know tonic.
+//! The store: rooms on JetStream. Only `store` and `nats` name `async_nats`. The store does not use tonic.
 //!
-//! One connection, cloned. A room's stream is looked at once and then trusted; when JetStream says that it is gone, the
-//! registry is asked whether the room still exists, and only then is the stream made anew.
+//! The connections are in `nats/links`. A room's stream is checked once and then trusted. If JetStream reports that
+//! the stream is missing, the store checks in the registry that the room exists. Only then does it create the stream
+//! again.
 
 pub(crate) mod log;
 mod names;
@@ -58,11 +59,11 @@ use crate::{
     nats::{Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, gate::Gate, reserve::Reserve},
 };
 
-/// Everything that is kept in NATS. Cheap to clone.
+/// The store of everything in NATS. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Store(Arc<Inner>);
 
-/// What the clones of [`Store`] share.
+/// The state that the clones of [`Store`] share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     nats: Nats,
@@ -89,7 +90,7 @@ impl Deref for Store {
 }
 
 impl Store {
-    /// Opens what the account holds; the tasks that follow it run in `tasks` until `stop`.
+    /// Opens the store of the NATS account. The tasks that follow its buckets run in `tasks` until `stop`.
     pub(crate) async fn open(
         nats: Nats,
         replicas: usize,
@@ -111,7 +112,7 @@ impl Store {
                 "the key that signs the sender of messages is not known yet; until then only callers without an id can publish"
             );
         }
-        // before anything is read: what the others change after that is heard
+        // before any read, so that every later change of another instance is received
         let changes = Changes::new(&nats, &signatures, &instance);
         let listener = changes::Listener::open(&changes).await?;
         let registry = Registry::new(&buckets, &changes);
@@ -150,17 +151,18 @@ impl Store {
         ))
     }
 
-    /// Returns the durable subscriber with this id: the one that is bound, or the one that a subscription would bind now.
+    /// Finds the durable subscriber with this id. If none is bound, the result has the NATS name that it gets when it
+    /// is bound.
     pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
         whose::resolve(&self.nats, &self.holders, room, id, whose).await
     }
 
-    /// Runs a task that the service waits for when it stops.
+    /// Runs a task. The service waits for it when it stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// This instance's name among the others.
+    /// The name of this instance.
     pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
@@ -173,7 +175,7 @@ impl Store {
         self.nats.is_connected()
     }
 
-    /// Refuses what needs space while the disk of the embedded server has none.
+    /// Returns an error if the disk of the embedded server has no space.
     ///
     /// # Errors
     /// `STORAGE_FULL`.
@@ -186,22 +188,22 @@ impl Store {
         self.gate.disk()
     }
 
-    /// Whether the NATS client has come to an end of its own, from which it does not come back.
+    /// Returns true if the NATS client's task has ended, so that it never reconnects.
     pub(crate) async fn has_died(&self) -> bool {
         self.nats.has_died().await
     }
 
-    /// Largest payload that the NATS server takes beside headers.
+    /// Maximum payload of the NATS server, without headers.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         self.nats.payload_bytes_max()
     }
 
-    /// Refuses what needs JetStream when there is none.
+    /// Returns an error if JetStream is not available.
     pub(crate) fn require_jetstream(&self) -> Result<()> {
         self.nats.require_jetstream()
     }
 
-    /// Refuses a room whose log would be one that holds messages already.
+    /// Refuses a room that would adopt a log with messages.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
@@ -214,7 +216,7 @@ impl Store {
         streams::create(&self.nats, room).await
     }
 
-    /// What the room's log holds; brought back first where another program changed it.
+    /// The state of the room's log. If another program changed the log's stream, the stream is repaired first.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
@@ -222,7 +224,7 @@ impl Store {
         self.logs.state(room).await
     }
 
-    /// A newer state than `state` in which `sequence` is stored, if there is one.
+    /// Waits for a state in which `sequence` is stored. Returns the newest state after a bounded wait.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
@@ -230,7 +232,7 @@ impl Store {
         self.logs.reaching(room, sequence, state).await
     }
 
-    /// The time by the clock that dates the room's messages.
+    /// The time of the clock that dates the room's messages.
     pub(crate) async fn log_clock(&self, room: &Room) -> Result<SystemTime> {
         if let Some(time) = streams::clock(&self.nats, room).await? {
             return Ok(time);
@@ -239,7 +241,7 @@ impl Store {
         streams::clock(&self.nats, room).await?.ok_or_else(unavailable)
     }
 
-    /// Brings the room's log to what the registry says.
+    /// Configures the room's stream as the registry says.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
@@ -247,15 +249,15 @@ impl Store {
         self.logs.ensure(room).await
     }
 
-    /// Gives the room's log the settings of `room`, which is not registered yet.
+    /// Applies the settings of `room`, which is not registered yet, to its log.
     ///
     /// # Errors
-    /// `REPLICAS_UNAVAILABLE` and the account's limits; the log was not changed.
+    /// `REPLICAS_UNAVAILABLE` and the account's limits. The log was not changed.
     pub(crate) async fn update_log(&self, room: &Room) -> Result<()> {
         streams::update(&self.nats, room).await
     }
 
-    /// Removes every message up to and including `through`; answers how many there were.
+    /// Removes every message up to and including `through`. Returns the number of removed messages.
     ///
     /// # Errors
     /// `REMOVAL_DENIED`.
@@ -263,7 +265,7 @@ impl Store {
         streams::purge(&self.nats, room, through).await
     }
 
-    /// Removes one message of the life `epoch` of the room's log. False: it is not there.
+    /// Removes one message of the log with this `epoch`. False: it does not exist.
     ///
     /// # Errors
     /// `REMOVAL_DENIED`.
@@ -275,7 +277,7 @@ impl Store {
                 let room_id = registered.room.room_id.clone();
                 self.changes.tell(changes::Change::MessageDeleted { room_id, epoch, sequence }).await.heard().await;
             }
-            // it may be gone without this instance having heard so
+            // the message may be gone although this instance got no notice
             Ok(false) | Err(_) => registered.doubt(epoch, sequence),
         }
         deleted
@@ -288,25 +290,26 @@ impl Store {
             self.logs.forget(&room.room_id);
             self.holders.forget_room(&room.room_id).await?;
         }
-        // last: whoever may finish this is a member
+        // last, because only members may finish the deletion
         self.members.forget_room(&room.room_id).await
     }
 
-    /// Refuses bounds on what the room keeps that leave no room for any message of this caller.
+    /// Refuses retention bounds that are too small for any message of this caller.
     ///
     /// # Errors
-    /// `INVALID_FIELD` naming a field of `field`.
+    /// `INVALID_FIELD` that names a field of `field`.
     pub(crate) fn check_bounds(&self, room: &Room, caller: &Caller, field: &str) -> Result<()> {
         let smallest = Draft { payload: Bytes::from_static(b"x"), ..Draft::default() };
         self.publisher.check_bounds(room, smallest.by(caller), field)
     }
 
-    /// A publisher whose messages to one room are stored in the order in which they are [enqueued](Self::enqueue).
+    /// The publish order of a new client. Its messages to one room are stored in the order in which they are
+    /// [enqueued](Self::enqueue).
     pub(crate) fn publish_order(&self) -> PublishOrder {
         self.publisher.order()
     }
 
-    /// Publishes in the way of the room: sends, or enters the queue of what is to be stored.
+    /// Publishes a message: enqueues it in a persisted room, or sends it in an ephemeral room.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`: nothing was done.
@@ -323,14 +326,14 @@ impl Store {
         if registered.room.persist {
             return self.publisher.enqueue(registered, draft, order, deadline).await;
         }
-        // boxed: it would make the future of every stored message larger
+        // boxed, because it would make the future of every stored message larger
         Box::pin(self.publisher.send(&registered.room, draft, deadline)).await.map(Pending::sent)
     }
 
-    /// Stores all messages, in sequence and with nothing between them, or none.
+    /// Stores all messages in adjacent sequences, or none.
     ///
     /// # Errors
-    /// `OUTCOME_UNKNOWN`: all or nothing; any other: nothing.
+    /// `OUTCOME_UNKNOWN`: all messages are stored, or none. Any other error: none.
     pub(crate) async fn store_all(
         &self,
         registered: &Arc<Registered>,
@@ -340,7 +343,7 @@ impl Store {
         self.publisher.store_all(registered, drafts, deadline).await
     }
 
-    /// Reads a page of history, given what the log held a moment ago.
+    /// Reads a page of history. `state` is a recent state of the log.
     pub(crate) async fn page(
         &self,
         room: &Room,
@@ -349,7 +352,7 @@ impl Store {
         limits: PageLimits,
     ) -> Result<Page> {
         match history::page(self.excerpts(room, state), want, limits).await {
-            // nobody answers direct gets when another program has switched them off: repair, once
+            // nothing answers direct gets if another program has disabled them; repair the stream, once
             Err(error) if error.reason() == Reason::NatsUnavailable && self.is_connected() => {
                 let state = self.ensure_log(room).await?;
                 history::page(self.excerpts(room, state), want, limits).await
@@ -358,7 +361,7 @@ impl Store {
         }
     }
 
-    /// The first message stored at or after `time`.
+    /// The sequence of the first message stored at or after `time`.
     pub(crate) async fn first_since(&self, room: &Room, state: RoomState, time: SystemTime) -> Result<Option<u64>> {
         history::first_since(self.excerpts(room, state), time).await
     }
@@ -378,28 +381,29 @@ impl Store {
         Excerpts { nats: &self.nats, logs: &self.logs, signatures: &self.signatures, room, state }
     }
 
-    /// Bytes of a batch of messages at most: less than one message more than a batch is meant to have.
+    /// Maximum bytes of a batch. A batch may exceed its bound by less than one message.
     pub(crate) fn batch_bytes_max(&self) -> usize {
         BATCH_BYTES_MAX + self.nats.client.max_payload()
     }
 
-    /// A reader of what comes after `position` in the life `epoch` of the room's log. One that reads a backlog waits for its
+    /// A reader of the messages after `position` in the log with this `epoch`. A reader of a backlog waits for its
     /// turns.
     pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64, turns: Option<Turns>) -> Reader {
         Reader::new(&self.nats, &self.logs, &self.signatures, &self.tasks, turns, room, (epoch, position))
     }
 
-    /// Turns at reading backlogs, of which a caller may have as many at the same time as `of_caller` has permits.
+    /// Turns for the backlogs of one caller. `of_caller` has one permit for each turn that the caller may have at the
+    /// same time.
     pub(crate) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> Turns {
         self.backlogs.turns(of_caller)
     }
 
-    /// A listener of an ephemeral room.
+    /// Subscribes to an ephemeral room.
     pub(crate) async fn live(&self, room: &Room) -> Result<EphemeralFeed> {
         EphemeralFeed::open(&self.nats, &self.signatures, room).await
     }
 
-    /// A durable subscriber's position, made if there is none.
+    /// A durable subscriber's position. Creates the consumer if it is missing.
     pub(crate) async fn bind(&self, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
         durables::bind(&self.nats, room, subscriber).await
     }
@@ -420,12 +424,12 @@ impl Store {
         durables::move_to(&self.nats, room, subscriber, position).await
     }
 
-    /// Forgets a durable subscriber's position. False: there was none.
+    /// Deletes a durable subscriber's consumer. False: there was none.
     pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<bool> {
         durables::delete(&self.nats, room, subscriber).await
     }
 
-    /// A page of those of the room's durable subscribers whose mapped name is wanted, as NATS knows them.
+    /// A page of the durable consumers of the room for whose mapped name `is_wanted` is true.
     pub(crate) async fn durables(
         &self,
         room: &Room,
@@ -437,7 +441,7 @@ impl Store {
         durable_list::page(&self.nats, room, after, state, limit, is_wanted).await
     }
 
-    /// Asks another instance. `None`: there is no such instance any more.
+    /// Sends a request to another instance. Returns `None` if that instance has stopped.
     pub(crate) async fn ask(&self, instance: &str, request: &PeerRequest) -> Result<Option<PeerReply>> {
         peers::ask(&self.nats, instance, request, TAKE_OVER_TIMEOUT).await
     }

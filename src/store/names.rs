@@ -21,13 +21,14 @@ pub(super) const METADATA_ROOM: &str = "unibus.room";
 pub(super) const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
 /// Metadata of a subscriber's consumer: the endpoint that bound the subscriber.
 pub(super) const METADATA_ENDPOINT: &str = "unibus.endpoint";
-/// Metadata of [`TURN_CONSUMER`]: which attempt created it.
+/// Metadata of [`TURN_CONSUMER`]: a random value of the attempt that created it, so that no two attempts have the
+/// same configuration.
 pub(super) const METADATA_TURN: &str = "unibus.holder";
 
 /// The consumer whose existence gives one instance the turn to change a stream.
 pub(super) const TURN_CONSUMER: &str = "unibus_turn";
 
-/// Header of a message: who published it, percent-encoded.
+/// Header of a message: its sender, percent-encoded.
 pub(super) const SENDER_HEADER: &str = "Unibus-Sender";
 /// Header of a message, `<key id>.<milliseconds since 1970>.<MAC in URL-safe base64>`, and of a notice between instances.
 pub(super) const SIGNATURE_HEADER: &str = "Unibus-Signature";

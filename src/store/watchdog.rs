@@ -1,4 +1,5 @@
-//! Notices through JetStream's advisories that another program changed or deleted a room's stream, and brings it back.
+//! Detects through JetStream's advisories that another program changed or deleted a room's stream, and repairs the
+//! stream.
 
 use std::{collections::HashSet, time::Duration};
 

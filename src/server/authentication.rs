@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use ::http::{Request, Response};
 use futures_util::{
     FutureExt,
     future::{Either, Map},
@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 use super::{
     callers::{Callers, OpenCall},
     client::{Call, Client},
+    headers,
     refusal::{Refusal, is_always_served, refuse},
 };
 use crate::auth::Auth;
@@ -60,7 +61,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if is_always_served(request.uri().path()) {
-            keep_needed(&mut request);
+            headers::keep_needed(&mut request);
             return Either::Left(self.inner.call(request));
         }
         let client = request.extensions().get::<Arc<Client>>();
@@ -86,27 +87,5 @@ where
             }
             Err(error) => Either::Right(refuse(request, error).map(Ok)),
         }
-    }
-}
-
-/// The headers that health and reflection need. The others are dropped, because these calls have no time limit and
-/// would keep them in memory.
-const NEEDED: &[&str] = &["content-type", "accept", "te", "origin", "grpc-encoding", "grpc-timeout"];
-/// Maximum bytes of the value of a kept header.
-const NEEDED_BYTES_MAX: usize = 256;
-
-fn keep_needed<B>(request: &mut Request<B>) {
-    let headers = request.headers();
-    let mut kept = HeaderMap::new();
-    for name in NEEDED {
-        let given = headers.get(*name).filter(|value| value.len() <= NEEDED_BYTES_MAX);
-        // a copy, because the original value keeps the whole header block in memory
-        if let Some(copy) = given.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
-            kept.insert(HeaderName::from_static(name), copy);
-        }
-    }
-    *request.headers_mut() = kept;
-    if let Ok(copy) = request.uri().path().parse() {
-        *request.uri_mut() = copy;
     }
 }

@@ -95,9 +95,7 @@ impl OpenCall {
     pub(super) fn turns(&self) -> grpc::Turns {
         self.open.turns.clone()
     }
-}
 
-impl OpenCall {
     /// Starts to count the streams ahead of the call's connection for its caller.
     pub(super) fn streams_ahead(&self) -> StreamsAhead {
         StreamsAhead { open: Arc::clone(&self.open), reported: AtomicUsize::new(0) }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::Context,
 };
@@ -65,6 +65,8 @@ pub(super) struct Client {
     eviction: Arc<Eviction>,
     is_identified: AtomicBool,
     unidentified: Unidentified,
+    /// Bytes that were written to the client so far.
+    written: AtomicU64,
 }
 
 /// Counts that hold until a caller is identified.
@@ -118,6 +120,7 @@ impl Client {
             is_identified: AtomicBool::new(is_identified),
             eviction: source.eviction(),
             unidentified: Unidentified::default(),
+            written: AtomicU64::new(0),
             source: Mutex::new(Some(source)),
             certificate,
         }
@@ -180,8 +183,15 @@ impl Client {
 
     /// Counts a call, refused or not, until the client has received its answer.
     pub(super) fn arrive(self: &Arc<Self>) -> Arrived {
+        // never above `opened`: a call whose stream was forgiven may begin after all
+        let next = |begun: usize| (begun < self.opened.load(Ordering::SeqCst)).then_some(begun + 1);
+        let _ = self.begun.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        self.keep_open()
+    }
+
+    /// Counts a call without a complete answer until the returned guard is dropped. No new call begins with it.
+    pub(super) fn keep_open(self: &Arc<Self>) -> Arrived {
         self.arrived.fetch_add(1, Ordering::SeqCst);
-        self.begun.fetch_add(1, Ordering::SeqCst);
         self.report_streams_ahead();
         self.wake_waiting_stream();
         Arrived(Arc::clone(self))
@@ -282,12 +292,22 @@ impl Client {
 
     /// Whether a call, refused or not, has no complete answer yet.
     pub(super) fn has_calls(&self) -> bool {
-        self.arrived.load(Ordering::Acquire) > 0
+        self.arrived() > 0
     }
 
     /// Whether a call is open whose request, or its first message, is complete.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0
+    }
+
+    /// Counts bytes that were written to the client.
+    pub(super) fn count_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes that were written to the client so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Waits until the connection has been idle for its idle timeout.
@@ -420,5 +440,38 @@ impl Drop for OpenCall {
         if let Some(client) = &self.client {
             client.unidentified.calls.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_calls_that_begin_make_room_for_others() {
+        let bounds = Bounds {
+            connections_max: 1,
+            excess_max: 0,
+            connections_per_address_max: None,
+            calls_max: 1,
+            identifies: true,
+            keepalive_interval: Duration::ZERO,
+            keepalive_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+        };
+        let client = Client::new(Places::new(bounds), Place::Closed, SourceAddress::default(), None);
+        let client = Arc::new(client);
+        client.set_streams(3, 3);
+        assert_eq!(client.not_begun(), 3);
+        // requests that are discarded after their answers
+        (0..10).for_each(|_| drop(client.keep_open()));
+        assert_eq!(client.not_begun(), 3);
+        // calls whose streams were forgiven, and that begin after all
+        client.forgive_streams();
+        (0..3).for_each(|_| drop(client.arrive()));
+        client.set_streams(2, 5);
+        assert_eq!(client.not_begun(), 2);
     }
 }

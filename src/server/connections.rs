@@ -1,8 +1,4 @@
-//! A connection that keeps its bounds.
-//!
-//! The listener has `--max-connections` regular places for connections. It also has a few places in excess: the calls
-//! of a connection in excess are refused with `LIMIT_REACHED`. The listener closes every further connection at once, so
-//! that file descriptors are left for other uses.
+//! A connection that keeps its bounds: it is read only as far as its calls keep up.
 
 use std::{
     io,
@@ -261,6 +257,7 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        this.client.count_written(written);
         if let Some(streams) = &mut this.streams {
             streams.send(buf.get(..written).unwrap_or_default());
             this.client.set_streams(streams.count(), streams.opened());

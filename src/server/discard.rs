@@ -65,7 +65,7 @@ impl ConnectionDiscards {
             return;
         };
         // before a caller is identified, a discarded request still takes the place of an open call
-        let arrived = self.client.arrive();
+        let arrived = self.client.keep_open();
         let (client, stop) = (Arc::clone(&self.client), self.discards.stop.clone());
         let read = async move {
             let reading = read_to_end(body, |bytes| client.count_read(bytes + FRAME_OVERHEAD_BYTES));

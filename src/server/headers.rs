@@ -24,23 +24,39 @@ const READ: &[&str] = &[
     "x-user-agent",
 ];
 
+/// The fields that health and reflection need. These calls have no time limit, and would keep the others in memory.
+const NEEDED_BY_OPEN_CALLS: &[&str] = &["content-type", "accept", "te", "origin", "grpc-encoding", "grpc-timeout"];
+/// Maximum bytes of the value of such a field.
+const NEEDED_BYTES_MAX: usize = 256;
+
 /// Drops the fields that nobody reads from a request with more than [`HEADER_FIELDS_MAX`].
 pub(super) fn drop_unread<B>(request: &mut Request<B>) {
-    if request.headers().len() <= HEADER_FIELDS_MAX {
-        return;
-    }
-    let headers = std::mem::take(request.headers_mut());
-    let mut kept = HeaderMap::new();
-    for name in READ {
+    if request.headers().len() > HEADER_FIELDS_MAX {
         // two, so that a field that must be single is still refused
-        for value in headers.get_all(*name).iter().take(2) {
-            // a copy: the value itself keeps the whole header block in memory
+        *request.headers_mut() = copies(request.headers(), READ, 2, usize::MAX);
+    }
+}
+
+/// Keeps what a call of health or reflection needs.
+pub(super) fn keep_needed<B>(request: &mut Request<B>) {
+    *request.headers_mut() = copies(request.headers(), NEEDED_BY_OPEN_CALLS, 1, NEEDED_BYTES_MAX);
+    if let Ok(copy) = request.uri().path().parse() {
+        *request.uri_mut() = copy;
+    }
+}
+
+/// Copies of the fields with these names, up to `values_max` values of each. A value itself keeps the whole header block in
+/// memory.
+fn copies(headers: &HeaderMap, names: &[&'static str], values_max: usize, bytes_max: usize) -> HeaderMap {
+    let mut copies = HeaderMap::new();
+    for name in names {
+        for value in headers.get_all(*name).iter().take(values_max).filter(|value| value.len() <= bytes_max) {
             if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
-                kept.append(HeaderName::from_static(name), copy);
+                copies.append(HeaderName::from_static(name), copy);
             }
         }
     }
-    *request.headers_mut() = kept;
+    copies
 }
 
 #[cfg(test)]

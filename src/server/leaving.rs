@@ -4,59 +4,26 @@
 //! rest of a request. A client that sends neither would delay the drain until its timeout, although the client has no
 //! call that could be cut off.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 
-use super::{client::Client, connections::Connection};
+use super::client::Client;
 use crate::limits::{DRAIN_IDLE_TIMEOUT, DRAIN_REQUEST_TIMEOUT};
 
 /// Interval at which a connection is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A connection that counts the bytes written to it.
-#[derive(Debug)]
-pub(super) struct Watched {
-    connection: Connection,
-    written: Written,
-}
-
-/// The number of bytes written to a connection so far.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Written(Arc<AtomicU64>);
-
-impl Watched {
-    pub(super) fn new(connection: Connection) -> (Self, Written) {
-        let written = Written::default();
-        (Self { connection, written: written.clone() }, written)
-    }
-}
-
 /// Waits until the drain may close a connection.
 ///
 /// # Cancel safety
 /// May be dropped at any point.
-pub(super) async fn until_closable(client: &Client, written: &Written) {
+pub(super) async fn until_closable(client: &Client) {
     let mut leaving = Leaving::new(Instant::now());
     loop {
         time::sleep(CHECK_INTERVAL).await;
-        let seen = ConnectionState {
-            has_calls: client.has_calls(),
-            is_busy: client.is_busy(),
-            written: written.0.load(Ordering::Acquire),
-        };
+        let seen =
+            ConnectionState { has_calls: client.has_calls(), is_busy: client.is_busy(), written: client.written() };
         if leaving.has_ended(seen, Instant::now()) {
             return;
         }
@@ -98,28 +65,6 @@ impl Leaving {
         }
         self.written = seen.written;
         now - self.active_at >= DRAIN_IDLE_TIMEOUT || now - self.busy_at >= DRAIN_REQUEST_TIMEOUT
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let length = ready!(Pin::new(&mut self.connection).poll_write(cx, buf))?;
-        self.written.0.fetch_add(length.try_into().unwrap_or(u64::MAX), Ordering::AcqRel);
-        Poll::Ready(Ok(length))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(cx)
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     discard::{DiscardRest, Discards},
     headers,
     intake::unread::Counted,
-    leaving::{Watched, until_closable},
+    leaving::until_closable,
     places::{Bounds, Place, Places},
     stream::Stream,
     tls::{
@@ -215,7 +215,6 @@ async fn serve_one<S, B>(
         let version = request.version();
         request.map(|body| Counted::wrap(DiscardRest::new(body, version, &discards), &of_request))
     });
-    let (connection, written) = Watched::new(connection);
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {
         ended = served.as_mut() => return log_end(ended),
@@ -224,7 +223,7 @@ async fn serve_one<S, B>(
     }
     // calls that the client sends before it receives this are still served
     served.as_mut().graceful_shutdown();
-    let drained = draining.cancelled().then(|()| until_closable(&client, &written));
+    let drained = draining.cancelled().then(|()| until_closable(&client));
     tokio::select! {
         ended = served => log_end(ended),
         () = until_leave_timeout(&client) => debug!("an idle client did not close its connection in time; the service closes it"),

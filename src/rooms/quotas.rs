@@ -1,14 +1,10 @@
 //! Quotas of each caller on this instance: rates of publishing, rooms, and reads. Callers without names share one
 //! allowance.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    sync::{Mutex, OwnedMutexGuard},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +16,7 @@ use crate::{
         rate::{Key, Rate},
         reads::{CallerReads, Reads},
     },
-    sync::lock,
+    sync::PerKey,
 };
 
 /// How often callers with a full allowance are removed.
@@ -55,7 +51,7 @@ pub(super) struct Allowances {
     rooms: Option<u32>,
     reads: Reads,
     /// One lock for each caller that is creating a room.
-    creating: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
+    creating: PerKey<Key, Mutex<()>>,
 }
 
 impl Allowances {
@@ -65,7 +61,7 @@ impl Allowances {
             publish_bytes: quotas.publish_bytes.map(|max| Rate::new(Limit::PublishBytesOfCaller, max)),
             rooms: quotas.rooms,
             reads: Reads::new(quotas.reads, quotas.read_bytes),
-            creating: Mutex::default(),
+            creating: PerKey::default(),
         }
     }
 
@@ -95,16 +91,7 @@ impl Allowances {
     /// May be dropped at any point.
     pub(super) async fn turn_to_create(&self, caller: &Caller) -> Option<OwnedMutexGuard<()>> {
         self.rooms?;
-        let turn = {
-            let mut creating = lock(&self.creating);
-            creating.retain(|_, turn| turn.strong_count() > 0);
-            let known = creating.entry(caller.id().cloned()).or_default();
-            known.upgrade().unwrap_or_else(|| {
-                let turn = Arc::default();
-                *known = Arc::downgrade(&turn);
-                turn
-            })
-        };
+        let turn = self.creating.get_or_make(caller.id().cloned(), Mutex::default);
         Some(turn.lock_owned().await)
     }
 

@@ -45,20 +45,37 @@ fn bare_durable(name: &str) -> pull::Config {
     pull::Config { durable_name: Some(name.to_owned()), ack_policy: AckPolicy::Explicit, ..pull::Config::default() }
 }
 
+/// Two readers of ann's room whose ids map to one name in NATS.
+struct Neighbours {
+    nats: Nats,
+    unibus: Unibus,
+    ann: Client,
+    eve: Client,
+    other: Client,
+}
+
+impl Neighbours {
+    /// The readers `eve` and `eve-x` of a room with this many messages.
+    async fn reading(messages: usize) -> Self {
+        let nats = Nats::start().await;
+        let issuer = Issuer::new();
+        let unibus = issuer.guard(&nats, |_| {}).await;
+        let ann = issuer.client(&unibus, "ann").await;
+        create_room(&ann, "lobby").await;
+        publish_n(&ann, "lobby", messages).await;
+        for id in ["eve", "eve-x"] {
+            add(&ann, "lobby", id, Role::Reader).await.unwrap();
+        }
+        let (eve, other) = (issuer.client(&unibus, "eve").await, issuer.client(&unibus, "eve-x").await);
+        Self { nats, unibus, ann, eve, other }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_and_another_member_never_block_each_other() {
     // Goal: ids that map to one name have positions of their own. Method: `eve/x` and `eve-x` subscribe, acknowledge different
     // positions, and come back; one is deleted and the other stays, also under the name that it has.
-    let nats = Nats::start().await;
-    let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |_| {}).await;
-    let ann = issuer.client(&unibus, "ann").await;
-    create_room(&ann, "lobby").await;
-    publish_n(&ann, "lobby", 5).await;
-    for id in ["eve", "eve-x"] {
-        add(&ann, "lobby", id, Role::Reader).await.unwrap();
-    }
-    let (eve, other) = (issuer.client(&unibus, "eve").await, issuer.client(&unibus, "eve-x").await);
+    let Neighbours { nats, unibus, ann, eve, other } = Neighbours::reading(5).await;
     assert_eq!(backlog(&eve, "eve/x").await, [1, 2, 3, 4, 5]);
     assert_eq!(backlog(&other, "eve-x").await, [1, 2, 3, 4, 5]);
     assert_eq!(acknowledge(&eve, "lobby", "eve/x", 2).await.unwrap(), 2);
@@ -83,16 +100,7 @@ async fn a_device_and_another_member_never_block_each_other() {
 async fn nobody_keeps_a_subscriber_from_its_names() {
     // Goal: nobody squats on another's durable. Method: `eve` binds devices that are called like all the names that `eve-x`
     // would get; `eve-x` has its backlog all the same.
-    let nats = Nats::start().await;
-    let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |_| {}).await;
-    let ann = issuer.client(&unibus, "ann").await;
-    create_room(&ann, "lobby").await;
-    publish_n(&ann, "lobby", 3).await;
-    for id in ["eve", "eve-x"] {
-        add(&ann, "lobby", id, Role::Reader).await.unwrap();
-    }
-    let (eve, other) = (issuer.client(&unibus, "eve").await, issuer.client(&unibus, "eve-x").await);
+    let Neighbours { nats: _nats, unibus, ann, eve, other } = Neighbours::reading(3).await;
     assert_eq!(backlog(&eve, "eve/x").await.len(), 3);
     assert_eq!(backlog(&other, "eve-x").await.len(), 3);
     let hashed = consumers(&ann, "eve-x").await.remove(0);

@@ -8,7 +8,7 @@ use std::{
 use jsonwebtoken::Validation;
 use serde_json::Value;
 
-use super::{Settings, refused::Refused, strict::Object};
+use super::{TokenSettings, refused::Refused, strict::Object};
 use crate::{
     domain::{Identity, MemberId},
     error::Violations,
@@ -19,7 +19,7 @@ const TIME_MAX: f64 = 253_402_300_799.0;
 
 /// The rules for claims.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct ClaimRules {
     issuer: Option<String>,
     audience: Option<String>,
     leeway: Duration,
@@ -55,9 +55,9 @@ impl AdminClaim {
     }
 }
 
-impl Rules {
+impl ClaimRules {
     /// Returns the rules of the settings. Invalid settings are added to `wrong`.
-    pub(super) fn new(settings: &Settings, wrong: &mut Violations) -> Self {
+    pub(super) fn new(settings: &TokenSettings, wrong: &mut Violations) -> Self {
         let admins = settings.admins.iter();
         let admins = admins.filter_map(|id| wrong.check(MemberId::parse("auth_admins", id.as_str()))).collect();
         let admin_claim = settings.admin_claim.as_deref().and_then(|given| {
@@ -67,7 +67,7 @@ impl Rules {
             }
             claim
         });
-        let Settings { issuer, audience, leeway, .. } = settings.clone();
+        let TokenSettings { issuer, audience, leeway, .. } = settings.clone();
         Self { issuer, audience, leeway, admins, admin_claim }
     }
 

@@ -17,12 +17,12 @@ use crate::limits::{AUTH_KEYS_BYTES_MAX, JWKS_TIMEOUT};
 
 /// A URL of a key set.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct KeySetUrl {
     url: Uri,
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
-impl Page {
+impl KeySetUrl {
     /// Whether the text is a URL and not the path of a file.
     pub(super) fn is_url(given: &str) -> bool {
         given.contains("://")

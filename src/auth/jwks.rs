@@ -8,11 +8,11 @@ use jsonwebtoken::{
 use serde_json::Value;
 use tracing::warn;
 
-use super::{keys::Key, strict::Object};
+use super::{keys::PublicKey, strict::Object};
 
 /// Returns every key of a set that can verify tokens. Other keys are ignored and logged. The error says why the text
 /// is not a key set.
-pub(super) fn parse(document: &[u8]) -> Result<Vec<Key>, String> {
+pub(super) fn parse(document: &[u8]) -> Result<Vec<PublicKey>, String> {
     let Object(mut set) = serde_json::from_slice(document).map_err(|_| "not a JSON object".to_owned())?;
     let Some(Value::Array(entries)) = set.remove("keys") else {
         return Err("is not a key set: it has no `keys`".to_owned());
@@ -27,19 +27,19 @@ pub(super) fn parse(document: &[u8]) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-fn key(entry: Value) -> Result<Key, String> {
+fn key(entry: Value) -> Result<PublicKey, String> {
     if entry.get("d").is_some() {
         return Err("is a private key; only the issuer may have it".to_owned());
     }
     let jwk: Jwk = serde_json::from_value(entry).map_err(|_| "is malformed".to_owned())?;
     let key = match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-            Key::ed25519(&decoded(&pair.x)?)
+            PublicKey::ed25519(&decoded(&pair.x)?)
         }
         AlgorithmParameters::EllipticCurve(point) if point.curve == EllipticCurve::P256 => {
-            Key::p256(&[&[4], &*decoded(&point.x)?, &*decoded(&point.y)?].concat())
+            PublicKey::p256(&[&[4], &*decoded(&point.x)?, &*decoded(&point.y)?].concat())
         }
-        AlgorithmParameters::RSA(rsa) => Key::rsa_of(&decoded(&rsa.n)?, &decoded(&rsa.e)?),
+        AlgorithmParameters::RSA(rsa) => PublicKey::rsa_of(&decoded(&rsa.n)?, &decoded(&rsa.e)?),
         AlgorithmParameters::OctetKey(_) => Err("is a symmetric key, which could also sign tokens".to_owned()),
         _ => Err("is neither Ed25519, nor ECDSA on P-256, nor RSA".to_owned()),
     }?;
@@ -52,7 +52,7 @@ fn key(entry: Value) -> Result<Key, String> {
     if jwk.common.key_algorithm.is_some_and(|given| Algorithm::try_from(given).ok() != Some(key.algorithm)) {
         return Err("is for another algorithm (`alg`)".to_owned());
     }
-    Ok(Key { id: jwk.common.key_id, ..key })
+    Ok(PublicKey { id: jwk.common.key_id, ..key })
 }
 
 fn decoded(value: &str) -> Result<Vec<u8>, String> {

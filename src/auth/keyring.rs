@@ -10,18 +10,18 @@ use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::Notify;
 
-use super::{claims::Rules, keys::Key, refused::Refused, token};
+use super::{claims::ClaimRules, keys::PublicKey, refused::Refused, token};
 use crate::{domain::Identity, limits::AUTH_TOKENS_MAX};
 
 /// Keys, and the tokens that were verified with exactly these keys. Other keys get another set without verified
 /// tokens.
 struct Set {
-    keys: Vec<Arc<Key>>,
+    keys: Vec<Arc<PublicKey>>,
     verified: Cache<[u8; 32], Arc<Identity>>,
 }
 
 impl Set {
-    fn new(keys: Vec<Arc<Key>>) -> Arc<Self> {
+    fn new(keys: Vec<Arc<PublicKey>>) -> Arc<Self> {
         Arc::new(Self { keys, verified: Cache::new(AUTH_TOKENS_MAX) })
     }
 }
@@ -33,12 +33,12 @@ pub(super) struct Keyring {
 }
 
 impl Keyring {
-    pub(super) fn new(keys: Vec<Arc<Key>>) -> Self {
+    pub(super) fn new(keys: Vec<Arc<PublicKey>>) -> Self {
         Self { set: RwLock::new(Set::new(keys)), missed: Notify::new() }
     }
 
     /// Replaces the keys. Every token is then verified again.
-    pub(super) fn replace(&self, keys: Vec<Arc<Key>>) {
+    pub(super) fn replace(&self, keys: Vec<Arc<PublicKey>>) {
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Set::new(keys);
     }
 
@@ -51,7 +51,7 @@ impl Keyring {
     }
 
     /// Returns the identity of the token. The caller checks whether the token has expired since it was verified.
-    pub(super) fn verified(&self, token: &str, rules: &Rules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
+    pub(super) fn verified(&self, token: &str, rules: &ClaimRules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
         let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
         let mut name = [0; 32];
         name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());

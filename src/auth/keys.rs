@@ -10,14 +10,14 @@ use crate::limits::{RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN};
 
 /// A public key.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct PublicKey {
     /// Its id in a key set; `None` in a PEM file.
     pub id: Option<String>,
     pub algorithm: Algorithm,
     pub public: DecodingKey,
 }
 
-impl Key {
+impl PublicKey {
     /// Makes an Ed25519 key of 32 bytes.
     pub(super) fn ed25519(public: &[u8]) -> Result<Self, String> {
         if public.len() != 32 {

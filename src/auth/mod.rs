@@ -26,7 +26,7 @@ use ::http::{HeaderMap, header::AUTHORIZATION};
 use tracing::debug;
 
 pub(crate) use self::sources::Sources;
-use self::{claims::Rules, keyring::Keyring, refused::Refused};
+use self::{claims::ClaimRules, keyring::Keyring, refused::Refused};
 use crate::{
     domain::{Caller, ClientCertificate, Identity, MemberId},
     error::{Error, Reason, Result, Violations},
@@ -35,7 +35,7 @@ use crate::{
 
 /// What is asked of callers' tokens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Settings {
+pub(crate) struct TokenSettings {
     /// PEM files of public keys.
     pub keys: Vec<PathBuf>,
     /// File or URL of a key set.
@@ -67,7 +67,7 @@ pub(crate) struct Auth {
 
 #[derive(Debug)]
 struct Enforced {
-    rules: Rules,
+    rules: ClaimRules,
     keys: Arc<Keyring>,
 }
 
@@ -81,13 +81,13 @@ impl Auth {
     ///
     /// # Errors
     /// `INVALID_FIELD` if a key cannot be read or cannot verify tokens, or if there is no key.
-    pub(crate) async fn enforce(settings: &Settings) -> Result<(Self, Sources)> {
+    pub(crate) async fn enforce(settings: &TokenSettings) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
         if settings.leeway > AUTH_LEEWAY_MAX {
             wrong.add("auth_leeway", format!("must be at most {}s", AUTH_LEEWAY_MAX.as_secs()));
         }
-        let rules = Rules::new(settings, &mut wrong);
+        let rules = ClaimRules::new(settings, &mut wrong);
         let sources = Sources::open(settings, &mut wrong).await;
         wrong.finish()?;
         let enforced = Enforced { rules, keys: sources.keyring() };

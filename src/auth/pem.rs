@@ -7,7 +7,7 @@ use pkcs8::{
 };
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
-use super::keys::Key;
+use super::keys::PublicKey;
 
 pub(super) const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -15,7 +15,7 @@ const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// Returns every key of a file, which must hold only public keys. The error says what is wrong with the file.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
+pub(super) fn parse(text: &[u8]) -> Result<Vec<PublicKey>, String> {
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(text) {
         let (kind, der) = section.map_err(|_| "not a PEM file".to_owned())?;
@@ -32,13 +32,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
     if keys.is_empty() { Err("holds no public key; give a BEGIN PUBLIC KEY block".to_owned()) } else { Ok(keys) }
 }
 
-fn key(der: &[u8]) -> Result<Key, String> {
+fn key(der: &[u8]) -> Result<PublicKey, String> {
     let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| "a public key is malformed".to_owned())?;
     let bits = info.subject_public_key.as_bytes().ok_or("a public key is malformed")?;
     match info.algorithm.oid {
-        ED25519 => Key::ed25519(bits),
-        EC if curve(info.algorithm) == Some(P256) => Key::p256(bits),
-        RSA => Key::rsa(bits),
+        ED25519 => PublicKey::ed25519(bits),
+        EC if curve(info.algorithm) == Some(P256) => PublicKey::p256(bits),
+        RSA => PublicKey::rsa(bits),
         _ => Err("a public key is neither Ed25519, nor ECDSA on P-256, nor RSA".to_owned()),
     }
 }

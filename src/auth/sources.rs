@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    Settings,
-    fetch::{self, Page},
+    TokenSettings,
+    fetch::{self, KeySetUrl},
     jwks,
     keyring::Keyring,
-    keys::Key,
+    keys::PublicKey,
     pem,
 };
 use crate::{
@@ -23,13 +23,13 @@ use crate::{
 
 /// One source of keys.
 #[derive(Debug)]
-enum Place {
+enum KeyLocation {
     Pem(PathBuf),
     SetInFile(PathBuf),
-    SetAtUrl(Box<Page>),
+    SetAtUrl(Box<KeySetUrl>),
 }
 
-impl Place {
+impl KeyLocation {
     async fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Pem(path) | Self::SetInFile(path) => fetch::file(path).await,
@@ -37,7 +37,7 @@ impl Place {
         }
     }
 
-    fn keys(&self, document: &[u8]) -> Result<Vec<Key>, String> {
+    fn keys(&self, document: &[u8]) -> Result<Vec<PublicKey>, String> {
         let keys = match self {
             Self::Pem(_) => pem::parse(document),
             Self::SetInFile(_) | Self::SetAtUrl(_) => jwks::parse(document),
@@ -54,7 +54,7 @@ impl Place {
 }
 
 /// The name of the source for the operator. A URL may contain a secret, so it is not shown.
-impl fmt::Display for Place {
+impl fmt::Display for KeyLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pem(path) | Self::SetInFile(path) => path.display().fmt(f),
@@ -66,15 +66,15 @@ impl fmt::Display for Place {
 /// A source, and the document that was last read from it.
 #[derive(Debug)]
 struct KeySource {
-    place: Place,
+    place: KeyLocation,
     document: Option<Vec<u8>>,
-    keys: Vec<Arc<Key>>,
+    keys: Vec<Arc<PublicKey>>,
     read_at: Instant,
     failing: bool,
 }
 
 impl KeySource {
-    fn new(place: Place) -> Self {
+    fn new(place: KeyLocation) -> Self {
         Self { place, document: None, keys: Vec::new(), read_at: Instant::now(), failing: false }
     }
 
@@ -135,13 +135,15 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Reads every source. Errors are added to `wrong`.
-    pub(super) async fn open(settings: &Settings, wrong: &mut Violations) -> Self {
-        let mut sources: Vec<_> = settings.keys.iter().cloned().map(Place::Pem).map(KeySource::new).collect();
+    pub(super) async fn open(settings: &TokenSettings, wrong: &mut Violations) -> Self {
+        let mut sources: Vec<_> = settings.keys.iter().cloned().map(KeyLocation::Pem).map(KeySource::new).collect();
         match settings.jwks.as_deref() {
             None => {}
-            Some(given) if !Page::is_url(given) => sources.push(KeySource::new(Place::SetInFile(given.into()))),
-            Some(given) => match Page::new(given) {
-                Ok(page) => sources.push(KeySource::new(Place::SetAtUrl(Box::new(page)))),
+            Some(given) if !KeySetUrl::is_url(given) => {
+                sources.push(KeySource::new(KeyLocation::SetInFile(given.into())));
+            }
+            Some(given) => match KeySetUrl::new(given) {
+                Ok(page) => sources.push(KeySource::new(KeyLocation::SetAtUrl(Box::new(page)))),
                 Err(problem) => wrong.add("auth_jwks", problem),
             },
         }
@@ -152,7 +154,7 @@ impl Sources {
             );
         }
         for source in &mut sources {
-            let field = if matches!(source.place, Place::Pem(_)) { "auth_keys" } else { "auth_jwks" };
+            let field = if matches!(source.place, KeyLocation::Pem(_)) { "auth_keys" } else { "auth_jwks" };
             match source.read().await {
                 Ok(_) if source.keys.is_empty() => wrong.add(field, format!("{}: holds no usable key", source.place)),
                 Ok(_) => {}
@@ -199,7 +201,7 @@ impl Sources {
                 }
                 () = sleep_until(fetch) => {
                     fetched = Instant::now();
-                    let pause = if self.read(Place::is_url).await {
+                    let pause = if self.read(KeyLocation::is_url).await {
                         self.refresh
                     } else {
                         self.refresh.min(JWKS_FETCH_INTERVAL_MIN)
@@ -213,7 +215,7 @@ impl Sources {
     }
 
     /// Reads some of the sources. Returns whether all of them could be read.
-    async fn read(&mut self, chosen: impl Fn(&Place) -> bool) -> bool {
+    async fn read(&mut self, chosen: impl Fn(&KeyLocation) -> bool) -> bool {
         let mut changed = false;
         let mut whole = true;
         for source in self.sources.iter_mut().filter(|source| chosen(&source.place)) {
@@ -227,6 +229,6 @@ impl Sources {
     }
 }
 
-fn keys(sources: &[KeySource]) -> Vec<Arc<Key>> {
+fn keys(sources: &[KeySource]) -> Vec<Arc<PublicKey>> {
     sources.iter().flat_map(|source| &source.keys).cloned().collect()
 }

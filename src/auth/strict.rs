@@ -1,5 +1,5 @@
-//! JSON without duplicate names. Two readers could otherwise read different tokens: one the first value of a name,
-//! the other the last.
+//! JSON without duplicate names. If a token has a name twice, one reader may use the first value and another reader the
+//! last one. So such a token is refused.
 
 use std::fmt;
 
@@ -75,7 +75,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
         let mut object = Map::new();
         while let Some((name, Unique(value))) = entries.next_entry::<String, _>()? {
             if object.insert(name, value).is_some() {
-                return Err(A::Error::custom("a name stands twice"));
+                return Err(A::Error::custom("a name occurs twice"));
             }
         }
         Ok(object.into())
@@ -87,7 +87,7 @@ mod tests {
     use super::Object;
 
     #[test]
-    fn a_name_that_stands_twice_is_refused_at_any_depth() {
+    fn a_name_that_occurs_twice_is_refused_at_any_depth() {
         for twice in [r#"{"a":1,"a":1}"#, r#"{"a":1,"\u0061":2}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#]
         {
             assert!(serde_json::from_str::<Object>(twice).is_err(), "{twice}");

@@ -15,7 +15,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{Auth, Enforced, Settings, claims::Rules, crypto, issue, keyring::Keyring, pem, refused::Refused};
+use super::{
+    Auth, Enforced, TokenSettings, claims::ClaimRules, crypto, issue, keyring::Keyring, pem, refused::Refused,
+};
 use crate::{
     domain::{Caller, ClientCertificate, Identity},
     error::{Reason, Result, Violations},
@@ -47,16 +49,16 @@ impl Issuer {
         Keyring::new(pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect())
     }
 
-    fn auth(&self, settings: &Settings) -> Auth {
+    fn auth(&self, settings: &TokenSettings) -> Auth {
         crypto::install();
         let enforced = Enforced { rules: rules(settings), keys: Arc::new(self.keyring()) };
         Auth { enforced: Some(Arc::new(enforced)) }
     }
 }
 
-fn rules(settings: &Settings) -> Rules {
+fn rules(settings: &TokenSettings) -> ClaimRules {
     let mut wrong = Violations::default();
-    let rules = Rules::new(settings, &mut wrong);
+    let rules = ClaimRules::new(settings, &mut wrong);
     wrong.finish().unwrap();
     rules
 }
@@ -78,7 +80,7 @@ fn known(caller: Result<Caller>) -> Result<Arc<Identity>> {
 }
 
 static ISSUER: LazyLock<Issuer> = LazyLock::new(Issuer::new);
-static AUTH: LazyLock<Auth> = LazyLock::new(|| ISSUER.auth(&Settings::default()));
+static AUTH: LazyLock<Auth> = LazyLock::new(|| ISSUER.auth(&TokenSettings::default()));
 static TOKEN: LazyLock<String> = LazyLock::new(|| ISSUER.token(json!({ "sub": "ann", "exp": FAR })));
 
 fn is_refused(value: &[u8]) -> bool {
@@ -139,7 +141,7 @@ fn the_genuine_token_of_these_tests_lets_its_holder_in() {
 fn a_token_is_verified_once_for_each_set_of_keys() {
     // the identity that is given is the very one of before, until the keys are others
     crypto::install();
-    let (keyring, rules, now) = (ISSUER.keyring(), rules(&Settings::default()), SystemTime::now());
+    let (keyring, rules, now) = (ISSUER.keyring(), rules(&TokenSettings::default()), SystemTime::now());
     let first = keyring.verified(&TOKEN, &rules, now).unwrap();
     assert!(Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
     keyring.replace(pem::parse(ISSUER.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
@@ -152,7 +154,7 @@ fn a_token_is_verified_once_for_each_set_of_keys() {
 
 #[test]
 fn a_certificate_counts_when_there_is_no_token() {
-    let auth = ISSUER.auth(&Settings { admins: vec!["root".into()], ..Settings::default() });
+    let auth = ISSUER.auth(&TokenSettings { admins: vec!["root".into()], ..TokenSettings::default() });
     let later = SystemTime::now() + Duration::from_secs(60);
     let certificate = |id: &str, expires_at| ClientCertificate { id: id.to_owned(), expires_at };
     let reason = |result: Result<Arc<Identity>>| result.err().map(|error| error.reason());
@@ -180,7 +182,7 @@ fn a_certificate_counts_when_there_is_no_token() {
 fn administrators_are_those_of_the_list_and_of_the_claim() {
     let is_administrator = |admin_claim: Option<&str>, name: &str, value: Value| {
         let admin_claim = admin_claim.map(str::to_owned);
-        let auth = ISSUER.auth(&Settings { admins: vec!["root".into()], admin_claim, ..Settings::default() });
+        let auth = ISSUER.auth(&TokenSettings { admins: vec!["root".into()], admin_claim, ..TokenSettings::default() });
         let mut claims = Map::from_iter([("sub".to_owned(), json!("ann")), ("exp".to_owned(), json!(FAR))]);
         claims.insert(name.to_owned(), value);
         let token = ISSUER.token(Value::Object(claims));
@@ -211,9 +213,9 @@ fn administrators_are_those_of_the_list_and_of_the_claim() {
         assert!(!is_administrator(Some(claim), name, value.clone()), "{claim} {value}");
     }
     for wrong in ["", "=", "=admin", "admin="] {
-        let settings = Settings { admin_claim: Some(wrong.into()), ..Settings::default() };
+        let settings = TokenSettings { admin_claim: Some(wrong.into()), ..TokenSettings::default() };
         let mut violations = Violations::default();
-        Rules::new(&settings, &mut violations);
+        ClaimRules::new(&settings, &mut violations);
         assert!(violations.finish().is_err(), "{wrong}");
     }
 }

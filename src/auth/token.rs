@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
 
-use super::{claims::Rules, keys::Key, refused::Refused, strict::Object};
+use super::{claims::ClaimRules, keys::PublicKey, refused::Refused, strict::Object};
 use crate::{
     domain::Identity,
     limits::{AUTH_KEYS_TRIED_MAX, TOKEN_BYTES_MAX},
@@ -19,12 +19,17 @@ struct Header {
 
 /// Verifies a token with a few keys of its algorithm. If a key has the key id of the token, keys without an id are
 /// not tried. For a token without a key id, keys without an id are tried first.
-pub(super) fn verify(token: &str, keys: &[Arc<Key>], rules: &Rules, now: SystemTime) -> Result<Identity, Refused> {
+pub(super) fn verify(
+    token: &str,
+    keys: &[Arc<PublicKey>],
+    rules: &ClaimRules,
+    now: SystemTime,
+) -> Result<Identity, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLong);
     }
     let header = header(token)?;
-    let fits = |key: &&Arc<Key>| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
+    let fits = |key: &&Arc<PublicKey>| key.algorithm == header.algorithm && key.may_be(header.key_id.as_deref());
     let named = header.key_id.is_some() && keys.iter().any(|key| key.id == header.key_id);
     let mut refused = Refused::NoKey;
     let (without_id, with_id): (Vec<_>, Vec<_>) = keys.iter().filter(fits).partition(|key| key.id.is_none());
@@ -77,7 +82,7 @@ fn is_access_token(kind: &str) -> bool {
 }
 
 /// Returns the claims, if this key signed them and they are valid for this service now.
-fn claims(token: &str, key: &Key, rules: &Rules) -> Result<Object, Refused> {
+fn claims(token: &str, key: &PublicKey, rules: &ClaimRules) -> Result<Object, Refused> {
     let mut validation = Validation::new(key.algorithm);
     rules.demand(&mut validation);
     match decode::<Object>(token, &key.public, &validation) {

@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Item {
     /// In a log, the sequence of the message. In an ephemeral room, the number of the entry since the upstream started.
     pub sequence: u64,
-    pub kind: Kind,
+    pub kind: ItemKind,
     /// Bytes of the payload, without headers or encoding.
     pub payload_bytes: usize,
     /// The end of the encoded entry in [`Batch::bytes`].
@@ -26,7 +26,7 @@ pub(crate) struct Item {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ItemKind {
     /// A message. If sequences are missing before it, `first_kept` is the oldest sequence in the log when the message
     /// was read.
     Message { first_kept: u64 },
@@ -79,7 +79,7 @@ impl Batch {
     }
 
     pub(crate) fn disconnections(&self) -> u64 {
-        self.items.iter().filter(|item| item.kind == Kind::Disconnected).count() as u64
+        self.items.iter().filter(|item| item.kind == ItemKind::Disconnected).count() as u64
     }
 
     fn start_of(&self, index: usize) -> usize {
@@ -211,7 +211,7 @@ impl BatchBuilder {
         encode: impl FnOnce(&mut BytesMut),
     ) {
         encode(&mut self.bytes);
-        self.add(sequence, Kind::Message { first_kept }, payload_bytes);
+        self.add(sequence, ItemKind::Message { first_kept }, payload_bytes);
     }
 
     /// Records when the next message was stored, and when its own lifetime ends.
@@ -225,10 +225,10 @@ impl BatchBuilder {
 
     /// Adds an entry for the loss of the NATS connection.
     pub(crate) fn disconnected(&mut self, sequence: u64) {
-        self.add(sequence, Kind::Disconnected, 0);
+        self.add(sequence, ItemKind::Disconnected, 0);
     }
 
-    fn add(&mut self, sequence: u64, kind: Kind, payload_bytes: usize) {
+    fn add(&mut self, sequence: u64, kind: ItemKind, payload_bytes: usize) {
         self.items.push(Item { sequence, kind, payload_bytes, end: self.bytes.len() });
     }
 

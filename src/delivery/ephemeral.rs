@@ -3,7 +3,7 @@
 
 use super::{
     Step,
-    batch::{Item, Kind},
+    batch::{Item, ItemKind},
     deliver,
 };
 use crate::domain::{Gap, GapReason};
@@ -34,7 +34,7 @@ impl EphemeralDelivery {
         let mut steps = Vec::new();
         let mut from = 0;
         for (index, item) in items.iter().enumerate() {
-            if item.kind == Kind::Disconnected {
+            if item.kind == ItemKind::Disconnected {
                 deliver(from..index, &mut steps);
                 from = index + 1;
                 self.disconnections += 1;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Step,
-    batch::{Item, Kind},
+    batch::{Item, ItemKind},
     deliver,
     ring::Ring,
 };
@@ -19,8 +19,8 @@ pub(crate) enum ReadFrom {
     Ring,
 }
 
-/// The delivery of a log to one subscription. Its messages come from the log or from the room's ring, in any
-/// alternation: both have the same sequences.
+/// The delivery of a log to one subscription. Its messages come from the log or from the room's ring, and may
+/// alternate between them, because both have the same sequences.
 ///
 /// Invariants:
 /// - `position` never falls.
@@ -86,7 +86,7 @@ impl LogDelivery {
         let deleted = self.deleted_among(items);
         let mut newest_kept = 0;
         for (index, item) in items.iter().enumerate().skip(from) {
-            let Kind::Message { first_kept } = item.kind else { continue };
+            let ItemKind::Message { first_kept } = item.kind else { continue };
             newest_kept = newest_kept.max(first_kept);
             if item.sequence > self.position + 1 {
                 deliver(from..index, &mut steps);

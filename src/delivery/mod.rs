@@ -14,7 +14,7 @@ pub(crate) use self::{
     batch::{Batch, BatchBuilder, Slice},
     ephemeral::EphemeralDelivery,
     log::{LogDelivery, ReadFrom},
-    ring::{Budget, Next, Ring, RingLimits},
+    ring::{Next, Ring, RingBudget, RingLimits},
 };
 use crate::domain::Gap;
 

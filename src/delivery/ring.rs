@@ -37,12 +37,12 @@ pub(crate) struct RingLimits {
 /// The bytes that all rings of the process may hold together. Beyond this bound each ring keeps only its newest batch
 /// after a push.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct RingBudget {
     used: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
-impl Budget {
+impl RingBudget {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self { used: Arc::default(), bytes_max }
     }
@@ -65,12 +65,12 @@ pub(crate) enum Next {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct KeptBatch {
     batch: Arc<Batch>,
     arrived_at: SystemTime,
 }
 
-impl Kept {
+impl KeptBatch {
     fn expires_at(&self, max_age: Option<Duration>) -> Option<SystemTime> {
         self.batch.expires_at(max_age).map(|at| at.max(self.arrived_at + STAY_MIN))
     }
@@ -86,7 +86,7 @@ struct LogShape {
 
 #[derive(Debug)]
 pub(crate) struct Ring {
-    batches: VecDeque<Kept>,
+    batches: VecDeque<KeptBatch>,
     /// The ring holds every entry after this position.
     after: u64,
     /// The entries up to this sequence are in doubt: the log may no longer have them.
@@ -99,12 +99,12 @@ pub(crate) struct Ring {
     disconnections: u64,
     disconnections_evicted: u64,
     limits: RingLimits,
-    budget: Budget,
+    budget: RingBudget,
 }
 
 impl Ring {
     /// An empty ring, which will hold the entries after `after`.
-    pub(crate) fn new(after: u64, limits: RingLimits, budget: &Budget) -> Self {
+    pub(crate) fn new(after: u64, limits: RingLimits, budget: &RingBudget) -> Self {
         Self {
             batches: VecDeque::new(),
             after,
@@ -126,7 +126,7 @@ impl Ring {
         self.bytes += batch.size();
         self.disconnections += batch.disconnections();
         self.budget.used.fetch_add(batch.size(), Ordering::Relaxed);
-        self.batches.push_back(Kept { batch, arrived_at: now });
+        self.batches.push_back(KeptBatch { batch, arrived_at: now });
         while self.batches.len() > 1
             && (self.messages > self.limits.messages_max
                 || self.bytes > self.limits.bytes_max
@@ -202,7 +202,7 @@ impl Ring {
     /// Drops expired messages, in a room that keeps messages for `max_age`. Also drops every older batch, so that the
     /// ring stays complete.
     pub(crate) fn expire(&mut self, now: SystemTime, max_age: Option<Duration>) {
-        let is_expired = |kept: &Kept| kept.expires_at(max_age).is_some_and(|at| at <= now);
+        let is_expired = |kept: &KeptBatch| kept.expires_at(max_age).is_some_and(|at| at <= now);
         let expired = self.batches.iter().rposition(is_expired).map_or(0, |last| last + 1);
         (0..expired).for_each(|_| self.evict());
     }
@@ -226,7 +226,7 @@ impl Ring {
     }
 
     fn evict(&mut self) {
-        let Some(Kept { batch: oldest, .. }) = self.batches.pop_front() else { return };
+        let Some(KeptBatch { batch: oldest, .. }) = self.batches.pop_front() else { return };
         self.after = oldest.last_sequence();
         self.messages -= oldest.items().len();
         self.bytes -= oldest.size();

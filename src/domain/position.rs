@@ -58,7 +58,7 @@ pub struct SubscriberToken {
     /// The index of the page's last subscriber in JetStream's list of consumers.
     pub offset: usize,
     /// The NATS name of that subscriber.
-    pub mapped: String,
+    pub nats_name: String,
 }
 
 /// A requested history page, with its anchor resolved to sequences.

@@ -303,7 +303,7 @@ impl Error {
     }
 
     /// Returns the same error for another caller, without the cause.
-    pub(crate) fn again(&self) -> Self {
+    pub(crate) fn without_cause(&self) -> Self {
         let Inner { reason, message, violations, more_violations, metadata, retry_after, source: _ } = &*self.0;
         let (message, violations, metadata) = (message.clone(), violations.clone(), metadata.clone());
         let (reason, more_violations, retry_after) = (*reason, *more_violations, *retry_after);

@@ -17,10 +17,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-use crate::subscriptions::subscribers::session::{Mark, SubscriberSession};
+use crate::subscriptions::subscribers::session::{SeekPosition, SubscriberSession};
 
 /// Sessions to notify, each with the position that is complete.
-pub(super) type Complete = Vec<(Arc<SubscriberSession>, Mark)>;
+pub(super) type Complete = Vec<(Arc<SubscriberSession>, SeekPosition)>;
 
 /// A share of a bounded resource that an answer holds until the client has taken its whole body.
 #[derive(Clone)]
@@ -35,29 +35,29 @@ impl Holds {
 /// A part of a response's body.
 pub(crate) struct Chunk {
     bytes: Bytes,
-    taken: Option<Taken>,
+    taken: Option<TakenNotice>,
     _holds: Option<Holds>,
 }
 
 /// The notification for when the client's stream has taken the chunk.
-struct Taken {
+struct TakenNotice {
     complete: Complete,
-    outstanding: Arc<Outstanding>,
+    outstanding: Arc<OutstandingChunks>,
 }
 
 /// Counts the chunks of one body that have a notification and were neither taken nor dropped yet.
 #[derive(Default)]
-pub(super) struct Outstanding {
+pub(super) struct OutstandingChunks {
     count: AtomicUsize,
     settled: AtomicWaker,
 }
 
 impl Chunk {
     /// A chunk whose last byte completes the positions in `complete`.
-    pub(super) fn new(bytes: Bytes, complete: Complete, outstanding: &Arc<Outstanding>) -> Self {
+    pub(super) fn new(bytes: Bytes, complete: Complete, outstanding: &Arc<OutstandingChunks>) -> Self {
         let taken = (!complete.is_empty()).then(|| {
             outstanding.count.fetch_add(1, Ordering::Relaxed);
-            Taken { complete, outstanding: Arc::clone(outstanding) }
+            TakenNotice { complete, outstanding: Arc::clone(outstanding) }
         });
         Self { bytes, taken, _holds: None }
     }
@@ -76,8 +76,8 @@ impl Chunk {
         if self.bytes.is_empty()
             && let Some(mut taken) = self.taken.take()
         {
-            for (session, mark) in taken.complete.drain(..) {
-                session.taken(mark);
+            for (session, position) in taken.complete.drain(..) {
+                session.taken(position);
             }
         }
     }
@@ -89,14 +89,14 @@ impl From<Bytes> for Chunk {
     }
 }
 
-impl Drop for Taken {
+impl Drop for TakenNotice {
     fn drop(&mut self) {
         self.outstanding.count.fetch_sub(1, Ordering::AcqRel);
         self.outstanding.settled.wake();
     }
 }
 
-impl Outstanding {
+impl OutstandingChunks {
     /// Ready when every chunk was taken or dropped, and has notified its sessions if it was taken.
     pub(super) fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.settled.register(cx.waker());

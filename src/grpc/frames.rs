@@ -21,7 +21,7 @@ use http_body::{Body, Frame as BodyFrame};
 use tonic::{Response, Status};
 
 use super::{
-    chunk::{Chunk, Complete, Outstanding},
+    chunk::{Chunk, Complete, OutstandingChunks},
     convert,
     framing::put,
     prepared::PreparedBody,
@@ -33,7 +33,7 @@ use crate::{
     error::Result,
     subscriptions::{
         frame::Frame,
-        subscribers::session::{Mark, SubscriberSession},
+        subscribers::session::{SeekPosition, SubscriberSession},
         subscription::{Frames, Subscription},
     },
     v1::{self, subscribe_response::Frame as Wire},
@@ -54,7 +54,7 @@ pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message
 pub(super) struct Piece {
     pub bytes: Bytes,
     /// The session to notify when the client's stream has taken the bytes, and the position that is complete then.
-    pub taken: Option<(Arc<SubscriberSession>, Mark)>,
+    pub taken: Option<(Arc<SubscriberSession>, SeekPosition)>,
 }
 
 /// The session to notify when the client's stream has taken `frame`, and the position that is complete then. `None` for
@@ -62,15 +62,15 @@ pub(super) struct Piece {
 pub(super) fn complete(
     frame: &Frame,
     session: Option<Arc<SubscriberSession>>,
-) -> Option<(Arc<SubscriberSession>, Mark)> {
+) -> Option<(Arc<SubscriberSession>, SeekPosition)> {
     let position = match frame {
         Frame::Messages(slice) => slice.last_sequence(),
         Frame::Gap(gap) => gap.to,
         Frame::Opened { .. } | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => return None,
     };
     session.map(|session| {
-        let mark = session.mark(position);
-        (session, mark)
+        let position = session.seek_position(position);
+        (session, position)
     })
 }
 
@@ -165,7 +165,7 @@ struct FrameBody<P> {
     end: Option<Status>,
     /// Whether a session must be notified of taken chunks.
     acknowledges: bool,
-    outstanding: Arc<Outstanding>,
+    outstanding: Arc<OutstandingChunks>,
 }
 
 impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
@@ -204,11 +204,11 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
         }
     }
 
-    fn record_complete(&mut self, (session, mark): (Arc<SubscriberSession>, Mark)) {
+    fn record_complete(&mut self, (session, position): (Arc<SubscriberSession>, SeekPosition)) {
         self.acknowledges = true;
         match self.complete.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &session)) {
-            Some((_, known)) => *known = mark.max(*known),
-            None => self.complete.push((session, mark)),
+            Some((_, known)) => *known = position.max(*known),
+            None => self.complete.push((session, position)),
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 /// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
-pub(super) const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// Appends a gRPC message with its prefix.
 pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {

@@ -8,13 +8,14 @@ mod codec;
 mod consume;
 mod convert;
 mod frames;
-mod framing;
+pub(crate) mod framing;
 pub(crate) mod health;
 mod prepared;
 mod publish_stream;
 mod reflection;
 pub(crate) mod skipped;
 mod status;
+mod web;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -99,12 +100,12 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Error> {
 
 /// Bounds how many calls of one caller use NATS at the same time.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns(pub Arc<Semaphore>);
+pub(crate) struct CallTurns(pub Arc<Semaphore>);
 
 /// Waits until the call may use NATS: a caller has a bound on such calls at the same time. Publishes do not wait here,
 /// because they have queues of their own. `None` when the caller has no bound.
 async fn turn<T>(request: &Request<T>) -> Option<OwnedSemaphorePermit> {
-    let Turns(turns) = request.extensions().get()?;
+    let CallTurns(turns) = request.extensions().get()?;
     // the semaphore is never closed
     Arc::clone(turns).acquire_owned().await.ok()
 }

@@ -1,8 +1,8 @@
 //! A body that a handler has prepared, and the layer that replaces the body of tonic by it.
 //!
 //! The outermost layer replaces the body, so that the layers between do no work for the frames of a subscription. One
-//! of these layers translates to gRPC-Web, so this module does that translation itself. The body of tonic is dropped at
-//! once, because each idle subscription would hold 8 KiB for it.
+//! of these layers translates to gRPC-Web. [`super::web`] translates prepared bodies in its place. The body of tonic is
+//! dropped at once, because each idle subscription would hold 8 KiB for it.
 
 use std::{
     convert::Infallible,
@@ -11,22 +11,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{TryFutureExt, future::MapOk};
-use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{
     chunk::{Chunk, Holds},
-    framing::{PREFIX_BYTES, put_prefix},
+    web::GrpcProtocol,
 };
 use crate::sync::lock;
-
-/// The flag in the first byte of a prefix that marks the message as trailers (protocol of gRPC-Web).
-const TRAILERS_FLAG: u8 = 0x80;
 
 type BoxBody = Pin<Box<dyn Body<Data = Chunk, Error = Infallible> + Send>>;
 
@@ -91,63 +87,13 @@ where
 fn send<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
     let holds = response.extensions_mut().remove();
     let inner = PreparedBody::take(&mut response);
-    let protocol = Protocol::of(response.headers());
+    let protocol = GrpcProtocol::of(response.headers());
     response.map(|body| match inner {
-        Some(prepared) => AnswerBody { body: Inner::Prepared { body: prepared, protocol, _replaced: body }, holds },
-        None => AnswerBody { body: Inner::AsIs { body }, holds },
+        Some(prepared) => {
+            AnswerBody { body: AnswerForm::Prepared { body: prepared, protocol, _replaced: body }, holds }
+        }
+        None => AnswerBody { body: AnswerForm::AsIs { body }, holds },
     })
-}
-
-/// The form of gRPC that the client uses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Protocol {
-    Grpc,
-    /// gRPC-Web: the trailers are the last message.
-    GrpcWeb,
-    /// gRPC-Web in base64.
-    GrpcWebText,
-}
-
-impl Protocol {
-    /// The protocol that the headers of a response name.
-    fn of(headers: &HeaderMap) -> Self {
-        let kind = headers.get(CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
-        if kind.starts_with(b"application/grpc-web-text") {
-            Self::GrpcWebText
-        } else if kind.starts_with(b"application/grpc-web") {
-            Self::GrpcWeb
-        } else {
-            Self::Grpc
-        }
-    }
-
-    fn translate(self, frame: Frame<Chunk>) -> Frame<Chunk> {
-        if matches!(self, Self::Grpc) {
-            return frame;
-        }
-        let chunk = match frame.into_data() {
-            Ok(chunk) => chunk,
-            Err(frame) => trailers_message(&frame.into_trailers().unwrap_or_default()).into(),
-        };
-        Frame::data(match self {
-            Self::GrpcWebText => chunk.encoded(|bytes| BASE64_STANDARD.encode(bytes).into()),
-            Self::Grpc | Self::GrpcWeb => chunk,
-        })
-    }
-}
-
-/// Encodes trailers as a message of gRPC-Web: as header lines of HTTP/1.
-fn trailers_message(trailers: &HeaderMap) -> Bytes {
-    let length = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
-    let mut message = BytesMut::with_capacity(PREFIX_BYTES + length);
-    put_prefix(TRAILERS_FLAG, length, &mut message);
-    for (name, value) in trailers {
-        message.put_slice(name.as_ref());
-        message.put_u8(b':');
-        message.put_slice(value.as_bytes());
-        message.put_slice(b"\r\n");
-    }
-    message.freeze()
 }
 
 pin_project! {
@@ -155,17 +101,17 @@ pin_project! {
     /// dropped.
     pub(crate) struct AnswerBody<B> {
         #[pin]
-        body: Inner<B>,
+        body: AnswerForm<B>,
         holds: Option<Holds>,
     }
 }
 
 pin_project! {
-    #[project = InnerProjection]
-    enum Inner<B> {
+    #[project = AnswerFormProjection]
+    enum AnswerForm<B> {
         AsIs { #[pin] body: B },
         // the replaced body stays, because the layers keep values in it that must live as long as the call
-        Prepared { body: BoxBody, protocol: Protocol, _replaced: B },
+        Prepared { body: BoxBody, protocol: GrpcProtocol, _replaced: B },
     }
 }
 
@@ -180,9 +126,9 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, Self::Error>>> {
         let this = self.project();
         let frame = match this.body.project() {
-            InnerProjection::AsIs { body } => ready!(body.poll_frame(cx))
+            AnswerFormProjection::AsIs { body } => ready!(body.poll_frame(cx))
                 .map(|frame| frame.map(|frame| frame.map_data(Chunk::from)).map_err(Into::into)),
-            InnerProjection::Prepared { body, protocol, .. } => {
+            AnswerFormProjection::Prepared { body, protocol, .. } => {
                 ready!(body.as_mut().poll_frame(cx)).map(|Ok(frame)| Ok(protocol.translate(frame)))
             }
         };
@@ -192,15 +138,15 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.body {
-            Inner::AsIs { body } => body.is_end_stream(),
-            Inner::Prepared { body, .. } => body.is_end_stream(),
+            AnswerForm::AsIs { body } => body.is_end_stream(),
+            AnswerForm::Prepared { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Inner::AsIs { body } => body.size_hint(),
-            Inner::Prepared { body, .. } => body.size_hint(),
+            AnswerForm::AsIs { body } => body.size_hint(),
+            AnswerForm::Prepared { body, .. } => body.size_hint(),
         }
     }
 }

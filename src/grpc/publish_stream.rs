@@ -34,7 +34,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 type PendingResult<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A message whose result was not sent yet.
-struct Outstanding {
+struct OutstandingResult {
     correlation_id: u64,
     bytes: usize,
     outcome: PendingResult<Result<Acknowledged>>,
@@ -43,7 +43,7 @@ struct Outstanding {
 /// The outstanding messages, in the order of the requests.
 #[derive(Default)]
 struct Window {
-    outstanding: VecDeque<Outstanding>,
+    outstanding: VecDeque<OutstandingResult>,
     bytes: usize,
 }
 
@@ -52,7 +52,7 @@ impl Window {
         self.outstanding.len() < PUBLISH_STREAM_MESSAGES_MAX && self.bytes < PUBLISH_STREAM_BYTES_MAX
     }
 
-    fn push(&mut self, outstanding: Outstanding) {
+    fn push(&mut self, outstanding: OutstandingResult) {
         self.bytes += outstanding.bytes;
         self.outstanding.push_back(outstanding);
     }
@@ -91,12 +91,12 @@ impl Enqueueing {
     }
 
     /// Waits until the request is in the queue of its room. Never completes when no request waits.
-    async fn finish(enqueueing: &mut Option<Self>) -> Outstanding {
+    async fn finish(enqueueing: &mut Option<Self>) -> OutstandingResult {
         let Some(Self { correlation_id, bytes, enqueued }) = enqueueing else { return std::future::pending().await };
         let (correlation_id, bytes) = (*correlation_id, *bytes);
         let outcome = enqueued.as_mut().await.unwrap_or_else(|error| Box::pin(async { Err(error) }));
         *enqueueing = None;
-        Outstanding { correlation_id, bytes, outcome }
+        OutstandingResult { correlation_id, bytes, outcome }
     }
 }
 

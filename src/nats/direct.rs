@@ -16,7 +16,7 @@ const END_OF_BATCH: u16 = 204;
 
 /// The answer of a direct get, in the order of the stream.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct DirectAnswer {
     pub messages: Vec<Message>,
     /// Number of messages that the replica has after the last of these.
     pub pending: u64,
@@ -33,7 +33,7 @@ impl Nats {
         stream: &str,
         request: &(impl Serialize + Sync),
         silence_max: Duration,
-    ) -> Result<Found, ApiError> {
+    ) -> Result<DirectAnswer, ApiError> {
         self.ready().await.map_err(|_| ApiError::Disconnected)?;
         let mut connections = self.connections();
         connections.mark_unchanged();
@@ -42,7 +42,7 @@ impl Nats {
         let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| ApiError::Other(error.into()))?;
         let request = self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, body.into());
         request.await.map_err(|error| ApiError::Other(error.into()))?;
-        let mut found = Found::default();
+        let mut found = DirectAnswer::default();
         let read = async {
             loop {
                 let reply = tokio::select! {
@@ -70,7 +70,7 @@ impl Nats {
     }
 
     /// The last message of each subject, in no order. Subjects without messages are missing. At most 1024 subjects.
-    pub(crate) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<Found, ApiError> {
+    pub(crate) async fn direct_get_last(&self, stream: &str, subjects: &[String]) -> Result<DirectAnswer, ApiError> {
         let request = json!({ "multi_last": subjects });
         self.direct_get(stream, &request, NATS_REQUEST_TIMEOUT).await
     }

@@ -64,11 +64,11 @@ pub(super) struct Link {
 }
 
 /// A client, its JetStream context, and the count of its connections.
-pub(super) type Connection = (Client, jetstream::Context, watch::Receiver<u64>);
+pub(super) type NatsConnection = (Client, jetstream::Context, watch::Receiver<u64>);
 
 #[derive(Debug)]
 struct Current {
-    connection: Connection,
+    connection: NatsConnection,
     /// A subscription without messages. It ends when the client's task ends.
     alive: Subscriber,
 }
@@ -81,7 +81,7 @@ impl Link {
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn connection(&self) -> Result<Connection> {
+    pub(super) async fn connection(&self) -> Result<NatsConnection> {
         let mut current = self.current.lock().await;
         if let Some(current) = &mut *current {
             if current.alive.next().now_or_never().is_none() {

@@ -19,7 +19,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Listening {
     nats: Nats,
     subjects: Vec<String>,
-    heard: SelectAll<Subscriber>,
+    messages: SelectAll<Subscriber>,
     client: Client,
 }
 
@@ -29,8 +29,8 @@ impl Listening {
     /// # Errors
     /// `NATS_UNAVAILABLE`.
     pub(crate) async fn open(nats: &Nats, subjects: Vec<String>) -> Result<Self> {
-        let (client, heard) = subscribe(nats, &subjects).await?;
-        Ok(Self { nats: nats.clone(), subjects, heard, client })
+        let (client, messages) = subscribe(nats, &subjects).await?;
+        Ok(Self { nats: nats.clone(), subjects, messages, client })
     }
 
     /// The client of the subscriptions. Only this client may answer (`allow_responses`).
@@ -45,11 +45,11 @@ impl Listening {
     pub(crate) async fn next(&mut self) -> Message {
         let mut delay = RETRY_DELAY_MIN;
         loop {
-            if let Some(message) = self.heard.next().await {
+            if let Some(message) = self.messages.next().await {
                 return message;
             }
             match subscribe(&self.nats, &self.subjects).await {
-                Ok((client, heard)) => (self.client, self.heard) = (client, heard),
+                Ok((client, messages)) => (self.client, self.messages) = (client, messages),
                 Err(error) => {
                     debug!(%error, "a NATS subscription of the service cannot be made yet, trying again");
                     time::sleep(delay).await;
@@ -63,10 +63,10 @@ impl Listening {
 async fn subscribe(nats: &Nats, subjects: &[String]) -> Result<(Client, SelectAll<Subscriber>)> {
     let nats = nats.link(&nats.links.system).await?;
     nats.ready().await?;
-    let mut heard = SelectAll::new();
+    let mut messages = SelectAll::new();
     for subject in subjects {
-        heard.push(nats.client.subscribe(subject.clone()).await.map_err(|error| unavailable().because(error))?);
+        messages.push(nats.client.subscribe(subject.clone()).await.map_err(|error| unavailable().because(error))?);
     }
     nats.settled().await?;
-    Ok((nats.client, heard))
+    Ok((nats.client, messages))
 }

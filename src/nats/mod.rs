@@ -9,10 +9,10 @@ pub(crate) mod connect;
 pub(crate) mod direct;
 pub(crate) mod embedded;
 pub(crate) mod error;
-pub(crate) mod gate;
 pub(crate) mod links;
 pub(crate) mod listening;
 pub(crate) mod reserve;
+pub(crate) mod storage_gate;
 mod version;
 
 use std::{sync::Arc, time::Duration};

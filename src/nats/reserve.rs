@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 use super::{
     Nats,
     error::{ApiError, is_full},
-    gate::Gate,
+    storage_gate::StorageGate,
 };
 use crate::{
     limits::{NATS_REQUEST_TIMEOUT, RESERVE_BYTES, RESERVE_PIECE_BYTES, RESERVE_REFILL_DELAY},
@@ -51,18 +51,18 @@ pub(crate) struct Reserve(Arc<Inner>);
 struct Inner {
     nats: Nats,
     replicas: usize,
-    gate: Gate,
+    gate: StorageGate,
     released_at: Mutex<Option<Instant>>,
     low: Notify,
 }
 
 #[derive(Deserialize)]
-struct PubAck {
+struct ReserveAck {
     error: Option<async_nats::jetstream::Error>,
 }
 
 impl Reserve {
-    pub(crate) fn new(nats: &Nats, replicas: usize, gate: &Gate) -> Self {
+    pub(crate) fn new(nats: &Nats, replicas: usize, gate: &StorageGate) -> Self {
         let (nats, gate) = (nats.clone(), gate.clone());
         Self(Arc::new(Inner { nats, replicas, gate, released_at: Mutex::default(), low: Notify::new() }))
     }
@@ -140,7 +140,8 @@ impl Reserve {
             let sent = self.0.nats.client.request(SUBJECT, piece);
             let reply = time::timeout(NATS_REQUEST_TIMEOUT, sent).await.map_err(|_| ApiError::TimedOut)?;
             let reply = reply.map_err(|error| ApiError::Other(error.into()))?;
-            let ack: PubAck = serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
+            let ack: ReserveAck =
+                serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
             if let Some(error) = ack.error {
                 if is_full(&error) {
                     self.0.gate.shut_for_all();

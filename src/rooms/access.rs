@@ -18,7 +18,7 @@ use crate::{
             known::Registered,
             members::record::{Grant, Owners},
         },
-        subscribers::whose::Whose,
+        subscribers::selector::SubscriberSelector,
     },
     subscriptions::standing::Standing,
 };
@@ -183,10 +183,15 @@ impl Rooms {
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_as(&self, caller: &Caller, room: &Room, subscriber: &SubscriberId) -> Result<Whose> {
+    pub(super) fn allow_as(
+        &self,
+        caller: &Caller,
+        room: &Room,
+        subscriber: &SubscriberId,
+    ) -> Result<SubscriberSelector> {
         let endpoint = caller.id();
         if endpoint.is_none_or(|id| self.is_own(id, room, subscriber.as_str())) {
-            return Ok(Whose { endpoint: endpoint.cloned(), or_of_others: endpoint.is_none() });
+            return Ok(SubscriberSelector { endpoint: endpoint.cloned(), or_of_others: endpoint.is_none() });
         }
         Err(foreign())
     }
@@ -196,13 +201,18 @@ impl Rooms {
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_over(&self, caller: &Caller, admitted: &Admitted, subscriber: &SubscriberId) -> Result<Whose> {
+    pub(super) fn allow_over(
+        &self,
+        caller: &Caller,
+        admitted: &Admitted,
+        subscriber: &SubscriberId,
+    ) -> Result<SubscriberSelector> {
         let own = self.allow_as(caller, &admitted.registered.room, subscriber);
         if !admitted.has(Right::Own) {
             return own;
         }
         let endpoint = own.ok().and_then(|own| own.endpoint);
-        Ok(Whose { endpoint, or_of_others: true })
+        Ok(SubscriberSelector { endpoint, or_of_others: true })
     }
 
     /// Returns true if the subscriber belongs to the endpoint: its id is the endpoint's id, or that id, `/` and a

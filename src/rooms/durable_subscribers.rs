@@ -56,7 +56,7 @@ impl Rooms {
         let whose = self.allow_over(caller, &admitted, subscriber)?;
         let room = &admitted.registered.room;
         let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
-        self.subscribers.forget(room, &subscriber).await
+        self.subscribers.delete(room, &subscriber).await
     }
 
     /// Moves a durable subscriber's position in either direction, and returns it.

@@ -28,7 +28,7 @@ use crate::{
 
 /// The settings of the use cases.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct RoomsSettings {
     pub heartbeat_interval: Duration,
     /// Maximum number of open subscriptions of this instance.
     pub subscriptions_max: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Inner {
     open_subscriptions: SubscriptionLimit,
     allowances: Arc<Allowances>,
     stored: StoredBytes,
-    settings: Settings,
+    settings: RoomsSettings,
     tasks: TaskTracker,
     /// Cancelled when the service begins to stop. Open subscriptions then end.
     draining: CancellationToken,
@@ -73,7 +73,7 @@ impl Rooms {
     pub(crate) fn new(
         store: Store,
         peers: PeerListener,
-        settings: Settings,
+        settings: RoomsSettings,
         tasks: &TaskTracker,
         stop: &CancellationToken,
         draining: CancellationToken,

@@ -13,7 +13,7 @@ use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
     subscriptions::{
-        rate::{Key, Rate},
+        rate::{CallerKey, Rate},
         reads::{CallerReads, Reads},
     },
     sync::PerKey,
@@ -51,7 +51,7 @@ pub(super) struct Allowances {
     rooms: Option<u32>,
     reads: Reads,
     /// One lock for each caller that is creating a room.
-    creating: PerKey<Key, Mutex<()>>,
+    creating: PerKey<CallerKey, Mutex<()>>,
 }
 
 impl Allowances {

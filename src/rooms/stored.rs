@@ -24,10 +24,10 @@ use crate::{
 
 /// Before a publish is refused, the sizes are read again, unless they were read within this time.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// Maximum number of requests per second from one instance for one creator. With many rooms the sizes are read less
-/// often.
-const QUESTIONS_PER_SECOND: u32 = 50;
-const QUESTIONS_AT_ONCE: usize = 8;
+/// Maximum number of rooms of one creator whose sizes this instance reads in a second. With many rooms, the sizes are
+/// read less often.
+const SIZES_READ_PER_SECOND: u32 = 50;
+const SIZES_READ_AT_ONCE: usize = 8;
 /// Number of creators in memory before idle ones are dropped.
 const CREATORS_UNPRUNED: usize = 10_000;
 
@@ -36,17 +36,17 @@ const CREATORS_UNPRUNED: usize = 10_000;
 pub(super) struct StoredBytes {
     max: Option<u64>,
     creators: Arc<Mutex<HashMap<String, Usage>>>,
-    asking: Arc<Mutex<HashSet<String>>>,
+    reading: Arc<Mutex<HashSet<String>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     /// The bytes that NATS reported.
     bytes: u64,
-    asked_at: Instant,
-    /// How long the answer is valid.
+    read_at: Instant,
+    /// How long the reported bytes are valid.
     lasts: Duration,
-    /// Bytes that this instance has published since.
+    /// Bytes that this instance has published since `read_at`.
     published: u64,
 }
 
@@ -58,7 +58,7 @@ impl Usage {
 
 impl StoredBytes {
     pub(super) fn new(max: Option<u64>) -> Self {
-        Self { max, creators: Arc::default(), asking: Arc::default() }
+        Self { max, creators: Arc::default(), reading: Arc::default() }
     }
 
     /// Counts messages before they are published to the room.
@@ -85,20 +85,20 @@ impl StoredBytes {
                 match creators.get_mut(&room.creator) {
                     Some(usage) if usage.total().saturating_add(bytes) <= max => {
                         usage.published += bytes;
-                        Some((usage.asked_at.elapsed() > usage.lasts, true))
+                        Some((usage.read_at.elapsed() > usage.lasts, true))
                     }
-                    Some(usage) => Some((usage.asked_at.elapsed() > REFUSED_FOR, false)),
+                    Some(usage) => Some((usage.read_at.elapsed() > REFUSED_FOR, false)),
                     None => None,
                 }
             };
             match known {
                 Some((false, true)) => return Ok(()),
                 Some((true, true)) => {
-                    self.ask_beside(store, &room.creator);
+                    self.read_sizes_in_background(store, &room.creator);
                     return Ok(());
                 }
                 Some((false, false)) => break,
-                Some((true, false)) | None => Box::pin(self.ask(store, &room.creator)).await,
+                Some((true, false)) | None => Box::pin(self.read_sizes(store, &room.creator)).await,
             }
         }
         Err(Error::limit_reached(
@@ -111,38 +111,38 @@ impl StoredBytes {
     }
 
     /// Reads the sizes in the background, unless a read is under way.
-    fn ask_beside(&self, store: &Store, creator: &str) {
-        if !lock(&self.asking).insert(creator.to_owned()) {
+    fn read_sizes_in_background(&self, store: &Store, creator: &str) {
+        if !lock(&self.reading).insert(creator.to_owned()) {
             return;
         }
         let (this, store, creator) = (self.clone(), store.clone(), creator.to_owned());
-        let asking = store.clone();
+        let reading_store = store.clone();
         store.spawn(async move {
-            this.ask(&asking, &creator).await;
-            lock(&this.asking).remove(&creator);
+            this.read_sizes(&reading_store, &creator).await;
+            lock(&this.reading).remove(&creator);
         });
     }
 
     /// Reads the sizes of the creator's rooms. A room without an answer counts as empty, because its publishes fail
     /// anyway.
-    async fn ask(&self, store: &Store, creator: &str) {
-        let asked_at = Instant::now();
+    async fn read_sizes(&self, store: &Store, creator: &str) {
+        let read_at = Instant::now();
         let published_before = lock(&self.creators).get(creator).map_or(0, |usage| usage.published);
         let rooms: Vec<RoomId> = store.registry.created_by(creator, None).into_iter().collect();
         let lasts = STORED_BYTES_INTERVAL
-            .max(Duration::from_secs(1) * u32::try_from(rooms.len()).unwrap_or(u32::MAX) / QUESTIONS_PER_SECOND);
+            .max(Duration::from_secs(1) * u32::try_from(rooms.len()).unwrap_or(u32::MAX) / SIZES_READ_PER_SECOND);
         let sizes = rooms.into_iter().map(|room| async move {
             let registered = store.registry.known(&room).filter(|registered| registered.room.persist)?;
             store.log_state(&registered.room).await.ok().map(|state| state.bytes)
         });
-        let sizes: Vec<Option<u64>> = stream::iter(sizes).buffer_unordered(QUESTIONS_AT_ONCE).collect().await;
+        let sizes: Vec<Option<u64>> = stream::iter(sizes).buffer_unordered(SIZES_READ_AT_ONCE).collect().await;
         let bytes = sizes.into_iter().flatten().fold(0, u64::saturating_add);
         let mut creators = lock(&self.creators);
         if creators.len() >= CREATORS_UNPRUNED {
-            creators.retain(|_, usage| usage.asked_at.elapsed() < 2 * usage.lasts);
+            creators.retain(|_, usage| usage.read_at.elapsed() < 2 * usage.lasts);
         }
         // messages that were published meanwhile may be missing in the answer
         let published = creators.get(creator).map_or(0, |usage| usage.published.saturating_sub(published_before));
-        creators.insert(creator.to_owned(), Usage { bytes, asked_at, lasts, published });
+        creators.insert(creator.to_owned(), Usage { bytes, read_at, lasts, published });
     }
 }

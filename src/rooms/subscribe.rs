@@ -9,11 +9,11 @@ use super::{
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
-    store::{registry::known::Registered, subscribers::whose::Whose},
+    store::{registry::known::Registered, subscribers::selector::SubscriberSelector},
     subscriptions::{
         ending::{Ending, draining},
         subscribers::session::SubscriberSession,
-        subscription::{LogStart, Subscription, Way},
+        subscription::{LogStart, Subscription, SubscriptionSource},
     },
 };
 
@@ -44,20 +44,20 @@ impl Rooms {
             Some(subscriber) => Some((subscriber, self.allow_as(caller, &registered.room, subscriber)?)),
             None => None,
         };
-        let (way, session) = if registered.room.persist {
+        let (source, session) = if registered.room.persist {
             let (start, session) = self.open_log(caller, &registered, &options.start, subscriber, visible).await?;
-            (Way::Log(Box::new(start)), session)
+            (SubscriptionSource::Log(Box::new(start)), session)
         } else {
             check_ephemeral(&options)?;
             let tap = self.upstreams.of_ephemeral(&registered).await?;
-            (Way::Ephemeral(tap, self.allowances.reads(caller)), None)
+            (SubscriptionSource::Ephemeral(tap, self.allowances.reads(caller)), None)
         };
         let session = session.map(Arc::new);
         Ok(Subscription {
             auto_acks: session.clone().filter(|_| options.ack_mode == AckMode::Auto),
             resumed: session.as_ref().is_some_and(|session| session.resumed),
             ending: Ending { session, registered, draining: self.draining.clone(), standing, place },
-            way,
+            source,
             heartbeat_interval: self.settings.heartbeat_interval,
             until_caught_up: options.until_caught_up,
         })
@@ -76,10 +76,10 @@ impl Rooms {
         sequence: u64,
     ) -> Result<u64> {
         let Admitted { registered, .. } = self.permit_persisted(caller, id, Right::Read).await?;
-        let whose = self.allow_as(caller, &registered.room, subscriber)?;
+        let selector = self.allow_as(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         self.check_end("sequence", sequence, &registered.room, state).await?;
-        let subscriber = self.subscribers.find(&registered.room, subscriber, &whose).await?;
+        let subscriber = self.subscribers.find(&registered.room, subscriber, &selector).await?;
         self.subscribers.acknowledge(&registered.room, &subscriber, sequence).await
     }
 
@@ -88,7 +88,7 @@ impl Rooms {
         caller: &Caller,
         registered: &Arc<Registered>,
         start: &Start,
-        subscriber: Option<(&SubscriberId, Whose)>,
+        subscriber: Option<(&SubscriberId, SubscriberSelector)>,
         visible: Visible,
     ) -> Result<(LogStart, Option<SubscriberSession>)> {
         let room = &registered.room;
@@ -96,10 +96,10 @@ impl Rooms {
         let hidden = visible.hidden_through(state.epoch);
         let start = || async { Ok(self.start_position(room, state, start.clone()).await?.max(hidden)) };
         let (session, position) = match subscriber {
-            Some((subscriber, whose)) => {
+            Some((subscriber, selector)) => {
                 // boxed, because it is too large for the future of every subscription
                 let session =
-                    Box::pin(self.subscribers.open(registered, state.epoch, subscriber, &whose, start)).await?;
+                    Box::pin(self.subscribers.open(registered, state.epoch, subscriber, &selector, start)).await?;
                 // messages may have been stored while the subscriber was bound
                 let position = session.position;
                 (Some(session), position)

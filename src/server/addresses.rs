@@ -28,11 +28,11 @@ const IPV6_NETWORK_BITS: u32 = 64;
 pub(super) struct Addresses {
     /// Maximum number of connections from one address; `None` without a bound.
     max: Option<u32>,
-    known: Mutex<HashMap<IpAddr, Known>>,
+    known: Mutex<HashMap<IpAddr, AddressConnections>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct AddressConnections {
     connections: u32,
     /// Connections without an identified caller, by number, oldest first.
     unidentified: BTreeMap<u64, Arc<Eviction>>,

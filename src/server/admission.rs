@@ -46,7 +46,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer<S::Future>;
+    type Future = AdmissionAnswer<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -54,18 +54,21 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Some(client) = request.extensions().get::<Arc<Client>>().cloned() else {
-            return Answer::Admitted { future: self.inner.call(request), held: None };
+            return AdmissionAnswer::Admitted { future: self.inner.call(request), held: None };
         };
         let arrived = client.arrive();
         if let Some(answer) = wrong_protocol(&request) {
-            return Answer::Refused { future: Box::pin(std::future::ready(answer)), held: Some((arrived, None)) };
+            return AdmissionAnswer::Refused {
+                future: Box::pin(std::future::ready(answer)),
+                held: Some((arrived, None)),
+            };
         }
         match admit(&client, &request) {
             Ok(call) => {
                 request.extensions_mut().insert(Arc::clone(&call));
-                Answer::Admitted { future: self.inner.call(request), held: Some((arrived, Some(call))) }
+                AdmissionAnswer::Admitted { future: self.inner.call(request), held: Some((arrived, Some(call))) }
             }
-            Err(error) => Answer::Refused { future: refuse(request, error), held: Some((arrived, None)) },
+            Err(error) => AdmissionAnswer::Refused { future: refuse(request, error), held: Some((arrived, None)) },
         }
     }
 }
@@ -126,17 +129,17 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
 }
 
 /// The counts that a call holds until its answer was received: its arrival, and the call itself if it was admitted.
-type Held = (Arrived, Option<Arc<Call>>);
+type HeldCounts = (Arrived, Option<Arc<Call>>);
 
 pin_project! {
-    #[project = AnswerProjection]
-    pub(super) enum Answer<F> {
-        Admitted { #[pin] future: F, held: Option<Held> },
-        Refused { future: Refusal, held: Option<Held> },
+    #[project = AdmissionAnswerProjection]
+    pub(super) enum AdmissionAnswer<F> {
+        Admitted { #[pin] future: F, held: Option<HeldCounts> },
+        Refused { future: Refusal, held: Option<HeldCounts> },
     }
 }
 
-impl<F> Future for Answer<F>
+impl<F> Future for AdmissionAnswer<F>
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
@@ -144,8 +147,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (mut response, held) = match self.project() {
-            AnswerProjection::Admitted { future, held } => (ready!(future.poll(cx))?, held.take()),
-            AnswerProjection::Refused { future, held } => (ready!(future.as_mut().poll(cx)), held.take()),
+            AdmissionAnswerProjection::Admitted { future, held } => (ready!(future.poll(cx))?, held.take()),
+            AdmissionAnswerProjection::Refused { future, held } => (ready!(future.as_mut().poll(cx)), held.take()),
         };
         if let Some(held) = held {
             response.extensions_mut().insert(grpc::Holds::new(held));

@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    callers::{Callers, OpenCall},
+    callers::{CallerCall, Callers},
     client::{Call, Client},
     headers,
     refusal::{Refusal, is_always_served, refuse},
@@ -71,7 +71,7 @@ where
                 client.identify();
             }
             let open = self.callers.begin(&caller, request.uri().path())?;
-            let turns = open.as_ref().map(OpenCall::turns);
+            let turns = open.as_ref().map(CallerCall::turns);
             if let (Some(open), Some(call)) = (open, request.extensions().get::<Arc<Call>>()) {
                 call.hold(open);
             }

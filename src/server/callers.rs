@@ -30,12 +30,12 @@ struct Open {
     request_streams: AtomicU32,
     /// Open HTTP/2 streams of the caller's connections that belong to no arrived and unanswered call.
     streams_ahead: AtomicUsize,
-    turns: grpc::Turns,
+    turns: grpc::CallTurns,
 }
 
 impl Default for Open {
     fn default() -> Self {
-        let turns = grpc::Turns(Arc::new(Semaphore::new(CALLS_AT_ONCE_PER_CALLER_MAX)));
+        let turns = grpc::CallTurns(Arc::new(Semaphore::new(CALLS_AT_ONCE_PER_CALLER_MAX)));
         Self {
             calls: AtomicU32::default(),
             request_streams: AtomicU32::default(),
@@ -47,7 +47,7 @@ impl Default for Open {
 
 /// An open call of a caller. Dropping it ends the count.
 #[derive(Debug)]
-pub(super) struct OpenCall {
+pub(super) struct CallerCall {
     open: Arc<Open>,
     has_request_stream: bool,
 }
@@ -61,14 +61,14 @@ impl Callers {
     ///
     /// # Errors
     /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open calls with a request stream.
-    pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<OpenCall>> {
+    pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<CallerCall>> {
         let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
         let open = self.open.get_or_make(id.clone(), Open::default);
         let has_request_stream = ["/PublishStream", "/Consume"].iter().any(|end| path.ends_with(end));
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
         let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
         // made before the checks: a refusal drops it, which takes the counts back
-        let call = OpenCall { open, has_request_stream };
+        let call = CallerCall { open, has_request_stream };
         if before >= max {
             return Err(Error::limit_reached(
                 Limit::CallsOfCaller,
@@ -90,9 +90,9 @@ impl Callers {
     }
 }
 
-impl OpenCall {
+impl CallerCall {
     /// The turns that the call shares with the other calls of its caller.
-    pub(super) fn turns(&self) -> grpc::Turns {
+    pub(super) fn turns(&self) -> grpc::CallTurns {
         self.open.turns.clone()
     }
 
@@ -133,7 +133,7 @@ impl Drop for StreamsAhead {
     }
 }
 
-impl Drop for OpenCall {
+impl Drop for CallerCall {
     fn drop(&mut self) {
         self.open.calls.fetch_sub(1, Ordering::AcqRel);
         self.open.request_streams.fetch_sub(u32::from(self.has_request_stream), Ordering::AcqRel);

@@ -18,7 +18,7 @@ use super::{
     addresses::{Eviction, SourceAddress},
     callers,
     intake::budgets::Budget,
-    places::{Bounds, Place, Places},
+    places::{Bounds, ConnectionPlace, ConnectionPlaces},
 };
 use crate::{
     domain::ClientCertificate,
@@ -32,8 +32,8 @@ use crate::{
 /// The shared state of one connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    places: Arc<Places>,
-    place: Mutex<Place>,
+    places: Arc<ConnectionPlaces>,
+    place: Mutex<ConnectionPlace>,
     /// `None` after the connection has ended.
     source: Mutex<Option<SourceAddress>>,
     certificate: Option<ClientCertificate>,
@@ -50,7 +50,7 @@ pub(super) struct Client {
     opened: AtomicUsize,
     begun: AtomicUsize,
     /// Ended calls that still count for their callers, because their answers are not written yet.
-    unwritten: Mutex<Vec<callers::OpenCall>>,
+    unwritten: Mutex<Vec<callers::CallerCall>>,
     /// The streams ahead that the connection has reported to its first identified caller.
     caller: OnceLock<callers::StreamsAhead>,
     /// Whether a new stream waits until the connection may open it.
@@ -64,14 +64,14 @@ pub(super) struct Client {
     /// Ends the connection, and wakes its task when a condition that it waits for may have changed.
     eviction: Arc<Eviction>,
     is_identified: AtomicBool,
-    unidentified: Unidentified,
+    unidentified: UnidentifiedCounts,
     /// Bytes that were written to the client so far.
     written: AtomicU64,
 }
 
 /// Counts that hold until a caller is identified.
 #[derive(Debug, Default)]
-struct Unidentified {
+struct UnidentifiedCounts {
     /// Open calls of health and reflection on this connection.
     calls: AtomicU32,
     /// The cost in memory, in bytes, of data frames that no call has read.
@@ -82,18 +82,18 @@ struct Unidentified {
 
 /// Whether the service may read from a connection without an identified caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Gate {
-    Open,
+pub(super) enum ReadPermission {
+    Granted,
     /// Not until the calls have read the received data.
-    Shut,
+    Paused,
     /// Never again: the connection has to end.
     Evicted,
 }
 
 impl Client {
     pub(super) fn new(
-        places: Arc<Places>,
-        place: Place,
+        places: Arc<ConnectionPlaces>,
+        place: ConnectionPlace,
         source: SourceAddress,
         certificate: Option<ClientCertificate>,
     ) -> Self {
@@ -119,7 +119,7 @@ impl Client {
             quiet_since: Mutex::new(Instant::now()),
             is_identified: AtomicBool::new(is_identified),
             eviction: source.eviction(),
-            unidentified: Unidentified::default(),
+            unidentified: UnidentifiedCounts::default(),
             written: AtomicU64::new(0),
             source: Mutex::new(Some(source)),
             certificate,
@@ -129,7 +129,7 @@ impl Client {
     /// Whether the connection has a regular place. A connection in excess takes a regular place if one is free now.
     pub(super) fn has_place(&self) -> bool {
         let mut place = lock(&self.place);
-        if let Place::Excess(_) = *place {
+        if let ConnectionPlace::Excess(_) = *place {
             match self.places.regular() {
                 Some(regular) => *place = regular,
                 None => return false,
@@ -141,7 +141,7 @@ impl Client {
     /// Gives back the place and the share of the source address when the connection ends. Its calls may outlive it for
     /// a moment.
     pub(super) fn leave(&self) {
-        *lock(&self.place) = Place::Closed;
+        *lock(&self.place) = ConnectionPlace::Closed;
         self.set_streams(0, 0);
         drop(lock(&self.source).take());
     }
@@ -275,12 +275,12 @@ impl Client {
     /// Counts a call of health or reflection until the returned guard is dropped. Before a caller is identified,
     /// returns `None` when the connection has `UNIDENTIFIED_CALLS_MAX` such calls, or when all places of reflection are
     /// taken.
-    pub(super) fn begin_open_call(self: &Arc<Self>, is_reflection: bool) -> Option<OpenCall> {
+    pub(super) fn begin_open_call(self: &Arc<Self>, is_reflection: bool) -> Option<UnidentifiedCall> {
         if self.is_identified() {
-            return Some(OpenCall { client: None, reflection: None });
+            return Some(UnidentifiedCall { client: None, reflection: None });
         }
         let open = self.unidentified.calls.fetch_add(1, Ordering::AcqRel);
-        let mut call = OpenCall { client: Some(Arc::clone(self)), reflection: None };
+        let mut call = UnidentifiedCall { client: Some(Arc::clone(self)), reflection: None };
         if open >= UNIDENTIFIED_CALLS_MAX {
             return None;
         }
@@ -330,9 +330,9 @@ impl Client {
 
     /// Whether the service may read more before a caller is identified. Wakes the task of `cx` when the answer may have
     /// changed.
-    pub(super) fn gate(&self, cx: &mut Context<'_>) -> Gate {
+    pub(super) fn read_permission(&self, cx: &mut Context<'_>) -> ReadPermission {
         if self.eviction.is_ordered(cx.waker()) {
-            return Gate::Evicted;
+            return ReadPermission::Evicted;
         }
         if self.arrived() == 0 {
             // data of ended calls is no longer in memory
@@ -341,10 +341,10 @@ impl Client {
         let unread = self.unidentified.unread.load(Ordering::Acquire);
         if unread == 0 {
             self.unidentified.received_meanwhile.store(0, Ordering::Release);
-            return Gate::Open;
+            return ReadPermission::Granted;
         }
         let waiting = unread + self.unidentified.received_meanwhile.load(Ordering::Acquire);
-        if waiting < UNIDENTIFIED_BYTES_MAX { Gate::Open } else { Gate::Shut }
+        if waiting < UNIDENTIFIED_BYTES_MAX { ReadPermission::Granted } else { ReadPermission::Paused }
     }
 
     /// Counts received `bytes`, and the `cost` in memory of the data frames that begin in them.
@@ -385,20 +385,20 @@ impl Drop for Arrived {
 pub(super) struct Call {
     client: Arc<Client>,
     is_busy: AtomicBool,
-    open: Option<OpenCall>,
-    of_caller: OnceLock<callers::OpenCall>,
+    open: Option<UnidentifiedCall>,
+    of_caller: OnceLock<callers::CallerCall>,
 }
 
 impl Call {
     /// Keeps the count of the call among its caller's calls for as long as the call lasts.
-    pub(super) fn hold(&self, of_caller: callers::OpenCall) {
+    pub(super) fn hold(&self, of_caller: callers::CallerCall) {
         self.client.caller.get_or_init(|| of_caller.streams_ahead());
         // it cannot fail: a call has one caller
         let _ = self.of_caller.set(of_caller);
     }
 
     /// Keeps the count of a call of health or reflection for as long as the call lasts.
-    pub(super) fn holding(self, open: OpenCall) -> Self {
+    pub(super) fn holding(self, open: UnidentifiedCall) -> Self {
         let mut call = self;
         call.open = Some(open);
         call
@@ -430,12 +430,12 @@ impl Drop for Call {
 
 /// Counts a call of health or reflection, until it is dropped. Holds nothing when a caller was already identified.
 #[derive(Debug)]
-pub(super) struct OpenCall {
+pub(super) struct UnidentifiedCall {
     client: Option<Arc<Client>>,
     reflection: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for OpenCall {
+impl Drop for UnidentifiedCall {
     fn drop(&mut self) {
         if let Some(client) = &self.client {
             client.unidentified.calls.fetch_sub(1, Ordering::AcqRel);
@@ -461,7 +461,8 @@ mod tests {
             keepalive_timeout: Duration::ZERO,
             idle_timeout: Duration::ZERO,
         };
-        let client = Client::new(Places::new(bounds), Place::Closed, SourceAddress::default(), None);
+        let client =
+            Client::new(ConnectionPlaces::new(bounds), ConnectionPlace::Closed, SourceAddress::default(), None);
         let client = Arc::new(client);
         client.set_streams(3, 3);
         assert_eq!(client.not_begun(), 3);

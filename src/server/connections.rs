@@ -15,10 +15,10 @@ use tokio::{
 
 use super::{
     addresses::SourceAddress,
-    client::{Client, Gate},
+    client::{Client, ReadPermission},
     coalesce::Coalescing,
     frames::Streams,
-    places::{Place, Places},
+    places::{ConnectionPlace, ConnectionPlaces},
     stream::Stream,
 };
 use crate::{
@@ -45,31 +45,31 @@ pub(super) struct Connection {
     /// Ends the wait of a stream for calls that may never begin.
     patience: Option<Pin<Box<Sleep>>>,
     /// `None` after a caller was identified.
-    unidentified: Option<Unidentified>,
+    unidentified: Option<UnidentifiedReads>,
     /// Bytes read in a row: since reading last found no bytes or paused.
     in_a_row: usize,
 }
 
 /// The read state of a connection without an identified caller.
 #[derive(Debug, Default)]
-struct Unidentified {
-    /// When the calls must have read the received data. Set while the gate is shut.
+struct UnidentifiedReads {
+    /// When the calls must have read the received data. Set while reading is paused.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Unidentified {
+impl UnidentifiedReads {
     /// Ready when the service may read more.
     ///
     /// # Errors
-    /// `ConnectionAborted` when the connection has to end. `TimedOut` when the gate was shut for `REQUEST_TIMEOUT`.
-    fn poll_gate(&mut self, gate: Gate, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match gate {
-            Gate::Open => {
+    /// `ConnectionAborted` when the connection has to end. `TimedOut` when reading was paused for `REQUEST_TIMEOUT`.
+    fn poll_permission(&mut self, permission: ReadPermission, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match permission {
+            ReadPermission::Granted => {
                 self.deadline = None;
                 Poll::Ready(Ok(()))
             }
-            Gate::Evicted => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-            Gate::Shut => {
+            ReadPermission::Evicted => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            ReadPermission::Paused => {
                 let deadline = self.deadline.get_or_insert_with(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
                 ready!(deadline.as_mut().poll(cx));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -89,7 +89,7 @@ struct Opening {
 
 /// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+enum HttpProtocol {
     Http2,
     /// HTTP/1.1, or a client that has sent its end. HTTP/1.1 needs no bound on reads: the library reads only as much as
     /// its one call reads.
@@ -98,13 +98,13 @@ enum Protocol {
 
 impl Opening {
     /// The protocol, once `bytes` decide it; `None` while the preface is incomplete. Empty `bytes` mean the end.
-    fn read(&mut self, bytes: &[u8]) -> Option<Protocol> {
+    fn read(&mut self, bytes: &[u8]) -> Option<HttpProtocol> {
         let awaited = HTTP2_PREFACE.get(self.matched..).unwrap_or_default();
         self.matched += bytes.len();
         let is_http2 = awaited.iter().zip(bytes).all(|(awaited, byte)| awaited == byte);
         match (is_http2, bytes.len()) {
-            (false, _) | (true, 0) => Some(Protocol::Other),
-            (true, length) => (length >= awaited.len()).then_some(Protocol::Http2),
+            (false, _) | (true, 0) => Some(HttpProtocol::Other),
+            (true, length) => (length >= awaited.len()).then_some(HttpProtocol::Http2),
         }
     }
 }
@@ -113,8 +113,8 @@ impl Connection {
     /// Wraps a connection that was just accepted, and begins its opening deadline.
     pub(super) fn new(
         stream: Stream,
-        place: Place,
-        places: Arc<Places>,
+        place: ConnectionPlace,
+        places: Arc<ConnectionPlaces>,
         source: SourceAddress,
         certificate: Option<ClientCertificate>,
     ) -> Self {
@@ -125,7 +125,7 @@ impl Connection {
             streams: Some(Streams::before_preface(HTTP2_PREFACE.len())),
             withheld: Bytes::new(),
             patience: None,
-            unidentified: (!client.is_identified()).then(Unidentified::default),
+            unidentified: (!client.is_identified()).then(UnidentifiedReads::default),
             client: Arc::new(client),
             in_a_row: 0,
             opening: Some(Opening { deadline, matched: 0 }),
@@ -141,8 +141,9 @@ impl Connection {
     fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let must_wait = self.streams.as_ref().is_some_and(Streams::has_waiting) && self.must_wait(cx);
         if let Some(unidentified) = &mut self.unidentified {
-            let gate = self.client.gate(cx);
-            return unidentified.poll_gate(if must_wait { gate.max(Gate::Shut) } else { gate }, cx);
+            let permission = self.client.read_permission(cx);
+            return unidentified
+                .poll_permission(if must_wait { permission.max(ReadPermission::Paused) } else { permission }, cx);
         }
         if must_wait { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
@@ -204,7 +205,7 @@ impl Drop for Connection {
     }
 }
 
-/// Reads at most `UNIDENTIFIED_READ_BYTES_MAX`, so that the gate is checked again soon.
+/// Reads at most `UNIDENTIFIED_READ_BYTES_MAX`, so that the permission is checked again soon.
 fn poll_read_little(
     stream: &mut Coalescing<Stream>,
     cx: &mut Context<'_>,
@@ -243,7 +244,7 @@ impl AsyncRead for Connection {
             if protocol.is_some() {
                 this.opening = None;
             }
-            if protocol == Some(Protocol::Other) {
+            if protocol == Some(HttpProtocol::Other) {
                 (this.unidentified, this.streams) = (None, None);
             }
             return polled;

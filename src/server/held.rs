@@ -19,19 +19,19 @@ use crate::{limits::RESPONSE_PIECE_BYTES, subscriptions::reads::ReadPlace};
 /// Moves the [`ReadPlace`] of a response into its body.
 pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<ReadPlace>() {
-        Some(place) => response.map(|body| Body::new(Held { body, rest: Bytes::new(), _place: place })),
+        Some(place) => response.map(|body| Body::new(HeldBody { body, rest: Bytes::new(), _place: place })),
         None => response,
     }
 }
 
-struct Held {
+struct HeldBody {
     body: Body,
     /// The unsent part of the current frame.
     rest: Bytes,
     _place: ReadPlace,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for HeldBody {
     type Data = Bytes;
     type Error = axum::Error;
 

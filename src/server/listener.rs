@@ -27,7 +27,7 @@ use super::{
     headers,
     intake::unread::Counted,
     leaving::until_closable,
-    places::{Bounds, Place, Places},
+    places::{Bounds, ConnectionPlace, ConnectionPlaces},
     stream::Stream,
     tls::{
         Tls,
@@ -66,7 +66,7 @@ pub(super) async fn serve<S, B>(
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let http = Arc::new(http(bounds));
-    let places = Places::new(bounds);
+    let places = ConnectionPlaces::new(bounds);
     let addresses = Addresses::new(bounds.connections_per_address_max);
     let mut connections = JoinSet::new();
     let mut warning = WarningInterval::default();
@@ -174,7 +174,7 @@ async fn secure(
     stream: TcpStream,
     source: SourceAddress,
     handshake: Handshake,
-    places: &Arc<Places>,
+    places: &Arc<ConnectionPlaces>,
     draining: &CancellationToken,
 ) -> Option<(Connection, Presented)> {
     let made = tokio::select! {
@@ -183,7 +183,7 @@ async fn secure(
     };
     match made {
         Ok((stream, mut shown)) => {
-            let place: Place = places.take()?;
+            let place: ConnectionPlace = places.take()?;
             let (stream, certificate) = (Stream::Tls(Box::new(stream)), shown.certificate.take());
             Some((Connection::new(stream, place, Arc::clone(places), source, certificate), shown))
         }

@@ -38,7 +38,7 @@ use self::{
     callers::Callers,
     discard::Discards,
     places::Bounds,
-    socket::Bound,
+    socket::BoundAddress,
     tls::{Tls, files::TlsFiles},
 };
 use crate::{
@@ -58,7 +58,7 @@ use crate::{
         connect::Target,
         embedded::{EmbeddedNats, Options as EmbeddedOptions},
     },
-    rooms::{Rooms, Settings, quotas::Quotas},
+    rooms::{Rooms, RoomsSettings, quotas::Quotas},
     store::Store,
 };
 
@@ -131,8 +131,8 @@ impl Server {
             Some(files) => Some(Tls::open(files).await?),
             None => None,
         };
-        let socket = Bound::new("listen", config.listen)?;
-        let admin_socket = Bound::new("admin_listen", config.admin_listen)?;
+        let socket = BoundAddress::new("listen", config.listen)?;
+        let admin_socket = BoundAddress::new("admin_listen", config.admin_listen)?;
         let (local_addr, admin_addr) = (socket.local_addr()?, admin_socket.local_addr()?);
 
         let embedded = embedded(&config).await?;
@@ -273,8 +273,8 @@ impl Server {
     }
 }
 
-fn settings(config: &Config) -> Settings {
-    Settings {
+fn settings(config: &Config) -> RoomsSettings {
+    RoomsSettings {
         heartbeat_interval: config.heartbeat_interval,
         subscriptions_max: config.max_subscriptions,
         payload_bytes_max: usize::try_from(config.payload_max).unwrap_or(usize::MAX),
@@ -315,7 +315,7 @@ fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
 /// machines can reach requires `--auth-insecure`.
 async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)> {
     if config.auth == AuthMode::Enforce {
-        let settings = auth::Settings {
+        let settings = auth::TokenSettings {
             keys: config.auth_keys.clone(),
             jwks: config.auth_jwks.clone(),
             jwks_refresh: config.auth_jwks_refresh,

@@ -40,14 +40,14 @@ impl Bounds {
 
 /// The places for the connections of one listener.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionPlaces {
     regular: Arc<Semaphore>,
     excess: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
     bounds: Bounds,
 }
 
-impl Places {
+impl ConnectionPlaces {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             regular: Arc::new(Semaphore::new(bounds.connections_max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
@@ -62,13 +62,13 @@ impl Places {
     }
 
     /// Takes a regular place, or else a place in excess; `None` when neither is free.
-    pub(super) fn take(&self) -> Option<Place> {
-        self.regular().or_else(|| Arc::clone(&self.excess).try_acquire_owned().map(Place::Excess).ok())
+    pub(super) fn take(&self) -> Option<ConnectionPlace> {
+        self.regular().or_else(|| Arc::clone(&self.excess).try_acquire_owned().map(ConnectionPlace::Excess).ok())
     }
 
     /// Takes a regular place; `None` when none is free.
-    pub(super) fn regular(&self) -> Option<Place> {
-        Arc::clone(&self.regular).try_acquire_owned().map(Place::Regular).ok()
+    pub(super) fn regular(&self) -> Option<ConnectionPlace> {
+        Arc::clone(&self.regular).try_acquire_owned().map(ConnectionPlace::Regular).ok()
     }
 
     /// Takes a place for a reflection call on a connection without an identified caller; `None` when none is free.
@@ -79,7 +79,7 @@ impl Places {
 
 /// The place that a connection holds for as long as it lasts.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum ConnectionPlace {
     Regular(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     Excess(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// The connection is closed. Its calls that have not ended yet hold no place.

@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 
 /// An address that is bound and not listened on yet. Until the service can answer, clients are refused at once and can
 /// use another instance.
-pub(super) struct Bound {
+pub(super) struct BoundAddress {
     field: &'static str,
     socket: TcpSocket,
 }
 
-impl Bound {
+impl BoundAddress {
     /// Maximum number of connections that wait to be accepted.
     const BACKLOG: u32 = 1024;
 

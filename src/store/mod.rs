@@ -10,6 +10,8 @@ pub(crate) mod publish;
 pub(crate) mod registry;
 pub(crate) mod signatures;
 pub(crate) mod subscribers;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 use std::{ops::Deref, sync::Arc, time::SystemTime};
@@ -24,12 +26,12 @@ use tracing::warn;
 
 use self::{
     log::{
-        backlogs::{Backlogs, Turns},
+        backlogs::{BacklogTurns, Backlogs},
         ephemeral::EphemeralFeed,
         excerpt::Excerpts,
+        high_water_marks::{self, HighWaterMarks},
         history::{self, PageLimits},
-        logs::{self, Logs},
-        reader::Reader,
+        reader::LogReader,
         streams,
     },
     publish::{Publisher, order::PublishOrder, pending::Pending},
@@ -45,8 +47,8 @@ use self::{
         durables::{self, Binding},
         holders::Holders,
         peers::{self, PeerListener, PeerReply, PeerRequest},
+        selector::{self, SubscriberSelector},
         subscriber::Subscriber,
-        whose::{self, Whose},
     },
     watchdog::Watchdog,
 };
@@ -56,7 +58,9 @@ use crate::{
     },
     error::{Reason, Result},
     limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
-    nats::{Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, gate::Gate, reserve::Reserve},
+    nats::{
+        Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, reserve::Reserve, storage_gate::StorageGate,
+    },
 };
 
 /// The store of everything in NATS. Cheap to clone.
@@ -72,8 +76,8 @@ pub(crate) struct Inner {
     pub(crate) holders: Holders,
     pub(crate) members: Members,
     changes: Changes,
-    logs: Logs,
-    gate: Gate,
+    marks: HighWaterMarks,
+    gate: StorageGate,
     publisher: Arc<Publisher>,
     signatures: Signatures,
     backlogs: Backlogs,
@@ -101,7 +105,7 @@ impl Store {
     ) -> Result<(Self, PeerListener)> {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         let peers = peers::listen(&nats, &instance).await?;
-        let gate = Gate::new(disk);
+        let gate = StorageGate::new(disk);
         let reserve = Reserve::new(&nats, replicas, &gate);
         let buckets = Buckets { nats: nats.clone(), replicas, reserve: reserve.clone() };
         let signatures = Signatures::new(&buckets);
@@ -118,8 +122,8 @@ impl Store {
         let registry = Registry::new(&buckets, &changes);
         let members = Members::new(&buckets, &changes);
         tasks.spawn(listener.run(registry.clone(), members.clone(), tasks.clone(), stop.clone()));
-        let logs = Logs::new(&nats, &registry);
-        let (publisher, acks) = Publisher::new(&nats, &logs, &signatures, gate.clone(), durability, tasks).await?;
+        let marks = HighWaterMarks::new(&nats, &registry);
+        let (publisher, acks) = Publisher::new(&nats, &marks, &signatures, gate.clone(), durability, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));
@@ -129,7 +133,7 @@ impl Store {
         members_known.await.map_err(|_| unavailable())?;
         if nats.has_jetstream() {
             tasks.spawn(reserve.keep_full(stop.clone()));
-            tasks.spawn(Watchdog::new(&nats, &registry, &logs).await?.run(stop.clone()));
+            tasks.spawn(Watchdog::new(&nats, &registry, &marks).await?.run(stop.clone()));
         }
         let holders = Holders::new(&buckets);
         Ok((
@@ -140,7 +144,7 @@ impl Store {
                 holders,
                 members,
                 changes,
-                logs,
+                marks,
                 gate,
                 publisher,
                 signatures,
@@ -153,8 +157,13 @@ impl Store {
 
     /// Finds the durable subscriber with this id. If none is bound, the result has the NATS name that it gets when it
     /// is bound.
-    pub(crate) async fn subscriber(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
-        whose::resolve(&self.nats, &self.holders, room, id, whose).await
+    pub(crate) async fn subscriber(
+        &self,
+        room: &Room,
+        id: &SubscriberId,
+        selector: &SubscriberSelector,
+    ) -> Result<Subscriber> {
+        selector::resolve(&self.nats, &self.holders, room, id, selector).await
     }
 
     /// Runs a task. The service waits for it when it stops.
@@ -221,7 +230,7 @@ impl Store {
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
     pub(crate) async fn log_state(&self, room: &Room) -> Result<RoomState> {
-        self.logs.state(room).await
+        self.marks.state(room).await
     }
 
     /// Waits for a state in which `sequence` is stored. Returns the newest state after a bounded wait.
@@ -229,7 +238,7 @@ impl Store {
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
     pub(crate) async fn log_reaching(&self, room: &Room, sequence: u64, state: RoomState) -> Result<RoomState> {
-        self.logs.reaching(room, sequence, state).await
+        self.marks.reaching(room, sequence, state).await
     }
 
     /// The time of the clock that dates the room's messages.
@@ -246,7 +255,7 @@ impl Store {
     /// # Errors
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile.
     pub(crate) async fn ensure_log(&self, room: &Room) -> Result<RoomState> {
-        self.logs.ensure(room).await
+        self.marks.ensure(room).await
     }
 
     /// Applies the settings of `room`, which is not registered yet, to its log.
@@ -275,7 +284,11 @@ impl Store {
             Ok(true) => {
                 registered.deleted(epoch, sequence);
                 let room_id = registered.room.room_id.clone();
-                self.changes.tell(changes::Change::MessageDeleted { room_id, epoch, sequence }).await.heard().await;
+                self.changes
+                    .send_change(changes::Change::MessageDeleted { room_id, epoch, sequence })
+                    .await
+                    .confirmed()
+                    .await;
             }
             // the message may be gone although this instance got no notice
             Ok(false) | Err(_) => registered.doubt(epoch, sequence),
@@ -287,11 +300,11 @@ impl Store {
     pub(crate) async fn delete_log(&self, room: &Room) -> Result<()> {
         if self.nats.has_jetstream() {
             streams::delete(&self.nats, room).await?;
-            self.logs.forget(&room.room_id);
-            self.holders.forget_room(&room.room_id).await?;
+            self.marks.remove(&room.room_id);
+            self.holders.delete_room(&room.room_id).await?;
         }
         // last, because only members may finish the deletion
-        self.members.forget_room(&room.room_id).await
+        self.members.delete_room(&room.room_id).await
     }
 
     /// Refuses retention bounds that are too small for any message of this caller.
@@ -368,8 +381,8 @@ impl Store {
 
     /// The state of the log, if nothing is stored after `position`.
     pub(crate) async fn nothing_after(&self, room: &Room, position: u64) -> Result<Option<RoomState>> {
-        if logs::is_replicated(room) {
-            let listing = self.logs.list(room).await?;
+        if high_water_marks::is_replicated(room) {
+            let listing = self.marks.list(room).await?;
             return Ok(listing.first_from(position + 1).is_none().then_some(listing.state));
         }
         let state = self.log_state(room).await?;
@@ -378,7 +391,7 @@ impl Store {
     }
 
     fn excerpts<'a>(&'a self, room: &'a Room, state: RoomState) -> Excerpts<'a> {
-        Excerpts { nats: &self.nats, logs: &self.logs, signatures: &self.signatures, room, state }
+        Excerpts { nats: &self.nats, marks: &self.marks, signatures: &self.signatures, room, state }
     }
 
     /// Maximum bytes of a batch. A batch may exceed its bound by less than one message.
@@ -388,13 +401,13 @@ impl Store {
 
     /// A reader of the messages after `position` in the log with this `epoch`. A reader of a backlog waits for its
     /// turns.
-    pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64, turns: Option<Turns>) -> Reader {
-        Reader::new(&self.nats, &self.logs, &self.signatures, &self.tasks, turns, room, (epoch, position))
+    pub(crate) fn reader(&self, room: &Room, epoch: i64, position: u64, turns: Option<BacklogTurns>) -> LogReader {
+        LogReader::new(&self.nats, &self.marks, &self.signatures, &self.tasks, turns, room, (epoch, position))
     }
 
     /// Turns for the backlogs of one caller. `of_caller` has one permit for each turn that the caller may have at the
     /// same time.
-    pub(crate) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> Turns {
+    pub(crate) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> BacklogTurns {
         self.backlogs.turns(of_caller)
     }
 
@@ -425,11 +438,11 @@ impl Store {
     }
 
     /// Deletes a durable subscriber's consumer. False: there was none.
-    pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<bool> {
+    pub(crate) async fn delete_consumer(&self, room: &Room, subscriber: &Subscriber) -> Result<bool> {
         durables::delete(&self.nats, room, subscriber).await
     }
 
-    /// A page of the durable consumers of the room for whose mapped name `is_wanted` is true.
+    /// A page of the durable consumers of the room for whose NATS name `is_wanted` is true.
     pub(crate) async fn durables(
         &self,
         room: &Room,

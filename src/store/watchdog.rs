@@ -7,7 +7,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{log::logs::Logs, registry::Registry};
+use super::{log::high_water_marks::HighWaterMarks, registry::Registry};
 use crate::{
     domain::StreamName,
     error::{Reason, Result},
@@ -21,14 +21,14 @@ const SETTLE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Watchdog {
     registry: Registry,
-    logs: Logs,
+    marks: HighWaterMarks,
     advisories: Listening,
 }
 
 impl Watchdog {
-    pub(super) async fn new(nats: &Nats, registry: &Registry, logs: &Logs) -> Result<Self> {
+    pub(super) async fn new(nats: &Nats, registry: &Registry, marks: &HighWaterMarks) -> Result<Self> {
         let advisories = Listening::open(nats, vec!["$JS.EVENT.ADVISORY.STREAM.*.*".to_owned()]).await?;
-        Ok(Self { registry: registry.clone(), logs: logs.clone(), advisories })
+        Ok(Self { registry: registry.clone(), marks: marks.clone(), advisories })
     }
 
     /// Runs until `stop`.
@@ -51,7 +51,7 @@ impl Watchdog {
 
     async fn look_after(&self, name: &StreamName) {
         let Some(known) = self.registry.known_by_stream(name).filter(|known| known.room.persist) else { return };
-        match self.logs.ensure(&known.room).await {
+        match self.marks.ensure(&known.room).await {
             // deleted by another instance
             Err(error) if error.reason() == Reason::RoomNotFound => {}
             Err(error) => warn!(room = %known.room.room_id, %error, "the stream of the room could not be checked"),

@@ -104,7 +104,7 @@ impl Ending {
         {
             return not_found(&self.registered.room.room_id);
         }
-        went_silent(error.again()).with("position", position)
+        went_silent(error.without_cause()).with("position", position)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     frame::Encode,
-    reads::{CallerReads, Charge},
+    reads::{CallerReads, ReadCharge},
 };
 use crate::{
     delivery::{Batch, BatchBuilder},
@@ -15,7 +15,7 @@ use crate::{
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
     store::{
         Store,
-        log::reader::{Arrival, Reader},
+        log::reader::{Arrival, LogReader},
     },
 };
 
@@ -28,12 +28,12 @@ pub(crate) struct LogBatch {
     /// The log held no message after the batch when the batch was read.
     pub ends_log: bool,
     /// The caller keeps this while the batch waits for a client.
-    pub charge: Charge,
+    pub charge: ReadCharge,
 }
 
 /// Reads a room's log and gathers the messages that are ready.
 pub(crate) struct LogBatches {
-    reader: Reader,
+    reader: LogReader,
     store: Store,
     room: Room,
     epoch: i64,
@@ -82,7 +82,7 @@ impl LogBatches {
     /// Returns the next batch: all messages that are ready, up to a batch's bounds. Waits while no message is ready.
     ///
     /// # Errors
-    /// As [`Reader::next`].
+    /// As [`LogReader::next`].
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a message.
@@ -128,8 +128,8 @@ impl LogBatches {
     }
 
     /// Charges the largest possible batch to the caller. While the charge waits, other readers have the turn.
-    async fn charge(&mut self) -> Charge {
-        let Some(reads) = &self.reads else { return Charge::default() };
+    async fn charge(&mut self) -> ReadCharge {
+        let Some(reads) = &self.reads else { return ReadCharge::default() };
         let bytes = self.store.batch_bytes_max();
         if let Some(charge) = reads.try_charge(bytes) {
             return charge;

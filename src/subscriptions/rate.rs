@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A caller. Callers without names share one key.
-pub(crate) type Key = Option<MemberId>;
+pub(crate) type CallerKey = Option<MemberId>;
 
 /// Maximum number of units in a second. The bucket's clock counts nanoseconds; up to this number its rounding error
 /// is below a thousandth.
@@ -26,7 +26,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// An amount per second for each caller. The burst is the amount of one second.
 #[derive(Debug)]
 pub(crate) struct Rate<C: Clock = DefaultClock> {
-    buckets: RateLimiter<Key, HashMapStateStore<Key>, C, NoOpMiddleware<C::Instant>>,
+    buckets: RateLimiter<CallerKey, HashMapStateStore<CallerKey>, C, NoOpMiddleware<C::Instant>>,
     /// The amount that the buckets count as one unit.
     unit: u32,
     max: u32,

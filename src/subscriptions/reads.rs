@@ -7,7 +7,7 @@ use tokio::{
     time,
 };
 
-use super::rate::{Key, Rate};
+use super::rate::{CallerKey, Rate};
 use crate::{
     domain::Caller,
     error::{Error, Limit, Reason, Result},
@@ -21,12 +21,12 @@ pub(crate) struct Reads {
     /// Pages that one caller may read or wait for. `None`: no bound.
     max: Option<u32>,
     rate: Option<Arc<Rate>>,
-    callers: PerKey<Key, Places>,
+    callers: PerKey<CallerKey, CallerPlaces>,
 }
 
 /// One caller's places.
 #[derive(Debug)]
-struct Places {
+struct CallerPlaces {
     /// One permit for each page that is being read or waits.
     pages: Arc<Semaphore>,
     /// Permits for pages that are being read.
@@ -42,7 +42,7 @@ struct Places {
 #[derive(Clone, Debug)]
 pub(crate) struct CallerReads {
     caller: Caller,
-    places: Option<Arc<Places>>,
+    places: Option<Arc<CallerPlaces>>,
     rate: Option<Arc<Rate>>,
 }
 
@@ -53,9 +53,9 @@ pub(crate) struct ReadPlace(#[expect(dead_code, reason = "held")] Option<Arc<[Ow
 
 /// The bytes of a batch beyond [`BATCH_BYTES_MAX`]. They are charged to the caller until this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Charge(Option<OwnedSemaphorePermit>);
+pub(crate) struct ReadCharge(Option<OwnedSemaphorePermit>);
 
-impl Charge {
+impl ReadCharge {
     /// Keeps the charge of a batch of `bytes` bytes, and releases the rest.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let Some(held) = &mut self.0 else { return };
@@ -77,7 +77,7 @@ impl Reads {
     }
 
     pub(crate) fn of(&self, caller: &Caller) -> CallerReads {
-        let places = self.max.map(|max| self.callers.get_or_make(caller.id().cloned(), || Places::new(max)));
+        let places = self.max.map(|max| self.callers.get_or_make(caller.id().cloned(), || CallerPlaces::new(max)));
         CallerReads { caller: caller.clone(), places, rate: self.rate.clone() }
     }
 
@@ -89,7 +89,7 @@ impl Reads {
     }
 }
 
-impl Places {
+impl CallerPlaces {
     fn new(max: u32) -> Self {
         Self {
             pages: Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS))),
@@ -141,15 +141,15 @@ impl CallerReads {
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(crate) async fn charge(&self, bytes: usize) -> Charge {
-        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Charge(None) };
-        Charge(Arc::clone(&places.large_batches).acquire_many_owned(kib).await.ok())
+    pub(crate) async fn charge(&self, bytes: usize) -> ReadCharge {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return ReadCharge(None) };
+        ReadCharge(Arc::clone(&places.large_batches).acquire_many_owned(kib).await.ok())
     }
 
     /// As [`Self::charge`], without waiting. `None` if it would have to wait.
-    pub(crate) fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Some(Charge(None)) };
-        Arc::clone(&places.large_batches).try_acquire_many_owned(kib).ok().map(|held| Charge(Some(held)))
+    pub(crate) fn try_charge(&self, bytes: usize) -> Option<ReadCharge> {
+        let (Some(places), kib @ 1..) = (&self.places, beyond(bytes)) else { return Some(ReadCharge(None)) };
+        Arc::clone(&places.large_batches).try_acquire_many_owned(kib).ok().map(|held| ReadCharge(Some(held)))
     }
 
     /// The permits for backlogs that the caller reads at the same time. `None`: no bound.

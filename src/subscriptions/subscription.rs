@@ -14,7 +14,7 @@ use super::{
     ending::{Ending, PolledWhenWoken, SubscriptionEnd, went_silent},
     frame::{Encode, Frame},
     log_batches::{LogBatch, LogBatches},
-    reads::{CallerReads, Charge},
+    reads::{CallerReads, ReadCharge},
     subscribers::session::{Seek, SubscriberSession},
     upstream::Tap,
 };
@@ -43,13 +43,13 @@ pub(crate) struct Subscription {
     pub auto_acks: Option<Arc<SubscriberSession>>,
     pub(crate) resumed: bool,
     pub(crate) ending: Ending,
-    pub(crate) way: Way,
+    pub(crate) source: SubscriptionSource,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) until_caught_up: bool,
 }
 
 /// The source of the messages.
-pub(crate) enum Way {
+pub(crate) enum SubscriptionSource {
     Log(Box<LogStart>),
     Ephemeral(Tap, CallerReads),
 }
@@ -75,23 +75,23 @@ impl Subscription {
     /// reader of a persisted room loses no message. A slow reader of an ephemeral room gets a gap for the messages
     /// that it lost.
     pub(crate) fn frames(self) -> Frames {
-        let Self { resumed, ending, way, heartbeat_interval, until_caught_up, .. } = self;
-        let manner = Manner { heartbeat_interval, until_caught_up };
-        match way {
-            Way::Log(start) => Box::pin(log_frames(start, resumed, ending, manner)),
-            Way::Ephemeral(tap, reads) => Box::pin(ephemeral_frames(tap, reads, ending, manner)),
+        let Self { resumed, ending, source, heartbeat_interval, until_caught_up, .. } = self;
+        let settings = FrameSettings { heartbeat_interval, until_caught_up };
+        match source {
+            SubscriptionSource::Log(start) => Box::pin(log_frames(start, resumed, ending, settings)),
+            SubscriptionSource::Ephemeral(tap, reads) => Box::pin(ephemeral_frames(tap, reads, ending, settings)),
         }
     }
 }
 
 /// Settings of the frames.
 #[derive(Clone, Copy)]
-struct Manner {
+struct FrameSettings {
     heartbeat_interval: Duration,
     until_caught_up: bool,
 }
 
-impl Manner {
+impl FrameSettings {
     fn opened(self, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
         Frame::Opened {
             position,
@@ -108,14 +108,14 @@ struct Pace {
     heartbeat_interval: Duration,
     timer: Pin<Box<Sleep>>,
     sent_at: Instant,
-    asked_at: Instant,
+    polled_at: Instant,
 }
 
 impl Pace {
     fn new(heartbeat_interval: Duration) -> Self {
         let now = Instant::now();
         let timer = Box::pin(time::sleep_until(beat(now, heartbeat_interval)));
-        Self { heartbeat_interval, timer, sent_at: now, asked_at: now }
+        Self { heartbeat_interval, timer, sent_at: now, polled_at: now }
     }
 
     /// Records that a frame was sent.
@@ -141,11 +141,11 @@ impl Pace {
     }
 
     /// Polls `end` once if [`ENDING_CHECK_INTERVAL`] has passed since the last poll.
-    fn ask<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
-        if self.asked_at.elapsed() <= ENDING_CHECK_INTERVAL {
+    fn poll_sometimes<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
+        if self.polled_at.elapsed() <= ENDING_CHECK_INTERVAL {
             return None;
         }
-        self.asked_at = Instant::now();
+        self.polled_at = Instant::now();
         end.now_or_never()
     }
 }
@@ -158,18 +158,18 @@ fn beat(since: Instant, interval: Duration) -> Instant {
 }
 
 /// The progress of one subscription in the log of its room.
-struct LogWay {
+struct LogProgress {
     start: LogStart,
     ending: Ending,
     delivery: LogDelivery,
     /// The steps to send next, and the batch that they deliver.
     steps: Vec<Step>,
-    batch: Option<(Arc<Batch>, Charge)>,
+    batch: Option<(Arc<Batch>, ReadCharge)>,
     /// Reads the log while the ring does not hold the next messages.
     behind: Option<Box<LogBatches>>,
 }
 
-impl LogWay {
+impl LogProgress {
     fn open(start: LogStart, ending: Ending) -> Self {
         let (epoch, position) = (start.state.epoch, start.position);
         let expires = ending.registered.room.retention.expires();
@@ -206,15 +206,15 @@ impl LogWay {
         charged(next, reads)
     }
 
-    /// Waits for the messages after the position. With `unpaid`, waits until the caller may be charged that many
-    /// bytes.
-    fn arrive(&mut self, unpaid: Option<usize>) -> impl Future<Output = Result<LogEvent>> {
+    /// Waits for the messages after the position. With `uncharged_bytes`, waits until the caller may be charged
+    /// that many bytes.
+    fn arrive(&mut self, uncharged_bytes: Option<usize>) -> impl Future<Output = Result<LogEvent>> {
         let position = self.delivery.position();
         let LogStart { store, tap, reads, state, .. } = &mut self.start;
         let (store, ending, epoch) = (&**store, &self.ending, state.epoch);
         let backlog = (!self.delivery.is_caught_up()).then_some(Backlog { store, ending, epoch, position });
         let reads = &*reads;
-        arrive(self.behind.as_deref_mut(), tap, backlog, unpaid.map(|bytes| reads.charge(bytes)))
+        arrive(self.behind.as_deref_mut(), tap, backlog, uncharged_bytes.map(|bytes| reads.charge(bytes)))
     }
 
     /// Handles a batch that arrived, or the fact that the log holds no later message.
@@ -255,17 +255,17 @@ fn log_frames(
     start: Box<LogStart>,
     resumed: bool,
     ending: Ending,
-    manner: Manner,
+    settings: FrameSettings,
 ) -> impl Stream<Item = Result<Frame>> + Send {
-    let Manner { heartbeat_interval, until_caught_up } = manner;
+    let FrameSettings { heartbeat_interval, until_caught_up } = settings;
     stream! {
         let hidden = start.hidden;
-        yield Ok(manner.opened(start.position, &start.state, hidden, resumed));
-        let mut way = Box::new(LogWay::open(*start, ending.clone()));
+        yield Ok(settings.opened(start.position, &start.state, hidden, resumed));
+        let mut progress = Box::new(LogProgress::open(*start, ending.clone()));
         let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         loop {
-            for frame in way.ready() {
+            for frame in progress.ready() {
                 let last = until_caught_up && matches!(frame, Frame::CaughtUp { .. });
                 yield Ok(frame);
                 pace.sent();
@@ -273,14 +273,14 @@ fn log_frames(
                     return;
                 }
             }
-            let position = way.delivery.position();
-            let ended = pace.ask(end.wait());
-            let (paid, unpaid) = way.next_of_ring();
-            let event = match (ended, paid) {
+            let position = progress.delivery.position();
+            let ended = pace.poll_sometimes(end.wait());
+            let (from_ring, uncharged_bytes) = progress.next_of_ring();
+            let event = match (ended, from_ring) {
                 (Some(ended), _) => Ok(LogEvent::End(ended)),
-                (None, Some(paid)) => Ok(paid),
+                (None, Some(event)) => Ok(event),
                 (None, None) => {
-                    let mut arriving = pin!(way.arrive(unpaid));
+                    let mut arriving = pin!(progress.arrive(uncharged_bytes));
                     // kept over heartbeats, so that a reader that starts slowly is not restarted
                     loop {
                         tokio::select! {
@@ -298,8 +298,8 @@ fn log_frames(
             match event {
                 Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
                     end = PolledWhenWoken::new(ending.wait(seek.number));
-                    match Box::pin(way.seek(seek)).await {
-                        Ok((position, state)) => yield Ok(manner.opened(position, &state, hidden, true)),
+                    match Box::pin(progress.seek(seek)).await {
+                        Ok((position, state)) => yield Ok(settings.opened(position, &state, hidden, true)),
                         Err(error) => {
                             yield Err(error);
                             return;
@@ -310,7 +310,7 @@ fn log_frames(
                     yield Err(end.at(position));
                     return;
                 }
-                Ok(event) => way.arrived(event),
+                Ok(event) => progress.arrived(event),
                 Err(error) => {
                     yield Err(Box::pin(ending.explain(&error, position)).await);
                     return;
@@ -334,7 +334,7 @@ enum LogEvent {
     Batch {
         batch: Arc<Batch>,
         ends_log: bool,
-        charge: Charge,
+        charge: ReadCharge,
     },
     /// The ring may hold new messages.
     Changed,
@@ -364,7 +364,7 @@ async fn arrive(
     behind: Option<&mut LogBatches>,
     tap: &mut Tap,
     backlog: Option<Backlog<'_>>,
-    charging: Option<impl Future<Output = Charge>>,
+    charging: Option<impl Future<Output = ReadCharge>>,
 ) -> Result<LogEvent> {
     if let Some(charging) = charging {
         Box::pin(charging).await;
@@ -373,7 +373,7 @@ async fn arrive(
     let arriving = async {
         let Some(batches) = behind else {
             if let Some(error) = tap.end() {
-                return Err(error.again());
+                return Err(error.without_cause());
             }
             tap.changed().await;
             return Ok(LogEvent::Changed);
@@ -399,15 +399,15 @@ fn ephemeral_frames(
     mut tap: Tap,
     reads: CallerReads,
     ending: Ending,
-    manner: Manner,
+    settings: FrameSettings,
 ) -> impl Stream<Item = Result<Frame>> + Send {
     let mut delivery = {
         let ring = tap.ring();
         EphemeralDelivery::open(ring.last(), ring.disconnections())
     };
-    let Manner { heartbeat_interval, until_caught_up } = manner;
+    let FrameSettings { heartbeat_interval, until_caught_up } = settings;
     stream! {
-        yield Ok(manner.opened(0, &RoomState::default(), 0, false));
+        yield Ok(settings.opened(0, &RoomState::default(), 0, false));
         yield Ok(Frame::CaughtUp { position: 0 });
         if until_caught_up {
             return;
@@ -415,22 +415,22 @@ fn ephemeral_frames(
         let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
         loop {
-            if let Some(end) = pace.ask(end.wait()) {
+            if let Some(end) = pace.poll_sometimes(end.wait()) {
                 yield Err(end.into());
                 return;
             }
             let next = tap.ring().next(delivery.position());
-            let mut unpaid = None;
+            let mut uncharged_bytes = None;
             let arrived = match next {
                 Next::Batch(batch) => {
                     let charge = reads.try_charge(batch.size());
-                    unpaid = charge.is_none().then(|| batch.size());
+                    uncharged_bytes = charge.is_none().then(|| batch.size());
                     charge.map(|charge| (delivery.arrive(batch.items()), Some((batch, charge))))
                 }
                 Next::Lagged { after, disconnections } => Some((delivery.lagged(after, disconnections), None)),
                 Next::Nothing => {
                     if let Some(error) = tap.end() {
-                        yield Err(error.again());
+                        yield Err(error.without_cause());
                         return;
                     }
                     None
@@ -444,8 +444,8 @@ fn ephemeral_frames(
                         yield Err(end.into());
                         return;
                     }
-                    _ = reads.charge(unpaid.unwrap_or_default()), if unpaid.is_some() => {}
-                    () = tap.changed(), if unpaid.is_none() => {}
+                    _ = reads.charge(uncharged_bytes.unwrap_or_default()), if uncharged_bytes.is_some() => {}
+                    () = tap.changed(), if uncharged_bytes.is_none() => {}
                     () = pace.silent() => {
                         yield Ok(Frame::Heartbeat { position: 0 });
                         pace.sent();
@@ -462,7 +462,7 @@ fn ephemeral_frames(
 }
 
 /// The frames of `steps`. Their messages are in `batch`. The charge of `batch` lasts until all frames are sent.
-fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, Charge)>) -> impl Iterator<Item = Frame> {
+fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, ReadCharge)>) -> impl Iterator<Item = Frame> {
     steps.into_iter().filter_map(move |step| match step {
         Step::Deliver(range) => batch.as_ref().map(|(batch, _)| Frame::Messages(Slice::new(batch, range))),
         Step::Gap(gap) => Some(Frame::Gap(gap)),

@@ -36,7 +36,7 @@ use tracing::debug;
 
 use super::{frame::Encode, log_batches::LogBatches};
 use crate::{
-    delivery::{Batch, BatchBuilder, Budget, Ring, RingLimits},
+    delivery::{Batch, BatchBuilder, Ring, RingBudget, RingLimits},
     domain::{RoomId, RoomState},
     error::{Error, Result},
     limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX, RING_CHECK_INTERVAL},
@@ -58,7 +58,7 @@ const EXPIRE_PAUSE: Duration = Duration::from_millis(100);
 const RING_LIMITS: RingLimits = RingLimits { messages_max: FANOUT_MESSAGES_MAX, bytes_max: FANOUT_BYTES_MAX };
 
 /// A room, and the epoch of its log if it has one.
-type Key = (RoomId, Option<i64>);
+type UpstreamKey = (RoomId, Option<i64>);
 
 /// The upstreams of this instance.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub(crate) struct Upstreams {
     encode: Encode,
     tasks: TaskTracker,
     draining: CancellationToken,
-    budget: Budget,
-    active: Mutex<HashMap<Key, Arc<Upstream>>>,
+    budget: RingBudget,
+    active: Mutex<HashMap<UpstreamKey, Arc<Upstream>>>,
 }
 
 /// One room's upstream.
@@ -136,7 +136,14 @@ impl Tap {
 impl Upstreams {
     pub(crate) fn new(store: Store, encode: Encode, tasks: TaskTracker, draining: CancellationToken) -> Self {
         let store = Arc::new(store);
-        Self { store, encode, tasks, draining, budget: Budget::new(FANOUT_BYTES_TOTAL_MAX), active: Mutex::default() }
+        Self {
+            store,
+            encode,
+            tasks,
+            draining,
+            budget: RingBudget::new(FANOUT_BYTES_TOTAL_MAX),
+            active: Mutex::default(),
+        }
     }
 
     /// The store of the upstreams, shared with the readers of backlogs.
@@ -186,7 +193,7 @@ impl Upstreams {
     }
 
     /// Returns a tap of the room's upstream. True: the upstream is new.
-    fn tap(&self, key: &Key, registered: &Arc<Registered>, last: u64) -> (Tap, bool) {
+    fn tap(&self, key: &UpstreamKey, registered: &Arc<Registered>, last: u64) -> (Tap, bool) {
         let mut active = self.active();
         let found = active.get(key).filter(|upstream| upstream.is_usable()).cloned();
         let new = found.is_none();
@@ -207,12 +214,12 @@ impl Upstreams {
         (Tap { upstream, changed }, new)
     }
 
-    fn active(&self) -> MutexGuard<'_, HashMap<Key, Arc<Upstream>>> {
+    fn active(&self) -> MutexGuard<'_, HashMap<UpstreamKey, Arc<Upstream>>> {
         lock(&self.active)
     }
 
     /// Feeds the ring until no subscription uses it, or the feed ends.
-    async fn run(self: Arc<Self>, key: Key, upstream: Arc<Upstream>, mut feed: Feed) {
+    async fn run(self: Arc<Self>, key: UpstreamKey, upstream: Arc<Upstream>, mut feed: Feed) {
         debug!(room = %key.0, "the instance starts to read the room for its subscriptions");
         let end = {
             let feeding = feed.run(&upstream, &self.store, self.encode);
@@ -231,7 +238,7 @@ impl Upstreams {
 
     /// Waits until the upstream has had no tap for [`LINGER`], or for less if the instance drains or the room is
     /// gone. Then removes the upstream.
-    async fn unwanted(&self, key: &Key, upstream: &Arc<Upstream>) {
+    async fn unwanted(&self, key: &UpstreamKey, upstream: &Arc<Upstream>) {
         loop {
             upstream.changed.closed().await;
             tokio::select! {
@@ -246,7 +253,7 @@ impl Upstreams {
     }
 
     /// Removes the upstream if it has no tap. True: it was removed and can get no new tap.
-    fn remove_if_unwanted(&self, key: &Key, upstream: &Arc<Upstream>) -> bool {
+    fn remove_if_unwanted(&self, key: &UpstreamKey, upstream: &Arc<Upstream>) -> bool {
         let mut active = self.active();
         let unwanted = upstream.changed.is_closed();
         if unwanted {
@@ -256,7 +263,7 @@ impl Upstreams {
     }
 }
 
-fn remove(active: &mut HashMap<Key, Arc<Upstream>>, key: &Key, upstream: &Arc<Upstream>) {
+fn remove(active: &mut HashMap<UpstreamKey, Arc<Upstream>>, key: &UpstreamKey, upstream: &Arc<Upstream>) {
     if active.get(key).is_some_and(|found| Arc::ptr_eq(found, upstream)) {
         active.remove(key);
     }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{Batch, BatchBuilder, Budget, LogDelivery, Next, ReadFrom, Ring, RingLimits, Step};
+use super::{Batch, BatchBuilder, LogDelivery, Next, ReadFrom, Ring, RingBudget, RingLimits, Step};
 use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 const MESSAGE_BYTES: usize = 7;
@@ -22,7 +22,7 @@ fn state(first: u64, last: u64, messages: u64) -> RoomState {
 
 fn ring(after: u64) -> Ring {
     let limits = RingLimits { messages_max: 6, bytes_max: 100_000 };
-    Ring::new(after, limits, &Budget::new(usize::MAX))
+    Ring::new(after, limits, &RingBudget::new(usize::MAX))
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -187,7 +187,7 @@ fn in_a_room_that_keeps_one_message_who_reads_along_gets_every_one() {
 
 #[test]
 fn all_rings_together_keep_to_the_budget() {
-    let budget = Budget::new(4 * batch([(1, 0)]).size());
+    let budget = RingBudget::new(4 * batch([(1, 0)]).size());
     let limits = RingLimits { messages_max: 100, bytes_max: 100_000 };
     let mut rings = [Ring::new(0, limits, &budget), Ring::new(0, limits, &budget)];
     for sequence in 1..=20 {

@@ -38,12 +38,12 @@ pub(in crate::grpc) fn subscriber_page(
 fn read_token(text: &str) -> Option<SubscriberToken> {
     let text = Some(text).filter(|text| text.len() <= TOKEN_CHARS_MAX)?;
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (offset, mapped) = text.split_once(' ')?;
-    Some(SubscriberToken { offset: offset.parse().ok()?, mapped: mapped.to_owned() })
+    let (offset, nats_name) = text.split_once(' ')?;
+    Some(SubscriberToken { offset: offset.parse().ok()?, nats_name: nats_name.to_owned() })
 }
 
 fn write_token(token: &SubscriberToken) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{} {}", token.offset, token.mapped))
+    URL_SAFE_NO_PAD.encode(format!("{} {}", token.offset, token.nats_name))
 }
 
 pub(in crate::grpc) fn subscribers(page: SubscriberPage) -> v1::ListSubscribersResponse {
@@ -94,8 +94,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_round_trip(offset in any::<usize>(), mapped in "\\PC{0,255}") {
-            let token = SubscriberToken { offset, mapped };
+        fn tokens_round_trip(offset in any::<usize>(), nats_name in "\\PC{0,255}") {
+            let token = SubscriberToken { offset, nats_name };
             let text = write_token(&token);
             prop_assume!(text.len() <= TOKEN_CHARS_MAX);
             prop_assert_eq!(read_token(&text), Some(token));

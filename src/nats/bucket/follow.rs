@@ -5,14 +5,14 @@ use std::{collections::HashSet, sync::Mutex};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bucket, Change, Versioned};
+use super::{Bucket, Versioned, WatchEvent};
 use crate::sync::lock;
 
 /// A copy of a bucket in memory.
 pub(crate) trait Mirror<T> {
-    fn told(&mut self) -> &mut Told;
+    fn progress(&mut self) -> &mut WatchProgress;
 
-    /// Applies a value that the watch reported. Every value that is applied, from any source, is [noted](Told::note).
+    /// Applies a value that the watch reported. Every value that is applied, from any source, is [noted](WatchProgress::note).
     fn on_put(&mut self, key: &str, value: Versioned<T>);
 
     /// Applies a deletion that the watch reported.
@@ -24,14 +24,14 @@ pub(crate) trait Mirror<T> {
 
 /// How far the watch of a bucket has reported it.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct WatchProgress {
     /// Keys that were noted since the watch restarted. `None` when the watch has reported all.
     noted: Option<HashSet<String>>,
     /// The watch has reported everything up to this revision.
     through: u64,
 }
 
-impl Told {
+impl WatchProgress {
     /// Records that the bucket has this key. A value that this instance writes while the watch restarts may be
     /// missing in the watch.
     pub(crate) fn note(&mut self, key: impl FnOnce() -> String) {
@@ -41,24 +41,24 @@ impl Told {
     }
 
     /// Returns true if the watch has reported this revision.
-    pub(crate) fn has(&self, revision: u64) -> bool {
+    pub(crate) fn has_reported(&self, revision: u64) -> bool {
         revision <= self.through
     }
 }
 
-/// Applies a change to memory. The copy is kept while the watch restarts. When the watch has reported all, keys that
-/// the bucket does not have are removed.
-pub(crate) fn tell<T>(mirror: &mut impl Mirror<T>, change: Change<T>) {
-    if let Change::Put(_, Versioned { revision, .. }) | Change::Delete(_, revision) = &change {
-        let told = mirror.told();
-        told.through = told.through.max(*revision);
+/// Applies an event of the watch to the copy in memory. The copy is kept while the watch restarts. When the watch has
+/// reported all, keys that the bucket does not have are removed.
+pub(crate) fn apply<T>(mirror: &mut impl Mirror<T>, event: WatchEvent<T>) {
+    if let WatchEvent::Put(_, Versioned { revision, .. }) | WatchEvent::Delete(_, revision) = &event {
+        let progress = mirror.progress();
+        progress.through = progress.through.max(*revision);
     }
-    match change {
-        Change::Restart => mirror.told().noted = Some(HashSet::new()),
-        Change::Put(key, value) => mirror.on_put(&key, value),
-        Change::Delete(key, revision) => mirror.on_delete(&key, revision),
-        Change::Complete => {
-            if let Some(noted) = mirror.told().noted.take() {
+    match event {
+        WatchEvent::Restart => mirror.progress().noted = Some(HashSet::new()),
+        WatchEvent::Put(key, value) => mirror.on_put(&key, value),
+        WatchEvent::Delete(key, revision) => mirror.on_delete(&key, revision),
+        WatchEvent::Complete => {
+            if let Some(noted) = mirror.progress().noted.take() {
                 mirror.on_complete(&noted);
             }
         }
@@ -69,9 +69,9 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// Keeps `mirror` equal to the bucket until `stop`. `complete` is called when all existing entries are known.
     pub(crate) async fn follow(self, mirror: &Mutex<impl Mirror<T>>, stop: CancellationToken, complete: impl FnOnce()) {
         let mut complete = Some(complete);
-        self.watch(stop, |change| {
-            let is_complete = matches!(change, Change::Complete);
-            tell(&mut *lock(mirror), change);
+        self.watch(stop, |event| {
+            let is_complete = matches!(event, WatchEvent::Complete);
+            apply(&mut *lock(mirror), event);
             if is_complete && let Some(complete) = complete.take() {
                 complete();
             }

@@ -8,7 +8,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Buckets, Change, mark::Mark, watch::Watch};
+use super::{Buckets, WatchEvent, mark::BucketMark, watch::Watch};
 use crate::{
     error::{Error, Reason, Result},
     limits::REGISTRY_WATCH_PATIENCE,
@@ -22,7 +22,7 @@ pub(super) struct JetStreamBucket<T> {
     pub(super) nats: Nats,
     pub(super) reserve: Reserve,
     pub(super) config: kv::Config,
-    pub(super) mark: Mutex<Mark>,
+    pub(super) mark: Mutex<BucketMark>,
     value: PhantomData<fn() -> T>,
 }
 
@@ -51,7 +51,7 @@ impl<T> JetStreamBucket<T> {
 
 impl<T: DeserializeOwned> JetStreamBucket<T> {
     /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts after a failure.
-    pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
+    pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(WatchEvent<T>)) {
         let mut delay = Duration::from_millis(50);
         loop {
             let watched = tokio::select! {
@@ -73,7 +73,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         }
     }
 
-    async fn watch_once(&self, apply: &mut impl FnMut(Change<T>)) -> Result<()> {
+    async fn watch_once(&self, apply: &mut impl FnMut(WatchEvent<T>)) -> Result<()> {
         self.nats.ready().await?;
         let mut connections = self.nats.connections();
         connections.mark_unchanged();
@@ -81,11 +81,11 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         let mut end = self.last().await?;
         let opened = Watch::open(&self.nats.jetstream, &self.config.bucket).await;
         let mut watch = opened.map_err(|error| Error::from(ApiError::Other(error)))?;
-        apply(Change::Restart);
-        let (mut told, mut asked_again) = (0, false);
+        apply(WatchEvent::Restart);
+        let (mut reported, mut asked_again) = (0, false);
         let mut complete = end == 0;
         if complete {
-            apply(Change::Complete);
+            apply(WatchEvent::Complete);
         }
         loop {
             let entry = tokio::select! {
@@ -95,11 +95,11 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
                 () = time::sleep(REGISTRY_WATCH_PATIENCE), if !complete => {
                     // the newest entry may have been purged since
                     end = self.last().await?;
-                    if told < end {
+                    if reported < end {
                         return Err(Error::new(Reason::NatsUnavailable, "the watch does not report all values of the bucket"));
                     }
                     complete = true;
-                    apply(Change::Complete);
+                    apply(WatchEvent::Complete);
                     continue;
                 }
             };
@@ -112,25 +112,25 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
                 None => return Ok(()),
             };
             lock(&self.mark).raise(entry.revision);
-            told = entry.revision;
+            reported = entry.revision;
             match entry.operation {
                 kv::Operation::Put => {
                     if let Some(value) = self.parse(&entry.key, &entry.value, entry.revision) {
-                        apply(Change::Put(entry.key, value));
+                        apply(WatchEvent::Put(entry.key, value));
                     }
                 }
-                kv::Operation::Delete | kv::Operation::Purge => apply(Change::Delete(entry.key, entry.revision)),
+                kv::Operation::Delete | kv::Operation::Purge => apply(WatchEvent::Delete(entry.key, entry.revision)),
             }
-            if told >= end && !complete {
+            if reported >= end && !complete {
                 if !asked_again {
                     // an entry that changed while the watch started arrives later than its old revision; the second
                     // read of the end makes sure that it arrives before `Complete`
                     asked_again = true;
                     end = self.last().await?;
                 }
-                complete = told >= end;
+                complete = reported >= end;
                 if complete {
-                    apply(Change::Complete);
+                    apply(WatchEvent::Complete);
                 }
             }
         }

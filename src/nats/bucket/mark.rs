@@ -8,27 +8,27 @@ use crate::domain::rfc3339;
 
 /// A server's information about the bucket.
 #[derive(Debug, Deserialize)]
-pub(super) struct Info {
+pub(super) struct BucketInfo {
     #[serde(with = "rfc3339")]
     created: SystemTime,
-    config: Config,
-    state: State,
+    config: InfoConfig,
+    state: InfoState,
 }
 
 #[derive(Debug, Deserialize)]
-struct Config {
+struct InfoConfig {
     num_replicas: usize,
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct InfoState {
     last_seq: u64,
     /// The requested subjects that have messages.
     #[serde(default)]
     subjects: HashMap<String, u64>,
 }
 
-impl Info {
+impl BucketInfo {
     /// Returns true if none of the requested subjects has a message.
     pub(super) fn has_none(&self) -> bool {
         self.state.subjects.is_empty()
@@ -37,14 +37,14 @@ impl Info {
 
 /// The identity of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct BucketIdentity {
     /// Distinguishes this bucket from a lost bucket with the same name.
     created: SystemTime,
     replicas: usize,
 }
 
-impl Found {
-    pub(super) fn new(info: &Info) -> Self {
+impl BucketIdentity {
+    pub(super) fn new(info: &BucketInfo) -> Self {
         Self { created: info.created, replicas: info.config.num_replicas }
     }
 
@@ -56,20 +56,20 @@ impl Found {
 
 /// The high-water mark of a bucket.
 #[derive(Debug, Default)]
-pub(super) struct Mark {
-    found: Option<Found>,
+pub(super) struct BucketMark {
+    found: Option<BucketIdentity>,
     life: Option<SystemTime>,
     /// The highest revision seen in the bucket that was created at `life`.
     revision: u64,
 }
 
-impl Mark {
+impl BucketMark {
     /// The bucket, if it was found and not lost since.
-    pub(super) fn found(&self) -> Option<Found> {
+    pub(super) fn found(&self) -> Option<BucketIdentity> {
         self.found
     }
 
-    pub(super) fn set_found(&mut self, found: Found) {
+    pub(super) fn set_found(&mut self, found: BucketIdentity) {
         self.found = Some(found);
         self.begin(found.created);
     }
@@ -93,7 +93,7 @@ impl Mark {
 
     /// Returns true if the answer knows as much as this instance has seen. A bucket that was created later replaces
     /// the known one.
-    pub(super) fn judge(&mut self, info: &Info) -> bool {
+    pub(super) fn judge(&mut self, info: &BucketInfo) -> bool {
         self.begin(info.created);
         let is_fresh = self.life == Some(info.created) && self.is_reached_by(info.state.last_seq);
         if is_fresh {
@@ -117,15 +117,15 @@ mod tests {
 
     use super::*;
 
-    fn info(created: &str, last: u64) -> Info {
+    fn info(created: &str, last: u64) -> BucketInfo {
         let (created, state) = (format!("2026-01-0{created}T00:00:00Z"), json!({ "last_seq": last }));
         serde_json::from_value(json!({ "created": created, "config": { "num_replicas": 3 }, "state": state })).unwrap()
     }
 
     #[test]
     fn an_answer_that_knows_less_than_was_seen_is_stale() {
-        let mut mark = Mark::default();
-        mark.set_found(Found::new(&info("2", 5)));
+        let mut mark = BucketMark::default();
+        mark.set_found(BucketIdentity::new(&info("2", 5)));
         assert!(mark.judge(&info("2", 5)));
         mark.raise(7);
         for (created, last, is_fresh) in
@@ -137,15 +137,15 @@ mod tests {
 
     #[test]
     fn a_bucket_that_was_made_again_begins_again() {
-        let mut mark = Mark::default();
-        mark.set_found(Found::new(&info("2", 5)));
+        let mut mark = BucketMark::default();
+        mark.set_found(BucketIdentity::new(&info("2", 5)));
         mark.raise(100);
         assert!(mark.judge(&info("3", 1)));
         // a revision of the earlier bucket, which is ignored
         mark.raise(101);
         assert!(mark.is_reached_by(1));
         assert!(!mark.judge(&info("2", 200)));
-        mark.set_found(Found::new(&info("3", 1)));
+        mark.set_found(BucketIdentity::new(&info("3", 1)));
         mark.raise(2);
         assert!(!mark.judge(&info("3", 1)));
     }

@@ -9,24 +9,24 @@ use std::{
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, Versioned};
+use super::{Versioned, WatchEvent};
 use crate::{limits::BUCKET_CHANGES_WAITING_MAX, sync::lock};
 
 #[derive(Debug)]
 pub(super) struct MemoryBucket<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<MemoryState<T>>,
 }
 
 #[derive(Debug)]
-struct State<T> {
-    values: BTreeMap<String, Stored<T>>,
+struct MemoryState<T> {
+    values: BTreeMap<String, MemoryValue<T>>,
     /// The revision of the newest change.
     revision: u64,
-    changes: broadcast::Sender<Change<T>>,
+    changes: broadcast::Sender<WatchEvent<T>>,
 }
 
 #[derive(Debug)]
-struct Stored<T> {
+struct MemoryValue<T> {
     found: Versioned<T>,
     stored_at: SystemTime,
 }
@@ -34,10 +34,10 @@ struct Stored<T> {
 impl<T: Clone> MemoryBucket<T> {
     pub(super) fn new() -> Self {
         let (changes, _) = broadcast::channel(BUCKET_CHANGES_WAITING_MAX);
-        Self { state: Mutex::new(State { values: BTreeMap::new(), revision: 0, changes }) }
+        Self { state: Mutex::new(MemoryState { values: BTreeMap::new(), revision: 0, changes }) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
+    fn state(&self) -> MutexGuard<'_, MemoryState<T>> {
         lock(&self.state)
     }
 
@@ -58,8 +58,8 @@ impl<T: Clone> MemoryBucket<T> {
         }
         state.revision += 1;
         let found = Versioned { value: value.clone(), revision: state.revision };
-        state.values.insert(key.to_owned(), Stored { found: found.clone(), stored_at: SystemTime::now() });
-        state.tell(Change::Put(key.to_owned(), found));
+        state.values.insert(key.to_owned(), MemoryValue { found: found.clone(), stored_at: SystemTime::now() });
+        state.report(WatchEvent::Put(key.to_owned(), found));
         Some(state.revision)
     }
 
@@ -83,20 +83,20 @@ impl<T: Clone> MemoryBucket<T> {
 
     /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts if more changes wait
     /// than are kept.
-    pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(Change<T>)) {
+    pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(WatchEvent<T>)) {
         loop {
             // before the values are read, so that every later write is among the values or the changes
-            apply(Change::Restart);
+            apply(WatchEvent::Restart);
             let (values, mut changes) = self.state().begin_watch();
             values.into_iter().for_each(&mut apply);
-            apply(Change::Complete);
+            apply(WatchEvent::Complete);
             loop {
-                let change = tokio::select! {
+                let event = tokio::select! {
                     () = stop.cancelled() => return,
-                    change = changes.recv() => change,
+                    event = changes.recv() => event,
                 };
-                match change {
-                    Ok(change) => apply(change),
+                match event {
+                    Ok(event) => apply(event),
                     Err(RecvError::Lagged(_)) => break,
                     Err(RecvError::Closed) => return,
                 }
@@ -105,7 +105,7 @@ impl<T: Clone> MemoryBucket<T> {
     }
 }
 
-impl<T: Clone> State<T> {
+impl<T: Clone> MemoryState<T> {
     fn revision_of(&self, key: &str) -> Option<u64> {
         self.values.get(key).map(|stored| stored.found.revision)
     }
@@ -113,19 +113,19 @@ impl<T: Clone> State<T> {
     fn remove(&mut self, key: &str) {
         self.values.remove(key);
         self.revision += 1;
-        self.tell(Change::Delete(key.to_owned(), self.revision));
+        self.report(WatchEvent::Delete(key.to_owned(), self.revision));
     }
 
-    fn tell(&self, change: Change<T>) {
+    fn report(&self, event: WatchEvent<T>) {
         // an error only means that there is no watch
-        let _ = self.changes.send(change);
+        let _ = self.changes.send(event);
     }
 
     /// The values in the order in which they were written, and a receiver of the later changes.
-    fn begin_watch(&self) -> (Vec<Change<T>>, broadcast::Receiver<Change<T>>) {
+    fn begin_watch(&self) -> (Vec<WatchEvent<T>>, broadcast::Receiver<WatchEvent<T>>) {
         let mut values: Vec<_> = self.values.iter().map(|(key, stored)| (key.clone(), stored.found.clone())).collect();
         values.sort_unstable_by_key(|(_, found)| found.revision);
-        let values = values.into_iter().map(|(key, found)| Change::Put(key, found)).collect();
+        let values = values.into_iter().map(|(key, found)| WatchEvent::Put(key, found)).collect();
         (values, self.changes.subscribe())
     }
 }
@@ -140,12 +140,12 @@ mod tests {
 
     use super::*;
 
-    fn text<T: std::fmt::Display>(change: Change<T>) -> String {
-        match change {
-            Change::Restart => "restart".to_owned(),
-            Change::Put(key, Versioned { value, revision }) => format!("{key}={value}@{revision}"),
-            Change::Delete(key, revision) => format!("-{key}@{revision}"),
-            Change::Complete => "complete".to_owned(),
+    fn text<T: std::fmt::Display>(event: WatchEvent<T>) -> String {
+        match event {
+            WatchEvent::Restart => "restart".to_owned(),
+            WatchEvent::Put(key, Versioned { value, revision }) => format!("{key}={value}@{revision}"),
+            WatchEvent::Delete(key, revision) => format!("-{key}@{revision}"),
+            WatchEvent::Complete => "complete".to_owned(),
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let bucket = Arc::new(MemoryBucket::new());
         bucket.put("b", &1, None).unwrap();
         bucket.put("a", &2, None).unwrap();
-        let (tell, mut told) = mpsc::channel(16);
+        let (tell, mut reported) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let watching = {
             let (bucket, stop) = (Arc::clone(&bucket), stop.clone());
@@ -182,17 +182,17 @@ mod tests {
                 .spawn(async move { bucket.watch(stop, |change| tell.try_send(text(change)).unwrap()).await })
         };
         for expected in ["restart", "b=1@1", "a=2@2", "complete"] {
-            assert_eq!(told.recv().await.unwrap(), expected);
+            assert_eq!(reported.recv().await.unwrap(), expected);
         }
         bucket.put("a", &3, Some(2)).unwrap();
         assert!(bucket.delete("b", 1));
         bucket.mark_deleted("c");
         for expected in ["a=3@3", "-b@4", "-c@5"] {
-            assert_eq!(told.recv().await.unwrap(), expected);
+            assert_eq!(reported.recv().await.unwrap(), expected);
         }
         stop.cancel();
         watching.await.unwrap();
-        assert_eq!(told.recv().await, None);
+        assert_eq!(reported.recv().await, None);
     }
 
     #[tokio::test]
@@ -201,7 +201,7 @@ mod tests {
         // same thread, cannot run.
         let bucket = Arc::new(MemoryBucket::new());
         bucket.put("gone", &0, None).unwrap();
-        let (tell, mut told) = mpsc::channel(16);
+        let (tell, mut reported) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let _stopped_at_the_end = stop.clone().drop_guard();
         {
@@ -210,7 +210,7 @@ mod tests {
                 .spawn(async move { bucket.watch(stop, |change| tell.try_send(text(change)).unwrap()).await });
         }
         for expected in ["restart", "gone=0@1", "complete"] {
-            assert_eq!(told.recv().await.unwrap(), expected);
+            assert_eq!(reported.recv().await.unwrap(), expected);
         }
         assert!(bucket.delete("gone", 1));
         let mut revision = None;
@@ -219,7 +219,7 @@ mod tests {
         }
         let last = format!("a={BUCKET_CHANGES_WAITING_MAX}@{}", revision.unwrap());
         for expected in ["restart", last.as_str(), "complete"] {
-            assert_eq!(told.recv().await.unwrap(), expected);
+            assert_eq!(reported.recv().await.unwrap(), expected);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Versioned<T> {
 
 /// An event of a watch.
 #[derive(Clone, Debug)]
-pub(crate) enum Change<T> {
+pub(crate) enum WatchEvent<T> {
     /// The events up to `Complete` are all that the bucket holds. Other entries no longer exist.
     Restart,
     Put(String, Versioned<T>),
@@ -46,10 +46,10 @@ pub(crate) struct Buckets {
 
 /// A bucket of values of one type. Cheap to clone.
 #[derive(Debug)]
-pub(crate) struct Bucket<T>(Kept<T>);
+pub(crate) struct Bucket<T>(BucketBackend<T>);
 
 #[derive(Debug)]
-enum Kept<T> {
+enum BucketBackend<T> {
     JetStream(Arc<JetStreamBucket<T>>),
     Memory(Arc<MemoryBucket<T>>),
 }
@@ -57,8 +57,8 @@ enum Kept<T> {
 impl<T> Clone for Bucket<T> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
-            Kept::JetStream(bucket) => Kept::JetStream(Arc::clone(bucket)),
-            Kept::Memory(bucket) => Kept::Memory(Arc::clone(bucket)),
+            BucketBackend::JetStream(bucket) => BucketBackend::JetStream(Arc::clone(bucket)),
+            BucketBackend::Memory(bucket) => BucketBackend::Memory(Arc::clone(bucket)),
         })
     }
 }
@@ -67,14 +67,14 @@ impl<T: Clone> Bucket<T> {
     /// The bucket with this name in the NATS account. Without JetStream, an empty bucket in memory.
     pub(crate) fn new(buckets: &Buckets, name: &str, description: &str) -> Self {
         if buckets.nats.has_jetstream() {
-            return Self(Kept::JetStream(Arc::new(JetStreamBucket::new(buckets, name, description))));
+            return Self(BucketBackend::JetStream(Arc::new(JetStreamBucket::new(buckets, name, description))));
         }
         Self::in_memory()
     }
 
     /// An empty bucket in the memory of this process.
     pub(crate) fn in_memory() -> Self {
-        Self(Kept::Memory(Arc::new(MemoryBucket::new())))
+        Self(BucketBackend::Memory(Arc::new(MemoryBucket::new())))
     }
 }
 
@@ -85,8 +85,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// `NATS_UNAVAILABLE` if no server that knows enough answers in time.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Versioned<T>>> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.get(key).await,
-            Kept::Memory(bucket) => Ok(bucket.get(key)),
+            BucketBackend::JetStream(bucket) => bucket.get(key).await,
+            BucketBackend::Memory(bucket) => Ok(bucket.get(key)),
         }
     }
 
@@ -97,8 +97,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// As [`Self::get`].
     pub(crate) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.get_many(keys).await,
-            Kept::Memory(bucket) => Ok(bucket.get_many(keys)),
+            BucketBackend::JetStream(bucket) => bucket.get_many(keys).await,
+            BucketBackend::Memory(bucket) => Ok(bucket.get_many(keys)),
         }
     }
 
@@ -109,8 +109,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// `STORAGE_FULL`, `NATS_UNAVAILABLE`: nothing was written. `TIMEOUT`: the value may be written.
     pub(crate) async fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Result<Option<u64>> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.put(key, value, expected).await,
-            Kept::Memory(bucket) => Ok(bucket.put(key, value, expected)),
+            BucketBackend::JetStream(bucket) => bucket.put(key, value, expected).await,
+            BucketBackend::Memory(bucket) => Ok(bucket.put(key, value, expected)),
         }
     }
 
@@ -120,8 +120,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// As [`Self::put`].
     pub(crate) async fn create(&self, key: &str, value: &T) -> Result<Option<u64>> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.create(key, value).await,
-            Kept::Memory(bucket) => Ok(bucket.put(key, value, None)),
+            BucketBackend::JetStream(bucket) => bucket.create(key, value).await,
+            BucketBackend::Memory(bucket) => Ok(bucket.put(key, value, None)),
         }
     }
 
@@ -131,8 +131,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// As [`Self::put`].
     pub(crate) async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.delete(key, expected).await,
-            Kept::Memory(bucket) => Ok(bucket.delete(key, expected)),
+            BucketBackend::JetStream(bucket) => bucket.delete(key, expected).await,
+            BucketBackend::Memory(bucket) => Ok(bucket.delete(key, expected)),
         }
     }
 
@@ -142,8 +142,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// As [`Self::put`].
     pub(crate) async fn mark_deleted(&self, key: &str) -> Result<()> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.mark_deleted(key).await,
-            Kept::Memory(bucket) => {
+            BucketBackend::JetStream(bucket) => bucket.mark_deleted(key).await,
+            BucketBackend::Memory(bucket) => {
                 bucket.mark_deleted(key);
                 Ok(())
             }
@@ -156,8 +156,8 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     /// `NATS_UNAVAILABLE`, `TIMEOUT`; some keys may be removed.
     pub(crate) async fn purge_below(&self, prefix: &str) -> Result<()> {
         match &self.0 {
-            Kept::JetStream(bucket) => bucket.purge_below(prefix).await,
-            Kept::Memory(bucket) => {
+            BucketBackend::JetStream(bucket) => bucket.purge_below(prefix).await,
+            BucketBackend::Memory(bucket) => {
                 bucket.purge_below(prefix);
                 Ok(())
             }
@@ -165,10 +165,10 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     }
 
     /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts after a failure.
-    pub(crate) async fn watch(self, stop: CancellationToken, apply: impl FnMut(Change<T>)) {
+    pub(crate) async fn watch(self, stop: CancellationToken, apply: impl FnMut(WatchEvent<T>)) {
         match self.0 {
-            Kept::JetStream(bucket) => bucket.watch(stop, apply).await,
-            Kept::Memory(bucket) => bucket.watch(stop, apply).await,
+            BucketBackend::JetStream(bucket) => bucket.watch(stop, apply).await,
+            BucketBackend::Memory(bucket) => bucket.watch(stop, apply).await,
         }
     }
 }

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::{
     Versioned,
     jetstream::JetStreamBucket,
-    mark::{Found, Info},
+    mark::{BucketIdentity, BucketInfo},
 };
 use crate::{
     error::{Error, Result},
@@ -78,14 +78,14 @@ impl Backoff {
 
 /// The newest message of a key: a value, or the marker of its deletion.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct RawEntry {
     pub revision: u64,
     pub headers: HeaderMap,
     pub value: Bytes,
     pub stored_at: SystemTime,
 }
 
-impl Entry {
+impl RawEntry {
     pub(super) fn is_deletion(&self) -> bool {
         self.headers.get("KV-Operation").is_some()
     }
@@ -106,7 +106,7 @@ impl<T> JetStreamBucket<T> {
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE` if no server that knows enough answers in time.
-    pub(super) async fn entry(&self, key: &str) -> Result<Option<Entry>> {
+    pub(super) async fn entry(&self, key: &str) -> Result<Option<RawEntry>> {
         let mut backoff = Backoff::within(REGISTRY_READ_TIMEOUT);
         loop {
             self.nats.ready().await?;
@@ -122,7 +122,7 @@ impl<T> JetStreamBucket<T> {
         }
     }
 
-    async fn ask(&self, key: &str) -> Result<Option<Entry>, ApiError> {
+    async fn ask(&self, key: &str) -> Result<Option<RawEntry>, ApiError> {
         let found = self.find().await?;
         let answer = if found.is_replicated() { self.ask_leader(key).await } else { self.ask_directly(key).await };
         if let Err(ApiError::NoResponders) = &answer {
@@ -134,7 +134,7 @@ impl<T> JetStreamBucket<T> {
         answer
     }
 
-    async fn ask_directly(&self, key: &str) -> Result<Option<Entry>, ApiError> {
+    async fn ask_directly(&self, key: &str) -> Result<Option<RawEntry>, ApiError> {
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.stream(), self.subject(key));
         let reply = self.nats.client.request(subject, Bytes::new()).await.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => ApiError::NoResponders,
@@ -145,17 +145,17 @@ impl<T> JetStreamBucket<T> {
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(ApiError::Other(format!("status {status} for a direct get").into())),
             None => StreamMessage::try_from(reply)
-                .map(|message| Some(Entry::new(message)))
+                .map(|message| Some(RawEntry::new(message)))
                 .map_err(|error| ApiError::Other(error.into())),
         }
     }
 
-    async fn ask_leader(&self, key: &str) -> Result<Option<Entry>, ApiError> {
+    async fn ask_leader(&self, key: &str) -> Result<Option<RawEntry>, ApiError> {
         let subject = self.subject(key);
         let request = json!({ "last_by_subj": subject });
         match self.nats.api::<_, RawAnswer>(format!("STREAM.MSG.GET.{}", self.stream()), &request).await {
             Ok(RawAnswer { message }) => {
-                StreamMessage::try_from(message).map(|message| Some(Entry::new(message))).map_err(ApiError::Other)
+                StreamMessage::try_from(message).map(|message| Some(RawEntry::new(message))).map_err(ApiError::Other)
             }
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => {
                 // one request, so that both parts of the answer come from one server
@@ -186,12 +186,12 @@ impl<T> JetStreamBucket<T> {
         }
     }
 
-    async fn info(&self, request: &serde_json::Value) -> Result<Info, ApiError> {
+    async fn info(&self, request: &serde_json::Value) -> Result<BucketInfo, ApiError> {
         self.nats.api(format!("STREAM.INFO.{}", self.stream()), request).await
     }
 
     /// Finds the bucket. Creates it if it is missing.
-    pub(super) async fn find(&self) -> Result<Found, ApiError> {
+    pub(super) async fn find(&self) -> Result<BucketIdentity, ApiError> {
         if let Some(found) = lock(&self.mark).found() {
             return Ok(found);
         }
@@ -203,7 +203,7 @@ impl<T> JetStreamBucket<T> {
             }
             info => info?,
         };
-        let found = Found::new(&info);
+        let found = BucketIdentity::new(&info);
         lock(&self.mark).set_found(found);
         Ok(found)
     }
@@ -238,7 +238,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         Ok(values)
     }
 
-    async fn entries(&self, keys: &[String]) -> Result<Vec<(String, Entry)>> {
+    async fn entries(&self, keys: &[String]) -> Result<Vec<(String, RawEntry)>> {
         self.nats.ready().await?;
         match time::timeout(REGISTRY_ATTEMPT_TIMEOUT, self.ask_many(keys)).await.unwrap_or(Err(ApiError::TimedOut)) {
             Ok(entries) => Ok(entries),
@@ -254,7 +254,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         }
     }
 
-    async fn ask_many(&self, keys: &[String]) -> Result<Vec<(String, Entry)>, ApiError> {
+    async fn ask_many(&self, keys: &[String]) -> Result<Vec<(String, RawEntry)>, ApiError> {
         let found = self.find().await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
         let many = self.nats.direct_get_last(&self.stream(), &subjects).await?;
@@ -265,7 +265,7 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
         let entries = many.messages.into_iter().map(|message| {
             let key = message.subject.strip_prefix(prefix.as_str()).unwrap_or_default().to_owned();
             let message = StreamMessage::try_from(message).map_err(|error| ApiError::Other(error.into()))?;
-            Ok((key, Entry::new(message)))
+            Ok((key, RawEntry::new(message)))
         });
         entries.collect()
     }

@@ -20,7 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The server deletes an abandoned consumer after this time.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
-type Result<T> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
+type WatchResult<T> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
 
 pub(crate) struct Watch {
     messages: push::Messages,
@@ -33,7 +33,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Opens a watch that reports the newest value of every key, and then every change.
-    pub(crate) async fn open(jetstream: &jetstream::Context, bucket: &str) -> Result<Self> {
+    pub(crate) async fn open(jetstream: &jetstream::Context, bucket: &str) -> WatchResult<Self> {
         let stream = jetstream.get_stream_no_info(format!("KV_{bucket}")).await?;
         let config = push::Config {
             deliver_subject: jetstream.client().new_inbox(),
@@ -61,12 +61,12 @@ impl Watch {
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a change.
-    pub(crate) async fn next(&mut self) -> Option<Result<kv::Entry>> {
+    pub(crate) async fn next(&mut self) -> Option<WatchResult<kv::Entry>> {
         let message = self.messages.next().await?;
         Some(message.map_err(Into::into).and_then(|message| self.entry(message)))
     }
 
-    fn entry(&mut self, message: Message) -> Result<kv::Entry> {
+    fn entry(&mut self, message: Message) -> WatchResult<kv::Entry> {
         let info = message.info()?;
         if info.consumer_sequence != self.delivered + 1 {
             return Err("the watch lost a change on its way".into());

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     jetstream::JetStreamBucket,
-    read::{Backoff, Entry},
+    read::{Backoff, RawEntry},
 };
 use crate::{
     error::{Error, Reason, Result},
@@ -29,7 +29,7 @@ const DELETE: &str = "DEL";
 
 /// JetStream's answer to a write.
 #[derive(Deserialize)]
-struct PubAck {
+struct KeyWriteAck {
     stream: Option<String>,
     seq: Option<u64>,
     error: Option<jetstream::Error>,
@@ -52,7 +52,7 @@ enum WhenFull {
 }
 
 /// A write of one key.
-struct Change {
+struct KeyWrite {
     value: Bytes,
     headers: HeaderMap,
     /// The revision that the key must have. `None`: any.
@@ -129,7 +129,7 @@ impl<T> JetStreamBucket<T> {
     }
 
     async fn set(&self, key: &str, value: Bytes, expected: Option<u64>, when_full: WhenFull) -> Result<Option<u64>> {
-        match self.write(key, Change { value, headers: HeaderMap::new(), expected, when_full }).await? {
+        match self.write(key, KeyWrite { value, headers: HeaderMap::new(), expected, when_full }).await? {
             Written::Revision(revision) => Ok(Some(revision)),
             Written::Refused => Ok(None),
         }
@@ -140,15 +140,15 @@ impl<T> JetStreamBucket<T> {
             return Ok(Some(revision));
         }
         // a deleted key also has a revision
-        match self.entry(key).await?.filter(Entry::is_deletion) {
+        match self.entry(key).await?.filter(RawEntry::is_deletion) {
             Some(deletion) => self.set(key, value, Some(deletion.revision), when_full).await,
             None => Ok(None),
         }
     }
 
     /// Repeats the write until its result is known, or the time is over.
-    async fn write(&self, key: &str, change: Change) -> Result<Written> {
-        let Change { value, mut headers, expected, when_full } = change;
+    async fn write(&self, key: &str, change: KeyWrite) -> Result<Written> {
+        let KeyWrite { value, mut headers, expected, when_full } = change;
         // identifies this write, in case it is stored and its answer is lost
         let id = uuid::Uuid::new_v4().simple().to_string();
         headers.insert(header::NATS_MESSAGE_ID, id.as_str());
@@ -204,11 +204,11 @@ impl<T> JetStreamBucket<T> {
             RequestErrorKind::TimedOut => ApiError::TimedOut,
             _ => ApiError::Other(error.into()),
         })?;
-        let ack: PubAck = serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
+        let ack: KeyWriteAck = serde_json::from_slice(&reply.payload).map_err(|error| ApiError::Other(error.into()))?;
         match ack {
-            PubAck { error: Some(error), .. } => Err(ApiError::Refused(error)),
-            PubAck { stream: Some(stream), seq: Some(revision), .. } if stream == self.stream() => Ok(revision),
-            PubAck { .. } => Err(ApiError::Other("another program answered in JetStream's place".into())),
+            KeyWriteAck { error: Some(error), .. } => Err(ApiError::Refused(error)),
+            KeyWriteAck { stream: Some(stream), seq: Some(revision), .. } if stream == self.stream() => Ok(revision),
+            KeyWriteAck { .. } => Err(ApiError::Other("another program answered in JetStream's place".into())),
         }
     }
 
@@ -228,10 +228,10 @@ fn is_other_revision(error: &jetstream::Error) -> bool {
     matches!(error.error_code(), ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
 
-fn deletion(expected: Option<u64>) -> Change {
+fn deletion(expected: Option<u64>) -> KeyWrite {
     let mut headers = HeaderMap::new();
     headers.insert(OPERATION, DELETE);
-    Change { value: Bytes::new(), headers, expected, when_full: WhenFull::UseReserve }
+    KeyWrite { value: Bytes::new(), headers, expected, when_full: WhenFull::UseReserve }
 }
 
 fn unanswered() -> Error {

@@ -1,4 +1,4 @@
-//! Restarts the server when it ends by itself.
+//! Restarts the embedded nats-server when it ends unexpectedly.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A run of at least this length resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// Waits for the first run, which has already started, and starts another run after each, until `stop` is cancelled.
+/// Waits for the end of the first run, which has already started. Starts a new run after each end, until `stop` is
+/// cancelled.
 pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::Result<ExitStatus>>>>) {
     let mut started = Instant::now();
     let mut backoff = BACKOFF_MIN;

@@ -65,7 +65,7 @@ pub(super) struct Flow {
     pub until_caught_up: bool,
     state: watch::Sender<(Credit, Closing)>,
     /// The greatest sequence that was reported to the client.
-    told: AtomicU64,
+    reported: AtomicU64,
 }
 
 impl Flow {
@@ -74,7 +74,7 @@ impl Flow {
             subscriber: options.subscriber.clone(),
             until_caught_up: options.until_caught_up,
             state: watch::Sender::new((credit, Closing::No)),
-            told: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
         }
     }
 
@@ -131,12 +131,12 @@ impl Flow {
         rest
     }
 
-    pub(super) fn tell(&self, sequence: u64) {
-        self.told.fetch_max(sequence, Ordering::Relaxed);
+    pub(super) fn record_reported(&self, sequence: u64) {
+        self.reported.fetch_max(sequence, Ordering::Relaxed);
     }
 
     /// Returns true if the client knows that the room has a message at or after this sequence.
-    pub(super) fn was_told(&self, sequence: u64) -> bool {
-        sequence <= self.told.load(Ordering::Relaxed)
+    pub(super) fn was_reported(&self, sequence: u64) -> bool {
+        sequence <= self.reported.load(Ordering::Relaxed)
     }
 }

@@ -1,14 +1,14 @@
 //! Subscriptions of several rooms on one stream, with acknowledgements and credit.
 //!
-//! Two sides share a [`Stage`]. The reader is a task that reads the client's commands, so that acknowledgements
+//! Two sides share a [`ConsumeQueues`]. The reader is a task that reads the client's commands, so that acknowledgements
 //! become durable even while the client reads nothing. The sending side is part of the response stream: it polls the
 //! streams of the rooms in turn. No queue grows while the client is slow: waiting acknowledgements of a subscriber
 //! are merged, and so are their confirmations.
 
 pub(crate) mod flow;
+mod queues;
 mod reader;
 mod room;
-mod stage;
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     flow::Credit,
-    reader::Reader,
-    stage::{Stage, Turn},
+    queues::{ConsumeQueues, NextStep},
+    reader::CommandReader,
 };
 use super::{Rooms, subscribe::SubscribeOptions};
 use crate::{
@@ -103,10 +103,11 @@ impl Rooms {
     where
         S: Stream<Item = Result<ConsumeCommand>> + Send + 'static,
     {
-        let stage = Arc::new(Stage::default());
+        let queues = Arc::new(ConsumeQueues::default());
         let gone = CancellationToken::new();
         // ends soon after the stream, when its running acknowledgements have finished
-        self.tasks.spawn(Reader::new(self.clone(), caller.clone(), Arc::clone(&stage), gone.clone()).run(commands));
+        self.tasks
+            .spawn(CommandReader::new(self.clone(), caller.clone(), Arc::clone(&queues), gone.clone()).run(commands));
         let gone = gone.drop_guard();
         let (rooms, caller) = (self.clone(), caller.clone());
         stream! {
@@ -114,14 +115,14 @@ impl Rooms {
             let opens = Arc::new(Semaphore::new(OPENS_AT_ONCE));
             let mut open = SelectAll::new();
             loop {
-                match stage.turn() {
-                    Some(Turn::Answer(answer)) => yield Ok(answer),
-                    Some(Turn::Open(options, flow)) => {
-                        let (opens, stage) = (Arc::clone(&opens), Arc::clone(&stage));
-                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, stage);
+                match queues.next_step() {
+                    Some(NextStep::Answer(answer)) => yield Ok(answer),
+                    Some(NextStep::Open(options, flow)) => {
+                        let (opens, queues) = (Arc::clone(&opens), Arc::clone(&queues));
+                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, queues);
                         open.push(Box::pin(frames));
                     }
-                    Some(Turn::End(end)) => {
+                    Some(NextStep::End(end)) => {
                         if let Err(error) = end {
                             yield Err(error);
                         }
@@ -129,7 +130,7 @@ impl Rooms {
                     }
                     None => tokio::select! {
                         biased;
-                        () = stage.wait_for_turn() => {}
+                        () = queues.wait_for_step() => {}
                         Some(consumed) = open.next(), if !open.is_empty() => yield Ok(consumed),
                     },
                 }

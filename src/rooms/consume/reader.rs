@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CommandKind, ConsumeCommand, ConsumeEvent,
     flow::{Credit, Flow},
-    stage::Stage,
+    queues::ConsumeQueues,
 };
 use crate::{
     domain::{Caller, RoomId, SubscriberId},
@@ -22,45 +22,45 @@ use crate::{
     subscriptions::{ending::draining, standing::expired},
 };
 
-type Key = (RoomId, SubscriberId);
+type AckKey = (RoomId, SubscriberId);
 
 /// The result of an acknowledgement.
-struct Acknowledged {
-    key: Key,
+struct AckOutcome {
+    key: AckKey,
     sequence: u64,
     position: Result<u64>,
 }
 
 /// The side of a Consume stream that reads commands.
-pub(super) struct Reader {
+pub(super) struct CommandReader {
     rooms: Rooms,
     caller: Caller,
-    stage: Arc<Stage>,
+    queues: Arc<ConsumeQueues>,
     /// Cancelled when the client has gone.
     gone: CancellationToken,
-    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Acknowledged> + Send>>>,
+    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = AckOutcome> + Send>>>,
     /// Waiting acknowledgements. Those of one subscriber run one after the other.
-    waiting: HashMap<Key, VecDeque<u64>>,
+    waiting: HashMap<AckKey, VecDeque<u64>>,
     waiting_count: usize,
     /// Rooms to close when their acknowledgements have finished.
     closing: HashSet<RoomId>,
 }
 
-impl Reader {
-    pub(super) fn new(rooms: Rooms, caller: Caller, stage: Arc<Stage>, gone: CancellationToken) -> Self {
+impl CommandReader {
+    pub(super) fn new(rooms: Rooms, caller: Caller, queues: Arc<ConsumeQueues>, gone: CancellationToken) -> Self {
         let (under_way, waiting, closing) = (FuturesUnordered::new(), HashMap::new(), HashSet::new());
-        Self { rooms, caller, stage, gone, under_way, waiting, waiting_count: 0, closing }
+        Self { rooms, caller, queues, gone, under_way, waiting, waiting_count: 0, closing }
     }
 
     /// Runs the commands until they end, the client has gone, its credentials expire or the service drains. Then
     /// waits for the last acknowledgement.
     pub(super) async fn run<S: Stream<Item = Result<ConsumeCommand>>>(mut self, commands: S) {
-        let stage = Arc::clone(&self.stage);
+        let queues = Arc::clone(&self.queues);
         let (gone, draining_begins) = (self.gone.clone(), self.rooms.draining.clone());
         let mut commands = pin!(commands);
         let mut expired = pin!(expired(expires_at(&self.caller)));
         let (end, when_closed) = loop {
-            let may_read = self.under_way.len() + self.waiting_count < CONSUME_ANSWERS_MAX && stage.has_space();
+            let may_read = self.under_way.len() + self.waiting_count < CONSUME_ANSWERS_MAX && queues.has_space();
             tokio::select! {
                 biased;
                 () = gone.cancelled() => break (Ok(()), false),
@@ -68,23 +68,23 @@ impl Reader {
                 error = &mut expired => break (Err(error), true),
                 Some(acknowledged) = self.under_way.next(), if !self.under_way.is_empty() => self.through(acknowledged),
                 command = commands.next(), if may_read => match command {
-                    Some(Ok(command)) => self.obey(command),
+                    Some(Ok(command)) => self.carry_out(command),
                     Some(Err(error)) => break (Err(error), false),
                     None => {
                         self.close_all();
                         break (Ok(()), true);
                     }
                 },
-                () = stage.wait_for_space(), if !may_read => {}
+                () = queues.wait_for_space(), if !may_read => {}
             }
         };
         while let Some(acknowledged) = self.under_way.next().await {
             self.through(acknowledged);
         }
-        stage.end(end, when_closed);
+        queues.end(end, when_closed);
     }
 
-    fn obey(&mut self, command: ConsumeCommand) {
+    fn carry_out(&mut self, command: ConsumeCommand) {
         match command {
             ConsumeCommand::Open { room_id, options, credit } => self.open(room_id, options, credit),
             ConsumeCommand::Acknowledge { room_id, subscriber, sequence } => {
@@ -93,11 +93,11 @@ impl Reader {
                     Err(error) => self.reject(room_id, CommandKind::Acknowledge, sequence, error),
                 }
             }
-            ConsumeCommand::Credit { room_id, messages, bytes } => match self.stage.find(&room_id) {
+            ConsumeCommand::Credit { room_id, messages, bytes } => match self.queues.find(&room_id) {
                 Some(flow) if !flow.is_closing() => flow.add(messages, bytes),
                 Some(_) | None => self.reject(room_id, CommandKind::Credit, 0, not_open()),
             },
-            ConsumeCommand::Close { room_id } => match self.stage.find(&room_id) {
+            ConsumeCommand::Close { room_id } => match self.queues.find(&room_id) {
                 Some(flow) => self.close(room_id, &flow),
                 None => self.reject(room_id, CommandKind::Close, 0, not_open()),
             },
@@ -105,7 +105,7 @@ impl Reader {
     }
 
     fn open(&mut self, room_id: RoomId, options: Result<SubscribeOptions>, credit: Credit) {
-        if self.stage.find(&room_id).is_some() {
+        if self.queues.find(&room_id).is_some() {
             let error = Error::new(
                 Reason::SubscriptionOpen,
                 "`room_id`: the room is open on this stream; close it and wait for `closed`, or use another stream",
@@ -115,15 +115,15 @@ impl Reader {
         self.closing.remove(&room_id);
         let opened = options.and_then(|options| {
             let flow = Flow::new(&options, credit);
-            self.stage.open(options, flow)
+            self.queues.open(options, flow)
         });
         if let Err(error) = opened {
-            self.stage.answer(room_id, ConsumeEvent::Closed(Err(error)));
+            self.queues.answer(room_id, ConsumeEvent::Closed(Err(error)));
         }
     }
 
     fn subscriber(&self, room_id: &RoomId, given: Option<SubscriberId>) -> Result<SubscriberId> {
-        match (self.stage.find(room_id), given) {
+        match (self.queues.find(room_id), given) {
             (None, None) => Err(not_open()),
             (None, Some(given)) => Ok(given),
             (Some(flow), _) if flow.is_closing() => Err(not_open()),
@@ -140,14 +140,14 @@ impl Reader {
         }
     }
 
-    fn acknowledge(&mut self, key: Key, sequence: u64) {
+    fn acknowledge(&mut self, key: AckKey, sequence: u64) {
         let Some(waiting) = self.waiting.get_mut(&key) else {
             self.waiting.insert(key.clone(), VecDeque::new());
             return self.begin(key, sequence);
         };
         // only acknowledgements that cannot fail by themselves are merged
-        let flow = self.stage.find(&key.0);
-        let sure = |sequence| flow.as_ref().is_some_and(|flow| flow.was_told(sequence));
+        let flow = self.queues.find(&key.0);
+        let sure = |sequence| flow.as_ref().is_some_and(|flow| flow.was_reported(sequence));
         match waiting.back_mut() {
             Some(last) if sure(*last) && sure(sequence) => *last = sequence.max(*last),
             Some(_) | None => {
@@ -157,18 +157,18 @@ impl Reader {
         }
     }
 
-    fn begin(&mut self, key: Key, sequence: u64) {
+    fn begin(&mut self, key: AckKey, sequence: u64) {
         let (rooms, caller) = (self.rooms.clone(), self.caller.clone());
         self.under_way.push(Box::pin(async move {
             let position = rooms.acknowledge(&caller, &key.0, &key.1, sequence).await;
-            Acknowledged { key, sequence, position }
+            AckOutcome { key, sequence, position }
         }));
     }
 
-    fn through(&mut self, acknowledged: Acknowledged) {
-        let Acknowledged { key, sequence, position } = acknowledged;
+    fn through(&mut self, acknowledged: AckOutcome) {
+        let AckOutcome { key, sequence, position } = acknowledged;
         match position {
-            Ok(position) => self.stage.answer(key.0.clone(), ConsumeEvent::Acknowledged(position)),
+            Ok(position) => self.queues.answer(key.0.clone(), ConsumeEvent::Acknowledged(position)),
             Err(error) => self.reject(key.0.clone(), CommandKind::Acknowledge, sequence, error),
         }
         let next = self.waiting.get_mut(&key).and_then(VecDeque::pop_front);
@@ -178,7 +178,7 @@ impl Reader {
         }
         self.waiting.remove(&key);
         if self.closing.contains(&key.0)
-            && let Some(flow) = self.stage.find(&key.0)
+            && let Some(flow) = self.queues.find(&key.0)
         {
             self.close(key.0, &flow);
         }
@@ -197,7 +197,7 @@ impl Reader {
 
     /// Closes all rooms after the client's last command.
     fn close_all(&mut self) {
-        for (room_id, flow) in self.stage.all() {
+        for (room_id, flow) in self.queues.all() {
             if flow.until_caught_up {
                 flow.no_more_credit();
             } else {
@@ -207,7 +207,7 @@ impl Reader {
     }
 
     fn reject(&self, room_id: RoomId, kind: CommandKind, sequence: u64, error: Error) {
-        self.stage.answer(room_id, ConsumeEvent::Rejected { kind, sequence, error });
+        self.queues.answer(room_id, ConsumeEvent::Rejected { kind, sequence, error });
     }
 }
 

@@ -9,13 +9,14 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{ConsumeEvent, Consumed, flow::Flow, stage::Stage};
+use super::{ConsumeEvent, Consumed, flow::Flow, queues::ConsumeQueues};
 use crate::{
     domain::{Caller, Gap},
     error::Result,
     rooms::{Rooms, subscribe::SubscribeOptions},
     subscriptions::{
-        ending::SubscriptionEnd, frame::Frame, subscribers::session::SubscriberSession, subscription::Way,
+        ending::SubscriptionEnd, frame::Frame, subscribers::session::SubscriberSession,
+        subscription::SubscriptionSource,
     },
 };
 
@@ -29,7 +30,7 @@ pub(super) fn consumed(
     options: SubscribeOptions,
     flow: Arc<Flow>,
     opens: Arc<Semaphore>,
-    stage: Arc<Stage>,
+    queues: Arc<ConsumeQueues>,
 ) -> impl Stream<Item = Consumed> + Send {
     let room_id = options.room_id.clone();
     stream! {
@@ -45,7 +46,7 @@ pub(super) fn consumed(
                 }
             }
         };
-        stage.remove(&room_id);
+        queues.remove(&room_id);
         yield Consumed { room_id, event: ConsumeEvent::Closed(closed) };
     }
 }
@@ -78,9 +79,9 @@ fn frames(
         let session = subscription.auto_acks.clone();
         let ending = subscription.ending.clone();
         let heartbeat_interval = subscription.heartbeat_interval;
-        let epoch = match &subscription.way {
-            Way::Log(start) => Some(start.state.epoch),
-            Way::Ephemeral(..) => None,
+        let epoch = match &subscription.source {
+            SubscriptionSource::Log(start) => Some(start.state.epoch),
+            SubscriptionSource::Ephemeral(..) => None,
         };
         let mut frames = subscription.frames();
         let mut position = 0;
@@ -146,7 +147,7 @@ fn frames(
                 }
                 if epoch.is_some() {
                     position = slice.last_sequence();
-                    flow.tell(position);
+                    flow.record_reported(position);
                 }
                 yield Ok((Frame::Messages(slice), session.clone()));
             }
@@ -158,7 +159,7 @@ fn frames(
 fn reached(frame: &Frame, flow: &Flow) -> Option<u64> {
     match frame {
         Frame::Opened { position, last_sequence, .. } => {
-            flow.tell(*last_sequence);
+            flow.record_reported(*last_sequence);
             Some(*position)
         }
         Frame::Gap(gap) => Some(gap.to),

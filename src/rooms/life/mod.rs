@@ -16,7 +16,7 @@ use crate::{
     },
     error::{Error, Reason, Result, Violations},
     limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
-    store::registry::{Naming, Registration, known::Registered, not_found},
+    store::registry::{NameClaim, Registration, known::Registered, not_found},
 };
 
 /// Number of attempts to create a room while other calls change the same room.
@@ -173,11 +173,11 @@ impl Rooms {
     /// Names the room and registers it, unless it exists.
     async fn register(&self, caller: &Caller, new: &NewRoom) -> Result<Registration> {
         let registry = &self.store.registry;
-        let named = match registry.name(new).await? {
-            Naming::Named(named) => named,
-            Naming::Found(found) => return Ok(found),
+        let claimed = match registry.name(new).await? {
+            NameClaim::Claimed(claimed) => claimed,
+            NameClaim::Found(found) => return Ok(found),
         };
-        let room = &named.room;
+        let room = &claimed.room;
         let checked = async {
             if room.persist {
                 // its subject may be longer than the preferred one
@@ -190,9 +190,9 @@ impl Rooms {
             Ok(())
         };
         match checked.await {
-            Ok(()) => registry.register(new, &named).await,
+            Ok(()) => registry.register(new, &claimed).await,
             Err(error) => {
-                let _ = registry.release(&named).await;
+                let _ = registry.release(&claimed).await;
                 Err(error)
             }
         }

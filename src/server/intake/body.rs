@@ -15,13 +15,14 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     budgets::{Charge, Share},
-    prefix::{PREFIX_BYTES, complete, length},
+    prefix::{complete, length},
     right::PublishRight,
-    rules::Rules,
+    rules::RequestRules,
 };
 use crate::{
     error::{Error, Limit, Reason, Violations},
     grpc::{
+        framing::PREFIX_BYTES,
         skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
         status,
     },
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// The position in a body of length-prefixed messages.
-enum Stage {
+enum BodyPosition {
     /// In the prefix of a message; the part of the prefix that was received.
     Prefix(BytesMut),
     /// The prefix is complete, and its message waits for the budget; the prefix, the message's length, and the wait.
@@ -44,13 +45,13 @@ enum Stage {
 /// A request body that keeps its bounds.
 pub(super) struct Charged {
     inner: Body,
-    rules: Rules,
+    rules: RequestRules,
     share: Share,
     call: Option<Arc<Call>>,
     skipped: Skipped,
     /// `None` once the beginning of a message was received, or when no check is needed.
     right: Option<PublishRight>,
-    stage: Stage,
+    stage: BodyPosition,
     /// The number of messages that were passed on.
     passed: u64,
     /// Bytes that were received and not passed on yet.
@@ -65,14 +66,14 @@ pub(super) struct Charged {
 impl Charged {
     pub(super) fn new(
         inner: Body,
-        rules: Rules,
+        rules: RequestRules,
         share: Share,
         call: Option<Arc<Call>>,
         skipped: Skipped,
         right: Option<PublishRight>,
     ) -> Self {
         let deadline = (!rules.is_stream && !inner.is_end_stream()).then(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
-        let stage = Stage::Prefix(BytesMut::new());
+        let stage = BodyPosition::Prefix(BytesMut::new());
         let (rest, passed, charge, has_failed) = (Bytes::new(), 0, None, false);
         let right = right.filter(|_| rules.checks_right);
         Self { inner, rules, share, call, skipped, right, stage, passed, rest, charge, deadline, has_failed }
@@ -86,7 +87,7 @@ impl Charged {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
             match &mut self.stage {
-                Stage::Prefix(prefix) => {
+                BodyPosition::Prefix(prefix) => {
                     if prefix.is_empty() {
                         // messages that are already complete need no charge: decoding them needs no more memory
                         let (end, count) = complete(&self.rest, self.rules.bytes_max);
@@ -104,12 +105,12 @@ impl Charged {
                         return Poll::Ready(Ok(Some(prefix)));
                     }
                 }
-                Stage::Waiting(prefix, length, charging) => {
+                BodyPosition::Waiting(prefix, length, charging) => {
                     self.charge = ready!(charging.as_mut().poll(cx));
                     let (prefix, length) = (std::mem::take(prefix), *length);
                     return Poll::Ready(Ok(Some(self.admit_message(prefix, length))));
                 }
-                Stage::Message(left) => {
+                BodyPosition::Message(left) => {
                     if self.rest.is_empty() {
                         return Poll::Ready(Ok(None));
                     }
@@ -127,7 +128,7 @@ impl Charged {
                     }
                     return Poll::Ready(Ok(Some(taken)));
                 }
-                Stage::Skipping(left, beginning) => {
+                BodyPosition::Skipping(left, beginning) => {
                     let taken = self.rest.split_to((*left).min(self.rest.len()));
                     *left -= taken.len();
                     let room = CORRELATION_BYTES_MAX.saturating_sub(beginning.len());
@@ -162,7 +163,7 @@ impl Charged {
         }
         if length > self.rules.bytes_max {
             if self.rules.skips(length) {
-                self.stage = Stage::Skipping(length, BytesMut::new());
+                self.stage = BodyPosition::Skipping(length, BytesMut::new());
                 return Ok(None);
             }
             return Err(self.too_large(length));
@@ -172,7 +173,7 @@ impl Charged {
             self.charge = self.share.try_charge(bytes);
             if self.charge.is_none() {
                 let charging = self.share.charge(bytes).ok_or_else(budget_exhausted)?;
-                self.stage = Stage::Waiting(prefix, length, Box::pin(charging));
+                self.stage = BodyPosition::Waiting(prefix, length, Box::pin(charging));
                 return Ok(None);
             }
         }
@@ -180,7 +181,7 @@ impl Charged {
     }
 
     fn admit_message(&mut self, prefix: Bytes, length: usize) -> Bytes {
-        self.stage = Stage::Message(length);
+        self.stage = BodyPosition::Message(length);
         if length == 0 {
             self.passed += 1;
             self.end_of_message();
@@ -189,7 +190,7 @@ impl Charged {
     }
 
     fn end_of_message(&mut self) {
-        self.stage = Stage::Prefix(BytesMut::new());
+        self.stage = BodyPosition::Prefix(BytesMut::new());
         // a call of one message begins at the end of the body, when it is certain that there is no second message
         if self.rules.is_stream {
             self.deadline = None;
@@ -217,7 +218,7 @@ impl Charged {
     }
 
     fn late(&self) -> Error {
-        if matches!(self.stage, Stage::Waiting(..)) {
+        if matches!(self.stage, BodyPosition::Waiting(..)) {
             return budget_exhausted();
         }
         Error::new(
@@ -229,7 +230,7 @@ impl Charged {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
             // the previous message was decoded, so its charge ends
-            if matches!(self.stage, Stage::Prefix(_)) {
+            if matches!(self.stage, BodyPosition::Prefix(_)) {
                 self.charge = None;
             }
             if self.is_late(cx) {
@@ -256,7 +257,7 @@ impl Charged {
         self.mark_busy();
         self.deadline = None;
         match &self.stage {
-            Stage::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
+            BodyPosition::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
             _ => self.fail(Error::new(
                 Reason::RequestMalformed,
                 "the request ends in the middle of a message; send it again",
@@ -295,7 +296,7 @@ impl HttpBody for Charged {
     fn is_end_stream(&self) -> bool {
         self.has_failed
             || (self.rest.is_empty()
-                && matches!(&self.stage, Stage::Prefix(prefix) if prefix.is_empty())
+                && matches!(&self.stage, BodyPosition::Prefix(prefix) if prefix.is_empty())
                 && self.inner.is_end_stream())
     }
 }

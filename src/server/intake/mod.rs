@@ -24,7 +24,7 @@ use axum::body::Body;
 use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
-use self::{body::Charged, budgets::Budgets, right::PublishRight, rules::Rules};
+use self::{body::Charged, budgets::Budgets, right::PublishRight, rules::RequestRules};
 use super::client::{Call, Client};
 use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
 
@@ -69,7 +69,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let rules = Rules::of(request.uri().path(), self.layer.payload_bytes_max);
+        let rules = RequestRules::of(request.uri().path(), self.layer.payload_bytes_max);
         let extensions = request.extensions_mut();
         // removed, so that the request does not keep the call open: the call ends with its answer
         let call = extensions.remove::<Arc<Call>>();

@@ -1,7 +1,6 @@
-//! The prefix of each gRPC message.
+//! Reads the prefixes of the gRPC messages of a request.
 
-/// Bytes of the prefix: a flag (1) and the length of the message (4) (gRPC over HTTP/2).
-pub(super) const PREFIX_BYTES: usize = 5;
+use crate::grpc::framing::PREFIX_BYTES;
 
 /// The bytes and the number of the complete messages at the beginning of `bytes`. Stops at a message longer than
 /// `bytes_max`.

@@ -10,7 +10,7 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "a table of what holds for which RPC")]
-pub(super) struct Rules {
+pub(super) struct RequestRules {
     /// Maximum bytes of a message.
     pub bytes_max: usize,
     /// The field that an error names for a larger message; `None` when no single field makes a message large.
@@ -25,7 +25,7 @@ pub(super) struct Rules {
     pub is_charged: bool,
 }
 
-impl Rules {
+impl RequestRules {
     /// The rules for the RPC at `path`, in a service that accepts payloads of at most `payload_bytes_max` bytes.
     pub(super) fn of(path: &str, payload_bytes_max: usize) -> Self {
         let small = Self {

@@ -20,10 +20,10 @@ use crate::{
 };
 
 #[derive(Debug, Default)]
-pub(super) struct Handshakes(Mutex<Begun>);
+pub(super) struct Handshakes(Mutex<OpenHandshakes>);
 
 #[derive(Debug, Default)]
-struct Begun {
+struct OpenHandshakes {
     next: u64,
     open: BTreeMap<u64, CancellationToken>,
 }
@@ -46,7 +46,7 @@ impl Handshakes {
         Handshake { all: Arc::clone(self), number, superseded, in_force }
     }
 
-    fn begun(&self) -> MutexGuard<'_, Begun> {
+    fn begun(&self) -> MutexGuard<'_, OpenHandshakes> {
         lock(&self.0)
     }
 }

@@ -46,18 +46,18 @@ struct Inner {
 
 /// How a reader gets its turns.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns {
+pub(crate) struct BacklogTurns {
     backlogs: Backlogs,
     /// The turns that the reader's caller may have at the same time.
     of_caller: Option<Arc<Semaphore>>,
 }
 
-impl Turns {
+impl BacklogTurns {
     /// Waits for a turn.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(in crate::store) async fn turn(&self, message_bytes_max: usize) -> Turn {
+    pub(in crate::store) async fn turn(&self, message_bytes_max: usize) -> BacklogTurn {
         self.backlogs.turn(self.of_caller.as_ref(), message_bytes_max).await
     }
 }
@@ -70,7 +70,7 @@ trait Holder: Send + Sync {
 
 /// The right to request `bytes` bytes of a backlog from NATS. Dropping it gives the turn back.
 #[derive(Debug)]
-pub(in crate::store) struct Turn {
+pub(in crate::store) struct BacklogTurn {
     backlogs: Backlogs,
     pub bytes: usize,
     /// When the first message arrived. The time until then is not counted.
@@ -89,17 +89,17 @@ impl Backlogs {
     }
 
     /// Turns for one caller. `of_caller` has one permit for each turn that the caller may have at the same time.
-    pub(in crate::store) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> Turns {
-        Turns { backlogs: self.clone(), of_caller }
+    pub(in crate::store) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> BacklogTurns {
+        BacklogTurns { backlogs: self.clone(), of_caller }
     }
 
     /// Waits for a turn, in the order of the requests. A turn covers at least one message of the largest size, or all
     /// of the read-ahead if the budget allows it. `of_caller` bounds the turns of one caller.
-    async fn turn(&self, of_caller: Option<&Arc<Semaphore>>, message_bytes_max: usize) -> Turn {
+    async fn turn(&self, of_caller: Option<&Arc<Semaphore>>, message_bytes_max: usize) -> BacklogTurn {
         let all = BACKLOGS_BYTES_MAX / KIB;
         let needed = message_bytes_max.div_ceil(KIB).min(all);
         let wanted = (READ_AHEAD_BYTES_MAX + message_bytes_max).div_ceil(KIB).min(all);
-        let _waiting = Waiting::new(&self.0.waiting);
+        let _waiting = WaitingReader::new(&self.0.waiting);
         let of_caller = match of_caller {
             Some(places) => Some(self.acquire(Arc::clone(places), 1).await),
             None => None,
@@ -110,7 +110,13 @@ impl Backlogs {
             None => (needed, self.acquire(Arc::clone(&self.0.budget), permits(needed)).await),
         };
         let Some(permit) = permit else { return std::future::pending().await };
-        Turn { backlogs: self.clone(), bytes: kib * KIB, since: None, _permit: permit, _of_caller: of_caller.flatten() }
+        BacklogTurn {
+            backlogs: self.clone(),
+            bytes: kib * KIB,
+            since: None,
+            _permit: permit,
+            _of_caller: of_caller.flatten(),
+        }
     }
 
     /// Waits for permits, and takes turns from idle holders meanwhile. Never `None`, because no semaphore is closed.
@@ -138,7 +144,7 @@ impl Backlogs {
     }
 }
 
-impl Turn {
+impl BacklogTurn {
     /// Returns true if another reader waits and this turn has lasted [`BACKLOG_TURN_TIME`].
     pub(in crate::store) fn is_over(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() > BACKLOG_TURN_TIME)
@@ -147,16 +153,16 @@ impl Turn {
 }
 
 /// Counts a waiting reader until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingReader<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingReader<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingReader<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -167,26 +173,26 @@ fn permits(kib: usize) -> u32 {
 }
 
 /// A stream of messages that is read ahead while its turn lasts.
-pub(in crate::store) struct Taken<S: Stream> {
+pub(in crate::store) struct ReadAhead<S: Stream> {
     slot: Arc<Slot<S>>,
 }
 
 struct Slot<S: Stream> {
-    held: Mutex<Option<(Peekable<S>, Option<Turn>)>>,
-    asked: Mutex<Asked>,
+    held: Mutex<Option<(Peekable<S>, Option<BacklogTurn>)>>,
+    asked: Mutex<LastRequest>,
 }
 
 /// The time of the last request for a message, and the task that waits for one.
-struct Asked {
+struct LastRequest {
     at: Instant,
     waiting: Option<Waker>,
 }
 
-impl<S: Stream<Item: Send> + Unpin + Send + 'static> Taken<S> {
+impl<S: Stream<Item: Send> + Unpin + Send + 'static> ReadAhead<S> {
     /// Wraps a stream that belongs to `turn`. Without a turn it never ends.
-    pub(in crate::store) fn new(stream: S, turn: Option<Turn>) -> Self {
+    pub(in crate::store) fn new(stream: S, turn: Option<BacklogTurn>) -> Self {
         let backlogs = turn.as_ref().map(|turn| turn.backlogs.clone());
-        let asked = Asked { at: Instant::now(), waiting: None };
+        let asked = LastRequest { at: Instant::now(), waiting: None };
         let slot = Arc::new(Slot { held: Mutex::new(Some((stream.peekable(), turn))), asked: Mutex::new(asked) });
         if let Some(backlogs) = backlogs {
             let holder: Weak<dyn Holder> = Arc::downgrade(&(Arc::clone(&slot) as Arc<dyn Holder>));
@@ -199,11 +205,11 @@ impl<S: Stream<Item: Send> + Unpin + Send + 'static> Taken<S> {
 
     /// Returns true if the turn was taken away or is over. The stream is then unusable.
     pub(in crate::store) fn is_over(&self) -> bool {
-        lock(&self.slot.held).as_ref().is_none_or(|(_, turn)| turn.as_ref().is_some_and(Turn::is_over))
+        lock(&self.slot.held).as_ref().is_none_or(|(_, turn)| turn.as_ref().is_some_and(BacklogTurn::is_over))
     }
 }
 
-impl<S: Stream + Unpin> Taken<S> {
+impl<S: Stream + Unpin> ReadAhead<S> {
     /// Ready if [`Self::take`] returns a message, or the stream has ended.
     pub(in crate::store) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut held = lock(&self.slot.held);
@@ -211,7 +217,7 @@ impl<S: Stream + Unpin> Taken<S> {
         let polled = Pin::new(stream).poll_peek(cx).map(drop);
         if turn.is_some() {
             let waiting = polled.is_pending().then(|| cx.waker().clone());
-            *lock(&self.slot.asked) = Asked { at: Instant::now(), waiting };
+            *lock(&self.slot.asked) = LastRequest { at: Instant::now(), waiting };
         }
         polled
     }

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::{sync::watch, time};
 use tracing::debug;
 
-use super::message::Stored;
+use super::message::StoredMessage;
 use crate::{
     domain::{Message, Room},
     error::Result,
@@ -102,8 +102,8 @@ impl EphemeralFeed {
 
     /// Converts a message. `None` if the message is held until its sender is known.
     fn event(&mut self, message: async_nats::Message) -> Option<EphemeralEvent> {
-        let Stored { mut message, seal, .. } =
-            Stored::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
+        let StoredMessage { mut message, seal, .. } =
+            StoredMessage::new(0, SystemTime::now(), message.headers.as_ref(), message.payload);
         if let Some(seal) = seal
             && self.signatures.attribute(&self.room, &mut message, &seal) == Attribution::UnknownKey
         {

@@ -15,8 +15,8 @@ use tracing::debug;
 
 use super::{
     fetch::{Fetched, Origin, fetch},
-    logs::{Logs, behind, is_replicated},
-    message::Stored,
+    high_water_marks::{HighWaterMarks, behind, is_replicated},
+    message::StoredMessage,
     raw::{self, Raw, Wanted},
 };
 use crate::{
@@ -39,7 +39,7 @@ const EACH_TOGETHER_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Excerpts<'a> {
     pub nats: &'a Nats,
-    pub logs: &'a Logs,
+    pub marks: &'a HighWaterMarks,
     pub signatures: &'a Signatures,
     pub room: &'a Room,
     /// A state that is not stale.
@@ -179,7 +179,7 @@ impl Excerpts<'_> {
         }
         let mut listing = None;
         if !self.state.is_dense() {
-            listing = Some(self.logs.list(self.room).await?);
+            listing = Some(self.marks.list(self.room).await?);
         }
         let mut bytes: usize = found.iter().map(|message| message.payload.len()).sum();
         let give_up = time::Instant::now() + STALE_ANSWER_TIMEOUT;
@@ -205,7 +205,7 @@ impl Excerpts<'_> {
                 continue;
             }
             // the message was removed, or the answer is stale
-            let newer = self.logs.list(self.room).await?;
+            let newer = self.marks.list(self.room).await?;
             if newer.first_from(next) == Some(next) {
                 if time::Instant::now() > give_up {
                     return Err(behind());
@@ -225,7 +225,7 @@ impl Excerpts<'_> {
             return Ok(true);
         }
         if is_replicated(self.room) {
-            return Ok(self.logs.list(self.room).await?.first_from(sequence + 1).is_some());
+            return Ok(self.marks.list(self.room).await?.first_from(sequence + 1).is_some());
         }
         let limits = ExcerptLimits { messages: 1, bytes: HISTORY_PAGE_BYTES_MAX };
         Ok(!self.read(Origin::Sequence(sequence + 1), limits).await?.messages.is_empty())
@@ -255,10 +255,10 @@ impl Excerpts<'_> {
 }
 
 /// Converts a reply of a direct get.
-fn read(reply: async_nats::Message) -> Option<Stored> {
+fn read(reply: async_nats::Message) -> Option<StoredMessage> {
     let headers = reply.headers.as_ref()?;
     let sequence = number(Some(headers), header::NATS_SEQUENCE)?;
     let time = headers.get_last(header::NATS_TIME_STAMP)?.as_str();
     let time = humantime::parse_rfc3339(time).ok()?;
-    Some(Stored::new(sequence, time, Some(headers), reply.payload))
+    Some(StoredMessage::new(sequence, time, Some(headers), reply.payload))
 }

@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures_util::StreamExt;
 use tracing::debug;
 
-use super::message::Stored;
+use super::message::StoredMessage;
 use crate::{
     domain::{Message, Room},
     nats::Nats,
@@ -60,11 +60,12 @@ pub(in crate::store) async fn fetch(
         ..pull::Config::default()
     };
     let stream = room.stream.as_str();
-    let told = |error: &dyn std::fmt::Display| debug!(%error, "a page could not be fetched; it is read in another way");
+    let report =
+        |error: &dyn std::fmt::Display| debug!(%error, "a page could not be fetched; it is read in another way");
     let consumer =
-        nats.jetstream.create_consumer_on_stream(config, &stream).await.inspect_err(|error| told(error)).ok()?;
+        nats.jetstream.create_consumer_on_stream(config, &stream).await.inspect_err(|error| report(error)).ok()?;
     let fetch = consumer.fetch().max_messages(messages_max).max_bytes(bytes_max).messages();
-    let mut fetched = fetch.await.inspect_err(|error| told(error)).ok()?;
+    let mut fetched = fetch.await.inspect_err(|error| report(error)).ok()?;
     let mut messages = Vec::with_capacity(messages_max);
     let mut pending = 0;
     while let Some(delivery) = fetched.next().await {
@@ -73,18 +74,18 @@ pub(in crate::store) async fn fetch(
             // the bound on bytes is reached
             Err(_) if !messages.is_empty() => break,
             Err(error) => {
-                told(&error);
+                report(&error);
                 return None;
             }
         };
-        let info = delivery.info().inspect_err(|error| told(error)).ok()?;
+        let info = delivery.info().inspect_err(|error| report(error)).ok()?;
         if info.consumer_sequence != messages.len() as u64 + 1 {
             return None; // a message was lost in transit
         }
         let (sequence, published) = (info.stream_sequence, info.published);
         pending = info.pending;
         let async_nats::Message { headers, payload, .. } = delivery.message;
-        let stored = Stored::new(sequence, published.into(), headers.as_ref(), payload);
+        let stored = StoredMessage::new(sequence, published.into(), headers.as_ref(), payload);
         messages.push(stored.attributed(signatures, room).await);
     }
     Some(Fetched { messages, pending })

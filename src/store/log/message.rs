@@ -16,7 +16,7 @@ use crate::{
 
 /// A message, and its claims about its sender, which are not proven.
 #[derive(Debug)]
-pub(in crate::store) struct Stored {
+pub(in crate::store) struct StoredMessage {
     pub message: Message,
     /// The message id in NATS.
     pub nats_id: Option<String>,
@@ -25,7 +25,7 @@ pub(in crate::store) struct Stored {
     pub expires_at: Option<SystemTime>,
 }
 
-impl Stored {
+impl StoredMessage {
     pub(in crate::store) fn new(
         sequence: u64,
         published_at: SystemTime,

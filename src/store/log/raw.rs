@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
 
-use super::message::Stored;
+use super::message::StoredMessage;
 use crate::{
     domain::Room,
     error::{Error, Result},
@@ -32,13 +32,13 @@ pub(in crate::store) enum Wanted {
 /// A message from the leader.
 #[derive(Debug)]
 pub(in crate::store) struct Raw {
-    pub stored: Stored,
+    pub stored: StoredMessage,
     /// True if the NATS client can parse the message.
     pub is_parsable: bool,
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct MessageAnswer {
     message: FoundMessage,
 }
 
@@ -61,8 +61,8 @@ pub(in crate::store) async fn get(nats: &Nats, room: &Room, wanted: Wanted) -> R
         Wanted::Last => json!({ "last_by_subj": ">" }),
     };
     let subject = format!("STREAM.MSG.GET.{}", room.stream);
-    let found: FoundMessage = match nats.api::<_, Found>(subject, &request).await {
-        Ok(Found { message }) => message,
+    let found: FoundMessage = match nats.api::<_, MessageAnswer>(subject, &request).await {
+        Ok(MessageAnswer { message }) => message,
         Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -82,7 +82,7 @@ fn decode(FoundMessage { seq, time, hdrs, data }: FoundMessage) -> Option<Raw> {
     let (headers, payload) = (STANDARD.decode(hdrs).ok()?, STANDARD.decode(data).ok()?);
     let time: SystemTime = humantime::parse_rfc3339(&time).ok()?;
     let (headers, is_parsable) = parse(&headers);
-    Some(Raw { stored: Stored::new(seq, time, Some(&headers), payload.into()), is_parsable })
+    Some(Raw { stored: StoredMessage::new(seq, time, Some(&headers), payload.into()), is_parsable })
 }
 
 /// The readable headers. True: these are all headers.

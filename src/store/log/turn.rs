@@ -24,10 +24,10 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(3);
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A turn. The instance must give it back with [`Turn::end`].
+/// The turn to repair a stream. The instance must give it back with [`RepairTurn::end`].
 #[derive(Debug)]
 #[must_use]
-pub(in crate::store) struct Turn {
+pub(in crate::store) struct RepairTurn {
     nats: Nats,
     stream: String,
 }
@@ -40,7 +40,7 @@ pub(in crate::store) struct Turn {
 ///
 /// # Cancel safety
 /// A turn that is taken while this is dropped ends after [`LEASE`].
-pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<Turn, ApiError> {
+pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<RepairTurn, ApiError> {
     let config = pull::Config {
         name: Some(TURN_CONSUMER.to_owned()),
         ack_policy: AckPolicy::None,
@@ -67,10 +67,10 @@ pub(in crate::store) async fn take(nats: &Nats, stream: &str) -> Result<Turn, Ap
             result => break result.map(drop),
         }
     };
-    taken.map(|()| Turn { nats: nats.clone(), stream: stream.to_owned() })
+    taken.map(|()| RepairTurn { nats: nats.clone(), stream: stream.to_owned() })
 }
 
-impl Turn {
+impl RepairTurn {
     /// Gives the turn back. If the turn is dropped, or NATS does not get the request, it ends after [`LEASE`].
     pub(in crate::store) async fn end(self) {
         let _ = self.nats.delete_consumer(&self.stream, TURN_CONSUMER).await;

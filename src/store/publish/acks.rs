@@ -42,26 +42,26 @@ pub(super) struct AtomicBatch {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct AckWaiter {
     stream: Arc<str>,
     batch: Option<AtomicBatch>,
-    tell: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<Reply>,
 }
 
-type Waiters = Arc<Mutex<HashMap<u64, Waiting>>>;
+type AckWaiters = Arc<Mutex<HashMap<u64, AckWaiter>>>;
 
 /// The inbox for acknowledgements, and the publishes that wait for one.
 #[derive(Clone, Debug)]
 pub(super) struct Acks {
     inbox: Arc<str>,
     next: Arc<AtomicU64>,
-    waiters: Waiters,
+    waiters: AckWaiters,
 }
 
 /// An awaited acknowledgement. Dropping it stops the wait.
 #[derive(Debug)]
 pub(super) struct Expected {
-    waiters: Waiters,
+    waiters: AckWaiters,
     number: u64,
     reply: oneshot::Receiver<Reply>,
 }
@@ -97,7 +97,7 @@ impl Acks {
         let inbox: Arc<str> = nats.client.new_inbox().into();
         let replies =
             nats.client.subscribe(format!("{inbox}.*")).await.map_err(|error| unavailable().because(error))?;
-        let waiters = Waiters::default();
+        let waiters = AckWaiters::default();
         let acks = Self { inbox, next: Arc::default(), waiters: Arc::clone(&waiters) };
         Ok((acks, AckListener { replies, waiters }))
     }
@@ -106,8 +106,8 @@ impl Acks {
     /// subject.
     pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (tell, reply) = oneshot::channel();
-        lock(&self.waiters).insert(number, Waiting { stream: Arc::clone(stream), batch, tell });
+        let (send, reply) = oneshot::channel();
+        lock(&self.waiters).insert(number, AckWaiter { stream: Arc::clone(stream), batch, reply: send });
         let expected = Expected { waiters: Arc::clone(&self.waiters), number, reply };
         (expected, format!("{}.{number}", self.inbox))
     }
@@ -117,11 +117,11 @@ impl Acks {
 #[derive(Debug)]
 pub(in crate::store) struct AckListener {
     replies: Subscriber,
-    waiters: Waiters,
+    waiters: AckWaiters,
 }
 
 #[derive(Deserialize)]
-struct PubAck<'a> {
+struct PublishAck<'a> {
     stream: Option<&'a str>,
     seq: Option<u64>,
     #[serde(default)]
@@ -140,46 +140,46 @@ impl AckListener {
                 message = self.replies.next() => message,
             };
             match message {
-                Some(message) => self.hear(&message),
+                Some(message) => self.pass_on(&message),
                 None => break,
             }
         }
         lock(&self.waiters).clear();
     }
 
-    fn hear(&self, message: &async_nats::Message) {
+    fn pass_on(&self, message: &async_nats::Message) {
         let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
         let mut waiters = lock(&self.waiters);
-        let Some(waiting) = waiters.get(&number) else { return };
-        let Some(reply) = read(message, waiting) else {
+        let Some(waiter) = waiters.get(&number) else { return };
+        let Some(reply) = read(message, waiter) else {
             warn!(
-                stream = &*waiting.stream,
+                stream = &*waiter.stream,
                 "another program answered a publish instead of JetStream; its answer is ignored"
             );
             return;
         };
-        if let Some(waiting) = waiters.remove(&number) {
+        if let Some(waiter) = waiters.remove(&number) {
             // the caller may have gone, so an error is ignored
-            let _ = waiting.tell.send(reply);
+            let _ = waiter.reply.send(reply);
         }
     }
 }
 
 /// Parses JetStream's answer. `None` if another program answered.
-fn read(message: &async_nats::Message, waiting: &Waiting) -> Option<Reply> {
+fn read(message: &async_nats::Message, waiter: &AckWaiter) -> Option<Reply> {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Some(Reply::NobodyListens);
     }
-    let ack: PubAck<'_> = serde_json::from_slice(&message.payload).ok()?;
+    let ack: PublishAck<'_> = serde_json::from_slice(&message.payload).ok()?;
     if let Some(error) = ack.error {
         return Some(Reply::Refused(error));
     }
-    let is_of_batch = match &waiting.batch {
+    let is_of_batch = match &waiter.batch {
         Some(batch) => ack.batch == Some(&*batch.id) && ack.count == Some(batch.messages),
         None => true,
     };
     match ack.seq {
-        Some(sequence) if ack.stream == Some(&*waiting.stream) && sequence > 0 && is_of_batch => {
+        Some(sequence) if ack.stream == Some(&*waiter.stream) && sequence > 0 && is_of_batch => {
             Some(Reply::Stored { sequence, duplicate: ack.duplicate })
         }
         _ => None,

@@ -59,7 +59,7 @@ impl Publisher {
                 if let Some(expectation) = expectation.filter(|_| is_mismatch(&error)) {
                     let nats = &self.outbox.nats;
                     // from here on the first message is certainly stored; the other messages show whether all are
-                    expectation.resolve(nats, &self.logs, registered, &error, deadline).await?;
+                    expectation.resolve(nats, &self.marks, registered, &error, deadline).await?;
                 }
                 let known = self.known(registered, &messages, deadline).await.map_err(|_| outcome_unknown())?;
                 if let Some(first) = stored_together(&known) {

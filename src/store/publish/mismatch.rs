@@ -22,8 +22,8 @@ use crate::{
     nats::Nats,
     store::{
         log::{
-            logs::{Logs, is_replicated},
-            message::Stored,
+            high_water_marks::{HighWaterMarks, is_replicated},
+            message::StoredMessage,
             message_id,
             raw::{self, Wanted},
         },
@@ -46,7 +46,7 @@ pub(super) struct Expectation {
 }
 
 /// What is stored at the sequence that the message expected to get.
-enum Place {
+enum Occupant {
     This,
     Another,
     /// It is unknown whether it is this message.
@@ -69,7 +69,7 @@ impl Expectation {
     pub(super) async fn resolve(
         &self,
         nats: &Nats,
-        logs: &Logs,
+        marks: &HighWaterMarks,
         registered: &Registered,
         refusal: &jetstream::Error,
         deadline: Instant,
@@ -80,52 +80,52 @@ impl Expectation {
         let give_up = deadline.min(Instant::now() + STALE_ANSWER_TIMEOUT);
         let place = async {
             loop {
-                if let Ok(Some(place)) = self.place(nats, logs, registered).await {
+                if let Ok(Some(place)) = self.place(nats, marks, registered).await {
                     return place;
                 }
                 time::sleep(RETRY_DELAY).await;
             }
         };
         match time::timeout_at(give_up, place).await {
-            Ok(Place::This) => Ok(self.last_sequence.saturating_add(1)),
-            Ok(Place::Another) => Err(refused(refusal)),
-            Ok(Place::Unknown) | Err(_) => Err(outcome_unknown()),
+            Ok(Occupant::This) => Ok(self.last_sequence.saturating_add(1)),
+            Ok(Occupant::Another) => Err(refused(refusal)),
+            Ok(Occupant::Unknown) | Err(_) => Err(outcome_unknown()),
         }
     }
 
     /// `None`: a server may still store the message.
-    async fn place(&self, nats: &Nats, logs: &Logs, registered: &Registered) -> Result<Option<Place>> {
+    async fn place(&self, nats: &Nats, marks: &HighWaterMarks, registered: &Registered) -> Result<Option<Occupant>> {
         let (room, place) = (&registered.room, self.last_sequence.saturating_add(1));
-        let mut state: RoomState = logs.state(room).await?;
+        let mut state: RoomState = marks.state(room).await?;
         if state.last_sequence < self.last_sequence {
-            state = logs.reaching(room, self.last_sequence, state).await?;
+            state = marks.reaching(room, self.last_sequence, state).await?;
         }
         if state.last_sequence < self.last_sequence {
             // the expected sequence is after the end of the log, so no server stores the message
-            return Ok(Some(Place::Another));
+            return Ok(Some(Occupant::Another));
         }
         if state.last_sequence == self.last_sequence {
-            return Ok((!is_replicated(room)).then_some(Place::Another));
+            return Ok((!is_replicated(room)).then_some(Occupant::Another));
         }
         if let Some(found) = raw::get(nats, room, Wanted::At(place)).await? {
             return Ok(Some(self.compare(&found.stored)));
         }
         // the message was removed, or the answer is stale: the next message shows the latest time at which the
         // sequence was used
-        if is_replicated(room) && logs.list(room).await?.first_from(place) == Some(place) {
+        if is_replicated(room) && marks.list(room).await?.first_from(place) == Some(place) {
             return Ok(None);
         }
         let follows = raw::get(nats, room, Wanted::From(place)).await?;
         let is_old = follows.is_some_and(|found| self.is_older(&found.stored.message));
-        Ok(Some(if is_old || !is_replicated(room) { Place::Another } else { Place::Unknown }))
+        Ok(Some(if is_old || !is_replicated(room) { Occupant::Another } else { Occupant::Unknown }))
     }
 
-    fn compare(&self, Stored { nats_id, message: found, .. }: &Stored) -> Place {
+    fn compare(&self, StoredMessage { nats_id, message: found, .. }: &StoredMessage) -> Occupant {
         match &self.message_id {
-            Some(id) if nats_id.as_ref() == Some(id) => Place::This,
-            Some(_) => Place::Another,
-            None if self.payload != found.payload || self.is_older(found) => Place::Another,
-            None => Place::Unknown,
+            Some(id) if nats_id.as_ref() == Some(id) => Occupant::This,
+            Some(_) => Occupant::Another,
+            None if self.payload != found.payload || self.is_older(found) => Occupant::Another,
+            None => Occupant::Unknown,
         }
     }
 

@@ -36,11 +36,11 @@ use self::{
     wire::Outgoing,
     worker::Worker,
 };
-use super::{log::logs::Logs, registry::known::Registered, signatures::Signatures};
+use super::{log::high_water_marks::HighWaterMarks, registry::known::Registered, signatures::Signatures};
 use crate::{
     domain::{Acknowledged, Draft, Durability, Room},
     error::{Error, Result},
-    nats::{Nats, error::unavailable, gate::Gate},
+    nats::{Nats, error::unavailable, storage_gate::StorageGate},
 };
 
 /// Publishes to all rooms for this process.
@@ -48,9 +48,9 @@ use crate::{
 pub(crate) struct Publisher {
     outbox: Outbox,
     signatures: Signatures,
-    logs: Logs,
+    marks: HighWaterMarks,
     room_queues: RoomQueues,
-    gate: Gate,
+    gate: StorageGate,
     durability: Durability,
     orders: AtomicU64,
     tasks: TaskTracker,
@@ -61,9 +61,9 @@ impl Publisher {
     /// acknowledgement in a room with one replica.
     pub(super) async fn new(
         nats: &Nats,
-        logs: &Logs,
+        marks: &HighWaterMarks,
         signatures: &Signatures,
-        gate: Gate,
+        gate: StorageGate,
         durability: Durability,
         tasks: &TaskTracker,
     ) -> Result<(Arc<Self>, AckListener)> {
@@ -71,7 +71,7 @@ impl Publisher {
         let publisher = Self {
             outbox: Outbox { nats: nats.clone(), acks },
             signatures: signatures.clone(),
-            logs: logs.clone(),
+            marks: marks.clone(),
             room_queues: RoomQueues::default(),
             gate,
             durability,
@@ -164,7 +164,7 @@ impl Publisher {
         let (ticket, needs_worker) = room_queue.enqueue(registered, work, order, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
-            let mark = self.logs.mark(&registered.room);
+            let mark = self.marks.mark(&registered.room);
             self.tasks.spawn(Worker::new(room_queue, Arc::clone(self), groups, mark).run());
         }
         Ok(ticket)

@@ -29,7 +29,7 @@ pub(super) trait Ordered {
 
 /// The answer to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum PublishAnswer {
     Stored,
     Refused,
     /// No stream took the message: it is not stored.
@@ -38,11 +38,11 @@ pub(super) enum Answer {
     Lost,
 }
 
-/// What may be done next.
+/// The next step of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(super) enum NextSend {
     /// A message may be sent.
-    Open,
+    Send,
     /// Answers must be known first.
     AwaitAnswers,
     /// The held messages must be sent again first.
@@ -81,11 +81,11 @@ impl<T: Ordered, A> InFlight<T, A> {
         Self { sent: VecDeque::new(), bytes: 0, held: Vec::new(), retry_delay: RETRY_DELAY }
     }
 
-    pub(super) fn gate(&self) -> Gate {
+    pub(super) fn next_send(&self) -> NextSend {
         match (self.held.is_empty(), self.sent.is_empty()) {
-            (true, _) => Gate::Open,
-            (false, false) => Gate::AwaitAnswers,
-            (false, true) => Gate::Recover,
+            (true, _) => NextSend::Send,
+            (false, false) => NextSend::AwaitAnswers,
+            (false, true) => NextSend::Recover,
         }
     }
 
@@ -111,20 +111,20 @@ impl<T: Ordered, A> InFlight<T, A> {
     }
 
     /// Applies the answer of the oldest message. `None` if no message was sent.
-    pub(super) fn settle(&mut self, answer: Answer) -> Option<Settled<'_, T, A>> {
+    pub(super) fn settle(&mut self, answer: PublishAnswer) -> Option<Settled<'_, T, A>> {
         let Sent { message, awaited, .. } = self.sent.pop_front()?;
         self.bytes -= message.bytes();
         let given_up = match answer {
-            Answer::NobodyListens => {
+            PublishAnswer::NobodyListens => {
                 self.hold(message);
                 return self.held.last().map(Settled::Held);
             }
-            Answer::Refused => Vec::new(),
-            Answer::Stored => {
+            PublishAnswer::Refused => Vec::new(),
+            PublishAnswer::Stored => {
                 self.stream_answers();
                 self.give_up(message.order())
             }
-            Answer::Lost => self.give_up(message.order()),
+            PublishAnswer::Lost => self.give_up(message.order()),
         };
         Some(Settled::Done { message, awaited, given_up })
     }
@@ -254,13 +254,13 @@ mod tests {
             assert_eq!(self.outcomes.insert(message.number, outcome), None, "{message:?} has a second outcome");
         }
 
-        fn answer(&mut self, answer: Answer, is_stored: bool) {
+        fn answer(&mut self, answer: PublishAnswer, is_stored: bool) {
             let Some(oldest) = self.in_flight.sent.front().map(|sent| sent.message) else { return };
             if is_stored {
                 self.log.push(oldest);
             }
             if let Some(Settled::Done { message, given_up, .. }) = self.in_flight.settle(answer) {
-                self.tell(message, if answer == Answer::Stored { "stored" } else { "not stored, or unknown" });
+                self.tell(message, if answer == PublishAnswer::Stored { "stored" } else { "not stored, or unknown" });
                 for message in given_up {
                     self.tell(message, "given up");
                 }
@@ -270,30 +270,30 @@ mod tests {
         fn step(&mut self, event: Event) {
             match event {
                 Event::Send => {
-                    if self.in_flight.gate() == Gate::Open
+                    if self.in_flight.next_send() == NextSend::Send
                         && let Some(message) = self.queue.pop_front()
                     {
                         let deadline = message.send_by + Duration::from_millis(200);
                         self.in_flight.sent(message, (), deadline);
                     }
                 }
-                Event::Stored => self.answer(Answer::Stored, true),
-                Event::Refused => self.answer(Answer::Refused, false),
-                Event::NobodyListens => self.answer(Answer::NobodyListens, false),
-                Event::LostAndStored => self.answer(Answer::Lost, true),
-                Event::LostAndNotStored => self.answer(Answer::Lost, false),
+                Event::Stored => self.answer(PublishAnswer::Stored, true),
+                Event::Refused => self.answer(PublishAnswer::Refused, false),
+                Event::NobodyListens => self.answer(PublishAnswer::NobodyListens, false),
+                Event::LostAndStored => self.answer(PublishAnswer::Lost, true),
+                Event::LostAndNotStored => self.answer(PublishAnswer::Lost, false),
                 Event::Reconnected => self.in_flight.reconnected(self.now + Duration::from_millis(100)),
                 Event::Passes(millis) => {
                     self.now += Duration::from_millis(millis);
                     while self.in_flight.is_lost(self.now) {
-                        self.answer(Answer::Lost, false);
+                        self.answer(PublishAnswer::Lost, false);
                     }
                     for message in self.in_flight.give_up_late(self.now) {
                         self.tell(message, "given up");
                     }
                 }
                 Event::Recovers => {
-                    if self.in_flight.gate() != Gate::Recover {
+                    if self.in_flight.next_send() != NextSend::Recover {
                         return;
                     }
                     self.now += self.in_flight.back_off();
@@ -328,10 +328,10 @@ mod tests {
             }
             // until nothing is left
             for _ in 0..1000 {
-                let event = match model.in_flight.gate() {
-                    Gate::Recover => Event::Recovers,
-                    Gate::Open if !model.queue.is_empty() => Event::Send,
-                    Gate::Open | Gate::AwaitAnswers => Event::Stored,
+                let event = match model.in_flight.next_send() {
+                    NextSend::Recover => Event::Recovers,
+                    NextSend::Send if !model.queue.is_empty() => Event::Send,
+                    NextSend::Send | NextSend::AwaitAnswers => Event::Stored,
                 };
                 model.step(event);
             }

@@ -12,16 +12,16 @@ use crate::{domain::Acknowledged, error::Result, store::registry::known::Registe
 
 /// A message that has its place in the order of its room. If this is dropped, the message may be stored or not.
 #[derive(Debug)]
-pub(crate) struct Pending(State);
+pub(crate) struct Pending(PublishState);
 
 #[derive(Debug)]
-enum State {
+enum PublishState {
     Sent(Acknowledged),
-    Waiting(Waiting),
+    Queued(QueuedPublish),
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedPublish {
     publisher: Arc<Publisher>,
     registered: Arc<Registered>,
     expectation: Option<Expectation>,
@@ -36,12 +36,12 @@ impl Pending {
         ticket: Ticket,
     ) -> Self {
         let (publisher, registered) = (Arc::clone(publisher), Arc::clone(registered));
-        Self(State::Waiting(Waiting { publisher, registered, expectation, ticket }))
+        Self(PublishState::Queued(QueuedPublish { publisher, registered, expectation, ticket }))
     }
 
     /// A message that was sent and is not stored.
     pub(in crate::store) fn sent(acknowledged: Acknowledged) -> Self {
-        Self(State::Sent(acknowledged))
+        Self(PublishState::Sent(acknowledged))
     }
 
     /// Waits for the outcome, until the deadline at the latest.
@@ -53,9 +53,9 @@ impl Pending {
     /// # Cancel safety
     /// A call that is dropped may have stored the message.
     pub(crate) async fn outcome(self) -> Result<Acknowledged> {
-        let Waiting { publisher, registered, expectation, mut ticket } = match self.0 {
-            State::Sent(acknowledged) => return Ok(acknowledged),
-            State::Waiting(waiting) => waiting,
+        let QueuedPublish { publisher, registered, expectation, mut ticket } = match self.0 {
+            PublishState::Sent(acknowledged) => return Ok(acknowledged),
+            PublishState::Queued(waiting) => waiting,
         };
         let durability = publisher.durability_of(&registered.room);
         let nats = &publisher.outbox.nats;
@@ -63,9 +63,9 @@ impl Pending {
             Outcome::Stored { sequence, duplicate } => Ok(acknowledged(sequence, duplicate, durability)),
             Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {
                 Some(expectation) => {
-                    let logs = &publisher.logs;
+                    let marks = &publisher.marks;
                     // boxed, because it is rare and too large for the future of every message
-                    let resolving = Box::pin(expectation.resolve(nats, logs, &registered, &error, ticket.deadline));
+                    let resolving = Box::pin(expectation.resolve(nats, marks, &registered, &error, ticket.deadline));
                     let sequence = resolving.await?;
                     Ok(acknowledged(sequence, true, durability))
                 }

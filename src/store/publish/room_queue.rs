@@ -84,7 +84,7 @@ impl Ticket {
 }
 
 /// A place in a room's queue: permits for messages and for bytes.
-type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+type QueuePlace = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// A publish that waits in a room's queue.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub(super) struct Job {
     pub deadline: Instant,
     tell: oneshot::Sender<Outcome>,
     hold: Arc<Hold>,
-    _place: Place,
+    _place: QueuePlace,
 }
 
 /// The latest time to send a job with this deadline, so that its acknowledgement can come in time.
@@ -141,14 +141,14 @@ impl Job {
     }
 
     /// Marks the job as waiting. It is certainly not stored, and will be sent again.
-    pub(super) fn begin_again(&self) {
+    pub(super) fn mark_waiting(&self) {
         self.hold.0.store(Hold::WAITING, Ordering::Release);
     }
 }
 
 /// The waiting jobs of a queue, and whether a worker serves it.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct WaitingJobs {
     pub jobs: VecDeque<Job>,
     pub is_served: bool,
 }
@@ -158,7 +158,7 @@ pub(super) struct Waiting {
 pub(super) struct RoomQueue {
     /// The room's stream.
     pub stream: Arc<str>,
-    pub waiting: Mutex<Waiting>,
+    pub waiting: Mutex<WaitingJobs>,
     /// Notified of every new job.
     pub wake: Notify,
     places: Arc<Semaphore>,
@@ -245,14 +245,14 @@ impl RoomQueue {
     }
 
     /// Takes a place for `messages` messages and `bytes` bytes, if there is one.
-    fn try_place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
+    fn try_place(&self, (messages, bytes): (u32, u32)) -> Option<QueuePlace> {
         let messages = Arc::clone(&self.places).try_acquire_many_owned(messages).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
         Some((messages, bytes))
     }
 
     /// As [`Self::try_place`], but waits for a place.
-    async fn place(&self, (messages, bytes): (u32, u32)) -> Option<Place> {
+    async fn place(&self, (messages, bytes): (u32, u32)) -> Option<QueuePlace> {
         let messages = Arc::clone(&self.places).acquire_many_owned(messages).await.ok()?;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;
         Some((messages, bytes))

@@ -197,9 +197,9 @@ pub(super) fn outcome_unknown() -> Error {
 }
 
 /// Copies the error for another caller whose message was certainly not stored.
-pub(super) fn again(error: &Error) -> Error {
+pub(super) fn for_another_caller(error: &Error) -> Error {
     match error.reason() {
         Reason::NatsUnavailable | Reason::Timeout => unavailable(),
-        _ => error.again(),
+        _ => error.without_cause(),
     }
 }

@@ -16,14 +16,14 @@ use super::{
     Publisher,
     acks::{Expected, Reply},
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
-    order::{Answer, Gate, InFlight, Ordered, Settled},
+    order::{InFlight, NextSend, Ordered, PublishAnswer, Settled},
     outbox::{Commit, LOST_ACK_GRACE},
     room_queue::{Job, Outcome, RoomQueue, Work},
-    wire::{again, may_pass, outcome_unknown},
+    wire::{for_another_caller, may_pass, outcome_unknown},
 };
 use crate::{
-    domain::Room, error::Result, limits::NATS_GRACE, nats::error::unavailable, store::log::logs::HighWaterMark,
-    sync::lock,
+    domain::Room, error::Result, limits::NATS_GRACE, nats::error::unavailable,
+    store::log::high_water_marks::HighWaterMark, sync::lock,
 };
 
 /// How often the worker checks the connection, because it can miss an event.
@@ -44,7 +44,7 @@ struct Awaited {
 }
 
 /// The worker's next step.
-enum Step {
+enum WorkerStep {
     /// No job waits, so the worker ends.
     Rest,
     /// Wait for an answer, for a deadline, and if `for_work` for a new job.
@@ -86,21 +86,21 @@ impl Worker {
     pub(super) async fn run(mut self) {
         loop {
             match self.step() {
-                Step::Rest => return,
-                Step::Wait { for_work } => self.wait(for_work).await,
-                Step::Recover => self.recover().await,
-                Step::Send(job) => self.send(job).await,
-                Step::Group(jobs) => self.commit_group(jobs).await,
-                Step::All(job) => self.commit_all(job).await,
+                WorkerStep::Rest => return,
+                WorkerStep::Wait { for_work } => self.wait(for_work).await,
+                WorkerStep::Recover => self.recover().await,
+                WorkerStep::Send(job) => self.send(job).await,
+                WorkerStep::Group(jobs) => self.commit_group(jobs).await,
+                WorkerStep::All(job) => self.commit_all(job).await,
             }
         }
     }
 
-    fn step(&mut self) -> Step {
-        match self.in_flight.gate() {
-            Gate::Open => {}
-            Gate::AwaitAnswers => return Step::Wait { for_work: false },
-            Gate::Recover => return Step::Recover,
+    fn step(&mut self) -> WorkerStep {
+        match self.in_flight.next_send() {
+            NextSend::Send => {}
+            NextSend::AwaitAnswers => return WorkerStep::Wait { for_work: false },
+            NextSend::Recover => return WorkerStep::Recover,
         }
         let queue = Arc::clone(&self.queue);
         let mut waiting = lock(&queue.waiting);
@@ -110,25 +110,25 @@ impl Worker {
         }
         let Some(first) = waiting.jobs.front() else {
             if self.in_flight.count() > 0 {
-                return Step::Wait { for_work: true };
+                return WorkerStep::Wait { for_work: true };
             }
             waiting.is_served = false;
-            return Step::Rest;
+            return WorkerStep::Rest;
         };
         if !self.publisher.outbox.nats.is_connected() {
-            return Step::Wait { for_work: false };
+            return WorkerStep::Wait { for_work: false };
         }
         let is_idle = self.in_flight.count() == 0;
         let next = match first.work {
-            Work::All(_) if is_idle => waiting.jobs.pop_front().map(Step::All),
+            Work::All(_) if is_idle => waiting.jobs.pop_front().map(WorkerStep::All),
             Work::One(_) if self.has_room_for(first) => match self.plan(&waiting.jobs) {
-                Plan::Plain => waiting.jobs.pop_front().map(Step::Send),
-                Plan::Group(count) => Some(Step::Group(waiting.jobs.drain(..count).collect())),
+                Plan::Plain => waiting.jobs.pop_front().map(WorkerStep::Send),
+                Plan::Group(count) => Some(WorkerStep::Group(waiting.jobs.drain(..count).collect())),
                 Plan::Hold => None,
             },
             Work::All(_) | Work::One(_) => None,
         };
-        next.unwrap_or(Step::Wait { for_work: false })
+        next.unwrap_or(WorkerStep::Wait { for_work: false })
     }
 
     fn has_room_for(&self, job: &Job) -> bool {
@@ -238,17 +238,17 @@ impl Worker {
     /// Applies the reply to the oldest message. `None`: the reply is lost.
     fn settle(&mut self, reply: Option<Reply>) {
         let answer = match &reply {
-            Some(Reply::Stored { .. }) => Answer::Stored,
-            Some(Reply::Refused(_)) => Answer::Refused,
-            Some(Reply::NobodyListens) => Answer::NobodyListens,
-            None => Answer::Lost,
+            Some(Reply::Stored { .. }) => PublishAnswer::Stored,
+            Some(Reply::Refused(_)) => PublishAnswer::Refused,
+            Some(Reply::NobodyListens) => PublishAnswer::NobodyListens,
+            None => PublishAnswer::Lost,
         };
         let (job, epoch) = match self.in_flight.settle(answer) {
             Some(Settled::Done { message, awaited, given_up }) => {
                 given_up.into_iter().for_each(Job::tell_unavailable);
                 (message, awaited.epoch)
             }
-            Some(Settled::Held(job)) => return job.begin_again(),
+            Some(Settled::Held(job)) => return job.mark_waiting(),
             None => return,
         };
         if let Some(reply) = &reply {
@@ -273,7 +273,7 @@ impl Worker {
         let ensured = time::timeout_at(by, self.ensure(first)).await;
         match ensured.map_err(|_| unavailable()).flatten() {
             Ok(()) => self.queue.put_back(held),
-            Err(error) => held.into_iter().for_each(|job| job.tell(Outcome::Failed(again(&error)))),
+            Err(error) => held.into_iter().for_each(|job| job.tell(Outcome::Failed(for_another_caller(&error)))),
         }
     }
 
@@ -291,7 +291,7 @@ impl Worker {
 
     /// Configures the room's stream as the registry says.
     async fn ensure(&self, job: &Job) -> Result<()> {
-        self.publisher.logs.ensure(&job.registered.room).await.map(drop)
+        self.publisher.marks.ensure(&job.registered.room).await.map(drop)
     }
 
     fn note(&self, room: &Room, committed: &Commit) {
@@ -338,7 +338,7 @@ impl Worker {
                 debug!(stream = &*self.queue.stream, %error, "NATS refused a group of messages; they are published one by one");
                 self.plain_left = jobs.len() << self.refusals.min(REFUSALS_DOUBLED_MAX);
                 self.refusals += 1;
-                jobs.iter().for_each(Job::begin_again);
+                jobs.iter().for_each(Job::mark_waiting);
                 let by = deadline.min(Instant::now() + LOST_ACK_GRACE);
                 if let (true, Some(job)) = (may_pass(&error), jobs.first())
                     && let Ok(Err(error)) = time::timeout_at(by, self.ensure(job)).await
@@ -348,7 +348,7 @@ impl Worker {
                 self.queue.put_back(jobs);
             }
             Commit::Answered(Reply::NobodyListens) => {
-                jobs.iter().for_each(Job::begin_again);
+                jobs.iter().for_each(Job::mark_waiting);
                 for job in jobs {
                     self.in_flight.hold(job);
                 }
@@ -376,7 +376,7 @@ impl Worker {
             }
             Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),
             Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => {
-                job.begin_again();
+                job.mark_waiting();
                 self.in_flight.hold(job);
             }
             Commit::Lost => job.tell(Outcome::Failed(outcome_unknown())),

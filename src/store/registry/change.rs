@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Registry, changes,
-    known::{Known, Record, Registered},
+    known::{KnownRooms, Registered, RoomRecord},
 };
 use crate::{domain::RoomId, nats::bucket::Versioned, sync::lock};
 
 /// A change of the bucket of rooms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(in crate::store) struct RoomChange(Kind);
+pub(in crate::store) struct RoomChange(RoomChangeKind);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum RoomChangeKind {
     Put {
-        record: Box<Record>,
+        record: Box<RoomRecord>,
         revision: u64,
     },
     /// `revision` is the revision of the deleted value.
@@ -31,38 +31,39 @@ enum Kind {
 
 impl Registry {
     /// Applies a change of another instance.
-    pub(in crate::store) fn hear(&self, RoomChange(change): RoomChange) {
+    pub(in crate::store) fn apply_change(&self, RoomChange(change): RoomChange) {
         let mut known = lock(&self.known);
         match change {
-            Kind::Put { record, revision } => known.hear(Versioned { value: *record, revision }),
-            Kind::Deleted { room_id, revision } => known.deleted(&room_id, revision),
+            RoomChangeKind::Put { record, revision } => known.put_received(Versioned { value: *record, revision }),
+            RoomChangeKind::Deleted { room_id, revision } => known.deleted(&room_id, revision),
         }
     }
 
     /// Applies a written record to memory, and sends it to the other instances.
-    pub(super) async fn spread(&self, record: Versioned<Record>) -> Arc<Registered> {
-        let change = Kind::Put { record: Box::new(record.value.clone()), revision: record.revision };
+    pub(super) async fn spread(&self, record: Versioned<RoomRecord>) -> Arc<Registered> {
+        let change = RoomChangeKind::Put { record: Box::new(record.value.clone()), revision: record.revision };
         let registered = self.remember(record);
-        self.tell(change).await;
+        self.send_change(change).await;
         registered
     }
 
     /// Sends a deletion to the other instances.
     pub(super) async fn spread_deletion(&self, deleted: &Registered) {
-        self.tell(Kind::Deleted { room_id: deleted.room.room_id.clone(), revision: deleted.revision }).await;
+        self.send_change(RoomChangeKind::Deleted { room_id: deleted.room.room_id.clone(), revision: deleted.revision })
+            .await;
     }
 
     /// Sends the change without waiting for confirmations.
-    async fn tell(&self, change: Kind) {
-        drop(self.changes.tell(changes::Change::Room(RoomChange(change))).await);
+    async fn send_change(&self, change: RoomChangeKind) {
+        drop(self.changes.send_change(changes::Change::Room(RoomChange(change))).await);
     }
 }
 
-impl Known {
+impl KnownRooms {
     /// Applies a record that another instance has put. Ignores a revision that the watch has already reported,
     /// because the record may have been deleted since.
-    fn hear(&mut self, record: Versioned<Record>) {
-        if !self.told.has(record.revision) {
+    fn put_received(&mut self, record: Versioned<RoomRecord>) {
+        if !self.progress.has_reported(record.revision) {
             self.put(record);
         }
     }
@@ -76,7 +77,7 @@ impl Known {
     /// reports it, so that a late report of an earlier put is ignored.
     pub(super) fn deleted(&mut self, id: &RoomId, revision: u64) {
         self.delete(id, revision.saturating_add(1));
-        if !self.told.has(revision) {
+        if !self.progress.has_reported(revision) {
             let deleted = self.deletions.entry(id.clone()).or_default();
             *deleted = revision.max(*deleted);
         }
@@ -95,13 +96,13 @@ mod tests {
 
     use super::*;
     use crate::domain::{Labels, Retention, Room, StreamName, Subject};
-    use crate::nats::bucket::{Change, follow::tell};
+    use crate::nats::bucket::{WatchEvent, follow::apply};
 
     fn lobby() -> RoomId {
         RoomId::parse("room_id", "lobby").unwrap()
     }
 
-    fn record(revision: u64) -> Versioned<Record> {
+    fn record(revision: u64) -> Versioned<RoomRecord> {
         let stream = StreamName::try_from("UNIBUS_lobby".to_owned()).unwrap();
         let room = Room {
             subject: Subject::default_of(&stream),
@@ -117,41 +118,41 @@ mod tests {
             purged: None,
             purging: None,
         };
-        Versioned { value: Record { room, deleting: false }, revision }
+        Versioned { value: RoomRecord { room, deleting: false }, revision }
     }
 
-    fn revision(known: &Known) -> Option<u64> {
+    fn revision(known: &KnownRooms) -> Option<u64> {
         known.by_id.values().next().map(|registered| registered.revision)
     }
 
     /// The watch reports a change of another room.
-    fn told_through(known: &mut Known, revision: u64) {
-        tell(known, Change::Delete("another".to_owned(), revision));
+    fn reported_through(known: &mut KnownRooms, revision: u64) {
+        apply(known, WatchEvent::Delete("another".to_owned(), revision));
     }
 
     #[test]
     fn what_is_heard_late_or_twice_brings_no_room_back() {
-        let mut known = Known::default();
-        known.hear(record(7));
-        known.hear(record(5));
+        let mut known = KnownRooms::default();
+        known.put_received(record(7));
+        known.put_received(record(5));
         assert_eq!(revision(&known), Some(7));
         known.deleted(&lobby(), 5);
         assert_eq!(revision(&known), Some(7), "a room of that name was made since");
         known.deleted(&lobby(), 7);
-        known.hear(record(7));
-        known.hear(record(6));
+        known.put_received(record(7));
+        known.put_received(record(6));
         // a watch that lags, and a read that is old
-        told_through(&mut known, 7);
+        reported_through(&mut known, 7);
         known.put(record(7));
         assert_eq!(revision(&known), None);
-        known.hear(record(9));
+        known.put_received(record(9));
         assert_eq!(revision(&known), Some(9));
         // the watch reports all of that, and the end of the newest room
-        (8..=9).for_each(|revision| told_through(&mut known, revision));
-        tell(&mut known, Change::Delete(lobby().key(), 10));
+        (8..=9).for_each(|revision| reported_through(&mut known, revision));
+        apply(&mut known, WatchEvent::Delete(lobby().key(), 10));
         assert!(known.deletions.is_empty());
         for late in [5, 7, 9] {
-            known.hear(record(late));
+            known.put_received(record(late));
             known.deleted(&lobby(), late);
         }
         assert!(known.by_id.is_empty() && known.deletions.is_empty());
@@ -161,16 +162,16 @@ mod tests {
     fn a_watch_that_begins_again_while_a_room_changes_does_not_take_it_for_deleted() {
         // Goal: subscriptions survive a restart of the watch, and end with their room. Method: restart a watch that
         // reports nothing, once with a change of this instance before it is complete and once without.
-        let mut known = Known::default();
+        let mut known = KnownRooms::default();
         known.put(record(5));
         let registered = known.by_id.values().next().cloned().unwrap();
-        tell(&mut known, Change::Restart);
+        apply(&mut known, WatchEvent::Restart);
         assert_eq!(revision(&known), Some(5));
         known.put(record(6));
-        tell(&mut known, Change::Complete);
+        apply(&mut known, WatchEvent::Complete);
         assert_eq!((revision(&known), registered.is_gone()), (Some(6), false));
-        tell(&mut known, Change::Restart);
-        tell(&mut known, Change::Complete);
+        apply(&mut known, WatchEvent::Restart);
+        apply(&mut known, WatchEvent::Complete);
         assert_eq!((revision(&known), registered.is_gone()), (None, true));
     }
 }

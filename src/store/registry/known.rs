@@ -15,7 +15,7 @@ use crate::{
     domain::{Removals, Room, RoomId, RoomState, StreamName},
     nats::bucket::{
         Versioned,
-        follow::{Mirror, Told},
+        follow::{Mirror, WatchProgress},
     },
 };
 
@@ -78,7 +78,7 @@ impl Registered {
 
 /// A room's value in the bucket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct RoomRecord {
     #[serde(flatten)]
     pub room: Room,
     /// Deletion has begun. The room cannot be used. Its id is free once its stream is deleted.
@@ -87,22 +87,22 @@ pub(super) struct Record {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownRooms {
     pub by_id: BTreeMap<RoomId, Arc<Registered>>,
     pub id_by_stream: HashMap<StreamName, RoomId>,
     pub by_creator: HashMap<String, BTreeSet<RoomId>>,
-    pub told: Told,
+    pub progress: WatchProgress,
     /// Rooms that an instance deleted, with the revision of the deleted record. Kept until the watch reports the
     /// deletion.
     pub deletions: HashMap<RoomId, u64>,
 }
 
-impl Mirror<Record> for Known {
-    fn told(&mut self) -> &mut Told {
-        &mut self.told
+impl Mirror<RoomRecord> for KnownRooms {
+    fn progress(&mut self) -> &mut WatchProgress {
+        &mut self.progress
     }
 
-    fn on_put(&mut self, key: &str, record: Versioned<Record>) {
+    fn on_put(&mut self, key: &str, record: Versioned<RoomRecord>) {
         self.forget_deleted(record.revision);
         // another program may have put the record under another key
         if record.value.room.room_id.key() == key {
@@ -125,10 +125,10 @@ impl Mirror<Record> for Known {
     }
 }
 
-impl Known {
-    pub(super) fn put(&mut self, record: Versioned<Record>) {
+impl KnownRooms {
+    pub(super) fn put(&mut self, record: Versioned<RoomRecord>) {
         let id = record.value.room.room_id.clone();
-        self.told.note(|| id.key());
+        self.progress.note(|| id.key());
         if self.is_deleted(&id, record.revision) {
             return;
         }
@@ -145,7 +145,7 @@ impl Known {
                 registered.newest = Arc::clone(&before.newest);
             } else {
                 before.gone.cancel();
-                self.forget(&id);
+                self.take_out(&id);
             }
         }
         if registered.deleting {
@@ -165,12 +165,12 @@ impl Known {
     }
 
     fn remove(&mut self, id: &RoomId) {
-        if let Some(registered) = self.forget(id) {
+        if let Some(registered) = self.take_out(id) {
             registered.gone.cancel();
         }
     }
 
-    fn forget(&mut self, id: &RoomId) -> Option<Arc<Registered>> {
+    fn take_out(&mut self, id: &RoomId) -> Option<Arc<Registered>> {
         let registered = self.by_id.remove(id)?;
         let stream = &registered.room.stream;
         if self.id_by_stream.get(stream) == Some(id) {
@@ -188,7 +188,7 @@ impl Known {
 }
 
 impl Registered {
-    pub(super) fn new(record: Versioned<Record>) -> Self {
+    pub(super) fn new(record: Versioned<RoomRecord>) -> Self {
         let room = record.value.room;
         Self {
             newest: Arc::new(Newest::new(&room)),

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use self::{
     change::RoomChange,
     changes::Changes,
-    known::{Known, Record, Registered},
-    names::{Claim, Named},
+    known::{KnownRooms, Registered, RoomRecord},
+    names::{Claim, ClaimedRoom},
 };
 use crate::{
     domain::{NewRoom, Room, RoomId, RoomState, StreamName},
@@ -35,9 +35,9 @@ use crate::{
 
 /// The result of naming a room that is being created.
 #[derive(Debug)]
-pub(crate) enum Naming {
+pub(crate) enum NameClaim {
     /// Names that are claimed for the room. The caller registers the room or releases the names.
-    Named(Box<Named>),
+    Claimed(Box<ClaimedRoom>),
     /// A room with this id exists.
     Found(Registration),
 }
@@ -55,9 +55,9 @@ pub(crate) enum Registration {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    rooms: Bucket<Record>,
+    rooms: Bucket<RoomRecord>,
     names: Bucket<Claim>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownRooms>>,
     changes: Changes,
 }
 
@@ -162,35 +162,35 @@ impl Registry {
     ///
     /// # Errors
     /// `ROOM_EXISTS`, `SUBJECT_TAKEN`: nothing was claimed.
-    pub(crate) async fn name(&self, new: &NewRoom) -> Result<Naming> {
+    pub(crate) async fn name(&self, new: &NewRoom) -> Result<NameClaim> {
         if let Some(found) = self.read(&new.preferred().room_id).await? {
-            return judge(new, found).map(Naming::Found);
+            return judge(new, found).map(NameClaim::Found);
         }
-        Ok(Naming::Named(Box::new(self.claim_names(new).await?)))
+        Ok(NameClaim::Claimed(Box::new(self.claim_names(new).await?)))
     }
 
     /// Releases the names of a room that is not created. Best effort: another room can take over names that remain
     /// claimed.
-    pub(crate) async fn release(&self, named: &Named) -> Result<()> {
-        self.release_names(&named.room).await
+    pub(crate) async fn release(&self, claimed: &ClaimedRoom) -> Result<()> {
+        self.release_names(&claimed.room).await
     }
 
     /// Registers a room with its names.
     ///
     /// # Errors
     /// `ROOM_EXISTS`, `CONFLICT`: nothing was registered.
-    pub(crate) async fn register(&self, new: &NewRoom, named: &Named) -> Result<Registration> {
-        let record = Record { room: named.room.clone(), deleting: false };
-        if named.is_late() {
+    pub(crate) async fn register(&self, new: &NewRoom, claimed: &ClaimedRoom) -> Result<Registration> {
+        let record = RoomRecord { room: claimed.room.clone(), deleting: false };
+        if claimed.is_late() {
             return Err(conflict());
         }
-        let id = &named.room.room_id;
+        let id = &claimed.room.room_id;
         if let Some(revision) = self.rooms.create(&id.key(), &record).await? {
             return Ok(Registration::New(self.spread(Versioned { value: record, revision }).await));
         }
         let found = self.read(id).await?;
-        if found.as_ref().is_none_or(|found| found.room.stream != named.room.stream) {
-            self.release(named).await?;
+        if found.as_ref().is_none_or(|found| found.room.stream != claimed.room.stream) {
+            self.release(claimed).await?;
         }
         judge(new, found.ok_or_else(conflict)?)
     }
@@ -208,7 +208,7 @@ impl Registry {
 
     /// Replaces `registered` with `room`, which was made from it. `None` if `registered` is no longer registered.
     pub(crate) async fn update(&self, registered: &Registered, room: Room) -> Result<Option<Arc<Registered>>> {
-        let record = Record { room, deleting: false };
+        let record = RoomRecord { room, deleting: false };
         let revision = self.rooms.put(&record.room.room_id.key(), &record, Some(registered.revision)).await?;
         match revision {
             Some(revision) => Ok(Some(self.spread(Versioned { value: record, revision }).await)),
@@ -219,7 +219,7 @@ impl Registry {
     /// Makes the room unusable everywhere, before its stream is deleted.
     pub(crate) async fn begin_deletion(&self, registered: &Registered) -> Result<Arc<Registered>> {
         let key = registered.room.room_id.key();
-        let record = Record { room: registered.room.clone(), deleting: true };
+        let record = RoomRecord { room: registered.room.clone(), deleting: true };
         let revision = self.rooms.put(&key, &record, Some(registered.revision)).await?.ok_or_else(conflict)?;
         Ok(self.spread(Versioned { value: record, revision }).await)
     }
@@ -231,7 +231,7 @@ impl Registry {
     }
 
     /// Applies a record to memory, unless memory has a newer one. Returns the room as memory has it then.
-    fn remember(&self, record: Versioned<Record>) -> Arc<Registered> {
+    fn remember(&self, record: Versioned<RoomRecord>) -> Arc<Registered> {
         let mut known = lock(&self.known);
         let id = record.value.room.room_id.clone();
         known.put(record.clone());

@@ -32,12 +32,12 @@ pub(super) struct Claim {
 
 /// A room whose names are claimed and that is not registered yet.
 #[derive(Debug)]
-pub(crate) struct Named {
+pub(crate) struct ClaimedRoom {
     pub room: Room,
     since: Instant,
 }
 
-impl Named {
+impl ClaimedRoom {
     /// Returns true if other calls may take the names as abandoned before the room is registered.
     pub(super) fn is_late(&self) -> bool {
         self.since.elapsed() + NATS_REQUEST_TIMEOUT > CLAIM_AGE_MAX
@@ -61,7 +61,7 @@ impl Registry {
     ///
     /// # Errors
     /// `SUBJECT_TAKEN`, `CONFLICT`: nothing is claimed, or another room can take over the remaining claims.
-    pub(super) async fn claim_names(&self, new: &NewRoom) -> Result<Named> {
+    pub(super) async fn claim_names(&self, new: &NewRoom) -> Result<ClaimedRoom> {
         let since = Instant::now();
         for stream in new.streams() {
             let name = Subject::default_of(&stream);
@@ -70,12 +70,12 @@ impl Registry {
                 continue;
             }
             if room.subject == name {
-                return Ok(Named { room, since });
+                return Ok(ClaimedRoom { room, since });
             }
             // a default subject would be the claim of another stream
             let claimed = if room.subject.is_default() { Ok(false) } else { self.claim(&room.subject, &room).await };
             if let Ok(true) = claimed {
-                return Ok(Named { room, since });
+                return Ok(ClaimedRoom { room, since });
             }
             self.release_names(&room).await?;
             return claimed.and(Err(subject_taken()));

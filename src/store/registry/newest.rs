@@ -17,12 +17,12 @@ use crate::{
 /// Shared by every version of a registered room.
 #[derive(Debug)]
 pub(in crate::store) struct Newest {
-    known: Mutex<Known>,
+    known: Mutex<NewestState>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct NewestState {
     purged: Option<Purged>,
     /// An announced purge. It is valid only as far as the log shows it, because its messages may still be stored.
     purging: Option<Purged>,
@@ -45,8 +45,12 @@ struct Deletions {
 
 impl Newest {
     pub(in crate::store) fn new(room: &Room) -> Self {
-        let known =
-            Known { purged: room.purged, purging: room.purging, max_age: room.retention.max_age, ..Known::default() };
+        let known = NewestState {
+            purged: room.purged,
+            purging: room.purging,
+            max_age: room.retention.max_age,
+            ..NewestState::default()
+        };
         Self { known: Mutex::new(known), changed: watch::Sender::new(()) }
     }
 
@@ -110,7 +114,7 @@ impl Newest {
     }
 }
 
-impl Known {
+impl NewestState {
     fn newest_purge(&self, epoch: i64) -> u64 {
         let in_epoch =
             |purged: Option<Purged>| purged.filter(|purged| purged.epoch == epoch).map_or(0, |purged| purged.through);

@@ -16,7 +16,7 @@ const KEY_BYTES: usize = 32;
 
 /// A signing key of the instances. Never shown.
 #[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "Record", into = "Record")]
+#[serde(try_from = "KeyRecord", into = "KeyRecord")]
 pub(super) struct SigningKey {
     bytes: [u8; KEY_BYTES],
     pub hmac: hmac::Key,
@@ -24,7 +24,7 @@ pub(super) struct SigningKey {
 
 /// The key in the bucket's JSON.
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct KeyRecord {
     /// 32 bytes in standard base64.
     key: String,
 }
@@ -57,17 +57,17 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-impl TryFrom<Record> for SigningKey {
+impl TryFrom<KeyRecord> for SigningKey {
     // the error never contains the value, because it is logged
     type Error = &'static str;
 
-    fn try_from(record: Record) -> Result<Self, Self::Error> {
+    fn try_from(record: KeyRecord) -> Result<Self, Self::Error> {
         let bytes = STANDARD.decode(record.key).map_err(|_| "the key is not base64")?;
         Ok(Self::new(bytes.try_into().map_err(|_| "the key does not have 32 bytes")?))
     }
 }
 
-impl From<SigningKey> for Record {
+impl From<SigningKey> for KeyRecord {
     fn from(key: SigningKey) -> Self {
         Self { key: STANDARD.encode(key.bytes) }
     }

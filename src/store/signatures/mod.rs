@@ -13,7 +13,7 @@ mod key;
 pub(crate) mod seal;
 pub(crate) mod stamp;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -39,7 +39,7 @@ use crate::{
     nats::{
         bucket::{
             Bucket, Buckets, Versioned,
-            follow::{Mirror, Told},
+            follow::{Mirror, WatchProgress},
         },
         error::unavailable,
     },
@@ -58,14 +58,14 @@ const TEND_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Signatures {
     bucket: Bucket<SigningKey>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownKeys>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownKeys {
     /// The keys by number. The greatest number is the newest key.
     keys: BTreeMap<u64, Arc<SigningKey>>,
-    told: Told,
+    progress: WatchProgress,
     /// Keys that were missing when the bucket was read from its beginning, and that it has not got since.
     missing: BTreeSet<u64>,
     /// Notified when the bucket may lack a key.
@@ -195,9 +195,9 @@ impl Signatures {
     }
 }
 
-impl Mirror<SigningKey> for Known {
-    fn told(&mut self) -> &mut Told {
-        &mut self.told
+impl Mirror<SigningKey> for KnownKeys {
+    fn progress(&mut self) -> &mut WatchProgress {
+        &mut self.progress
     }
 
     fn on_put(&mut self, name: &str, key: Versioned<SigningKey>) {
@@ -205,7 +205,7 @@ impl Mirror<SigningKey> for Known {
             warn!(name, "the bucket of signing keys has a value under a name that is not a key number; it is ignored");
             return;
         };
-        self.told.note(|| name.to_owned());
+        self.progress.note(|| name.to_owned());
         self.missing.remove(&id);
         self.keys.insert(id, Arc::new(key.value));
     }
@@ -213,7 +213,7 @@ impl Mirror<SigningKey> for Known {
     fn on_delete(&mut self, name: &str, _: u64) {
         if let Some(id) = number(name) {
             // not written back, even if another call learns the key at this moment from an older answer
-            self.told.note(|| name.to_owned());
+            self.progress.note(|| name.to_owned());
             self.missing.remove(&id);
             self.keys.remove(&id);
         }
@@ -229,7 +229,7 @@ impl Mirror<SigningKey> for Known {
     }
 }
 
-impl Known {
+impl KnownKeys {
     fn missing(&self) -> Vec<(u64, Arc<SigningKey>)> {
         let missing = self.keys.iter().filter(|(id, _)| self.missing.contains(id));
         missing.map(|(id, key)| (*id, Arc::clone(key))).collect()

@@ -8,7 +8,7 @@ use crate::sync::lock;
 
 /// The result of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Verdict {
+pub(in crate::store) enum Verification {
     Right,
     Wrong,
     /// The signature names a key that this instance does not know. [`Signatures::learn`] the key, and verify again.
@@ -23,20 +23,20 @@ impl Signatures {
         Some(format!("{id}.{}", URL_SAFE_NO_PAD.encode(mac)))
     }
 
-    pub(in crate::store) fn verify(&self, purpose: &[u8], bytes: &[u8], signature: &str) -> Verdict {
+    pub(in crate::store) fn verify(&self, purpose: &[u8], bytes: &[u8], signature: &str) -> Verification {
         let parts = signature.split_once('.');
         let read = parts.and_then(|(id, mac)| Some((id.parse().ok()?, URL_SAFE_NO_PAD.decode(mac).ok()?)));
-        let Some((id, mac)) = read else { return Verdict::Wrong };
+        let Some((id, mac)) = read else { return Verification::Wrong };
         let key = {
             let known = lock(&self.known);
             match known.keys.get(&id) {
                 Some(key) => key.clone(),
-                None if known.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) => return Verdict::Wrong,
-                None => return Verdict::UnknownKey(id),
+                None if known.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) => return Verification::Wrong,
+                None => return Verification::UnknownKey(id),
             }
         };
         let is_right = hmac::verify(&key.hmac, &signed(purpose, bytes), &mac).is_ok();
-        if is_right { Verdict::Right } else { Verdict::Wrong }
+        if is_right { Verification::Right } else { Verification::Wrong }
     }
 }
 
@@ -65,15 +65,15 @@ mod tests {
     fn only_the_holder_of_a_key_signs_and_only_this_for_this_purpose() {
         let (one, other) = (instance(&[(1, 1), (2, 2)]), instance(&[(1, 1), (2, 2), (3, 3)]));
         let signature = one.sign(b"purpose", b"bytes").unwrap();
-        assert_eq!(other.verify(b"purpose", b"bytes", &signature), Verdict::Right);
-        assert_eq!(other.verify(b"purpose", b"byte", &signature), Verdict::Wrong);
-        assert_eq!(other.verify(b"purposeb", b"ytes", &signature), Verdict::Wrong);
+        assert_eq!(other.verify(b"purpose", b"bytes", &signature), Verification::Right);
+        assert_eq!(other.verify(b"purpose", b"byte", &signature), Verification::Wrong);
+        assert_eq!(other.verify(b"purposeb", b"ytes", &signature), Verification::Wrong);
         let newer = other.sign(b"purpose", b"bytes").unwrap();
-        assert_eq!(one.verify(b"purpose", b"bytes", &newer), Verdict::UnknownKey(3));
+        assert_eq!(one.verify(b"purpose", b"bytes", &newer), Verification::UnknownKey(3));
         let foreign = instance(&[(2, 7)]).sign(b"purpose", b"bytes").unwrap();
-        assert_eq!(one.verify(b"purpose", b"bytes", &foreign), Verdict::Wrong);
+        assert_eq!(one.verify(b"purpose", b"bytes", &foreign), Verification::Wrong);
         for broken in ["", ".", "2", "2.", "2.!", "x.AAAA", "2.AAAA"] {
-            assert_eq!(one.verify(b"purpose", b"bytes", broken), Verdict::Wrong, "{broken:?}");
+            assert_eq!(one.verify(b"purpose", b"bytes", broken), Verification::Wrong, "{broken:?}");
         }
         assert_eq!(instance(&[]).sign(b"purpose", b"bytes"), None);
     }

@@ -33,8 +33,10 @@ const REQUESTS_MAX: usize = 1024;
 /// A durable consumer of a subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct Durable {
+    /// The name of the consumer in NATS.
+    pub consumer: String,
     /// The part of the consumer's name after the room's part.
-    pub mapped: String,
+    pub nats_name: String,
     /// The subscriber's id. `None` if a native client removed it from the metadata.
     pub given: Option<String>,
     /// The endpoint that bound the subscriber. `None` without authorisation, or if a native client removed it.
@@ -47,7 +49,7 @@ pub(crate) struct Durable {
     pub last_active_at: Option<SystemTime>,
 }
 
-/// A page of durable consumers, by ascending mapped name.
+/// A page of durable consumers, by ascending NATS name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DurablePage {
     pub durables: Vec<Durable>,
@@ -78,15 +80,15 @@ pub(in crate::store) async fn page(
 ) -> Result<DurablePage> {
     let stream = room.stream.as_str();
     let prefix = names::consumer_prefix(room);
-    let last = after.map(|token| format!("{prefix}{}", token.mapped));
+    let last = after.map(|token| format!("{prefix}{}", token.nats_name));
     let (mut offset, mut listed) = begin(nats, stream, &prefix, after, last.as_deref()).await?;
     let mut page = DurablePage::default();
     let mut end = None;
     for _ in 0..REQUESTS_MAX {
         let count = listed.len();
         for (index, info) in listed.iter().enumerate() {
-            let Some(mapped) = names::subscriber_of_consumer(room, &info.name) else { continue };
-            if !is_wanted(mapped)
+            let Some(nats_name) = names::subscriber_of_consumer(room, &info.name) else { continue };
+            if !is_wanted(nats_name)
                 || !durables::is_subscriber(info)
                 || last.as_deref().is_some_and(|last| info.name.as_str() <= last)
             {
@@ -96,8 +98,8 @@ pub(in crate::store) async fn page(
                 page.next = end;
                 return Ok(page);
             }
-            page.durables.push(durable(info, mapped, state));
-            end = Some(SubscriberToken { offset: offset + index, mapped: mapped.to_owned() });
+            page.durables.push(durable(info, nats_name, state));
+            end = Some(SubscriberToken { offset: offset + index, nats_name: nats_name.to_owned() });
         }
         let beyond = listed.last().is_none_or(|info| info.name > prefix && !info.name.starts_with(&prefix));
         if count < LIST_PAGE || beyond {
@@ -146,9 +148,10 @@ async fn list(nats: &Nats, stream: &str, prefix: &str, offset: usize) -> Result<
     Ok(listed.consumers.unwrap_or_default())
 }
 
-fn durable(info: &Info, mapped: &str, state: &RoomState) -> Durable {
+fn durable(info: &Info, nats_name: &str, state: &RoomState) -> Durable {
     Durable {
-        mapped: mapped.to_owned(),
+        consumer: info.name.clone(),
+        nats_name: nats_name.to_owned(),
         given: info.config.metadata.get(names::METADATA_SUBSCRIBER).cloned(),
         endpoint: info.config.metadata.get(names::METADATA_ENDPOINT).cloned(),
         position: info.ack_floor.stream_sequence,

@@ -12,7 +12,7 @@ use super::subscriber::Subscriber;
 use crate::{
     domain::{NatsName, RoomId},
     error::{Error, Reason, Result},
-    nats::bucket::{Bucket, Buckets, Change, Versioned},
+    nats::bucket::{Bucket, Buckets, Versioned, WatchEvent},
     store::names::SUBSCRIBERS_BUCKET,
 };
 
@@ -56,12 +56,12 @@ pub(crate) enum HolderChange {
     /// The holding of a subscriber, and its revision.
     Held(Holding, u64),
     /// The subscriber with this key was deleted, at this revision.
-    Forgotten(String, u64),
+    Deleted(String, u64),
 }
 
 /// The bucket's entry of one subscriber.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct HolderEntry {
     pub holding: Holding,
     /// The time of the last change: the subscriber was bound, or its subscription closed.
     pub changed_at: SystemTime,
@@ -97,14 +97,18 @@ impl Holders {
     }
 
     /// The entries of the room's subscribers with these NATS names, in no order.
-    pub(crate) async fn of(&self, room: &RoomId, names: impl IntoIterator<Item = &NatsName>) -> Result<Vec<Held>> {
+    pub(crate) async fn of(
+        &self,
+        room: &RoomId,
+        names: impl IntoIterator<Item = &NatsName>,
+    ) -> Result<Vec<HolderEntry>> {
         let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
-        Ok(found.into_iter().map(|(holding, changed_at)| Held { holding, changed_at }).collect())
+        Ok(found.into_iter().map(|(holding, changed_at)| HolderEntry { holding, changed_at }).collect())
     }
 
     /// Deletes the entry, unless it changed after `revision`.
-    pub(crate) async fn forget(&self, holding: &Holding, revision: u64) -> Result<()> {
+    pub(crate) async fn delete(&self, holding: &Holding, revision: u64) -> Result<()> {
         self.bucket.delete(&holding.key(), revision).await.map(drop)
     }
 
@@ -154,7 +158,7 @@ impl Holders {
     }
 
     /// Deletes the entries of all subscribers of a room.
-    pub(crate) async fn forget_room(&self, room: &RoomId) -> Result<()> {
+    pub(crate) async fn delete_room(&self, room: &RoomId) -> Result<()> {
         self.bucket.purge_below(&room.key()).await
     }
 
@@ -162,10 +166,10 @@ impl Holders {
     pub(crate) async fn follow(self, stop: CancellationToken, mut apply: impl FnMut(HolderChange)) {
         self.bucket
             .watch(stop, |change| match change {
-                Change::Put(_, holding) => apply(HolderChange::Held(holding.value, holding.revision)),
-                Change::Delete(key, revision) => apply(HolderChange::Forgotten(key, revision)),
-                Change::Restart => apply(HolderChange::Restarted),
-                Change::Complete => {}
+                WatchEvent::Put(_, holding) => apply(HolderChange::Held(holding.value, holding.revision)),
+                WatchEvent::Delete(key, revision) => apply(HolderChange::Deleted(key, revision)),
+                WatchEvent::Restart => apply(HolderChange::Restarted),
+                WatchEvent::Complete => {}
             })
             .await;
     }

@@ -4,5 +4,5 @@ pub(crate) mod durable_list;
 pub(crate) mod durables;
 pub(crate) mod holders;
 pub(crate) mod peers;
+pub(crate) mod selector;
 pub(crate) mod subscriber;
-pub(crate) mod whose;

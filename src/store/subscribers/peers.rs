@@ -27,7 +27,8 @@ pub(crate) enum PeerRequest {
     /// Set the position, in either direction.
     Seek { subscriber: Subscriber, position: u64 },
     /// End the open subscription, and delete the subscriber.
-    Forget { subscriber: Subscriber },
+    #[serde(rename = "forget")]
+    Delete { subscriber: Subscriber },
     /// Report for each of these NATS names whether a subscription is open, and since when it has its position.
     Describe { room_id: RoomId, names: Vec<NatsName> },
 }
@@ -49,13 +50,13 @@ pub(crate) enum PeerReply {
 
 /// A request of another instance, with the means to answer it.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct IncomingRequest {
     pub request: PeerRequest,
     client: Client,
     reply_to: async_nats::Subject,
 }
 
-impl Asked {
+impl IncomingRequest {
     pub(crate) async fn answer(self, reply: &PeerReply) {
         let Ok(body) = serde_json::to_vec(reply) else { return };
         if let Err(error) = self.client.publish(self.reply_to, body.into()).await {
@@ -75,12 +76,12 @@ impl PeerListener {
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(crate) async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> IncomingRequest {
         loop {
             let message = self.requests.next().await;
             let Some(reply_to) = message.reply else { continue };
             match serde_json::from_slice(&message.payload) {
-                Ok(request) => return Asked { request, client: self.requests.client().clone(), reply_to },
+                Ok(request) => return IncomingRequest { request, client: self.requests.client().clone(), reply_to },
                 Err(error) => warn!(%error, "a request of another instance cannot be read"),
             }
         }

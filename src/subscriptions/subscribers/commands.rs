@@ -22,7 +22,7 @@ pub(super) enum HolderCommand {
     /// Set the position, in either direction.
     Seek(u64),
     /// Delete the subscriber.
-    Forget,
+    Delete,
 }
 
 impl Subscribers {
@@ -47,8 +47,8 @@ impl Subscribers {
     ///
     /// # Errors
     /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn forget(&self, room: &Room, subscriber: &Subscriber) -> Result<()> {
-        self.command(room, subscriber, HolderCommand::Forget).await.map(drop)
+    pub(crate) async fn delete(&self, room: &Room, subscriber: &Subscriber) -> Result<()> {
+        self.command(room, subscriber, HolderCommand::Delete).await.map(drop)
     }
 
     async fn command(&self, room: &Room, subscriber: &Subscriber, command: HolderCommand) -> Result<u64> {
@@ -69,7 +69,7 @@ impl Subscribers {
                     None => {}
                 }
             }
-            if !is_held || command != HolderCommand::Forget {
+            if !is_held || command != HolderCommand::Delete {
                 // the subscriber must exist before its holding is written
                 self.store.position(room, subscriber).await?;
             }
@@ -104,7 +104,7 @@ impl Subscribers {
             HolderCommand::Acknowledge(sequence) => {
                 let moved = self.move_forwards(room, subscriber, sequence).await;
                 let known = session.as_ref().map_or(0, |session| session.written());
-                let position = self.or_again(moved, session.as_ref(), sequence.max(known)).await?;
+                let position = self.or_recreate(moved, session.as_ref(), sequence.max(known)).await?;
                 if let Some(session) = session {
                     session.has_written(position);
                 }
@@ -116,23 +116,23 @@ impl Subscribers {
                     self.store.holders.settle(&holder, revision).await?;
                 }
                 let moved = self.store.move_to(room, subscriber, position).await;
-                let position = self.or_again(moved, session.as_ref(), position).await?;
+                let position = self.or_recreate(moved, session.as_ref(), position).await?;
                 if let Some(session) = session {
                     session.has_sought(position);
                 }
                 Ok(Some(position))
             }
-            HolderCommand::Forget => {
+            HolderCommand::Delete => {
                 // another program may have deleted the consumer of an open subscription
-                let existed = self.store.forget(room, subscriber).await? || session.is_some();
+                let existed = self.store.delete_consumer(room, subscriber).await? || session.is_some();
                 if let Some(session) = session {
-                    session.end(SessionEnd::Forgotten);
+                    session.end(SessionEnd::Deleted);
                     self.remove(&session);
                 }
                 // a holding with a session and no consumer belongs to a subscription that is being opened
                 if existed || holder.session.is_none() {
                     // last, because until then a newer subscription asks this instance, and waits
-                    self.store.holders.forget(&holder, revision).await?;
+                    self.store.holders.delete(&holder, revision).await?;
                 }
                 if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
             }
@@ -154,7 +154,7 @@ fn request(subscriber: &Subscriber, command: HolderCommand) -> PeerRequest {
     match command {
         HolderCommand::Acknowledge(sequence) => PeerRequest::Acknowledge { subscriber, sequence },
         HolderCommand::Seek(position) => PeerRequest::Seek { subscriber, position },
-        HolderCommand::Forget => PeerRequest::Forget { subscriber },
+        HolderCommand::Delete => PeerRequest::Delete { subscriber },
     }
 }
 

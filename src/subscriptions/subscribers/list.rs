@@ -8,12 +8,12 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Key, Subscribers};
+use super::{SubscriberKey, Subscribers};
 use crate::{
     domain::{NatsName, Room, RoomId, RoomState, SubscriberToken},
     error::Result,
     store::subscribers::{
-        holders::Held,
+        holders::HolderEntry,
         peers::{PeerReply, PeerRequest},
     },
 };
@@ -66,23 +66,24 @@ impl Subscribers {
         let found = self.store.durables(room, after, state, limit, is_wanted).await?;
         // a native client's consumer may have a name that is not a valid NATS name of a subscriber
         let names: Vec<NatsName> =
-            found.durables.iter().filter_map(|durable| NatsName::parse(durable.mapped.as_str()).ok()).collect();
+            found.durables.iter().filter_map(|durable| NatsName::parse(durable.nats_name.as_str()).ok()).collect();
         let held = self.store.holders.of(&room.room_id, &names).await?;
         let open = self.open_anywhere(&room.room_id, &held).await;
-        let held: HashMap<&str, &Held> =
+        let held: HashMap<&str, &HolderEntry> =
             held.iter().map(|held| (held.holding.subscriber.name.as_str(), held)).collect();
         let subscribers = found.durables.into_iter().map(|durable| {
-            let held = held.get(durable.mapped.as_str());
+            let held = held.get(durable.nats_name.as_str());
             let bound = held.map(|held| &held.holding.subscriber);
-            let given = durable.given.filter(|given| durable.mapped.starts_with(&NatsName::stem_of_subscriber(given)));
+            let given =
+                durable.given.filter(|given| durable.nats_name.starts_with(&NatsName::stem_of_subscriber(given)));
             let open_since = bound.and_then(|bound| open.get(&bound.name)).copied();
             SubscriberState {
                 endpoint: match bound {
                     Some(bound) => bound.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
                     None => durable.endpoint,
                 },
-                consumer: format!("{}_{}", room.stream.room(), durable.mapped),
-                name: bound.map(|bound| bound.id.as_str().to_owned()).or(given).unwrap_or(durable.mapped),
+                consumer: durable.consumer,
+                name: bound.map(|bound| bound.id.as_str().to_owned()).or(given).unwrap_or(durable.nats_name),
                 position: durable.position,
                 lag: durable.lag,
                 last_active_at: durable.last_active_at.max(held.map(|held| held.changed_at)).max(open_since.flatten()),
@@ -94,7 +95,7 @@ impl Subscribers {
 
     /// Returns those of `held` that have an open subscription. An instance that has stopped has none, whatever the
     /// bucket says. If an instance does not answer, its entries in the bucket are used.
-    async fn open_anywhere(&self, room: &RoomId, held: &[Held]) -> HashMap<NatsName, OpenSince> {
+    async fn open_anywhere(&self, room: &RoomId, held: &[HolderEntry]) -> HashMap<NatsName, OpenSince> {
         let said_open = || held.iter().map(|held| &held.holding).filter(|holding| holding.session.is_some());
         let instances: BTreeSet<&str> = said_open().map(|holding| holding.instance.as_str()).collect();
         let mut questions = Vec::new();
@@ -134,7 +135,7 @@ impl Subscribers {
 
     /// The time of the last move of an open subscription's position, in milliseconds since 1970. `None` if no
     /// subscription is open on this instance.
-    pub(super) fn open_since(&self, key: &Key) -> Option<u64> {
+    pub(super) fn open_since(&self, key: &SubscriberKey) -> Option<u64> {
         let open = self.sessions();
         let session = open.get(key);
         let session = session.filter(|session| !session.is_closed() && !session.is_ended())?;

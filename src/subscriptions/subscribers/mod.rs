@@ -4,11 +4,11 @@
 //! requests to the holder. In `ACK_MODE_AUTO`, positions are collected and written periodically. An end, an
 //! Acknowledge, a take-over and a drain write the position at once.
 
-mod again;
-mod bound;
 mod commands;
+mod endpoints;
 pub(crate) mod list;
 mod peers;
+mod recreate;
 pub(crate) mod session;
 mod write_back;
 
@@ -21,8 +21,8 @@ use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
 use self::{
-    bound::Bound,
-    session::{Inner, SessionEnd, SubscriberSession},
+    endpoints::EndpointSubscribers,
+    session::{SessionEnd, SessionState, SubscriberSession},
     write_back::WriteQueue,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     store::{
         Store,
         registry::known::Registered,
-        subscribers::{holders::Holding, subscriber::Subscriber, whose::Whose},
+        subscribers::{holders::Holding, selector::SubscriberSelector, subscriber::Subscriber},
     },
     sync::lock,
 };
@@ -43,9 +43,9 @@ const ATTEMPTS: usize = 8;
 const WRITES_AT_ONCE: usize = 32;
 
 /// The key of a subscriber in memory: its room and its NATS name.
-type Key = (RoomId, NatsName);
+type SubscriberKey = (RoomId, NatsName);
 
-fn key(subscriber: &Subscriber) -> Key {
+fn key(subscriber: &Subscriber) -> SubscriberKey {
     (subscriber.room_id.clone(), subscriber.name.clone())
 }
 
@@ -53,33 +53,45 @@ fn key(subscriber: &Subscriber) -> Key {
 #[derive(Debug)]
 pub(crate) struct Subscribers {
     store: Store,
-    sessions: Mutex<HashMap<Key, Arc<Inner>>>,
+    sessions: Mutex<HashMap<SubscriberKey, Arc<SessionState>>>,
     /// One lock for each subscriber whose position is being moved.
-    moves: Mutex<HashMap<Key, Weak<AsyncMutex<()>>>>,
+    moves: Mutex<HashMap<SubscriberKey, Weak<AsyncMutex<()>>>>,
     queue: WriteQueue,
-    bound: Bound,
+    endpoints: EndpointSubscribers,
 }
 
 impl Subscribers {
     /// Creates an empty set. Each endpoint may have `max_of_endpoint` durable subscribers.
     pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
         let (sessions, moves) = (Mutex::default(), Mutex::default());
-        Self { store, sessions, moves, queue: WriteQueue::default(), bound: Bound::new(max_of_endpoint) }
+        Self {
+            store,
+            sessions,
+            moves,
+            queue: WriteQueue::default(),
+            endpoints: EndpointSubscribers::new(max_of_endpoint),
+        }
     }
 
     /// Finds the subscriber with this id. Does not ask NATS if the subscriber has an open subscription on this
     /// instance.
-    pub(crate) async fn find(&self, room: &Room, id: &SubscriberId, whose: &Whose) -> Result<Subscriber> {
+    pub(crate) async fn find(
+        &self,
+        room: &Room,
+        id: &SubscriberId,
+        selector: &SubscriberSelector,
+    ) -> Result<Subscriber> {
         let open = {
             let sessions = self.sessions();
-            let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
+            let names = NatsName::of_subscriber(id, selector.endpoint.as_ref());
             let mut open = names.into_iter().filter_map(|name| sessions.get(&(room.room_id.clone(), name)));
-            let found = open.find(|open| open.holding.subscriber.id == *id && whose.is_exact(&open.holding.subscriber));
+            let found =
+                open.find(|open| open.holding.subscriber.id == *id && selector.is_exact(&open.holding.subscriber));
             found.map(|session| session.holding.subscriber.clone())
         };
         match open {
             Some(subscriber) => Ok(subscriber),
-            None => self.store.subscriber(room, id, whose).await,
+            None => self.store.subscriber(room, id, selector).await,
         }
     }
 
@@ -93,7 +105,7 @@ impl Subscribers {
         registered: &Arc<Registered>,
         epoch: i64,
         subscriber: &SubscriberId,
-        whose: &Whose,
+        selector: &SubscriberSelector,
         start: impl Fn() -> F,
     ) -> Result<SubscriberSession>
     where
@@ -101,17 +113,19 @@ impl Subscribers {
     {
         let room = &registered.room;
         for _ in 0..ATTEMPTS {
-            let subscriber = self.store.subscriber(room, subscriber, whose).await?;
+            let subscriber = self.store.subscriber(room, subscriber, selector).await?;
             // an invalid start must leave nothing behind
             let first_position = match self.store.position(room, &subscriber).await {
                 Ok(_) => None,
                 Err(error) if error.reason() == Reason::SubscriberNotFound => {
-                    self.bound.check(subscriber.endpoint.as_ref(), &self.store.registry)?;
+                    self.endpoints.check(subscriber.endpoint.as_ref(), &self.store.registry)?;
                     Some(start().await?)
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(session) = self.try_open(registered, epoch, &subscriber, whose, first_position, &start).await? {
+            if let Some(session) =
+                self.try_open(registered, epoch, &subscriber, selector, first_position, &start).await?
+            {
                 return Ok(session);
             }
         }
@@ -125,7 +139,7 @@ impl Subscribers {
         registered: &Arc<Registered>,
         epoch: i64,
         subscriber: &Subscriber,
-        whose: &Whose,
+        selector: &SubscriberSelector,
         first_position: Option<u64>,
         start: impl Fn() -> F,
     ) -> Result<Option<SubscriberSession>>
@@ -138,12 +152,12 @@ impl Subscribers {
         let mut holding = self.holding(subscriber, session);
         holding.begins_at = first_position.filter(|position| *position > 0);
         let Some((before, mut revision)) = self.store.holders.claim(&holding).await? else { return Ok(None) };
-        if before.is_none() && self.store.subscriber(room, &subscriber.id, whose).await?.name != subscriber.name {
+        if before.is_none() && self.store.subscriber(room, &subscriber.id, selector).await?.name != subscriber.name {
             // another call bound the subscriber under another NATS name at the same time
-            self.store.holders.forget(&holding, revision).await?;
+            self.store.holders.delete(&holding, revision).await?;
             return Ok(None);
         }
-        self.bound.add(&holding);
+        self.endpoints.add(&holding);
         let begun = before.as_ref().and_then(|before| before.begins_at);
         let begins_at = std::mem::take(&mut holding.begins_at).or(begun);
         match before {
@@ -162,7 +176,7 @@ impl Subscribers {
                 Ok(position) => position,
                 Err(error) => {
                     // a subscriber at a wrong start position is worse than none
-                    let _ = self.store.forget(room, subscriber).await;
+                    let _ = self.store.delete_consumer(room, subscriber).await;
                     return Err(error);
                 }
             }
@@ -177,7 +191,7 @@ impl Subscribers {
         {
             revision = settled;
         }
-        let inner = Arc::new(Inner::new(Arc::clone(registered), epoch, holding, revision, position));
+        let inner = Arc::new(SessionState::new(Arc::clone(registered), epoch, holding, revision, position));
         self.keep_newest(key, &inner);
         // a newer claim, or a deletion, may have come before this session could be found
         match self.store.holders.find(subscriber).await? {
@@ -187,7 +201,7 @@ impl Subscribers {
                 self.remove(&inner);
             }
             None => {
-                inner.end(SessionEnd::Forgotten);
+                inner.end(SessionEnd::Deleted);
                 self.remove(&inner);
                 return Ok(None);
             }
@@ -206,7 +220,7 @@ impl Subscribers {
         Holding { subscriber: subscriber.clone(), instance: self.store.instance().to_owned(), session, begins_at: None }
     }
 
-    fn keep_newest(&self, key: Key, session: &Arc<Inner>) {
+    fn keep_newest(&self, key: SubscriberKey, session: &Arc<SessionState>) {
         let mut open = self.sessions();
         match open.get(&key) {
             Some(newer) if newer.revision > session.revision => session.end(SessionEnd::TakenOver),
@@ -218,7 +232,7 @@ impl Subscribers {
         }
     }
 
-    fn remove(&self, session: &Arc<Inner>) {
+    fn remove(&self, session: &Arc<SessionState>) {
         let mut open = self.sessions();
         if is_held(&open, session) {
             open.remove(&session.key());
@@ -226,12 +240,12 @@ impl Subscribers {
     }
 
     /// Returns true if this is the subscriber's current session on this instance.
-    fn holds(&self, session: &Arc<Inner>) -> bool {
+    fn holds(&self, session: &Arc<SessionState>) -> bool {
         is_held(&self.sessions(), session)
     }
 
     /// Ends the subscriber's open subscription on this instance and writes its position.
-    async fn release(&self, key: &Key) {
+    async fn release(&self, key: &SubscriberKey) {
         let session = self.sessions().get(key).cloned();
         if let Some(session) = session {
             self.let_go(&session).await;
@@ -241,7 +255,7 @@ impl Subscribers {
     }
 
     /// Ends a session that a newer session takes over from, and writes its position.
-    async fn let_go(&self, session: &Arc<Inner>) {
+    async fn let_go(&self, session: &Arc<SessionState>) {
         session.release();
         if let Err(error) = self.write_last_position(session).await {
             let subscriber = &session.holding.subscriber;
@@ -251,12 +265,12 @@ impl Subscribers {
         self.remove(session);
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<Key, Arc<Inner>>> {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SubscriberKey, Arc<SessionState>>> {
         lock(&self.sessions)
     }
 
     /// The lock under which the subscriber's position is moved.
-    fn moving(&self, key: &Key) -> Arc<AsyncMutex<()>> {
+    fn moving(&self, key: &SubscriberKey) -> Arc<AsyncMutex<()>> {
         let mut moves = lock(&self.moves);
         if let Some(lock) = moves.get(key).and_then(Weak::upgrade) {
             return lock;
@@ -268,6 +282,6 @@ impl Subscribers {
     }
 }
 
-fn is_held(open: &HashMap<Key, Arc<Inner>>, session: &Arc<Inner>) -> bool {
+fn is_held(open: &HashMap<SubscriberKey, Arc<SessionState>>, session: &Arc<SessionState>) -> bool {
     open.get(&session.key()).is_some_and(|found| Arc::ptr_eq(found, session))
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{Subscribers, WRITES_AT_ONCE, commands::HolderCommand, key, session::SessionEnd};
 use crate::store::subscribers::{
     holders::{HolderChange, Holding},
-    peers::{Asked, PeerListener, PeerReply, PeerRequest},
+    peers::{IncomingRequest, PeerListener, PeerReply, PeerRequest},
     subscriber::Subscriber,
 };
 
@@ -41,7 +41,7 @@ impl Subscribers {
         }
     }
 
-    async fn serve_peer(&self, asked: Asked) {
+    async fn serve_peer(&self, asked: IncomingRequest) {
         let reply = match asked.request.clone() {
             PeerRequest::Release { subscriber } => {
                 self.release(&key(&subscriber)).await;
@@ -53,7 +53,7 @@ impl Subscribers {
             PeerRequest::Seek { subscriber, position } => {
                 self.command_of_peer(&subscriber, HolderCommand::Seek(position)).await
             }
-            PeerRequest::Forget { subscriber } => self.command_of_peer(&subscriber, HolderCommand::Forget).await,
+            PeerRequest::Delete { subscriber } => self.command_of_peer(&subscriber, HolderCommand::Delete).await,
             PeerRequest::Describe { room_id, names } => {
                 PeerReply::Described(names.into_iter().map(|name| self.open_since(&(room_id.clone(), name))).collect())
             }
@@ -79,9 +79,9 @@ impl Subscribers {
         let (holders, instance) = (self.store.holders.clone(), self.store.instance().to_owned());
         holders
             .follow(stop, |change| match change {
-                HolderChange::Restarted => self.bound.begin_again(),
+                HolderChange::Restarted => self.endpoints.clear(),
                 HolderChange::Held(holding, revision) => {
-                    self.bound.add(&holding);
+                    self.endpoints.add(&holding);
                     let key = key(&holding.subscriber);
                     let session = self.sessions().get(&key).cloned();
                     let superseded = session
@@ -91,12 +91,12 @@ impl Subscribers {
                         self.store.spawn(async move { subscribers.let_go(&session).await });
                     }
                 }
-                HolderChange::Forgotten(name, revision) => {
-                    self.bound.remove(&name);
+                HolderChange::Deleted(name, revision) => {
+                    self.endpoints.remove(&name);
                     self.sessions().retain(|_, session| {
                         let forgotten = session.revision < revision && session.holding.key() == name;
                         if forgotten {
-                            session.end(SessionEnd::Forgotten);
+                            session.end(SessionEnd::Deleted);
                         }
                         !forgotten
                     });

@@ -11,7 +11,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, Subscribers};
+use super::{SubscriberKey, Subscribers};
 use crate::{
     error::{Error, Reason},
     store::{registry::known::Registered, subscribers::holders::Holding},
@@ -24,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// The open subscription of a durable subscriber. Dropping it closes the subscription and writes its position.
 #[derive(Debug)]
 pub(crate) struct SubscriberSession {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<SessionState>,
     pub(super) subscribers: Weak<Subscribers>,
     /// The start position of the subscription.
     pub position: u64,
@@ -36,7 +36,7 @@ pub(crate) struct SubscriberSession {
 
 /// A position in the frames that were read after one seek.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Mark {
+pub(crate) struct SeekPosition {
     seek: u64,
     position: u64,
 }
@@ -56,11 +56,11 @@ pub(super) enum SessionEnd {
     /// A newer subscription of the same subscriber took over.
     TakenOver,
     /// The subscriber was deleted.
-    Forgotten,
+    Deleted,
 }
 
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct SessionState {
     pub registered: Arc<Registered>,
     /// The epoch of the log.
     pub epoch: i64,
@@ -138,7 +138,7 @@ impl Progress {
     }
 }
 
-impl Inner {
+impl SessionState {
     pub(super) fn new(registered: Arc<Registered>, epoch: i64, holding: Holding, revision: u64, position: u64) -> Self {
         Self {
             registered,
@@ -154,7 +154,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn key(&self) -> SubscriberKey {
         crate::subscriptions::subscribers::key(&self.holding.subscriber)
     }
 
@@ -231,13 +231,13 @@ impl Inner {
 
 impl SubscriberSession {
     /// The mark of a frame that is sent now and ends at `position`.
-    pub(crate) fn mark(&self, position: u64) -> Mark {
-        Mark { seek: self.seek_number(), position }
+    pub(crate) fn seek_position(&self, position: u64) -> SeekPosition {
+        SeekPosition { seek: self.seek_number(), position }
     }
 
     /// Records that the client's stream has taken everything up to the mark. Ignores a mark from before the newest
     /// seek, because it must not undo that seek.
-    pub(crate) fn taken(&self, Mark { seek, position }: Mark) {
+    pub(crate) fn taken(&self, SeekPosition { seek, position }: SeekPosition) {
         let news = {
             let mut progress = self.inner.progress();
             progress.has_taken(seek, position);
@@ -279,7 +279,7 @@ impl SubscriberSession {
     pub(crate) async fn ended(&self) -> Error {
         self.inner.ended.cancelled().await;
         match self.inner.end.get() {
-            Some(SessionEnd::Forgotten) => Error::new(
+            Some(SessionEnd::Deleted) => Error::new(
                 Reason::SubscriberNotFound,
                 "`subscriber`: the durable subscriber was deleted while this subscription was open; subscribe again to create it",
             ),

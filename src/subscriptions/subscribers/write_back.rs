@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::{
     Subscribers, WRITES_AT_ONCE,
-    session::{Inner, SessionEnd},
+    session::{SessionEnd, SessionState},
 };
 use crate::{
     error::{Reason, Result},
@@ -36,43 +36,43 @@ const BOOKMARKS_AT_ONCE: usize = 2;
 /// The sessions whose position must be written.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingSessions>,
     /// A session was closed.
     closed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingSessions {
     /// Open sessions, each once, with the time when they were queued. In the order of these times.
-    open: VecDeque<(Instant, Arc<Inner>)>,
-    closed: Vec<Arc<Inner>>,
+    open: VecDeque<(Instant, Arc<SessionState>)>,
+    closed: Vec<Arc<SessionState>>,
 }
 
 impl WriteQueue {
     /// Queues an open session whose position has moved.
-    pub(super) fn moved(&self, session: &Arc<Inner>) {
+    pub(super) fn moved(&self, session: &Arc<SessionState>) {
         self.waiting().open.push_back((Instant::now(), Arc::clone(session)));
     }
 
     /// Queues a closed session.
-    pub(super) fn closed(&self, session: &Arc<Inner>) {
+    pub(super) fn closed(&self, session: &Arc<SessionState>) {
         self.waiting().closed.push(Arc::clone(session));
         self.closed.notify_one();
     }
 
     /// Takes the open sessions that must be written in this tick.
-    fn due(&self) -> Vec<Arc<Inner>> {
+    fn due(&self) -> Vec<Arc<SessionState>> {
         let open = &mut self.waiting().open;
         let now = Instant::now();
         let ripe = open.partition_point(|(since, _)| now.duration_since(*since) >= BOOKMARK_INTERVAL);
         open.drain(..ripe.min(turns(open.len()))).map(|(_, session)| session).collect()
     }
 
-    fn take_closed(&self) -> Vec<Arc<Inner>> {
+    fn take_closed(&self) -> Vec<Arc<SessionState>> {
         std::mem::take(&mut self.waiting().closed)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingSessions> {
         lock(&self.waiting)
     }
 }
@@ -106,7 +106,7 @@ impl Subscribers {
         self.write_all(sessions, WRITES_AT_ONCE).await;
     }
 
-    async fn write_all(&self, sessions: Vec<Arc<Inner>>, at_once: usize) {
+    async fn write_all(&self, sessions: Vec<Arc<SessionState>>, at_once: usize) {
         stream::iter(sessions)
             .for_each_concurrent(at_once, |session| async move {
                 if !self.holds(&session) {
@@ -129,7 +129,7 @@ impl Subscribers {
             .await;
     }
 
-    async fn write(&self, session: &Arc<Inner>) -> Result<()> {
+    async fn write(&self, session: &Arc<SessionState>) -> Result<()> {
         let closed = session.is_closed();
         let written = if closed { self.write_last_position(session).await } else { self.write_position(session).await };
         let gone = match written {
@@ -150,9 +150,9 @@ impl Subscribers {
     }
 
     /// Handles a missing consumer of an open subscription that must not be created again.
-    async fn lose(&self, session: &Arc<Inner>) -> Result<()> {
+    async fn lose(&self, session: &Arc<SessionState>) -> Result<()> {
         if self.store.holders.find(&session.holding.subscriber).await?.is_none() {
-            session.end(SessionEnd::Forgotten);
+            session.end(SessionEnd::Deleted);
             self.remove(session);
         } else if let Some(taken) = session.unwritten() {
             // the subscription ends by itself, because it was taken over or the log has another epoch
@@ -162,7 +162,7 @@ impl Subscribers {
     }
 
     /// Writes the taken position, if it is not written yet.
-    async fn write_position(&self, session: &Arc<Inner>) -> Result<()> {
+    async fn write_position(&self, session: &Arc<SessionState>) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
         self.write_unwritten(session).await.map(drop)
@@ -170,7 +170,7 @@ impl Subscribers {
 
     /// As [`Self::write_position`]. If another program has deleted the consumer, creates it again at the position,
     /// even when there is nothing to write.
-    pub(super) async fn write_last_position(&self, session: &Arc<Inner>) -> Result<()> {
+    pub(super) async fn write_last_position(&self, session: &Arc<SessionState>) -> Result<()> {
         let moving = self.moving(&session.key());
         let _one_at_a_time = moving.lock().await;
         if self.write_unwritten(session).await? || session.is_ended() {
@@ -178,11 +178,11 @@ impl Subscribers {
         }
         let (room, subscriber) = (&session.registered.room, &session.holding.subscriber);
         let found = self.store.position(room, subscriber).await;
-        self.or_again(found, Some(session), session.written()).await.map(drop)
+        self.or_recreate(found, Some(session), session.written()).await.map(drop)
     }
 
     /// Writes the taken position. Returns false if there was nothing to write. Requires the subscriber's lock.
-    async fn write_unwritten(&self, session: &Arc<Inner>) -> Result<bool> {
+    async fn write_unwritten(&self, session: &Arc<SessionState>) -> Result<bool> {
         let Some(taken) = session.unwritten().filter(|_| !session.is_ended()) else { return Ok(false) };
         let room = &session.registered.room;
         let subscriber = &session.holding.subscriber;
@@ -191,7 +191,7 @@ impl Subscribers {
         } else {
             self.store.move_to(room, subscriber, taken).await
         };
-        let position = self.or_again(moved, Some(session), taken).await?;
+        let position = self.or_recreate(moved, Some(session), taken).await?;
         session.has_written(position);
         Ok(true)
     }

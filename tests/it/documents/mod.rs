@@ -2,6 +2,7 @@
 
 mod architecture;
 mod contract;
+mod names;
 mod pages;
 mod source;
 mod tables;

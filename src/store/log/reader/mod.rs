@@ -24,9 +24,9 @@ use tracing::debug;
 
 use self::source::LogConsumer;
 use super::{
-    backlogs::Turns,
-    logs::{HighWaterMark, Logs},
-    message::Stored,
+    backlogs::BacklogTurns,
+    high_water_marks::{HighWaterMark, HighWaterMarks},
+    message::StoredMessage,
     raw::{self, Raw, Wanted},
 };
 use crate::{
@@ -60,14 +60,14 @@ pub(crate) struct Arrival {
 
 /// A reader of a room's log. Dropping it ends the read.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct LogReader {
     nats: Nats,
-    logs: Logs,
+    marks: HighWaterMarks,
     mark: Option<Arc<HighWaterMark>>,
     signatures: Signatures,
     tasks: TaskTracker,
     /// Present for a reader of a backlog.
-    turns: Option<Turns>,
+    turns: Option<BacklogTurns>,
     room: Room,
     epoch: i64,
     /// The next sequence to read.
@@ -88,26 +88,26 @@ pub(crate) struct Reader {
 }
 
 /// How the reader continues.
-enum Begun {
+enum Continuation {
     Single(Box<Raw>),
     Reading(Box<LogConsumer>),
 }
 
-impl Reader {
+impl LogReader {
     /// Reads the messages after `position` in the log with this `epoch`.
     pub(in crate::store) fn new(
         nats: &Nats,
-        logs: &Logs,
+        marks: &HighWaterMarks,
         signatures: &Signatures,
         tasks: &TaskTracker,
-        turns: Option<Turns>,
+        turns: Option<BacklogTurns>,
         room: &Room,
         (epoch, position): (i64, u64),
     ) -> Self {
         Self {
             nats: nats.clone(),
-            logs: logs.clone(),
-            mark: logs.mark(room),
+            marks: marks.clone(),
+            mark: marks.mark(room),
             signatures: signatures.clone(),
             tasks: tasks.clone(),
             turns,
@@ -155,8 +155,8 @@ impl Reader {
             }
             let Some(source) = &mut self.source else {
                 match self.begin().await? {
-                    Begun::Reading(source) => self.source = Some(*source),
-                    Begun::Single(raw) => self.singled = Some(raw),
+                    Continuation::Reading(source) => self.source = Some(*source),
+                    Continuation::Single(raw) => self.singled = Some(raw),
                 }
                 continue;
             };
@@ -268,7 +268,7 @@ impl Reader {
             return None;
         }
         let delivered = message.message;
-        let stored = Stored::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
+        let stored = StoredMessage::new(sequence, published.into(), delivered.headers.as_ref(), delivered.payload);
         self.arrived(stored, pending)
     }
 
@@ -284,7 +284,11 @@ impl Reader {
         self.arrived(stored, pending)
     }
 
-    fn arrived(&mut self, Stored { mut message, seal, expires_at, .. }: Stored, pending: u64) -> Option<Arrival> {
+    fn arrived(
+        &mut self,
+        StoredMessage { mut message, seal, expires_at, .. }: StoredMessage,
+        pending: u64,
+    ) -> Option<Arrival> {
         self.next = message.sequence + 1;
         if let Some(mark) = &self.mark {
             mark.raise(self.epoch, message.sequence);
@@ -299,7 +303,7 @@ impl Reader {
     }
 
     /// Starts or continues to read. Repeats after failures.
-    async fn begin(&mut self) -> Result<Begun> {
+    async fn begin(&mut self) -> Result<Continuation> {
         let give_up = *self.down_since.get_or_insert_with(time::Instant::now) + OUTAGE_MAX;
         let mut delay = Duration::from_millis(10);
         loop {
@@ -321,10 +325,10 @@ impl Reader {
         }
     }
 
-    async fn try_begin(&mut self) -> Result<Begun> {
+    async fn try_begin(&mut self) -> Result<Continuation> {
         let is_known = self.looked.is_some_and(|(at, _)| self.single > 0 && at.elapsed() < STATE_KNOWN_FOR);
         if !is_known {
-            let state = self.logs.state(&self.room).await?;
+            let state = self.marks.state(&self.room).await?;
             if state.epoch != self.epoch || state.last_sequence + 1 < self.next {
                 return Err(recreated());
             }
@@ -332,13 +336,13 @@ impl Reader {
         }
         if self.single > 0 {
             if let Some(raw) = raw::get(&self.nats, &self.room, Wanted::From(self.next)).await? {
-                return Ok(Begun::Single(Box::new(raw)));
+                return Ok(Continuation::Single(Box::new(raw)));
             }
             self.single = 0;
         }
         let source =
             Box::pin(LogConsumer::open(&self.nats, &self.tasks, self.turns.as_ref(), &self.room, self.next)).await?;
-        Ok(Begun::Reading(Box::new(source)))
+        Ok(Continuation::Reading(Box::new(source)))
     }
 }
 

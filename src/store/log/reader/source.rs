@@ -28,7 +28,7 @@ use crate::{
         Nats,
         error::{ApiError, unavailable},
     },
-    store::log::backlogs::{Taken, Turns},
+    store::log::backlogs::{BacklogTurns, ReadAhead},
 };
 
 /// A consumer is lost if the server is silent for twice this interval.
@@ -39,7 +39,7 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// The source of a reader.
 pub(super) struct LogConsumer {
-    pub messages: Taken<Messages>,
+    pub messages: ReadAhead<Messages>,
     /// The consumer's own number of the next message.
     pub delivery: u64,
     pub connections: watch::Receiver<u64>,
@@ -58,7 +58,7 @@ impl LogConsumer {
     pub(super) async fn open(
         nats: &Nats,
         tasks: &TaskTracker,
-        turns: Option<&Turns>,
+        turns: Option<&BacklogTurns>,
         room: &Room,
         next: u64,
     ) -> Result<Self> {
@@ -98,7 +98,7 @@ impl LogConsumer {
             .map_err(|error| unavailable().because(error))?;
         let name = consumer.cached_info().name.clone();
         let consumer = Abandon { nats: nats.clone(), tasks: tasks.clone(), stream: stream_name, name };
-        let messages = Taken::new(Messages { delivered, _consumer: consumer }, turn);
+        let messages = ReadAhead::new(Messages { delivered, _consumer: consumer }, turn);
         Ok(Self { messages, delivery: 1, connections, is_cut: false })
     }
 }

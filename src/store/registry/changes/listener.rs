@@ -19,7 +19,7 @@ use crate::{
     store::{
         names::{NOTICES, SIGNATURE_HEADER, notices_to},
         registry::{Registry, members::Members},
-        signatures::stamp::Verdict,
+        signatures::stamp::Verification,
     },
     sync::lock,
 };
@@ -32,7 +32,7 @@ pub(in crate::store) struct Listener {
 
 /// Applies the changes of other instances.
 #[derive(Clone, Debug)]
-struct Ears {
+struct NoticeReceiver {
     changes: Changes,
     registry: Registry,
     members: Members,
@@ -61,7 +61,7 @@ impl Listener {
         connections.mark_unchanged();
         let mut interval = time::interval(PRESENCE_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ears = Arc::new(Ears { changes: self.changes.clone(), registry, members });
+        let receiver = Arc::new(NoticeReceiver { changes: self.changes.clone(), registry, members });
         loop {
             let message = tokio::select! {
                 biased;
@@ -77,13 +77,13 @@ impl Listener {
                     continue;
                 }
             };
-            if let Some(key) = ears.hear(&message, self.notices.client()).await {
+            if let Some(key) = receiver.receive(&message, self.notices.client()).await {
                 // not awaited, so that other notices are received meanwhile; revisions order them
-                let (ears, stop, client) = (Arc::clone(&ears), stop.clone(), self.notices.client().clone());
+                let (receiver, stop, client) = (Arc::clone(&receiver), stop.clone(), self.notices.client().clone());
                 tasks.spawn(async move {
                     let learning = async {
-                        ears.changes.0.signatures.learn(key).await;
-                        ears.hear(&message, &client).await;
+                        receiver.changes.0.signatures.learn(key).await;
+                        receiver.receive(&message, &client).await;
                     };
                     tokio::select! {
                         () = stop.cancelled() => {}
@@ -96,9 +96,9 @@ impl Listener {
     }
 }
 
-impl Ears {
+impl NoticeReceiver {
     /// Applies a notice that `client` received. Returns the number of the notice's key if the key is unknown.
-    async fn hear(&self, message: &Message, client: &Client) -> Option<u64> {
+    async fn receive(&self, message: &Message, client: &Client) -> Option<u64> {
         let Changes(inner) = &self.changes;
         let signature = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
         let Some(signature) = signature else {
@@ -106,12 +106,12 @@ impl Ears {
             return None;
         };
         match inner.signatures.verify(PURPOSE, &message.payload, signature.as_str()) {
-            Verdict::Right => {}
-            Verdict::Wrong => {
+            Verification::Right => {}
+            Verification::Wrong => {
                 debug!("a notice with a wrong signature is ignored");
                 return None;
             }
-            Verdict::UnknownKey(key) => return Some(key),
+            Verification::UnknownKey(key) => return Some(key),
         }
         let envelope: Envelope = match serde_json::from_slice(&message.payload) {
             Ok(envelope) => envelope,
@@ -124,32 +124,32 @@ impl Ears {
         if envelope.from == *inner.instance || envelope.subject != message.subject.as_str() {
             return None;
         }
-        self.take(envelope).await;
+        self.apply_notice(envelope).await;
         None
     }
 
-    async fn take(&self, Envelope { from, notice, .. }: Envelope) {
+    async fn apply_notice(&self, Envelope { from, notice, .. }: Envelope) {
         let Changes(inner) = &self.changes;
         match notice {
             Notice::Present { asks } => {
-                lock(&inner.state).others.seen(&from, Instant::now());
+                lock(&inner.state).others.record_announcement(&from, Instant::now());
                 if asks {
                     self.changes.send(NOTICES.to_owned(), Notice::Present { asks: false }).await;
                 }
             }
-            Notice::Leaving => lock(&inner.state).others.gone(&from),
+            Notice::Leaving => lock(&inner.state).others.remove(&from),
             Notice::Change { number, change } => {
                 self.apply(change);
-                self.changes.send(notices_to(&from), Notice::Heard { number }).await;
+                self.changes.send(notices_to(&from), Notice::Confirmed { number }).await;
             }
-            Notice::Heard { number } => lock(&inner.state).settle(number, &from),
+            Notice::Confirmed { number } => lock(&inner.state).settle(number, &from),
         }
     }
 
     fn apply(&self, change: Change) {
         match change {
-            Change::Member(change) => self.members.hear(change),
-            Change::Room(change) => self.registry.hear(change),
+            Change::Member(change) => self.members.apply_change(change),
+            Change::Room(change) => self.registry.apply_change(change),
             Change::MessageDeleted { room_id, epoch, sequence } => {
                 if let Some(registered) = self.registry.known(&room_id) {
                     registered.deleted(epoch, sequence);

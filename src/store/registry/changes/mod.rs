@@ -53,25 +53,25 @@ struct Inner {
     nats: Nats,
     signatures: Signatures,
     instance: Arc<str>,
-    state: Mutex<State>,
+    state: Mutex<ChangesState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ChangesState {
     others: Presence,
     /// The number of the newest change that was sent.
     number: u64,
-    waiting: HashMap<u64, Waiting>,
+    waiting: HashMap<u64, UnconfirmedChange>,
 }
 
 /// A change that not every instance has confirmed.
 #[derive(Debug)]
-struct Waiting {
+struct UnconfirmedChange {
     missing: HashSet<String>,
     done: Option<oneshot::Sender<()>>,
 }
 
-impl State {
+impl ChangesState {
     /// Records that the instance knows the change, or is gone.
     fn settle(&mut self, number: u64, instance: &str) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
@@ -87,22 +87,22 @@ impl State {
 /// A change that was sent. The other instances confirm it.
 #[derive(Debug)]
 #[must_use]
-pub(in crate::store) struct Told {
+pub(in crate::store) struct SentChange {
     changes: Changes,
     number: u64,
     until: Instant,
     done: oneshot::Receiver<()>,
 }
 
-impl Drop for Told {
+impl Drop for SentChange {
     fn drop(&mut self) {
         lock(&self.changes.0.state).waiting.remove(&self.number);
     }
 }
 
-impl Told {
+impl SentChange {
     /// Waits until every present instance knows the change, is unreachable, or has not confirmed in time.
-    pub(in crate::store) async fn heard(mut self) {
+    pub(in crate::store) async fn confirmed(mut self) {
         if timeout(CHANGE_ASK_AFTER, &mut self.done).await.is_ok() {
             return;
         }
@@ -137,7 +137,7 @@ impl Changes {
     }
 
     /// Sends the change to all other instances. They can confirm it.
-    pub(in crate::store) async fn tell(&self, change: Change) -> Told {
+    pub(in crate::store) async fn send_change(&self, change: Change) -> SentChange {
         let until = Instant::now() + CHANGE_TIMEOUT;
         let (send, done) = oneshot::channel();
         let number = {
@@ -145,7 +145,7 @@ impl Changes {
             state.number += 1;
             let number = state.number;
             let missing: HashSet<String> = state.others.present(Instant::now()).into_iter().collect();
-            let mut waiting = Waiting { missing, done: Some(send) };
+            let mut waiting = UnconfirmedChange { missing, done: Some(send) };
             if waiting.missing.is_empty() {
                 waiting.done.take().map(|done| done.send(()));
             }
@@ -153,9 +153,9 @@ impl Changes {
             number
         };
         // created before the notice is sent, so that a dropped call leaves nothing behind
-        let told = Told { changes: self.clone(), number, until, done };
+        let unconfirmed = SentChange { changes: self.clone(), number, until, done };
         self.send(NOTICES.to_owned(), Notice::Change { number, change }).await;
-        told
+        unconfirmed
     }
 
     /// Sends a notice. Does nothing without JetStream, because the instances then share nothing.
@@ -183,7 +183,7 @@ impl Changes {
         match self.0.nats.client.send_request(notices_to(instance), request).await {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 let mut state = lock(&self.0.state);
-                state.others.gone(instance);
+                state.others.remove(instance);
                 state.settle(number, instance);
             }
             Ok(_) | Err(_) => {}

@@ -22,10 +22,11 @@ pub(super) enum Notice {
     Present { asks: bool },
     /// The instance leaves.
     Leaving,
-    /// The instance has changed something. The receiver confirms with `Heard`.
+    /// The instance has changed something. The receiver confirms with `Confirmed`.
     Change { number: u64, change: Change },
     /// The instance knows the change.
-    Heard { number: u64 },
+    #[serde(rename = "heard")]
+    Confirmed { number: u64 },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    known::Known,
-    record::{Record, member_key, owners_key},
+    known::KnownMembers,
+    record::{MembershipRecord, member_key, owners_key},
 };
 use crate::{
     domain::{MemberId, RoomId},
@@ -14,13 +14,13 @@ use crate::{
 /// A change of the bucket of members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(in crate::store) struct MemberChange(Kind);
+pub(in crate::store) struct MemberChange(MemberChangeKind);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum MemberChangeKind {
     Put {
-        record: Box<Record>,
+        record: Box<MembershipRecord>,
         revision: u64,
     },
     /// `revision` is the revision of the deleted value.
@@ -32,26 +32,26 @@ enum Kind {
 }
 
 impl MemberChange {
-    pub(super) fn put(record: Record, revision: u64) -> Self {
-        Self(Kind::Put { record: Box::new(record), revision })
+    pub(super) fn put(record: MembershipRecord, revision: u64) -> Self {
+        Self(MemberChangeKind::Put { record: Box::new(record), revision })
     }
 
     /// A deletion of the member's value with this revision.
     pub(super) fn deleted(room_id: &RoomId, member_id: &MemberId, revision: u64) -> Self {
-        Self(Kind::Deleted { room_id: room_id.clone(), member_id: member_id.clone(), revision })
+        Self(MemberChangeKind::Deleted { room_id: room_id.clone(), member_id: member_id.clone(), revision })
     }
 
     /// Applies the change to memory.
-    pub(super) fn apply(self, known: &mut Known) {
+    pub(super) fn apply(self, known: &mut KnownMembers) {
         match self.0 {
-            Kind::Put { record, revision } => {
+            MemberChangeKind::Put { record, revision } => {
                 let key = match &*record {
-                    Record::Member(record) => member_key(&record.room_id, &record.member_id),
-                    Record::Owners(record) => owners_key(&record.room_id),
+                    MembershipRecord::Member(record) => member_key(&record.room_id, &record.member_id),
+                    MembershipRecord::Owners(record) => owners_key(&record.room_id),
                 };
-                known.hear(&key, Versioned { value: *record, revision });
+                known.put_received(&key, Versioned { value: *record, revision });
             }
-            Kind::Deleted { room_id, member_id, revision } => known.deleted(&room_id, &member_id, revision),
+            MemberChangeKind::Deleted { room_id, member_id, revision } => known.deleted(&room_id, &member_id, revision),
         }
     }
 }

@@ -9,13 +9,13 @@ use std::{
 
 use super::{
     pass::Pass,
-    record::{Grant, Key, Record, member_key, owners_key, read_key},
+    record::{Grant, MembershipRecord, ParsedKey, member_key, owners_key, read_key},
 };
 use crate::{
     domain::{Member, MemberId, Membership, Role, Room, RoomId, Visible},
     nats::bucket::{
         Versioned,
-        follow::{Mirror, Told},
+        follow::{Mirror, WatchProgress},
     },
     store::registry::known::Registered,
 };
@@ -25,7 +25,7 @@ const PASSES_UNPRUNED: usize = 64;
 
 /// A value of the bucket, with the room's creation time. Values of an earlier room with the same id are ignored.
 #[derive(Clone, Debug)]
-struct Entry<T> {
+struct RoomEntry<T> {
     value: T,
     room_created_at: SystemTime,
     revision: u64,
@@ -33,37 +33,39 @@ struct Entry<T> {
 
 #[derive(Debug, Default)]
 struct RoomMembers {
-    owners: Option<Entry<BTreeMap<MemberId, Grant>>>,
+    owners: Option<RoomEntry<BTreeMap<MemberId, Grant>>>,
     /// `None`: the member was deleted, and the watch has not reported it yet.
-    members: BTreeMap<MemberId, Entry<Option<Membership>>>,
+    members: BTreeMap<MemberId, RoomEntry<Option<Membership>>>,
     passes: HashMap<MemberId, Weak<Pass>>,
     prune_at: usize,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownMembers {
     rooms: HashMap<RoomId, RoomMembers>,
     rooms_of: HashMap<MemberId, BTreeSet<RoomId>>,
-    told: Told,
+    progress: WatchProgress,
 }
 
-impl Mirror<Record> for Known {
-    fn told(&mut self) -> &mut Told {
-        &mut self.told
+impl Mirror<MembershipRecord> for KnownMembers {
+    fn progress(&mut self) -> &mut WatchProgress {
+        &mut self.progress
     }
 
-    fn on_put(&mut self, key: &str, record: Versioned<Record>) {
+    fn on_put(&mut self, key: &str, record: Versioned<MembershipRecord>) {
         self.put(key, record);
     }
 
     /// The deletion of the owners' value marks the end of the room.
     fn on_delete(&mut self, key: &str, revision: u64) {
         let Some(key) = read_key(key) else { return };
-        let (Key::Owners { room } | Key::Member { room, .. }) = &key;
+        let (ParsedKey::Owners { room } | ParsedKey::Member { room, .. }) = &key;
         let Some(members) = self.rooms.get_mut(room) else { return };
         let changed = match &key {
-            Key::Owners { .. } => members.forget(|_, entry| entry < revision),
-            Key::Member { member, .. } => members.forget(|of, entry| of == Some(member) && entry < revision),
+            ParsedKey::Owners { .. } => members.remove_where(|_, entry| entry < revision),
+            ParsedKey::Member { member, .. } => {
+                members.remove_where(|of, entry| of == Some(member) && entry < revision)
+            }
         };
         self.settle(room, &changed);
     }
@@ -71,7 +73,7 @@ impl Mirror<Record> for Known {
     fn on_complete(&mut self, noted: &HashSet<String>) {
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             let Some(members) = self.rooms.get_mut(&room) else { continue };
-            let changed = members.forget(|member, _| {
+            let changed = members.remove_where(|member, _| {
                 !noted.contains(&member.map_or_else(|| owners_key(&room), |member| member_key(&room, member)))
             });
             self.settle(&room, &changed);
@@ -79,7 +81,7 @@ impl Mirror<Record> for Known {
     }
 }
 
-impl Known {
+impl KnownMembers {
     /// The membership of `member` in the room.
     pub(super) fn of(&self, room: &Room, member: &MemberId) -> Option<Membership> {
         let members = self.rooms.get(&room.room_id);
@@ -149,13 +151,13 @@ impl Known {
         Some((membership, pass))
     }
 
-    pub(super) fn put(&mut self, key: &str, record: Versioned<Record>) {
-        self.told.note(|| key.to_owned());
+    pub(super) fn put(&mut self, key: &str, record: Versioned<MembershipRecord>) {
+        self.progress.note(|| key.to_owned());
         let room = record.value.room_id().clone();
         let members = self.rooms.entry(room.clone()).or_default();
         let revision = record.revision;
         let changed = match record.value {
-            Record::Member(record) => {
+            MembershipRecord::Member(record) => {
                 let member = record.member_id;
                 if members.members.get(&member).is_some_and(|present| present.revision >= revision) {
                     return;
@@ -163,16 +165,16 @@ impl Known {
                 // only the owners' value names owners
                 let role = record.role.min(Role::Writer);
                 let membership = Membership { role, visible: record.visible };
-                let entry = Entry { value: Some(membership), room_created_at: record.room_created_at, revision };
+                let entry = RoomEntry { value: Some(membership), room_created_at: record.room_created_at, revision };
                 members.members.insert(member.clone(), entry);
                 BTreeSet::from([member])
             }
-            Record::Owners(record) => {
+            MembershipRecord::Owners(record) => {
                 if members.owners.as_ref().is_some_and(|present| present.revision >= revision) {
                     return;
                 }
                 let mut changed: BTreeSet<_> = record.owners.keys().cloned().collect();
-                let entry = Entry { value: record.owners, room_created_at: record.room_created_at, revision };
+                let entry = RoomEntry { value: record.owners, room_created_at: record.room_created_at, revision };
                 let before = members.owners.replace(entry);
                 changed.extend(before.into_iter().flat_map(|before| before.value.into_keys()));
                 // the creator may no longer be an owner
@@ -185,8 +187,8 @@ impl Known {
 
     /// Applies a value that another instance has put. Ignores a revision that the watch has already reported, because
     /// the value may have been deleted since.
-    pub(super) fn hear(&mut self, key: &str, record: Versioned<Record>) {
-        if !self.told.has(record.revision) {
+    pub(super) fn put_received(&mut self, key: &str, record: Versioned<MembershipRecord>) {
+        if !self.progress.has_reported(record.revision) {
             self.put(key, record);
         }
     }
@@ -197,10 +199,10 @@ impl Known {
         let present = self.rooms.get_mut(room).and_then(|members| members.members.get_mut(member));
         match present {
             Some(entry) if entry.revision <= revision => {
-                *entry = Entry { value: None, revision, ..entry.clone() };
+                *entry = RoomEntry { value: None, revision, ..entry.clone() };
             }
-            None if !self.told.has(revision) => {
-                let entry = Entry { value: None, room_created_at: SystemTime::UNIX_EPOCH, revision };
+            None if !self.progress.has_reported(revision) => {
+                let entry = RoomEntry { value: None, room_created_at: SystemTime::UNIX_EPOCH, revision };
                 self.rooms.entry(room.clone()).or_default().members.insert(member.clone(), entry);
             }
             Some(_) | None => {}
@@ -246,7 +248,7 @@ impl RoomMembers {
 
     /// Removes the values for which `is_such` returns true. Its arguments are the member (`None`: the owners) and the
     /// revision. Returns the members concerned.
-    fn forget(&mut self, is_such: impl Fn(Option<&MemberId>, u64) -> bool) -> BTreeSet<MemberId> {
+    fn remove_where(&mut self, is_such: impl Fn(Option<&MemberId>, u64) -> bool) -> BTreeSet<MemberId> {
         let mut changed = BTreeSet::new();
         self.members.retain(|member, entry| {
             let goes = is_such(Some(member), entry.revision);
@@ -274,7 +276,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Labels, NatsName, Retention, StreamName, Subject};
-    use crate::nats::bucket::{Change, follow::tell};
+    use crate::nats::bucket::{WatchEvent, follow::apply};
     use crate::store::registry::members::record::MemberRecord;
 
     const CREATED: Duration = Duration::from_secs(1_000_000_000);
@@ -307,7 +309,7 @@ mod tests {
         Grant { since: SystemTime::UNIX_EPOCH, by: String::new() }
     }
 
-    fn member(room: &Room, name: &str, role: Role, revision: u64) -> (String, Versioned<Record>) {
+    fn member(room: &Room, name: &str, role: Role, revision: u64) -> (String, Versioned<MembershipRecord>) {
         let record = MemberRecord {
             room_id: room.room_id.clone(),
             room_created_at: room.created_at,
@@ -316,29 +318,29 @@ mod tests {
             visible: Visible::default(),
             grant: grant(),
         };
-        (member_key(&room.room_id, &id(name)), Versioned { value: Record::Member(record), revision })
+        (member_key(&room.room_id, &id(name)), Versioned { value: MembershipRecord::Member(record), revision })
     }
 
-    fn owners(room: &Room, names: &[&str], revision: u64) -> (String, Versioned<Record>) {
+    fn owners(room: &Room, names: &[&str], revision: u64) -> (String, Versioned<MembershipRecord>) {
         let record = crate::store::registry::members::record::OwnersRecord {
             room_id: room.room_id.clone(),
             room_created_at: room.created_at,
             owners: names.iter().map(|name| (id(name), grant())).collect(),
         };
-        (owners_key(&room.room_id), Versioned { value: Record::Owners(record), revision })
+        (owners_key(&room.room_id), Versioned { value: MembershipRecord::Owners(record), revision })
     }
 
-    fn role(known: &Known, room: &Room, name: &str) -> Option<Role> {
+    fn role(known: &KnownMembers, room: &Room, name: &str) -> Option<Role> {
         known.of(room, &id(name)).map(|membership| membership.role)
     }
 
-    fn put(known: &mut Known, (key, record): (String, Versioned<Record>)) {
+    fn put(known: &mut KnownMembers, (key, record): (String, Versioned<MembershipRecord>)) {
         known.put(&key, record);
     }
 
     #[test]
     fn what_was_deleted_here_does_not_come_back_with_what_the_watch_tells_late() {
-        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        let (mut known, room) = (KnownMembers::default(), room("lobby", CREATED));
         put(&mut known, member(&room, "bob", Role::Writer, 5));
         known.deleted(&room.room_id, &id("bob"), 5);
         assert_eq!(role(&known, &room, "bob"), None);
@@ -356,34 +358,34 @@ mod tests {
         // a member is put, made less, removed and put again, at these revisions
         let room = room("lobby", CREATED);
         let steps = [(5, Some(Role::Writer)), (6, Some(Role::Reader)), (6, None), (9, Some(Role::Reader))];
-        let hear = |known: &mut Known, (revision, role): (u64, Option<Role>)| match role {
+        let receive = |known: &mut KnownMembers, (revision, role): (u64, Option<Role>)| match role {
             Some(role) => {
                 let (key, record) = member(&room, "bob", role, revision);
-                known.hear(&key, record);
+                known.put_received(&key, record);
             }
             None => known.deleted(&room.room_id, &id("bob"), revision),
         };
         // for every subset and order of reports, the newest report is valid
         for order in permutations(&steps) {
-            for heard in 1..=order.len() {
-                let mut known = Known::default();
-                order.iter().take(heard).for_each(|step| hear(&mut known, *step));
-                let newest = order.iter().take(heard).max_by_key(|(revision, role)| (*revision, role.is_none()));
-                assert_eq!(role(&known, &room, "bob"), newest.and_then(|(_, role)| *role), "{order:?}, {heard}");
+            for received in 1..=order.len() {
+                let mut known = KnownMembers::default();
+                order.iter().take(received).for_each(|step| receive(&mut known, *step));
+                let newest = order.iter().take(received).max_by_key(|(revision, role)| (*revision, role.is_none()));
+                assert_eq!(role(&known, &room, "bob"), newest.and_then(|(_, role)| *role), "{order:?}, {received}");
             }
         }
         // reports that the watch has already made are ignored, although nothing of them is remembered
-        let mut known = Known::default();
-        hear(&mut known, (5, Some(Role::Writer)));
-        hear(&mut known, (5, None));
-        tell(&mut known, Change::Delete(member_key(&room.room_id, &id("bob")), 6));
+        let mut known = KnownMembers::default();
+        receive(&mut known, (5, Some(Role::Writer)));
+        receive(&mut known, (5, None));
+        apply(&mut known, WatchEvent::Delete(member_key(&room.room_id, &id("bob")), 6));
         assert!(known.rooms.is_empty());
         for revision in [5, 6] {
-            hear(&mut known, (revision, Some(Role::Writer)));
-            hear(&mut known, (revision, None));
+            receive(&mut known, (revision, Some(Role::Writer)));
+            receive(&mut known, (revision, None));
         }
         assert!(known.rooms.is_empty() && known.rooms_of.is_empty());
-        hear(&mut known, (7, Some(Role::Writer)));
+        receive(&mut known, (7, Some(Role::Writer)));
         assert_eq!(role(&known, &room, "bob"), Some(Role::Writer));
     }
 
@@ -404,7 +406,7 @@ mod tests {
 
     #[test]
     fn the_creator_owns_the_room_until_owners_are_named_and_nobody_owns_by_a_members_value() {
-        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        let (mut known, room) = (KnownMembers::default(), room("lobby", CREATED));
         assert_eq!(role(&known, &room, "ann"), Some(Role::Owner));
         put(&mut known, owners(&room, &["bob"], 1));
         assert_eq!(role(&known, &room, "ann"), None);
@@ -417,7 +419,7 @@ mod tests {
 
     #[test]
     fn members_of_a_former_room_are_not_this_ones() {
-        let mut known = Known::default();
+        let mut known = KnownMembers::default();
         let (former, present) = (room("a-b", CREATED), room("a-b", CREATED + Duration::from_nanos(1)));
         put(&mut known, owners(&former, &["eve"], 1));
         put(&mut known, member(&former, "bob", Role::Writer, 2));
@@ -434,17 +436,17 @@ mod tests {
 
     #[test]
     fn what_is_not_told_again_is_forgotten_and_memory_with_it() {
-        let (mut known, room) = (Known::default(), room("lobby", CREATED));
+        let (mut known, room) = (KnownMembers::default(), room("lobby", CREATED));
         for (revision, name) in [(1, "bob"), (2, "cat")] {
             put(&mut known, member(&room, name, Role::Writer, revision));
         }
-        tell(&mut known, Change::Restart);
+        apply(&mut known, WatchEvent::Restart);
         put(&mut known, member(&room, "cat", Role::Writer, 2));
-        tell(&mut known, Change::Complete);
+        apply(&mut known, WatchEvent::Complete);
         assert_eq!(role(&known, &room, "bob"), None);
         assert_eq!(role(&known, &room, "cat"), Some(Role::Writer));
-        tell(&mut known, Change::Restart);
-        tell(&mut known, Change::Complete);
+        apply(&mut known, WatchEvent::Restart);
+        apply(&mut known, WatchEvent::Complete);
         assert!(known.rooms.is_empty() && known.rooms_of.is_empty());
     }
 }

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     change::MemberChange,
-    known::Known,
+    known::KnownMembers,
     pass::Pass,
-    record::{Grant, MemberRecord, Owners, OwnersRecord, Record, member_key, owners_key},
+    record::{Grant, MemberRecord, MembershipRecord, Owners, OwnersRecord, member_key, owners_key},
 };
 use super::{
-    changes::{self, Changes, Told},
+    changes::{self, Changes, SentChange},
     known::Registered,
 };
 use crate::{
@@ -39,8 +39,8 @@ const ATTEMPTS: usize = 16;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Members {
-    bucket: Bucket<Record>,
-    known: Arc<Mutex<Known>>,
+    bucket: Bucket<MembershipRecord>,
+    known: Arc<Mutex<KnownMembers>>,
     changes: Changes,
 }
 
@@ -51,7 +51,7 @@ impl Members {
     }
 
     /// Applies a change of another instance.
-    pub(in crate::store) fn hear(&self, change: MemberChange) {
+    pub(in crate::store) fn apply_change(&self, change: MemberChange) {
         change.apply(&mut lock(&self.known));
     }
 
@@ -95,9 +95,9 @@ impl Members {
         member: &Member,
         rule: impl Fn(&Owners) -> Result<Grant>,
     ) -> Result<()> {
-        let mut told = Vec::new();
-        let done = self.try_set(room, member, rule, &mut told).await;
-        join_all(told.into_iter().map(Told::heard)).await;
+        let mut sent = Vec::new();
+        let done = self.try_set(room, member, rule, &mut sent).await;
+        join_all(sent.into_iter().map(SentChange::confirmed)).await;
         done
     }
 
@@ -106,7 +106,7 @@ impl Members {
         room: &Room,
         member: &Member,
         rule: impl Fn(&Owners) -> Result<Grant>,
-        told: &mut Vec<Told>,
+        sent: &mut Vec<SentChange>,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let (mut owners, revision) = self.owners(room).await?;
@@ -119,17 +119,17 @@ impl Members {
                         return Err(too_many(Limit::RoomOwners, OWNERS_PER_ROOM_MAX));
                     }
                     owners.insert(member.id.clone(), grant);
-                    self.put_owners(room, owners, revision, told).await?
+                    self.put_owners(room, owners, revision, sent).await?
                 }
                 (true, Role::Reader | Role::Writer) => {
                     check_not_last(&owners)?;
                     // the new value exists before the member stops being an owner
-                    self.put_member(room, member, grant, told).await? && {
+                    self.put_member(room, member, grant, sent).await? && {
                         owners.remove(&member.id);
-                        self.put_owners(room, owners, revision, told).await?
+                        self.put_owners(room, owners, revision, sent).await?
                     }
                 }
-                (false, Role::Reader | Role::Writer) => self.put_member(room, member, grant, told).await?,
+                (false, Role::Reader | Role::Writer) => self.put_member(room, member, grant, sent).await?,
             };
             if is_done {
                 return Ok(());
@@ -149,9 +149,9 @@ impl Members {
         member: &MemberId,
         rule: impl Fn(&Owners) -> Result<()>,
     ) -> Result<()> {
-        let mut told = Vec::new();
-        let done = self.try_remove(room, member, rule, &mut told).await;
-        join_all(told.into_iter().map(Told::heard)).await;
+        let mut sent = Vec::new();
+        let done = self.try_remove(room, member, rule, &mut sent).await;
+        join_all(sent.into_iter().map(SentChange::confirmed)).await;
         done
     }
 
@@ -160,7 +160,7 @@ impl Members {
         room: &Room,
         member: &MemberId,
         rule: impl Fn(&Owners) -> Result<()>,
-        told: &mut Vec<Told>,
+        sent: &mut Vec<SentChange>,
     ) -> Result<()> {
         let key = member_key(&room.room_id, member);
         let mut was_there = false;
@@ -174,13 +174,13 @@ impl Members {
             // an owner stays an owner until it is removed, so it never has a lower role meanwhile
             if let Some(found) = self.bucket.get(&key).await? {
                 was_there |= found.value.is_of(room);
-                if !self.delete(&room.room_id, member, &key, found.revision, told).await? {
+                if !self.delete(&room.room_id, member, &key, found.revision, sent).await? {
                     continue;
                 }
             }
             if is_owner {
                 owners.remove(member);
-                if !self.put_owners(room, owners, revision, told).await? {
+                if !self.put_owners(room, owners, revision, sent).await? {
                     continue;
                 }
             }
@@ -196,7 +196,7 @@ impl Members {
     }
 
     /// Deletes all members of a room.
-    pub(in crate::store) async fn forget_room(&self, room: &RoomId) -> Result<()> {
+    pub(in crate::store) async fn delete_room(&self, room: &RoomId) -> Result<()> {
         self.bucket.purge_below(&room.key()).await?;
         // the watch does not report a purge; it reports this deletion, so that memory drops the members
         self.bucket.mark_deleted(&owners_key(room)).await
@@ -207,7 +207,7 @@ impl Members {
         let found = self.bucket.get(&owners_key(&room.room_id)).await?;
         let revision = found.as_ref().map(|found| found.revision);
         let present = found.filter(|found| found.value.is_of(room)).map(|found| found.value);
-        if let Some(Record::Owners(record)) = present {
+        if let Some(MembershipRecord::Owners(record)) = present {
             return Ok((record.owners, revision));
         }
         let creator = MemberId::parse("creator", room.creator.clone()).ok();
@@ -220,13 +220,13 @@ impl Members {
         room: &Room,
         owners: Owners,
         expected: Option<u64>,
-        told: &mut Vec<Told>,
+        sent: &mut Vec<SentChange>,
     ) -> Result<bool> {
         let record = OwnersRecord { room_id: room.room_id.clone(), room_created_at: room.created_at, owners };
-        self.put(&owners_key(&room.room_id), Record::Owners(record), expected, told).await
+        self.put(&owners_key(&room.room_id), MembershipRecord::Owners(record), expected, sent).await
     }
 
-    async fn put_member(&self, room: &Room, member: &Member, grant: Grant, told: &mut Vec<Told>) -> Result<bool> {
+    async fn put_member(&self, room: &Room, member: &Member, grant: Grant, sent: &mut Vec<SentChange>) -> Result<bool> {
         let key = member_key(&room.room_id, &member.id);
         let found = self.bucket.get(&key).await?;
         let expected = found.as_ref().map(|found| found.revision);
@@ -239,37 +239,43 @@ impl Members {
             visible,
             grant,
         };
-        if let Some(Versioned { value: Record::Member(present), revision }) = found
+        if let Some(Versioned { value: MembershipRecord::Member(present), revision }) = found
             && present.room_id == room.room_id
             && present.room_created_at == room.created_at
         {
             record.grant.since = present.grant.since;
             if (present.role, present.visible) == (role, visible) {
                 // an earlier call may have written the value without informing the other instances
-                self.spread(&key, Record::Member(present), revision, told).await;
+                self.spread(&key, MembershipRecord::Member(present), revision, sent).await;
                 return Ok(true);
             }
         } else if lock(&self.known).count(&room.room_id) >= MEMBERS_PER_ROOM_MAX {
             return Err(too_many(Limit::RoomMembers, MEMBERS_PER_ROOM_MAX));
         }
-        self.put(&key, Record::Member(record), expected, told).await
+        self.put(&key, MembershipRecord::Member(record), expected, sent).await
     }
 
     /// False: another call changed the value first.
-    async fn put(&self, key: &str, value: Record, expected: Option<u64>, told: &mut Vec<Told>) -> Result<bool> {
+    async fn put(
+        &self,
+        key: &str,
+        value: MembershipRecord,
+        expected: Option<u64>,
+        sent: &mut Vec<SentChange>,
+    ) -> Result<bool> {
         let revision = match expected {
             Some(expected) => self.bucket.put(key, &value, Some(expected)).await?,
             None => self.bucket.create(key, &value).await?,
         };
         let Some(revision) = revision else { return Ok(false) };
-        self.spread(key, value, revision, told).await;
+        self.spread(key, value, revision, sent).await;
         Ok(true)
     }
 
     /// Applies a written value, here and on the other instances.
-    async fn spread(&self, key: &str, value: Record, revision: u64, told: &mut Vec<Told>) {
+    async fn spread(&self, key: &str, value: MembershipRecord, revision: u64, sent: &mut Vec<SentChange>) {
         lock(&self.known).put(key, Versioned { value: value.clone(), revision });
-        told.push(self.changes.tell(changes::Change::Member(MemberChange::put(value, revision))).await);
+        sent.push(self.changes.send_change(changes::Change::Member(MemberChange::put(value, revision))).await);
     }
 
     /// False: another call changed the value first.
@@ -279,13 +285,15 @@ impl Members {
         member: &MemberId,
         key: &str,
         expected: u64,
-        told: &mut Vec<Told>,
+        sent: &mut Vec<SentChange>,
     ) -> Result<bool> {
         if !self.bucket.delete(key, expected).await? {
             return Ok(false);
         }
         lock(&self.known).deleted(room, member, expected);
-        told.push(self.changes.tell(changes::Change::Member(MemberChange::deleted(room, member, expected))).await);
+        sent.push(
+            self.changes.send_change(changes::Change::Member(MemberChange::deleted(room, member, expected))).await,
+        );
         Ok(true)
     }
 }

@@ -17,7 +17,7 @@ const OWNERS: &str = "=owners";
 /// A value of the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Record {
+pub(super) enum MembershipRecord {
     Member(MemberRecord),
     Owners(OwnersRecord),
 }
@@ -58,7 +58,7 @@ pub(crate) struct Grant {
     pub by: String,
 }
 
-impl Record {
+impl MembershipRecord {
     pub(super) fn room_id(&self) -> &RoomId {
         match self {
             Self::Member(record) => &record.room_id,
@@ -85,20 +85,20 @@ pub(super) fn owners_key(room: &RoomId) -> String {
 }
 
 /// A parsed key.
-pub(super) enum Key {
+pub(super) enum ParsedKey {
     Member { room: RoomId, member: MemberId },
     Owners { room: RoomId },
 }
 
 /// Parses a key. `None` for a key that the service does not create.
-pub(super) fn read_key(key: &str) -> Option<Key> {
+pub(super) fn read_key(key: &str) -> Option<ParsedKey> {
     let (room, rest) = key.split_once('.')?;
     let room = RoomId::of_key(room)?;
     if rest == OWNERS {
-        return Some(Key::Owners { room });
+        return Some(ParsedKey::Owners { room });
     }
     let member = String::from_utf8(URL_SAFE_NO_PAD.decode(rest).ok()?).ok()?;
-    Some(Key::Member { room, member: MemberId::parse("member_id", member).ok()? })
+    Some(ParsedKey::Member { room, member: MemberId::parse("member_id", member).ok()? })
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
             let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'=' | b'.');
             prop_assert!(key.bytes().all(safe), "{}", key);
             match read_key(&key) {
-                Some(Key::Member { room: of, member: found }) => {
+                Some(ParsedKey::Member { room: of, member: found }) => {
                     prop_assert_eq!(of, room);
                     prop_assert_eq!(found, member);
                 }

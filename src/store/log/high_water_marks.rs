@@ -29,10 +29,10 @@ const RETRY_DELAY_MAX: Duration = Duration::from_millis(250);
 
 /// The highest sequence of a room that this instance has seen stored.
 #[derive(Debug, Default)]
-pub(in crate::store) struct HighWaterMark(Mutex<Mark>);
+pub(in crate::store) struct HighWaterMark(Mutex<MarkState>);
 
 #[derive(Debug, Default)]
-struct Mark {
+struct MarkState {
     /// The epoch of the log that the sequence belongs to. 0 until an answer has reported it.
     epoch: i64,
     sequence: u64,
@@ -40,9 +40,9 @@ struct Mark {
     contradicted_since: Option<Instant>,
 }
 
-/// The verdict on an answer.
+/// Whether an answer knows as much as this instance has seen.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum Freshness {
     Fresh,
     Stale,
     /// NATS has lost messages that it had acknowledged.
@@ -72,26 +72,26 @@ impl HighWaterMark {
         mark.epoch == epoch && mark.sequence >= sequence
     }
 
-    fn judge(&self, state: &RoomState, now: Instant) -> Verdict {
+    fn judge(&self, state: &RoomState, now: Instant) -> Freshness {
         let mut mark = lock(&self.0);
         let is_new_life = mark.epoch != 0 && state.epoch > mark.epoch;
         let is_behind = (mark.epoch != 0 && state.epoch < mark.epoch) || state.last_sequence < mark.sequence;
         if is_new_life || !is_behind {
-            *mark = Mark { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
-            return Verdict::Fresh;
+            *mark = MarkState { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
+            return Freshness::Fresh;
         }
         let since = *mark.contradicted_since.get_or_insert(now);
         if now.duration_since(since) < ROLLED_BACK_AFTER {
-            return Verdict::Stale;
+            return Freshness::Stale;
         }
-        *mark = Mark { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
-        Verdict::RolledBack
+        *mark = MarkState { epoch: state.epoch, sequence: state.last_sequence, contradicted_since: None };
+        Freshness::RolledBack
     }
 }
 
-/// The logs of all rooms. Cheap to clone.
+/// The high-water marks of all rooms. Answers about their logs are read through them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Logs(Arc<Inner>);
+pub(crate) struct HighWaterMarks(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -100,7 +100,7 @@ struct Inner {
     marks: Mutex<HashMap<RoomId, Arc<HighWaterMark>>>,
 }
 
-impl Logs {
+impl HighWaterMarks {
     pub(in crate::store) fn new(nats: &Nats, registry: &Registry) -> Self {
         Self(Arc::new(Inner { nats: nats.clone(), registry: registry.clone(), marks: Mutex::default() }))
     }
@@ -171,8 +171,8 @@ impl Logs {
         Some(Arc::clone(marks.entry(room.room_id.clone()).or_default()))
     }
 
-    /// Forgets a room that was deleted.
-    pub(in crate::store) fn forget(&self, room: &RoomId) {
+    /// Removes the mark of a room that was deleted.
+    pub(in crate::store) fn remove(&self, room: &RoomId) {
         lock(&self.0.marks).remove(room);
     }
 
@@ -200,9 +200,9 @@ impl Logs {
     fn is_fresh(&self, room: &Room, state: &RoomState) -> bool {
         let Some(mark) = self.mark(room) else { return true };
         match mark.judge(state, Instant::now()) {
-            Verdict::Fresh => true,
-            Verdict::Stale => false,
-            Verdict::RolledBack => {
+            Freshness::Fresh => true,
+            Freshness::Stale => false,
+            Freshness::RolledBack => {
                 error!(
                     room = %room.room_id, last_sequence = state.last_sequence,
                     "NATS has lost messages of the room that it had acknowledged; check the storage of the NATS servers"
@@ -258,30 +258,30 @@ mod tests {
     fn an_answer_that_knows_less_is_stale_and_one_of_a_newer_life_is_not() {
         let (mark, now) = (HighWaterMark::default(), Instant::now());
         mark.raise(0, 7);
-        assert_eq!(mark.judge(&state(5, 6), now), Verdict::Stale);
-        assert_eq!(mark.judge(&state(5, 7), now), Verdict::Fresh);
+        assert_eq!(mark.judge(&state(5, 6), now), Freshness::Stale);
+        assert_eq!(mark.judge(&state(5, 7), now), Freshness::Fresh);
         mark.raise(5, 9);
-        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
-        assert_eq!(mark.judge(&state(4, 100), now), Verdict::Stale);
-        assert_eq!(mark.judge(&state(6, 0), now), Verdict::Fresh);
-        assert_eq!(mark.judge(&state(5, 9), now), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.judge(&state(4, 100), now), Freshness::Stale);
+        assert_eq!(mark.judge(&state(6, 0), now), Freshness::Fresh);
+        assert_eq!(mark.judge(&state(5, 9), now), Freshness::Stale);
         // what was sent in the former life says nothing of this one
         mark.raise(5, 10);
-        assert_eq!(mark.judge(&state(6, 1), now), Verdict::Fresh);
+        assert_eq!(mark.judge(&state(6, 1), now), Freshness::Fresh);
     }
 
     #[test]
     fn what_only_stale_answers_contradict_for_long_was_lost() {
         let (mark, now) = (HighWaterMark::default(), Instant::now());
         mark.raise(5, 9);
-        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Verdict::Stale);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::RolledBack);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::Fresh);
+        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Freshness::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::RolledBack);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Fresh);
         // one fresh answer in between restarts the time
         mark.raise(5, 20);
-        assert_eq!(mark.judge(&state(5, 8), now), Verdict::Stale);
-        assert_eq!(mark.judge(&state(5, 20), now), Verdict::Fresh);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Verdict::Stale);
+        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.judge(&state(5, 20), now), Freshness::Fresh);
+        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Stale);
     }
 }

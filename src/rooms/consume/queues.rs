@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The next step of the sending side.
-pub(super) enum Turn {
+pub(super) enum NextStep {
     Answer(Consumed),
     Open(SubscribeOptions, Arc<Flow>),
     End(Result<()>),
@@ -32,7 +32,7 @@ struct StreamEnd {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SharedQueues {
     open: HashMap<RoomId, Arc<Flow>>,
     /// Open rooms that the sending side does not know yet.
     arriving: VecDeque<(SubscribeOptions, Arc<Flow>)>,
@@ -40,38 +40,38 @@ struct Inner {
     end: Option<StreamEnd>,
 }
 
-/// Connects the reading side and the sending side.
+/// What the reading side has for the sending side.
 #[derive(Debug, Default)]
-pub(super) struct Stage {
-    inner: Mutex<Inner>,
-    /// Notified when there is a turn.
-    turn: Notify,
+pub(super) struct ConsumeQueues {
+    inner: Mutex<SharedQueues>,
+    /// Notified when there may be a next step.
+    step: Notify,
     /// Notified when there is space for answers.
     space: Notify,
 }
 
-impl Stage {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+impl ConsumeQueues {
+    fn inner(&self) -> MutexGuard<'_, SharedQueues> {
         lock(&self.inner)
     }
 
-    pub(super) fn turn(&self) -> Option<Turn> {
+    pub(super) fn next_step(&self) -> Option<NextStep> {
         let mut inner = self.inner();
         if let Some(answer) = inner.answers.pop_front() {
             self.space.notify_one();
-            return Some(Turn::Answer(answer));
+            return Some(NextStep::Answer(answer));
         }
         if let Some((options, flow)) = inner.arriving.pop_front() {
-            return Some(Turn::Open(options, flow));
+            return Some(NextStep::Open(options, flow));
         }
         let open = !inner.open.is_empty();
-        inner.end.take_if(|end| !(open && end.when_closed)).map(|end| Turn::End(end.result))
+        inner.end.take_if(|end| !(open && end.when_closed)).map(|end| NextStep::End(end.result))
     }
 
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(super) async fn wait_for_turn(&self) {
-        self.turn.notified().await;
+    pub(super) async fn wait_for_step(&self) {
+        self.step.notified().await;
     }
 
     pub(super) fn has_space(&self) -> bool {
@@ -101,7 +101,7 @@ impl Stage {
         let flow = Arc::new(flow);
         inner.open.insert(options.room_id.clone(), Arc::clone(&flow));
         inner.arriving.push_back((options, flow));
-        self.turn.notify_one();
+        self.step.notify_one();
         Ok(())
     }
 
@@ -132,12 +132,12 @@ impl Stage {
             }
         }
         inner.answers.push_back(Consumed { room_id, event });
-        self.turn.notify_one();
+        self.step.notify_one();
     }
 
     /// Ends the stream. No more commands are read.
     pub(super) fn end(&self, result: Result<()>, when_closed: bool) {
         self.inner().end = Some(StreamEnd { result, when_closed });
-        self.turn.notify_one();
+        self.step.notify_one();
     }
 }

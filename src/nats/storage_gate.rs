@@ -22,7 +22,7 @@ use crate::{
 /// The gate is closed for [`STORAGE_FULL_INTERVAL`] after the server had no storage. Then one publish goes through;
 /// its result opens or closes the gate. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate(Arc<Inner>);
+pub(crate) struct StorageGate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -36,7 +36,7 @@ struct Inner {
 /// The key for every number of replicas.
 const ANY: u32 = 0;
 
-impl Gate {
+impl StorageGate {
     pub(crate) fn new(disk: Option<Disk>) -> Self {
         Self(Arc::new(Inner { disk, is_shut: AtomicBool::new(false), shut: Mutex::default() }))
     }

@@ -17,14 +17,14 @@ use crate::{
 
 /// Selects a subscriber when several endpoints use one id.
 #[derive(Clone, Debug)]
-pub(crate) struct Whose {
+pub(crate) struct SubscriberSelector {
     /// Prefer the subscriber of this endpoint. `None` while authorisation is off.
     pub endpoint: Option<MemberId>,
     /// Accept another endpoint's subscriber.
     pub or_of_others: bool,
 }
 
-impl Whose {
+impl SubscriberSelector {
     /// Returns true if no other subscriber can fit better than `found`.
     pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
         if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_of_others }
@@ -65,14 +65,14 @@ pub(in crate::store) async fn resolve(
     holders: &Holders,
     room: &Room,
     id: &SubscriberId,
-    whose: &Whose,
+    selector: &SubscriberSelector,
 ) -> Result<Subscriber> {
-    let names = NatsName::of_subscriber(id, whose.endpoint.as_ref());
+    let names = NatsName::of_subscriber(id, selector.endpoint.as_ref());
     let [preferred, hashed, reserved] = &names;
     let first = holders.named(&room.room_id, preferred).await?;
     if let Some(found) = &first
         && found.value.subscriber.id == *id
-        && whose.is_exact(&found.value.subscriber)
+        && selector.is_exact(&found.value.subscriber)
     {
         return Ok(found.value.subscriber.clone());
     }
@@ -87,18 +87,18 @@ pub(in crate::store) async fn resolve(
     let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
     let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
     let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();
-    if let Some(subscriber) = whose.pick(same) {
+    if let Some(subscriber) = selector.pick(same) {
         return Ok(subscriber);
     }
     let mut name = reserved.clone();
     for candidate in [preferred, hashed].into_iter().filter(|name| !taken.contains(name)) {
         let info = durables::named(nats, room, candidate).await?;
-        if info.is_none_or(|info| whose.may_adopt(&info, id, candidate == preferred)) {
+        if info.is_none_or(|info| selector.may_adopt(&info, id, candidate == preferred)) {
             name = candidate.clone();
             break;
         }
     }
-    Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: whose.endpoint.clone(), name })
+    Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: selector.endpoint.clone(), name })
 }
 
 /// The endpoints that can have bound a subscriber with this id: the endpoint with the same name, the endpoint whose

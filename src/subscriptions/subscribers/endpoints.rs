@@ -14,19 +14,19 @@ use crate::{
 
 /// The durable subscribers of each endpoint, by their keys in the bucket.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct EndpointSubscribers {
     max: Option<u32>,
-    known: Mutex<Known>,
+    known: Mutex<EndpointIndex>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct EndpointIndex {
     endpoints: HashMap<String, MemberId>,
     /// Deleting a room deletes its subscribers; the watch does not report that, so we keep the room.
     subscribers: HashMap<MemberId, HashMap<String, RoomId>>,
 }
 
-impl Bound {
+impl EndpointSubscribers {
     /// Allows `max` durable subscribers for each endpoint. Without a bound nothing is counted.
     pub(super) fn new(max: Option<u32>) -> Self {
         Self { max, known: Mutex::default() }
@@ -39,7 +39,7 @@ impl Bound {
     pub(super) fn check(&self, endpoint: Option<&MemberId>, registry: &Registry) -> Result<()> {
         let (Some(max), Some(endpoint)) = (self.max, endpoint) else { return Ok(()) };
         let mut known = self.known();
-        let Known { endpoints, subscribers } = &mut *known;
+        let EndpointIndex { endpoints, subscribers } = &mut *known;
         let Some(own) = subscribers.get_mut(endpoint) else { return Ok(()) };
         own.retain(|key, room| {
             let exists = registry.known(room).is_some();
@@ -82,16 +82,16 @@ impl Bound {
     }
 
     /// Clears the counts. The watch reports every existing entry again.
-    pub(super) fn begin_again(&self) {
-        *self.known() = Known::default();
+    pub(super) fn clear(&self) {
+        *self.known() = EndpointIndex::default();
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, EndpointIndex> {
         lock(&self.known)
     }
 }
 
-impl Known {
+impl EndpointIndex {
     fn remove(&mut self, key: &str) {
         let Some(endpoint) = self.endpoints.remove(key) else { return };
         if let Some(own) = self.subscribers.get_mut(&endpoint) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Subscribers, session::Inner};
+use super::{Subscribers, session::SessionState};
 use crate::error::{Reason, Result};
 
 impl Subscribers {
@@ -19,22 +19,22 @@ impl Subscribers {
     /// # Errors
     /// Those of `moved`. `SUBSCRIBER_NOT_FOUND` if no subscription is open, the subscription was taken over, the
     /// subscriber was deleted through the service, or the log has another epoch.
-    pub(super) async fn or_again(
+    pub(super) async fn or_recreate(
         &self,
         moved: Result<u64>,
-        session: Option<&Arc<Inner>>,
+        session: Option<&Arc<SessionState>>,
         position: u64,
     ) -> Result<u64> {
         match (moved, session) {
             (Err(missing), Some(session)) if missing.reason() == Reason::SubscriberNotFound && !session.is_ended() => {
-                self.make_again(session, position).await?.ok_or(missing)
+                self.recreate(session, position).await?.ok_or(missing)
             }
             (moved, _) => moved,
         }
     }
 
     /// Returns the subscriber's new position. `None` if the session may no longer move the position.
-    async fn make_again(&self, session: &Arc<Inner>, position: u64) -> Result<Option<u64>> {
+    async fn recreate(&self, session: &Arc<SessionState>, position: u64) -> Result<Option<u64>> {
         let (room, subscriber) = (&session.registered.room, &session.holding.subscriber);
         if !self.decides(session).await? || self.store.log_state(room).await?.epoch != session.epoch {
             return Ok(None);
@@ -48,7 +48,7 @@ impl Subscribers {
         // another instance may have deleted the subscriber meanwhile; then its consumer must not remain
         if !self.decides(session).await? {
             if bookmark.created {
-                self.store.forget(room, subscriber).await?;
+                self.store.delete_consumer(room, subscriber).await?;
             }
             return Ok(None);
         }
@@ -60,7 +60,7 @@ impl Subscribers {
     }
 
     /// Returns true if the session is the subscriber's open one, or if a newer session waits for its last position.
-    async fn decides(&self, session: &Inner) -> Result<bool> {
+    async fn decides(&self, session: &SessionState) -> Result<bool> {
         let subscriber = &session.holding.subscriber;
         let holder = self.store.holders.find(subscriber).await?;
         Ok(holder.is_some_and(|holder| session.is_releasing() || holder.session == session.holding.session))

@@ -4,6 +4,7 @@
 //! know tonic and async-nats: `grpc/` makes the statuses, `store/` makes errors from NATS.
 
 mod limit;
+mod path;
 
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 

@@ -100,9 +100,11 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
         ConsumeEvent::Rejected { kind, sequence, error } => Wire::Rejected(v1::ConsumeRejected {
             command: kind_of(kind).into(),
             sequence,
-            error: Some(status::in_band(error)),
+            error: Some(status::in_band(error.within(field_of(kind)))),
         }),
-        ConsumeEvent::Closed(closed) => Wire::Closed(closed.map_or_else(status::in_band, |()| status::ok())),
+        ConsumeEvent::Closed(closed) => Wire::Closed(
+            closed.map_or_else(|error| status::in_band(error.within(field_of(CommandKind::Open))), |()| status::ok()),
+        ),
     };
     let mut bytes = BytesMut::new();
     put(&v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) }, &mut bytes);
@@ -117,6 +119,16 @@ fn same_frame(frame: Subscribed) -> Wire {
         Subscribed::CaughtUp(caught_up) => Wire::CaughtUp(caught_up),
         Subscribed::Heartbeat(heartbeat) => Wire::Heartbeat(heartbeat),
         Subscribed::Gap(gap) => Wire::Gap(gap),
+    }
+}
+
+/// The field of `ConsumeRequest` that holds the fields of a command.
+fn field_of(kind: CommandKind) -> &'static str {
+    match kind {
+        CommandKind::Open => "open.subscribe",
+        CommandKind::Acknowledge => "ack",
+        CommandKind::Credit => "credit",
+        CommandKind::Close => "close",
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{Acknowledged, Draft, RoomId},
-    error::Result,
+    error::{Error, Result},
     limits::{PUBLISH_STREAM_BYTES_MAX, PUBLISH_STREAM_MESSAGES_MAX},
     rooms::publish::Publishing,
     v1,
@@ -84,8 +84,8 @@ impl Enqueueing {
         let publishing = publishing.clone();
         let enqueued = async move {
             let (room, draft) = checked?;
-            let pending = publishing.submit(&room, draft).await?;
-            Ok(Box::pin(pending.outcome()) as PendingResult<_>)
+            let pending = publishing.submit(&room, draft).await.map_err(in_publish)?;
+            Ok(Box::pin(async move { pending.outcome().await.map_err(in_publish) }) as PendingResult<_>)
         };
         Self { correlation_id: request.correlation_id, bytes, enqueued: Box::pin(enqueued) }
     }
@@ -98,6 +98,11 @@ impl Enqueueing {
         *enqueueing = None;
         OutstandingResult { correlation_id, bytes, outcome }
     }
+}
+
+/// Names wrong fields as fields of `PublishStreamRequest`.
+fn in_publish(error: Error) -> Error {
+    error.within("publish")
 }
 
 /// Reads and discards requests until the client knows that its stream has ended. Without this, the connection would

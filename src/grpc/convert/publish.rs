@@ -89,17 +89,17 @@ pub(in crate::grpc) fn batch_outcomes(
     outcomes: impl IntoIterator<Item = Result<Acknowledged>>,
 ) -> v1::PublishBatchResponse {
     use v1::publish_outcome::Outcome;
-    let results = outcomes.into_iter().map(|outcome| v1::PublishOutcome {
+    let results = outcomes.into_iter().enumerate().map(|(index, outcome)| v1::PublishOutcome {
         outcome: Some(match outcome {
             Ok(stored) => Outcome::Result(acknowledged(stored)),
-            Err(error) => Outcome::Error(status::in_band(error)),
+            Err(error) => Outcome::Error(status::in_band(error.within(&format!("messages[{index}]")))),
         }),
     });
     v1::PublishBatchResponse { results: results.collect() }
 }
 
 pub(in crate::grpc) fn stream_request(request: Option<v1::PublishRequest>) -> Result<(RoomId, Draft)> {
-    publish(request.ok_or_else(|| Error::field("publish", "is required"))?)
+    publish(request.ok_or_else(|| Error::field("publish", "is required"))?).map_err(|error| error.within("publish"))
 }
 
 pub(in crate::grpc) fn stream_response(

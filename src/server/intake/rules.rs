@@ -54,7 +54,9 @@ impl RequestRules {
                 checks_right: true,
                 ..small
             },
-            Some("PublishStream") => Self { is_stream: true, skips: true, ..payload },
+            Some("PublishStream") => {
+                Self { large_field: Some("publish.payload"), is_stream: true, skips: true, ..payload }
+            }
             Some("Consume") => Self { is_stream: true, ..small },
             _ => small,
         }

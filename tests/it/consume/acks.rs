@@ -128,7 +128,7 @@ async fn a_bad_ack_is_rejected_and_the_room_goes_on() {
         let (command, sequence, error) = stream.rejected(room).await;
         assert_eq!((command, sequence), (ConsumeCommand::Ack, 1), "{room} {subscriber}");
         let error = assert_status::<()>(Err(error), Code::InvalidArgument, "INVALID_FIELD");
-        assert_eq!(fields(&error), ["subscriber"], "{room} {subscriber}");
+        assert_eq!(fields(&error), ["ack.subscriber"], "{room} {subscriber}");
     }
     stream.acknowledge("closed", 2).await;
     let (_, _, error) = stream.rejected("closed").await;

@@ -40,7 +40,7 @@ async fn the_end_of_one_room_leaves_the_others() {
     wrong.ack_mode = 99;
     stream.ask(wrong).await;
     let refused = assert_status::<()>(Err(stream.closed("doomed").await), Code::InvalidArgument, "INVALID_FIELD");
-    assert_eq!(fields(&refused), ["subscriber", "ack_mode"]);
+    assert_eq!(fields(&refused), ["open.subscribe.subscriber", "open.subscribe.ack_mode"]);
     stream.ask(crate::support::starting("doomed", unibus::v1::start::At::AfterSequence(9))).await;
     assert_status::<()>(Err(stream.closed("doomed").await), Code::OutOfRange, "POSITION_AFTER_END");
 

@@ -3,6 +3,7 @@
 mod adoption;
 mod bad_input;
 mod delete_message;
+mod field_paths;
 mod instances;
 mod life;
 mod list;

@@ -149,7 +149,7 @@ const CALLS: &[Call] = &[
     },
     Call {
         rpc: "PublishStream",
-        room_field: "room_id",
+        room_field: "publish.room_id",
         allowed: [NO, NO, NO, OK, OK, OK],
         allowed_with_anothers: None,
         make: |client, Target { room_id, .. }| Box::pin(publish_stream(client, room_id)),

@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// A status in a message as one that ends a call.
-pub(super) fn status(message: &tonic_types::pb::Status) -> Status {
+pub(crate) fn status(message: &tonic_types::pb::Status) -> Status {
     let details = prost::Message::encode_to_vec(message);
     Status::with_details(message.code.into(), message.message.clone(), details.into())
 }

@@ -28,7 +28,7 @@ pub(crate) use self::{
     certificates::{Certificates, Certified},
     cluster::Cluster,
     consuming::Consuming,
-    errors::{assert_field, assert_status, fields, metadata, names_field, reason},
+    errors::{assert_field, assert_status, fields, metadata, names_field, reason, status},
     eventually::{eventually, grows_by},
     frames::Frames,
     identity::{Credentials, Issuer, claims, guarded, seconds_from_now},

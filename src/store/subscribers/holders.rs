@@ -89,7 +89,7 @@ impl Holders {
         Ok(found.filter(|found| found.value.subscriber.name == *name))
     }
 
-    /// As [`Self::find`], with the revision that [`Self::forget`] needs.
+    /// As [`Self::find`], with the revision that [`Self::delete`] needs.
     pub(crate) async fn find_with_revision(&self, subscriber: &Subscriber) -> Result<Option<(Holding, u64)>> {
         let found = self.named(&subscriber.room_id, &subscriber.name).await?;
         let same = found.filter(|found| found.value.subscriber.is_same(subscriber));

@@ -3,7 +3,7 @@
 //! Everything that is started here is gone at the end: both ports are free ones, the data is in a temporary directory,
 //! and the nats-server ends with the service. Tests that do this can run side by side.
 //!
-//! A nats-server is needed: the one that `UNIBUS_NATS_SERVER` or `Config::nats_server` names, or `nats-server` on the
+//! A nats-server is needed: the one that `UNIBUS_NATS_SERVER` or `EmbeddedNatsConfig::nats_server` names, or `nats-server` on the
 //! `PATH`. In this repository cargo sees to it:
 //!
 //! ```console
@@ -15,7 +15,7 @@
 use std::{error::Error, time::Duration};
 
 use unibus::{
-    Config, Server,
+    Config, EmbeddedNatsConfig, Server,
     v1::{
         CreateRoomRequest, HistoryRequest, PublishRequest, SubscribeRequest, room_service_client::RoomServiceClient,
         subscribe_response::Frame,
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::bind(Config {
         listen: ([127, 0, 0, 1], 0).into(),
         admin_listen: ([127, 0, 0, 1], 0).into(),
-        data_dir: data_dir.path().to_owned(),
+        embedded: EmbeddedNatsConfig { data_dir: data_dir.path().to_owned(), ..EmbeddedNatsConfig::default() },
         ..Config::default()
     })
     .await?;

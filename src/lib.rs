@@ -35,17 +35,17 @@
 //!
 //! [`Server::bind`] starts the service in the test's process, with an embedded nats-server. The example uses free ports
 //! and a new data directory, so tests can run in parallel. A `nats-server` program must be on the `PATH`, or
-//! `UNIBUS_NATS_SERVER` or [`Config::nats_server`] must name it.
+//! `UNIBUS_NATS_SERVER` or [`EmbeddedNatsConfig::nats_server`] must name it.
 //!
 //! ```no_run
-//! use unibus::{Config, Server, v1::room_service_client::RoomServiceClient};
+//! use unibus::{Config, EmbeddedNatsConfig, Server, v1::room_service_client::RoomServiceClient};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let data_dir = tempfile::tempdir()?;
 //! let server = Server::bind(Config {
 //!     listen: ([127, 0, 0, 1], 0).into(),
 //!     admin_listen: ([127, 0, 0, 1], 0).into(),
-//!     data_dir: data_dir.path().to_owned(),
+//!     embedded: EmbeddedNatsConfig { data_dir: data_dir.path().into(), ..Default::default() },
 //!     ..Config::default()
 //! })
 //! .await?;
@@ -63,13 +63,13 @@
 #[cfg(feature = "server")]
 mod auth;
 #[cfg(feature = "server")]
-mod config;
-#[cfg(feature = "server")]
 mod delivery;
 #[cfg(feature = "server")]
 mod domain;
 #[cfg(feature = "server")]
 mod error;
+#[cfg(feature = "server")]
+mod flags;
 #[cfg(feature = "server")]
 mod grpc;
 #[cfg(feature = "server")]
@@ -95,10 +95,20 @@ mod tokens;
 
 #[cfg(feature = "server")]
 pub use self::{
-    config::{AuthMode, ClientAuth, Config, LogFormat, NatsSync},
+    auth::{AuthConfig, AuthMode},
     error::{Code, Error, Reason, Result, Violation},
     limits::LOG_LINES_MAX,
-    server::Server,
+    nats::{
+        connect::{NatsConfig, NatsSync},
+        embedded::EmbeddedNatsConfig,
+    },
+    rooms::{RoomsConfig, quotas::CallerLimits},
+    server::{
+        Server,
+        config::{Config, LogFormat},
+        places::{ConnectionsConfig, KeepaliveConfig},
+        tls::files::{ClientAuth, TlsConfig},
+    },
     shutdown::StopSignals,
     tokens::TokenCommand,
 };

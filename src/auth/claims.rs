@@ -8,7 +8,7 @@ use std::{
 use jsonwebtoken::Validation;
 use serde_json::Value;
 
-use super::{TokenSettings, refused::Refused, strict::Object};
+use super::{AuthConfig, refused::Refused, strict::Object};
 use crate::{
     domain::{Identity, MemberId},
     error::Violations,
@@ -56,18 +56,18 @@ impl AdminClaim {
 }
 
 impl ClaimRules {
-    /// Returns the rules of the settings. Invalid settings are added to `wrong`.
-    pub(super) fn new(settings: &TokenSettings, wrong: &mut Violations) -> Self {
-        let admins = settings.admins.iter();
+    /// Returns the rules of the config. Invalid settings are added to `wrong`.
+    pub(super) fn new(config: &AuthConfig, wrong: &mut Violations) -> Self {
+        let admins = config.admins.iter();
         let admins = admins.filter_map(|id| wrong.check(MemberId::parse("auth_admins", id.as_str()))).collect();
-        let admin_claim = settings.admin_claim.as_deref().and_then(|given| {
+        let admin_claim = config.admin_claim.as_deref().and_then(|given| {
             let claim = AdminClaim::parse(given);
             if claim.is_none() {
                 wrong.add("auth_admin_claim", "must have the form NAME or NAME=VALUE, where NAME is a claim");
             }
             claim
         });
-        let TokenSettings { issuer, audience, leeway, .. } = settings.clone();
+        let AuthConfig { issuer, audience, leeway, .. } = config.clone();
         Self { issuer, audience, leeway, admins, admin_claim }
     }
 

@@ -17,45 +17,110 @@ mod tests;
 mod token;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ::http::{HeaderMap, header::AUTHORIZATION};
-use tracing::debug;
+use clap::{Args, ValueEnum};
+use tracing::{debug, warn};
 
 pub(crate) use self::sources::Sources;
 use self::{claims::ClaimRules, keyring::Keyring, refused::Refused};
 use crate::{
     domain::{Caller, ClientCertificate, Identity, MemberId},
     error::{Error, Reason, Result, Violations},
+    flags,
     limits::AUTH_LEEWAY_MAX,
 };
 
-/// What is asked of callers' tokens.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TokenSettings {
-    /// PEM files of public keys.
+/// How callers are authenticated.
+#[derive(Clone, Debug, Args)]
+pub struct AuthConfig {
+    /// Whether callers must authenticate: with `off` every caller may do everything, with `enforce` every call needs
+    /// a token or a client certificate
+    #[arg(long = "auth", env = "UNIBUS_AUTH", value_name = "MODE", value_enum, default_value_t = AuthMode::Off)]
+    pub mode: AuthMode,
+
+    /// PEM files with the public keys that verify tokens: Ed25519, ECDSA on P-256, or RSA
+    #[arg(long = "auth-keys", env = "UNIBUS_AUTH_KEYS", value_name = "FILES", value_delimiter = ',')]
     pub keys: Vec<PathBuf>,
-    /// File or URL of a key set.
+
+    /// Key set (JWKS) with the public keys that verify tokens: a file or a URL; a URL must be https, or http on this
+    /// machine
+    #[arg(long = "auth-jwks", env = "UNIBUS_AUTH_JWKS", value_name = "FILE|URL")]
     pub jwks: Option<String>,
-    /// How often a key set at a URL is fetched.
+
+    /// How often the key set at a URL is fetched
+    #[arg(long = "auth-jwks-refresh", env = "UNIBUS_AUTH_JWKS_REFRESH", value_name = "DURATION", default_value = "5m", value_parser = flags::positive_duration)]
     pub jwks_refresh: Duration,
-    /// How long keys count that cannot be read again.
+
+    /// How long keys stay valid after their file or URL can no longer be read
+    #[arg(long = "auth-keys-max-age", env = "UNIBUS_AUTH_KEYS_MAX_AGE", value_name = "DURATION", default_value = "1h", value_parser = flags::positive_duration)]
     pub keys_max_age: Duration,
-    /// The only `iss`.
+
+    /// The only accepted issuer (`iss`) of tokens; unset: every issuer that signs with one of the keys
+    #[arg(long = "auth-issuer", env = "UNIBUS_AUTH_ISSUER", value_name = "NAME")]
     pub issuer: Option<String>,
-    /// The `aud` that must be among a token's.
+
+    /// The required audience (`aud`) of tokens; unset: tokens with an audience are refused
+    #[arg(long = "auth-audience", env = "UNIBUS_AUTH_AUDIENCE", value_name = "NAME")]
     pub audience: Option<String>,
-    /// Tolerated difference of clocks.
+
+    /// Allowed difference of clocks: a token is valid from this time before `nbf` until this time after `exp`; at
+    /// most 5m
+    #[arg(long = "auth-leeway", env = "UNIBUS_AUTH_LEEWAY", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub leeway: Duration,
-    /// Endpoint ids of administrators.
+
+    /// Ids of the administrators, who may do everything in every room
+    #[arg(long = "auth-admins", env = "UNIBUS_AUTH_ADMINS", value_name = "IDS", value_delimiter = ',')]
     pub admins: Vec<String>,
-    /// `NAME` or `NAME=VALUE`.
+
+    /// Claim that makes the holder of a token an administrator. `NAME`: the claim must be true. `NAME=VALUE`: the
+    /// claim must be VALUE, or a list that contains VALUE
+    #[arg(long = "auth-admin-claim", env = "UNIBUS_AUTH_ADMIN_CLAIM", value_name = "NAME[=VALUE]")]
     pub admin_claim: Option<String>,
-    /// Client certificates say who calls, too: without keys for tokens they alone do.
-    pub certificates: bool,
+
+    /// Allow `--auth off` on an address that other machines can reach
+    #[arg(long = "auth-insecure", env = "UNIBUS_AUTH_INSECURE")]
+    pub insecure: bool,
+}
+
+/// Whether callers must authenticate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// Every caller may do everything. For development.
+    Off,
+    /// Every call except health and reflection needs a token or a client certificate.
+    Enforce,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::Off,
+            keys: Vec::new(),
+            jwks: None,
+            jwks_refresh: Duration::from_secs(300),
+            keys_max_age: Duration::from_secs(3600),
+            issuer: None,
+            audience: None,
+            leeway: Duration::from_secs(30),
+            admins: Vec::new(),
+            admin_claim: None,
+            insecure: false,
+        }
+    }
+}
+
+impl AuthConfig {
+    /// Adds the fields with values that their flags refuse to `wrong`.
+    pub(crate) fn check(&self, wrong: &mut Violations) {
+        flags::check_positive("auth_jwks_refresh", self.jwks_refresh, wrong);
+        flags::check_positive("auth_keys_max_age", self.keys_max_age, wrong);
+    }
 }
 
 /// Identifies the caller of a call.
@@ -72,23 +137,49 @@ struct Enforced {
 }
 
 impl Auth {
-    /// Authorisation is off: no caller is identified.
-    pub(crate) fn off() -> Self {
-        Self { enforced: None }
-    }
-
-    /// Every caller is identified. The keys do not change until [`Sources::keep_fresh`] runs.
+    /// Returns the authentication that `config` describes, and the sources of its keys, if it has any. The keys do not
+    /// change until [`Sources::keep_fresh`] runs. Without authentication no caller is identified; on an address that
+    /// other machines can reach this requires `insecure`. With `has_certificates` client certificates identify callers
+    /// too, so that keys are not required.
     ///
     /// # Errors
-    /// `INVALID_FIELD` if a key cannot be read or cannot verify tokens, or if there is no key.
-    pub(crate) async fn enforce(settings: &TokenSettings) -> Result<(Self, Sources)> {
+    /// `INVALID_FIELD` if a key cannot be read or cannot verify tokens, if there is no key, or if authentication is off
+    /// on an address that other machines can reach.
+    pub(crate) async fn open(
+        config: &AuthConfig,
+        listen: SocketAddr,
+        has_certificates: bool,
+    ) -> Result<(Self, Option<Sources>)> {
+        match config.mode {
+            AuthMode::Enforce => {
+                let (auth, sources) = Self::enforce(config, has_certificates).await?;
+                Ok((auth, Some(sources)))
+            }
+            AuthMode::Off => Ok((Self::off(config, listen)?, None)),
+        }
+    }
+
+    fn off(config: &AuthConfig, listen: SocketAddr) -> Result<Self> {
+        let is_local = listen.ip().to_canonical().is_loopback();
+        if !is_local && !config.insecure {
+            return Err(Error::field(
+                "auth",
+                "is off, and other machines can reach --listen, so everybody could do everything; \
+                 set --auth enforce, or --auth-insecure if that is intended",
+            ));
+        }
+        warn!(is_local, "authentication is off: every client that reaches --listen may do everything");
+        Ok(Self { enforced: None })
+    }
+
+    async fn enforce(config: &AuthConfig, has_certificates: bool) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
-        if settings.leeway > AUTH_LEEWAY_MAX {
+        if config.leeway > AUTH_LEEWAY_MAX {
             wrong.add("auth_leeway", format!("must be at most {}s", AUTH_LEEWAY_MAX.as_secs()));
         }
-        let rules = ClaimRules::new(settings, &mut wrong);
-        let sources = Sources::open(settings, &mut wrong).await;
+        let rules = ClaimRules::new(config, &mut wrong);
+        let sources = Sources::open(config, has_certificates, &mut wrong).await;
         wrong.finish()?;
         let enforced = Enforced { rules, keys: sources.keyring() };
         Ok((Self { enforced: Some(Arc::new(enforced)) }, sources))

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    TokenSettings,
+    AuthConfig,
     fetch::{self, KeySetUrl},
     jwks,
     keyring::Keyring,
@@ -135,9 +135,9 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Reads every source. Errors are added to `wrong`.
-    pub(super) async fn open(settings: &TokenSettings, wrong: &mut Violations) -> Self {
-        let mut sources: Vec<_> = settings.keys.iter().cloned().map(KeyLocation::Pem).map(KeySource::new).collect();
-        match settings.jwks.as_deref() {
+    pub(super) async fn open(config: &AuthConfig, has_certificates: bool, wrong: &mut Violations) -> Self {
+        let mut sources: Vec<_> = config.keys.iter().cloned().map(KeyLocation::Pem).map(KeySource::new).collect();
+        match config.jwks.as_deref() {
             None => {}
             Some(given) if !KeySetUrl::is_url(given) => {
                 sources.push(KeySource::new(KeyLocation::SetInFile(given.into())));
@@ -147,7 +147,7 @@ impl Sources {
                 Err(problem) => wrong.add("auth_jwks", problem),
             },
         }
-        if settings.keys.is_empty() && settings.jwks.is_none() && !settings.certificates {
+        if config.keys.is_empty() && config.jwks.is_none() && !has_certificates {
             wrong.add(
                 "auth_keys",
                 "--auth enforce needs keys: set --auth-keys or --auth-jwks, or --tls-client-ca for client certificates",
@@ -176,7 +176,7 @@ impl Sources {
             }
         }
         let keyring = Arc::new(Keyring::new(keys(&sources)));
-        Self { sources, keyring, refresh: settings.jwks_refresh, age_max: settings.keys_max_age }
+        Self { sources, keyring, refresh: config.jwks_refresh, age_max: config.keys_max_age }
     }
 
     /// Returns the keyring that holds the keys.

@@ -15,9 +15,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{
-    Auth, Enforced, TokenSettings, claims::ClaimRules, crypto, issue, keyring::Keyring, pem, refused::Refused,
-};
+use super::{Auth, AuthConfig, Enforced, claims::ClaimRules, crypto, issue, keyring::Keyring, pem, refused::Refused};
 use crate::{
     domain::{Caller, ClientCertificate, Identity},
     error::{Reason, Result, Violations},
@@ -49,16 +47,21 @@ impl Issuer {
         Keyring::new(pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect())
     }
 
-    fn auth(&self, settings: &TokenSettings) -> Auth {
+    fn auth(&self, config: &AuthConfig) -> Auth {
         crypto::install();
-        let enforced = Enforced { rules: rules(settings), keys: Arc::new(self.keyring()) };
+        let enforced = Enforced { rules: rules(config), keys: Arc::new(self.keyring()) };
         Auth { enforced: Some(Arc::new(enforced)) }
     }
 }
 
-fn rules(settings: &TokenSettings) -> ClaimRules {
+/// A configuration with which a token is valid until exactly its `exp`.
+fn without_leeway() -> AuthConfig {
+    AuthConfig { leeway: Duration::ZERO, ..AuthConfig::default() }
+}
+
+fn rules(config: &AuthConfig) -> ClaimRules {
     let mut wrong = Violations::default();
-    let rules = ClaimRules::new(settings, &mut wrong);
+    let rules = ClaimRules::new(config, &mut wrong);
     wrong.finish().unwrap();
     rules
 }
@@ -80,7 +83,7 @@ fn known(caller: Result<Caller>) -> Result<Arc<Identity>> {
 }
 
 static ISSUER: LazyLock<Issuer> = LazyLock::new(Issuer::new);
-static AUTH: LazyLock<Auth> = LazyLock::new(|| ISSUER.auth(&TokenSettings::default()));
+static AUTH: LazyLock<Auth> = LazyLock::new(|| ISSUER.auth(&without_leeway()));
 static TOKEN: LazyLock<String> = LazyLock::new(|| ISSUER.token(json!({ "sub": "ann", "exp": FAR })));
 
 fn is_refused(value: &[u8]) -> bool {
@@ -141,7 +144,7 @@ fn the_genuine_token_of_these_tests_lets_its_holder_in() {
 fn a_token_is_verified_once_for_each_set_of_keys() {
     // the identity that is given is the very one of before, until the keys are others
     crypto::install();
-    let (keyring, rules, now) = (ISSUER.keyring(), rules(&TokenSettings::default()), SystemTime::now());
+    let (keyring, rules, now) = (ISSUER.keyring(), rules(&without_leeway()), SystemTime::now());
     let first = keyring.verified(&TOKEN, &rules, now).unwrap();
     assert!(Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
     keyring.replace(pem::parse(ISSUER.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
@@ -154,7 +157,7 @@ fn a_token_is_verified_once_for_each_set_of_keys() {
 
 #[test]
 fn a_certificate_counts_when_there_is_no_token() {
-    let auth = ISSUER.auth(&TokenSettings { admins: vec!["root".into()], ..TokenSettings::default() });
+    let auth = ISSUER.auth(&AuthConfig { admins: vec!["root".into()], ..without_leeway() });
     let later = SystemTime::now() + Duration::from_secs(60);
     let certificate = |id: &str, expires_at| ClientCertificate { id: id.to_owned(), expires_at };
     let reason = |result: Result<Arc<Identity>>| result.err().map(|error| error.reason());
@@ -182,7 +185,7 @@ fn a_certificate_counts_when_there_is_no_token() {
 fn administrators_are_those_of_the_list_and_of_the_claim() {
     let is_administrator = |admin_claim: Option<&str>, name: &str, value: Value| {
         let admin_claim = admin_claim.map(str::to_owned);
-        let auth = ISSUER.auth(&TokenSettings { admins: vec!["root".into()], admin_claim, ..TokenSettings::default() });
+        let auth = ISSUER.auth(&AuthConfig { admins: vec!["root".into()], admin_claim, ..without_leeway() });
         let mut claims = Map::from_iter([("sub".to_owned(), json!("ann")), ("exp".to_owned(), json!(FAR))]);
         claims.insert(name.to_owned(), value);
         let token = ISSUER.token(Value::Object(claims));
@@ -213,9 +216,9 @@ fn administrators_are_those_of_the_list_and_of_the_claim() {
         assert!(!is_administrator(Some(claim), name, value.clone()), "{claim} {value}");
     }
     for wrong in ["", "=", "=admin", "admin="] {
-        let settings = TokenSettings { admin_claim: Some(wrong.into()), ..TokenSettings::default() };
+        let config = AuthConfig { admin_claim: Some(wrong.into()), ..without_leeway() };
         let mut violations = Violations::default();
-        ClaimRules::new(&settings, &mut violations);
+        ClaimRules::new(&config, &mut violations);
         assert!(violations.finish().is_err(), "{wrong}");
     }
 }

@@ -3,12 +3,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use clap::{Args, ValueEnum};
 use percent_encoding::percent_decode_str;
 use tokio::{sync::watch, time};
 use tracing::{debug, info, warn};
 
 use super::version::{VERSION_MIN, VERSION_TRUSTED, Version};
 use crate::{
+    domain::Durability,
     error::{Error, Reason, Result},
     limits::NATS_REQUEST_TIMEOUT,
 };
@@ -17,21 +19,117 @@ use crate::{
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The addresses of the NATS servers, and the credentials.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Target {
-    /// One URL or several, separated by commas.
-    pub url: String,
-    /// How long to try to connect.
-    pub timeout: Duration,
-    pub credentials_file: Option<PathBuf>,
+/// The NATS servers, and the credentials for them.
+#[derive(Clone, Debug, Args)]
+pub struct NatsConfig {
+    /// NATS server or cluster, such as nats://a:4222,nats://b:4222; unset: the service runs its embedded nats-server
+    #[arg(long = "nats-url", env = "UNIBUS_NATS_URL", value_name = "URLS")]
+    pub url: Option<String>,
+
+    /// How long the service tries to reach NATS when it starts, before it gives up
+    #[arg(long = "nats-connect-timeout", env = "UNIBUS_NATS_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+
+    /// File with the NATS credentials: JWT and seed
+    #[arg(long = "nats-credentials", env = "UNIBUS_NATS_CREDENTIALS", value_name = "FILE", requires = "url")]
+    pub credentials: Option<PathBuf>,
+
+    /// NATS user name
+    #[arg(long = "nats-user", env = "UNIBUS_NATS_USER", value_name = "NAME", requires = "password", requires = "url")]
     pub user: Option<String>,
+
+    /// NATS password
+    #[arg(
+        long = "nats-password",
+        env = "UNIBUS_NATS_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true,
+        requires = "user"
+    )]
     pub password: Option<String>,
+
+    /// NATS token
+    #[arg(
+        long = "nats-token",
+        env = "UNIBUS_NATS_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        requires = "url"
+    )]
     pub token: Option<String>,
+
+    /// File with the NATS nkey seed
+    #[arg(long = "nats-nkey-file", env = "UNIBUS_NATS_NKEY_FILE", value_name = "FILE", requires = "url")]
     pub nkey_file: Option<PathBuf>,
+
+    /// PEM file with the certificate authority of the NATS server; the service then requires TLS
+    #[arg(long = "nats-tls-ca", env = "UNIBUS_NATS_TLS_CA", value_name = "FILE", requires = "url")]
     pub tls_ca: Option<PathBuf>,
+
+    /// PEM file with the client certificate for NATS
+    #[arg(
+        long = "nats-tls-certificate",
+        env = "UNIBUS_NATS_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "tls_key",
+        requires = "url"
+    )]
     pub tls_certificate: Option<PathBuf>,
+
+    /// PEM file with the private key of `--nats-tls-certificate`
+    #[arg(long = "nats-tls-key", env = "UNIBUS_NATS_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
+
+    /// When the external NATS server syncs its files to disk; publishers get it as the `durability` of an
+    /// acknowledgement
+    #[arg(long = "nats-sync", env = "UNIBUS_NATS_SYNC", value_name = "SYNC", value_enum, default_value_t = NatsSync::Unknown, requires = "url")]
+    pub sync: NatsSync,
+}
+
+/// When an external NATS server syncs its files to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NatsSync {
+    /// Unknown.
+    Unknown,
+    /// At intervals, which is the default of nats-server.
+    Interval,
+    /// Before each acknowledgement: `sync_interval: always`.
+    Always,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            connect_timeout: Duration::from_secs(30),
+            credentials: None,
+            user: None,
+            password: None,
+            token: None,
+            nkey_file: None,
+            tls_ca: None,
+            tls_certificate: None,
+            tls_key: None,
+            sync: NatsSync::Unknown,
+        }
+    }
+}
+
+impl NatsConfig {
+    /// Returns the configuration for the embedded nats-server at `url`. It syncs before it acknowledges.
+    pub(crate) fn embedded(&self, url: &str) -> Self {
+        let connect_timeout = self.connect_timeout;
+        Self { url: Some(url.to_owned()), connect_timeout, sync: NatsSync::Always, ..Self::default() }
+    }
+
+    /// What an acknowledgement of a single nats-server guarantees.
+    pub(crate) fn durability(&self) -> Durability {
+        match self.sync {
+            NatsSync::Always => Durability::Synced,
+            NatsSync::Interval => Durability::Buffered,
+            NatsSync::Unknown => Durability::Unknown,
+        }
+    }
 }
 
 /// Connects, and checks the server's version. Tries until `deadline`. The receiver holds the number of connections
@@ -41,15 +139,15 @@ pub(crate) struct Target {
 /// `NATS_UNAVAILABLE` if no server answered in time, `INTERNAL` for unusable credentials or an old server. The
 /// message is for the operator.
 pub(super) async fn connect(
-    target: &Target,
+    config: &NatsConfig,
     name: &str,
     deadline: time::Instant,
 ) -> Result<(Client, watch::Receiver<u64>)> {
     let (counter, connections) = watch::channel(0);
     let mut delay = Duration::from_millis(50);
-    let (addresses, url_credentials) = addresses(&target.url)?;
+    let (addresses, url_credentials) = addresses(config.url.as_deref().unwrap_or_default())?;
     let client = loop {
-        let options = options(target, name, url_credentials.as_ref(), counter.clone()).await?;
+        let options = options(config, name, url_credentials.as_ref(), counter.clone()).await?;
         let error = match options.connect(addresses.as_slice()).await {
             Ok(client) => break client,
             Err(error) => error,
@@ -60,7 +158,7 @@ pub(super) async fn connect(
         if time::Instant::now() + delay > deadline {
             return Err(Error::new(
                 Reason::NatsUnavailable,
-                format!("no NATS server could be reached within {:?}; check --nats-url", target.timeout),
+                format!("no NATS server could be reached within {:?}; check --nats-url", config.connect_timeout),
             )
             .because(error));
         }
@@ -119,7 +217,7 @@ fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
 }
 
 async fn options(
-    target: &Target,
+    config: &NatsConfig,
     name: &str,
     url_credentials: Option<&UserAndPassword>,
     counter: watch::Sender<u64>,
@@ -152,24 +250,24 @@ async fn options(
                 }
             }
         });
-    if let Some(path) = &target.credentials_file {
+    if let Some(path) = &config.credentials {
         options = options.credentials_file(path).await.map_err(|error| unreadable("nats_credentials", error))?;
     }
-    let flag_credentials = target.user.clone().zip(target.password.clone());
+    let flag_credentials = config.user.clone().zip(config.password.clone());
     if let Some((user, password)) = flag_credentials.as_ref().or(url_credentials) {
         options = options.user_and_password(user.clone(), password.clone());
     }
-    if let Some(token) = &target.token {
+    if let Some(token) = &config.token {
         options = options.token(token.clone());
     }
-    if let Some(path) = &target.nkey_file {
+    if let Some(path) = &config.nkey_file {
         let seed = tokio::fs::read_to_string(path).await.map_err(|error| unreadable("nats_nkey_file", error))?;
         options = options.nkey(seed.trim().to_owned());
     }
-    if let Some(path) = &target.tls_ca {
+    if let Some(path) = &config.tls_ca {
         options = options.add_root_certificates(path.clone()).require_tls(true);
     }
-    if let (Some(certificate), Some(key)) = (&target.tls_certificate, &target.tls_key) {
+    if let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options)

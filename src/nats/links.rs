@@ -11,7 +11,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    connect::{self, Target},
+    connect::{self, NatsConfig},
     context,
     error::unavailable,
 };
@@ -42,8 +42,8 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(target: &Target) -> Self {
-        let link = |name| Link { name, target: target.clone(), current: AsyncMutex::default() };
+    pub(super) fn new(config: &NatsConfig) -> Self {
+        let link = |name| Link { name, config: config.clone(), current: AsyncMutex::default() };
         Self {
             reading: link("unibus reading"),
             live: link("unibus live"),
@@ -59,7 +59,7 @@ impl Links {
 #[derive(Debug)]
 pub(super) struct Link {
     name: &'static str,
-    target: Target,
+    config: NatsConfig,
     current: AsyncMutex<Option<Current>>,
 }
 
@@ -91,7 +91,7 @@ impl Link {
         }
         let connecting = async {
             let (client, mut connections) =
-                connect::connect(&self.target, self.name, Instant::now() + NATS_GRACE).await?;
+                connect::connect(&self.config, self.name, Instant::now() + NATS_GRACE).await?;
             // the first connection is counted a little later, and must not be taken as a reconnection
             let _ = connections.wait_for(|count| *count > 0).await;
             let alive = client.subscribe(client.new_inbox()).await.map_err(|error| unavailable().because(error))?;

@@ -41,7 +41,7 @@ use tokio::{
 use tracing::info;
 
 use self::{
-    connect::Target,
+    connect::NatsConfig,
     error::{ApiError, unavailable},
     links::{Links, Suspects},
 };
@@ -67,10 +67,10 @@ impl Nats {
     /// # Errors
     /// `NATS_UNAVAILABLE` if no server answered in time, `INTERNAL` for unusable credentials or an old server. The
     /// message is for the operator.
-    pub(crate) async fn connect(target: &Target) -> Result<Self> {
-        let deadline = time::Instant::now() + target.timeout;
-        let (client, connections) = connect::connect(target, "unibus", deadline).await?;
-        let links = Arc::new(Links::new(target));
+    pub(crate) async fn connect(config: &NatsConfig) -> Result<Self> {
+        let deadline = time::Instant::now() + config.connect_timeout;
+        let (client, connections) = connect::connect(config, "unibus", deadline).await?;
+        let links = Arc::new(Links::new(config));
         let mut nats = Self { jetstream: context(&client), client, connections, has_jetstream: true, links };
         nats.has_jetstream = nats.probe(deadline).await?;
         info!(version = nats.client.server_info().version, jetstream = nats.has_jetstream, "connected to NATS");

@@ -15,27 +15,64 @@ pub(crate) mod subscribe;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
+use clap::Args;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    quotas::{Allowances, Quotas},
+    quotas::{Allowances, CallerLimits},
     stored::StoredBytes,
 };
 use crate::{
+    error::Violations,
+    flags,
+    limits::PAYLOAD_BYTES_MAX,
     store::{Store, subscribers::peers::PeerListener},
     subscriptions::{frame::Encode, limit::SubscriptionLimit, subscribers::Subscribers, upstream::Upstreams},
 };
 
+/// The bounds of the use cases.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RoomsConfig {
+    /// Open subscriptions of all clients together; further subscriptions are refused
+    #[arg(long, env = "UNIBUS_MAX_SUBSCRIPTIONS", value_name = "COUNT", default_value_t = 100_000, value_parser = flags::count())]
+    pub max_subscriptions: u32,
+
+    /// The quotas of each caller
+    #[command(flatten)]
+    pub limits: CallerLimits,
+
+    /// Largest payload in bytes, if the NATS server accepts it; default gRPC clients read messages of at most 4 MiB
+    #[arg(long, env = "UNIBUS_PAYLOAD_MAX", value_name = "BYTES", default_value_t = PAYLOAD_BYTES_MAX, value_parser = flags::count())]
+    pub payload_max: u32,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> Self {
+        Self { max_subscriptions: 100_000, limits: CallerLimits::default(), payload_max: PAYLOAD_BYTES_MAX }
+    }
+}
+
+impl RoomsConfig {
+    /// Adds the fields with values that their flags refuse to `wrong`.
+    pub(crate) fn check(&self, wrong: &mut Violations) {
+        flags::check_count("max_subscriptions", self.max_subscriptions, wrong);
+        self.limits.check(wrong);
+        flags::check_count("payload_max", self.payload_max, wrong);
+    }
+
+    /// Returns the bounds in force: an unset limit of a caller gets the default that `is_enforced`, whether callers must
+    /// authenticate, decides.
+    pub(crate) fn in_force(self, is_enforced: bool) -> Self {
+        Self { limits: self.limits.in_force(is_enforced), ..self }
+    }
+}
+
 /// The settings of the use cases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoomsSettings {
+    /// The bounds in force.
+    pub config: RoomsConfig,
     pub heartbeat_interval: Duration,
-    /// Maximum number of open subscriptions of this instance.
-    pub subscriptions_max: u32,
-    /// Maximum payload in bytes. The NATS server's maximum also applies.
-    pub payload_bytes_max: usize,
-    /// The bounds for each caller.
-    pub quotas: Quotas,
     pub encode: Encode,
 }
 
@@ -69,7 +106,7 @@ impl Deref for Rooms {
 
 impl Rooms {
     /// Creates the use cases over `store`. Their tasks run in `tasks` until `stop`. Open subscriptions, at most
-    /// `subscriptions_max`, run until `draining`.
+    /// `max_subscriptions`, run until `draining`.
     pub(crate) fn new(
         store: Store,
         peers: PeerListener,
@@ -78,17 +115,18 @@ impl Rooms {
         stop: &CancellationToken,
         draining: CancellationToken,
     ) -> Self {
-        let subscribers = Arc::new(Subscribers::new(store.clone(), settings.quotas.durable_subscribers));
+        let RoomsConfig { max_subscriptions, limits, .. } = settings.config;
+        let subscribers = Arc::new(Subscribers::new(store.clone(), limits.durable_subscribers));
         if store.has_jetstream() {
             tasks.spawn(Arc::clone(&subscribers).write_back(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).follow_holders(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
         let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));
-        let open_subscriptions = SubscriptionLimit::new(settings.subscriptions_max, settings.quotas.subscriptions);
-        let allowances = Arc::new(Allowances::new(settings.quotas));
+        let open_subscriptions = SubscriptionLimit::new(max_subscriptions, limits.subscriptions);
+        let allowances = Arc::new(Allowances::new(&limits));
         tasks.spawn(Arc::clone(&allowances).forget_idle(stop.clone()));
-        let stored = StoredBytes::new(settings.quotas.stored_bytes);
+        let stored = StoredBytes::new(limits.stored_bytes);
         let tasks = tasks.clone();
         Self(Arc::new(Inner {
             store,
@@ -105,7 +143,8 @@ impl Rooms {
 
     /// Maximum payload of a message, in bytes.
     pub(crate) fn payload_bytes_max(&self) -> usize {
-        self.store.payload_bytes_max().min(self.settings.payload_bytes_max)
+        let configured = usize::try_from(self.settings.config.payload_max).unwrap_or(usize::MAX);
+        self.store.payload_bytes_max().min(configured)
     }
 
     /// Writes every unwritten position. For the stop of the service.

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use clap::Args;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
     time,
@@ -11,7 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Caller, MemberId},
-    error::{Error, Limit, Result},
+    error::{Error, Limit, Result, Violations},
+    flags,
+    limits::{
+        CALLS_PER_CALLER, DURABLE_SUBSCRIBERS_PER_CALLER, READ_BYTES_PER_CALLER, READS_PER_CALLER, ROOMS_PER_CALLER,
+        STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER,
+    },
     subscriptions::{
         rate::{CallerKey, Rate},
         reads::{CallerReads, Reads},
@@ -22,25 +28,75 @@ use crate::{
 /// How often callers with a full allowance are removed.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The quotas of each caller. `None`: no bound.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Quotas {
-    /// Messages per second.
+/// The quotas of each caller.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct CallerLimits {
+    /// Messages that a caller may publish per second; unset: no bound
+    #[arg(long = "limit-publishes", env = "UNIBUS_LIMIT_PUBLISHES", value_name = "COUNT", value_parser = flags::count())]
     pub publishes: Option<u32>,
-    /// Bytes of payloads, headers and message ids per second.
+
+    /// Bytes of payloads, headers and message ids that a caller may publish per second; unset: no bound
+    #[arg(long = "limit-publish-bytes", env = "UNIBUS_LIMIT_PUBLISH_BYTES", value_name = "BYTES", value_parser = flags::count())]
     pub publish_bytes: Option<u32>,
-    /// Open subscriptions.
+
+    /// Open calls of a caller on all its connections; 0: no bound. Unset: 4000 with `--auth enforce`, else 0
+    #[arg(long = "limit-calls", env = "UNIBUS_LIMIT_CALLS", value_name = "COUNT")]
+    pub calls: Option<u32>,
+
+    /// Open subscriptions of a caller; 0: no bound but `--max-subscriptions`. Unset: 1000 with `--auth enforce`, else
+    /// 0
+    #[arg(long = "limit-subscriptions", env = "UNIBUS_LIMIT_SUBSCRIPTIONS", value_name = "COUNT")]
     pub subscriptions: Option<u32>,
-    /// Durable subscribers, in all rooms.
+
+    /// Durable subscribers of a caller in all rooms; 0: no bound but that of NATS. Unset: 10000 with `--auth
+    /// enforce`, else 0
+    #[arg(long = "limit-durable-subscribers", env = "UNIBUS_LIMIT_DURABLE_SUBSCRIBERS", value_name = "COUNT")]
     pub durable_subscribers: Option<u32>,
-    /// Rooms that the caller created and owns.
+
+    /// Rooms that a caller created and owns; 0: no bound but that of NATS. Unset: 100 with `--auth enforce`, else 0
+    #[arg(long = "limit-rooms", env = "UNIBUS_LIMIT_ROOMS", value_name = "COUNT")]
     pub rooms: Option<u32>,
-    /// Pages of history that are being read or wait.
-    pub reads: Option<u32>,
-    /// Bytes of pages and backlogs per second.
-    pub read_bytes: Option<u32>,
-    /// Bytes in the rooms that the caller created.
+
+    /// Stored bytes in all rooms that a caller created; 0: no bound but that of NATS. Unset: 1 GiB with `--auth
+    /// enforce`, else 0
+    #[arg(long = "limit-stored-bytes", env = "UNIBUS_LIMIT_STORED_BYTES", value_name = "BYTES")]
     pub stored_bytes: Option<u64>,
+
+    /// Pages of history that a caller may read at the same time; 0: no bound. Unset: 64 with `--auth enforce`, else 0
+    #[arg(long = "limit-reads", env = "UNIBUS_LIMIT_READS", value_name = "COUNT")]
+    pub reads: Option<u32>,
+
+    /// Bytes of pages and backlogs that a caller may read per second; 0: no bound. Unset: 32 MiB with `--auth
+    /// enforce`, else 0
+    #[arg(long = "limit-read-bytes", env = "UNIBUS_LIMIT_READ_BYTES", value_name = "BYTES")]
+    pub read_bytes: Option<u32>,
+}
+
+impl CallerLimits {
+    /// Adds the fields with values that their flags refuse to `wrong`.
+    pub(super) fn check(&self, wrong: &mut Violations) {
+        for (field, limit) in [("limit_publishes", self.publishes), ("limit_publish_bytes", self.publish_bytes)] {
+            if let Some(limit) = limit {
+                flags::check_count(field, limit, wrong);
+            }
+        }
+    }
+
+    /// Returns the quotas in force; `None`: no bound.
+    pub(super) fn in_force(self, is_enforced: bool) -> Self {
+        let bound = |given, by_default| flags::bound(given, by_default, is_enforced);
+        Self {
+            publishes: self.publishes,
+            publish_bytes: self.publish_bytes,
+            calls: bound(self.calls, CALLS_PER_CALLER),
+            subscriptions: bound(self.subscriptions, SUBSCRIPTIONS_PER_CALLER),
+            durable_subscribers: bound(self.durable_subscribers, DURABLE_SUBSCRIBERS_PER_CALLER),
+            rooms: bound(self.rooms, ROOMS_PER_CALLER),
+            stored_bytes: flags::bound(self.stored_bytes, STORED_BYTES_PER_CALLER, is_enforced),
+            reads: bound(self.reads, READS_PER_CALLER),
+            read_bytes: bound(self.read_bytes, READ_BYTES_PER_CALLER),
+        }
+    }
 }
 
 /// The allowances of all callers.
@@ -55,12 +111,12 @@ pub(super) struct Allowances {
 }
 
 impl Allowances {
-    pub(super) fn new(quotas: Quotas) -> Self {
+    pub(super) fn new(limits: &CallerLimits) -> Self {
         Self {
-            publishes: quotas.publishes.map(|max| Rate::new(Limit::PublishesOfCaller, max)),
-            publish_bytes: quotas.publish_bytes.map(|max| Rate::new(Limit::PublishBytesOfCaller, max)),
-            rooms: quotas.rooms,
-            reads: Reads::new(quotas.reads, quotas.read_bytes),
+            publishes: limits.publishes.map(|max| Rate::new(Limit::PublishesOfCaller, max)),
+            publish_bytes: limits.publish_bytes.map(|max| Rate::new(Limit::PublishBytesOfCaller, max)),
+            rooms: limits.rooms,
+            reads: Reads::new(limits.reads, limits.read_bytes),
             creating: PerKey::default(),
         }
     }

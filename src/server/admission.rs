@@ -83,7 +83,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             format!(
                 "the source address of this connection has as many connections as --max-connections-per-address allows ({}); \
                  use fewer connections, or raise the flag if a proxy is in front of the service",
-                bounds.connections_per_address_max.unwrap_or_default()
+                bounds.connections.max_per_address.unwrap_or_default()
             ),
         ));
     }
@@ -93,7 +93,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             format!(
                 "this instance has as many connections as --max-connections allows ({}); \
                  use another instance, or raise the flag",
-                bounds.connections_max
+                bounds.connections.max
             ),
         ));
     }
@@ -103,7 +103,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
             format!(
                 "this connection has as many open calls as --max-streams-per-connection allows ({}); \
                  use another connection, or raise the flag",
-                bounds.calls_max
+                bounds.connections.max_streams
             ),
         )
     })?;

@@ -269,7 +269,7 @@ impl Client {
         let open = self.calls.fetch_add(1, Ordering::AcqRel);
         let call =
             Call { client: Arc::clone(self), is_busy: AtomicBool::new(false), open: None, of_caller: OnceLock::new() };
-        (open < self.bounds().calls_max).then_some(call)
+        (open < self.bounds().connections.max_streams).then_some(call)
     }
 
     /// Counts a call of health or reflection until the returned guard is dropped. Before a caller is identified,
@@ -318,7 +318,7 @@ impl Client {
         loop {
             let now = Instant::now();
             let since = if self.is_busy() { now } else { *self.quiet_since() };
-            let idle_timeout = self.bounds().idle_timeout;
+            let idle_timeout = self.bounds().keepalive.idle_timeout;
             let allowed = if self.is_identified() { idle_timeout } else { idle_timeout.min(UNIDENTIFIED_IDLE_TIMEOUT) };
             let left = allowed.saturating_sub(now - since);
             if left.is_zero() {
@@ -445,21 +445,16 @@ impl Drop for UnidentifiedCall {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::server::places::{ConnectionsConfig, KeepaliveConfig};
 
     #[test]
     fn only_calls_that_begin_make_room_for_others() {
         let bounds = Bounds {
-            connections_max: 1,
+            connections: ConnectionsConfig { max: 1, max_per_address: None, max_streams: 1 },
             excess_max: 0,
-            connections_per_address_max: None,
-            calls_max: 1,
             identifies: true,
-            keepalive_interval: Duration::ZERO,
-            keepalive_timeout: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
+            keepalive: KeepaliveConfig::default(),
         };
         let client =
             Client::new(ConnectionPlaces::new(bounds), ConnectionPlace::Closed, SourceAddress::default(), None);

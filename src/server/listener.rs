@@ -67,7 +67,7 @@ pub(super) async fn serve<S, B>(
 {
     let http = Arc::new(http(bounds));
     let places = ConnectionPlaces::new(bounds);
-    let addresses = Addresses::new(bounds.connections_per_address_max);
+    let addresses = Addresses::new(bounds.connections.max_per_address);
     let mut connections = JoinSet::new();
     let mut warning = WarningInterval::default();
     loop {
@@ -119,7 +119,7 @@ pub(super) async fn serve<S, B>(
             connections.spawn(async move { serve_one(connection, &http, service, &discards, draining).await });
         } else if warning.due() {
             warn!(
-                max_connections = bounds.connections_max,
+                max_connections = bounds.connections.max,
                 "the instance has more connections than --max-connections allows; further ones are closed"
             );
         }
@@ -154,14 +154,14 @@ fn http(bounds: Bounds) -> Http {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(bounds.calls_max.saturating_add(EXCESS_STREAMS_MAX))
+        .max_concurrent_streams(bounds.connections.max_streams.saturating_add(EXCESS_STREAMS_MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(CALL_HEADERS_BYTES_MAX).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
-        .keep_alive_interval(bounds.keepalive_interval)
-        .keep_alive_timeout(bounds.keepalive_timeout);
+        .keep_alive_interval(bounds.keepalive.interval)
+        .keep_alive_timeout(bounds.keepalive.timeout);
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.silence_max())

@@ -5,9 +5,9 @@ mod admission;
 mod authentication;
 mod callers;
 mod calls;
-mod checks;
 mod client;
 mod coalesce;
+pub(crate) mod config;
 mod connections;
 mod deadline;
 mod discard;
@@ -17,11 +17,11 @@ mod held;
 mod intake;
 mod leaving;
 mod listener;
-mod places;
+pub(crate) mod places;
 mod refusal;
 mod socket;
 mod stream;
-mod tls;
+pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -36,29 +36,24 @@ use tracing::{error, info, warn};
 
 use self::{
     callers::Callers,
+    config::Config,
     discard::Discards,
-    places::Bounds,
+    places::{Bounds, ConnectionsConfig, KeepaliveConfig},
     socket::BoundAddress,
-    tls::{Tls, files::TlsFiles},
+    tls::Tls,
 };
 use crate::{
-    auth::{self, Auth},
-    config::{AuthMode, Config, NatsSync},
-    domain::Durability,
+    auth::{Auth, AuthMode},
     error::{Error, Reason, Result},
     grpc::{self, health::Health},
     http,
-    limits::{
-        ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, CALLS_PER_CALLER, CONNECTIONS_PER_ADDRESS_MAX,
-        DURABLE_SUBSCRIBERS_PER_CALLER, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, READ_BYTES_PER_CALLER,
-        READS_PER_CALLER, ROOMS_PER_CALLER, STORED_BYTES_PER_CALLER, SUBSCRIPTIONS_PER_CALLER, TLS_HANDSHAKES_MAX,
-    },
+    limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, TLS_HANDSHAKES_MAX},
     nats::{
         Nats,
-        connect::Target,
-        embedded::{EmbeddedNats, Options as EmbeddedOptions},
+        connect::NatsConfig,
+        embedded::{EmbeddedNats, EmbeddedNatsConfig},
     },
-    rooms::{Rooms, RoomsSettings, quotas::Quotas},
+    rooms::{Rooms, RoomsSettings},
     store::Store,
 };
 
@@ -72,12 +67,12 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use unibus::{Config, Server, v1};
+/// use unibus::{Config, EmbeddedNatsConfig, Server, v1};
 ///
 /// let config = Config {
 ///     listen: ([127, 0, 0, 1], 0).into(),
 ///     admin_listen: ([127, 0, 0, 1], 0).into(),
-///     data_dir: "some/empty/directory".into(),
+///     embedded: EmbeddedNatsConfig { data_dir: "some/empty/directory".into(), ..Default::default() },
 ///     ..Config::default()
 /// };
 /// let server = Server::bind(config).await?;
@@ -114,7 +109,7 @@ impl Server {
     /// # Errors
     /// After an error nothing is left running. `bind` fails when:
     /// - a field of `config` has a value that its flag refuses;
-    /// - authentication is off and other machines can reach `listen`, unless `auth_insecure` is set;
+    /// - authentication is off and other machines can reach `listen`, unless `auth.insecure` is set;
     /// - a key or a TLS file cannot be read or used;
     /// - NATS cannot be reached or is too old;
     /// - the embedded nats-server cannot be started, or another process uses the data directory;
@@ -125,36 +120,35 @@ impl Server {
     }
 
     async fn assemble(config: Config) -> Result<Self> {
-        checks::check(&config)?;
-        let (auth, keys) = authentication(&config).await?;
-        let tls = match tls_files(&config)? {
-            Some(files) => Some(Tls::open(files).await?),
-            None => None,
-        };
+        let config = config.checked()?;
+        let (auth, keys) = Auth::open(&config.auth, config.listen, config.tls.client_ca.is_some()).await?;
+        let tls = Tls::open(config.tls).await?;
         let socket = BoundAddress::new("listen", config.listen)?;
         let admin_socket = BoundAddress::new("admin_listen", config.admin_listen)?;
         let (local_addr, admin_addr) = (socket.local_addr()?, admin_socket.local_addr()?);
 
-        let embedded = embedded(&config).await?;
-        let target = target(&config, embedded.as_ref());
-        let nats = Nats::connect(&target).await?;
+        let (nats_config, embedded) = reachable(config.nats, config.embedded).await?;
+        let nats = Nats::connect(&nats_config).await?;
 
-        warn_of_few_descriptors(config.max_connections, tls.is_some());
+        warn_of_few_descriptors(config.connections.max, tls.is_some());
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let draining = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
-        let durability = durability(&config);
         let (store, peers) = Store::open(
             nats,
             usize::from(config.registry_replicas),
-            durability,
+            nats_config.durability(),
             embedded.as_ref().map(EmbeddedNats::disk),
             &tasks,
             &stop,
         )
         .await?;
-        let settings = settings(&config);
+        let settings = RoomsSettings {
+            config: config.rooms,
+            heartbeat_interval: config.heartbeat_interval,
+            encode: grpc::encode_message,
+        };
         let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
 
         if let Some(keys) = keys {
@@ -165,9 +159,14 @@ impl Server {
         let broken = CancellationToken::new();
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
-        let callers = Callers::new(config.quota(config.limit_calls, CALLS_PER_CALLER));
+        let callers = Callers::new(config.rooms.limits.calls);
         let service = calls::calls(&rooms, &health, auth, callers)?;
-        let bounds = bounds(&config);
+        let bounds = Bounds {
+            connections: config.connections,
+            excess_max: EXCESS_CONNECTIONS_MAX,
+            identifies: config.auth.mode == AuthMode::Enforce,
+            keepalive: config.keepalive,
+        };
         if let Some(tls) = &tls {
             tasks.spawn(tls.follow(stop.clone()));
         }
@@ -184,7 +183,7 @@ impl Server {
         Ok(Self {
             local_addr,
             admin_addr,
-            nats_url: target.url,
+            nats_url: nats_config.url.unwrap_or_default(),
             drain_timeout: config.drain_timeout,
             rooms,
             health,
@@ -273,105 +272,13 @@ impl Server {
     }
 }
 
-fn settings(config: &Config) -> RoomsSettings {
-    RoomsSettings {
-        heartbeat_interval: config.heartbeat_interval,
-        subscriptions_max: config.max_subscriptions,
-        payload_bytes_max: usize::try_from(config.payload_max).unwrap_or(usize::MAX),
-        quotas: quotas(config),
-        encode: grpc::encode_message,
+/// Returns the NATS servers to connect to. Starts the embedded nats-server if `config` names none.
+async fn reachable(config: NatsConfig, embedded: EmbeddedNatsConfig) -> Result<(NatsConfig, Option<EmbeddedNats>)> {
+    if config.url.is_some() {
+        return Ok((config, None));
     }
-}
-
-/// Starts the embedded nats-server, unless `nats_url` names another server.
-async fn embedded(config: &Config) -> Result<Option<EmbeddedNats>> {
-    if config.nats_url.is_some() {
-        return Ok(None);
-    }
-    let (binary, data_dir) = (config.nats_server.clone(), config.data_dir.clone());
-    Ok(Some(EmbeddedNats::start(EmbeddedOptions { binary, data_dir }).await?))
-}
-
-fn target(config: &Config, embedded: Option<&EmbeddedNats>) -> Target {
-    let timeout = config.nats_connect_timeout;
-    match embedded {
-        Some(embedded) => Target { url: embedded.url().to_owned(), timeout, ..Target::default() },
-        None => Target {
-            url: config.nats_url.clone().unwrap_or_default(),
-            timeout,
-            credentials_file: config.nats_credentials.clone(),
-            user: config.nats_user.clone(),
-            password: config.nats_password.clone(),
-            token: config.nats_token.clone(),
-            nkey_file: config.nats_nkey_file.clone(),
-            tls_ca: config.nats_tls_ca.clone(),
-            tls_certificate: config.nats_tls_certificate.clone(),
-            tls_key: config.nats_tls_key.clone(),
-        },
-    }
-}
-
-/// The authentication of callers, and the sources that keep its keys up to date. `--auth off` on an address that other
-/// machines can reach requires `--auth-insecure`.
-async fn authentication(config: &Config) -> Result<(Auth, Option<auth::Sources>)> {
-    if config.auth == AuthMode::Enforce {
-        let settings = auth::TokenSettings {
-            keys: config.auth_keys.clone(),
-            jwks: config.auth_jwks.clone(),
-            jwks_refresh: config.auth_jwks_refresh,
-            keys_max_age: config.auth_keys_max_age,
-            issuer: config.auth_issuer.clone(),
-            audience: config.auth_audience.clone(),
-            leeway: config.auth_leeway,
-            admins: config.auth_admins.clone(),
-            admin_claim: config.auth_admin_claim.clone(),
-            certificates: config.tls_client_ca.is_some(),
-        };
-        let (auth, sources) = Auth::enforce(&settings).await?;
-        return Ok((auth, Some(sources)));
-    }
-    let is_local = config.listen.ip().to_canonical().is_loopback();
-    if !is_local && !config.auth_insecure {
-        return Err(Error::field(
-            "auth",
-            "is off, and other machines can reach --listen, so everybody could do everything; \
-             set --auth enforce, or --auth-insecure if that is intended",
-        ));
-    }
-    warn!(is_local, "authentication is off: every client that reaches --listen may do everything");
-    Ok((Auth::off(), None))
-}
-
-/// The TLS files of the main port; `None` without TLS.
-fn tls_files(config: &Config) -> Result<Option<TlsFiles>> {
-    let client_ca = config.tls_client_ca.clone();
-    match (&config.tls_certificate, &config.tls_key) {
-        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            client_ca,
-            client_auth: config.tls_client_auth,
-        })),
-        (Some(_), None) => Err(Error::field("tls_key", "is missing; set it together with tls_certificate")),
-        (None, Some(_)) => Err(Error::field("tls_certificate", "is missing; set it together with tls_key")),
-        (None, None) if client_ca.is_some() => {
-            Err(Error::field("tls_certificate", "is missing; tls_client_ca needs tls_certificate and tls_key"))
-        }
-        (None, None) => Ok(None),
-    }
-}
-
-fn quotas(config: &Config) -> Quotas {
-    Quotas {
-        publishes: config.limit_publishes,
-        publish_bytes: config.limit_publish_bytes,
-        subscriptions: config.quota(config.limit_subscriptions, SUBSCRIPTIONS_PER_CALLER),
-        durable_subscribers: config.quota(config.limit_durable_subscribers, DURABLE_SUBSCRIBERS_PER_CALLER),
-        rooms: config.quota(config.limit_rooms, ROOMS_PER_CALLER),
-        reads: config.quota(config.limit_reads, READS_PER_CALLER),
-        read_bytes: config.quota(config.limit_read_bytes, READ_BYTES_PER_CALLER),
-        stored_bytes: config.quota(config.limit_stored_bytes, STORED_BYTES_PER_CALLER),
-    }
+    let embedded = EmbeddedNats::start(embedded).await?;
+    Ok((config.embedded(embedded.url()), Some(embedded)))
 }
 
 /// Warns when the process may open fewer files than `--max-connections` needs: each connection is a file descriptor.
@@ -387,47 +294,23 @@ fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
     }
 }
 
-/// What an acknowledgement of a single nats-server guarantees. The embedded nats-server syncs before it acknowledges.
-fn durability(config: &Config) -> Durability {
-    match (&config.nats_url, config.nats_sync) {
-        (None, _) | (Some(_), NatsSync::Always) => Durability::Synced,
-        (Some(_), NatsSync::Interval) => Durability::Buffered,
-        (Some(_), NatsSync::Unknown) => Durability::Unknown,
-    }
-}
-
-fn bounds(config: &Config) -> Bounds {
-    Bounds {
-        connections_max: config.max_connections,
-        excess_max: EXCESS_CONNECTIONS_MAX,
-        connections_per_address_max: connections_per_address_max(config),
-        calls_max: config.max_streams_per_connection,
-        identifies: config.auth == AuthMode::Enforce,
-        keepalive_interval: config.keepalive_interval,
-        keepalive_timeout: config.keepalive_timeout,
-        idle_timeout: config.idle_timeout,
-    }
-}
-
 /// The bounds of the admin port, whose requests are short and answered at once.
 fn admin_bounds() -> Bounds {
     Bounds {
-        connections_max: ADMIN_CONNECTIONS_MAX,
+        connections: ConnectionsConfig {
+            max: ADMIN_CONNECTIONS_MAX,
+            // so that one address cannot take every connection from the probes of another
+            max_per_address: Some(ADMIN_CONNECTIONS_MAX / 4),
+            max_streams: ADMIN_CONNECTIONS_MAX,
+        },
         excess_max: 0,
-        // so that one address cannot take every connection from the probes of another
-        connections_per_address_max: Some(ADMIN_CONNECTIONS_MAX / 4),
-        calls_max: ADMIN_CONNECTIONS_MAX,
         identifies: false,
-        keepalive_interval: ADMIN_TIMEOUT / 2,
-        keepalive_timeout: ADMIN_TIMEOUT / 2,
-        idle_timeout: ADMIN_TIMEOUT,
+        keepalive: KeepaliveConfig {
+            interval: ADMIN_TIMEOUT / 2,
+            timeout: ADMIN_TIMEOUT / 2,
+            idle_timeout: ADMIN_TIMEOUT,
+        },
     }
-}
-
-/// The maximum number of connections from one source address; `None` without a bound.
-fn connections_per_address_max(config: &Config) -> Option<u32> {
-    let default = if config.auth == AuthMode::Enforce { CONNECTIONS_PER_ADDRESS_MAX } else { 0 };
-    Some(config.max_connections_per_address.unwrap_or(default)).filter(|max| *max > 0)
 }
 
 async fn follow_connection(store: Store, health: Health, broken: CancellationToken, draining: CancellationToken) {

@@ -37,6 +37,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -55,13 +56,22 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Number of ports to try when another process takes the chosen port before the server listens on it.
 const PORT_ATTEMPTS: usize = 5;
 
-/// The settings of the embedded server.
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    /// The nats-server to run. `None`: the one named by `UNIBUS_NATS_SERVER`, else the first on the `PATH`.
-    pub(crate) binary: Option<PathBuf>,
-    /// The data directory. Created if it is missing.
-    pub(crate) data_dir: PathBuf,
+/// The embedded nats-server.
+#[derive(Clone, Debug, Args)]
+pub struct EmbeddedNatsConfig {
+    /// Path of the nats-server program for the embedded nats-server; unset: `nats-server` on the PATH
+    #[arg(long, env = "UNIBUS_NATS_SERVER", value_name = "FILE")]
+    pub nats_server: Option<PathBuf>,
+
+    /// Data directory of the embedded nats-server; only one service at a time can use it
+    #[arg(long, env = "UNIBUS_DATA_DIR", value_name = "DIR", default_value = "unibus-data")]
+    pub data_dir: PathBuf,
+}
+
+impl Default for EmbeddedNatsConfig {
+    fn default() -> Self {
+        Self { nats_server: None, data_dir: PathBuf::from("unibus-data") }
+    }
 }
 
 /// A running, supervised nats-server.
@@ -91,9 +101,9 @@ impl EmbeddedNats {
     /// # Cancel safety
     ///
     /// If this is dropped, the server ends shortly after.
-    pub(crate) async fn start(options: Options) -> Result<Self, EmbeddedError> {
-        let binary = binary::find(options.binary).await?;
-        let data_dir = DataDir::own(&options.data_dir)?;
+    pub(crate) async fn start(config: EmbeddedNatsConfig) -> Result<Self, EmbeddedError> {
+        let binary = binary::find(config.nats_server).await?;
+        let data_dir = DataDir::own(&config.data_dir)?;
         stale::clear(&data_dir).await?;
 
         let mut attempt = 1;

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use clap::{Args, ValueEnum};
 use tokio_rustls::rustls::{
     self, RootCertStore, ServerConfig,
     crypto::ring,
@@ -13,25 +14,75 @@ use tokio_rustls::rustls::{
 };
 
 use super::certificate;
-use crate::{
-    config::ClientAuth,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// The application protocols that the service offers, in its order of preference.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The paths of the TLS files.
-#[derive(Debug)]
-pub(in crate::server) struct TlsFiles {
-    /// The certificate chain of the service, its own certificate first.
-    pub certificate: PathBuf,
-    /// The private key of the service's certificate.
-    pub key: PathBuf,
-    /// The authorities of client certificates. With `None` the service asks clients for no certificate.
+/// The TLS of the main port.
+#[derive(Clone, Debug, Args)]
+pub struct TlsConfig {
+    /// PEM file with the service's certificate chain; the service then accepts only TLS connections. A changed file
+    /// is read again
+    #[arg(long = "tls-certificate", env = "UNIBUS_TLS_CERTIFICATE", value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+
+    /// PEM file with the private key of `--tls-certificate`
+    #[arg(long = "tls-key", env = "UNIBUS_TLS_KEY", value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+
+    /// PEM file with the authorities that sign client certificates; the service then asks clients for a certificate
+    #[arg(long = "tls-client-ca", env = "UNIBUS_TLS_CLIENT_CA", value_name = "FILE", requires = "certificate")]
     pub client_ca: Option<PathBuf>,
-    /// Whether clients must have a certificate.
+
+    /// Whether a client must present a certificate if `--tls-client-ca` is set; an invalid certificate is always
+    /// refused
+    #[arg(long = "tls-client-auth", env = "UNIBUS_TLS_CLIENT_AUTH", value_name = "MODE", value_enum, default_value_t = ClientAuth::Required)]
     pub client_auth: ClientAuth,
+}
+
+/// Whether clients must present a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientAuth {
+    /// A connection without a client certificate is refused.
+    Required,
+    /// A client may present a certificate.
+    Optional,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { certificate: None, key: None, client_ca: None, client_auth: ClientAuth::Required }
+    }
+}
+
+/// The TLS files, of which the certificate and the key are always there.
+#[derive(Debug)]
+pub(super) struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    client_auth: ClientAuth,
+}
+
+impl TlsFiles {
+    /// The files that the configuration names; `None` without TLS.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` when the certificate or the key is missing.
+    pub(super) fn of(config: TlsConfig) -> Result<Option<Self>> {
+        let TlsConfig { certificate, key, client_ca, client_auth } = config;
+        let missing = |field, problem| Err(Error::field(field, problem));
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some(Self { certificate, key, client_ca, client_auth })),
+            (Some(_), None) => missing("tls_key", "is missing; set it together with tls_certificate"),
+            (None, Some(_)) => missing("tls_certificate", "is missing; set it together with tls_key"),
+            (None, None) if client_ca.is_some() => {
+                missing("tls_certificate", "is missing; tls_client_ca needs tls_certificate and tls_key")
+            }
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// The configuration in use: for new handshakes, and to verify the certificates of connected clients again.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
-    files::{Contents, InForce, TlsFiles},
+    files::{Contents, InForce, TlsConfig, TlsFiles},
     handshake::{Handshake, Handshakes},
 };
 use crate::error::Result;
@@ -31,17 +31,18 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files that the configuration names; `None` without TLS.
     ///
     /// # Errors
     /// `INVALID_FIELD`, when a file cannot be read or used, or when the key does not belong to the certificate. The
     /// field is the one of the configuration.
-    pub(super) async fn open(files: TlsFiles) -> Result<Self> {
+    pub(super) async fn open(config: TlsConfig) -> Result<Option<Self>> {
+        let Some(files) = TlsFiles::of(config)? else { return Ok(None) };
         let contents = files.read().await?;
         let in_force = files.in_force(&contents)?;
         info!(certificate_ends = contents.certificate_ends(), "the service accepts only TLS connections");
         let current = watch::Sender::new(Arc::new(in_force));
-        Ok(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() })
+        Ok(Some(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() }))
     }
 
     /// Begins a handshake with the current files.

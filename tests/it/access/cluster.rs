@@ -34,10 +34,10 @@ const VICTIM: usize = 2;
 async fn instance(nats: &Nats, issuer: &Issuer) -> Unibus {
     let (url, keys) = (nats.url(), issuer.public_key());
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         config.registry_replicas = 3;
-        config.auth = AuthMode::Enforce;
-        config.auth_keys = vec![keys];
+        config.auth.mode = AuthMode::Enforce;
+        config.auth.keys = vec![keys];
     })
     .await
 }

@@ -42,7 +42,7 @@ async fn nobody_reads_or_acknowledges_as_another() {
     // call and on Consume, as themselves, as devices of theirs, and as others, under names that look alike.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.admins = vec![String::from("root")]).await;
     let ann = issuer.client(&unibus, "ann").await;
     create_room(&ann, "lobby").await;
     publish_n(&ann, "lobby", 3).await;
@@ -101,7 +101,7 @@ async fn readers_list_move_and_delete_their_own_and_owners_all() {
     // that map alike, listed in pages of one and of many; seeks and deletions by each.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.admins = vec![String::from("root")]).await;
     let ann = issuer.client(&unibus, "ann").await;
     create_room(&ann, "lobby").await;
     publish_n(&ann, "lobby", 3).await;

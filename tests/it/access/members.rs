@@ -272,7 +272,7 @@ async fn callers_list_their_own_rooms_page_by_page() {
     // nothing to do with, listed on both instances in pages; an administrator sees all.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let admins = |config: &mut unibus::Config| config.auth_admins = vec![String::from("root")];
+    let admins = |config: &mut unibus::Config| config.auth.admins = vec![String::from("root")];
     let (first, second) = (issuer.guard(&nats, admins).await, issuer.guard(&nats, admins).await);
     let (ann, bob) = (issuer.client(&first, "ann").await, issuer.client(&first, "bob").await);
     let mut expected = Vec::new();
@@ -327,7 +327,7 @@ async fn a_room_that_exists_and_a_stream_with_messages_are_nobodys_to_claim() {
     // a room of an administrator alone, and an empty one of anybody; a subject of one's own choice is an administrator's too.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let admins = |config: &mut unibus::Config| config.auth_admins = vec![String::from("root")];
+    let admins = |config: &mut unibus::Config| config.auth.admins = vec![String::from("root")];
     let unibus = issuer.guard(&nats, admins).await;
     let (ann, mut eve) = (issuer.client(&unibus, "ann").await, issuer.client(&unibus, "eve").await);
     create_room(&ann, "lobby").await;
@@ -365,7 +365,7 @@ async fn rooms_of_before_belong_to_administrators_until_they_add_an_owner() {
     create_room(&open.client().await, "lobby").await;
     open.shutdown().await.unwrap();
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.admins = vec![String::from("root")]).await;
     let (ann, root) = (issuer.client(&unibus, "ann").await, issuer.client(&unibus, "root").await);
     assert_status(publish(&ann, "lobby", "x").await, Code::PermissionDenied, "PERMISSION_DENIED");
     assert_eq!(roles(&root, "lobby").await, []);

@@ -268,7 +268,7 @@ async fn streams_end_when_the_credentials_with_which_they_were_opened_expire() {
     // PublishStream with messages before its end; an ended subscription tells its position.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_leeway = Duration::ZERO).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.leeway = Duration::ZERO).await;
     let ann = issuer.client(&unibus, "ann").await;
     create_room(&ann, "lobby").await;
     create_ephemeral(&ann, "live").await;

@@ -64,7 +64,7 @@ async fn the_sender_is_told_by_every_way_of_publishing_and_reading_on_every_inst
     // ephemeral room.
     let nats = NatsOptions::new().sync_always().start().await;
     let issuer = Issuer::new();
-    let one = issuer.guard(&nats, |config| config.nats_sync = NatsSync::Always).await;
+    let one = issuer.guard(&nats, |config| config.nats.sync = NatsSync::Always).await;
     let other = issuer.guard(&nats, |_| {}).await;
     let (ann, reader) = (issuer.client(&one, "ann").await, issuer.client(&other, "ann").await);
     create_room(&ann, "lobby").await;

@@ -78,9 +78,9 @@ async fn every_caller_may_call_what_the_table_says_and_nothing_else() {
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let configure = |config: &mut Config| {
-        config.auth_admins = vec![String::from("root")];
+        config.auth.admins = vec![String::from("root")];
         // each cell has a room of its own
-        config.limit_rooms = Some(0);
+        config.rooms.limits.rooms = Some(0);
     };
     let unibus = issuer.guard(&nats, configure).await;
     let owner = issuer.client(&unibus, "owner").await;
@@ -115,8 +115,8 @@ async fn what_belongs_to_another_endpoint_is_for_whom_the_table_says() {
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let configure = |config: &mut Config| {
-        config.auth_admins = vec![String::from("root")];
-        config.limit_rooms = Some(0);
+        config.auth.admins = vec![String::from("root")];
+        config.rooms.limits.rooms = Some(0);
     };
     let unibus = issuer.guard(&nats, configure).await;
     let owner = issuer.client(&unibus, "owner").await;
@@ -154,7 +154,7 @@ async fn the_http_endpoint_asks_the_same_of_its_callers() {
     // before what the caller may, and after who it is.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.admins = vec![String::from("root")]).await;
     let owner = issuer.client(&unibus, "owner").await;
     furnished(&owner, "lobby").await;
     let get = async |path: &str, token: Option<String>| {

@@ -25,7 +25,7 @@ impl Target {
         let nats = Nats::start().await;
         let issuers = [Issuer::new(), Issuer::es256(), Issuer::rs256()];
         let keys = issuers.iter().map(Issuer::public_key).collect();
-        let unibus = issuers[0].guard(&nats, |config| config.auth_keys = keys).await;
+        let unibus = issuers[0].guard(&nats, |config| config.auth.keys = keys).await;
         Self { unibus, issuers, _nats: nats }
     }
 

@@ -20,7 +20,7 @@ async fn a_token_of_each_algorithm_lets_its_holder_in() {
     let nats = Nats::start().await;
     let issuers = [Issuer::new(), Issuer::es256(), Issuer::rs256()];
     let keys = issuers.iter().map(Issuer::public_key).collect();
-    let unibus = issuers[0].guard(&nats, |config| config.auth_keys = keys).await;
+    let unibus = issuers[0].guard(&nats, |config| config.auth.keys = keys).await;
     for issuer in &issuers {
         let client = issuer.client(&unibus, "ann").await;
         list_rooms(&client, 0, "").await.unwrap_or_else(|status| panic!("{}: {status}", issuer.algorithm()));
@@ -83,7 +83,7 @@ async fn open_doors_on_a_network_are_refused_unless_insisted_upon() {
     for address in ["0.0.0.0:0", "[::]:0"] {
         let url = nats.url();
         let refused = Unibus::try_configured(|config| {
-            config.nats_url = Some(url);
+            config.nats.url = Some(url);
             config.listen = address.parse().unwrap();
         });
         let error = refused.await.err().expect("a refusal");
@@ -93,9 +93,9 @@ async fn open_doors_on_a_network_are_refused_unless_insisted_upon() {
     // an address of no machine: past the question of identity, it cannot be bound
     let url = nats.url();
     let insisted = Unibus::try_configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         config.listen = "192.0.2.1:0".parse().unwrap();
-        config.auth_insecure = true;
+        config.auth.insecure = true;
     });
     assert_eq!(insisted.await.err().expect("no such address").violations()[0].field, "listen");
 }

@@ -113,8 +113,8 @@ async fn issuer_and_audience_are_those_that_are_demanded() {
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let strict = issuer.guard(&nats, |config| {
-        config.auth_issuer = Some("https://issuer.example".into());
-        config.auth_audience = Some("unibus".into());
+        config.auth.issuer = Some("https://issuer.example".into());
+        config.auth.audience = Some("unibus".into());
     });
     let strict = strict.await;
     let named = |iss: Value, aud: Value| {
@@ -168,7 +168,7 @@ async fn a_token_that_was_taken_before_ends_all_the_same() {
     // Goal: what is remembered of a token does not outlive it. Method: the same token again and again, over its end.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
-    let unibus = issuer.guard(&nats, |config| config.auth_leeway = Duration::ZERO).await;
+    let unibus = issuer.guard(&nats, |config| config.auth.leeway = Duration::ZERO).await;
     let client =
         connect_with(unibus.address(), Credentials::bearer(&issuer.sign(&with("exp", json!(seconds_from_now(3))))));
     let client = client.await;

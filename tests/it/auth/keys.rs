@@ -99,9 +99,9 @@ fn token(issuer: &Issuer, kid: &str) -> String {
 async fn start(nats: &Nats, jwks: &str, change: impl FnOnce(&mut Config)) -> Result<Unibus, unibus::Error> {
     let (url, jwks) = (nats.url(), jwks.to_owned());
     Unibus::try_configured(|config| {
-        config.nats_url = Some(url);
-        config.auth = AuthMode::Enforce;
-        config.auth_jwks = Some(jwks);
+        config.nats.url = Some(url);
+        config.auth.mode = AuthMode::Enforce;
+        config.auth.jwks = Some(jwks);
         change(config);
     })
     .await
@@ -213,7 +213,7 @@ async fn without_keys_the_service_does_not_start() {
         assert_eq!(error.violations()[0].field, "auth_jwks", "{url}");
     }
     assert_eq!(elsewhere.asked(), 0);
-    let nothing = Unibus::try_configured(|config| config.auth = AuthMode::Enforce).await;
+    let nothing = Unibus::try_configured(|config| config.auth.mode = AuthMode::Enforce).await;
     assert_eq!(nothing.err().expect("no keys").violations()[0].field, "auth_keys");
 }
 
@@ -237,8 +237,8 @@ async fn keys_that_cannot_be_fetched_any_more_count_for_a_while() {
     let web = Web::start(&good).await;
     let url = web.url();
     let unibus = start(&nats, &url, |config| {
-        config.auth_jwks_refresh = Duration::from_millis(100);
-        config.auth_keys_max_age = Duration::from_secs(3);
+        config.auth.jwks_refresh = Duration::from_millis(100);
+        config.auth.keys_max_age = Duration::from_secs(3);
     });
     let unibus = unibus.await.unwrap();
     let token = token(&issuer, "1");
@@ -347,9 +347,9 @@ async fn a_token_is_tried_with_a_few_keys() {
         let files: Vec<_> = issuers[..count].iter().map(Issuer::public_key).collect();
         let url = nats.url();
         let started = Unibus::try_configured(|config| {
-            config.nats_url = Some(url);
-            config.auth = AuthMode::Enforce;
-            config.auth_keys = files;
+            config.nats.url = Some(url);
+            config.auth.mode = AuthMode::Enforce;
+            config.auth.keys = files;
         });
         match started.await {
             Ok(unibus) => {
@@ -382,10 +382,10 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
     put(&old.public_pem());
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.auth = AuthMode::Enforce;
-        config.auth_keys = vec![file.clone()];
-        config.auth_keys_max_age = Duration::from_secs(4);
+        config.nats.url = Some(url);
+        config.auth.mode = AuthMode::Enforce;
+        config.auth.keys = vec![file.clone()];
+        config.auth.keys_max_age = Duration::from_secs(4);
     });
     let unibus = unibus.await;
     let (old_token, new_token) = (old.token("ann"), new.token("ann"));
@@ -435,8 +435,8 @@ async fn a_file_that_is_no_public_key_is_refused_at_the_start() {
 async fn refused_at_start(file: &Path) {
     let file = file.to_owned();
     let started = Unibus::try_configured(|config| {
-        config.auth = AuthMode::Enforce;
-        config.auth_keys = vec![file.clone()];
+        config.auth.mode = AuthMode::Enforce;
+        config.auth.keys = vec![file.clone()];
     });
     let error = started.await.err().unwrap_or_else(|| panic!("{}", file.display()));
     assert_eq!(error.violations()[0].field, "auth_keys", "{}", file.display());

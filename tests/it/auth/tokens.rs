@@ -44,9 +44,9 @@ async fn a_token_of_the_command_lets_its_holder_in() {
     let dir = TempDir::new().unwrap();
     let key = key(dir.path());
     let service = guarded(&nats, public(&key), |config| {
-        config.auth_issuer = Some("here".into());
-        config.auth_audience = Some("unibus".into());
-        config.auth_leeway = std::time::Duration::ZERO;
+        config.auth.issuer = Some("here".into());
+        config.auth.audience = Some("unibus".into());
+        config.auth.leeway = std::time::Duration::ZERO;
     })
     .await;
     let calls = async |token: String| {

@@ -182,8 +182,8 @@ async fn rooms_of_a_stream_and_subscriptions_of_the_instance_are_bounded_and_giv
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_subscriptions = 1005;
+        config.nats.url = Some(url);
+        config.rooms.max_subscriptions = 1005;
     })
     .await;
     let client = unibus.client().await;
@@ -233,8 +233,8 @@ async fn a_client_that_goes_leaves_nothing_open() {
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_subscriptions = 1;
+        config.nats.url = Some(url);
+        config.rooms.max_subscriptions = 1;
     })
     .await;
     let client = unibus.client().await;

@@ -114,7 +114,7 @@ async fn idle_rooms_beat_each_by_itself() {
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         config.heartbeat_interval = Duration::from_millis(200);
     })
     .await;

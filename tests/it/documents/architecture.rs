@@ -12,15 +12,15 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Modules of `src/`, each with those of the other modules that it may name.
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
-    ("lib", &["config", "error", "limits", "server", "shutdown", "tokens"]),
+    ("lib", &["auth", "error", "limits", "nats", "rooms", "server", "shutdown", "tokens"]),
     ("main", &[]),
     (
         "server",
         &[
             "auth",
-            "config",
             "domain",
             "error",
+            "flags",
             "grpc",
             "http",
             "limits",
@@ -34,9 +34,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("grpc", &["rooms", "subscriptions", "delivery", "domain", "error", "limits", "v1", "sync"]),
     // readiness asks the store whether the connection stands
     ("http", &["rooms", "store", "domain", "error", "limits"]),
-    ("auth", &["domain", "error", "limits"]),
+    ("auth", &["domain", "error", "flags", "limits"]),
     ("tokens", &["auth", "domain", "error"]),
-    ("rooms", &["subscriptions", "delivery", "store", "domain", "error", "limits", "sync"]),
+    ("rooms", &["subscriptions", "delivery", "store", "domain", "error", "flags", "limits", "sync"]),
     ("subscriptions", &["delivery", "store", "domain", "error", "limits", "sync"]),
     ("delivery", &["domain", "error", "limits"]),
     ("store", &["nats", "domain", "error", "limits", "sync"]),
@@ -45,7 +45,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("error", &["limits"]),
     ("limits", &[]),
     ("sync", &[]),
-    ("config", &["limits"]),
+    ("flags", &["error"]),
     ("shutdown", &[]),
 ];
 
@@ -57,7 +57,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "server"]),
     ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
-    ("clap", &["config", "main", "tokens"]),
+    // the flags of a component stand beside it
+    ("clap", &["auth", "flags", "main", "nats", "rooms", "server", "tokens"]),
 ];
 
 /// Modules whose folders are each a place of their own in the search for circles.
@@ -284,8 +285,10 @@ fn a_planted_violation_is_found() {
         ("domain/room.rs", "use crate::store::Store;"),
         ("domain/mod.rs", "use super::rooms::Rooms;"),
         ("error.rs", "use crate::domain::RoomId;"),
-        ("limits.rs", "use crate::{config::Config};"),
-        ("config.rs", "use tonic::Code;"),
+        ("limits.rs", "use crate::{flags::count};"),
+        ("flags.rs", "use tonic::Code;"),
+        ("grpc/mod.rs", "use clap::Args;"),
+        ("store/mod.rs", "use clap::Args;"),
         ("grpc/mod.rs", "use crate::{rooms::Rooms, store::Store};"),
         ("grpc/mod.rs", "use async_nats::{jetstream::stream};"),
         ("rooms/mod.rs", "fn f() { tokio::spawn(async {}); }"),

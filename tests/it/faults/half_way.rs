@@ -30,9 +30,9 @@ async fn denied(subject: &str) -> (Nats, Unibus, Unibus) {
 async fn instance(nats: &Nats, user: &str) -> Unibus {
     let (url, user) = (nats.url(), user.to_owned());
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.nats_user = Some(user);
-        config.nats_password = Some("secret".into());
+        config.nats.url = Some(url);
+        config.nats.user = Some(user);
+        config.nats.password = Some("secret".into());
     })
     .await
 }

@@ -21,7 +21,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 async fn behind_proxy(nats: &Nats) -> (Proxy, Unibus) {
     let proxy = Proxy::start(nats.address()).await;
     let url = proxy.nats_url();
-    let unibus = Unibus::configured(|config| config.nats_url = Some(url)).await;
+    let unibus = Unibus::configured(|config| config.nats.url = Some(url)).await;
     (proxy, unibus)
 }
 
@@ -207,10 +207,10 @@ async fn a_client_that_vanished_is_found_and_an_idle_one_is_left_alone() {
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_subscriptions = 2;
-        config.keepalive_interval = Duration::from_millis(500);
-        config.keepalive_timeout = Duration::from_millis(500);
+        config.nats.url = Some(url);
+        config.rooms.max_subscriptions = 2;
+        config.keepalive.interval = Duration::from_millis(500);
+        config.keepalive.timeout = Duration::from_millis(500);
     })
     .await;
     let proxy = Proxy::start(unibus.address()).await;

@@ -26,7 +26,7 @@ const ROOMS: usize = 400;
 async fn instance(nats: &Nats) -> Unibus {
     let url = nats.url();
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         config.registry_replicas = 3;
     })
     .await

@@ -19,7 +19,7 @@ const FRAME_WAIT: Duration = Duration::from_secs(30);
 
 async fn instance(urls: &str) -> Unibus {
     Unibus::configured(|config| {
-        config.nats_url = Some(urls.to_owned());
+        config.nats.url = Some(urls.to_owned());
         config.registry_replicas = 3;
     })
     .await
@@ -82,7 +82,7 @@ async fn a_bare_update_while_nats_is_out_of_reach_ends_no_subscription() {
     let nats = Nats::start().await;
     let proxy = Proxy::start(nats.address()).await;
     let url = proxy.nats_url();
-    let unibus = Unibus::configured(|config| config.nats_url = Some(url)).await;
+    let unibus = Unibus::configured(|config| config.nats.url = Some(url)).await;
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     let mut readers = vec![
@@ -245,7 +245,7 @@ async fn a_mismatch_that_cannot_be_checked_leaves_the_outcome_open() {
     let nats = Nats::start().await;
     let proxy = std::sync::Arc::new(Proxy::start(nats.address()).await);
     let url = proxy.nats_url();
-    let unibus = Unibus::configured(|config| config.nats_url = Some(url)).await;
+    let unibus = Unibus::configured(|config| config.nats.url = Some(url)).await;
     let mut client = unibus.client().await;
     create_room(&client, "lobby").await;
     let native = nats.client().await;

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(10);
 async fn limited(nats: &Nats, change: impl FnOnce(&mut Config)) -> Unibus {
     let url = nats.url();
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         change(config);
     })
     .await
@@ -48,7 +48,7 @@ async fn a_caller_that_publishes_too_fast_is_told_when_to_go_on() {
     // five in a second: those that are refused store nothing and tell a delay, after which the same message is stored.
     let nats = Nats::start().await;
     for way in 0..2 {
-        let unibus = limited(&nats, |config| config.limit_publishes = Some(5)).await;
+        let unibus = limited(&nats, |config| config.rooms.limits.publishes = Some(5)).await;
         let client = unibus.client().await;
         create_room(&client, "lobby").await;
         let before = history(&client, "lobby", 1).await.last_sequence;
@@ -77,7 +77,7 @@ async fn a_batch_counts_each_message_and_is_admitted_as_a_whole() {
     // Goal: batches are no way around a rate. Method: batches of both kinds that use a whole second's rate; the next is refused
     // as a whole, and stored after the delay that is told; one that is larger than the rate is told that it never will be.
     let nats = Nats::start().await;
-    let unibus = limited(&nats, |config| config.limit_publishes = Some(20)).await;
+    let unibus = limited(&nats, |config| config.rooms.limits.publishes = Some(20)).await;
     let mut client = unibus.client().await;
     create_room(&client, "lobby").await;
     for outcome in by_batch(&client, numbered(20)).await {
@@ -109,7 +109,7 @@ async fn bytes_have_a_rate_of_their_own() {
     // Goal: few large messages are bounded as many small ones are. Method: a message of nearly a second's bytes is stored, the
     // next is refused with a delay, in a stream too, a small one in between is stored; one that is larger never will be.
     let nats = Nats::start().await;
-    let unibus = limited(&nats, |config| config.limit_publish_bytes = Some(10_000)).await;
+    let unibus = limited(&nats, |config| config.rooms.limits.publish_bytes = Some(10_000)).await;
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     let large = |bytes: usize| plain("lobby", "x".repeat(bytes));
@@ -133,7 +133,7 @@ async fn a_caller_has_so_many_open_subscriptions_and_no_more() {
     // Goal: the bound is exact over connections, and places are given back. Method: two are open, on two connections; a third is
     // refused with the flag; one ends, and it is opened.
     let nats = Nats::start().await;
-    let unibus = limited(&nats, |config| config.limit_subscriptions = Some(2)).await;
+    let unibus = limited(&nats, |config| config.rooms.limits.subscriptions = Some(2)).await;
     let (client, other) = (unibus.client().await, unibus.client().await);
     create_room(&client, "lobby").await;
     create_ephemeral(&client, "live").await;
@@ -157,7 +157,7 @@ async fn a_caller_creates_so_many_rooms_and_no_more() {
     // Goal: the bound is exact, also for calls at once. Method: thirty creations at once, of three rooms that are allowed: three
     // exist; the same request for one of these is answered; one is deleted, and another is created; of both kinds.
     let nats = Nats::start().await;
-    let unibus = limited(&nats, |config| config.limit_rooms = Some(3)).await;
+    let unibus = limited(&nats, |config| config.rooms.limits.rooms = Some(3)).await;
     let client = unibus.client().await;
     let request = |number: usize| {
         let id = format!("room{number}");
@@ -185,7 +185,7 @@ async fn a_room_that_was_given_away_counts_no_more_for_its_creator() {
     // Goal: nobody is held to rooms that it cannot delete, and nobody is held to rooms that others made it an owner of. Method:
     // two rooms are allowed; ann makes bob an owner of one, and leaves it.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
-    let unibus = issuer.guard(&nats, |config| config.limit_rooms = Some(2)).await;
+    let unibus = issuer.guard(&nats, |config| config.rooms.limits.rooms = Some(2)).await;
     let (ann, bob) = (issuer.client(&unibus, "ann").await, issuer.client(&unibus, "bob").await);
     create_room(&ann, "one").await;
     create_room(&ann, "two").await;
@@ -207,9 +207,9 @@ async fn each_caller_with_a_name_has_bounds_of_its_own() {
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let unibus = issuer
         .guard(&nats, |config| {
-            config.limit_rooms = Some(1);
-            config.limit_publishes = Some(1);
-            config.auth_admins = vec!["root".into()];
+            config.rooms.limits.rooms = Some(1);
+            config.rooms.limits.publishes = Some(1);
+            config.auth.admins = vec!["root".into()];
         })
         .await;
     for caller in ["ann", "root"] {
@@ -230,7 +230,7 @@ async fn a_creators_rooms_hold_no_more_bytes_than_they_may() {
     // makes place at once, and other creators are not touched. Method: with the bound at 100 kB ann's two rooms are filled up
     // by herself and by bob, who writes there; then one is purged.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
-    let unibus = issuer.guard(&nats, |config| config.limit_stored_bytes = Some(100_000)).await;
+    let unibus = issuer.guard(&nats, |config| config.rooms.limits.stored_bytes = Some(100_000)).await;
     let [ann, bob] = [issuer.client(&unibus, "ann").await, issuer.client(&unibus, "bob").await];
     let rooms = ["lobby", "hall"];
     for room in rooms {
@@ -276,7 +276,7 @@ async fn a_caller_leaves_no_more_durable_subscribers_behind_than_it_may() {
     // one or its room makes place. Method: with a bound of 3 ann binds two in one room and one in another, on two instances; the
     // fourth is refused, an old one is opened again; bob has his own.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
-    let start = async || issuer.guard(&nats, |config| config.limit_durable_subscribers = Some(3)).await;
+    let start = async || issuer.guard(&nats, |config| config.rooms.limits.durable_subscribers = Some(3)).await;
     let (first, second) = (start().await, start().await);
     let [ann, ann_too] = [issuer.client(&first, "ann").await, issuer.client(&second, "ann").await];
     let bob = issuer.client(&first, "bob").await;
@@ -322,7 +322,7 @@ async fn a_caller_has_no_more_open_calls_than_it_may_on_all_its_connections() {
     // Method: with a bound of 3 ann opens one subscription on each of three connections; the next call of hers is refused, bob's
     // is not, and hers again when one has ended. With a bound of 1000: 128 Consume streams, and no other; other calls go on.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
-    let unibus = issuer.guard(&nats, |config| config.limit_calls = Some(3)).await;
+    let unibus = issuer.guard(&nats, |config| config.rooms.limits.calls = Some(3)).await;
     let ann = issuer.client(&unibus, "ann").await;
     create_room(&ann, "lobby").await;
     let mut open = Vec::new();
@@ -336,7 +336,7 @@ async fn a_caller_has_no_more_open_calls_than_it_may_on_all_its_connections() {
     open.pop();
     eventually(SOON, async || publish(&ann, "lobby", "x").await.map_err(|status| status.to_string())).await;
 
-    let unibus = issuer.guard(&nats, |config| config.limit_calls = Some(1000)).await;
+    let unibus = issuer.guard(&nats, |config| config.rooms.limits.calls = Some(1000)).await;
     let mut streams = Vec::new();
     for _ in 0..2 {
         let ann = issuer.client(&unibus, "ann").await;

@@ -27,9 +27,9 @@ const EXCESS: usize = 256;
 async fn bounded(nats: &Nats, connections: u32, calls: u32) -> Unibus {
     let url = nats.url();
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_connections = connections;
-        config.max_streams_per_connection = calls;
+        config.nats.url = Some(url);
+        config.connections.max = connections;
+        config.connections.max_streams = calls;
     })
     .await
 }
@@ -113,10 +113,10 @@ async fn a_connection_on_which_nothing_is_ever_said_does_not_keep_its_place() {
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_connections = 1;
-        config.keepalive_interval = Duration::from_millis(400);
-        config.keepalive_timeout = Duration::from_millis(400);
+        config.nats.url = Some(url);
+        config.connections.max = 1;
+        config.keepalive.interval = Duration::from_millis(400);
+        config.keepalive.timeout = Duration::from_millis(400);
     })
     .await;
     let mut silent = TcpStream::connect(unibus.address()).await.unwrap();

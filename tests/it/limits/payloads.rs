@@ -165,8 +165,8 @@ async fn a_message_larger_than_a_page_is_read_all_the_same() {
     let nats = options.start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.payload_max = 6 * 1024 * 1024;
+        config.nats.url = Some(url);
+        config.rooms.payload_max = 6 * 1024 * 1024;
     })
     .await;
     let client = unibus.client().await.max_decoding_message_size(16 * MEBIBYTE);

@@ -27,13 +27,13 @@ async fn impatient(nats: &Nats, certificates: &Certificates, idle_timeout: Durat
     let (url, server) = (nats.url(), certificates.server());
     let start = async |tls: bool| {
         Unibus::configured(|config| {
-            config.nats_url = Some(url.clone());
-            config.keepalive_interval = SILENCE / 2;
-            config.keepalive_timeout = SILENCE / 2;
-            config.idle_timeout = idle_timeout;
+            config.nats.url = Some(url.clone());
+            config.keepalive.interval = SILENCE / 2;
+            config.keepalive.timeout = SILENCE / 2;
+            config.keepalive.idle_timeout = idle_timeout;
             if tls {
-                config.tls_certificate = Some(server.certificate.clone());
-                config.tls_key = Some(server.key.clone());
+                config.tls.certificate = Some(server.certificate.clone());
+                config.tls.key = Some(server.key.clone());
             }
         })
         .await

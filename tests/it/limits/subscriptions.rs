@@ -22,8 +22,8 @@ async fn subscriptions_beyond_the_limit_are_told_so_and_places_are_given_back() 
     let nats = Nats::start().await;
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.max_subscriptions = 3;
+        config.nats.url = Some(url);
+        config.rooms.max_subscriptions = 3;
     })
     .await;
     let (client, other) = (unibus.client().await, unibus.client().await);

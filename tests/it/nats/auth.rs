@@ -19,7 +19,7 @@ const PROMPT: Duration = Duration::from_secs(10);
 async fn serves(nats: &Nats, change: impl FnOnce(&mut Config)) {
     let url = nats.url();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         change(config);
     })
     .await;
@@ -34,7 +34,7 @@ async fn is_refused(nats: &Nats, case: &str, change: impl FnOnce(&mut Config)) {
     let url = nats.url();
     let begun = Instant::now();
     let started = Unibus::try_configured(|config| {
-        config.nats_url = Some(url);
+        config.nats.url = Some(url);
         change(config);
     })
     .await;
@@ -69,8 +69,8 @@ async fn user_and_password_are_given_as_flags() {
     let login = |user: &str, password: &str| {
         let (user, password) = (Some(user.to_owned()), Some(password.to_owned()));
         move |config: &mut Config| {
-            config.nats_user = user;
-            config.nats_password = password;
+            config.nats.user = user;
+            config.nats.password = password;
         }
     };
     serves(&nats, login("ann", "p@ss/word")).await;
@@ -87,10 +87,10 @@ async fn user_and_password_are_given_in_the_url() {
     let right = url_with(&nats, "ann:p%40ss%2Fword");
     let both = format!("{},{right}", nats.url());
     for url in [right, both] {
-        serves(&nats, |config| config.nats_url = Some(url)).await;
+        serves(&nats, |config| config.nats.url = Some(url)).await;
     }
     let wrong = url_with(&nats, "ann:password");
-    is_refused(&nats, "password", |config| config.nats_url = Some(wrong)).await;
+    is_refused(&nats, "password", |config| config.nats.url = Some(wrong)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +100,7 @@ async fn a_token_is_given_as_a_flag() {
     let nats = NatsOptions::new().extra("authorization { token: s3cret-token }\n").login(login).start().await;
     let token = |token: &str| {
         let token = Some(token.to_owned());
-        move |config: &mut Config| config.nats_token = token
+        move |config: &mut Config| config.nats.token = token
     };
     serves(&nats, token("s3cret-token")).await;
     is_refused(&nats, "token", token("token")).await;
@@ -116,13 +116,13 @@ async fn an_nkey_is_given_as_a_file() {
     let users = format!("authorization {{ users: [ {{ nkey: {} }} ] }}\n", key.public_key());
     let nats = NatsOptions::new().extra(&users).login(ConnectOptions::with_nkey(seed.clone())).start().await;
     let (_right, right) = file(&format!("{seed}\n\n"));
-    serves(&nats, |config| config.nats_nkey_file = Some(right)).await;
+    serves(&nats, |config| config.nats.nkey_file = Some(right)).await;
     let (_other, other) = file(&KeyPair::new_user().seed().unwrap());
-    is_refused(&nats, "another key", |config| config.nats_nkey_file = Some(other)).await;
+    is_refused(&nats, "another key", |config| config.nats.nkey_file = Some(other)).await;
     let (garbage_dir, garbage) = file("not a seed");
-    is_refused(&nats, "no seed", |config| config.nats_nkey_file = Some(garbage)).await;
+    is_refused(&nats, "no seed", |config| config.nats.nkey_file = Some(garbage)).await;
     let missing = garbage_dir.path().join("missing");
-    is_refused(&nats, "no file", |config| config.nats_nkey_file = Some(missing)).await;
+    is_refused(&nats, "no file", |config| config.nats.nkey_file = Some(missing)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,13 +134,13 @@ async fn a_credentials_file_is_given() {
     let login = ConnectOptions::with_credentials(&credentials).unwrap();
     let nats = NatsOptions::new().extra(operator.config()).login(login).start().await;
     let (_right, right) = file(&credentials);
-    serves(&nats, |config| config.nats_credentials = Some(right)).await;
+    serves(&nats, |config| config.nats.credentials = Some(right)).await;
     let (_other, other) = file(&Operator::new().credentials());
-    is_refused(&nats, "another operator", |config| config.nats_credentials = Some(other)).await;
+    is_refused(&nats, "another operator", |config| config.nats.credentials = Some(other)).await;
     let (garbage_dir, garbage) = file("not a credentials file");
-    is_refused(&nats, "no credentials", |config| config.nats_credentials = Some(garbage)).await;
+    is_refused(&nats, "no credentials", |config| config.nats.credentials = Some(garbage)).await;
     let missing = garbage_dir.path().join("missing");
-    is_refused(&nats, "no file", |config| config.nats_credentials = Some(missing)).await;
+    is_refused(&nats, "no file", |config| config.nats.credentials = Some(missing)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,7 @@ async fn a_server_of_a_private_authority_is_trusted_by_its_certificate() {
     let tls = format!("tls {{ cert_file: {:?}, key_file: {:?}, timeout: 5 }}\n", server.certificate, server.key);
     let login = ConnectOptions::new().add_root_certificates(certificates.authority());
     let nats = NatsOptions::new().extra(&tls).login(login).start().await;
-    let authority = |path: PathBuf| move |config: &mut Config| config.nats_tls_ca = Some(path);
+    let authority = |path: PathBuf| move |config: &mut Config| config.nats.tls_ca = Some(path);
     serves(&nats, authority(certificates.authority())).await;
     is_refused(&nats, "another authority", authority(Certificates::new().authority())).await;
     is_refused(&nats, "no authority", |_| {}).await;
@@ -180,14 +180,14 @@ async fn a_client_certificate_is_shown() {
     let shown = |certificate: &PathBuf, key: &PathBuf| {
         let (authority, certificate, key) = (authority.clone(), certificate.clone(), key.clone());
         move |config: &mut Config| {
-            config.nats_tls_ca = Some(authority);
-            config.nats_tls_certificate = Some(certificate);
-            config.nats_tls_key = Some(key);
+            config.nats.tls_ca = Some(authority);
+            config.nats.tls_certificate = Some(certificate);
+            config.nats.tls_key = Some(key);
         }
     };
     serves(&nats, shown(&client.certificate, &client.key)).await;
     is_refused(&nats, "another authority", shown(&other.certificate, &other.key)).await;
-    is_refused(&nats, "nothing", |config| config.nats_tls_ca = Some(authority.clone())).await;
+    is_refused(&nats, "nothing", |config| config.nats.tls_ca = Some(authority.clone())).await;
     is_refused(&nats, "another's key", shown(&client.certificate, &other.key)).await;
     let missing = authority.with_file_name("missing");
     is_refused(&nats, "no files", shown(&missing, &missing)).await;

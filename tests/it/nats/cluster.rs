@@ -30,8 +30,8 @@ const END: &str = "end";
 /// An instance that may use these servers.
 async fn instance(urls: &str, sync: NatsSync) -> Unibus {
     Unibus::configured(|config| {
-        config.nats_url = Some(urls.to_owned());
-        config.nats_sync = sync;
+        config.nats.url = Some(urls.to_owned());
+        config.nats.sync = sync;
         config.registry_replicas = 3;
     })
     .await

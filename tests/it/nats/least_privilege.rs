@@ -43,9 +43,9 @@ async fn restricted() -> Nats {
 async fn instance(nats: &Nats) -> Unibus {
     let url = nats.url();
     Unibus::configured(|config: &mut Config| {
-        config.nats_url = Some(url);
-        config.nats_user = Some("unibus".into());
-        config.nats_password = Some("secret".into());
+        config.nats.url = Some(url);
+        config.nats.user = Some("unibus".into());
+        config.nats.password = Some("secret".into());
     })
     .await
 }

@@ -283,25 +283,25 @@ async fn a_program_cannot_configure_what_the_flags_refuse() {
     // Goal: the bounds hold for the library too. Method: each field set to what its flag refuses; the start names the field,
     // and all of them where several are wrong.
     let wrong: &[(&str, Change)] = &[
-        ("auth_jwks_refresh", |config| config.auth_jwks_refresh = Duration::ZERO),
-        ("auth_keys_max_age", |config| config.auth_keys_max_age = Duration::ZERO),
-        ("keepalive_interval", |config| config.keepalive_interval = Duration::ZERO),
-        ("keepalive_timeout", |config| config.keepalive_timeout = Duration::ZERO),
-        ("idle_timeout", |config| config.idle_timeout = Duration::ZERO),
-        ("max_connections", |config| config.max_connections = 0),
-        ("max_streams_per_connection", |config| config.max_streams_per_connection = 0),
-        ("max_subscriptions", |config| config.max_subscriptions = 0),
-        ("payload_max", |config| config.payload_max = 0),
-        ("limit_publishes", |config| config.limit_publishes = Some(0)),
-        ("limit_publish_bytes", |config| config.limit_publish_bytes = Some(0)),
-        ("heartbeat_interval", |config| config.heartbeat_interval = Duration::from_millis(99)),
+        ("auth_jwks_refresh", |config| config.auth.jwks_refresh = Duration::ZERO),
+        ("auth_keys_max_age", |config| config.auth.keys_max_age = Duration::ZERO),
         ("registry_replicas", |config| config.registry_replicas = 2),
+        ("max_connections", |config| config.connections.max = 0),
+        ("max_streams_per_connection", |config| config.connections.max_streams = 0),
+        ("max_subscriptions", |config| config.rooms.max_subscriptions = 0),
+        ("limit_publishes", |config| config.rooms.limits.publishes = Some(0)),
+        ("limit_publish_bytes", |config| config.rooms.limits.publish_bytes = Some(0)),
+        ("payload_max", |config| config.rooms.payload_max = 0),
+        ("keepalive_interval", |config| config.keepalive.interval = Duration::ZERO),
+        ("keepalive_timeout", |config| config.keepalive.timeout = Duration::ZERO),
+        ("idle_timeout", |config| config.keepalive.idle_timeout = Duration::ZERO),
+        ("heartbeat_interval", |config| config.heartbeat_interval = Duration::from_millis(99)),
     ];
     let nats = Nats::start().await;
     let refusal = async |change: &dyn Fn(&mut Config)| {
         let url = nats.url();
         let started = Unibus::try_configured(|config| {
-            config.nats_url = Some(url);
+            config.nats.url = Some(url);
             change(config);
         });
         let error = started.await.err().expect("a refusal");

@@ -124,8 +124,8 @@ async fn messages_that_go_together_are_kept_like_those_that_go_alone() {
     // that wait are stored as one batch; a room for one such message and little more; the newest one is kept.
     let nats = NatsOptions::new().sync_always().start().await;
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(nats.url());
-        config.nats_sync = NatsSync::Always;
+        config.nats.url = Some(nats.url());
+        config.nats.sync = NatsSync::Always;
     })
     .await;
     let client = unibus.client().await;

@@ -44,7 +44,7 @@ fn assert_honest(what: &str, outcome: &Outcome) {
 /// An instance that reaches NATS through a proxy.
 async fn behind(proxy: &Proxy) -> Unibus {
     let url = proxy.nats_url();
-    Unibus::configured(|config| config.nats_url = Some(url)).await
+    Unibus::configured(|config| config.nats.url = Some(url)).await
 }
 
 /// The messages with these texts, some of them with ids, some with an expected last sequence.

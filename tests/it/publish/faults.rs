@@ -129,7 +129,7 @@ async fn client(client: Client, number: usize, acknowledged: Arc<AtomicU64>, sto
 async fn check(sync: NatsSync) {
     let mut nats = NatsOptions::new().sync_always().start().await;
     let url = nats.url();
-    let unibus = Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await;
+    let unibus = Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), sync)).await;
     let reader = unibus.client().await;
     create_room(&reader, "lobby").await;
     let (acknowledged, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -213,7 +213,7 @@ async fn what_a_frozen_server_leaves_open_is_said_to_be_unknown() {
     // stored once.
     let nats = NatsOptions::new().sync_always().start().await;
     let url = nats.url();
-    let unibus = Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), NatsSync::Always)).await;
+    let unibus = Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), NatsSync::Always)).await;
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     nats.freeze().await;
@@ -260,7 +260,7 @@ async fn what_is_said_not_to_be_stored_is_not_stored_later() {
     for sync in [NatsSync::Unknown, NatsSync::Always] {
         let nats = NatsOptions::new().sync_always().start().await;
         let url = nats.url();
-        let unibus = Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await;
+        let unibus = Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), sync)).await;
         let client = unibus.client().await;
         create_room(&client, "lobby").await;
         let requests =

@@ -14,7 +14,7 @@ use crate::support::{
 /// A service that knows that its NATS server syncs every write, and commits in groups.
 async fn grouping(nats: &Nats) -> Unibus {
     let url = nats.url();
-    Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), NatsSync::Always)).await
+    Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), NatsSync::Always)).await
 }
 
 /// How many of the room's messages were stored in a batch of NATS.

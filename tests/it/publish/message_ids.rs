@@ -189,7 +189,7 @@ async fn without_authorisation_ids_are_shared_with_native_programs() {
     assert!(native("u-1").await.duplicate);
 
     let issuer = Issuer::new();
-    let guarded = issuer.guard(&lobby.nats, |config| config.auth_admins = vec![String::from("root")]).await;
+    let guarded = issuer.guard(&lobby.nats, |config| config.auth.admins = vec![String::from("root")]).await;
     let admin = issuer.client(&guarded, "root").await;
     assert!(!admin.clone().publish(named("lobby", "n-1")).await.unwrap().into_inner().duplicate);
     let read = everything(&client, "lobby").await;

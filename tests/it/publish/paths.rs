@@ -94,7 +94,7 @@ async fn by(path: Path, client: &Client, requests: Vec<PublishRequest>) -> Vec<O
 async fn check(path: Path, sync: NatsSync, durability: Durability, ttl_allowed: bool, fillers: u64) {
     let nats = Nats::start().await;
     let url = nats.url();
-    let unibus = Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await;
+    let unibus = Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), sync)).await;
     let mut client = unibus.client().await;
     let request = CreateRoomRequest { allow_message_ttl: ttl_allowed, ..persisted("lobby") };
     client.create_room(request).await.unwrap();

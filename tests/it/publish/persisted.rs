@@ -69,7 +69,7 @@ async fn the_answer_says_how_safe_the_message_is() {
     let external = Unibus::start(&nats).await;
     let declared = async |sync| {
         let url = nats.url();
-        Unibus::configured(|config| (config.nats_url, config.nats_sync) = (Some(url), sync)).await
+        Unibus::configured(|config| (config.nats.url, config.nats.sync) = (Some(url), sync)).await
     };
     let cases = [
         (embedded, Durability::Synced),

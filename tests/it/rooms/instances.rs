@@ -238,7 +238,7 @@ async fn a_watch_that_begins_again_while_rooms_change_forgets_none() {
     let nats = Nats::start().await;
     let proxy = Proxy::start(nats.address()).await;
     let url = proxy.nats_url();
-    let cut = Unibus::configured(|config| config.nats_url = Some(url)).await;
+    let cut = Unibus::configured(|config| config.nats.url = Some(url)).await;
     let other = Unibus::start(&nats).await;
     let (reader, writer) = (cut.client().await, other.client().await);
     let rooms = ["one", "three", "two"];

@@ -264,7 +264,7 @@ async fn copies_can_be_added_and_taken_away() {
     // than there are servers, which is refused, and one again.
     let cluster = Cluster::start().await;
     let urls = cluster.urls();
-    let unibus = Unibus::configured(|config| config.nats_url = Some(urls)).await;
+    let unibus = Unibus::configured(|config| config.nats.url = Some(urls)).await;
     let client = unibus.client().await;
     create_room(&client, "lobby").await;
     publish_n(&client, "lobby", 5).await;

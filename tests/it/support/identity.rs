@@ -196,9 +196,9 @@ impl Interceptor for Credentials {
 pub(crate) async fn guarded(nats: &Nats, public_key: PathBuf, change: impl FnOnce(&mut Config)) -> Unibus {
     let url = nats.url();
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.auth = AuthMode::Enforce;
-        config.auth_keys = vec![public_key];
+        config.nats.url = Some(url);
+        config.auth.mode = AuthMode::Enforce;
+        config.auth.keys = vec![public_key];
         change(config);
     })
     .await

@@ -8,7 +8,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tracing_subscriber::EnvFilter;
-use unibus::{Config, Server, v1::room_service_client::RoomServiceClient};
+use unibus::{Config, EmbeddedNatsConfig, Server, v1::room_service_client::RoomServiceClient};
 
 use super::{Credentials, Nats, nats::nats_server_binary};
 
@@ -25,19 +25,19 @@ impl Unibus {
     /// An instance in front of this nats-server.
     pub(crate) async fn start(nats: &Nats) -> Self {
         let url = nats.url();
-        Self::configured(|config| config.nats_url = Some(url)).await
+        Self::configured(|config| config.nats.url = Some(url)).await
     }
 
     /// An instance that runs a nats-server of its own.
     pub(crate) async fn embedded() -> Self {
-        Self::configured(|config| config.nats_server = Some(nats_server_binary())).await
+        Self::configured(|config| config.embedded.nats_server = Some(nats_server_binary())).await
     }
 
     /// An instance that runs a nats-server of its own on this data directory, for a start that may fail.
     pub(crate) async fn try_embedded_in(data_dir: &Path) -> Result<Self, unibus::Error> {
         Self::try_configured(|config| {
-            config.nats_server = Some(nats_server_binary());
-            data_dir.clone_into(&mut config.data_dir);
+            config.embedded.nats_server = Some(nats_server_binary());
+            data_dir.clone_into(&mut config.embedded.data_dir);
         })
         .await
     }
@@ -54,7 +54,7 @@ impl Unibus {
         let mut config = Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
             admin_listen: "127.0.0.1:0".parse().expect("an address"),
-            data_dir: data_dir.path().to_owned(),
+            embedded: EmbeddedNatsConfig { data_dir: data_dir.path().to_owned(), ..EmbeddedNatsConfig::default() },
             heartbeat_interval: Duration::from_secs(1),
             ..Config::default()
         };

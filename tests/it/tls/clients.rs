@@ -18,11 +18,11 @@ const SOON: Duration = Duration::from_secs(5);
 async fn asking(nats: &Nats, certificates: &Certificates, client_auth: ClientAuth) -> Unibus {
     let (url, server, authority) = (nats.url(), certificates.server(), certificates.authority());
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.tls_certificate = Some(server.certificate);
-        config.tls_key = Some(server.key);
-        config.tls_client_ca = Some(authority);
-        config.tls_client_auth = client_auth;
+        config.nats.url = Some(url);
+        config.tls.certificate = Some(server.certificate);
+        config.tls.key = Some(server.key);
+        config.tls.client_ca = Some(authority);
+        config.tls.client_auth = client_auth;
     })
     .await
 }
@@ -88,11 +88,11 @@ async fn a_certificate_says_who_calls_unless_a_token_does() {
     let issuer = Issuer::new();
     let unibus = issuer
         .guard(&nats, |config| {
-            config.tls_certificate = Some(server.certificate);
-            config.tls_key = Some(server.key);
-            config.tls_client_ca = Some(certificates.authority());
-            config.tls_client_auth = ClientAuth::Optional;
-            config.limit_subscriptions = Some(1);
+            config.tls.certificate = Some(server.certificate);
+            config.tls.key = Some(server.key);
+            config.tls.client_ca = Some(certificates.authority());
+            config.tls.client_auth = ClientAuth::Optional;
+            config.rooms.limits.subscriptions = Some(1);
         })
         .await;
     let shown = certificates.client();
@@ -123,12 +123,12 @@ async fn certificates_alone_are_enough_to_know_callers() {
     let (nats, certificates) = (Nats::start().await, Certificates::new());
     let (url, server, authority) = (nats.url(), certificates.server(), certificates.authority());
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.auth = AuthMode::Enforce;
-        config.tls_certificate = Some(server.certificate);
-        config.tls_key = Some(server.key);
-        config.tls_client_ca = Some(certificates.authority());
-        config.tls_client_auth = ClientAuth::Optional;
+        config.nats.url = Some(url);
+        config.auth.mode = AuthMode::Enforce;
+        config.tls.certificate = Some(server.certificate);
+        config.tls.key = Some(server.key);
+        config.tls.client_ca = Some(certificates.authority());
+        config.tls.client_auth = ClientAuth::Optional;
     })
     .await;
     let shown = certificates.client();

@@ -26,9 +26,9 @@ const HANDSHAKES: usize = 1024;
 async fn start(nats: &Nats, certificates: &Certificates) -> Unibus {
     let (url, server) = (nats.url(), certificates.server());
     Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.tls_certificate = Some(server.certificate);
-        config.tls_key = Some(server.key);
+        config.nats.url = Some(url);
+        config.tls.certificate = Some(server.certificate);
+        config.tls.key = Some(server.key);
     })
     .await
 }
@@ -123,10 +123,10 @@ async fn a_flood_of_handshakes_stops_neither_clients_nor_newcomers() {
     let (nats, certificates) = (Nats::start().await, Certificates::new());
     let (url, server) = (nats.url(), certificates.server());
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.tls_certificate = Some(server.certificate);
-        config.tls_key = Some(server.key);
-        config.max_connections = 1;
+        config.nats.url = Some(url);
+        config.tls.certificate = Some(server.certificate);
+        config.tls.key = Some(server.key);
+        config.connections.max = 1;
     })
     .await;
     let mut flood = Vec::new();
@@ -181,11 +181,11 @@ async fn files_that_do_not_serve_are_named_at_the_start() {
     for (field, certificate, key, client_ca) in cases {
         let case = format!("{certificate:?} {key:?} {client_ca:?}");
         let started = Unibus::try_configured(|config| {
-            config.tls_certificate = certificate;
-            config.tls_key = key;
-            config.tls_client_ca = client_ca;
+            config.tls.certificate = certificate;
+            config.tls.key = key;
+            config.tls.client_ca = client_ca;
             // is not reached
-            config.nats_url = Some(String::from("nats://127.0.0.1:1"));
+            config.nats.url = Some(String::from("nats://127.0.0.1:1"));
         });
         let error = started.await.err().unwrap_or_else(|| panic!("started: {case}"));
         let fields: Vec<_> = error.violations().iter().map(|violation| violation.field.as_str()).collect();

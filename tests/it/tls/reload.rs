@@ -32,9 +32,9 @@ async fn a_new_certificate_is_shown_to_new_connections_and_open_streams_stay() {
     let (url, authority) = (nats.url(), certificates.authority());
     let Certified { certificate, key } = certificates.server();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.tls_certificate = Some(certificate.clone());
-        config.tls_key = Some(key);
+        config.nats.url = Some(url);
+        config.tls.certificate = Some(certificate.clone());
+        config.tls.key = Some(key);
     })
     .await;
     let old = certificate_in(&certificate);
@@ -101,11 +101,11 @@ async fn a_new_authority_of_clients_is_in_force_for_every_connection() {
     let client_ca = dir.path().join("clients.pem");
     fs::copy(certificates.authority(), &client_ca).unwrap();
     let unibus = Unibus::configured(|config| {
-        config.nats_url = Some(url);
-        config.tls_certificate = Some(server.certificate);
-        config.tls_key = Some(server.key);
-        config.tls_client_ca = Some(client_ca.clone());
-        config.tls_client_auth = ClientAuth::Required;
+        config.nats.url = Some(url);
+        config.tls.certificate = Some(server.certificate);
+        config.tls.key = Some(server.key);
+        config.tls.client_ca = Some(client_ca.clone());
+        config.tls.client_auth = ClientAuth::Required;
     })
     .await;
     let (old, new) = (certificates.client(), others.client());

@@ -13,12 +13,12 @@ use async_nats::jetstream;
 use rustix::process::{Pid, Signal, getpgid, kill_process};
 use tempfile::TempDir;
 
-use super::{EmbeddedNats, Options, error::EmbeddedError, process::as_pid};
+use super::{EmbeddedNats, EmbeddedNatsConfig, error::EmbeddedError, process::as_pid};
 
 const SUBJECT: &str = "orders.new";
 
-fn options(data_dir: &Path) -> Options {
-    Options { binary: None, data_dir: data_dir.to_owned() }
+fn options(data_dir: &Path) -> EmbeddedNatsConfig {
+    EmbeddedNatsConfig { nats_server: None, data_dir: data_dir.to_owned() }
 }
 
 async fn start(data_dir: &TempDir) -> EmbeddedNats {

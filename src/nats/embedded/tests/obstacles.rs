@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{eventually, kill, publish, start};
 use crate::nats::embedded::{
-    EmbeddedNats, Options, binary,
+    EmbeddedNats, EmbeddedNatsConfig, binary,
     config::{DataDir, Endpoint},
     error::EmbeddedError,
 };
@@ -67,7 +67,7 @@ fn fake(dir: &TempDir, script: &str) -> PathBuf {
 }
 
 async fn refusal(dir: &TempDir, binary: PathBuf) -> EmbeddedError {
-    let options = Options { binary: Some(binary), data_dir: dir.path().join("data") };
+    let options = EmbeddedNatsConfig { nats_server: Some(binary), data_dir: dir.path().join("data") };
     EmbeddedNats::start(options).await.unwrap_err()
 }
 

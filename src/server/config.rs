@@ -1,0 +1,186 @@
+//! The configuration of the service: the flags of its components, in one.
+//!
+//! The doc comments of the fields are the text of `--help`. Each component declares its own flags.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+use super::{
+    places::{ConnectionsConfig, KeepaliveConfig},
+    tls::files::TlsConfig,
+};
+use crate::{
+    auth::{AuthConfig, AuthMode},
+    error::{Result, Violations},
+    flags,
+    limits::HEARTBEAT_INTERVAL_MIN,
+    nats::{connect::NatsConfig, embedded::EmbeddedNatsConfig},
+    rooms::RoomsConfig,
+};
+
+/// Rooms over gRPC on NATS JetStream.
+///
+/// Without --nats-url the service runs its embedded nats-server, on loopback, with its data under --data-dir.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "unibus", version, max_term_width = 100)]
+pub struct Config {
+    /// Address and port for gRPC, gRPC-Web and the HTTP history endpoint; port 0 picks a free port
+    #[arg(long, env = "UNIBUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+
+    /// Address and port for /livez and /readyz; port 0 picks a free port
+    #[arg(long, env = "UNIBUS_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50052")]
+    pub admin_listen: SocketAddr,
+
+    /// How callers are authenticated
+    #[command(flatten)]
+    pub auth: AuthConfig,
+
+    /// The TLS of the main port
+    #[command(flatten)]
+    pub tls: TlsConfig,
+
+    /// The NATS servers, and the credentials for them
+    #[command(flatten)]
+    pub nats: NatsConfig,
+
+    /// Copies of the registry of rooms in a NATS cluster: 1, 3 or 5
+    #[arg(long, env = "UNIBUS_REGISTRY_REPLICAS", value_name = "COUNT", default_value_t = 1, value_parser = registry_replicas)]
+    pub registry_replicas: u8,
+
+    /// The embedded nats-server
+    #[command(flatten)]
+    pub embedded: EmbeddedNatsConfig,
+
+    /// The bounds on connections
+    #[command(flatten)]
+    pub connections: ConnectionsConfig,
+
+    /// The bounds of the use cases
+    #[command(flatten)]
+    pub rooms: RoomsConfig,
+
+    /// How long a connection may be silent or idle
+    #[command(flatten)]
+    pub keepalive: KeepaliveConfig,
+
+    /// Longest time without a frame on a subscription: then the service sends a heartbeat; at least 100ms
+    #[arg(long, env = "UNIBUS_HEARTBEAT_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = heartbeat_interval)]
+    pub heartbeat_interval: Duration,
+
+    /// How long open calls may take to end when the service stops
+    #[arg(long, env = "UNIBUS_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Format of the log lines on standard output; `RUST_LOG` sets what is logged, such as `info` or `unibus=debug`
+    #[arg(long, env = "UNIBUS_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Format of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The rule of `registry_replicas`. An even number survives no more failures than the odd number below it.
+fn odd(replicas: u8) -> Result<u8, String> {
+    if matches!(replicas, 1 | 3 | 5) { Ok(replicas) } else { Err("must be 1, 3 or 5".to_owned()) }
+}
+
+fn registry_replicas(given: &str) -> Result<u8, String> {
+    odd(given.parse().unwrap_or_default())
+}
+
+/// The rule of `heartbeat_interval`. Shorter intervals would cost more than the messages.
+fn not_too_often(interval: Duration) -> Result<Duration, String> {
+    if interval < HEARTBEAT_INTERVAL_MIN {
+        return Err(format!("must be at least {HEARTBEAT_INTERVAL_MIN:?}"));
+    }
+    Ok(interval)
+}
+
+fn heartbeat_interval(given: &str) -> Result<Duration, String> {
+    flags::duration(given).and_then(not_too_often)
+}
+
+impl Config {
+    /// Returns the configuration in force: an unset bound gets its default, which depends on whether callers must
+    /// authenticate.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`, which names every field with a value that its flag refuses. A program may have set it.
+    pub(super) fn checked(mut self) -> Result<Self> {
+        let mut wrong = Violations::default();
+        self.auth.check(&mut wrong);
+        flags::check("registry_replicas", odd(self.registry_replicas), &mut wrong);
+        self.connections.check(&mut wrong);
+        self.rooms.check(&mut wrong);
+        self.keepalive.check(&mut wrong);
+        flags::check("heartbeat_interval", not_too_often(self.heartbeat_interval), &mut wrong);
+        wrong.finish()?;
+        let is_enforced = self.auth.mode == AuthMode::Enforce;
+        self.connections = self.connections.in_force(is_enforced);
+        self.rooms = self.rooms.in_force(is_enforced);
+        Ok(self)
+    }
+}
+
+impl Default for Config {
+    /// The configuration of a service without flags. The environment is ignored.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
+            auth: AuthConfig::default(),
+            tls: TlsConfig::default(),
+            nats: NatsConfig::default(),
+            registry_replicas: 1,
+            embedded: EmbeddedNatsConfig::default(),
+            connections: ConnectionsConfig::default(),
+            rooms: RoomsConfig::default(),
+            keepalive: KeepaliveConfig::default(),
+            heartbeat_interval: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(10),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::{CommandFactory, Parser};
+
+    use super::Config;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn replicas_are_odd_and_heartbeats_not_too_many() {
+        let parses = |flag: &str, value: &str| Config::try_parse_from(["unibus", flag, value]).is_ok();
+        for (value, is_allowed) in
+            [("0", false), ("1", true), ("2", false), ("3", true), ("4", false), ("5", true), ("x", false)]
+        {
+            assert_eq!(parses("--registry-replicas", value), is_allowed, "{value}");
+        }
+        for (value, is_allowed) in [("0s", false), ("99ms", false), ("100ms", true), ("1h", true), ("x", false)] {
+            assert_eq!(parses("--heartbeat-interval", value), is_allowed, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_default_is_what_no_flags_give() {
+        let mut parsed = Config::try_parse_from(["unibus"]).unwrap();
+        // the cargo runner sets `UNIBUS_NATS_SERVER` in the environment
+        parsed.embedded.nats_server = None;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+    }
+}

@@ -6,6 +6,7 @@
 
 mod acks;
 mod atomic;
+mod driver;
 mod group;
 mod mismatch;
 pub(crate) mod order;
@@ -23,11 +24,15 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::time::{self, Instant};
+use tokio::{
+    runtime::Handle,
+    time::{self, Instant},
+};
 use tokio_util::task::TaskTracker;
 
 use self::{
     acks::{AckListener, Acks},
+    driver::Driver,
     mismatch::Expectation,
     order::PublishOrder,
     outbox::Outbox,
@@ -54,6 +59,7 @@ pub(crate) struct Publisher {
     durability: Durability,
     orders: AtomicU64,
     tasks: TaskTracker,
+    runtime: Handle,
 }
 
 impl Publisher {
@@ -77,6 +83,7 @@ impl Publisher {
             durability,
             orders: AtomicU64::default(),
             tasks: tasks.clone(),
+            runtime: Handle::current(),
         };
         Ok((Arc::new(publisher), listener))
     }
@@ -161,11 +168,17 @@ impl Publisher {
     ) -> Result<Ticket> {
         self.gate.admit(&registered.room)?;
         let room_queue = self.room_queues.get(registered.room.stream.to_string());
-        let (ticket, needs_worker) = room_queue.enqueue(registered, work, order, deadline).await?;
+        let (mut ticket, needs_worker) = room_queue.enqueue(registered, work, order, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
             let mark = self.marks.mark(&registered.room);
-            self.tasks.spawn(Worker::new(room_queue, Arc::clone(self), groups, mark).run());
+            let worker = Worker::new(room_queue, Arc::clone(self), groups, mark).run();
+            if order.is_none() {
+                // the caller of a single message waits for its outcome at once, and runs the worker meanwhile
+                ticket.driver = Some(Driver::new(worker, &self.tasks, &self.runtime));
+            } else {
+                self.tasks.spawn(worker);
+            }
         }
         Ok(ticket)
     }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    driver::Driver,
     order::{Ordered, PublishOrder},
     wire::{Outgoing, outcome_unknown},
 };
@@ -65,6 +66,8 @@ impl Hold {
 pub(super) struct Ticket {
     outcome: oneshot::Receiver<Outcome>,
     hold: Arc<Hold>,
+    /// The worker of the queue, if this caller runs it while it waits.
+    pub driver: Option<Driver>,
     pub deadline: Instant,
 }
 
@@ -74,7 +77,18 @@ impl Ticket {
     /// # Cancel safety
     /// A call that is dropped may have stored the messages.
     pub(super) async fn outcome(&mut self) -> Outcome {
-        match timeout_at(self.deadline, &mut self.outcome).await {
+        let (driver, outcome) = (&mut self.driver, &mut self.outcome);
+        let outcome = async {
+            if let Some(driver) = driver {
+                tokio::select! {
+                    biased;
+                    () = driver => {}
+                    outcome = &mut *outcome => return outcome,
+                }
+            }
+            outcome.await
+        };
+        match timeout_at(self.deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
             // the service was stopped, or the worker was delayed
             Ok(Err(_)) | Err(_) if self.hold.leave_waiting(Hold::TAKEN_BACK) => Outcome::Failed(unavailable()),
@@ -234,7 +248,7 @@ impl RoomQueue {
         };
         let (tell, outcome) = oneshot::channel();
         let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
-        let ticket = Ticket { outcome, hold: Arc::clone(&hold), deadline };
+        let ticket = Ticket { outcome, hold: Arc::clone(&hold), driver: None, deadline };
         let job = Job { registered, work, order, bytes, since, deadline, tell, hold, _place: place };
         let mut waiting = lock(&self.waiting);
         waiting.jobs.push_back(job);

@@ -19,7 +19,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(worker: impl Future<Output = ()> + Send + 'static, tasks: &TaskTracker, runtime: &Handle) -> Self {
+    pub(super) fn new(
+        worker: impl Future<Output = ()> + Send + 'static,
+        tasks: &TaskTracker,
+        runtime: &Handle,
+    ) -> Self {
         Self { worker: Some(Box::pin(worker)), tasks: tasks.clone(), runtime: runtime.clone() }
     }
 }

@@ -61,6 +61,11 @@ pub struct Config {
     #[command(flatten)]
     pub rooms: RoomsConfig,
 
+    /// Threads that serve calls. Unset: half of the cores, at least 1; the other cores serve nats-server and the
+    /// network
+    #[arg(long, env = "UNIBUS_WORKER_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub worker_threads: Option<u16>,
+
     /// How long a connection may be silent or idle
     #[command(flatten)]
     pub keepalive: KeepaliveConfig,
@@ -143,6 +148,7 @@ impl Default for Config {
             embedded: EmbeddedNatsConfig::default(),
             connections: ConnectionsConfig::default(),
             rooms: RoomsConfig::default(),
+            worker_threads: None,
             keepalive: KeepaliveConfig::default(),
             heartbeat_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),

@@ -58,7 +58,7 @@ async fn history(
         let caller = Caller::require(extensions.get())?;
         let Path(id) = id.map_err(|error| Error::field("room_id", "must be UTF-8").because(error))?;
         let id = RoomId::parse("room_id", id)?;
-        rooms.history_within(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
+        rooms.history_of_log(&caller, &id, limit, HISTORY_HTTP_BYTES_MAX, Anchor::Newest).await
     };
     match page.await {
         Ok((page, place)) => {

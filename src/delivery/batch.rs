@@ -19,10 +19,18 @@ pub(crate) struct Item {
     /// In a log, the sequence of the message. In an ephemeral room, the number of the entry since the upstream started.
     pub sequence: u64,
     pub kind: ItemKind,
-    /// Bytes of the payload, without headers or encoding.
-    pub payload_bytes: usize,
+    pub sizes: Sizes,
     /// The end of the encoded entry in [`Batch::bytes`].
     end: usize,
+}
+
+/// The sizes of a message in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// The payload, without headers or encoding.
+    pub payload: usize,
+    /// What the message counts for in a page of history.
+    pub page: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +134,7 @@ impl Slice {
         let mut before = 0;
         let begun = self.items().iter().take_while(|item| {
             let begins = before < payload_bytes;
-            before += item.payload_bytes as u64;
+            before += item.sizes.payload as u64;
             begins
         });
         let kept = (begun.count() as u64).min(messages).max(1);
@@ -172,7 +180,7 @@ impl Slice {
 
     /// The bytes of all payloads, without headers or encoding.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        self.items().iter().map(|item| item.payload_bytes as u64).sum()
+        self.items().iter().map(|item| item.sizes.payload as u64).sum()
     }
 
     /// The encoded messages one by one.
@@ -184,6 +192,11 @@ impl Slice {
 
     fn items(&self) -> &[Item] {
         self.batch.items.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// The sequence of the first message.
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.items().first().map_or(0, |item| item.sequence)
     }
 
     /// The sequence of the last message.
@@ -203,15 +216,9 @@ pub(crate) struct BatchBuilder {
 impl BatchBuilder {
     /// Adds a message. `encode` appends its encoded form. `first_kept` is used only if sequences are missing before the
     /// message.
-    pub(crate) fn message(
-        &mut self,
-        sequence: u64,
-        first_kept: u64,
-        payload_bytes: usize,
-        encode: impl FnOnce(&mut BytesMut),
-    ) {
+    pub(crate) fn message(&mut self, sequence: u64, first_kept: u64, sizes: Sizes, encode: impl FnOnce(&mut BytesMut)) {
         encode(&mut self.bytes);
-        self.add(sequence, ItemKind::Message { first_kept }, payload_bytes);
+        self.add(sequence, ItemKind::Message { first_kept }, sizes);
     }
 
     /// Records when the next message was stored, and when its own lifetime ends.
@@ -225,11 +232,11 @@ impl BatchBuilder {
 
     /// Adds an entry for the loss of the NATS connection.
     pub(crate) fn disconnected(&mut self, sequence: u64) {
-        self.add(sequence, ItemKind::Disconnected, 0);
+        self.add(sequence, ItemKind::Disconnected, Sizes::default());
     }
 
-    fn add(&mut self, sequence: u64, kind: ItemKind, payload_bytes: usize) {
-        self.items.push(Item { sequence, kind, payload_bytes, end: self.bytes.len() });
+    fn add(&mut self, sequence: u64, kind: ItemKind, sizes: Sizes) {
+        self.items.push(Item { sequence, kind, sizes, end: self.bytes.len() });
     }
 
     /// Whether the batch has reached `BATCH_MESSAGES_MAX` or `BATCH_BYTES_MAX`.
@@ -256,8 +263,8 @@ mod tests {
     #[test]
     fn a_slice_is_cut_within_each_of_its_bounds_and_loses_nothing() {
         let mut builder = BatchBuilder::default();
-        for (sequence, payload_bytes) in [(1, 0), (2, 10), (3, 0), (4, 10), (5, 10), (6, 0)] {
-            builder.message(sequence, 1, payload_bytes, |bytes| {
+        for (sequence, payload) in [(1, 0), (2, 10), (3, 0), (4, 10), (5, 10), (6, 0)] {
+            builder.message(sequence, 1, Sizes { payload, page: 0 }, |bytes| {
                 bytes.extend_from_slice(&[u8::try_from(sequence).unwrap(); MESSAGE_BYTES]);
             });
         }

@@ -11,10 +11,13 @@ mod ring;
 mod tests;
 
 pub(crate) use self::{
-    batch::{Batch, BatchBuilder, Slice},
+    batch::{Batch, BatchBuilder, Sizes, Slice},
     ephemeral::EphemeralDelivery,
     log::{LogDelivery, ReadFrom},
-    ring::{Next, Ring, RingBudget, RingLimits},
+    ring::{
+        Next, Ring, RingBudget, RingLimits,
+        page::{EncodedPage, PageFound, PageSought},
+    },
 };
 use crate::domain::Gap;
 

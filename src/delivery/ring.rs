@@ -10,6 +10,8 @@
 //! subscription switches to the ring at them, and the ring drops them at the second turn. A subscription that reads the
 //! ring at its end has received them by then. So it receives every message even in a room that keeps only one.
 
+pub(crate) mod page;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -82,6 +84,13 @@ struct LogShape {
     first: u64,
     /// Missing sequences after `first`.
     holes: u64,
+}
+
+impl LogShape {
+    fn of(state: &RoomState) -> Self {
+        let span = (state.last_sequence + 1).saturating_sub(state.first_sequence);
+        Self { first: state.first_sequence, holes: span.saturating_sub(state.messages) }
+    }
 }
 
 #[derive(Debug)]
@@ -181,8 +190,7 @@ impl Ring {
     /// Compares the ring with a `state` of the log. Entries that may have been removed since the last comparison are in
     /// doubt, and so are entries older than the oldest message of the log.
     pub(crate) fn compare(&mut self, state: &RoomState) {
-        let span = (state.last_sequence + 1).saturating_sub(state.first_sequence);
-        let shape = LogShape { first: state.first_sequence, holes: span.saturating_sub(state.messages) };
+        let shape = LogShape::of(state);
         let before = self.log.replace(shape);
         // without holes only the oldest messages can have been removed
         if shape.holes > 0 && before.is_some_and(|before| before != shape) {

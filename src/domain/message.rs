@@ -13,6 +13,11 @@ use crate::{
     limits::{HEADER_NAME_CHARS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, MESSAGE_ID_CHARS_MAX},
 };
 
+/// Bytes that a message counts for in a page of history beside its texts and payload.
+const PAGE_OVERHEAD_BYTES: usize = 128;
+/// Bytes that a header counts for in a page of history beside its name and value.
+const PAGE_HEADER_OVERHEAD_BYTES: usize = 8;
+
 /// Beginnings of the header names that NATS and the service use for themselves, in upper or lower case.
 const RESERVED_PREFIXES: &[&str] = &["nats-", "unibus-"];
 
@@ -31,6 +36,15 @@ pub struct Message {
     pub message_id: String,
     /// The authenticated id of the sender, or empty.
     pub sender: String,
+}
+
+impl Message {
+    /// The bytes that the message counts for in a page of history: payload, headers and overhead.
+    pub(crate) fn page_bytes(&self) -> usize {
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.len() + PAGE_HEADER_OVERHEAD_BYTES).sum();
+        self.payload.len() + headers + self.message_id.len() + self.sender.len() + PAGE_OVERHEAD_BYTES
+    }
 }
 
 /// A checked message of a publisher.

@@ -242,7 +242,8 @@ impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBod
     }
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// The trailers that end a response with `status`.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if status.add_header(&mut headers).is_err() {
         headers.insert(Status::GRPC_STATUS, HeaderValue::from(tonic::Code::Internal as i32));

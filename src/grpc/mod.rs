@@ -10,6 +10,7 @@ mod convert;
 mod frames;
 pub(crate) mod framing;
 pub(crate) mod health;
+mod page;
 mod prepared;
 mod publish_stream;
 mod reflection;
@@ -279,11 +280,7 @@ impl RoomService for Service {
             let caller = caller(&request)?;
             let (room, limit, anchor) = convert::history(request.into_inner())?;
             let (page, place) = self.rooms.history(&caller, &room, limit, anchor).await?;
-            let mut response = Response::new(convert::page(page, &room));
-            if let Some(place) = place {
-                response.extensions_mut().insert(place);
-            }
-            Ok(response)
+            Ok(page::respond(page, &room, place))
         };
         call.await.map_err(status)
     }

@@ -1,16 +1,49 @@
-//! Pages of stored messages.
+//! Pages of stored messages. A page of an active room comes from its ring, if the ring has exactly the messages that
+//! the log would answer with. Every other page is read from the log.
+
+use std::sync::Arc;
 
 use super::{
     Rooms,
     access::{Admitted, Right},
 };
 use crate::{
+    delivery::{PageSought, Slice},
     domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
     error::Result,
     limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
-    store::log::history::PageLimits,
-    subscriptions::reads::ReadPlace,
+    store::{log::history::PageLimits, registry::known::Registered},
+    subscriptions::reads::{CallerReads, ReadPlace},
 };
+
+/// A page of history.
+#[derive(Debug)]
+pub(crate) enum HistoryPage {
+    /// Read from the log.
+    Stored(Page),
+    /// Taken from the ring. `page` has no messages; they are in `slices`, in the encoding of [`Encode`].
+    ///
+    /// [`Encode`]: crate::subscriptions::frame::Encode
+    Encoded { page: Page, slices: Vec<Slice> },
+}
+
+/// A permitted request for a page that may have messages.
+struct Query {
+    registered: Arc<Registered>,
+    reads: CallerReads,
+    place: ReadPlace,
+    /// The state of the log, and the part of it that the caller may see.
+    state: RoomState,
+    visible: RoomState,
+    request: PageRequest,
+    limits: PageLimits,
+}
+
+/// The result of [`Rooms::query`].
+enum Queried {
+    Empty(Page),
+    Query(Box<Query>),
+}
 
 impl Rooms {
     /// Returns a page of the room's history. A `limit` of 0 means the default; a `limit` above the maximum means the
@@ -24,12 +57,22 @@ impl Rooms {
         id: &RoomId,
         limit: usize,
         anchor: Anchor,
-    ) -> Result<(Page, Option<ReadPlace>)> {
-        self.history_within(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await
+    ) -> Result<(HistoryPage, Option<ReadPlace>)> {
+        let query = match self.query(caller, id, limit, HISTORY_PAGE_BYTES_MAX, anchor).await? {
+            Queried::Empty(page) => return Ok((HistoryPage::Stored(page), None)),
+            Queried::Query(query) => query,
+        };
+        if let Some((page, slices)) = self.of_ring(&query).await {
+            let bytes: u64 = slices.iter().map(Slice::payload_bytes).sum();
+            query.reads.pay(usize::try_from(bytes).unwrap_or(usize::MAX)).await;
+            return Ok((HistoryPage::Encoded { page, slices }, Some(query.place)));
+        }
+        let (page, place) = self.of_log(*query).await?;
+        Ok((HistoryPage::Stored(page), Some(place)))
     }
 
-    /// As [`Self::history`], with another bound on the page's bytes.
-    pub(crate) async fn history_within(
+    /// As [`Self::history`], with another bound on the page's bytes, and always from the log.
+    pub(crate) async fn history_of_log(
         &self,
         caller: &Caller,
         id: &RoomId,
@@ -37,27 +80,63 @@ impl Rooms {
         bytes: usize,
         anchor: Anchor,
     ) -> Result<(Page, Option<ReadPlace>)> {
+        match self.query(caller, id, limit, bytes, anchor).await? {
+            Queried::Empty(page) => Ok((page, None)),
+            Queried::Query(query) => self.of_log(*query).await.map(|(page, place)| (page, Some(place))),
+        }
+    }
+
+    async fn query(&self, caller: &Caller, id: &RoomId, limit: usize, bytes: usize, anchor: Anchor) -> Result<Queried> {
         let Admitted { registered, visible, .. } = self.permit(caller, id, Right::Read).await?;
         let room = &registered.room;
         if !room.persist {
-            return Ok((Page::default(), None));
+            return Ok(Queried::Empty(Page::default()));
         }
         let reads = self.allowances.reads(caller);
         let place = reads.page(bytes).await?;
         let state = self.store.log_state(room).await?;
-        let want = resolve(room, &state, &anchor)?;
-        let state = self.visible_state(room, state, visible).await?;
-        let want = match want {
-            PageRequest::From { start } => PageRequest::From { start: start.max(state.first_sequence) },
-            want => want,
+        let request = resolve(room, &state, &anchor)?;
+        let visible = self.visible_state(room, state, visible).await?;
+        let request = match request {
+            PageRequest::From { start } => PageRequest::From { start: start.max(visible.first_sequence) },
+            request => request,
         };
-        if state.messages == 0 {
-            return Ok((Page { newer_than: state.last_sequence, state: Some(state), ..Page::default() }, None));
+        if visible.messages == 0 {
+            let page = Page { newer_than: visible.last_sequence, state: Some(visible), ..Page::default() };
+            return Ok(Queried::Empty(page));
         }
         let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
-        let page = self.store.page(room, state, want, PageLimits { messages, bytes }).await?;
+        let limits = PageLimits { messages, bytes };
+        Ok(Queried::Query(Box::new(Query { registered, reads, place, state, visible, request, limits })))
+    }
+
+    /// The page from the ring, without its messages, and its messages. `None`: only the log can answer.
+    async fn of_ring(&self, query: &Query) -> Option<(Page, Vec<Slice>)> {
+        let Query { registered, state, visible, request, limits, .. } = query;
+        let sought = PageSought {
+            request: *request,
+            state: *state,
+            first: visible.first_sequence,
+            messages_max: limits.messages,
+            bytes_max: limits.bytes,
+        };
+        let found = self.upstreams.page(registered, &sought).await?;
+        let page = Page {
+            messages: Vec::new(),
+            has_older: visible.first_sequence < found.first_sequence,
+            has_newer: found.has_newer,
+            older_than: found.first_sequence,
+            newer_than: found.last_sequence,
+            state: Some(*visible),
+        };
+        Some((page, found.slices))
+    }
+
+    async fn of_log(&self, query: Query) -> Result<(Page, ReadPlace)> {
+        let Query { registered, reads, place, visible, request, limits, .. } = query;
+        let page = self.store.page(&registered.room, visible, request, limits).await?;
         reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
-        Ok((page, Some(place)))
+        Ok((page, place))
     }
 }
 

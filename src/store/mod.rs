@@ -18,7 +18,7 @@ use std::{ops::Deref, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, oneshot, watch},
     time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -200,6 +200,11 @@ impl Store {
     /// Returns true if the NATS client's task has ended, so that it never reconnects.
     pub(crate) async fn has_died(&self) -> bool {
         self.nats.has_died().await
+    }
+
+    /// The number of connections to NATS that were made. Changes at each reconnection.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        self.nats.connections()
     }
 
     /// Maximum payload of the NATS server, without headers.

@@ -9,7 +9,7 @@ use super::{
     reads::{CallerReads, ReadCharge},
 };
 use crate::{
-    delivery::{Batch, BatchBuilder},
+    delivery::{Batch, BatchBuilder, Sizes},
     domain::Room,
     error::Result,
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
@@ -159,7 +159,8 @@ impl LogBatches {
             let sequence = message.sequence;
             let first_kept = if sequence > self.position + 1 { self.first_kept } else { 0 };
             batch.lasts(message.published_at, expires_at);
-            batch.message(sequence, first_kept, message.payload.len(), |bytes| {
+            let sizes = Sizes { payload: message.payload.len(), page: message.page_bytes() };
+            batch.message(sequence, first_kept, sizes, |bytes| {
                 (self.encode)(&self.room.room_id, Some(self.epoch), message, bytes);
             });
             self.position = sequence;

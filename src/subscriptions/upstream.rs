@@ -20,6 +20,8 @@
 //! | pull consumer without acknowledgements | 51 us | 7.0 s | 2.3 % | reports when it is broken; reads the log and then continues with new messages |
 //! | ordered push consumer | 48 us | 6.0 s | 2.6 % | the same, without the reader's choice of how much is under way |
 
+mod page;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -36,7 +38,7 @@ use tracing::debug;
 
 use super::{frame::Encode, log_batches::LogBatches};
 use crate::{
-    delivery::{Batch, BatchBuilder, Ring, RingBudget, RingLimits},
+    delivery::{Batch, BatchBuilder, Ring, RingBudget, RingLimits, Sizes},
     domain::{RoomId, RoomState},
     error::{Error, Result},
     limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX, RING_CHECK_INTERVAL},
@@ -80,6 +82,8 @@ struct Upstream {
     changed: watch::Sender<()>,
     /// Notified when the ring is no longer empty.
     filled: Notify,
+    /// Notifies the pages that wait for messages. They are no receivers of `changed`, because they keep no upstream.
+    grown: Notify,
     started: OnceCell<()>,
     ended: OnceLock<Error>,
 }
@@ -98,6 +102,7 @@ impl Upstream {
             self.filled.notify_one();
         }
         self.changed.send_replace(());
+        self.grown.notify_waiters();
     }
 
     fn is_usable(&self) -> bool {
@@ -203,6 +208,7 @@ impl Upstreams {
                 ring: Mutex::new(Ring::new(last, RING_LIMITS, &self.budget)),
                 changed: watch::Sender::new(()),
                 filled: Notify::new(),
+                grown: Notify::new(),
                 started: OnceCell::new(),
                 ended: OnceLock::new(),
             })
@@ -304,6 +310,7 @@ async fn feed_from_log(batches: &mut LogBatches, upstream: &Upstream) -> Error {
 async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
     let registered = &upstream.registered;
     let mut changes = registered.changes();
+    let mut connections = store.connections();
     let mut check_at = Instant::now() + RING_CHECK_INTERVAL;
     loop {
         let expires_in = {
@@ -317,6 +324,7 @@ async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
         };
         let Some(expires_in) = expires_in else {
             upstream.filled.notified().await;
+            connections.mark_unchanged();
             check_at = Instant::now() + RING_CHECK_INTERVAL;
             continue;
         };
@@ -324,6 +332,12 @@ async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
         tokio::select! {
             () = time::sleep_until(until) => {}
             _ = changes.changed() => {}
+            // a server that was down may have lost its newest messages, and give their sequences again
+            Ok(()) = connections.changed() => {
+                let mut ring = upstream.ring();
+                let last = ring.last();
+                ring.doubt(last);
+            }
         }
         if Instant::now() >= check_at {
             check(upstream, store, epoch).await;
@@ -357,7 +371,8 @@ async fn feed_from_subject(live: &mut EphemeralFeed, upstream: &Upstream, encode
             number += 1;
             match event {
                 EphemeralEvent::Message(message) => {
-                    batch.message(number, 0, message.payload.len(), |bytes| encode(room, None, message, bytes));
+                    let sizes = Sizes { payload: message.payload.len(), page: 0 };
+                    batch.message(number, 0, sizes, |bytes| encode(room, None, message, bytes));
                 }
                 EphemeralEvent::Reconnected => batch.disconnected(number),
             }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod model;
+mod pages;
 
 use std::{
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{Batch, BatchBuilder, LogDelivery, Next, ReadFrom, Ring, RingBudget, RingLimits, Step};
+use super::{Batch, BatchBuilder, LogDelivery, Next, ReadFrom, Ring, RingBudget, RingLimits, Sizes, Step};
 use crate::domain::{Gap, GapReason, Removals, RoomState};
 
 const MESSAGE_BYTES: usize = 7;
@@ -41,7 +42,7 @@ fn deleted(deleted: impl IntoIterator<Item = u64>) -> Removals {
 fn lasting(sequence: u64, stored_at: u64, ends_at: Option<u64>) -> Arc<Batch> {
     let mut batch = BatchBuilder::default();
     batch.lasts(at(stored_at), ends_at.map(at));
-    batch.message(sequence, 0, 0, |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
+    batch.message(sequence, 0, Sizes::default(), |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
     batch.finish().unwrap()
 }
 
@@ -49,7 +50,7 @@ fn batch(sequences: impl IntoIterator<Item = (u64, u64)>) -> Arc<Batch> {
     let mut batch = BatchBuilder::default();
     for (sequence, first_kept) in sequences {
         let encode = |bytes: &mut BytesMut| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]);
-        batch.message(sequence, first_kept, 0, encode);
+        batch.message(sequence, first_kept, Sizes::default(), encode);
     }
     batch.finish().unwrap()
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{MESSAGE_BYTES, at, deleted, ring, state};
 use crate::{
-    delivery::{Batch, BatchBuilder, EphemeralDelivery, LogDelivery, Next, ReadFrom, Ring, Slice, Step},
+    delivery::{Batch, BatchBuilder, EphemeralDelivery, LogDelivery, Next, ReadFrom, Ring, Sizes, Slice, Step},
     domain::{Gap, GapReason, Removals, RoomState},
 };
 
@@ -243,7 +243,9 @@ impl Log {
             let first_kept = if sequence > before + 1 { self.first() } else { 0 };
             before = sequence;
             batch.lasts(at(stored_at), ends_at.map(at));
-            batch.message(sequence, first_kept, 0, |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
+            batch.message(sequence, first_kept, Sizes::default(), |bytes| {
+                bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]);
+            });
         }
         batch.finish().map(|batch| (batch, before))
     }
@@ -413,7 +415,7 @@ proptest! {
                     let mut batch = BatchBuilder::default();
                     for _ in 0..count {
                         (number, published) = (number + 1, published + 1);
-                        batch.message(number, 0, 0, |bytes| bytes.extend_from_slice(b"m"));
+                        batch.message(number, 0, Sizes::default(), |bytes| bytes.extend_from_slice(b"m"));
                     }
                     ring.push(batch.finish().unwrap(), at(0));
                 }

@@ -17,8 +17,6 @@ use crate::{
 
 /// Bytes of one read beyond the page's bound, so that one more message of any size fits.
 const READ_SLACK_BYTES: usize = 1024 * 1024;
-/// Bytes that a message is counted for beside its payload and headers.
-const MESSAGE_OVERHEAD_BYTES: usize = 128;
 /// The factor for the next span if the last span held no message.
 const SPAN_GROWTH: u64 = 8;
 
@@ -75,7 +73,7 @@ impl Log<'_> {
             }
             span = next_span(top - bottom, found.len() as u64, (self.limits.messages - page.len()) as u64);
             for message in found.into_iter().rev() {
-                let size = size(&message);
+                let size = message.page_bytes();
                 if page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty()) {
                     full = true;
                     break;
@@ -126,7 +124,7 @@ impl Log<'_> {
             }
             let Some(last) = batch.messages.last().map(|message| message.sequence) else { break };
             for message in batch.messages {
-                let size = size(&message);
+                let size = message.page_bytes();
                 let outside = until.is_some_and(|until| message.published_at >= until);
                 let full = page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty());
                 if outside || full {
@@ -194,12 +192,6 @@ pub(in crate::store) async fn first_since(excerpts: Excerpts<'_>, time: SystemTi
         // the server that answered may lack existing messages
         None => excerpts.first_at(time).await,
     }
-}
-
-/// The bytes that a message counts for in a page.
-fn size(message: &Message) -> usize {
-    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    message.payload.len() + headers + message.message_id.len() + message.sender.len() + MESSAGE_OVERHEAD_BYTES
 }
 
 /// The number of sequences to read next, after `span` sequences held `found` messages and `needed` messages are

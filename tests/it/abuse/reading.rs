@@ -265,10 +265,29 @@ async fn pages_that_clients_do_not_take_cost_a_share_of_memory() {
     // Goal: a page counts for its caller until the client has taken it, so that slow clients cannot pile up pages. Method: 150
     // calls on ten connections that read nothing of a page of 3 MiB: eight are answered, the others refused with a retry
     // hint; bob's page comes all the while; when the connections are gone, eve's pages come again.
+    untaken_pages(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_an_active_room_that_clients_do_not_take_cost_a_share_of_memory() {
+    // Goal: the same where the pages come from the memory of the instance. Method: the same while the room has a subscription.
+    untaken_pages(true).await;
+}
+
+async fn untaken_pages(is_active: bool) {
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let service = Arc::new(guarded(&nats, &issuer, &[]).await);
     let eve = as_caller(&service, &issuer, "eve").await;
-    fill(&eve, "large", 10, LARGE).await;
+    fill(&eve, "large", 1, LARGE).await;
+    let mut open = Vec::new();
+    if is_active {
+        let mut frames = Frames::transient(&eve, "large").await;
+        frames.until_caught_up().await;
+        open.push(frames);
+    }
+    for _ in 0..9 {
+        publish(&eve, "large", vec![7; LARGE]).await.unwrap();
+    }
     let bob = as_caller(&service, &issuer, "bob").await;
     let innocent = Innocent::start(&bob).await;
     let before = service.resident_bytes();

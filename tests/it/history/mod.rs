@@ -1,5 +1,6 @@
 //! Reading a room's history, a page at a time.
 
+mod active;
 mod anchors;
 mod cursors;
 mod holes;

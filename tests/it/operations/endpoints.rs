@@ -15,11 +15,11 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tonic_reflection::pb::{v1, v1alpha};
 use unibus::Config;
 use unibus::v1::{
-    ListRoomsRequest, ListRoomsResponse, Start, SubscribeRequest, SubscribeResponse, start::At,
-    subscribe_response::Frame,
+    HistoryRequest, HistoryResponse, ListRoomsRequest, ListRoomsResponse, Start, SubscribeRequest, SubscribeResponse,
+    start::At, subscribe_response::Frame,
 };
 
-use crate::support::{Lobby, Nats, Unibus, create_room, eventually, floor_reaches, history, publish};
+use crate::support::{Frames, Lobby, Nats, Unibus, create_room, eventually, floor_reaches, history, publish};
 
 /// How long a change of NATS may take to be seen.
 const SOON: Duration = Duration::from_secs(20);
@@ -199,6 +199,28 @@ async fn a_browser_subscribes_over_grpc_web() {
         let nowhere = SubscribeRequest { room_id: "nowhere".into(), ..request };
         let (data, trailers) = web_call(&lobby.unibus, kind, "Subscribe", &nowhere).await;
         assert_eq!((data.len(), status_in(&trailers)), (0, Some("5")), "{trailers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn browsers_read_pages_of_an_active_room() {
+    // Goal: a page that comes from memory reaches clients of gRPC-Web whole. Method: an active room with messages of more than
+    // one piece of an answer; its page in both encodings is the page over HTTP/2, with a status at its end.
+    let (lobby, client) = Lobby::open().await;
+    let mut open = Frames::transient(&client, "lobby").await;
+    open.until_caught_up().await;
+    for size in [0, 10, 50_000] {
+        publish(&client, "lobby", vec![7; size]).await.unwrap();
+    }
+    open.messages(3).await;
+    let request = HistoryRequest { room_id: "lobby".into(), limit: 3, anchor: None };
+    let expected = client.clone().history(request.clone()).await.unwrap();
+    assert_eq!(expected.get_ref().messages.len(), 3);
+    for kind in [WEB, WEB_TEXT] {
+        let (data, trailers) = web_call(&lobby.unibus, kind, "History", &request).await;
+        assert_eq!(status_in(&trailers), Some("0"), "{trailers}");
+        assert_eq!(data.len(), 1);
+        assert_eq!(HistoryResponse::decode(&data[0][..]).unwrap(), *expected.get_ref());
     }
 }
 

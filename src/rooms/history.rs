@@ -94,7 +94,7 @@ impl Rooms {
         }
         let reads = self.allowances.reads(caller);
         let place = reads.page(bytes).await?;
-        let state = self.store.log_state(room).await?;
+        let state = self.store.shared_log_state(room).await?;
         let request = resolve(room, &state, &anchor)?;
         let visible = self.visible_state(room, state, visible).await?;
         let request = match request {

@@ -238,6 +238,15 @@ impl Store {
         self.marks.state(room).await
     }
 
+    /// As [`Self::log_state`]. Calls at the same time share requests; each gets an answer to a request that was sent after
+    /// the call began.
+    ///
+    /// # Errors
+    /// As [`Self::log_state`].
+    pub(crate) async fn shared_log_state(&self, room: &Room) -> Result<RoomState> {
+        self.marks.shared_state(room).await
+    }
+
     /// Waits for a state in which `sequence` is stored. Returns the newest state after a bounded wait.
     ///
     /// # Errors

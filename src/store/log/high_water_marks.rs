@@ -14,7 +14,10 @@ use std::{
 use tokio::time::{self, Instant};
 use tracing::error;
 
-use super::streams::{self, Listing};
+use super::{
+    shared::SharedStates,
+    streams::{self, Listing},
+};
 use crate::{
     domain::{Room, RoomId, RoomState},
     error::{Error, Result},
@@ -98,11 +101,17 @@ struct Inner {
     nats: Nats,
     registry: Registry,
     marks: Mutex<HashMap<RoomId, Arc<HighWaterMark>>>,
+    states: SharedStates,
 }
 
 impl HighWaterMarks {
     pub(in crate::store) fn new(nats: &Nats, registry: &Registry) -> Self {
-        Self(Arc::new(Inner { nats: nats.clone(), registry: registry.clone(), marks: Mutex::default() }))
+        Self(Arc::new(Inner {
+            nats: nats.clone(),
+            registry: registry.clone(),
+            marks: Mutex::default(),
+            states: SharedStates::default(),
+        }))
     }
 
     /// The state of the room's log. If another program changed the log's stream, the stream is repaired first.
@@ -117,6 +126,15 @@ impl HighWaterMarks {
             }
         })
         .await
+    }
+
+    /// As [`Self::state`]. Calls at the same time share requests; each gets an answer to a request that was sent after the
+    /// call began.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub(crate) async fn shared_state(&self, room: &Room) -> Result<RoomState> {
+        self.0.states.get(&room.stream, async || self.state(room).await).await
     }
 
     /// Configures the room's stream as the registry says.

@@ -11,5 +11,6 @@ pub(crate) mod message;
 pub(crate) mod message_id;
 pub(crate) mod raw;
 pub(crate) mod reader;
+mod shared;
 pub(crate) mod streams;
 mod turn;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     delivery::{PageSought, Slice},
-    domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState},
+    domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState, Visible},
     error::Result,
     limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
     store::{log::history::PageLimits, registry::known::Registered},
@@ -37,6 +37,8 @@ struct Query {
     visible: RoomState,
     request: PageRequest,
     limits: PageLimits,
+    /// The page, if it was read while the state was asked for.
+    ahead: Option<Page>,
 }
 
 /// The result of [`Rooms::query`].
@@ -94,20 +96,40 @@ impl Rooms {
         }
         let reads = self.allowances.reads(caller);
         let place = reads.page(bytes).await?;
-        let state = self.store.shared_log_state(room).await?;
+        let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
+        let limits = PageLimits { messages, bytes };
+        let ahead = Box::pin(self.read_ahead(&registered, visible, &anchor, limits));
+        let (state, ahead) = tokio::join!(self.store.shared_log_state(room), ahead);
+        let state = state?;
+        // a log of the same epoch never returns to an earlier state, so the page was read from the log in this state
+        let ahead = ahead.filter(|page| page.state == Some(state));
         let request = resolve(room, &state, &anchor)?;
         let visible = self.visible_state(room, state, visible).await?;
-        let request = match request {
-            PageRequest::From { start } => PageRequest::From { start: start.max(visible.first_sequence) },
-            request => request,
-        };
+        let request = after_hidden(request, &visible);
         if visible.messages == 0 {
             let page = Page { newer_than: visible.last_sequence, state: Some(visible), ..Page::default() };
             return Ok(Queried::Empty(page));
         }
-        let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
-        let limits = PageLimits { messages, bytes };
-        Ok(Queried::Query(Box::new(Query { registered, reads, place, state, visible, request, limits })))
+        Ok(Queried::Query(Box::new(Query { registered, reads, place, state, visible, request, limits, ahead })))
+    }
+
+    /// Reads the page that the log holds in the state that it had the last two times. `None` in an active room, whose log
+    /// changes, and while messages are hidden from the caller, which takes another read.
+    async fn read_ahead(
+        &self,
+        registered: &Registered,
+        visible: Visible,
+        anchor: &Anchor,
+        limits: PageLimits,
+    ) -> Option<Page> {
+        let room = &registered.room;
+        let state = registered.quiet_state().filter(|state| state.messages > 0)?;
+        let is_hidden = visible.hidden_through(state.epoch) >= state.first_sequence;
+        if is_hidden || self.upstreams.is_active(registered, state.epoch) {
+            return None;
+        }
+        let request = after_hidden(resolve(room, &state, anchor).ok()?, &state);
+        self.store.page(room, state, request, limits).await.ok()
     }
 
     /// The page from the ring, without its messages, and its messages. `None`: only the log can answer.
@@ -133,10 +155,21 @@ impl Rooms {
     }
 
     async fn of_log(&self, query: Query) -> Result<(Page, ReadPlace)> {
-        let Query { registered, reads, place, visible, request, limits, .. } = query;
-        let page = self.store.page(&registered.room, visible, request, limits).await?;
+        let Query { registered, reads, place, visible, request, limits, ahead, .. } = query;
+        let page = match ahead {
+            Some(page) => page,
+            None => self.store.page(&registered.room, visible, request, limits).await?,
+        };
         reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
         Ok((page, place))
+    }
+}
+
+/// The request without the messages that are hidden or removed.
+fn after_hidden(request: PageRequest, visible: &RoomState) -> PageRequest {
+    match request {
+        PageRequest::From { start } => PageRequest::From { start: start.max(visible.first_sequence) },
+        request => request,
     }
 }
 

@@ -35,6 +35,11 @@ impl Registered {
         self.newest.note(state);
     }
 
+    /// The state of the log, if it did not change between the last two answers. It may have changed since.
+    pub(crate) fn quiet_state(&self) -> Option<RoomState> {
+        self.newest.quiet_state()
+    }
+
     /// The known removals after `position` in the log with this `epoch`.
     pub(crate) fn removals(&self, epoch: i64, position: u64) -> Removals {
         self.newest.removals(epoch, position)

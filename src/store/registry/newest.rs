@@ -30,6 +30,8 @@ struct NewestState {
     empty_through: (i64, u64),
     max_age: Option<Duration>,
     deletions: Deletions,
+    /// The last state of the log, and whether the state before it was the same.
+    state: Option<(RoomState, bool)>,
 }
 
 /// Single messages that were deleted. Only the newest epoch with a deletion is kept.
@@ -58,11 +60,18 @@ impl Newest {
     pub(in crate::store) fn note(&self, state: &RoomState) {
         let mut known = lock(&self.known);
         known.empty_through = known.empty_through.max((state.epoch, state.first_sequence.saturating_sub(1)));
+        let is_quiet = known.state.is_some_and(|(before, _)| before == *state);
+        known.state = Some((*state, is_quiet));
         let is_awaited = known.purging.is_some();
         drop(known);
         if is_awaited {
             self.changed.send_replace(());
         }
+    }
+
+    /// The state of the log, if it did not change between the last two answers. It may have changed since.
+    pub(in crate::store) fn quiet_state(&self) -> Option<RoomState> {
+        lock(&self.known).state.filter(|(_, is_quiet)| *is_quiet).map(|(state, _)| state)
     }
 
     /// Applies new settings of the room.

@@ -14,6 +14,11 @@ use crate::{
 const PAGE_WAIT: Duration = Duration::from_millis(10);
 
 impl Upstreams {
+    /// Whether this instance has an upstream of the room in the log with this `epoch`.
+    pub(crate) fn is_active(&self, registered: &Registered, epoch: i64) -> bool {
+        self.active().contains_key(&(registered.room.room_id.clone(), Some(epoch)))
+    }
+
     /// The page, if the room is active and its ring has exactly the messages that the log would answer with. `None`:
     /// only the log can answer. Starts no upstream, and does not keep one.
     ///

@@ -248,3 +248,44 @@ async fn pages_are_whole_while_the_room_moves_on() {
     join(write, read).await;
     assert!(acknowledged.into_inner() > 200, "the room did not move on");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_was_quiet_shows_the_next_change_at_once() {
+    // Goal: a page is never that of an earlier state of the log, however long nothing has changed. Method: the same page several
+    // times, then a native publish, a deletion or a purge, and the page again; many times, by each anchor.
+    let (lobby, client) = Lobby::without_room().await;
+    let room = create_room(&client, "lobby").await;
+    lobby.nats.publish_n(&room.subject, 50).await;
+    let stream = lobby.nats.stream("lobby").await;
+    let mut stored: Vec<u64> = (1..=50).collect();
+    for round in 0..60 {
+        let middle = stored[stored.len() / 2];
+        let (anchor, limit) =
+            [(None, 10), (Some(Anchor::AfterSequence(0)), 1000), (Some(Anchor::BeforeSequence(middle)), 7)][round % 3]
+                .clone();
+        let before = page(&client, "lobby", limit, anchor.clone()).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(page(&client, "lobby", limit, anchor.clone()).await.unwrap(), before);
+        }
+        match round % 4 {
+            0 | 1 => {
+                lobby.nats.publish_n(&room.subject, 1).await;
+                stored.push(stored.last().unwrap() + 1);
+            }
+            2 => {
+                let sequence = stored.remove(stored.len() - 3);
+                stream.delete_message(sequence).await.unwrap();
+            }
+            _ => {
+                stream.purge().sequence(stored[1]).await.unwrap();
+                stored.remove(0);
+            }
+        }
+        let all: Vec<u64> = match anchor {
+            Some(Anchor::BeforeSequence(end)) => stored.iter().copied().filter(|sequence| *sequence < end).collect(),
+            _ => stored.clone(),
+        };
+        let first = all.len().saturating_sub(usize::try_from(limit).unwrap());
+        assert_eq!(sequences(&page(&client, "lobby", limit, anchor).await.unwrap().messages), all[first..]);
+    }
+}

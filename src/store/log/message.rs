@@ -1,11 +1,8 @@
 //! A message as NATS delivered it.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use async_nats::{HeaderMap, HeaderValue, header};
+use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 
 use super::message_id;
@@ -43,8 +40,6 @@ impl StoredMessage {
         let Some(headers) = headers.filter(|headers| !headers.is_empty()) else {
             return Self { message, nats_id: None, seal: None, expires_at: None };
         };
-        let pairs: HashMap<&str, &[HeaderValue]> =
-            headers.iter().map(|(name, values)| (name.as_ref(), values.as_slice())).collect();
         let nats_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string);
         let mut seal = Seal::read(headers);
         if let Some(id) = &nats_id {
@@ -56,9 +51,11 @@ impl StoredMessage {
             }
             message.message_id = given.unwrap_or_else(|| id.clone());
         }
-        message.headers = Headers::from_stored(
-            pairs.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str()))),
-        );
+        let pairs = headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name, value.as_str()))
+        });
+        message.headers = Headers::from_stored(pairs);
         let lifetime = headers.get_last(header::NATS_MESSAGE_TTL).and_then(|ttl| lifetime(ttl.as_str()));
         let expires_at = lifetime.and_then(|lifetime| published_at.checked_add(lifetime));
         Self { message, nats_id, seal, expires_at }

@@ -3,8 +3,8 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -18,9 +18,14 @@ use tonic::{Request, client::Grpc, transport::Channel};
 use unibus::v1::{AckMode, Start, SubscribeRequest, start::At};
 
 use crate::{
-    measure::{PATIENCE, within},
+    measure::{PATIENCE, Turn, within},
+    native,
+    pace::{self, Times},
     wire::{Counting, Frame},
 };
+
+/// No more subscriptions than this are being opened at a time, unless a row says otherwise.
+pub(crate) const OPENING: usize = 64;
 
 /// The received messages of each subscriber.
 #[derive(Debug)]
@@ -34,6 +39,26 @@ pub(crate) struct Arrivals {
     reached: Mutex<Option<Instant>>,
     changed: Notify,
     failed: Mutex<Option<String>>,
+    /// Whether an open loop is running.
+    is_paced: AtomicBool,
+    paced: RwLock<Option<Arc<Paced>>>,
+}
+
+/// The messages of an open loop.
+#[derive(Debug)]
+struct Paced {
+    /// The number of messages that each subscriber had before.
+    before: Vec<u64>,
+    messages: Vec<Awaited>,
+}
+
+/// A message on its way to all subscribers.
+#[derive(Debug)]
+struct Awaited {
+    /// The number of subscribers that lack the message.
+    lacking: AtomicU64,
+    /// When the last subscriber had it.
+    reached: OnceLock<Instant>,
 }
 
 /// On a cache line of its own: each is counted up by another task.
@@ -51,12 +76,19 @@ impl Arrivals {
             reached: Mutex::default(),
             changed: Notify::new(),
             failed: Mutex::default(),
+            is_paced: AtomicBool::new(false),
+            paced: RwLock::default(),
         })
     }
 
     fn arrived(&self, subscriber: usize) {
-        if let Some(count) = self.counts.get(subscriber) {
-            count.0.fetch_add(1, Relaxed);
+        let Some(count) = self.counts.get(subscriber) else { return };
+        let earlier = count.0.fetch_add(1, Relaxed);
+        if self.is_paced.load(Relaxed)
+            && let Ok(paced) = self.paced.read()
+            && let Some(paced) = &*paced
+        {
+            paced.arrived(subscriber, earlier);
         }
         let goal = self.goal.load(Relaxed);
         if goal > 0 && self.total.fetch_add(1, Relaxed) + 1 == goal {
@@ -92,6 +124,34 @@ impl Arrivals {
     }
 }
 
+impl Paced {
+    fn new(before: Vec<u64>, messages: usize) -> Arc<Self> {
+        let size = before.len() as u64;
+        let awaited = || Awaited { lacking: AtomicU64::new(size), reached: OnceLock::new() };
+        Arc::new(Self { before, messages: std::iter::repeat_with(awaited).take(messages).collect() })
+    }
+
+    /// Messages come in order, so their number tells which one it is.
+    fn arrived(&self, subscriber: usize, earlier: u64) {
+        let number = self.before.get(subscriber).map(|before| earlier - before);
+        if let Some(message) = number.and_then(|number| self.messages.get(number as usize))
+            && message.lacking.fetch_sub(1, Relaxed) == 1
+        {
+            // set once: only one subscriber is the last
+            let _ = message.reached.set(Instant::now());
+        }
+    }
+}
+
+/// How subscriptions of a crowd are opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'a> {
+    /// Each subscription is a durable subscriber with `ACK_MODE_AUTO`, with this and its number as the name.
+    pub names: Option<&'a str>,
+    /// No more than this are being opened at a time.
+    pub at_a_time: usize,
+}
+
 /// Subscribers, each in its own task. Dropping the crowd ends them.
 pub(crate) struct Crowd {
     arrivals: Arc<Arrivals>,
@@ -111,21 +171,24 @@ impl Crowd {
 
     /// Like [`open`](Self::open), with a room for each subscription.
     pub(crate) async fn open_in(channels: &[Channel], rooms: &[String], named: bool) -> Result<Self> {
-        // no more than this are being opened at a time
-        const OPENING: u64 = 64;
+        let opening = Opening { names: named.then_some("subscriber-"), at_a_time: OPENING };
+        Self::open_as(channels, rooms, opening).await
+    }
 
+    /// Like [`open_in`](Self::open_in), with these names.
+    pub(crate) async fn open_as(channels: &[Channel], rooms: &[String], opening: Opening<'_>) -> Result<Self> {
         let arrivals = Arrivals::new(rooms.len());
         let mut tasks = JoinSet::new();
         for (number, (room, channel)) in rooms.iter().zip(channels.iter().cycle()).enumerate() {
             let request = SubscribeRequest {
                 room_id: room.clone(),
-                subscriber: if named { format!("subscriber-{number}") } else { String::new() },
+                subscriber: opening.names.map(|prefix| format!("{prefix}{number}")).unwrap_or_default(),
                 ack_mode: AckMode::Auto.into(),
                 start: Some(Start { at: Some(At::New(())) }),
                 ..SubscribeRequest::default()
             };
             tasks.spawn(subscribe(channel.clone(), request, number, Arc::clone(&arrivals)));
-            arrivals.stand((number as u64 + 1).saturating_sub(OPENING)).await?;
+            arrivals.stand((number + 1).saturating_sub(opening.at_a_time) as u64).await?;
         }
         arrivals.stand(rooms.len() as u64).await?;
         Ok(Self { arrivals, exactly_once: true, _tasks: tasks })
@@ -134,9 +197,19 @@ impl Crowd {
     /// Gives each of `size` subscribers a file-backed durable pull consumer with explicit acks on this stream. Pulls
     /// and acknowledges over `connections`.
     pub(crate) async fn pull(connections: &[jetstream::Context], stream: &str, size: usize) -> Result<Self> {
+        Self::pull_as(connections, stream, size, 16).await
+    }
+
+    /// Like [`pull`](Self::pull), with this many consumers being created at a time.
+    pub(crate) async fn pull_as(
+        connections: &[jetstream::Context],
+        stream: &str,
+        size: usize,
+        at_a_time: usize,
+    ) -> Result<Self> {
         let arrivals = Arrivals::new(size);
-        let opened = stream::iter((0..size).zip(connections.iter().cycle())).map(|(number, context)| {
-            let arrivals = Arc::clone(&arrivals);
+        let opened = stream::iter((0..size).zip(connections.iter().cycle().cloned())).map(|(number, context)| {
+            let (arrivals, stream) = (Arc::clone(&arrivals), stream.to_owned());
             async move {
                 let config = pull::Config {
                     durable_name: Some(format!("subscriber_{number}")),
@@ -147,12 +220,31 @@ impl Crowd {
                 anyhow::Ok(acknowledge(consumer.messages().await?, number, arrivals))
             }
         });
-        let opened: Vec<_> = opened.buffer_unordered(16).try_collect().await?;
+        let opened: Vec<_> = opened.buffer_unordered(at_a_time).try_collect().await?;
         let mut tasks = JoinSet::new();
         for puller in opened {
             tasks.spawn(puller);
         }
         Ok(Self { arrivals, exactly_once: false, _tasks: tasks })
+    }
+
+    /// Subscribes to a subject with core NATS, on each of these connections.
+    pub(crate) async fn core(connections: &[jetstream::Context], subject: &str) -> Result<Self> {
+        let arrivals = Arrivals::new(connections.len());
+        let mut tasks = JoinSet::new();
+        for (number, context) in connections.iter().enumerate() {
+            let client = context.client();
+            let mut messages = client.subscribe(subject.to_owned()).await?;
+            native::settled(&client).await;
+            let arrivals = Arc::clone(&arrivals);
+            tasks.spawn(async move {
+                while messages.next().await.is_some() {
+                    arrivals.arrived(number);
+                }
+                arrivals.fail("a connection is gone".to_owned());
+            });
+        }
+        Ok(Self { arrivals, exactly_once: true, _tasks: tasks })
     }
 
     /// The number of messages that each subscriber has received so far.
@@ -240,9 +332,42 @@ impl Crowd {
         }
         Ok(times)
     }
+
+    /// Publishes `per_second` messages a second for `duration`, whether or not earlier ones have arrived. The turn has
+    /// the time of each message from the moment at which it was due until it has reached the last subscriber.
+    pub(crate) async fn at_rate<F>(
+        &self,
+        per_second: u32,
+        duration: Duration,
+        publish: impl Fn(u64) -> F + Send + 'static,
+    ) -> Result<Turn>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let before = self.count();
+        let most = (duration.as_secs_f64() * f64::from(per_second)).ceil() as usize;
+        let paced = Paced::new(before.clone(), most);
+        self.arrivals.pace(Some(Arc::clone(&paced)));
+        let times = pace::paced(per_second, duration, publish).await?;
+        self.received(&before, times.len() as u64).await?;
+        self.arrivals.pace(None);
+        let reached = paced.messages.iter().filter_map(|message| message.reached.get().copied());
+        let times: Times = times.into_iter().zip(reached).map(|((due, _), reached)| (due, reached)).collect();
+        ensure!(times.len() == most, "a message that did not reach all");
+        let mut turn = pace::turn(&times)?;
+        turn.messages *= self.len() as u64;
+        Ok(turn)
+    }
 }
 
 impl Arrivals {
+    fn pace(&self, messages: Option<Arc<Paced>>) {
+        self.is_paced.store(messages.is_some(), Relaxed);
+        if let Ok(mut paced) = self.paced.write() {
+            *paced = messages;
+        }
+    }
+
     async fn stand(&self, count: u64) -> Result<()> {
         let all = async {
             while self.ready.load(Relaxed) < count {

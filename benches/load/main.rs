@@ -14,15 +14,23 @@
 mod baseline;
 mod client;
 mod crowd;
+mod ingest;
 mod measure;
 mod native;
+mod pace;
 mod plot;
+mod plot_latency;
 mod processes;
 mod report;
 mod rows;
+mod tables;
 mod wire;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -32,6 +40,7 @@ use unibus::StopSignals;
 use crate::{
     measure::Scale,
     report::{Report, Row},
+    tables::Tables,
 };
 
 /// Measures the service beside its baselines and prints the table.
@@ -56,7 +65,7 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     save: Option<String>,
 
-    /// Measure nothing: print the tables of a results file and draw its plot again
+    /// Measure nothing: print the tables of a results file and draw its plots again
     #[arg(long, value_name = "FILE")]
     show: Option<PathBuf>,
 
@@ -113,7 +122,7 @@ async fn run(options: &Options) -> Result<()> {
     }
     if let Some(path) = &options.show {
         let report = Report::read(path)?;
-        println!("{report}");
+        println!("{}", Tables(&report));
         return draw(&report, path);
     }
     if let Some(unknown) = options.row.iter().find(|name| rows::ROWS.iter().all(|row| row.name != **name)) {
@@ -121,10 +130,7 @@ async fn run(options: &Options) -> Result<()> {
     }
     raise_file_limit()?;
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
-    let path = options.save.as_ref().map(|name| {
-        let file = format!("benches/results/{name}.json");
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)
-    });
+    let path = options.save.as_ref().map(|name| results(name));
     let mut report = Report::new(options.quick);
     if let Some(path) = path.as_ref().filter(|path| path.exists()) {
         let older = Report::read(path)?;
@@ -152,7 +158,7 @@ async fn run(options: &Options) -> Result<()> {
             report.write(path)?;
         }
     }
-    println!("{report}");
+    println!("{}", Tables(&report));
     if let Some(path) = &path {
         draw(&report, path)?;
     }
@@ -162,9 +168,22 @@ async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn draw(report: &Report, path: &std::path::Path) -> Result<()> {
-    let path = path.with_extension("svg");
-    std::fs::write(&path, plot::svg(report)?).with_context(|| path.display().to_string())
+/// The results file with this name.
+fn results(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results").join(format!("{name}.json"))
+}
+
+/// Draws the plots of a report beside its file.
+fn draw(report: &Report, path: &Path) -> Result<()> {
+    let beside = |end: &str, svg: String| {
+        let path = path.with_extension(end);
+        std::fs::write(&path, svg).with_context(|| path.display().to_string())
+    };
+    beside("svg", plot::svg(report)?)?;
+    match plot_latency::svg(report)? {
+        Some(svg) => beside("latency.svg", svg),
+        None => Ok(()),
+    }
 }
 
 /// A stream is a file and a subscription a part of a connection: some rows need more than the usual thousand.

@@ -7,12 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use tokio::{task::JoinSet, time};
 
+use crate::pace::Latencies;
+
 /// Time limit of everything that a turn waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The figures of an open loop, and the shares of calls that they stand for.
+pub(crate) const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 /// Ticks of `/proc/<pid>/stat` in a second: a constant of Linux's interface, whatever the kernel's own clock.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -53,12 +57,14 @@ impl Scale {
 pub(crate) struct Turn {
     pub figures: Vec<(&'static str, f64)>,
     pub messages: u64,
+    /// All latencies, if the turn is an open loop.
+    pub latencies: Option<Latencies>,
 }
 
 impl Turn {
     /// The figure `rate`: messages per second.
     pub(crate) fn rate(messages: u64, elapsed: Duration) -> Self {
-        Self { figures: vec![("rate", messages as f64 / elapsed.as_secs_f64())], messages }
+        Self { figures: vec![("rate", messages as f64 / elapsed.as_secs_f64())], messages, latencies: None }
     }
 
     /// The figures `p50` and `p99` in seconds.
@@ -68,7 +74,20 @@ impl Turn {
             let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len().max(1)) - 1;
             times.get(at).map(Duration::as_secs_f64).context("a turn without a single sample")
         };
-        Ok(Self { figures: vec![("p50", quantile(0.5)?), ("p99", quantile(0.99)?)], messages: times.len() as u64 })
+        let figures = vec![("p50", quantile(0.5)?), ("p99", quantile(0.99)?)];
+        Ok(Self { figures, messages: times.len() as u64, latencies: None })
+    }
+
+    /// The figures `p50`, `p99` and `p99.9` in seconds.
+    pub(crate) fn distribution(latencies: Latencies) -> Result<Self> {
+        ensure!(latencies.count() > 0, "a turn without a single sample");
+        let figures = QUANTILES.iter().map(|(name, share)| (*name, latencies.quantile(*share))).collect();
+        Ok(Self { figures, messages: latencies.count(), latencies: Some(latencies) })
+    }
+
+    /// One figure in seconds.
+    pub(crate) fn time(name: &'static str, time: Duration) -> Self {
+        Self { figures: vec![(name, time.as_secs_f64())], ..Self::default() }
     }
 }
 
@@ -102,6 +121,8 @@ pub(crate) struct Measured {
     pub figures: BTreeMap<&'static str, Vec<f64>>,
     /// CPU seconds of each process per million messages.
     pub cpu: BTreeMap<&'static str, Vec<f64>>,
+    /// The latencies of all rounds, if the turns are open loops.
+    pub latencies: Option<Latencies>,
 }
 
 impl Measured {
@@ -123,6 +144,10 @@ impl Measured {
     fn take(&mut self, turn: &Turn, spent: &[(&'static str, f64)]) {
         for (name, value) in &turn.figures {
             self.figures.entry(name).or_default().push(*value);
+        }
+        match (&mut self.latencies, &turn.latencies) {
+            (Some(all), Some(more)) => all.add(more),
+            (all, more) => all.clone_from(more),
         }
         if turn.messages > 0 {
             for (process, seconds) in spent {

@@ -42,12 +42,13 @@ fn margin(line: &Line) -> Option<f64> {
         Reach::AtLeast(least) => line.ratio? / least,
         Reach::AtMost(most) => most / line.ratio?,
         Reach::Below(bound) => bound / line.ours.as_ref()?.median,
+        Reach::Above(bound) => line.ours.as_ref()?.median / bound,
     };
     (factor.is_finite() && factor > 0.0).then_some(factor)
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
 fn draw<'a>(area: &Area<'a>, claims: &[(&Line, f64)], height: i32) -> Drawn<'a> {
     area.fill(&WHITE)?;
@@ -81,7 +82,8 @@ fn draw<'a>(area: &Area<'a>, claims: &[(&Line, f64)], height: i32) -> Drawn<'a> 
     area.present()
 }
 
-fn write<'a>(area: &Area<'a>, text: &str, at: (i32, i32), side: HPos, colour: RGBColor) -> Drawn<'a> {
+/// Writes a text that ends, begins or has its middle at a point.
+pub(crate) fn write<'a>(area: &Area<'a>, text: &str, at: (i32, i32), side: HPos, colour: RGBColor) -> Drawn<'a> {
     let style = TextStyle::from(("sans-serif", 12).into_font()).color(&colour).pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style))
 }

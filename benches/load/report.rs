@@ -1,6 +1,6 @@
-//! The results of rows, the file that keeps them, and their tables.
+//! The results of rows, and the file that keeps them.
 
-use std::{collections::BTreeMap, fmt, fs, path::Path, process::Command, time::SystemTime};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::SystemTime};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,8 @@ impl Figure {
         Self { what: what.into(), median, samples }
     }
 
-    fn spread(&self) -> (f64, f64) {
+    /// The least and the greatest sample.
+    pub(crate) fn spread(&self) -> (f64, f64) {
         let low = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
         (low, self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max))
     }
@@ -47,7 +48,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn show(self, value: f64) -> String {
+    pub(crate) fn show(self, value: f64) -> String {
         let scaled = |steps: &[(f64, &str)]| {
             let (scale, unit) =
                 steps.iter().find(|(scale, _)| value.abs() >= *scale).or(steps.last()).unwrap_or(&(1.0, ""));
@@ -65,13 +66,15 @@ impl Unit {
     }
 }
 
-/// The bound of a claim. All variants except the last bound the ratio of our figure to the baseline.
+/// The bound of a claim. `AtLeast` and `AtMost` bound the ratio of our figure to the baseline.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Reach {
     AtLeast(f64),
     AtMost(f64),
     /// Our figure itself is below this value.
     Below(f64),
+    /// Our figure itself is above this value.
+    Above(f64),
 }
 
 /// One claim, compared with one baseline.
@@ -122,11 +125,19 @@ impl Line {
         }
     }
 
+    /// The same claim with the figure of a baseline.
+    pub(crate) fn beside(mut self, unit: Unit, (what, baseline): (&str, Vec<f64>)) -> Self {
+        self.unit = unit;
+        self.baseline = Some(Figure::new(what, baseline));
+        self
+    }
+
     pub(crate) fn reach(mut self, reach: Reach) -> Self {
         self.reached = match reach {
             Reach::AtLeast(least) => self.ratio.map(|ratio| ratio >= least),
             Reach::AtMost(most) => self.ratio.map(|ratio| ratio <= most),
             Reach::Below(bound) => self.ours.as_ref().map(|ours| ours.median < bound),
+            Reach::Above(bound) => self.ours.as_ref().map(|ours| ours.median > bound),
         };
         self.reach = Some(reach);
         self
@@ -139,6 +150,7 @@ impl Line {
             Some(Reach::AtMost(most)) if most < 0.1 => format!("<= 1/{:.0} x", 1.0 / most),
             Some(Reach::AtMost(most)) => format!("<= {most} x"),
             Some(Reach::Below(bound)) => format!("below {}", self.unit.show(bound)),
+            Some(Reach::Above(bound)) => format!("above {}", self.unit.show(bound)),
             None => String::new(),
         }
     }
@@ -153,14 +165,42 @@ pub(crate) struct Cost {
     pub processes: BTreeMap<String, Figure>,
 }
 
+/// The latencies of one side of an open loop, over all rounds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Distribution {
+    pub what: String,
+    pub side: String,
+    pub calls: u64,
+    /// Shares of the calls, and the seconds below which they lie.
+    pub points: Vec<(f64, f64)>,
+}
+
 /// The result of a row.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub lines: Vec<Line>,
     pub costs: Vec<Cost>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distributions: Vec<Distribution>,
 }
 
 impl Outcome {
+    /// Appends another outcome of the same row.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.costs.extend(other.costs);
+        self.distributions.extend(other.distributions);
+    }
+
+    /// Records the latencies of these sides, if their turns are open loops.
+    pub(crate) fn distributed(&mut self, what: &str, measured: &[&Measured]) {
+        self.distributions.extend(measured.iter().filter_map(|side| {
+            let latencies = side.latencies.as_ref()?;
+            let (what, side) = (what.to_owned(), side.side.to_owned());
+            Some(Distribution { what, side, calls: latencies.count(), points: latencies.points() })
+        }));
+    }
+
     /// Records the CPU time that the processes of each side spent on `what`.
     pub(crate) fn spent(&mut self, what: &str, measured: &[&Measured]) {
         for side in measured {
@@ -224,53 +264,6 @@ impl Report {
     pub(crate) fn lines(&self) -> impl Iterator<Item = (&str, &Line)> {
         self.rows.iter().flat_map(|row| row.outcome.lines.iter().map(|line| (row.row.as_str(), line)))
     }
-}
-
-/// The tables, in Markdown.
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in &self.with {
-            writeln!(f, "{name}: {value}")?;
-        }
-        if self.quick {
-            writeln!(f, "\nA quick run: it shows that everything works; its figures mean nothing.")?;
-        }
-        writeln!(f, "\n| claim | ours | baseline | ratio | to reach | reached |\n|---|---|---|---|---|---|")?;
-        for (_, line) in self.lines() {
-            let cell = |figure: &Option<Figure>| figure.as_ref().map(|figure| show(line.unit, figure));
-            let baseline = line.baseline.as_ref().map(|figure| format!("{}: {}", figure.what, show(line.unit, figure)));
-            let ours = cell(&line.ours).or(line.note.clone()).unwrap_or_default();
-            writeln!(
-                f,
-                "| {} | {ours} | {} | {} | {} | {} |",
-                line.claim,
-                baseline.unwrap_or_default(),
-                line.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-                line.bound(),
-                line.reached.map_or("", |reached| if reached { "yes" } else { "no" }),
-            )?;
-        }
-        for row in self.rows.iter().filter(|row| row.failed.is_some()) {
-            writeln!(f, "| {}: failed, {} | | | | | |", row.row, row.failed.as_deref().unwrap_or_default())?;
-        }
-        writeln!(f, "\n| CPU seconds for a million | side | service | NATS | bare server | load generator |")?;
-        writeln!(f, "|---|---|---|---|---|---|")?;
-        for cost in self.rows.iter().flat_map(|row| &row.outcome.costs) {
-            let cell = |process: &str| cost.processes.get(process).map(|figure| format!("{:.2}", figure.median));
-            let [service, nats, bare, generator] =
-                ["service", "nats", "bare", "generator"].map(|process| cell(process).unwrap_or_default());
-            writeln!(f, "| {} | {} | {service} | {nats} | {bare} | {generator} |", cost.what, cost.side)?;
-        }
-        Ok(())
-    }
-}
-
-fn show(unit: Unit, figure: &Figure) -> String {
-    let (low, high) = figure.spread();
-    if figure.samples.len() < 2 {
-        return unit.show(figure.median);
-    }
-    format!("{} ({} to {})", unit.show(figure.median), unit.show(low), unit.show(high))
 }
 
 /// The versions and the machine of this run.

@@ -1,7 +1,8 @@
 //! Live fan-out in one room, and the time in which one live message reaches the last subscriber. Messages have 256 B.
 //! nats-server syncs at its default interval, so that the rows measure fan-out and not syncing.
 //!
-//! Ours: durable subscribers with `ACK_MODE_AUTO`. The load generator publishes to the room's subject with core NATS.
+//! Ours: durable subscribers with `ACK_MODE_AUTO`, and in a room of their own subscriptions without a name. The load
+//! generator publishes to the room's subject with core NATS.
 //!
 //! Baselines:
 //! - (a) The bare tonic server broadcasts pre-encoded frames, which are as long as those of the service. A small call
@@ -15,7 +16,7 @@
 //! A turn ends when the stream and every subscriber have every message. The subscribers of the service and of the bare
 //! server use the same code, which counts frames and does not decode them, over the same number of connections.
 //!
-//! In the rows of one message, the next message is published when the one before has reached every subscriber, at most
+//! The rows of one message are closed loops: the next message is published when the one before has reached every subscriber, at most
 //! 20 per second. A turn lasts at most as long as a hundred messages take at twice that pause.
 
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ use crate::{
 };
 
 const ROOM: &str = "live";
+const UNNAMED: &str = "unnamed";
 const STREAM: &str = "DURABLES";
 const DURABLES: &str = "durables";
 const FEED: &str = "feed";
@@ -53,14 +55,18 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for size in scale.pick([10, 100, 1000], [10, 50, 100]) {
         let crowds = Crowds::gather(size).await?;
-        let [ours, bare, pulled, fed] = in_turns(&scale, crowds.looped(scale.turn)).await?;
+        let [ours, unnamed, bare, pulled, fed] = in_turns(&scale, crowds.looped(scale.turn)).await?;
         let claim = format!("live fan-out to {size}");
-        outcome.spent(&claim, &[&ours, &bare, &pulled, &fed]);
+        outcome.spent(&claim, &[&ours, &unnamed, &bare, &pulled, &fed]);
+        let least = Reach::AtLeast(if size <= 10 { 0.8 } else { 0.95 });
         let beside = |what, side: &Measured| {
             anyhow::Ok(Line::new(&claim, Unit::PerSecond, ours.figure("rate")?, (what, side.figure("rate")?)))
         };
         outcome.lines.push(beside(BARE, &bare)?.reach(Reach::AtLeast(0.8)));
-        outcome.lines.push(beside(FED, &fed)?);
+        outcome.lines.push(beside(FED, &fed)?.reach(least));
+        let (claim_unnamed, beside_unnamed) = (format!("{claim} without a name"), (FED, fed.figure("rate")?));
+        let line = Line::new(claim_unnamed, Unit::PerSecond, unnamed.figure("rate")?, beside_unnamed);
+        outcome.lines.push(line.reach(least));
         let line = beside(PULLED, &pulled)?;
         outcome.lines.push(if size == 1000 { line.reach(Reach::AtLeast(10.0)) } else { line });
         let cost = format!("{claim}, CPU of service and NATS for a million");
@@ -110,6 +116,7 @@ struct Crowds {
     stand: Stand,
     payload: Bytes,
     ours: Arc<Crowd>,
+    unnamed: Arc<Crowd>,
     bare: Arc<Crowd>,
     pulled: Arc<Crowd>,
     feeder: Baseline,
@@ -133,8 +140,10 @@ impl Crowds {
         let feeder = Baseline::fed(&stand.nats, FEED).await?;
         let to_fed = client::channels(feeder.url(), CONNECTIONS).await?;
         let connections = native::connections(&stand.nats, CONNECTIONS).await?;
+        client::create_room(&control, UNNAMED).await?;
         Ok(Self {
             payload,
+            unnamed: Arc::new(Crowd::open(&channels, UNNAMED, size, false).await?),
             ours: Arc::new(Crowd::open(&channels, ROOM, size, true).await?),
             bare: Arc::new(Crowd::open(&to_bare, ROOM, size, false).await?),
             pulled: Arc::new(Crowd::pull(&connections, STREAM, size).await?),
@@ -148,7 +157,7 @@ impl Crowds {
 
     /// Turns of the closed loop. The windows are as large as they can be while what is under way stays bounded: a
     /// quarter of a million deliveries, and a tenth of that for the side that needs seconds for it.
-    fn looped(&self, duration: Duration) -> [Side; 4] {
+    fn looped(&self, duration: Duration) -> [Side; 5] {
         let size = self.ours.len() as u64;
         let (wide, narrow) = ((250_000 / size).clamp(128, 2048), (25_000 / size).clamp(16, 2048));
         let turn = move |crowd: Arc<Crowd>, publish: Publish, window| async move {
@@ -158,9 +167,13 @@ impl Crowds {
         };
         let [ours, bare, pulled, fed] = self.publishers();
         let (to_ours, to_bare, to_pulled) = (self.ours.clone(), self.bare.clone(), self.pulled.clone());
-        let to_fed = self.fed.clone();
+        let (to_fed, to_unnamed) = (self.fed.clone(), self.unnamed.clone());
+        let unnamed = self.natively(&client::stream_name(UNNAMED), &client::subject(UNNAMED));
         [
             Side::new("unibus", &self.stand.ours(), move || turn(to_ours.clone(), ours.clone(), wide)),
+            Side::new("unibus, without a name", &self.stand.ours(), move || {
+                turn(to_unnamed.clone(), unnamed.clone(), wide)
+            }),
             Side::new(BARE, &self.stand.bare(), move || turn(to_bare.clone(), bare.clone(), wide)),
             Side::new(PULLED, &self.stand.direct(), move || turn(to_pulled.clone(), pulled.clone(), narrow)),
             Side::new(FED, &self.feeding(), move || turn(to_fed.clone(), fed.clone(), wide)),
@@ -193,13 +206,16 @@ impl Crowds {
     }
 
     fn publishers(&self) -> [Publish; 4] {
-        let native = |stream: &str, subject: &str| Publish::natively(&self.context, stream, subject, &self.payload);
         [
-            native(&client::stream_name(ROOM), &client::subject(ROOM)),
+            self.natively(&client::stream_name(ROOM), &client::subject(ROOM)),
             Publish::Bare(self.broadcaster.clone()),
-            native(STREAM, DURABLES),
-            native("FED", FEED),
+            self.natively(STREAM, DURABLES),
+            self.natively("FED", FEED),
         ]
+    }
+
+    fn natively(&self, stream: &str, subject: &str) -> Publish {
+        Publish::natively(&self.context, stream, subject, &self.payload)
     }
 }
 

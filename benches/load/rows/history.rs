@@ -6,6 +6,9 @@
 //! ephemeral consumer and one fetch, the fastest raw read with async-nats.
 //!
 //! In a turn, one reader reads one page after the other, or 16 readers do so in parallel, each on its own connection.
+//!
+//! Each is measured in a room without subscriptions, and in an active room: one subscription was open before the
+//! messages were published, and has received them all.
 
 use std::time::Duration;
 
@@ -19,88 +22,116 @@ use unibus::v1::HistoryRequest;
 
 use crate::{
     client::{self, Client, PAYLOAD_BYTES},
-    measure::{Scale, Side, in_turns, one_at_a_time, together},
+    crowd::Crowd,
+    measure::{Measured, Scale, Side, in_turns, one_at_a_time, together},
     native,
     processes::{Disk, Stand},
     report::{Line, Outcome, Reach, Unit},
 };
 
-const ROOM: &str = "history";
+const QUIET: &str = "history";
+const ACTIVE: &str = "active";
 const READERS: usize = 16;
 const STORED: u64 = 5000;
 
+const GETS: &str = "(a) sequential get";
+const FETCH: &str = "(b) ephemeral fetch";
+
+/// A room and its readers.
+struct Log<'a> {
+    room: &'static str,
+    stand: &'a Stand,
+    clients: &'a [Client],
+    streams: Vec<Stream>,
+}
+
 pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let stand = Stand::start(Disk::Interval).await?;
-    client::create_room(&client::channel(stand.service.url()).await?, ROOM).await?;
+    let channel = client::channel(stand.service.url()).await?;
     let context = native::connect(&stand.nats).await?;
-    native::fill(&context, &client::subject(ROOM), &client::payload(PAYLOAD_BYTES), STORED).await?;
     let clients = client::clients(stand.service.url(), READERS).await?;
-    let mut streams = Vec::new();
-    for context in native::connections(&stand.nats, READERS).await? {
-        streams.push(context.get_stream(client::stream_name(ROOM)).await?);
-    }
     let mut outcome = Outcome::default();
-    for limit in [200, 1000] {
-        alone(&mut outcome, &scale, &stand, (&clients, &streams), limit).await?;
-    }
-    for limit in [200, 1000] {
-        beside_each_other(&mut outcome, &scale, &stand, (&clients, &streams), limit).await?;
+    for room in [QUIET, ACTIVE] {
+        client::create_room(&channel, room).await?;
+        let subscription = if room == ACTIVE {
+            Some(Crowd::open(std::slice::from_ref(&channel), room, 1, false).await?)
+        } else {
+            None
+        };
+        native::fill(&context, &client::subject(room), &client::payload(PAYLOAD_BYTES), STORED).await?;
+        if let Some(subscription) = &subscription {
+            subscription.received(&[0], STORED).await?;
+        }
+        let mut streams = Vec::new();
+        for context in native::connections(&stand.nats, READERS).await? {
+            streams.push(context.get_stream(client::stream_name(room)).await?);
+        }
+        let log = Log { room, stand: &stand, clients: &clients, streams };
+        for limit in [200, 1000] {
+            alone(&mut outcome, &scale, &log, limit).await?;
+        }
+        for limit in [200, 1000] {
+            beside_each_other(&mut outcome, &scale, &log, limit).await?;
+        }
     }
     Ok(outcome)
 }
 
-async fn alone(
-    outcome: &mut Outcome,
-    scale: &Scale,
-    stand: &Stand,
-    (clients, streams): (&[Client], &[Stream]),
-    limit: u64,
-) -> Result<()> {
-    let turn = scale.turn / 2;
-    let client = clients.first().context("a client")?.clone();
-    let [stream, same] = [streams.first().context("a stream")?.clone(), streams.first().context("a stream")?.clone()];
-    let sides = [
-        Side::new("unibus", &stand.ours(), move || {
-            let client = client.clone();
-            one_at_a_time(turn, move || page(client.clone(), limit))
-        }),
-        Side::new("(a) sequential get", &stand.direct(), move || {
-            let stream = stream.clone();
-            one_at_a_time(turn, move || get_each(stream.clone(), limit))
-        }),
-        Side::new("(b) ephemeral fetch", &stand.direct(), move || {
-            let stream = same.clone();
-            one_at_a_time(turn, move || fetch(stream.clone(), limit))
-        }),
-    ];
-    let [ours, gets, fetches] = in_turns(scale, sides).await?;
-    let claim = format!("History of the newest {limit}, p50");
-    outcome.spent(&format!("a million pages of {limit}"), &[&ours, &gets, &fetches]);
-    for (what, side, most) in [("(a) sequential get", &gets, 1.0 / 15.0), ("(b) ephemeral fetch", &fetches, 1.5)] {
-        let line = Line::new(&claim, Unit::Seconds, ours.figure("p50")?, (what, side.figure("p50")?));
-        outcome.lines.push(line.reach(Reach::AtMost(most)));
+impl Log<'_> {
+    /// What the claims about this room say of it.
+    fn of(&self) -> &'static str {
+        if self.room == ACTIVE { " of an active room" } else { "" }
+    }
+}
+
+async fn alone(outcome: &mut Outcome, scale: &Scale, log: &Log<'_>, limit: u64) -> Result<()> {
+    let (turn, room) = (scale.turn / 2, log.room);
+    let client = log.clients.first().context("a client")?.clone();
+    let stream = log.streams.first().context("a stream")?.clone();
+    let same = stream.clone();
+    let ours = Side::new("unibus", &log.stand.ours(), move || {
+        let client = client.clone();
+        one_at_a_time(turn, move || page(client.clone(), room, limit))
+    });
+    let fetches = Side::new(FETCH, &log.stand.direct(), move || {
+        let stream = stream.clone();
+        one_at_a_time(turn, move || fetch(stream.clone(), limit))
+    });
+    let gets = Side::new(GETS, &log.stand.direct(), move || {
+        let stream = same.clone();
+        one_at_a_time(turn, move || get_each(stream.clone(), limit))
+    });
+    let claim = format!("History of the newest {limit}{}, p50", log.of());
+    let cost = format!("a million pages of {limit}{}", log.of());
+    let beside = |ours: &Measured, side: &Measured| {
+        anyhow::Ok(Line::new(&claim, Unit::Seconds, ours.figure("p50")?, (side.side, side.figure("p50")?)))
+    };
+    if room == ACTIVE {
+        let [ours, fetches] = in_turns(scale, [ours, fetches]).await?;
+        outcome.spent(&cost, &[&ours, &fetches]);
+        let line = beside(&ours, &fetches)?;
+        outcome.lines.push(if limit == 200 { line.reach(Reach::Below(500e-6)) } else { line });
+    } else {
+        let [ours, gets, fetches] = in_turns(scale, [ours, gets, fetches]).await?;
+        outcome.spent(&cost, &[&ours, &gets, &fetches]);
+        outcome.lines.push(beside(&ours, &gets)?.reach(Reach::AtMost(1.0 / 15.0)));
+        outcome.lines.push(beside(&ours, &fetches)?.reach(Reach::AtMost(1.2)));
     }
     Ok(())
 }
 
-async fn beside_each_other(
-    outcome: &mut Outcome,
-    scale: &Scale,
-    stand: &Stand,
-    (clients, streams): (&[Client], &[Stream]),
-    limit: u64,
-) -> Result<()> {
-    let turn = scale.turn / 2;
-    let (clients, streams) = (clients.to_vec(), streams.to_vec());
+async fn beside_each_other(outcome: &mut Outcome, scale: &Scale, log: &Log<'_>, limit: u64) -> Result<()> {
+    let (turn, room) = (scale.turn / 2, log.room);
+    let (clients, streams) = (log.clients.to_vec(), log.streams.clone());
     let sides = [
-        Side::new("unibus", &stand.ours(), move || {
+        Side::new("unibus", &log.stand.ours(), move || {
             let clients = clients.clone();
             together(READERS, turn, move |reader, _| {
                 let client = clients.get(reader).cloned();
-                async move { page(client.context("a client")?, limit).await }
+                async move { page(client.context("a client")?, room, limit).await }
             })
         }),
-        Side::new("(b) ephemeral fetch", &stand.direct(), move || {
+        Side::new(FETCH, &log.stand.direct(), move || {
             let streams = streams.clone();
             together(READERS, turn, move |reader, _| {
                 let stream = streams.get(reader).cloned();
@@ -109,16 +140,19 @@ async fn beside_each_other(
         }),
     ];
     let [ours, fetches] = in_turns(scale, sides).await?;
-    let claim = format!("History of the newest {limit}, {READERS} readers, pages");
-    outcome.spent(&format!("a million pages of {limit}, {READERS} readers"), &[&ours, &fetches]);
-    let beside = ("(b) ephemeral fetch", fetches.figure("rate")?);
-    let line = Line::new(claim, Unit::PerSecond, ours.figure("rate")?, beside);
-    outcome.lines.push(line.reach(Reach::AtLeast(0.7)));
+    let claim = format!("History of the newest {limit}{}, {READERS} readers, pages", log.of());
+    outcome.spent(&format!("a million pages of {limit}{}, {READERS} readers", log.of()), &[&ours, &fetches]);
+    let line = Line::new(claim, Unit::PerSecond, ours.figure("rate")?, (FETCH, fetches.figure("rate")?));
+    outcome.lines.push(match (room, limit) {
+        (ACTIVE, 200) => line.reach(Reach::Above(3000.0)),
+        (ACTIVE, _) => line,
+        _ => line.reach(Reach::AtLeast(0.9)),
+    });
     Ok(())
 }
 
-async fn page(mut client: Client, limit: u64) -> Result<()> {
-    let request = HistoryRequest { room_id: ROOM.to_owned(), limit: i64::try_from(limit)?, anchor: None };
+pub(super) async fn page(mut client: Client, room: &str, limit: u64) -> Result<()> {
+    let request = HistoryRequest { room_id: room.to_owned(), limit: i64::try_from(limit)?, anchor: None };
     let page = client.history(request).await?.into_inner();
     ensure!(page.messages.len() as u64 == limit, "a page of {}", page.messages.len());
     Ok(())
@@ -136,7 +170,7 @@ async fn get_each(stream: Stream, limit: u64) -> Result<()> {
     Ok(())
 }
 
-async fn fetch(stream: Stream, limit: u64) -> Result<()> {
+pub(super) async fn fetch(stream: Stream, limit: u64) -> Result<()> {
     let start_sequence = last_sequence(&stream).await? + 1 - limit;
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },

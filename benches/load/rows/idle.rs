@@ -55,7 +55,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
         Line::alone(format!("{claim}, memory of nats-server each"), Unit::Bytes, nats.bytes),
         Line::alone(format!("{claim}, CPU of nats-server"), Unit::Percent, nats.percent),
     ];
-    Ok(Outcome { lines, costs: Vec::new() })
+    Ok(Outcome { lines, ..Outcome::default() })
 }
 
 /// The resources that a process needs for idle subscriptions.

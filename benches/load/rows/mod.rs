@@ -5,10 +5,13 @@ use futures_util::future::LocalBoxFuture;
 use crate::{measure::Scale, report::Outcome};
 
 mod catch_up;
+mod durables;
 mod fan_out;
 mod history;
 mod idle;
+mod latency;
 mod many_rooms;
+mod own_connections;
 mod publish_beside;
 mod publish_many;
 mod publish_one;
@@ -41,7 +44,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "fan-out",
-        seconds: 130,
+        seconds: 150,
         what: "live messages to 10, 100 and 1000 subscribers of one room",
         run: |scale| Box::pin(fan_out::run(scale)),
     },
@@ -50,6 +53,24 @@ pub(crate) const ROWS: &[Row] = &[
         seconds: 110,
         what: "one live message to the last of 1000 subscribers",
         run: |scale| Box::pin(fan_out::one_message(scale)),
+    },
+    Row {
+        name: "one-live-own",
+        seconds: 60,
+        what: "one live message to the last of 1000 subscribers, each on its own connection",
+        run: |scale| Box::pin(own_connections::run(scale)),
+    },
+    Row {
+        name: "open-durable",
+        seconds: 30,
+        what: "opening 1000 durable subscribers",
+        run: |scale| Box::pin(durables::open(scale)),
+    },
+    Row {
+        name: "come-back",
+        seconds: 30,
+        what: "500 durable subscribers come back after a restart of the service",
+        run: |scale| Box::pin(durables::come_back(scale)),
     },
     Row {
         name: "publish-beside",
@@ -83,7 +104,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "publish-stream",
-        seconds: 110,
+        seconds: 130,
         what: "rate of PublishStream",
         run: |scale| Box::pin(publish_stream::run(scale)),
     },
@@ -100,8 +121,26 @@ pub(crate) const ROWS: &[Row] = &[
         run: |scale| Box::pin(many_rooms::run(scale)),
     },
     Row {
+        name: "latency-publish",
+        seconds: 280,
+        what: "latency of Publish at fixed rates, written and synced",
+        run: |scale| Box::pin(latency::publish(scale)),
+    },
+    Row {
+        name: "latency-live",
+        seconds: 130,
+        what: "latency of live messages at fixed rates, to 10 and to 1000 subscribers",
+        run: |scale| Box::pin(latency::live(scale)),
+    },
+    Row {
+        name: "latency-history",
+        seconds: 65,
+        what: "latency of pages of history at a fixed rate",
+        run: |scale| Box::pin(latency::history(scale)),
+    },
+    Row {
         name: "history",
-        seconds: 60,
+        seconds: 110,
         what: "pages of history, one reader and 16",
         run: |scale| Box::pin(history::run(scale)),
     },

@@ -29,7 +29,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let claim = format!("Publish, {CALLERS} under way on {CONNECTIONS} connections");
     outcome.spent(&claim, &[&ours, &echo]);
     let line = Line::new(claim, Unit::PerSecond, ours.figure("rate")?, ("bare echo", echo.figure("rate")?));
-    outcome.lines.push(line.reach(Reach::AtLeast(0.6)));
+    outcome.lines.push(line.reach(Reach::AtLeast(0.75)));
     Ok(outcome)
 }
 

@@ -4,8 +4,7 @@
 //! connections. Each is compared with async-nats, which publishes to the same room with the same number of messages
 //! under way.
 //!
-//! One message at a time, as in `publish_one.rs`: the time of the service beyond one echo of the bare server is
-//! compared with a publish of async-nats.
+//! One message at a time, as in `publish_one.rs`.
 
 use anyhow::Result;
 
@@ -59,17 +58,9 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
     let claim = format!("synced Publish, {CALLERS} under way on 4 connections");
     outcome.spent(&claim, &[&ours, &direct]);
     let beside = ("async-nats publish", direct.figure("rate")?);
-    outcome.lines.push(Line::new(claim, Unit::PerSecond, ours.figure("rate")?, beside).reach(Reach::AtLeast(8.0)));
+    outcome.lines.push(Line::new(claim, Unit::PerSecond, ours.figure("rate")?, beside).reach(Reach::AtLeast(4.0)));
 
-    let [ours, direct, echo] = in_turns(&scale, publish_one::sides(&stand, &scale).await?).await?;
-    let claim = "synced Publish, one at a time, p50";
-    outcome.spent(claim, &[&ours, &direct, &echo]);
-    let [ours, direct, echo] = [ours.figure("p50")?, direct.figure("p50")?, echo.figure("p50")?];
-    let rest = ours.iter().zip(&echo).map(|(ours, echo)| ours - echo).collect();
-    outcome.lines.extend([
-        Line::new(format!("{claim}, less one bare echo"), Unit::Seconds, rest, ("async-nats publish", direct.clone()))
-            .reach(Reach::AtMost(1.3)),
-        Line::new(claim, Unit::Seconds, ours, ("async-nats publish", direct)),
-    ]);
+    let alone = publish_one::compare(&stand, &scale, "synced Publish, one at a time, p50", 1.2).await?;
+    outcome.extend(alone);
     Ok(outcome)
 }

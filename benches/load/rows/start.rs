@@ -32,5 +32,5 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
         in_turns(&scale, [Side::new("unibus", &[], ours), Side::new("nats-server", &[], alone)]).await?;
     let beside = ("nats-server alone", alone.figure("p50")?);
     let line = Line::new("start on an empty directory", Unit::Seconds, ours.figure("p50")?, beside);
-    Ok(Outcome { lines: vec![line], costs: Vec::new() })
+    Ok(Outcome { lines: vec![line], ..Outcome::default() })
 }

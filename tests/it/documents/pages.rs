@@ -13,7 +13,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     (
         "docs/benchmark.md",
         "cargo bench --bench load -- --list",
-        "takes a quarter of an hour, and its figures need a quiet machine",
+        "takes half an hour, and its figures need a quiet machine",
     ),
     ("docs/nats.md", "nats kv create", "a command of another system"),
     (

@@ -40,7 +40,7 @@ use unibus::StopSignals;
 use crate::{
     measure::Scale,
     report::{Report, Row},
-    tables::Tables,
+    tables::{Comparison, Tables},
 };
 
 /// Measures the service beside its baselines and prints the table.
@@ -68,6 +68,10 @@ struct Options {
     /// Measure nothing: print the tables of a results file and draw its plots again
     #[arg(long, value_name = "FILE")]
     show: Option<PathBuf>,
+
+    /// Also print what each figure was in this earlier results file, and whether the difference is more than noise
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
 
     /// Cargo gives this
     #[arg(long, hide = true)]
@@ -120,9 +124,10 @@ async fn run(options: &Options) -> Result<()> {
         println!("{:16} {:4} s", "all", rows::ROWS.iter().map(|row| row.seconds).sum::<u32>());
         return Ok(());
     }
+    let before = options.compare.as_deref().map(Report::read).transpose()?;
     if let Some(path) = &options.show {
         let report = Report::read(path)?;
-        println!("{}", Tables(&report));
+        print(&report, before.as_ref());
         return draw(&report, path);
     }
     if let Some(unknown) = options.row.iter().find(|name| rows::ROWS.iter().all(|row| row.name != **name)) {
@@ -158,7 +163,7 @@ async fn run(options: &Options) -> Result<()> {
             report.write(path)?;
         }
     }
-    println!("{}", Tables(&report));
+    print(&report, before.as_ref());
     if let Some(path) = &path {
         draw(&report, path)?;
     }
@@ -171,6 +176,13 @@ async fn run(options: &Options) -> Result<()> {
 /// The results file with this name.
 fn results(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results").join(format!("{name}.json"))
+}
+
+fn print(report: &Report, before: Option<&Report>) {
+    println!("{}", Tables { report, before });
+    if let Some(before) = before {
+        println!("{}", Comparison { before, after: report });
+    }
 }
 
 /// Draws the plots of a report beside its file.

@@ -14,6 +14,7 @@
 mod baseline;
 mod client;
 mod crowd;
+mod growth;
 mod ingest;
 mod measure;
 mod native;
@@ -38,6 +39,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unibus::StopSignals;
 
 use crate::{
+    growth::Growth,
     measure::Scale,
     report::{Report, Row},
     tables::{Comparison, Tables},
@@ -72,6 +74,15 @@ struct Options {
     /// Also print what each figure was in this earlier results file, and whether the difference is more than noise
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+
+    /// Measure growth instead of the rows: how figures change with the number of rooms, of subscribers of a room, and of
+    /// messages in a room. With --save, keeps it as benches/results/NAME-growth.json; with --show, prints such a file
+    #[arg(long)]
+    growth: bool,
+
+    /// Only this axis of growth: rooms, subscribers or messages; can be given more than once
+    #[arg(long, value_name = "AXIS", requires = "growth")]
+    axis: Vec<String>,
 
     /// Cargo gives this
     #[arg(long, hide = true)]
@@ -123,6 +134,9 @@ async fn run(options: &Options) -> Result<()> {
         }
         println!("{:16} {:4} s", "all", rows::ROWS.iter().map(|row| row.seconds).sum::<u32>());
         return Ok(());
+    }
+    if options.growth {
+        return grow(options).await;
     }
     let before = options.compare.as_deref().map(Report::read).transpose()?;
     if let Some(path) = &options.show {
@@ -176,6 +190,17 @@ async fn run(options: &Options) -> Result<()> {
 /// The results file with this name.
 fn results(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results").join(format!("{name}.json"))
+}
+
+async fn grow(options: &Options) -> Result<()> {
+    if let Some(path) = &options.show {
+        println!("{}", Growth::read(path)?);
+        return Ok(());
+    }
+    raise_file_limit()?;
+    let growth = growth::measure(options.quick, &options.axis).await?;
+    println!("{growth}");
+    options.save.as_ref().map_or(Ok(()), |name| growth.write(&results(&format!("{name}-growth"))))
 }
 
 fn print(report: &Report, before: Option<&Report>) {

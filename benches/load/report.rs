@@ -267,7 +267,7 @@ impl Report {
 }
 
 /// The versions and the machine of this run.
-fn surroundings() -> BTreeMap<String, String> {
+pub(crate) fn surroundings() -> BTreeMap<String, String> {
     let lock = include_str!("../../Cargo.lock");
     let version = |name: &str| {
         let entry = lock.split("[[package]]").find(|entry| entry.contains(&format!("\nname = \"{name}\"\n")))?;

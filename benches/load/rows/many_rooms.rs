@@ -62,7 +62,7 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
 }
 
 /// Creates rooms, several at a time.
-pub(super) async fn create(url: &str, rooms: &[String]) -> Result<()> {
+pub(crate) async fn create(url: &str, rooms: &[String]) -> Result<()> {
     let channel = client::channel(url).await?;
     let created = stream::iter(rooms).map(|room| client::create_room(&channel, room));
     created.buffer_unordered(16).try_collect::<()>().await

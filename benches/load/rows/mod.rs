@@ -21,6 +21,8 @@ mod stalled;
 mod start;
 mod upstream;
 
+pub(crate) use many_rooms::create as create_rooms;
+
 /// Callers of the rows that keep many calls under way.
 const CALLERS: usize = 256;
 

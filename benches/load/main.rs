@@ -14,6 +14,7 @@
 mod baseline;
 mod client;
 mod crowd;
+mod flame;
 mod growth;
 mod ingest;
 mod measure;
@@ -74,6 +75,11 @@ struct Options {
     /// Also print what each figure was in this earlier results file, and whether the difference is more than noise
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+
+    /// Also draw flame graphs of the service: after its samples, each comparison of a row has one more turn under perf.
+    /// They are benches/results/flame-ROW-NUMBER.svg
+    #[arg(long)]
+    flame: bool,
 
     /// Measure growth instead of the rows: how figures change with the number of rooms, of subscribers of a room, and of
     /// messages in a room. With --save, keeps it as benches/results/NAME-growth.json; with --show, prints such a file
@@ -161,7 +167,7 @@ async fn run(options: &Options) -> Result<()> {
     {
         eprintln!("{}: {}", row.name, row.what);
         let started = Instant::now();
-        let (outcome, failed) = match (row.run)(scale).await {
+        let (outcome, failed) = match (row.run)(Scale { flame: options.flame.then_some(row.name), ..scale }).await {
             Ok(outcome) => (outcome, None),
             Err(error) => (report::Outcome::default(), Some(format!("{error:#}"))),
         };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use tokio::{task::JoinSet, time};
 
-use crate::pace::Latencies;
+use crate::{flame, pace::Latencies};
 
 /// Time limit of everything that a turn waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,16 +28,18 @@ pub(crate) struct Scale {
     pub rounds: usize,
     /// How long the turn of one side generates load.
     pub turn: Duration,
+    /// The row whose flame graphs are drawn, if any.
+    pub flame: Option<&'static str>,
 }
 
 impl Scale {
     pub(crate) fn full() -> Self {
-        Self { quick: false, rounds: 5, turn: Duration::from_secs(2) }
+        Self { quick: false, rounds: 5, turn: Duration::from_secs(2), flame: None }
     }
 
     /// A short run that only shows that everything works. Its figures mean nothing.
     pub(crate) fn quick() -> Self {
-        Self { quick: true, rounds: 1, turn: Duration::from_millis(150) }
+        Self { quick: true, rounds: 1, turn: Duration::from_millis(150), flame: None }
     }
 
     pub(crate) fn pick<T>(&self, full: T, quick: T) -> T {
@@ -112,6 +114,14 @@ impl Side {
         processes.push(("generator", std::process::id()));
         Self { name, processes, work: Box::new(move || Box::pin(work())) }
     }
+
+    async fn turn(&mut self) -> Result<Turn> {
+        // on a thread of the runtime, as the tasks that it talks to
+        let mut turn = JoinSet::new();
+        turn.spawn((self.work)());
+        let done = async { turn.join_next().await.context("a turn")?? };
+        within(PATIENCE * 2, self.name, done).await
+    }
 }
 
 /// The samples of a side: one of each figure for each round.
@@ -166,17 +176,25 @@ pub(crate) async fn in_turns<const N: usize>(scale: &Scale, mut sides: [Side; N]
             let at = (round + step) % N;
             let (Some(side), Some(measured)) = (sides.get_mut(at), measured.get_mut(at)) else { continue };
             let before: Vec<f64> = read_cpu(&side.processes)?;
-            // on a thread of the runtime, as the tasks that it talks to
-            let mut turn = JoinSet::new();
-            turn.spawn((side.work)());
-            let done = async { turn.join_next().await.context("a turn")?? };
-            let turn = within(PATIENCE * 2, side.name, done).await?;
+            let turn = side.turn().await?;
             let after = read_cpu(&side.processes)?;
             let spent: Vec<_> = (side.processes.iter().zip(before.iter().zip(&after)))
                 .map(|((process, _), (before, after))| (*process, after - before))
                 .collect();
             if round > 0 {
                 measured.take(&turn, &spent);
+            }
+        }
+    }
+    if let Some(row) = scale.flame {
+        // after the samples: watching costs time
+        for side in &mut sides {
+            if let Some((_, service)) = side.processes.iter().copied().find(|(name, _)| *name == "service")
+                && side.name.starts_with("unibus")
+            {
+                let watched = flame::watch(service).await?;
+                side.turn().await?;
+                watched.draw(row, side.name).await?;
             }
         }
     }

@@ -191,6 +191,8 @@ const GROUPS: [(&str, &[&str], &str); 6] = [
             "__libc_calloc",
             "realloc",
             "cfree",
+            "mi_",
+            "_mi_",
             "free",
             "__rdl_",
             "__rust_",

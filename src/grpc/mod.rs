@@ -10,6 +10,7 @@ mod convert;
 mod frames;
 pub(crate) mod framing;
 pub(crate) mod health;
+mod methods;
 mod page;
 mod prepared;
 mod publish_stream;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     codec::Codec,
     frames::encode_message,
     health::Health,
+    methods::has_request_stream,
     prepared::{PreparedBodies, free_replaced},
     skipped::{Skipped, room_id_at},
     status::{explained, status},

@@ -28,7 +28,7 @@ struct Open {
     /// Calls whose request is a stream. They have a bound of their own, because unread parts of the stream wait in the
     /// HTTP/2 library.
     request_streams: AtomicU32,
-    /// Open HTTP/2 streams of the caller's connections that belong to no arrived and unanswered call.
+    /// The streams ahead of all the caller's connections: open HTTP/2 streams without a call that is counted in `calls`.
     streams_ahead: AtomicUsize,
     turns: grpc::CallTurns,
 }
@@ -57,14 +57,14 @@ impl Callers {
         Self { max, open: PerKey::default() }
     }
 
-    /// Counts a call of this caller; `None` when the caller has no name or calls have no bound.
+    /// Counts a call of this caller; `None` when the caller has no id or calls have no bound.
     ///
     /// # Errors
     /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open calls with a request stream.
     pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<CallerCall>> {
         let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
         let open = self.open.get_or_make(id.clone(), Open::default);
-        let has_request_stream = ["/PublishStream", "/Consume"].iter().any(|end| path.ends_with(end));
+        let has_request_stream = grpc::has_request_stream(path);
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
         let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
         // made before the checks: a refusal drops it, which takes the counts back
@@ -102,7 +102,7 @@ impl CallerCall {
     }
 }
 
-/// The streams ahead that one connection has reported to its caller's total. Dropping it takes them back.
+/// One connection's part of its caller's total of streams ahead. Dropping it subtracts this part from the total.
 #[derive(Debug)]
 pub(super) struct StreamsAhead {
     open: Arc<Open>,

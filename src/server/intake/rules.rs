@@ -1,6 +1,7 @@
 //! The bounds and checks that apply to the requests of each RPC.
 
 use crate::{
+    grpc,
     limits::{
         OPEN_REQUEST_BYTES_MAX, PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES, SKIPPED_MESSAGE_BYTES_MAX,
         SMALL_REQUEST_BYTES_MAX,
@@ -31,18 +32,14 @@ impl RequestRules {
         let small = Self {
             bytes_max: SMALL_REQUEST_BYTES_MAX,
             large_field: None,
-            is_stream: false,
+            is_stream: grpc::has_request_stream(path),
             skips: false,
             checks_right: false,
             is_charged: true,
         };
         if is_always_served(path) {
-            return Self {
-                bytes_max: OPEN_REQUEST_BYTES_MAX,
-                is_charged: false,
-                is_stream: is_reflection(path),
-                ..small
-            };
+            let is_stream = is_reflection(path);
+            return Self { bytes_max: OPEN_REQUEST_BYTES_MAX, is_charged: false, is_stream, ..small };
         }
         let payload =
             Self { bytes_max: payload_bytes_max + REQUEST_SLACK_BYTES, large_field: Some("payload"), ..small };
@@ -54,10 +51,7 @@ impl RequestRules {
                 checks_right: true,
                 ..small
             },
-            Some("PublishStream") => {
-                Self { large_field: Some("publish.payload"), is_stream: true, skips: true, ..payload }
-            }
-            Some("Consume") => Self { is_stream: true, ..small },
+            Some("PublishStream") => Self { large_field: Some("publish.payload"), skips: true, ..payload },
             _ => small,
         }
     }

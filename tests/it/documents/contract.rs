@@ -8,6 +8,8 @@ use unibus::{Reason, v1};
 
 use crate::access::table;
 
+const SECURITY: &str = include_str!("../../../docs/security.md");
+
 /// Field numbers of `FileDescriptorProto.service` and `ServiceDescriptorProto.method`: parts of the path of a comment.
 const SERVICE: i32 = 6;
 const METHOD: i32 = 2;
@@ -55,6 +57,24 @@ fn every_call_names_the_role_that_it_requires() {
         seen += 1;
     }
     assert!(seen >= 20, "{seen}");
+}
+
+#[test]
+fn every_call_is_in_the_table_of_roles() {
+    // Goal: a reader of the page on security finds every call, in the row of the least role that may make it. Method: search
+    // the section for each RPC of the contract.
+    let (_, section) = SECURITY.split_once("\n## Membership\n").expect("a section");
+    let section = section.split("\n## ").next().expect("a section");
+    for rpc in comments().into_iter().filter_map(|(rpc, _)| rpc) {
+        let begin = match table::least_role(&rpc) {
+            "none" => "Every authenticated caller may call ".to_owned(),
+            role => format!("| {role} | "),
+        };
+        let (_, rest) = section.split_once(&begin).unwrap_or_else(|| panic!("no {begin:?}"));
+        // a row is one line, and the sentence may be two
+        let place: Vec<_> = rest.lines().take(if begin.starts_with('|') { 1 } else { 2 }).collect();
+        assert!(place.join("\n").contains(&format!("`{rpc}`")), "{rpc} is not after {begin:?}");
+    }
 }
 
 #[test]

@@ -119,6 +119,50 @@ impl Document {
     }
 }
 
+/// Folders of this repository whose paths the documents name.
+const FOLDERS: &[&str] =
+    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "deploy", ".ci", ".cargo"];
+
+/// The paths in backticks that name no file or folder of `existing`, and how many paths there are in all. A path begins
+/// with a folder of the repository, or is the end of the path of a Rust source.
+fn missing_paths<'a>(document: &'a Document, existing: &BTreeSet<String>) -> (Vec<&'a str>, usize) {
+    let spans = document.text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_source = |path: &str| Path::new(path).extension().is_some_and(|end| end == "rs");
+    let is_path = |span: &&str| {
+        let has_folder = span.split_once('/').is_some_and(|(folder, _)| FOLDERS.contains(&folder));
+        // words in capitals stand for the name of any file
+        let is_capital = |word: &str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+        let is_plain = !span.contains([' ', '*', '<', '$', ':']) && !span.split(['/', '-', '.']).any(is_capital);
+        is_plain && (has_folder || is_source(span))
+    };
+    let paths: Vec<_> = spans.filter(is_path).collect();
+    let exists = |path: &str| {
+        let path = path.trim_end_matches('/');
+        let is_end = |whole: &String| whole.strip_suffix(path).is_some_and(|before| before.ends_with('/'));
+        existing.contains(path) || (is_source(path) && existing.iter().any(is_end))
+    };
+    (paths.iter().copied().filter(|path| !exists(path)).collect(), paths.len())
+}
+
+/// The files and folders of the repository that documents may name.
+fn existing_paths() -> BTreeSet<String> {
+    fn add(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).expect("a readable directory") {
+            let path = entry.expect("a readable entry").path();
+            found.insert(path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned());
+            if path.is_dir() && path.file_name().is_none_or(|name| name != "node_modules") {
+                add(&path, found);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    let folders = FOLDERS.iter().map(|folder| root().join(folder)).filter(|folder| folder.is_dir());
+    folders.for_each(|folder| add(&folder, &mut found));
+    found.extend(FOLDERS.iter().filter(|folder| root().join(folder).is_dir()).map(|folder| (*folder).to_owned()));
+    found.insert("build.rs".to_owned());
+    found
+}
+
 /// The path of a link, without `.` and `..`.
 fn resolved(document: &str, target: &str) -> String {
     let mut parts = Vec::new();
@@ -175,6 +219,23 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     let links: usize = documents.iter().map(|document| document.links().len()).sum();
     assert!(links > 80, "{links}");
+}
+
+#[test]
+fn every_path_that_a_document_names_exists() {
+    // Goal: no reader searches for a file that was moved or renamed. Method: each path in backticks, of each document.
+    let existing = existing_paths();
+    let mut all = 0;
+    for document in Document::all() {
+        let (missing, found) = missing_paths(&document, &existing);
+        assert!(missing.is_empty(), "{}: {missing:?}", document.name);
+        all += found;
+    }
+    assert!(all > 60, "{all}");
+    let text = "`src/delivery/live.rs` `members/pass.rs` `pass.rs` `ass.rs` `src/nats/bucket/` `src/none/` `none.rs` `src/NAME.rs` `ls src/none`";
+    let planted = Document { name: "docs/page.md".to_owned(), text: text.to_owned() };
+    let expected = vec!["src/delivery/live.rs", "ass.rs", "src/none/", "none.rs"];
+    assert_eq!(missing_paths(&planted, &existing), (expected, 7));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the flags of several components have in common: the rules of their values. Each rule is here once, for the
+//! Rules for the values of flags that several components share. Each rule is here once, for the
 //! parser of a flag and for the value that a program sets.
 
 use std::{ops::RangeFrom, time::Duration};

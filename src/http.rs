@@ -88,7 +88,7 @@ pub(crate) fn method_not_allowed() -> Response {
     response
 }
 
-/// The `limit` of a query, as in the contract of the native bus: a malformed number means the default (`0`), and a
+/// The `limit` of a query, as native programs expect: a malformed number means the default (`0`), and a
 /// number out of range is clamped.
 fn limit(query: &str) -> usize {
     let given = query.split('&').rev().find_map(|pair| pair.strip_prefix("limit=")).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Characters of a room id. Its stream name, which has a prefix, stays below [`NATS_NAME_CHARS_MAX`].
 pub const ROOM_ID_CHARS_MAX: usize = 128;
-/// Characters of a subscriber id. A consumer name has room for it beside the longest room id.
+/// Characters of a subscriber id. A consumer name fits it beside the longest room id.
 pub const SUBSCRIBER_ID_CHARS_MAX: usize = 126;
 /// Characters of a member id. A subscriber id begins with a member id.
 pub const MEMBER_ID_CHARS_MAX: usize = 126;

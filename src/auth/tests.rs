@@ -1,4 +1,4 @@
-//! What the headers of a call say of its caller, without the network between.
+//! The caller that the headers of a call identify, tested without a network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{

@@ -29,7 +29,7 @@ pub(crate) struct Item {
 pub(crate) struct Sizes {
     /// The payload, without headers or encoding.
     pub payload: usize,
-    /// What the message counts for in a page of history.
+    /// The bytes that the message counts for in a page of history.
     pub page: usize,
 }
 

@@ -14,7 +14,7 @@ pub enum Caller {
     Known(Arc<Identity>),
 }
 
-/// What a token or a client certificate says about its holder.
+/// The caller that a token or a client certificate identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The authenticated id. The caller is a member of rooms under this id.
@@ -25,7 +25,7 @@ pub struct Identity {
     pub expires_at: Option<SystemTime>,
 }
 
-/// What the verified certificate of a client says about the client.
+/// The id and the expiry of a verified client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The id that the certificate gives: the first URI of its alternative names, else the first DNS name, else the

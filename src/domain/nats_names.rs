@@ -1,6 +1,6 @@
 //! The names that rooms and subscribers have in NATS, and the keys that ids have in buckets.
 //!
-//! An id gets its mapped name, which the native bus also computes, unless that name belongs to another id. Then it
+//! An id gets its mapped name, which native programs also compute, unless that name belongs to another id. Then it
 //! gets its mapped name and a part of its hash.
 
 use std::fmt;

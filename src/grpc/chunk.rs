@@ -1,6 +1,6 @@
 //! Observes which bytes the client's HTTP/2 stream has taken, as far as the transport shows it.
 //!
-//! The transport holds the bytes of a body until the flow-control window of the stream has room for them. The client
+//! The transport holds the bytes of a body until the flow-control window of the stream allows them. The client
 //! opens this window. Then the transport moves small chunks into the buffer of the connection, and larger ones to the
 //! socket (h2 0.4, `Encoder::buffer` in `codec/framed_write.rs`). A chunk notifies its sessions when its last byte
 //! moves. When the client resets the stream first, the transport drops the chunk, and the chunk notifies nothing.

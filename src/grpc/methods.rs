@@ -1,4 +1,4 @@
-//! What the contract's descriptor says about its RPCs.
+//! Properties of the RPCs that the contract's descriptor declares.
 
 use std::{collections::HashSet, sync::LazyLock};
 

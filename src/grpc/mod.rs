@@ -32,7 +32,7 @@ pub(crate) use self::{
     frames::encode_message,
     health::Health,
     methods::has_request_stream,
-    prepared::{PreparedBodies, free_replaced},
+    prepared::{PreparedBodies, drop_replaced},
     skipped::{Skipped, room_id_at},
     status::{explained, status},
 };

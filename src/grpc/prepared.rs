@@ -1,8 +1,10 @@
-//! A body that a handler has prepared, and the layer that replaces the body of tonic by it.
+//! A body that a handler has prepared, and the layers that replace the body of tonic by it.
 //!
-//! The outermost layer replaces the body, so that the layers between do no work for the frames of a subscription. One
-//! of these layers translates to gRPC-Web. [`super::web`] translates prepared bodies in its place. The body of tonic is
-//! dropped at once, because each idle subscription would hold 8 KiB for it.
+//! The innermost layer ([`drop_replaced`]) drops the body of tonic and puts an empty body in its place, because each
+//! idle subscription would use 8 KiB for it. The outermost layer ([`PreparedBodies`]) sends the prepared body instead of
+//! that empty one, so that the layers between do no work for the frames of a subscription. One of the layers between
+//! translates to gRPC-Web; [`super::web`] translates prepared bodies in its place. The layers between wrap the empty
+//! body in values that must live as long as the call, so it is kept until the answer ends.
 
 use std::{
     convert::Infallible,
@@ -41,8 +43,8 @@ impl PreparedBody {
     }
 }
 
-/// Drops the body of a response that has a prepared body. For the layer around the handlers.
-pub(crate) fn free_replaced<B: Default>(response: Response<B>) -> Response<B> {
+/// Drops the body of a response that has a prepared body, and leaves an empty one. For the innermost layer.
+pub(crate) fn drop_replaced<B: Default>(response: Response<B>) -> Response<B> {
     if response.extensions().get::<PreparedBody>().is_some() {
         return response.map(|_| B::default());
     }
@@ -80,11 +82,11 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        self.inner.call(request).map_ok(send)
+        self.inner.call(request).map_ok(with_prepared_body)
     }
 }
 
-fn send<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
+fn with_prepared_body<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
     let holds = response.extensions_mut().remove();
     let inner = PreparedBody::take(&mut response);
     let protocol = GrpcProtocol::of(response.headers());
@@ -97,8 +99,8 @@ fn send<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
 }
 
 pin_project! {
-    /// The body of a response: unchanged, or the prepared one. Each chunk keeps the counts of the call until it is
-    /// dropped.
+    /// The body of a response: unchanged, or the prepared one. The call counts as open, and keeps its shares of bounded
+    /// resources, until every chunk of the body was dropped.
     pub(crate) struct AnswerBody<B> {
         #[pin]
         body: AnswerForm<B>,
@@ -110,7 +112,7 @@ pin_project! {
     #[project = AnswerFormProjection]
     enum AnswerForm<B> {
         AsIs { #[pin] body: B },
-        // the replaced body stays, because the layers keep values in it that must live as long as the call
+        // the empty body, in which the layers between keep values that must live as long as the call
         Prepared { body: BoxBody, protocol: GrpcProtocol, _replaced: B },
     }
 }

@@ -1,5 +1,6 @@
-//! Authorisation: the one place that decides what a caller may do. It decides from memory. A change of members is
-//! checked again against the owners list that the write is based on.
+//! Authorisation: the one place that decides what a caller may do. It decides from the members in memory. The write of
+//! a change of members is a compare-and-set; before it, the caller is checked again against the list of owners that
+//! the write replaces.
 //!
 //! While authorisation is off, every caller may do everything. Administrators may do everything too, but no caller
 //! reads or acknowledges as another endpoint.
@@ -95,7 +96,7 @@ pub(super) struct Admitted {
     pub registered: Arc<Registered>,
     /// The part of the log that the caller may see.
     pub visible: Visible,
-    /// The caller's role. A caller that may do everything is an owner.
+    /// The caller's role; `Owner` for a caller that may do everything, which has the rights of an owner.
     pub role: Role,
 }
 

@@ -60,19 +60,21 @@ impl RoomsConfig {
         flags::check_count("payload_max", self.payload_max, wrong);
     }
 
-    /// Returns the bounds in force: an unset limit of a caller gets the default that `is_enforced`, whether callers must
-    /// authenticate, decides.
+    /// Returns the bounds in force. An unset limit of a caller gets its default, which depends on `is_enforced`: whether
+    /// callers must authenticate.
     pub(crate) fn in_force(self, is_enforced: bool) -> Self {
         Self { limits: self.limits.in_force(is_enforced), ..self }
     }
 }
 
-/// The settings of the use cases.
+/// The part of the configuration that the use cases read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoomsSettings {
-    /// The bounds in force.
+    /// The bounds, with every default applied.
     pub config: RoomsConfig,
+    /// The longest time without a frame on a subscription.
     pub heartbeat_interval: Duration,
+    /// Encodes a message for its subscriptions.
     pub encode: Encode,
 }
 

@@ -54,7 +54,7 @@ pub(super) fn calls(
         .prepare()
         .into_axum_router()
         .route_layer(IntakeLayer::new(rooms.clone()))
-        .route_layer(MapResponseLayer::new(grpc::free_replaced::<axum::body::Body>))
+        .route_layer(MapResponseLayer::new(grpc::drop_replaced::<axum::body::Body>))
         .route_layer(tonic_web::GrpcWebLayer::new())
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
         .route_layer(MapResponseLayer::new(held::until_taken))

@@ -39,7 +39,7 @@ pub(super) struct Client {
     certificate: Option<ClientCertificate>,
     /// Whether the connection is beyond the bound of its source address.
     is_excess: bool,
-    /// The budget of request bytes for calls whose caller has no name.
+    /// The budget of request bytes for calls whose caller has no id.
     budget: OnceLock<Arc<Budget>>,
     /// Calls without a complete answer, including refused calls.
     arrived: AtomicUsize,
@@ -151,7 +151,7 @@ impl Client {
         self.is_excess
     }
 
-    /// The budget of request bytes for calls whose caller has no name.
+    /// The budget of request bytes for calls whose caller has no id.
     pub(super) fn budget(&self) -> Arc<Budget> {
         Arc::clone(self.budget.get_or_init(|| Arc::new(Budget::for_caller())))
     }

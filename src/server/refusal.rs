@@ -25,7 +25,7 @@ pub(super) fn is_reflection(path: &str) -> bool {
 
 /// The answer at a gRPC path to a request of another protocol.
 const SUPPORTED_PROTOCOLS: &str = "this path takes gRPC (content-type application/grpc, over HTTP/2) and gRPC-Web (application/grpc-web+proto, \
-    application/grpc-web-text); Connect is not spoken\n";
+    application/grpc-web-text); it does not take the Connect protocol\n";
 const GRPC_WEB: &[&str] = &[
     "application/grpc-web",
     "application/grpc-web+proto",

@@ -155,8 +155,8 @@ impl Store {
         ))
     }
 
-    /// Finds the durable subscriber with this id. If none is bound, the result has the NATS name that it gets when it
-    /// is bound.
+    /// Finds the durable subscriber with this id. If it does not exist, the result has the NATS name that it gets when
+    /// it is bound.
     pub(crate) async fn subscriber(
         &self,
         room: &Room,

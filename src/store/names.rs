@@ -16,10 +16,10 @@ pub(super) const SECRETS_BUCKET: &str = "unibus_secrets";
 
 /// Metadata of a stream: the id of its room.
 pub(super) const METADATA_ROOM: &str = "unibus.room";
-/// Metadata of a subscriber's consumer: the id of the subscriber. A native client that creates or updates the consumer
+/// Metadata of a subscriber's consumer: the id of the subscriber. A native program that creates or updates the consumer
 /// removes it; the bucket of subscribers has the valid value.
 pub(super) const METADATA_SUBSCRIBER: &str = "unibus.subscriber";
-/// Metadata of a subscriber's consumer: the endpoint that bound the subscriber.
+/// Metadata of a subscriber's consumer: the endpoint that created the subscriber.
 pub(super) const METADATA_ENDPOINT: &str = "unibus.endpoint";
 /// Metadata of [`TURN_CONSUMER`]: a random value of the attempt that created it, so that no two attempts have the
 /// same configuration.

@@ -14,7 +14,7 @@ use crate::{
     nats::{Nats, listening::Listening},
 };
 
-/// Advisories are gathered for this long: a native client updates the stream with every publish.
+/// Advisories are gathered for this long: a native program updates the stream with every publish.
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// Listens to advisories about streams.

@@ -212,7 +212,7 @@ pub(super) fn history(request: v1::HistoryRequest) -> Result<(RoomId, usize, Anc
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
     let anchor = violations.check(anchor(request.anchor));
-    // a limit out of range is clamped, as the native bus does; 0 means the default
+    // a limit out of range is clamped, as native programs expect; 0 means the default
     let limit = usize::try_from(request.limit.max(0)).unwrap_or(HISTORY_LIMIT_MAX);
     match (room_id, anchor) {
         (Some(room_id), Some(anchor)) => Ok((room_id, limit, anchor)),

@@ -1,9 +1,9 @@
 //! The watch of one key-value bucket. It detects within two seconds that no more messages come.
 //!
 //! The watch of async-nats 0.51 gets a heartbeat every five seconds and reports a missing one after ten; it cannot be
-//! configured. This watch ends with an error at the first doubt, and its caller restarts it. Measured with one of
-//! three NATS servers killed: the next change is reported after two seconds, or after seven if the new watch is first
-//! placed on the killed server.
+//! configured. This watch ends with an error as soon as a change may be missing, and its caller restarts it. Measured
+//! with one of three NATS servers killed: the next change is reported after two seconds, or after seven if NATS first
+//! places the new watch on the killed server.
 
 use std::{error::Error as StdError, time::Duration};
 

@@ -26,7 +26,7 @@ pub(crate) enum EmbeddedError {
     BinaryUnusable {
         /// The program.
         binary: PathBuf,
-        /// What the program did instead.
+        /// The result of `nats-server --version`: a failed start, or other output.
         reason: String,
     },
 

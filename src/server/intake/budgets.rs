@@ -51,7 +51,7 @@ impl Default for Budgets {
 
 impl Budgets {
     /// The budgets that a call is charged to: the budget of all callers, and the budget of its caller, or of its
-    /// connection when the caller has no name.
+    /// connection when the caller has no id.
     pub(super) fn share(self: &Arc<Self>, caller: Option<&MemberId>, connection: Option<Arc<Budget>>) -> Share {
         let of_caller = match (caller, connection) {
             (Some(id), _) => ChargedTo::Caller(id.clone()),
@@ -92,7 +92,7 @@ impl Share {
         }
     }
 
-    /// Charges `bytes`, if the budgets have room now.
+    /// Charges `bytes`, if the budgets have that many bytes left now.
     pub(super) fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let of_caller = match self.of_caller() {
             Some(budget) => {
@@ -106,7 +106,7 @@ impl Share {
         Some(Charge { _of_caller: of_caller, _of_all: of_all })
     }
 
-    /// Waits until the budgets have room for `bytes`, and charges them. Returns `None` when no place to wait is free.
+    /// Waits until the budgets have `bytes` left, and charges them. Returns `None` when no place to wait is free.
     pub(super) fn charge(&self, bytes: usize) -> Option<impl Future<Output = Option<Charge>> + Send + 'static> {
         let all = Arc::clone(&self.budgets.all);
         let place = Arc::clone(&all.places).try_acquire_owned().ok()?;

@@ -1,7 +1,7 @@
 //! Receives the bodies of requests within bounds, before they are decoded.
 //!
 //! The gRPC library allocates memory for a message as soon as the prefix announces its length. So this module first
-//! checks the length, and charges it to the caller and to all callers together. While a budget has no room, the service
+//! checks the length, and charges it to the caller and to all callers together. While a budget is used up, the service
 //! does not read the rest of the body, and HTTP/2 flow control holds the client back. A message that does not arrive in
 //! time ends its call and gives back its charge.
 

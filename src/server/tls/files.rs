@@ -56,7 +56,7 @@ impl Default for TlsConfig {
     }
 }
 
-/// The TLS files, of which the certificate and the key are always there.
+/// The paths of the TLS files. The certificate and the key are required.
 #[derive(Debug)]
 pub(super) struct TlsFiles {
     certificate: PathBuf,
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Contents {
 }
 
 impl Contents {
-    /// The end of the service's certificate, formatted for the log.
+    /// The time at which the service's certificate expires, formatted for the log.
     pub(super) fn certificate_ends(&self) -> Option<String> {
         let own = CertificateDer::pem_slice_iter(&self.certificate).next()?.ok()?;
         certificate::expires_at(&own).map(|end| humantime::format_rfc3339_seconds(end).to_string())

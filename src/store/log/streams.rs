@@ -296,7 +296,7 @@ async fn info_with(nats: &Nats, room: &Room, request: &serde_json::Value) -> Res
     }
 }
 
-/// `base` with the settings of the room. A native client's create-or-update could take back every setting, unless the
+/// `base` with the settings of the room. A native program's create-or-update could take back every setting, unless the
 /// room asks for `deny_delete`, `deny_purge` or `allow_message_ttl`, with which NATS refuses that. Settings that NATS
 /// never lets anyone take back stay as they are in `base`, because a request to change them would prevent every other
 /// repair.

@@ -37,15 +37,15 @@ pub(crate) struct Durable {
     pub consumer: String,
     /// The part of the consumer's name after the room's part.
     pub nats_name: String,
-    /// The subscriber's id. `None` if a native client removed it from the metadata.
+    /// The subscriber's id. `None` if a native program removed it from the metadata.
     pub given: Option<String>,
-    /// The endpoint that bound the subscriber. `None` without authorisation, or if a native client removed it.
+    /// The endpoint that created the subscriber. `None` without authorisation, or if a native program removed it.
     pub endpoint: Option<String>,
     /// Everything up to this sequence is processed.
     pub position: u64,
     /// Number of stored messages after the position.
     pub lag: u64,
-    /// When a native client last used the consumer, if the server knows it.
+    /// When a native program last used the consumer, if the server knows it.
     pub last_active_at: Option<SystemTime>,
 }
 
@@ -169,7 +169,7 @@ fn lag(info: &Info, state: &RoomState) -> u64 {
     } else if state.is_dense() {
         (state.last_sequence + 1).saturating_sub(state.first_sequence.max(floor + 1))
     } else {
-        // messages that a native client acknowledged out of order are not counted; with holes in the log the number
+        // messages that a native program acknowledged out of order are not counted; with holes in the log the number
         // is not exact
         info.num_pending.saturating_add(info.num_ack_pending as u64)
     }

@@ -1,6 +1,6 @@
 //! Durable subscribers. Each has one durable consumer, whose ack floor is the subscriber's position.
 //!
-//! The consumer has the name and configuration that the native bus uses, so native peers and tools see it. No message
+//! The consumer has the name and configuration that native programs use, so they see it too. No message
 //! flows through the consumer. A consumer reset (ADR-60) moves its ack floor.
 
 use std::{pin::pin, time::Duration};

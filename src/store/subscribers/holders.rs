@@ -1,7 +1,12 @@
 //! Which instance holds a durable subscriber, and which endpoint it belongs to.
 //!
-//! Only the holder moves the subscriber's position, so positions never race. The holder also has the subscriber's one
-//! open subscription. The holder changes by compare-and-set in a key-value bucket. Every instance watches the bucket.
+//! Only the holder moves the subscriber's position. The holder also has the subscriber's one open subscription. The
+//! holder changes by compare-and-set in a key-value bucket. Every instance watches the bucket.
+//!
+//! Within an instance a lock orders the moves of one subscriber. Between instances, an instance reads the bucket under
+//! that lock before each move, and moves the position only if it is the holder. The request to NATS (`CONSUMER.RESET`)
+//! carries only a sequence, so NATS cannot check the holder. One case therefore remains: an instance that freezes
+//! between its check and its request can move the position after another instance has become the holder.
 
 use std::time::SystemTime;
 

@@ -34,7 +34,7 @@ impl SubscriberSelector {
         self.or_of_others || endpoint.is_none() || endpoint == self.endpoint.as_ref()
     }
 
-    /// Returns the subscriber that fits best. Of two equally good ones, the older one.
+    /// Returns the subscriber that fits best. Of two equally good ones, the one whose entry changed longer ago.
     fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<Subscriber> {
         let rank = |subscriber: &Subscriber| (!self.is_exact(subscriber), subscriber.endpoint.is_some());
         let fitting = found.into_iter().filter(|found| self.may_be(found.value.subscriber.endpoint.as_ref()));
@@ -53,13 +53,13 @@ impl SubscriberSelector {
                 given == id.as_str()
                     && endpoint.is_none_or(|endpoint| endpoint.is_ok_and(|found| self.may_be(Some(&found))))
             }
-            // a native client created it: its name is the name of its endpoint, not of another endpoint's device
+            // a native program created it: its name is the name of its endpoint, not of another endpoint's device
             None => is_preferred && self.endpoint.as_ref().is_none_or(|endpoint| endpoint.as_str() == id.as_str()),
         }
     }
 }
 
-/// The durable subscriber with this id. If none is bound, the result has the NATS name that it gets when it is bound.
+/// The durable subscriber with this id. If it does not exist, the result has the NATS name that it gets when it is bound.
 pub(in crate::store) async fn resolve(
     nats: &Nats,
     holders: &Holders,
@@ -102,7 +102,7 @@ pub(in crate::store) async fn resolve(
 }
 
 /// The endpoints that can have bound a subscriber with this id: the endpoint with the same name, the endpoint whose
-/// device it is, or a caller without a name.
+/// device it is, or a caller without an id.
 fn endpoints(id: &SubscriberId) -> impl Iterator<Item = Option<MemberId>> {
     let parent = id.as_str().rsplit_once('/').map(|(parent, _)| parent);
     let named = [Some(id.as_str()), parent].into_iter().flatten();

@@ -1,6 +1,6 @@
 //! A durable subscriber, and its NATS name.
 //!
-//! A subscriber belongs to the endpoint that bound it. Two endpoints can each have a subscriber with the same id;
+//! A subscriber belongs to the endpoint that created it. Two endpoints can each have a subscriber with the same id;
 //! these are two subscribers. The bucket of subscribers has one key for each NATS name, so two subscribers of a room
 //! never have the same NATS name.
 
@@ -16,7 +16,7 @@ pub(crate) struct Subscriber {
     pub room_id: RoomId,
     #[serde(rename = "subscriber")]
     pub id: SubscriberId,
-    /// The endpoint that bound the subscriber. `None` if authorisation was off.
+    /// The endpoint that created the subscriber. `None` if authorisation was off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<MemberId>,
     /// The part of the consumer's name after the room's part.

@@ -64,7 +64,7 @@ impl Subscribers {
                     Some(PeerReply::NotMine) => continue,
                     Some(PeerReply::Failed(reason)) => return Err(failed(subscriber, reason)),
                     Some(PeerReply::Released | PeerReply::Described(_)) => {
-                        return Err(Error::internal().because("an owner answered another question"));
+                        return Err(Error::internal().because("the holder answered another question"));
                     }
                     None => {}
                 }
@@ -139,7 +139,7 @@ impl Subscribers {
         }
     }
 
-    /// Moves the position to `sequence`, unless it is already further. A native peer may have moved it.
+    /// Moves the position to `sequence`, unless it is already further. A native program may have moved it.
     pub(super) async fn move_forwards(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
         let position = self.store.position(room, subscriber).await?;
         if position >= sequence {

@@ -28,7 +28,7 @@ const QUESTIONS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct SubscriberState {
     pub name: String,
-    /// The endpoint that bound the subscriber, if it is known.
+    /// The endpoint that created the subscriber, if it is known.
     pub endpoint: Option<String>,
     /// The NATS name of the subscriber's consumer.
     pub consumer: String,
@@ -64,7 +64,7 @@ impl Subscribers {
         is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<SubscriberPage> {
         let found = self.store.durables(room, after, state, limit, is_wanted).await?;
-        // a native client's consumer may have a name that is not a valid NATS name of a subscriber
+        // a native program's consumer may have a name that is not a valid NATS name of a subscriber
         let names: Vec<NatsName> =
             found.durables.iter().filter_map(|durable| NatsName::parse(durable.nats_name.as_str()).ok()).collect();
         let held = self.store.holders.of(&room.room_id, &names).await?;

@@ -165,8 +165,8 @@ impl Subscribers {
             Some(before) => self.ask_to_release(&before).await,
             None => {}
         }
-        let bookmark = self.store.bind(room, subscriber).await?;
-        let position = if bookmark.created {
+        let binding = self.store.bind(room, subscriber).await?;
+        let position = if binding.created {
             let begun = async {
                 // the consumer may have existed at the first check, and may have been deleted since
                 let position = if let Some(position) = first_position { position } else { start().await? };
@@ -180,11 +180,11 @@ impl Subscribers {
                     return Err(error);
                 }
             }
-        } else if let (0, Some(begun)) = (bookmark.position, begins_at) {
+        } else if let (0, Some(begun)) = (binding.position, begins_at) {
             // the call that created the consumer stopped before it set the start position
             self.store.move_to(room, subscriber, begun).await?
         } else {
-            bookmark.position
+            binding.position
         };
         if begins_at.is_some()
             && let Some(settled) = self.store.holders.settle(&holding, revision).await?
@@ -210,7 +210,7 @@ impl Subscribers {
             inner,
             subscribers: Arc::downgrade(self),
             position,
-            resumed: !bookmark.created,
+            resumed: !binding.created,
             seek_number: AtomicU64::default(),
         }))
     }

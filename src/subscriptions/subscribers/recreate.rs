@@ -39,15 +39,15 @@ impl Subscribers {
         if !self.decides(session).await? || self.store.log_state(room).await?.epoch != session.epoch {
             return Ok(None);
         }
-        let bookmark = self.store.bind(room, subscriber).await?;
-        let position = if bookmark.position >= position {
-            bookmark.position
+        let binding = self.store.bind(room, subscriber).await?;
+        let position = if binding.position >= position {
+            binding.position
         } else {
             self.store.move_to(room, subscriber, position).await?
         };
         // another instance may have deleted the subscriber meanwhile; then its consumer must not remain
         if !self.decides(session).await? {
-            if bookmark.created {
+            if binding.created {
                 self.store.delete_consumer(room, subscriber).await?;
             }
             return Ok(None);

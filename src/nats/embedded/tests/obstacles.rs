@@ -1,4 +1,5 @@
-//! What stands in the way of a start: earlier servers, other programs, programs that do not serve.
+//! What can prevent a start: a server of an earlier service, another program on the port, a program that is no
+//! nats-server.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -57,9 +58,10 @@ async fn a_process_that_is_no_server_of_this_directory_is_left_alone() {
     nats.stop().await;
 }
 
-/// A program that does what the script says. A process of its own writes it: while one of ours has it open for
-/// writing, a fork elsewhere in this process would keep it from being executed.
-fn fake(dir: &TempDir, script: &str) -> PathBuf {
+/// Writes a program that runs the script in place of nats-server. A child process writes the file. If this process
+/// wrote it, a fork in another test could inherit the open file, and the system refuses to execute a file that is open
+/// for writing.
+fn fake_server(dir: &TempDir, script: &str) -> PathBuf {
     let path = dir.path().join("fake-nats-server");
     let write = r#"printf '#!/bin/sh\n%s\n' "$2" >"$1" && chmod +x "$1""#;
     assert!(Command::new("/bin/sh").args(["-c", write, "sh"]).arg(&path).arg(script).status().unwrap().success());
@@ -74,7 +76,7 @@ async fn refusal(dir: &TempDir, binary: PathBuf) -> EmbeddedError {
 #[tokio::test]
 async fn a_server_that_is_too_old_is_refused() {
     let dir = TempDir::new().unwrap();
-    let error = refusal(&dir, fake(&dir, "echo nats-server: v2.10.0")).await;
+    let error = refusal(&dir, fake_server(&dir, "echo nats-server: v2.10.0")).await;
     assert!(matches!(error, EmbeddedError::BinaryTooOld { .. }), "{error:?}");
     let message = error.to_string();
     assert!(message.contains("2.10.0") && message.contains("2.14.0"), "{message}");
@@ -91,7 +93,7 @@ async fn a_missing_server_is_refused_with_the_line_that_installs_it() {
 #[tokio::test]
 async fn a_program_that_is_no_server_is_refused() {
     let dir = TempDir::new().unwrap();
-    let error = refusal(&dir, fake(&dir, "echo hello")).await;
+    let error = refusal(&dir, fake_server(&dir, "echo hello")).await;
     assert!(matches!(error, EmbeddedError::BinaryUnusable { .. }), "{error:?}");
 }
 
@@ -99,7 +101,7 @@ async fn a_program_that_is_no_server_is_refused() {
 #[tokio::test]
 async fn a_server_that_ends_at_once_is_reported_with_what_it_wrote() {
     let dir = TempDir::new().unwrap();
-    let binary = fake(&dir, "case $1 in --version) echo nats-server: v2.15.1 ;; *) echo no luck >&2; exit 3 ;; esac");
+    let binary = fake_server(&dir, "case $1 in --version) echo nats-server: v2.15.1 ;; *) echo no luck >&2; exit 3 ;; esac");
     let error = refusal(&dir, binary).await;
     match &error {
         EmbeddedError::Exited { status, log } => assert_eq!((status.code(), log.as_str()), (Some(3), "no luck")),

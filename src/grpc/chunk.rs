@@ -22,11 +22,12 @@ use crate::subscriptions::subscribers::session::{SeekPosition, SubscriberSession
 /// Sessions to notify, each with the position that is complete.
 pub(super) type Complete = Vec<(Arc<SubscriberSession>, SeekPosition)>;
 
-/// A share of a bounded resource that an answer holds until the client has taken its whole body.
+/// A share of a bounded resource, such as the count of open calls, that is given back when the client has taken the
+/// whole body of an answer.
 #[derive(Clone)]
-pub(crate) struct Holds(#[expect(dead_code, reason = "held, not read")] Arc<dyn Any + Send + Sync>);
+pub(crate) struct AnswerGuard(#[expect(dead_code, reason = "kept, not read")] Arc<dyn Any + Send + Sync>);
 
-impl Holds {
+impl AnswerGuard {
     pub(crate) fn new(share: impl Any + Send + Sync) -> Self {
         Self(Arc::new(share))
     }
@@ -36,7 +37,7 @@ impl Holds {
 pub(crate) struct Chunk {
     bytes: Bytes,
     taken: Option<TakenNotice>,
-    _holds: Option<Holds>,
+    _guard: Option<AnswerGuard>,
 }
 
 /// The notification for when the client's stream has taken the chunk.
@@ -59,12 +60,12 @@ impl Chunk {
             outstanding.count.fetch_add(1, Ordering::Relaxed);
             TakenNotice { complete, outstanding: Arc::clone(outstanding) }
         });
-        Self { bytes, taken, _holds: None }
+        Self { bytes, taken, _guard: None }
     }
 
-    /// The same chunk, which holds `holds` until it is dropped.
-    pub(super) fn holding(self, holds: Option<Holds>) -> Self {
-        Self { _holds: holds, ..self }
+    /// The same chunk, which keeps `guard` until it is dropped.
+    pub(super) fn guarded_by(self, guard: Option<AnswerGuard>) -> Self {
+        Self { _guard: guard, ..self }
     }
 
     /// The same chunk with its bytes in another encoding.
@@ -85,7 +86,7 @@ impl Chunk {
 
 impl From<Bytes> for Chunk {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, taken: None, _holds: None }
+        Self { bytes, taken: None, _guard: None }
     }
 }
 

@@ -100,10 +100,11 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
         ConsumeEvent::Rejected { kind, sequence, error } => Wire::Rejected(v1::ConsumeRejected {
             command: kind_of(kind).into(),
             sequence,
-            error: Some(status::in_band(error.within(field_of(kind)))),
+            error: Some(status::as_message(error.within(field_of(kind)))),
         }),
         ConsumeEvent::Closed(closed) => Wire::Closed(
-            closed.map_or_else(|error| status::in_band(error.within(field_of(CommandKind::Open))), |()| status::ok()),
+            closed
+                .map_or_else(|error| status::as_message(error.within(field_of(CommandKind::Open))), |()| status::ok()),
         ),
     };
     let mut bytes = BytesMut::new();

@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use self::reflection::Reflection;
 pub(crate) use self::{
-    chunk::Holds,
+    chunk::AnswerGuard,
     codec::Codec,
     frames::encode_message,
     health::Health,

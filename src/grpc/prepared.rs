@@ -21,7 +21,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    chunk::{Chunk, Holds},
+    chunk::{AnswerGuard, Chunk},
     web::GrpcProtocol,
 };
 use crate::sync::lock;
@@ -87,14 +87,14 @@ where
 }
 
 fn with_prepared_body<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
-    let holds = response.extensions_mut().remove();
+    let guard = response.extensions_mut().remove();
     let inner = PreparedBody::take(&mut response);
     let protocol = GrpcProtocol::of(response.headers());
     response.map(|body| match inner {
         Some(prepared) => {
-            AnswerBody { body: AnswerForm::Prepared { body: prepared, protocol, _replaced: body }, holds }
+            AnswerBody { body: AnswerForm::Prepared { body: prepared, protocol, _replaced: body }, guard }
         }
-        None => AnswerBody { body: AnswerForm::AsIs { body }, holds },
+        None => AnswerBody { body: AnswerForm::AsIs { body }, guard },
     })
 }
 
@@ -104,7 +104,7 @@ pin_project! {
     pub(crate) struct AnswerBody<B> {
         #[pin]
         body: AnswerForm<B>,
-        holds: Option<Holds>,
+        guard: Option<AnswerGuard>,
     }
 }
 
@@ -134,8 +134,8 @@ where
                 ready!(body.as_mut().poll_frame(cx)).map(|Ok(frame)| Ok(protocol.translate(frame)))
             }
         };
-        let holds = &*this.holds;
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|chunk| chunk.holding(holds.clone())))))
+        let guard = &*this.guard;
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|chunk| chunk.guarded_by(guard.clone())))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -30,8 +30,8 @@ pub(crate) fn status(error: Error) -> Status {
     Status::with_error_details(code(error.reason().code()), error.message(), details)
 }
 
-/// The status as a protobuf message, for an outcome within a response.
-pub(super) fn in_band(error: Error) -> pb::Status {
+/// The status as a protobuf message, for an outcome in a response that is itself OK.
+pub(super) fn as_message(error: Error) -> pb::Status {
     let status = self::status(error);
     // the details of a status are this message, encoded
     pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {

@@ -184,7 +184,7 @@ impl Rooms {
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_as(
+    pub(super) fn require_own_subscriber(
         &self,
         caller: &Caller,
         room: &Room,
@@ -192,7 +192,7 @@ impl Rooms {
     ) -> Result<SubscriberSelector> {
         let endpoint = caller.id();
         if endpoint.is_none_or(|id| self.is_own(id, room, subscriber.as_str())) {
-            return Ok(SubscriberSelector { endpoint: endpoint.cloned(), or_of_others: endpoint.is_none() });
+            return Ok(SubscriberSelector { endpoint: endpoint.cloned(), includes_foreign: endpoint.is_none() });
         }
         Err(foreign())
     }
@@ -202,18 +202,18 @@ impl Rooms {
     ///
     /// # Errors
     /// `SUBSCRIBER_FOREIGN`.
-    pub(super) fn allow_over(
+    pub(super) fn require_subscriber_or_owner(
         &self,
         caller: &Caller,
         admitted: &Admitted,
         subscriber: &SubscriberId,
     ) -> Result<SubscriberSelector> {
-        let own = self.allow_as(caller, &admitted.registered.room, subscriber);
+        let own = self.require_own_subscriber(caller, &admitted.registered.room, subscriber);
         if !admitted.has(Right::Own) {
             return own;
         }
         let endpoint = own.ok().and_then(|own| own.endpoint);
-        Ok(SubscriberSelector { endpoint, or_of_others: true })
+        Ok(SubscriberSelector { endpoint, includes_foreign: true })
     }
 
     /// Returns true if the subscriber belongs to the endpoint: its id is the endpoint's id, or that id, `/` and a

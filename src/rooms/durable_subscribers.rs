@@ -53,7 +53,7 @@ impl Rooms {
         subscriber: &SubscriberId,
     ) -> Result<()> {
         let admitted = self.permit_persisted(caller, id, Right::Read).await?;
-        let whose = self.allow_over(caller, &admitted, subscriber)?;
+        let whose = self.require_subscriber_or_owner(caller, &admitted, subscriber)?;
         let room = &admitted.registered.room;
         let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
         self.subscribers.delete(room, &subscriber).await
@@ -72,7 +72,7 @@ impl Rooms {
         to: Start,
     ) -> Result<u64> {
         let admitted = self.permit_persisted(caller, id, Right::Read).await?;
-        let whose = self.allow_over(caller, &admitted, subscriber)?;
+        let whose = self.require_subscriber_or_owner(caller, &admitted, subscriber)?;
         let room = &admitted.registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;

@@ -41,7 +41,7 @@ impl Rooms {
         let (admitted, standing) = self.permit_subscription(caller, &options.room_id).await?;
         let Admitted { registered, visible, .. } = admitted;
         let subscriber = match &options.subscriber {
-            Some(subscriber) => Some((subscriber, self.allow_as(caller, &registered.room, subscriber)?)),
+            Some(subscriber) => Some((subscriber, self.require_own_subscriber(caller, &registered.room, subscriber)?)),
             None => None,
         };
         let (source, session) = if registered.room.persist {
@@ -76,7 +76,7 @@ impl Rooms {
         sequence: u64,
     ) -> Result<u64> {
         let Admitted { registered, .. } = self.permit_persisted(caller, id, Right::Read).await?;
-        let selector = self.allow_as(caller, &registered.room, subscriber)?;
+        let selector = self.require_own_subscriber(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
         self.check_end("sequence", sequence, &registered.room, state).await?;
         let subscriber = self.subscribers.find(&registered.room, subscriber, &selector).await?;

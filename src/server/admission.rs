@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    client::{Arrived, Call, Client},
+    client::{Arrived, Call, ClientConnection},
     refusal::{Refusal, is_always_served, is_reflection, refuse, wrong_protocol},
 };
 use crate::{
@@ -53,27 +53,27 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(client) = request.extensions().get::<Arc<Client>>().cloned() else {
-            return AdmissionAnswer::Admitted { future: self.inner.call(request), held: None };
+        let Some(client) = request.extensions().get::<Arc<ClientConnection>>().cloned() else {
+            return AdmissionAnswer::Admitted { future: self.inner.call(request), counts: None };
         };
         let arrived = client.arrive();
         if let Some(answer) = wrong_protocol(&request) {
             return AdmissionAnswer::Refused {
                 future: Box::pin(std::future::ready(answer)),
-                held: Some((arrived, None)),
+                counts: Some((arrived, None)),
             };
         }
         match admit(&client, &request) {
             Ok(call) => {
                 request.extensions_mut().insert(Arc::clone(&call));
-                AdmissionAnswer::Admitted { future: self.inner.call(request), held: Some((arrived, Some(call))) }
+                AdmissionAnswer::Admitted { future: self.inner.call(request), counts: Some((arrived, Some(call))) }
             }
-            Err(error) => AdmissionAnswer::Refused { future: refuse(request, error), held: Some((arrived, None)) },
+            Err(error) => AdmissionAnswer::Refused { future: refuse(request, error), counts: Some((arrived, None)) },
         }
     }
 }
 
-fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Error> {
+fn admit<B>(client: &Arc<ClientConnection>, request: &Request<B>) -> Result<Arc<Call>, Error> {
     let bounds = client.bounds();
     let path = request.uri().path();
     let is_open = is_always_served(path);
@@ -108,7 +108,7 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
         )
     })?;
     let call = if is_open {
-        call.holding(client.begin_open_call(is_reflection(path)).ok_or_else(|| {
+        call.with_open_call(client.begin_open_call(is_reflection(path)).ok_or_else(|| {
             Error::limit_reached(
                 Limit::UnidentifiedCalls,
                 format!(
@@ -128,14 +128,14 @@ fn admit<B>(client: &Arc<Client>, request: &Request<B>) -> Result<Arc<Call>, Err
     Ok(Arc::new(call))
 }
 
-/// The counts that a call holds until its answer was received: its arrival, and the call itself if it was admitted.
-type HeldCounts = (Arrived, Option<Arc<Call>>);
+/// The counts of a call, which are kept until its answer was received: its arrival, and the call itself if it was admitted.
+type CallCounts = (Arrived, Option<Arc<Call>>);
 
 pin_project! {
     #[project = AdmissionAnswerProjection]
     pub(super) enum AdmissionAnswer<F> {
-        Admitted { #[pin] future: F, held: Option<HeldCounts> },
-        Refused { future: Refusal, held: Option<HeldCounts> },
+        Admitted { #[pin] future: F, counts: Option<CallCounts> },
+        Refused { future: Refusal, counts: Option<CallCounts> },
     }
 }
 
@@ -146,12 +146,12 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (mut response, held) = match self.project() {
-            AdmissionAnswerProjection::Admitted { future, held } => (ready!(future.poll(cx))?, held.take()),
-            AdmissionAnswerProjection::Refused { future, held } => (ready!(future.as_mut().poll(cx)), held.take()),
+        let (mut response, counts) = match self.project() {
+            AdmissionAnswerProjection::Admitted { future, counts } => (ready!(future.poll(cx))?, counts.take()),
+            AdmissionAnswerProjection::Refused { future, counts } => (ready!(future.as_mut().poll(cx)), counts.take()),
         };
-        if let Some(held) = held {
-            response.extensions_mut().insert(grpc::Holds::new(held));
+        if let Some(counts) = counts {
+            response.extensions_mut().insert(grpc::AnswerGuard::new(counts));
         }
         Poll::Ready(Ok(response))
     }

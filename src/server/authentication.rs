@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::{
     callers::{CallerCall, Callers},
-    client::{Call, Client},
+    client::{Call, ClientConnection},
     headers,
     refusal::{Refusal, is_always_served, refuse},
 };
@@ -64,7 +64,7 @@ where
             headers::keep_needed(&mut request);
             return Either::Left(self.inner.call(request));
         }
-        let client = request.extensions().get::<Arc<Client>>();
+        let client = request.extensions().get::<Arc<ClientConnection>>();
         let certificate = client.and_then(|client| client.certificate());
         let identified = self.auth.identify(request.headers(), certificate).and_then(|caller| {
             if let Some(client) = client {
@@ -73,7 +73,7 @@ where
             let open = self.callers.begin(&caller, request.uri().path())?;
             let turns = open.as_ref().map(CallerCall::turns);
             if let (Some(open), Some(call)) = (open, request.extensions().get::<Arc<Call>>()) {
-                call.hold(open);
+                call.keep_count(open);
             }
             Ok((caller, turns))
         });

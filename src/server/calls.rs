@@ -19,8 +19,8 @@ use super::{
     authentication::AuthenticationLayer,
     callers::Callers,
     deadline::DeadlineLayer,
-    held,
     intake::IntakeLayer,
+    pieces,
     refusal::{no_such_method, no_such_path},
 };
 use crate::{
@@ -57,7 +57,7 @@ pub(super) fn calls(
         .route_layer(MapResponseLayer::new(grpc::drop_replaced::<axum::body::Body>))
         .route_layer(tonic_web::GrpcWebLayer::new())
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
-        .route_layer(MapResponseLayer::new(held::until_taken))
+        .route_layer(MapResponseLayer::new(pieces::in_pieces))
         .fallback(no_such_path);
     Ok(tower::ServiceBuilder::new()
         .layer(grpc::PreparedBodies)

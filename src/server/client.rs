@@ -31,7 +31,7 @@ use crate::{
 
 /// The shared state of one connection.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ClientConnection {
     places: Arc<ConnectionPlaces>,
     place: Mutex<ConnectionPlace>,
     /// `None` after the connection has ended.
@@ -90,7 +90,7 @@ pub(super) enum ReadPermission {
     Evicted,
 }
 
-impl Client {
+impl ClientConnection {
     pub(super) fn new(
         places: Arc<ConnectionPlaces>,
         place: ConnectionPlace,
@@ -368,7 +368,7 @@ impl Client {
 
 /// Counts a call without a complete answer, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Arrived(Arc<Client>);
+pub(super) struct Arrived(Arc<ClientConnection>);
 
 impl Drop for Arrived {
     fn drop(&mut self) {
@@ -383,7 +383,7 @@ impl Drop for Arrived {
 /// Counts an admitted call, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Call {
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
     is_busy: AtomicBool,
     open: Option<UnidentifiedCall>,
     of_caller: OnceLock<callers::CallerCall>,
@@ -391,14 +391,14 @@ pub(super) struct Call {
 
 impl Call {
     /// Keeps the count of the call among its caller's calls for as long as the call lasts.
-    pub(super) fn hold(&self, of_caller: callers::CallerCall) {
+    pub(super) fn keep_count(&self, of_caller: callers::CallerCall) {
         self.client.caller.get_or_init(|| of_caller.streams_ahead());
         // it cannot fail: a call has one caller
         let _ = self.of_caller.set(of_caller);
     }
 
     /// Keeps the count of a call of health or reflection for as long as the call lasts.
-    pub(super) fn holding(self, open: UnidentifiedCall) -> Self {
+    pub(super) fn with_open_call(self, open: UnidentifiedCall) -> Self {
         let mut call = self;
         call.open = Some(open);
         call
@@ -431,7 +431,7 @@ impl Drop for Call {
 /// Counts a call of health or reflection, until it is dropped. Holds nothing when a caller was already identified.
 #[derive(Debug)]
 pub(super) struct UnidentifiedCall {
-    client: Option<Arc<Client>>,
+    client: Option<Arc<ClientConnection>>,
     reflection: Option<OwnedSemaphorePermit>,
 }
 
@@ -449,15 +449,19 @@ mod tests {
     use crate::server::places::{ConnectionsConfig, KeepaliveConfig};
 
     #[test]
-    fn only_calls_that_begin_make_room_for_others() {
+    fn only_calls_that_begin_make_space_for_others() {
         let bounds = Bounds {
             connections: ConnectionsConfig { max: 1, max_per_address: None, max_streams: 1 },
             excess_max: 0,
             identifies: true,
             keepalive: KeepaliveConfig::default(),
         };
-        let client =
-            Client::new(ConnectionPlaces::new(bounds), ConnectionPlace::Closed, SourceAddress::default(), None);
+        let client = ClientConnection::new(
+            ConnectionPlaces::new(bounds),
+            ConnectionPlace::Closed,
+            SourceAddress::default(),
+            None,
+        );
         let client = Arc::new(client);
         client.set_streams(3, 3);
         assert_eq!(client.not_begun(), 3);

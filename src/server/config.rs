@@ -92,13 +92,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// The rule of `registry_replicas`. An even number survives no more failures than the odd number below it.
-fn odd(replicas: u8) -> Result<u8, String> {
+/// Checks `registry_replicas`. An even number survives no more failures than the odd number below it.
+fn checked_replicas(replicas: u8) -> Result<u8, String> {
     if matches!(replicas, 1 | 3 | 5) { Ok(replicas) } else { Err("must be 1, 3 or 5".to_owned()) }
 }
 
 fn registry_replicas(given: &str) -> Result<u8, String> {
-    odd(given.parse().unwrap_or_default())
+    checked_replicas(given.parse().unwrap_or_default())
 }
 
 /// The rule of `heartbeat_interval`. Shorter intervals would cost more than the messages.
@@ -122,7 +122,7 @@ impl Config {
     pub(super) fn checked(mut self) -> Result<Self> {
         let mut wrong = Violations::default();
         self.auth.check(&mut wrong);
-        flags::check("registry_replicas", odd(self.registry_replicas), &mut wrong);
+        flags::check("registry_replicas", checked_replicas(self.registry_replicas), &mut wrong);
         self.connections.check(&mut wrong);
         self.rooms.check(&mut wrong);
         self.keepalive.check(&mut wrong);

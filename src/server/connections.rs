@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     addresses::SourceAddress,
-    client::{Client, ReadPermission},
+    client::{ClientConnection, ReadPermission},
     coalesce::Coalescing,
     frames::Streams,
     places::{ConnectionPlace, ConnectionPlaces},
@@ -36,7 +36,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Coalescing<Stream>,
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
     opening: Option<Opening>,
     /// `None` with HTTP/1.1, whose connections have one call at a time.
     streams: Option<Streams>,
@@ -119,7 +119,7 @@ impl Connection {
         certificate: Option<ClientCertificate>,
     ) -> Self {
         let deadline = Box::pin(time::sleep(places.bounds().silence_max()));
-        let client = Client::new(places, place, source, certificate);
+        let client = ClientConnection::new(places, place, source, certificate);
         Self {
             stream: Coalescing::new(stream),
             streams: Some(Streams::before_preface(HTTP2_PREFACE.len())),
@@ -133,7 +133,7 @@ impl Connection {
     }
 
     /// The state that the calls of the connection share.
-    pub(super) fn client(&self) -> Arc<Client> {
+    pub(super) fn client(&self) -> Arc<ClientConnection> {
         Arc::clone(&self.client)
     }
 

@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::{runtime::Handle, sync::Semaphore, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::client::{Arrived, Client};
+use super::client::{Arrived, ClientConnection};
 use crate::limits::{
     FRAME_OVERHEAD_BYTES, REFUSED_REQUEST_BYTES_MAX, REFUSED_REQUESTS_MAX, REFUSED_REQUESTS_PER_CONNECTION_MAX,
     REQUEST_TIMEOUT,
@@ -38,7 +38,7 @@ impl Discards {
         Self { of_all: Arc::new(Semaphore::new(REFUSED_REQUESTS_MAX)), tasks, stop }
     }
 
-    pub(super) fn of_connection(&self, client: Arc<Client>) -> Arc<ConnectionDiscards> {
+    pub(super) fn of_connection(&self, client: Arc<ClientConnection>) -> Arc<ConnectionDiscards> {
         let places = Arc::new(Semaphore::new(REFUSED_REQUESTS_PER_CONNECTION_MAX));
         Arc::new(ConnectionDiscards { discards: self.clone(), places, client })
     }
@@ -49,7 +49,7 @@ impl Discards {
 pub(super) struct ConnectionDiscards {
     discards: Discards,
     places: Arc<Semaphore>,
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
 }
 
 impl ConnectionDiscards {

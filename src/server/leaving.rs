@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-use super::client::Client;
+use super::client::ClientConnection;
 use crate::limits::{DRAIN_IDLE_TIMEOUT, DRAIN_REQUEST_TIMEOUT};
 
 /// Interval at which a connection is checked.
@@ -18,7 +18,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// # Cancel safety
 /// May be dropped at any point.
-pub(super) async fn until_closable(client: &Client) {
+pub(super) async fn until_closable(client: &ClientConnection) {
     let mut leaving = Leaving::new(Instant::now());
     loop {
         time::sleep(CHECK_INTERVAL).await;

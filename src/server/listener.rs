@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::{
     addresses::{Addresses, SourceAddress},
-    client::Client,
+    client::ClientConnection,
     connections::Connection,
     discard::{DiscardRest, Discards},
     headers,
@@ -106,7 +106,8 @@ pub(super) async fn serve<S, B>(
             // a connection gets its place after the handshake, so that a flood of handshakes takes no places
             let (handshake, places) = (tls.begin(), Arc::clone(&places));
             connections.spawn(async move {
-                let Some((connection, shown)) = secure(stream, source, handshake, &places, &draining).await else {
+                let Some((connection, shown)) = after_handshake(stream, source, handshake, &places, &draining).await
+                else {
                     return;
                 };
                 tokio::select! {
@@ -170,7 +171,7 @@ fn http(bounds: Bounds) -> Http {
 }
 
 /// Makes the TLS handshake of a connection; `None` when the handshake fails, no place is free, or the drain begins.
-async fn secure(
+async fn after_handshake(
     stream: TcpStream,
     source: SourceAddress,
     handshake: Handshake,
@@ -232,7 +233,7 @@ async fn serve_one<S, B>(
 }
 
 /// Waits for [`LEAVE_TIMEOUT`], and again while a call is under way.
-async fn until_leave_timeout(client: &Client) {
+async fn until_leave_timeout(client: &ClientConnection) {
     loop {
         time::sleep(LEAVE_TIMEOUT).await;
         if !client.is_busy() {

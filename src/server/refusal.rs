@@ -52,7 +52,7 @@ pub(super) fn wrong_protocol(request: &Request<Body>) -> Option<Response<Body>> 
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return Some(response);
     }
-    let is_grpc = request.version() == Version::HTTP_2 && is_native(kind, request.headers());
+    let is_grpc = request.version() == Version::HTTP_2 && is_plain_grpc(kind, request.headers());
     (!is_web && !is_grpc).then(|| line_of_text(StatusCode::UNSUPPORTED_MEDIA_TYPE, SUPPORTED_PROTOCOLS))
 }
 
@@ -60,7 +60,7 @@ fn kind(headers: &HeaderMap) -> &[u8] {
     headers.get(header::CONTENT_TYPE).map_or(&[], HeaderValue::as_bytes)
 }
 
-fn is_native(kind: &[u8], headers: &HeaderMap) -> bool {
+fn is_plain_grpc(kind: &[u8], headers: &HeaderMap) -> bool {
     grpc::is_grpc(headers) && !kind.starts_with(b"application/grpc-web")
 }
 

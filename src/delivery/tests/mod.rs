@@ -39,7 +39,7 @@ fn deleted(deleted: impl IntoIterator<Item = u64>) -> Removals {
 }
 
 /// A batch of one message that was stored at second `stored_at`, and whose own lifetime ends at `ends_at`.
-fn lasting(sequence: u64, stored_at: u64, ends_at: Option<u64>) -> Arc<Batch> {
+fn expiring(sequence: u64, stored_at: u64, ends_at: Option<u64>) -> Arc<Batch> {
     let mut batch = BatchBuilder::default();
     batch.lasts(at(stored_at), ends_at.map(at));
     batch.message(sequence, 0, Sizes::default(), |bytes| bytes.extend_from_slice(&[sequence as u8; MESSAGE_BYTES]));
@@ -132,7 +132,7 @@ fn what_was_deleted_is_left_out_of_a_batch_that_is_at_hand() {
 fn expired_messages_leave_the_ring_with_all_that_are_older() {
     let mut ring = ring(0);
     for (sequence, ends_at) in [(1, None), (2, Some(20)), (3, None), (4, Some(50))] {
-        ring.push(lasting(sequence, 10, ends_at), at(10));
+        ring.push(expiring(sequence, 10, ends_at), at(10));
     }
     assert_eq!(ring.expires_at(None), Some(at(20)));
     ring.expire(at(19), None);
@@ -144,7 +144,7 @@ fn expired_messages_leave_the_ring_with_all_that_are_older() {
     ring.expire(at(40), Some(Duration::from_secs(30)));
     assert!(ring.is_empty() && ring.reaches(4));
     // a clock that is ahead does not drop messages before subscriptions have read them
-    ring.push(lasting(5, 10, Some(11)), at(60));
+    ring.push(expiring(5, 10, Some(11)), at(60));
     ring.expire(at(60), None);
     assert!(ring.reaches(4));
     assert_eq!(ring.expires_at(None), Some(at(61)));

@@ -22,17 +22,17 @@ const RETENTION: [RoomField; 4] =
 pub(in crate::grpc) fn update_room(request: v1::UpdateRoomRequest) -> UpdateRoom {
     let mut violations = Violations::default();
     let room = request.room.unwrap_or_default();
-    let given = room.retention.unwrap_or_default();
+    let wanted = room.retention.unwrap_or_default();
     let paths = request.update_mask.unwrap_or_default().paths;
-    let whole = paths.is_empty() || paths.iter().any(|path| path == "*");
-    let fields = if paths.is_empty() { populated(&room) } else { masked(&paths, &mut violations) };
-    let max_age = given.max_age.filter(|_| fields.contains(&RoomField::MaxAge));
+    let covers_all_fields = paths.is_empty() || paths.iter().any(|path| path == "*");
+    let fields = if paths.is_empty() { fields_that_are_set(&room) } else { fields_of_mask(&paths, &mut violations) };
+    let max_age = wanted.max_age.filter(|_| fields.contains(&RoomField::MaxAge));
     let max_age = max_age.and_then(|age| violations.check(duration("room.retention.max_age", age)));
     let retention = Retention {
         max_age: max_age.filter(|age| !age.is_zero()),
-        max_bytes: Some(given.max_bytes).filter(|bytes| *bytes != 0),
-        max_messages: Some(given.max_messages).filter(|messages| *messages != 0),
-        max_message_bytes: Some(given.max_message_bytes).filter(|bytes| *bytes != 0),
+        max_bytes: Some(wanted.max_bytes).filter(|bytes| *bytes != 0),
+        max_messages: Some(wanted.max_messages).filter(|messages| *messages != 0),
+        max_message_bytes: Some(wanted.max_message_bytes).filter(|bytes| *bytes != 0),
     };
     let fixed = Fixed { persist: room.persist, subject: room.subject, allow_message_ttl: room.allow_message_ttl };
     UpdateRoom {
@@ -42,13 +42,13 @@ pub(in crate::grpc) fn update_room(request: v1::UpdateRoomRequest) -> UpdateRoom
         retention,
         replicas: room.replicas,
         // a mask that names single fields ignores all other fields
-        fixed: if whole { fixed } else { Fixed::default() },
+        fixed: if covers_all_fields { fixed } else { Fixed::default() },
         violations,
     }
 }
 
 /// The fields that an absent mask stands for: every field that can change and is not at its default (AIP-134).
-fn populated(room: &v1::Room) -> Vec<RoomField> {
+fn fields_that_are_set(room: &v1::Room) -> Vec<RoomField> {
     let retention = room.retention.unwrap_or_default();
     [
         (RoomField::Labels, !room.labels.is_empty()),
@@ -59,11 +59,11 @@ fn populated(room: &v1::Room) -> Vec<RoomField> {
         (RoomField::Replicas, room.replicas != 0),
     ]
     .into_iter()
-    .filter_map(|(field, given)| given.then_some(field))
+    .filter_map(|(field, is_set)| is_set.then_some(field))
     .collect()
 }
 
-fn masked(paths: &[String], violations: &mut Violations) -> Vec<RoomField> {
+fn fields_of_mask(paths: &[String], violations: &mut Violations) -> Vec<RoomField> {
     if paths.len() > MASK_PATHS_MAX {
         violations.add("update_mask", format!("has {} paths; at most {MASK_PATHS_MAX} are allowed", paths.len()));
         return Vec::new();

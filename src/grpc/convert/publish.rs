@@ -92,7 +92,7 @@ pub(in crate::grpc) fn batch_outcomes(
     let results = outcomes.into_iter().enumerate().map(|(index, outcome)| v1::PublishOutcome {
         outcome: Some(match outcome {
             Ok(stored) => Outcome::Result(acknowledged(stored)),
-            Err(error) => Outcome::Error(status::in_band(error.within(&format!("messages[{index}]")))),
+            Err(error) => Outcome::Error(status::as_message(error.within(&format!("messages[{index}]")))),
         }),
     });
     v1::PublishBatchResponse { results: results.collect() }
@@ -109,7 +109,7 @@ pub(in crate::grpc) fn stream_response(
     use v1::publish_stream_response::Outcome;
     let outcome = match outcome {
         Ok(stored) => Outcome::Result(acknowledged(stored)),
-        Err(error) => Outcome::Error(status::in_band(error)),
+        Err(error) => Outcome::Error(status::as_message(error)),
     };
     v1::PublishStreamResponse { correlation_id, outcome: Some(outcome) }
 }

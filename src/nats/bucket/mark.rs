@@ -58,8 +58,8 @@ impl BucketIdentity {
 #[derive(Debug, Default)]
 pub(super) struct BucketMark {
     found: Option<BucketIdentity>,
-    life: Option<SystemTime>,
-    /// The highest revision seen in the bucket that was created at `life`.
+    created_at: Option<SystemTime>,
+    /// The highest revision seen in the bucket that was created at `created_at`.
     revision: u64,
 }
 
@@ -81,7 +81,7 @@ impl BucketMark {
 
     /// Records a revision of the bucket that was found last.
     pub(super) fn raise(&mut self, revision: u64) {
-        if self.found.map(|found| found.created) == self.life {
+        if self.found.map(|found| found.created) == self.created_at {
             self.revision = self.revision.max(revision);
         }
     }
@@ -91,11 +91,11 @@ impl BucketMark {
         revision >= self.revision
     }
 
-    /// Returns true if the answer knows as much as this instance has seen. A bucket that was created later replaces
-    /// the known one.
-    pub(super) fn judge(&mut self, info: &BucketInfo) -> bool {
+    /// Returns true if the answer knows as much as this instance has seen, and then raises the mark to it. A bucket that
+    /// was created later replaces the known one.
+    pub(super) fn takes_as_fresh(&mut self, info: &BucketInfo) -> bool {
         self.begin(info.created);
-        let is_fresh = self.life == Some(info.created) && self.is_reached_by(info.state.last_seq);
+        let is_fresh = self.created_at == Some(info.created) && self.is_reached_by(info.state.last_seq);
         if is_fresh {
             self.revision = info.state.last_seq;
         }
@@ -103,8 +103,8 @@ impl BucketMark {
     }
 
     fn begin(&mut self, created: SystemTime) {
-        if self.life.is_none_or(|life| life < created) {
-            self.life = Some(created);
+        if self.created_at.is_none_or(|created_at| created_at < created) {
+            self.created_at = Some(created);
             self.revision = 0;
         }
     }
@@ -126,12 +126,12 @@ mod tests {
     fn an_answer_that_knows_less_than_was_seen_is_stale() {
         let mut mark = BucketMark::default();
         mark.set_found(BucketIdentity::new(&info("2", 5)));
-        assert!(mark.judge(&info("2", 5)));
+        assert!(mark.takes_as_fresh(&info("2", 5)));
         mark.raise(7);
         for (created, last, is_fresh) in
             [("2", 6, false), ("2", 7, true), ("1", 9, false), ("2", 8, true), ("2", 7, false)]
         {
-            assert_eq!(mark.judge(&info(created, last)), is_fresh, "{created} {last}");
+            assert_eq!(mark.takes_as_fresh(&info(created, last)), is_fresh, "{created} {last}");
         }
     }
 
@@ -140,13 +140,13 @@ mod tests {
         let mut mark = BucketMark::default();
         mark.set_found(BucketIdentity::new(&info("2", 5)));
         mark.raise(100);
-        assert!(mark.judge(&info("3", 1)));
+        assert!(mark.takes_as_fresh(&info("3", 1)));
         // a revision of the earlier bucket, which is ignored
         mark.raise(101);
         assert!(mark.is_reached_by(1));
-        assert!(!mark.judge(&info("2", 200)));
+        assert!(!mark.takes_as_fresh(&info("2", 200)));
         mark.set_found(BucketIdentity::new(&info("3", 1)));
         mark.raise(2);
-        assert!(!mark.judge(&info("3", 1)));
+        assert!(!mark.takes_as_fresh(&info("3", 1)));
     }
 }

@@ -160,7 +160,7 @@ impl<T> JetStreamBucket<T> {
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => {
                 // one request, so that both parts of the answer come from one server
                 let info = self.info(&json!({ "subjects_filter": subject })).await?;
-                let is_fresh = lock(&self.mark).judge(&info);
+                let is_fresh = lock(&self.mark).takes_as_fresh(&info);
                 if is_fresh && info.has_none() { Ok(None) } else { Err(stale()) }
             }
             Err(error) => {
@@ -181,7 +181,7 @@ impl<T> JetStreamBucket<T> {
             Some(entry) => {
                 // newer messages may have been purged
                 let info = self.info(&json!({})).await?;
-                if lock(&self.mark).judge(&info) { Ok(entry.revision) } else { Err(stale()) }
+                if lock(&self.mark).takes_as_fresh(&info) { Ok(entry.revision) } else { Err(stale()) }
             }
         }
     }

@@ -30,12 +30,12 @@ const MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const CONSUMERS_PER_STREAM_MAX: u32 = 1_000_000;
 
 /// The server's port and password. Without `Debug`, which would print the password.
-pub(super) struct Endpoint {
+pub(super) struct ListenAddress {
     pub(super) port: u16,
     pub(super) password: String,
 }
 
-impl Endpoint {
+impl ListenAddress {
     /// Chooses a port that is free now, and a new password.
     pub(super) fn pick() -> io::Result<Self> {
         let password = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -146,10 +146,10 @@ impl DataDir {
         EmbeddedError::DataDir { path: self.path.clone(), source }
     }
 
-    /// Writes the configuration and the URL for `endpoint`. Only this user can read the files.
-    pub(super) fn write(&self, endpoint: &Endpoint) -> io::Result<()> {
-        self.write_secret("nats.conf", &self.config(endpoint))?;
-        self.write_secret("nats.url", &format!("{}\n", endpoint.url()))
+    /// Writes the configuration and the URL for `listen_address`. Only this user can read the files.
+    pub(super) fn write(&self, listen_address: &ListenAddress) -> io::Result<()> {
+        self.write_secret("nats.conf", &self.config(listen_address))?;
+        self.write_secret("nats.url", &format!("{}\n", listen_address.url()))
     }
 
     fn write_secret(&self, name: &str, content: &str) -> io::Result<()> {
@@ -165,8 +165,8 @@ impl DataDir {
         std::fs::rename(new, path)
     }
 
-    fn config(&self, endpoint: &Endpoint) -> String {
-        let (address, password) = (endpoint.address(), &endpoint.password);
+    fn config(&self, listen_address: &ListenAddress) -> String {
+        let (address, password) = (listen_address.address(), &listen_address.password);
         let server_name = Uuid::new_v4().simple();
         let pid_file = quoted(&self.pid_path());
         let store_dir = quoted(&self.path.join("jetstream"));

@@ -45,7 +45,7 @@ pub(crate) use self::disk::Disk;
 pub(crate) use self::error::EmbeddedError;
 
 use self::{
-    config::{DataDir, Endpoint},
+    config::{DataDir, ListenAddress},
     log::Observed,
     process::Launch,
 };
@@ -108,8 +108,8 @@ impl EmbeddedNats {
 
         let mut attempt = 1;
         loop {
-            let endpoint = Endpoint::pick().map_err(|source| data_dir.error(source))?;
-            match Self::start_at(&binary, &data_dir, &endpoint).await {
+            let listen_address = ListenAddress::pick().map_err(|source| data_dir.error(source))?;
+            match Self::start_at(&binary, &data_dir, &listen_address).await {
                 Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
                     tracing::warn!(%error, "another process took the port of the embedded nats-server, trying another port");
                     attempt += 1;
@@ -119,8 +119,12 @@ impl EmbeddedNats {
         }
     }
 
-    async fn start_at(binary: &Path, data_dir: &Arc<DataDir>, endpoint: &Endpoint) -> Result<Self, EmbeddedError> {
-        data_dir.write(endpoint).map_err(|source| data_dir.error(source))?;
+    async fn start_at(
+        binary: &Path,
+        data_dir: &Arc<DataDir>,
+        listen_address: &ListenAddress,
+    ) -> Result<Self, EmbeddedError> {
+        data_dir.write(listen_address).map_err(|source| data_dir.error(source))?;
 
         let stop = CancellationToken::new();
         let disk = Disk::new(data_dir.path().to_owned());
@@ -128,7 +132,7 @@ impl EmbeddedNats {
         let launch = Launch::new(binary, Arc::clone(data_dir), Arc::clone(&observed), stop.clone());
 
         let mut first = Box::pin(launch.run());
-        let mut ready = pin!(tokio::time::timeout(READY_WITHIN, ready::jetstream(endpoint)));
+        let mut ready = pin!(tokio::time::timeout(READY_WITHIN, ready::jetstream(listen_address)));
         let ready = tokio::select! {
             ended = &mut first => {
                 return Err(match ended {
@@ -143,12 +147,12 @@ impl EmbeddedNats {
             let _ended = first.await;
             return Err(EmbeddedError::NotReady { within: READY_WITHIN, log: observed.recent() });
         }
-        tracing::info!(pid = observed.pid(), port = endpoint.port, data_dir = %data_dir.path().display(), "the embedded nats-server is ready");
+        tracing::info!(pid = observed.pid(), port = listen_address.port, data_dir = %data_dir.path().display(), "the embedded nats-server is ready");
 
         let tasks = TaskTracker::new();
         tasks.spawn(supervise::run(launch, first));
         tasks.close();
-        Ok(Self { url: endpoint.url(), observed, tasks, stop: stop.drop_guard() })
+        Ok(Self { url: listen_address.url(), observed, tasks, stop: stop.drop_guard() })
     }
 
     /// `nats://user:password@127.0.0.1:port`. It stays the same while `self` lives.

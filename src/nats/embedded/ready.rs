@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::config::{Endpoint, USER};
+use super::config::{ListenAddress, USER};
 
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Waits until JetStream answers. The caller bounds the wait.
-pub(super) async fn jetstream(endpoint: &Endpoint) {
+pub(super) async fn jetstream(listen_address: &ListenAddress) {
     loop {
-        match answer(endpoint).await {
+        match answer(listen_address).await {
             Ok(()) => return,
             Err(error) => tracing::trace!(%error, "the embedded nats-server is not ready yet"),
         }
@@ -18,12 +18,12 @@ pub(super) async fn jetstream(endpoint: &Endpoint) {
     }
 }
 
-async fn answer(endpoint: &Endpoint) -> Result<(), async_nats::Error> {
+async fn answer(listen_address: &ListenAddress) -> Result<(), async_nats::Error> {
     // not by the URL, because the client ignores the password in it, and logs it
-    let client = async_nats::ConnectOptions::with_user_and_password(USER.into(), endpoint.password.clone())
+    let client = async_nats::ConnectOptions::with_user_and_password(USER.into(), listen_address.password.clone())
         .connection_timeout(ANSWER_WITHIN)
         .request_timeout(Some(ANSWER_WITHIN))
-        .connect(endpoint.address())
+        .connect(listen_address.address())
         .await?;
     async_nats::jetstream::new(client).query_account().await?;
     Ok(())

@@ -14,7 +14,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
-    budgets::{Charge, Share},
+    budgets::{CallBudgets, Charge},
     prefix::{complete, length},
     right::PublishRight,
     rules::RequestRules,
@@ -46,12 +46,12 @@ enum BodyPosition {
 pub(super) struct Charged {
     inner: Body,
     rules: RequestRules,
-    share: Share,
+    budgets: CallBudgets,
     call: Option<Arc<Call>>,
     skipped: Skipped,
     /// `None` once the beginning of a message was received, or when no check is needed.
     right: Option<PublishRight>,
-    stage: BodyPosition,
+    position: BodyPosition,
     /// The number of messages that were passed on.
     passed: u64,
     /// Bytes that were received and not passed on yet.
@@ -67,16 +67,16 @@ impl Charged {
     pub(super) fn new(
         inner: Body,
         rules: RequestRules,
-        share: Share,
+        budgets: CallBudgets,
         call: Option<Arc<Call>>,
         skipped: Skipped,
         right: Option<PublishRight>,
     ) -> Self {
         let deadline = (!rules.is_stream && !inner.is_end_stream()).then(|| Box::pin(time::sleep(REQUEST_TIMEOUT)));
-        let stage = BodyPosition::Prefix(BytesMut::new());
+        let position = BodyPosition::Prefix(BytesMut::new());
         let (rest, passed, charge, has_failed) = (Bytes::new(), 0, None, false);
         let right = right.filter(|_| rules.checks_right);
-        Self { inner, rules, share, call, skipped, right, stage, passed, rest, charge, deadline, has_failed }
+        Self { inner, rules, budgets, call, skipped, right, position, passed, rest, charge, deadline, has_failed }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -86,7 +86,7 @@ impl Charged {
     /// The part of `rest` that can be passed on; `None` when more bytes must be received first.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
-            match &mut self.stage {
+            match &mut self.position {
                 BodyPosition::Prefix(prefix) => {
                     if prefix.is_empty() {
                         // messages that are already complete need no charge: decoding them needs no more memory
@@ -163,17 +163,17 @@ impl Charged {
         }
         if length > self.rules.bytes_max {
             if self.rules.skips(length) {
-                self.stage = BodyPosition::Skipping(length, BytesMut::new());
+                self.position = BodyPosition::Skipping(length, BytesMut::new());
                 return Ok(None);
             }
             return Err(self.too_large(length));
         }
         let bytes = PREFIX_BYTES.saturating_add(length);
         if self.rules.is_charged {
-            self.charge = self.share.try_charge(bytes);
+            self.charge = self.budgets.try_charge(bytes);
             if self.charge.is_none() {
-                let charging = self.share.charge(bytes).ok_or_else(budget_exhausted)?;
-                self.stage = BodyPosition::Waiting(prefix, length, Box::pin(charging));
+                let charging = self.budgets.charge(bytes).ok_or_else(budget_exhausted)?;
+                self.position = BodyPosition::Waiting(prefix, length, Box::pin(charging));
                 return Ok(None);
             }
         }
@@ -181,7 +181,7 @@ impl Charged {
     }
 
     fn admit_message(&mut self, prefix: Bytes, length: usize) -> Bytes {
-        self.stage = BodyPosition::Message(length);
+        self.position = BodyPosition::Message(length);
         if length == 0 {
             self.passed += 1;
             self.end_of_message();
@@ -190,7 +190,7 @@ impl Charged {
     }
 
     fn end_of_message(&mut self) {
-        self.stage = BodyPosition::Prefix(BytesMut::new());
+        self.position = BodyPosition::Prefix(BytesMut::new());
         // a call of one message begins at the end of the body, when it is certain that there is no second message
         if self.rules.is_stream {
             self.deadline = None;
@@ -218,7 +218,7 @@ impl Charged {
     }
 
     fn late(&self) -> Error {
-        if matches!(self.stage, BodyPosition::Waiting(..)) {
+        if matches!(self.position, BodyPosition::Waiting(..)) {
             return budget_exhausted();
         }
         Error::new(
@@ -230,7 +230,7 @@ impl Charged {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
             // the previous message was decoded, so its charge ends
-            if matches!(self.stage, BodyPosition::Prefix(_)) {
+            if matches!(self.position, BodyPosition::Prefix(_)) {
                 self.charge = None;
             }
             if self.is_late(cx) {
@@ -256,7 +256,7 @@ impl Charged {
     fn poll_end(&mut self) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.mark_busy();
         self.deadline = None;
-        match &self.stage {
+        match &self.position {
             BodyPosition::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
             _ => self.fail(Error::new(
                 Reason::RequestMalformed,
@@ -296,7 +296,7 @@ impl HttpBody for Charged {
     fn is_end_stream(&self) -> bool {
         self.has_failed
             || (self.rest.is_empty()
-                && matches!(&self.stage, BodyPosition::Prefix(prefix) if prefix.is_empty())
+                && matches!(&self.position, BodyPosition::Prefix(prefix) if prefix.is_empty())
                 && self.inner.is_end_stream())
     }
 }

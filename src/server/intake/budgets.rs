@@ -52,19 +52,19 @@ impl Default for Budgets {
 impl Budgets {
     /// The budgets that a call is charged to: the budget of all callers, and the budget of its caller, or of its
     /// connection when the caller has no id.
-    pub(super) fn share(self: &Arc<Self>, caller: Option<&MemberId>, connection: Option<Arc<Budget>>) -> Share {
+    pub(super) fn of_call(self: &Arc<Self>, caller: Option<&MemberId>, connection: Option<Arc<Budget>>) -> CallBudgets {
         let of_caller = match (caller, connection) {
             (Some(id), _) => ChargedTo::Caller(id.clone()),
             (None, Some(budget)) => ChargedTo::Connection(budget),
             (None, None) => ChargedTo::None,
         };
-        Share { budgets: Arc::clone(self), of_caller }
+        CallBudgets { budgets: Arc::clone(self), of_caller }
     }
 }
 
 /// The budgets that a call is charged to.
 #[derive(Clone, Debug)]
-pub(super) struct Share {
+pub(super) struct CallBudgets {
     budgets: Arc<Budgets>,
     of_caller: ChargedTo,
 }
@@ -83,7 +83,7 @@ pub(super) struct Charge {
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Share {
+impl CallBudgets {
     fn of_caller(&self) -> Option<Arc<Budget>> {
         match &self.of_caller {
             ChargedTo::Caller(id) => Some(self.budgets.callers.get_or_make(id.clone(), Budget::for_caller)),

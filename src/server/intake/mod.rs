@@ -25,7 +25,7 @@ use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
 use self::{body::Charged, budgets::Budgets, right::PublishRight, rules::RequestRules};
-use super::client::{Call, Client};
+use super::client::{Call, ClientConnection};
 use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
 
 #[derive(Clone, Debug)]
@@ -78,8 +78,8 @@ where
             extensions.insert(skipped.clone());
         }
         let caller = extensions.get::<Caller>();
-        let connection = extensions.get::<Arc<Client>>();
-        let share = self.layer.budgets.share(caller.and_then(Caller::id), connection.map(|client| client.budget()));
+        let connection = extensions.get::<Arc<ClientConnection>>();
+        let share = self.layer.budgets.of_call(caller.and_then(Caller::id), connection.map(|client| client.budget()));
         if let Some(call) = &call
             && rules.is_stream
             && caller.is_some()

@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{limits::FRAME_OVERHEAD_BYTES, server::client::Client};
+use crate::{limits::FRAME_OVERHEAD_BYTES, server::client::ClientConnection};
 
 /// The body of a request on a connection without an identified caller.
 pub(in crate::server) struct Counted<B> {
     inner: B,
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
 }
 
 impl<B> Counted<B>
@@ -22,7 +22,7 @@ where
     B: Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + Unpin + 'static,
 {
     /// Wraps the body, unless a caller has already been identified on the connection.
-    pub(in crate::server) fn wrap(inner: B, client: &Arc<Client>) -> tonic::body::Body {
+    pub(in crate::server) fn wrap(inner: B, client: &Arc<ClientConnection>) -> tonic::body::Body {
         if client.is_identified() {
             return tonic::body::Body::new(inner);
         }

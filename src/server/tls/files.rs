@@ -87,12 +87,12 @@ impl TlsFiles {
 
 /// The configuration in use: for new handshakes, and to verify the certificates of connected clients again.
 #[derive(Debug)]
-pub(super) struct InForce {
+pub(super) struct TlsInUse {
     pub config: Arc<ServerConfig>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-impl InForce {
+impl TlsInUse {
     /// Whether the verifier still accepts a client with this chain, the client's own certificate first.
     pub(super) fn verifies(&self, shown: &[CertificateDer<'_>]) -> bool {
         match (&self.verifier, shown) {
@@ -138,12 +138,12 @@ impl TlsFiles {
     }
 
     /// Makes the configuration from `contents`.
-    pub(super) fn in_force(&self, contents: &Contents) -> Result<InForce> {
+    pub(super) fn in_use(&self, contents: &Contents) -> Result<TlsInUse> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .map_err(|error| Error::internal().because(error))?;
-        let mut kept = None;
+        let mut client_verifier = None;
         let builder = match &contents.client_ca {
             None => builder.with_no_client_auth(),
             Some(pem) => {
@@ -155,7 +155,7 @@ impl TlsFiles {
                 let verifier = verifier.build().map_err(|error| {
                     Error::field("tls_client_ca", format!("the authorities cannot be used: {error}")).because(error)
                 })?;
-                kept = Some(Arc::clone(&verifier));
+                client_verifier = Some(Arc::clone(&verifier));
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -177,7 +177,7 @@ impl TlsFiles {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(InForce { config: Arc::new(config), verifier: kept })
+        Ok(TlsInUse { config: Arc::new(config), verifier: client_verifier })
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{certificate, files::InForce};
+use super::{certificate, files::TlsInUse};
 use crate::{
     domain::ClientCertificate,
     limits::{TLS_HANDSHAKE_TIMEOUT, TLS_HANDSHAKES_MAX},
@@ -31,7 +31,7 @@ struct OpenHandshakes {
 impl Handshakes {
     /// Counts a new handshake. Beyond the bound it cancels the oldest handshake, because an honest client finishes
     /// quickly.
-    pub(super) fn begin(self: &Arc<Self>, in_force: watch::Receiver<Arc<InForce>>) -> Handshake {
+    pub(super) fn begin(self: &Arc<Self>, in_use: watch::Receiver<Arc<TlsInUse>>) -> Handshake {
         let superseded = CancellationToken::new();
         let mut begun = self.begun();
         let number = begun.next;
@@ -43,7 +43,7 @@ impl Handshakes {
             oldest.cancel();
         }
         drop(begun);
-        Handshake { all: Arc::clone(self), number, superseded, in_force }
+        Handshake { all: Arc::clone(self), number, superseded, in_use }
     }
 
     fn begun(&self) -> MutexGuard<'_, OpenHandshakes> {
@@ -57,7 +57,7 @@ pub(in crate::server) struct Handshake {
     all: Arc<Handshakes>,
     number: u64,
     superseded: CancellationToken,
-    in_force: watch::Receiver<Arc<InForce>>,
+    in_use: watch::Receiver<Arc<TlsInUse>>,
 }
 
 /// The certificates that a client has presented in its handshake.
@@ -66,7 +66,7 @@ pub(in crate::server) struct Presented {
     /// The client's own certificate, if it has a name.
     pub certificate: Option<ClientCertificate>,
     chain: Vec<CertificateDer<'static>>,
-    in_force: watch::Receiver<Arc<InForce>>,
+    in_use: watch::Receiver<Arc<TlsInUse>>,
 }
 
 impl Presented {
@@ -75,8 +75,8 @@ impl Presented {
     /// # Cancel safety
     /// May be dropped at any point.
     pub(in crate::server) async fn distrusted(mut self) {
-        while self.in_force.changed().await.is_ok() {
-            if !self.in_force.borrow_and_update().verifies(&self.chain) {
+        while self.in_use.changed().await.is_ok() {
+            if !self.in_use.borrow_and_update().verifies(&self.chain) {
                 return;
             }
         }
@@ -94,7 +94,7 @@ impl Handshake {
         stream: TcpStream,
         within: Duration,
     ) -> io::Result<(TlsStream<TcpStream>, Presented)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.in_force.borrow_and_update().config));
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.in_use.borrow_and_update().config));
         let made = time::timeout(within.min(TLS_HANDSHAKE_TIMEOUT), acceptor.accept(stream));
         let stream = tokio::select! {
             made = made => made??,
@@ -104,7 +104,7 @@ impl Handshake {
         let chain: Vec<_> =
             session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
         let certificate = chain.first().and_then(|own| certificate::read(own));
-        let presented = Presented { certificate, chain, in_force: self.in_force.clone() };
+        let presented = Presented { certificate, chain, in_use: self.in_use.clone() };
         Ok((stream, presented))
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
-    files::{Contents, InForce, TlsConfig, TlsFiles},
+    files::{Contents, TlsConfig, TlsFiles, TlsInUse},
     handshake::{Handshake, Handshakes},
 };
 use crate::error::Result;
@@ -25,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     files: Arc<TlsFiles>,
-    current: watch::Sender<Arc<InForce>>,
+    current: watch::Sender<Arc<TlsInUse>>,
     contents: Contents,
     handshakes: Arc<Handshakes>,
 }
@@ -39,9 +39,9 @@ impl Tls {
     pub(super) async fn open(config: TlsConfig) -> Result<Option<Self>> {
         let Some(files) = TlsFiles::of(config)? else { return Ok(None) };
         let contents = files.read().await?;
-        let in_force = files.in_force(&contents)?;
+        let in_use = files.in_use(&contents)?;
         info!(certificate_ends = contents.certificate_ends(), "the service accepts only TLS connections");
-        let current = watch::Sender::new(Arc::new(in_force));
+        let current = watch::Sender::new(Arc::new(in_use));
         Ok(Some(Self { files: Arc::new(files), current, contents, handshakes: Arc::default() }))
     }
 
@@ -73,9 +73,9 @@ impl Tls {
                 }
                 // contents that cannot be used are logged once, and tried again only after they change
                 contents = read;
-                match files.in_force(&contents) {
-                    Ok(in_force) => {
-                        current.send_replace(Arc::new(in_force));
+                match files.in_use(&contents) {
+                    Ok(in_use) => {
+                        current.send_replace(Arc::new(in_use));
                         info!(
                             certificate_ends = contents.certificate_ends(),
                             "the TLS files have changed and are in use"

@@ -40,8 +40,8 @@ struct Inner {
     budget: Arc<Semaphore>,
     /// Number of waiting readers, of all callers.
     waiting: AtomicUsize,
-    /// The current holders of turns.
-    holders: Mutex<Vec<Weak<dyn Holder>>>,
+    /// The readers that have a turn.
+    users: Mutex<Vec<Weak<dyn TurnUser>>>,
 }
 
 /// How a reader gets its turns.
@@ -62,8 +62,8 @@ impl BacklogTurns {
     }
 }
 
-/// A holder of a turn, which can lose it.
-trait Holder: Send + Sync {
+/// A reader that uses a turn, and can lose it.
+trait TurnUser: Send + Sync {
     /// Gives the turn back if no message was requested since `moment`.
     fn give_back_if_idle_since(&self, moment: Instant);
 }
@@ -84,7 +84,7 @@ impl Backlogs {
         Self(Arc::new(Inner {
             budget: Arc::new(Semaphore::new(BACKLOGS_BYTES_MAX / KIB)),
             waiting: AtomicUsize::new(0),
-            holders: Mutex::default(),
+            users: Mutex::default(),
         }))
     }
 
@@ -119,7 +119,7 @@ impl Backlogs {
         }
     }
 
-    /// Waits for permits, and takes turns from idle holders meanwhile. Never `None`, because no semaphore is closed.
+    /// Waits for permits, and takes turns from idle users meanwhile. Never `None`, because no semaphore is closed.
     async fn acquire(&self, semaphore: Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {
         let acquiring = semaphore.acquire_many_owned(permits);
         tokio::pin!(acquiring);
@@ -133,13 +133,13 @@ impl Backlogs {
 
     fn take_from_idle(&self) {
         let Some(moment) = Instant::now().checked_sub(BACKLOG_TURN_TIME) else { return };
-        let holders: Vec<_> = {
-            let mut holders = lock(&self.0.holders);
-            holders.retain(|holder| holder.strong_count() > 0);
-            holders.iter().filter_map(Weak::upgrade).collect()
+        let users: Vec<_> = {
+            let mut users = lock(&self.0.users);
+            users.retain(|user| user.strong_count() > 0);
+            users.iter().filter_map(Weak::upgrade).collect()
         };
-        for holder in holders {
-            holder.give_back_if_idle_since(moment);
+        for user in users {
+            user.give_back_if_idle_since(moment);
         }
     }
 }
@@ -195,10 +195,10 @@ impl<S: Stream<Item: Send> + Unpin + Send + 'static> ReadAhead<S> {
         let asked = LastRequest { at: Instant::now(), waiting: None };
         let slot = Arc::new(Slot { held: Mutex::new(Some((stream.peekable(), turn))), asked: Mutex::new(asked) });
         if let Some(backlogs) = backlogs {
-            let holder: Weak<dyn Holder> = Arc::downgrade(&(Arc::clone(&slot) as Arc<dyn Holder>));
-            let mut holders = lock(&backlogs.0.holders);
-            holders.retain(|holder| holder.strong_count() > 0);
-            holders.push(holder);
+            let user: Weak<dyn TurnUser> = Arc::downgrade(&(Arc::clone(&slot) as Arc<dyn TurnUser>));
+            let mut users = lock(&backlogs.0.users);
+            users.retain(|user| user.strong_count() > 0);
+            users.push(user);
         }
         Self { slot }
     }
@@ -238,7 +238,7 @@ impl<S: Stream + Unpin> ReadAhead<S> {
     }
 }
 
-impl<S: Stream<Item: Send> + Send> Holder for Slot<S> {
+impl<S: Stream<Item: Send> + Send> TurnUser for Slot<S> {
     fn give_back_if_idle_since(&self, moment: Instant) {
         let mut held = lock(&self.held);
         let mut asked = lock(&self.asked);

@@ -75,7 +75,7 @@ impl HighWaterMark {
         mark.epoch == epoch && mark.sequence >= sequence
     }
 
-    fn judge(&self, state: &RoomState, now: Instant) -> Freshness {
+    fn freshness_of(&self, state: &RoomState, now: Instant) -> Freshness {
         let mut mark = lock(&self.0);
         let is_new_life = mark.epoch != 0 && state.epoch > mark.epoch;
         let is_behind = (mark.epoch != 0 && state.epoch < mark.epoch) || state.last_sequence < mark.sequence;
@@ -120,7 +120,7 @@ impl HighWaterMarks {
     /// `ROOM_NOT_FOUND` if the room was deleted meanwhile. `NATS_UNAVAILABLE` if only stale answers came.
     pub(crate) async fn state(&self, room: &Room) -> Result<RoomState> {
         self.fresh(room, || async {
-            match streams::look(&self.0.nats, room).await? {
+            match streams::state_if_as_registered(&self.0.nats, room).await? {
                 Some(state) => Ok(state),
                 None => self.repaired(room).await,
             }
@@ -217,7 +217,7 @@ impl HighWaterMarks {
 
     fn is_fresh(&self, room: &Room, state: &RoomState) -> bool {
         let Some(mark) = self.mark(room) else { return true };
-        match mark.judge(state, Instant::now()) {
+        match mark.freshness_of(state, Instant::now()) {
             Freshness::Fresh => true,
             Freshness::Stale => false,
             Freshness::RolledBack => {
@@ -273,33 +273,33 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_knows_less_is_stale_and_one_of_a_newer_life_is_not() {
+    fn an_answer_that_knows_less_is_stale_and_one_of_a_newer_epoch_is_not() {
         let (mark, now) = (HighWaterMark::default(), Instant::now());
         mark.raise(0, 7);
-        assert_eq!(mark.judge(&state(5, 6), now), Freshness::Stale);
-        assert_eq!(mark.judge(&state(5, 7), now), Freshness::Fresh);
+        assert_eq!(mark.freshness_of(&state(5, 6), now), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(5, 7), now), Freshness::Fresh);
         mark.raise(5, 9);
-        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
-        assert_eq!(mark.judge(&state(4, 100), now), Freshness::Stale);
-        assert_eq!(mark.judge(&state(6, 0), now), Freshness::Fresh);
-        assert_eq!(mark.judge(&state(5, 9), now), Freshness::Stale);
-        // what was sent in the former life says nothing of this one
+        assert_eq!(mark.freshness_of(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(4, 100), now), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(6, 0), now), Freshness::Fresh);
+        assert_eq!(mark.freshness_of(&state(5, 9), now), Freshness::Stale);
+        // what was sent in the former epoch says nothing about this one
         mark.raise(5, 10);
-        assert_eq!(mark.judge(&state(6, 1), now), Freshness::Fresh);
+        assert_eq!(mark.freshness_of(&state(6, 1), now), Freshness::Fresh);
     }
 
     #[test]
     fn what_only_stale_answers_contradict_for_long_was_lost() {
         let (mark, now) = (HighWaterMark::default(), Instant::now());
         mark.raise(5, 9);
-        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Freshness::Stale);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::RolledBack);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Fresh);
+        assert_eq!(mark.freshness_of(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(5, 8), now + ROLLED_BACK_AFTER / 2), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::RolledBack);
+        assert_eq!(mark.freshness_of(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Fresh);
         // one fresh answer in between restarts the time
         mark.raise(5, 20);
-        assert_eq!(mark.judge(&state(5, 8), now), Freshness::Stale);
-        assert_eq!(mark.judge(&state(5, 20), now), Freshness::Fresh);
-        assert_eq!(mark.judge(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(5, 8), now), Freshness::Stale);
+        assert_eq!(mark.freshness_of(&state(5, 20), now), Freshness::Fresh);
+        assert_eq!(mark.freshness_of(&state(5, 8), now + ROLLED_BACK_AFTER), Freshness::Stale);
     }
 }

@@ -107,7 +107,7 @@ async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
     let found = info(nats, room).await?.ok_or_else(|| Error::from(ApiError::NoResponders))?;
     adoption::check(&found.config, room)?;
     info!(room = %room.room_id, messages = found.state.messages, "the new room adopts the NATS stream that has its name");
-    match bring_about(nats, room, found).await {
+    match apply_settings(nats, room, found).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => match Error::from(error) {
             error if error.reason() == Reason::Internal => Err(adoption::refused().because(error)),
@@ -130,7 +130,7 @@ pub(in crate::store) async fn ensure(nats: &Nats, room: &Room) -> Result<RoomSta
 }
 
 /// The state of the room's stream. `None` if the stream is missing, or its settings differ from `room`.
-pub(in crate::store) async fn look(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
+pub(in crate::store) async fn state_if_as_registered(nats: &Nats, room: &Room) -> Result<Option<RoomState>> {
     nats.require_jetstream()?;
     let found = info(nats, room).await?;
     Ok(found.filter(|found| settings(room, found.config.clone()) == found.config).map(|found| state(&found)))
@@ -157,7 +157,7 @@ pub(in crate::store) async fn clock(nats: &Nats, room: &Room) -> Result<Option<S
 pub(in crate::store) async fn update(nats: &Nats, room: &Room) -> Result<()> {
     nats.require_jetstream()?;
     let Some(found) = info(nats, room).await? else { return create(nats, room).await.map(drop) };
-    Ok(bring_about(nats, room, found).await.map(drop)?)
+    Ok(apply_settings(nats, room, found).await.map(drop)?)
 }
 
 /// Removes every message up to and including `through`. Returns the number of removed messages.
@@ -223,7 +223,7 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
     info!(room = %room.room_id, "another program changed the settings of the room's stream; they are repaired");
     let before = state(&found);
     // boxed, because it is rare and too large for the future of every reader
-    match Box::pin(bring_about(nats, room, found)).await {
+    match Box::pin(apply_settings(nats, room, found)).await {
         Ok(info) => Ok(state(&info)),
         Err(error @ ApiError::Refused(_)) => {
             // the room can be used as it is; the log reports the failed repair
@@ -235,7 +235,7 @@ async fn repair(nats: &Nats, room: &Room, found: Info) -> Result<RoomState> {
 }
 
 /// Applies the settings of `room` to the stream. If the stream lost its subject, takes the stream's turn first.
-async fn bring_about(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiError> {
+async fn apply_settings(nats: &Nats, room: &Room, found: Info) -> Result<Info, ApiError> {
     if found.config.subjects.iter().any(|subject| subject == room.subject.as_str()) {
         return update_if_other(nats, room, found).await;
     }

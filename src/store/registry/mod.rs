@@ -164,7 +164,7 @@ impl Registry {
     /// `ROOM_EXISTS`, `SUBJECT_TAKEN`: nothing was claimed.
     pub(crate) async fn name(&self, new: &NewRoom) -> Result<NameClaim> {
         if let Some(found) = self.read(&new.preferred().room_id).await? {
-            return judge(new, found).map(NameClaim::Found);
+            return registration_of(new, found).map(NameClaim::Found);
         }
         Ok(NameClaim::Claimed(Box::new(self.claim_names(new).await?)))
     }
@@ -192,7 +192,7 @@ impl Registry {
         if found.as_ref().is_none_or(|found| found.room.stream != claimed.room.stream) {
             self.release(claimed).await?;
         }
-        judge(new, found.ok_or_else(conflict)?)
+        registration_of(new, found.ok_or_else(conflict)?)
     }
 
     /// Removes the registration of a room whose creation failed. Best effort: a later call repairs the room, or can
@@ -239,7 +239,7 @@ impl Registry {
     }
 }
 
-fn judge(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {
+fn registration_of(new: &NewRoom, found: Arc<Registered>) -> Result<Registration> {
     if found.deleting {
         Ok(Registration::Deleting(found))
     } else if found.room.same_settings(&new.named(found.room.stream.clone())) {

@@ -201,7 +201,7 @@ impl Mirror<SigningKey> for KnownKeys {
     }
 
     fn on_put(&mut self, name: &str, key: Versioned<SigningKey>) {
-        let Some(id) = number(name) else {
+        let Some(id) = key_number(name) else {
             warn!(name, "the bucket of signing keys has a value under a name that is not a key number; it is ignored");
             return;
         };
@@ -211,7 +211,7 @@ impl Mirror<SigningKey> for KnownKeys {
     }
 
     fn on_delete(&mut self, name: &str, _: u64) {
-        if let Some(id) = number(name) {
+        if let Some(id) = key_number(name) {
             // not written back, even if another call learns the key at this moment from an older answer
             self.progress.note(|| name.to_owned());
             self.missing.remove(&id);
@@ -240,6 +240,6 @@ fn name(id: u64) -> String {
     format!("{PREFIX}{id}")
 }
 
-fn number(name: &str) -> Option<u64> {
+fn key_number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }

@@ -21,17 +21,17 @@ pub(crate) struct SubscriberSelector {
     /// Prefer the subscriber of this endpoint. `None` while authorisation is off.
     pub endpoint: Option<MemberId>,
     /// Accept another endpoint's subscriber.
-    pub or_of_others: bool,
+    pub includes_foreign: bool,
 }
 
 impl SubscriberSelector {
     /// Returns true if no other subscriber can fit better than `found`.
     pub(crate) fn is_exact(&self, found: &Subscriber) -> bool {
-        if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.or_of_others }
+        if self.endpoint.is_some() { found.endpoint == self.endpoint } else { self.includes_foreign }
     }
 
     fn may_be(&self, endpoint: Option<&MemberId>) -> bool {
-        self.or_of_others || endpoint.is_none() || endpoint == self.endpoint.as_ref()
+        self.includes_foreign || endpoint.is_none() || endpoint == self.endpoint.as_ref()
     }
 
     /// Returns the subscriber that fits best. Of two equally good ones, the one whose entry changed longer ago.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{eventually, kill, publish, start};
 use crate::nats::embedded::{
     EmbeddedNats, EmbeddedNatsConfig, binary,
-    config::{DataDir, Endpoint},
+    config::{DataDir, ListenAddress},
     error::EmbeddedError,
 };
 
@@ -23,7 +23,7 @@ async fn the_server_of_an_earlier_owner_is_ended_first() {
         let dir = TempDir::new().unwrap();
         let config = {
             let owned = DataDir::own(dir.path()).unwrap();
-            owned.write(&Endpoint::pick().unwrap()).unwrap();
+            owned.write(&ListenAddress::pick().unwrap()).unwrap();
             owned.config_path()
         };
         let binary = binary::find(None).await.unwrap();
@@ -101,7 +101,8 @@ async fn a_program_that_is_no_server_is_refused() {
 #[tokio::test]
 async fn a_server_that_ends_at_once_is_reported_with_what_it_wrote() {
     let dir = TempDir::new().unwrap();
-    let binary = fake_server(&dir, "case $1 in --version) echo nats-server: v2.15.1 ;; *) echo no luck >&2; exit 3 ;; esac");
+    let binary =
+        fake_server(&dir, "case $1 in --version) echo nats-server: v2.15.1 ;; *) echo no luck >&2; exit 3 ;; esac");
     let error = refusal(&dir, binary).await;
     match &error {
         EmbeddedError::Exited { status, log } => assert_eq!((status.code(), log.as_str()), (Some(3), "no luck")),
@@ -115,9 +116,9 @@ async fn a_server_that_ends_at_once_is_reported_with_what_it_wrote() {
 async fn a_port_that_is_taken_is_told_from_other_errors() {
     let dir = TempDir::new().unwrap();
     let data_dir: Arc<DataDir> = DataDir::own(dir.path()).unwrap();
-    let endpoint = Endpoint::pick().unwrap();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", endpoint.port)).unwrap();
+    let listen_address = ListenAddress::pick().unwrap();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", listen_address.port)).unwrap();
     let binary = binary::find(None).await.unwrap();
-    let error = EmbeddedNats::start_at(&binary, &data_dir, &endpoint).await.unwrap_err();
+    let error = EmbeddedNats::start_at(&binary, &data_dir, &listen_address).await.unwrap_err();
     assert!(error.is_port_taken(), "{error:?}");
 }

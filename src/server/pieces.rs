@@ -1,4 +1,4 @@
-//! Responses that hold their read place until the client has received them.
+//! Responses in pieces, which keep their read place until the client has received them.
 //!
 //! The HTTP/2 library takes the next frame of a body as soon as the client's window is open, and then holds the whole
 //! frame. So this module cuts a body into pieces of `RESPONSE_PIECE_BYTES`. The part that the client does not receive
@@ -16,22 +16,22 @@ use http_body::{Frame, SizeHint};
 
 use crate::{limits::RESPONSE_PIECE_BYTES, subscriptions::reads::ReadPlace};
 
-/// Moves the [`ReadPlace`] of a response into its body.
-pub(super) fn until_taken(mut response: Response<Body>) -> Response<Body> {
+/// Cuts the body of a response that has a [`ReadPlace`] into pieces, and moves the place into the body.
+pub(super) fn in_pieces(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<ReadPlace>() {
-        Some(place) => response.map(|body| Body::new(HeldBody { body, rest: Bytes::new(), _place: place })),
+        Some(place) => response.map(|body| Body::new(BodyInPieces { body, rest: Bytes::new(), _place: place })),
         None => response,
     }
 }
 
-struct HeldBody {
+struct BodyInPieces {
     body: Body,
     /// The unsent part of the current frame.
     rest: Bytes,
     _place: ReadPlace,
 }
 
-impl http_body::Body for HeldBody {
+impl http_body::Body for BodyInPieces {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -47,7 +47,7 @@ use self::{
         durables::{self, Binding},
         holders::Holders,
         peers::{self, PeerListener, PeerReply, PeerRequest},
-        selector::{self, SubscriberSelector},
+        selector::{self, Resolved, SubscriberSelector},
         subscriber::Subscriber,
     },
     watchdog::Watchdog,
@@ -162,7 +162,7 @@ impl Store {
         room: &Room,
         id: &SubscriberId,
         selector: &SubscriberSelector,
-    ) -> Result<Subscriber> {
+    ) -> Result<Resolved> {
         selector::resolve(&self.nats, &self.holders, room, id, selector).await
     }
 
@@ -433,6 +433,19 @@ impl Store {
     /// A durable subscriber's position. Creates the consumer if it is missing.
     pub(crate) async fn bind(&self, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
         durables::bind(&self.nats, room, subscriber).await
+    }
+
+    /// As [`Self::bind`], for a subscriber whose consumer was missing a moment ago. Asks NATS once instead of twice.
+    pub(crate) async fn create_binding(&self, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
+        durables::create(&self.nats, room, subscriber).await
+    }
+
+    /// The binding of a durable subscriber; `None` if its consumer is missing.
+    ///
+    /// # Errors
+    /// `STREAM_INCOMPATIBLE`.
+    pub(crate) async fn binding(&self, room: &Room, subscriber: &Subscriber) -> Result<Option<Binding>> {
+        durables::existing(&self.nats, room, subscriber).await
     }
 
     /// A durable subscriber's position.

@@ -45,10 +45,10 @@ impl<T: Clone> MemoryBucket<T> {
         self.state().values.get(key).map(|stored| stored.found.clone())
     }
 
-    pub(super) fn get_many(&self, keys: &[String]) -> Vec<(T, SystemTime)> {
+    pub(super) fn get_many(&self, keys: &[String]) -> Vec<(Versioned<T>, SystemTime)> {
         let state = self.state();
         let found = keys.iter().filter_map(|key| state.values.get(key));
-        found.map(|stored| (stored.found.value.clone(), stored.stored_at)).collect()
+        found.map(|stored| (stored.found.clone(), stored.stored_at)).collect()
     }
 
     pub(super) fn put(&self, key: &str, value: &T, expected: Option<u64>) -> Option<u64> {

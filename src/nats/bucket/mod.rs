@@ -95,7 +95,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub(crate) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
+    pub(crate) async fn get_many(&self, keys: &[String]) -> Result<Vec<(Versioned<T>, SystemTime)>> {
         match &self.0 {
             BucketBackend::JetStream(bucket) => bucket.get_many(keys).await,
             BucketBackend::Memory(bucket) => Ok(bucket.get_many(keys)),

@@ -224,14 +224,14 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub(super) async fn get_many(&self, keys: &[String]) -> Result<Vec<(T, SystemTime)>> {
+    pub(super) async fn get_many(&self, keys: &[String]) -> Result<Vec<(Versioned<T>, SystemTime)>> {
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_AT_ONCE) {
             for (key, entry) in self.entries(keys).await? {
                 if !entry.is_deletion()
                     && let Some(found) = self.parse(&key, &entry.value, entry.revision)
                 {
-                    values.push((found.value, entry.stored_at));
+                    values.push((found, entry.stored_at));
                 }
             }
         }

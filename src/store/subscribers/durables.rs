@@ -48,15 +48,32 @@ struct Floor {
 /// # Errors
 /// `STREAM_INCOMPATIBLE` if the consumer has another acknowledgement policy, `LIMIT_REACHED`.
 pub(in crate::store) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
-    if let Some(info) = named(nats, room, &subscriber.name).await? {
-        if !is_subscriber(&info) {
-            return Err(Error::new(
-                Reason::StreamIncompatible,
-                "`subscriber`: a NATS consumer with the name of the subscriber exists, and has another kind of acknowledgement; choose another name",
-            ));
-        }
-        return Ok(Binding { position: info.ack_floor.stream_sequence, created: false });
+    match existing(nats, room, subscriber).await? {
+        Some(binding) => Ok(binding),
+        None => create(nats, room, subscriber).await,
     }
+}
+
+/// The binding to an existing consumer; `None` if the consumer is missing.
+///
+/// # Errors
+/// `STREAM_INCOMPATIBLE` if the consumer has another acknowledgement policy.
+pub(in crate::store) async fn existing(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Option<Binding>> {
+    let Some(info) = named(nats, room, &subscriber.name).await? else { return Ok(None) };
+    if is_subscriber(&info) {
+        return Ok(Some(Binding { position: info.ack_floor.stream_sequence, created: false }));
+    }
+    Err(Error::new(
+        Reason::StreamIncompatible,
+        "`subscriber`: a NATS consumer with the name of the subscriber exists, and has another kind of acknowledgement; choose another name",
+    ))
+}
+
+/// As [`bind`], with one request instead of two. The caller knows that the consumer was missing.
+///
+/// # Errors
+/// As [`bind`].
+pub(in crate::store) async fn create(nats: &Nats, room: &Room, subscriber: &Subscriber) -> Result<Binding> {
     let name = consumer(room, &subscriber.name);
     let given = Some((METADATA_SUBSCRIBER, subscriber.id.as_str()));
     let endpoint = subscriber.endpoint.as_ref().map(|endpoint| (METADATA_ENDPOINT, endpoint.as_str()));
@@ -75,7 +92,8 @@ pub(in crate::store) async fn bind(nats: &Nats, room: &Room, subscriber: &Subscr
             Ok(Binding { position: ack_floor.stream_sequence, created: ack_floor.stream_sequence == 0 })
         }
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {
-            Ok(Binding { position: position(nats, room, subscriber).await?.unwrap_or_default(), created: false })
+            let found = existing(nats, room, subscriber).await?;
+            Ok(found.unwrap_or(Binding { position: 0, created: false }))
         }
         Err(error) => Err(error.into()),
     }

@@ -67,7 +67,7 @@ pub(crate) enum HolderChange {
 /// The bucket's entry of one subscriber.
 #[derive(Clone, Debug)]
 pub(crate) struct HolderEntry {
-    pub holding: Holding,
+    pub holding: Versioned<Holding>,
     /// The time of the last change: the subscriber was bound, or its subscription closed.
     pub changed_at: SystemTime,
 }
@@ -101,7 +101,7 @@ impl Holders {
         Ok(same.map(|found| (found.value, found.revision)))
     }
 
-    /// The entries of the room's subscribers with these NATS names, in no order.
+    /// The entries with these NATS names in the room, in no order.
     pub(crate) async fn of(
         &self,
         room: &RoomId,
@@ -109,7 +109,9 @@ impl Holders {
     ) -> Result<Vec<HolderEntry>> {
         let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
-        Ok(found.into_iter().map(|(holding, changed_at)| HolderEntry { holding, changed_at }).collect())
+        let entries = found.into_iter().map(|(holding, changed_at)| HolderEntry { holding, changed_at });
+        // an entry counts under its own name alone
+        Ok(entries.filter(|entry| keys.contains(&entry.holding.value.key())).collect())
     }
 
     /// Deletes the entry, unless it changed after `revision`.
@@ -123,19 +125,30 @@ impl Holders {
     /// # Errors
     /// `CONFLICT`.
     pub(crate) async fn claim(&self, wanted: &Holding) -> Result<Option<(Option<Holding>, u64)>> {
+        let entry = self.bucket.get(&wanted.key()).await?;
+        self.claim_as_read(wanted, entry).await
+    }
+
+    /// As [`Self::claim`], without a request for the entry. `entry` was read a moment ago; if it has changed since, it
+    /// is read again.
+    pub(crate) async fn claim_as_read(
+        &self,
+        wanted: &Holding,
+        mut entry: Option<Versioned<Holding>>,
+    ) -> Result<Option<(Option<Holding>, u64)>> {
         let key = wanted.key();
         for _ in 0..ATTEMPTS {
-            let found = self.bucket.get(&key).await?;
-            if found.as_ref().is_some_and(|found| !found.value.subscriber.is_same(&wanted.subscriber)) {
+            if entry.as_ref().is_some_and(|found| !found.value.subscriber.is_same(&wanted.subscriber)) {
                 return Ok(None);
             }
-            let revision = found.as_ref().map(|found| found.revision);
-            let before = found.map(|found| found.value);
+            let revision = entry.as_ref().map(|found| found.revision);
+            let before = entry.map(|found| found.value);
             let begun = before.as_ref().and_then(|before| before.begins_at);
             let wanted = Holding { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
             if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
                 return Ok(Some((before, revision)));
             }
+            entry = self.bucket.get(&key).await?;
         }
         Err(Error::new(
             Reason::Conflict,
@@ -143,11 +156,15 @@ impl Holders {
         ))
     }
 
+    /// Writes the holding. Returns the new revision, or `None` if the entry changed after `revision`.
+    pub(crate) async fn record(&self, holding: &Holding, revision: u64) -> Result<Option<u64>> {
+        self.bucket.put(&holding.key(), holding, Some(revision)).await
+    }
+
     /// Records that the subscriber is at its start position. Returns the new revision, or `None` if the entry changed
     /// after `revision`.
     pub(crate) async fn settle(&self, holding: &Holding, revision: u64) -> Result<Option<u64>> {
-        let settled = Holding { begins_at: None, ..holding.clone() };
-        self.bucket.put(&holding.key(), &settled, Some(revision)).await
+        self.record(&Holding { begins_at: None, ..holding.clone() }, revision).await
     }
 
     /// Records that the subscription of `before` has ended, if it is still the open one.

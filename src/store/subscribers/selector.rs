@@ -1,7 +1,6 @@
 //! Finds the subscriber that a call means, when several endpoints use one id.
 
 use async_nats::jetstream::consumer::Info;
-use futures_util::future::try_join_all;
 
 use super::{
     durables,
@@ -34,13 +33,15 @@ impl SubscriberSelector {
         self.includes_foreign || endpoint.is_none() || endpoint == self.endpoint.as_ref()
     }
 
-    /// Returns the subscriber that fits best. Of two equally good ones, the one whose entry changed longer ago.
-    fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<Subscriber> {
+    /// Returns the subscriber that fits best, and its entry. Of two equally good ones, the one whose entry changed
+    /// longer ago.
+    fn pick(&self, found: Vec<Versioned<Holding>>) -> Option<(Subscriber, Versioned<Holding>)> {
         let rank = |subscriber: &Subscriber| (!self.is_exact(subscriber), subscriber.endpoint.is_some());
         let fitting = found.into_iter().filter(|found| self.may_be(found.value.subscriber.endpoint.as_ref()));
-        let best = fitting.min_by_key(|found| (rank(&found.value.subscriber), found.revision))?.value.subscriber;
+        let entry = fitting.min_by_key(|found| (rank(&found.value.subscriber), found.revision))?;
+        let best = entry.value.subscriber.clone();
         let endpoint = best.endpoint.clone().or_else(|| self.endpoint.clone());
-        Some(Subscriber { endpoint, ..best })
+        Some((Subscriber { endpoint, ..best }, entry))
     }
 
     /// Returns true if this subscriber can use a consumer that has no entry in the bucket.
@@ -59,6 +60,16 @@ impl SubscriberSelector {
     }
 }
 
+/// The subscriber that a call means, and what was read to find it.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub subscriber: Subscriber,
+    /// The bucket's entry of the subscriber. `None`: there is none, or it was not read.
+    pub entry: Option<Versioned<Holding>>,
+    /// Neither an entry nor a consumer of the subscriber exists.
+    pub is_new: bool,
+}
+
 /// The durable subscriber with this id. If it does not exist, the result has the NATS name that it gets when it is bound.
 pub(in crate::store) async fn resolve(
     nats: &Nats,
@@ -66,7 +77,7 @@ pub(in crate::store) async fn resolve(
     room: &Room,
     id: &SubscriberId,
     selector: &SubscriberSelector,
-) -> Result<Subscriber> {
+) -> Result<Resolved> {
     let names = NatsName::of_subscriber(id, selector.endpoint.as_ref());
     let [preferred, hashed, reserved] = &names;
     let first = holders.named(&room.room_id, preferred).await?;
@@ -74,7 +85,7 @@ pub(in crate::store) async fn resolve(
         && found.value.subscriber.id == *id
         && selector.is_exact(&found.value.subscriber)
     {
-        return Ok(found.value.subscriber.clone());
+        return Ok(Resolved { subscriber: found.value.subscriber.clone(), entry: first, is_new: false });
     }
     let mut others = vec![hashed.clone(), reserved.clone()];
     for endpoint in endpoints(id) {
@@ -83,22 +94,33 @@ pub(in crate::store) async fn resolve(
             others.push(reserved);
         }
     }
-    let others = try_join_all(others.iter().map(|name| holders.named(&room.room_id, name))).await?;
-    let found: Vec<_> = first.into_iter().chain(others.into_iter().flatten()).collect();
+    let others = holders.of(&room.room_id, &others).await?;
+    let found: Vec<_> = first.into_iter().chain(others.into_iter().map(|entry| entry.holding)).collect();
     let taken: Vec<_> = found.iter().map(|found| found.value.subscriber.name.clone()).collect();
     let same = found.into_iter().filter(|found| found.value.subscriber.id == *id).collect();
-    if let Some(subscriber) = selector.pick(same) {
-        return Ok(subscriber);
+    if let Some((subscriber, entry)) = selector.pick(same) {
+        return Ok(Resolved { subscriber, entry: Some(entry), is_new: false });
     }
-    let mut name = reserved.clone();
+    let mut chosen = None;
     for candidate in [preferred, hashed].into_iter().filter(|name| !taken.contains(name)) {
         let info = durables::named(nats, room, candidate).await?;
+        let is_new = info.is_none();
         if info.is_none_or(|info| selector.may_adopt(&info, id, candidate == preferred)) {
-            name = candidate.clone();
+            chosen = Some((candidate, is_new));
             break;
         }
     }
-    Ok(Subscriber { room_id: room.room_id.clone(), id: id.clone(), endpoint: selector.endpoint.clone(), name })
+    let (name, is_new) = match chosen {
+        Some(chosen) => chosen,
+        None => (reserved, durables::named(nats, room, reserved).await?.is_none()),
+    };
+    let subscriber = Subscriber {
+        room_id: room.room_id.clone(),
+        id: id.clone(),
+        endpoint: selector.endpoint.clone(),
+        name: name.clone(),
+    };
+    Ok(Resolved { subscriber, entry: None, is_new })
 }
 
 /// The endpoints that can have bound a subscriber with this id: the endpoint with the same name, the endpoint whose

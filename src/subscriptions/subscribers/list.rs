@@ -70,10 +70,10 @@ impl Subscribers {
         let held = self.store.holders.of(&room.room_id, &names).await?;
         let open = self.open_anywhere(&room.room_id, &held).await;
         let held: HashMap<&str, &HolderEntry> =
-            held.iter().map(|held| (held.holding.subscriber.name.as_str(), held)).collect();
+            held.iter().map(|held| (held.holding.value.subscriber.name.as_str(), held)).collect();
         let subscribers = found.durables.into_iter().map(|durable| {
             let held = held.get(durable.nats_name.as_str());
-            let bound = held.map(|held| &held.holding.subscriber);
+            let bound = held.map(|held| &held.holding.value.subscriber);
             let given =
                 durable.given.filter(|given| durable.nats_name.starts_with(&NatsName::stem_of_subscriber(given)));
             let open_since = bound.and_then(|bound| open.get(&bound.name)).copied();
@@ -96,7 +96,7 @@ impl Subscribers {
     /// Returns those of `held` that have an open subscription. An instance that has stopped has none, whatever the
     /// bucket says. If an instance does not answer, its entries in the bucket are used.
     async fn open_anywhere(&self, room: &RoomId, held: &[HolderEntry]) -> HashMap<NatsName, OpenSince> {
-        let said_open = || held.iter().map(|held| &held.holding).filter(|holding| holding.session.is_some());
+        let said_open = || held.iter().map(|held| &held.holding.value).filter(|holding| holding.session.is_some());
         let instances: BTreeSet<&str> = said_open().map(|holding| holding.instance.as_str()).collect();
         let mut questions = Vec::new();
         for instance in instances {

@@ -31,7 +31,12 @@ use crate::{
     store::{
         Store,
         registry::known::Registered,
-        subscribers::{holders::Holding, selector::SubscriberSelector, subscriber::Subscriber},
+        subscribers::{
+            durables::Binding,
+            holders::Holding,
+            selector::{Resolved, SubscriberSelector},
+            subscriber::Subscriber,
+        },
     },
     sync::lock,
 };
@@ -91,7 +96,7 @@ impl Subscribers {
         };
         match open {
             Some(subscriber) => Ok(subscriber),
-            None => self.store.subscriber(room, id, selector).await,
+            None => Ok(self.store.subscriber(room, id, selector).await?.subscriber),
         }
     }
 
@@ -113,19 +118,15 @@ impl Subscribers {
     {
         let room = &registered.room;
         for _ in 0..ATTEMPTS {
-            let subscriber = self.store.subscriber(room, subscriber, selector).await?;
-            // an invalid start must leave nothing behind
-            let first_position = match self.store.position(room, &subscriber).await {
-                Ok(_) => None,
-                Err(error) if error.reason() == Reason::SubscriberNotFound => {
-                    self.endpoints.check(subscriber.endpoint.as_ref(), &self.store.registry)?;
-                    Some(start().await?)
-                }
-                Err(error) => return Err(error),
+            let resolved = self.store.subscriber(room, subscriber, selector).await?;
+            let first_position = if resolved.is_new {
+                // an invalid start must leave nothing behind
+                self.endpoints.check(resolved.subscriber.endpoint.as_ref(), &self.store.registry)?;
+                Some(start().await?)
+            } else {
+                None
             };
-            if let Some(session) =
-                self.try_open(registered, epoch, &subscriber, selector, first_position, &start).await?
-            {
+            if let Some(session) = self.try_open(registered, epoch, resolved, selector, first_position, &start).await? {
                 return Ok(session);
             }
         }
@@ -138,7 +139,7 @@ impl Subscribers {
         self: &Arc<Self>,
         registered: &Arc<Registered>,
         epoch: i64,
-        subscriber: &Subscriber,
+        resolved: Resolved,
         selector: &SubscriberSelector,
         first_position: Option<u64>,
         start: impl Fn() -> F,
@@ -146,47 +147,42 @@ impl Subscribers {
     where
         F: Future<Output = Result<u64>>,
     {
+        let Resolved { subscriber, entry, is_new } = &resolved;
         let room = &registered.room;
         let key = key(subscriber);
         let session = Some(uuid::Uuid::new_v4().simple().to_string());
         let mut holding = self.holding(subscriber, session);
         holding.begins_at = first_position.filter(|position| *position > 0);
-        let Some((before, mut revision)) = self.store.holders.claim(&holding).await? else { return Ok(None) };
-        if before.is_none() && self.store.subscriber(room, &subscriber.id, selector).await?.name != subscriber.name {
+        let claimed = self.store.holders.claim_as_read(&holding, entry.clone()).await?;
+        let Some((before, mut revision)) = claimed else { return Ok(None) };
+        if before.is_none()
+            && self.store.subscriber(room, &subscriber.id, selector).await?.subscriber.name != subscriber.name
+        {
             // another call bound the subscriber under another NATS name at the same time
             self.store.holders.delete(&holding, revision).await?;
             return Ok(None);
         }
         self.endpoints.add(&holding);
-        let begun = before.as_ref().and_then(|before| before.begins_at);
-        let begins_at = std::mem::take(&mut holding.begins_at).or(begun);
+        holding.begins_at = holding.begins_at.or(before.as_ref().and_then(|before| before.begins_at));
+        // a call that claimed the subscriber in between has created its consumer
+        let is_new = *is_new && before.is_none();
         match before {
             Some(before) if before.instance == holding.instance => self.release(&key).await,
             Some(before) => self.ask_to_release(&before).await,
             None => {}
         }
-        let binding = self.store.bind(room, subscriber).await?;
-        let position = if binding.created {
-            let begun = async {
-                // the consumer may have existed at the first check, and may have been deleted since
-                let position = if let Some(position) = first_position { position } else { start().await? };
-                if position == 0 { Ok(0) } else { self.store.move_to(room, subscriber, position).await }
-            };
-            match begun.await {
-                Ok(position) => position,
-                Err(error) => {
-                    // a subscriber at a wrong start position is worse than none
-                    let _ = self.store.delete_consumer(room, subscriber).await;
-                    return Err(error);
-                }
-            }
-        } else if let (0, Some(begun)) = (binding.position, begins_at) {
-            // the call that created the consumer stopped before it set the start position
-            self.store.move_to(room, subscriber, begun).await?
+        let existing = if is_new { None } else { self.store.binding(room, subscriber).await? };
+        let binding = if let Some(binding) = existing {
+            binding
         } else {
-            binding.position
+            // another program may have deleted the consumer
+            let position = if let Some(position) = first_position { position } else { start().await? };
+            let Some(recorded) = self.record_start(&mut holding, revision, position).await? else { return Ok(None) };
+            revision = recorded;
+            self.store.create_binding(room, subscriber).await?
         };
-        if begins_at.is_some()
+        let position = self.move_to_start(room, &holding, &binding).await?;
+        if holding.begins_at.take().is_some()
             && let Some(settled) = self.store.holders.settle(&holding, revision).await?
         {
             revision = settled;
@@ -213,6 +209,28 @@ impl Subscribers {
             resumed: !binding.created,
             seek_number: AtomicU64::default(),
         }))
+    }
+
+    /// Records the start position of a consumer before it is created. If the call stops in between, the next call moves
+    /// the consumer there. Returns the revision of the holding; `None` if it has changed.
+    async fn record_start(&self, holding: &mut Holding, revision: u64, position: u64) -> Result<Option<u64>> {
+        let begins_at = Some(position).filter(|position| *position > 0);
+        if holding.begins_at == begins_at {
+            return Ok(Some(revision));
+        }
+        holding.begins_at = begins_at;
+        self.store.holders.record(holding, revision).await
+    }
+
+    /// Moves a consumer that is not at its start position yet. Returns the position.
+    async fn move_to_start(&self, room: &Room, holding: &Holding, binding: &Binding) -> Result<u64> {
+        let Some(begins_at) = holding.begins_at.filter(|_| binding.position == 0) else { return Ok(binding.position) };
+        let moved = self.store.move_to(room, &holding.subscriber, begins_at).await;
+        if moved.is_err() && binding.created {
+            // a subscriber at a wrong start position is worse than none
+            let _ = self.store.delete_consumer(room, &holding.subscriber).await;
+        }
+        moved
     }
 
     /// A holding with this instance as the holder.

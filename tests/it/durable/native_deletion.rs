@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tonic::{Code, Status};
-use unibus::v1::{DeleteSubscriberRequest, SeekSubscriberRequest, Start, SubscribeRequest, start::At};
+use unibus::v1::{
+    DeleteSubscriberRequest, ListSubscribersRequest, SeekSubscriberRequest, Start, SubscribeRequest, start::At,
+};
 
 use crate::support::{
     Client, Frames, Nats, Unibus, acknowledge, assert_status, create_room, eventually, explicit, floor, floor_reaches,
@@ -136,5 +138,36 @@ async fn a_subscriber_that_is_deleted_through_the_service_stays_deleted() {
         assert!(!exists(&nats).await, "{round}");
         assert_status(acknowledge(&client, "lobby", "ann", 5).await, Code::NotFound, "SUBSCRIBER_NOT_FOUND");
         assert_status(delete(&client).await, Code::NotFound, "SUBSCRIBER_NOT_FOUND");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_subscriber_without_a_consumer_begins_where_the_next_call_says() {
+    // Goal: the entry of a subscriber whose consumer is gone neither hides a wrong start nor replaces a right one. Method: open,
+    // close and delete natively; then a start after the end, which leaves no consumer, and one after seven messages.
+    let nats = Nats::start().await;
+    let (_first, _second, [client, other]) = two(&nats).await;
+    for (round, client) in [&client, &other, &client].into_iter().enumerate() {
+        let frames = Frames::open(client, explicit("lobby", "ann")).await.unwrap();
+        assert_eq!(frames.opened().resumed, round > 0, "{round}");
+        drop(frames);
+        eventually(SOON, async || {
+            let request = ListSubscribersRequest { room_id: "lobby".into(), ..Default::default() };
+            let listed = client.clone().list_subscribers(request).await.unwrap().into_inner().subscribers;
+            if listed.iter().any(|found| found.open) { Err(String::from("it is open")) } else { Ok(()) }
+        })
+        .await;
+        delete_natively(&nats).await;
+        let after = |sequence| SubscribeRequest {
+            start: Some(Start { at: Some(At::AfterSequence(sequence)) }),
+            ..explicit("lobby", "ann")
+        };
+        let refused = Frames::open(client, after(999)).await.map(drop);
+        assert_status(refused, Code::OutOfRange, "POSITION_AFTER_END");
+        assert!(!exists(&nats).await, "{round}");
+        let mut frames = Frames::open(client, after(7)).await.unwrap();
+        assert_eq!((frames.opened().position, frames.opened().resumed), (7, false), "{round}");
+        assert_eq!(sequences(&frames.messages(3).await), listed(8..=10));
+        assert_eq!(floor(&nats, "lobby", "ann").await, 7, "{round}");
     }
 }

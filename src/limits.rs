@@ -56,6 +56,10 @@ pub const PUBLISH_STREAM_MESSAGES_MAX: usize = 1024;
 /// Bytes of the messages of one `PublishStream` whose results the client has not read. One message may exceed this
 /// bound.
 pub const PUBLISH_STREAM_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Messages that one cumulative response of a `PublishStream` acknowledges.
+pub const PUBLISH_ACK_MESSAGES_MAX: u32 = 256;
+/// How long a cumulative response of a `PublishStream` waits for further messages after the first that it acknowledges.
+pub const PUBLISH_ACK_INTERVAL: Duration = Duration::from_millis(100);
 /// Publishes that wait in the queue of a room of an instance. Further publishes wait for space in the queue.
 pub const ROOM_QUEUE_MESSAGES_MAX: usize = 8192;
 /// Bytes of the publishes that wait in the queue of a room of an instance.

@@ -82,7 +82,11 @@ pub(crate) async fn sample_frame(channel: &Channel, room: &str, payload: &Bytes)
 
 /// Whether the service has `PublishStream`.
 pub(crate) async fn has_publish_stream(channel: &Channel) -> Result<bool> {
-    let request = PublishStreamRequest { correlation_id: 1, publish: Some(message("none", &Bytes::new())) };
+    let request = PublishStreamRequest {
+        correlation_id: 1,
+        publish: Some(message("none", &Bytes::new())),
+        ..PublishStreamRequest::default()
+    };
     let mut client = Client::new(channel.clone());
     let called = client.publish_stream(futures_util::stream::iter([request])).await;
     let answered = match called {

@@ -125,13 +125,6 @@ impl Line {
         }
     }
 
-    /// The same claim with the figure of a baseline.
-    pub(crate) fn beside(mut self, unit: Unit, (what, baseline): (&str, Vec<f64>)) -> Self {
-        self.unit = unit;
-        self.baseline = Some(Figure::new(what, baseline));
-        self
-    }
-
     pub(crate) fn reach(mut self, reach: Reach) -> Self {
         self.reached = match reach {
             Reach::AtLeast(least) => self.ratio.map(|ratio| ratio >= least),

@@ -175,10 +175,21 @@ fn value_problem(value: &str) -> Option<String> {
     }
 }
 
+/// How a pipeline of messages is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PublishAcks {
+    /// One answer for each message, with its sequence.
+    #[default]
+    Each,
+    /// One answer for all messages up to one. The sequences of the others are not needed.
+    Cumulative,
+}
+
 /// The acknowledgement of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// The sequence of the message, or of the first message if `duplicate` is true; 0 in an ephemeral room.
+    /// The sequence of the message, or of the first message if `duplicate` is true; 0 in an ephemeral room, and where the
+    /// caller did without it.
     pub sequence: u64,
     /// True if a message with this id was stored earlier. This message was then not stored.
     pub duplicate: bool,

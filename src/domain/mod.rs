@@ -14,7 +14,7 @@ mod subject;
 pub use self::caller::{Caller, ClientCertificate, Identity};
 pub use self::cursor::Cursor;
 pub use self::member::{Member, Membership, Role, Visible};
-pub use self::message::{Acknowledged, Draft, Durability, Headers, Message};
+pub use self::message::{Acknowledged, Draft, Durability, Headers, Message, PublishAcks};
 pub use self::names::{MemberId, RoomId, SubscriberId};
 pub use self::nats_names::{NatsName, StreamName};
 pub use self::position::{AckMode, Anchor, Gap, GapReason, Page, PageRequest, Removals, Start, SubscriberToken};

@@ -270,7 +270,11 @@ mod tests {
         let publish = |count| v1::PublishRequest { headers: headers(count), ..Default::default() };
         check(&publish(1000)).unwrap();
         check(&publish(1001)).unwrap_err();
-        let streamed = |count| v1::PublishStreamRequest { publish: Some(publish(count)), correlation_id: 1 };
+        let streamed = |count| v1::PublishStreamRequest {
+            publish: Some(publish(count)),
+            correlation_id: 1,
+            ..v1::PublishStreamRequest::default()
+        };
         check(&streamed(1000)).unwrap();
         check(&streamed(1001)).unwrap_err();
         // a message field that occurs twice is merged into one message

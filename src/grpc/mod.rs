@@ -9,6 +9,7 @@ mod consume;
 mod convert;
 mod frames;
 pub(crate) mod framing;
+mod gathered;
 pub(crate) mod health;
 mod methods;
 mod page;

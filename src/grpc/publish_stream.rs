@@ -1,4 +1,5 @@
-//! The `PublishStream` call: one result for each request, in the order of the requests.
+//! The `PublishStream` call: one result for each request, in the order of the requests. A cumulative stream gathers the
+//! results of stored messages (see `gathered`).
 //!
 //! The service reads requests only while the outstanding results fit a window, so it does not read from a client that
 //! reads no results. The stream ends with `OK` after the client's half-close. It ends with an error when the service
@@ -12,18 +13,20 @@ use std::{
 };
 
 use async_stream::stream;
-use tokio::time::timeout;
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
 use super::{
     Responses, convert,
+    gathered::Gathered,
     skipped::{Skipped, too_large},
     status::status,
 };
 use crate::{
-    domain::{Acknowledged, Draft, RoomId},
+    domain::{Acknowledged, Draft, PublishAcks, RoomId},
     error::{Error, Result},
-    limits::{PUBLISH_STREAM_BYTES_MAX, PUBLISH_STREAM_MESSAGES_MAX},
+    limits::{PUBLISH_ACK_INTERVAL, PUBLISH_STREAM_BYTES_MAX, PUBLISH_STREAM_MESSAGES_MAX},
     rooms::publish::Publishing,
     v1,
 };
@@ -57,16 +60,76 @@ impl Window {
         self.outstanding.push_back(outstanding);
     }
 
-    /// The result of the oldest message. Never completes when no message is outstanding.
+    /// The oldest message's correlation id and outcome. Never completes when no message is outstanding.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing a result.
-    async fn next(&mut self) -> v1::PublishStreamResponse {
+    async fn next(&mut self) -> (u64, Result<Acknowledged>) {
         let Some(oldest) = self.outstanding.front_mut() else { return std::future::pending().await };
-        let response = convert::stream_response(oldest.correlation_id, oldest.outcome.as_mut().await);
+        let (correlation_id, outcome) = (oldest.correlation_id, oldest.outcome.as_mut().await);
         self.bytes -= oldest.bytes;
         self.outstanding.pop_front();
-        response
+        (correlation_id, outcome)
+    }
+}
+
+/// How the stream answers. The first request decides.
+#[derive(Debug, Default)]
+enum Answering {
+    #[default]
+    Undecided,
+    Each,
+    Cumulative(Gathered),
+}
+
+impl Answering {
+    /// Decides by the first request, and refuses a later one that says otherwise.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`.
+    fn check(&mut self, request: &v1::PublishStreamRequest) -> Result<PublishAcks> {
+        let wanted = convert::publish_acks(request.acks);
+        let decided = match self {
+            Self::Undecided => {
+                let first = wanted.as_ref().ok().copied().flatten().unwrap_or_default();
+                *self = match first {
+                    PublishAcks::Each => Self::Each,
+                    PublishAcks::Cumulative => Self::Cumulative(Gathered::default()),
+                };
+                first
+            }
+            Self::Each => PublishAcks::Each,
+            Self::Cumulative(_) => PublishAcks::Cumulative,
+        };
+        match wanted? {
+            Some(wanted) if wanted != decided => {
+                Err(Error::field("acks", "differs from the first request of the stream; leave it out"))
+            }
+            Some(_) | None => Ok(decided),
+        }
+    }
+
+    /// The responses that the outcome of the next message causes.
+    fn add(
+        &mut self,
+        (correlation_id, outcome): (u64, Result<Acknowledged>),
+    ) -> [Option<v1::PublishStreamResponse>; 2] {
+        match self {
+            Self::Cumulative(gathered) => gathered.add(correlation_id, outcome, Instant::now()),
+            Self::Undecided | Self::Each => [Some(convert::stream_response(correlation_id, outcome)), None],
+        }
+    }
+
+    /// The response for all stored messages that have none.
+    fn take(&mut self) -> Option<v1::PublishStreamResponse> {
+        let Self::Cumulative(gathered) = self else { return None };
+        gathered.take()
+    }
+
+    /// When the messages that have no response must get one.
+    fn due(&self) -> Option<Instant> {
+        let Self::Cumulative(gathered) = self else { return None };
+        gathered.due()
     }
 }
 
@@ -78,13 +141,19 @@ struct Enqueueing {
 }
 
 impl Enqueueing {
-    fn new(publishing: &Publishing, request: v1::PublishStreamRequest, is_too_large: bool) -> Self {
-        let checked = if is_too_large { Err(too_large()) } else { convert::stream_request(request.publish) };
-        let bytes = checked.as_ref().map_or(0, |(_, draft): &(RoomId, Draft)| draft.bytes());
+    fn new(
+        publishing: &Publishing,
+        request: v1::PublishStreamRequest,
+        is_too_large: bool,
+        answering: &mut Answering,
+    ) -> Self {
+        let acks = if is_too_large { Err(too_large()) } else { answering.check(&request) };
+        let checked = acks.and_then(|acks| Ok((convert::stream_request(request.publish)?, acks)));
+        let bytes = checked.as_ref().map_or(0, |((_, draft), _): &((RoomId, Draft), PublishAcks)| draft.bytes());
         let publishing = publishing.clone();
         let enqueued = async move {
-            let (room, draft) = checked?;
-            let pending = publishing.submit(&room, draft).await.map_err(in_publish)?;
+            let ((room, draft), acks) = checked?;
+            let pending = publishing.submit(&room, draft, acks).await.map_err(in_publish)?;
             Ok(Box::pin(async move { pending.outcome().await.map_err(in_publish) }) as PendingResult<_>)
         };
         Self { correlation_id: request.correlation_id, bytes, enqueued: Box::pin(enqueued) }
@@ -126,8 +195,15 @@ pub(super) fn results(
         let mut places = 0..;
         let mut window = Window::default();
         let mut enqueueing = None;
+        let mut answering = Answering::default();
+        let mut due = pin!(sleep(PUBLISH_ACK_INTERVAL));
         let mut ended: Option<Result<(), Status>> = None;
         loop {
+            if window.outstanding.is_empty() && enqueueing.is_none()
+                && let Some(response) = answering.take()
+            {
+                yield Ok(response);
+            }
             if window.outstanding.is_empty() && enqueueing.is_none() && ended.is_some() {
                 break;
             }
@@ -135,7 +211,27 @@ pub(super) fn results(
             // not biased: results must not wait until the requests end, and small requests must not pile up in the
             // HTTP/2 library
             tokio::select! {
-                response = window.next() => yield Ok(response),
+                outcome = window.next() => {
+                    let mut next = Some(outcome);
+                    // the outcomes that arrived with it
+                    while let Some(outcome) = next {
+                        for response in answering.add(outcome).into_iter().flatten() {
+                            yield Ok(response);
+                        }
+                        next = window.next().now_or_never();
+                    }
+                }
+                () = &mut due, if answering.due().is_some() => {
+                    let now = Instant::now();
+                    if let Some(at) = answering.due().filter(|at| *at > now) {
+                        due.as_mut().reset(at);
+                    } else {
+                        due.as_mut().reset(now + PUBLISH_ACK_INTERVAL);
+                        if let Some(response) = answering.take() {
+                            yield Ok(response);
+                        }
+                    }
+                }
                 outstanding = Enqueueing::finish(&mut enqueueing) => window.push(outstanding),
                 () = draining.cancelled(), if ended.is_none() => {
                     ended_early = true;
@@ -148,7 +244,7 @@ pub(super) fn results(
                 request = requests.message(), if may_read => match request {
                     Ok(Some(request)) => {
                         let is_too_large = places.next().is_some_and(|place| skipped.take(place));
-                        enqueueing = Some(Enqueueing::new(&publishing, request, is_too_large));
+                        enqueueing = Some(Enqueueing::new(&publishing, request, is_too_large, &mut answering));
                     }
                     Ok(None) => ended = Some(Ok(())),
                     Err(status) => ended = Some(Err(status)),

@@ -10,7 +10,7 @@ use super::{
     access::{Right, expires_at},
 };
 use crate::{
-    domain::{Acknowledged, Caller, Draft, RoomId},
+    domain::{Acknowledged, Caller, Draft, PublishAcks, RoomId},
     error::{Error, Reason, Result, Violations},
     limits::{ACK_TIME_MIN, PUBLISH_BATCH_BYTES_MAX, PUBLISH_BATCH_MESSAGES_MAX, PUBLISH_TIMEOUT},
     store::{
@@ -28,7 +28,7 @@ impl Rooms {
     pub(crate) async fn publish(&self, caller: &Caller, id: &RoomId, draft: Draft) -> Result<Acknowledged> {
         let deadline = publish_deadline();
         let registered = self.permit_publishing(caller, id, deadline).await?;
-        self.enqueue_counted(caller, &registered, draft, None, deadline).await?.outcome().await
+        self.enqueue_counted(caller, &registered, draft, (None, PublishAcks::Each), deadline).await?.outcome().await
     }
 
     /// Finds the room in time, and checks that the caller may publish to it.
@@ -123,13 +123,13 @@ impl Rooms {
         caller: &Caller,
         registered: &Arc<Registered>,
         draft: Draft,
-        order: Option<PublishOrder>,
+        (order, acks): (Option<PublishOrder>, PublishAcks),
         deadline: Instant,
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
         self.allowances.publish(caller, 1, draft.bytes())?;
         self.stored.take(&self.store, registered, 1, draft.bytes()).await?;
-        self.store.enqueue(registered, draft.by(caller), order, deadline).await
+        self.store.enqueue(registered, draft.by(caller), order, acks, deadline).await
     }
 
     async fn enqueue(
@@ -140,7 +140,7 @@ impl Rooms {
         deadline: Instant,
     ) -> Result<Pending> {
         self.check(registered, &draft, "")?;
-        self.store.enqueue(registered, draft, order, deadline).await
+        self.store.enqueue(registered, draft, order, PublishAcks::Each, deadline).await
     }
 
     /// Refuses a message that the room does not accept. `prefix` precedes field names in errors.
@@ -194,17 +194,18 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Enqueues a message in its room. Waits while the queue is full.
+    /// Enqueues a message in its room. Waits while the queue is full. With [`PublishAcks::Cumulative`] the outcome may
+    /// lack the sequence.
     ///
     /// # Errors
     /// As [`Rooms::publish`], without `OUTCOME_UNKNOWN`.
     ///
     /// # Cancel safety
     /// A call that is dropped has not stored the message.
-    pub(crate) async fn submit(&self, id: &RoomId, draft: Draft) -> Result<Pending> {
+    pub(crate) async fn submit(&self, id: &RoomId, draft: Draft, acks: PublishAcks) -> Result<Pending> {
         let deadline = publish_deadline();
         let registered = self.rooms.permit_publishing(&self.caller, id, deadline).await?;
-        self.rooms.enqueue_counted(&self.caller, &registered, draft, Some(self.order), deadline).await
+        self.rooms.enqueue_counted(&self.caller, &registered, draft, (Some(self.order), acks), deadline).await
     }
 
     /// Waits until the caller's credentials expire. Returns the error that the stream ends with.

@@ -54,7 +54,8 @@ use self::{
 };
 use crate::{
     domain::{
-        Acknowledged, Caller, Draft, Durability, Page, PageRequest, Room, RoomState, SubscriberId, SubscriberToken,
+        Acknowledged, Caller, Draft, Durability, Page, PageRequest, PublishAcks, Room, RoomState, SubscriberId,
+        SubscriberToken,
     },
     error::{Reason, Result},
     limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
@@ -348,10 +349,11 @@ impl Store {
         registered: &Arc<Registered>,
         draft: Draft,
         order: Option<PublishOrder>,
+        acks: PublishAcks,
         deadline: Instant,
     ) -> Result<Pending> {
         if registered.room.persist {
-            return self.publisher.enqueue(registered, draft, order, deadline).await;
+            return self.publisher.enqueue(registered, draft, order, acks, deadline).await;
         }
         // boxed, because it would make the future of every stored message larger
         Box::pin(self.publisher.send(&registered.room, draft, deadline)).await.map(Pending::sent)

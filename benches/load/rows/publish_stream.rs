@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream};
 use tokio::{sync::Semaphore, task::JoinSet};
-use unibus::v1::{PublishRequest, PublishStreamRequest, publish_stream_response::Outcome as Answer};
+use unibus::v1::{PublishAcks, PublishRequest, PublishStreamRequest, publish_stream_response::Outcome as Answer};
 
 use crate::{
     client::{self, Client, PAYLOAD_BYTES},
@@ -88,16 +88,8 @@ async fn cumulative(outcome: &mut Outcome, scale: &Scale, stand: &Stand) -> Resu
     let turns = ingest::turns(context, "ingest", payload, limits, WINDOW_MAX as u64);
     let ingested = Side::new("JetStream fast ingest", &stand.direct(), turns);
     let claim = format!("PublishStream, cumulative acknowledgements, 256 B, window {WINDOW_MAX}");
-    let Some(ours) = load.cumulative(client::clients(stand.service.url(), 1).await?) else {
-        let [direct, ingested] = in_turns(scale, [direct, ingested]).await?;
-        outcome.spent(&claim, &[&direct, &ingested]);
-        for side in [&direct, &ingested] {
-            let line = Line::missing(&claim, "not in the contract");
-            outcome.lines.push(line.beside(Unit::PerSecond, (side.side, side.figure("rate")?)));
-        }
-        return Ok(());
-    };
-    let ours = Side::new("unibus", &stand.ours(), ours);
+    let clients = client::clients(stand.service.url(), 1).await?;
+    let ours = Side::new("unibus", &stand.ours(), load.cumulative().streamed(clients));
     let [ours, direct, ingested] = in_turns(scale, [ours, direct, ingested]).await?;
     outcome.spent(&claim, &[&ours, &direct, &ingested]);
     let beside = |side: &Measured| {
@@ -108,9 +100,6 @@ async fn cumulative(outcome: &mut Outcome, scale: &Scale, stand: &Stand) -> Resu
     Ok(())
 }
 
-/// What the turns of a side do.
-type Turns = Box<dyn FnMut() -> BoxFuture<'static, Result<Turn>>>;
-
 /// The load of both sides.
 #[derive(Clone)]
 pub(super) struct Load {
@@ -120,6 +109,7 @@ pub(super) struct Load {
     streams: usize,
     window: usize,
     turn: Duration,
+    acks: PublishAcks,
 }
 
 impl Load {
@@ -127,7 +117,20 @@ impl Load {
     pub(super) fn new(rooms: &[String], payload: Bytes, streams: usize, window: usize, turn: Duration) -> Self {
         let messages = rooms.iter().map(|room| client::message(room, &payload)).collect();
         let subjects = rooms.iter().map(|room| client::subject(room)).collect();
-        Self { messages: Arc::new(messages), subjects: Arc::new(subjects), payload, streams, window, turn }
+        Self {
+            messages: Arc::new(messages),
+            subjects: Arc::new(subjects),
+            payload,
+            streams,
+            window,
+            turn,
+            acks: PublishAcks::Each,
+        }
+    }
+
+    /// With cumulative acknowledgements.
+    fn cumulative(&self) -> Self {
+        Self { acks: PublishAcks::Cumulative, ..self.clone() }
     }
 
     /// Messages of a turn at most.
@@ -141,12 +144,6 @@ impl Load {
         move || Box::pin(load.clone().stream(clients.clone()))
     }
 
-    /// Turns of `PublishStream` with cumulative acknowledgements; `None` as long as the contract does not have them.
-    #[allow(clippy::unused_self, reason = "a place for the time when the contract has them")]
-    fn cumulative(&self, _clients: Vec<Client>) -> Option<Turns> {
-        None
-    }
-
     async fn stream(self, clients: Vec<Client>) -> Result<Turn> {
         let (window, most) = (self.window / self.streams, self.most() / self.streams as u64);
         let started = Instant::now();
@@ -157,7 +154,7 @@ impl Load {
                 let wanted = sent < most && started.elapsed() < self.turn;
                 wanted.then(|| messages.get(native::spread(publisher, sent, messages.len())).cloned()).flatten()
             };
-            publishers.spawn(publish(client, window, next));
+            publishers.spawn(publish(client, window, self.acks, next));
         }
         let mut total = 0;
         while let Some(done) = publishers.join_next().await {
@@ -186,23 +183,30 @@ impl Load {
 async fn publish(
     mut client: Client,
     window: usize,
+    acks: PublishAcks,
     next: impl Fn(u64) -> Option<PublishRequest> + Send + 'static,
 ) -> Result<u64> {
     let permits = Arc::new(Semaphore::new(window));
     let free = Arc::clone(&permits);
-    let requests = stream::unfold((0, free, next), |(sent, free, next)| async move {
+    let requests = stream::unfold((0, free, next), move |(sent, free, next)| async move {
         free.acquire().await.ok()?.forget();
-        let request = PublishStreamRequest { correlation_id: sent, publish: Some(next(sent)?) };
+        let request = PublishStreamRequest { correlation_id: sent, publish: Some(next(sent)?), acks: acks.into() };
         Some((request, (sent + 1, free, next)))
     });
     let mut answers = client.publish_stream(requests).await?.into_inner();
     let mut answered = 0;
     while let Some(answer) = answers.message().await? {
-        ensure!(answer.correlation_id == answered, "an answer out of order");
+        let correlation_id = answer.correlation_id;
         match answer.outcome.context("an answer without an outcome")? {
             Answer::Result(_) => permits.add_permits(1),
+            Answer::Through(through) => {
+                let messages = u64::from(through.messages);
+                permits.add_permits(usize::try_from(messages)?);
+                answered += messages - 1;
+            }
             Answer::Error(status) => anyhow::bail!("message {answered}: {}", status.message),
         }
+        ensure!(correlation_id == answered, "an answer out of order");
         answered += 1;
     }
     Ok(answered)

@@ -103,7 +103,11 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self, wish: Wish) {
-        let request = PublishStreamRequest { correlation_id: self.count, publish: Some(wish.request(self.scene)) };
+        let request = PublishStreamRequest {
+            correlation_id: self.count,
+            publish: Some(wish.request(self.scene)),
+            ..PublishStreamRequest::default()
+        };
         if self.requests.as_ref().is_some_and(|requests| requests.try_send(request).is_ok()) {
             self.sent.push_back((self.scene.now(), wish));
             self.count += 1;
@@ -168,7 +172,8 @@ impl<'a> Session<'a> {
                 Outcome::Stored { sequence: result.sequence, duplicate: result.duplicate }
             }
             Some(publish_stream_response::Outcome::Error(error)) => Outcome::Failed(failure(&super::status(&error))),
-            None => Outcome::Unanswered,
+            // not asked for
+            Some(publish_stream_response::Outcome::Through(_)) | None => Outcome::Unanswered,
         };
         self.tried(number, started, wish, outcome);
         true

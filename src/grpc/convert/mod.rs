@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 pub(super) use self::publish::{
-    acknowledged, atomic_batch, batch, batch_outcomes, publish, stream_request, stream_response,
+    acknowledged, atomic_batch, batch, batch_outcomes, publish, publish_acks, stream_request, stream_response,
+    stream_through,
 };
 use crate::{
     domain::{

@@ -2,7 +2,7 @@
 
 use super::{duration, room_id};
 use crate::{
-    domain::{Acknowledged, Draft, Durability, Headers, RoomId},
+    domain::{Acknowledged, Draft, Durability, Headers, PublishAcks, RoomId},
     error::{Error, Result, Violations},
     grpc::status,
     v1,
@@ -68,20 +68,23 @@ pub(in crate::grpc) fn atomic_batch(request: v1::PublishBatchRequest) -> Result<
     }
 }
 
-pub(in crate::grpc) fn acknowledged(acknowledged: Acknowledged) -> v1::PublishResponse {
-    let durability = match acknowledged.durability {
+fn durability(durability: Durability) -> v1::Durability {
+    match durability {
         Durability::Unknown => v1::Durability::Unspecified,
         Durability::None => v1::Durability::None,
         Durability::Buffered => v1::Durability::Buffered,
         Durability::Synced => v1::Durability::Synced,
         Durability::Quorum => v1::Durability::Quorum,
         Durability::QuorumSynced => v1::Durability::QuorumSynced,
-    };
+    }
+}
+
+pub(in crate::grpc) fn acknowledged(acknowledged: Acknowledged) -> v1::PublishResponse {
     v1::PublishResponse {
         sequence: acknowledged.sequence,
         duplicate: acknowledged.duplicate,
         published_at: Some(acknowledged.published_at.into()),
-        durability: durability.into(),
+        durability: durability(acknowledged.durability).into(),
     }
 }
 
@@ -112,4 +115,25 @@ pub(in crate::grpc) fn stream_response(
         Err(error) => Outcome::Error(status::as_message(error)),
     };
     v1::PublishStreamResponse { correlation_id, outcome: Some(outcome) }
+}
+
+/// The answer for all messages up to `correlation_id`.
+pub(in crate::grpc) fn stream_through(
+    correlation_id: u64,
+    messages: u32,
+    last_sequence: u64,
+    of_all: Durability,
+) -> v1::PublishStreamResponse {
+    let through = v1::PublishedThrough { messages, last_sequence, durability: durability(of_all).into() };
+    v1::PublishStreamResponse { correlation_id, outcome: Some(v1::publish_stream_response::Outcome::Through(through)) }
+}
+
+/// The way in which a request wants the stream to answer. `None`: it does not say.
+pub(in crate::grpc) fn publish_acks(acks: i32) -> Result<Option<PublishAcks>> {
+    match v1::PublishAcks::try_from(acks) {
+        Ok(v1::PublishAcks::Unspecified) => Ok(None),
+        Ok(v1::PublishAcks::Each) => Ok(Some(PublishAcks::Each)),
+        Ok(v1::PublishAcks::Cumulative) => Ok(Some(PublishAcks::Cumulative)),
+        Err(_) => Err(Error::field("acks", "must be PUBLISH_ACKS_EACH or PUBLISH_ACKS_CUMULATIVE")),
+    }
 }

@@ -333,6 +333,7 @@ fn settings(room: &Room, base: Config) -> Config {
         duplicate_window,
         allow_direct: true,
         allow_atomic_publish: true,
+        allow_batch_publish: true,
         allow_message_ttl: room.allow_message_ttl || base.allow_message_ttl,
         metadata: base.metadata.clone().into_iter().chain(own).collect(),
         ..base

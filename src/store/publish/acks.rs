@@ -17,11 +17,19 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::run::{RUN_MESSAGES_MAX, RunAnswer, RunAnswers, is_not_taken};
 use crate::{
     error::Result,
     nats::{Nats, error::unavailable},
     sync::lock,
 };
+
+/// Ends the reply subjects of a fast batch. Before it are the operation, the place in the batch, the mode on gaps, the
+/// wanted number of messages between two answers, and the id of the batch.
+const FAST: &str = ".$FI";
+const START: u8 = 0;
+const APPEND: u8 = 1;
+const COMMIT: u8 = 2;
 
 /// The answer to one publish, or to the commit of a batch.
 #[derive(Debug)]
@@ -42,10 +50,9 @@ pub(super) struct AtomicBatch {
 }
 
 #[derive(Debug)]
-struct AckWaiter {
-    stream: Arc<str>,
-    batch: Option<AtomicBatch>,
-    reply: oneshot::Sender<Reply>,
+enum AckWaiter {
+    One { stream: Arc<str>, batch: Option<AtomicBatch>, reply: oneshot::Sender<Reply> },
+    Run { stream: Arc<str>, answers: RunAnswers, reply: oneshot::Sender<RunAnswers> },
 }
 
 type AckWaiters = Arc<Mutex<HashMap<u64, AckWaiter>>>;
@@ -54,6 +61,8 @@ type AckWaiters = Arc<Mutex<HashMap<u64, AckWaiter>>>;
 #[derive(Clone, Debug)]
 pub(super) struct Acks {
     inbox: Arc<str>,
+    /// Begins the ids of the fast batches of this process.
+    batches: Arc<str>,
     next: Arc<AtomicU64>,
     waiters: AckWaiters,
 }
@@ -91,14 +100,72 @@ impl Drop for Expected {
     }
 }
 
+/// The awaited answers to a run. Dropping it stops the wait.
+#[derive(Debug)]
+pub(super) struct ExpectedRun {
+    waiters: AckWaiters,
+    number: u64,
+    /// Begins the reply subjects of the messages.
+    subject: String,
+    messages: usize,
+    reply: oneshot::Receiver<RunAnswers>,
+}
+
+impl ExpectedRun {
+    /// The reply subject of the message at `place`, from 1 (ADR-50).
+    pub(super) fn reply_to(&self, place: usize) -> String {
+        let operation = if place == self.messages {
+            COMMIT
+        } else if place == 1 {
+            START
+        } else {
+            APPEND
+        };
+        format!("{}.{RUN_MESSAGES_MAX}.fail.{place}.{operation}{FAST}", self.subject)
+    }
+
+    /// Waits until no further answer is awaited. `None` if the service is stopping.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing the answers.
+    pub(super) async fn answers(&mut self) -> Option<RunAnswers> {
+        (&mut self.reply).await.ok()
+    }
+
+    /// As [`Self::answers`], without waiting. Must not be called again after it returned `Ready`.
+    pub(super) fn try_answers(&mut self) -> Poll<Option<RunAnswers>> {
+        match self.reply.try_recv() {
+            Ok(answers) => Poll::Ready(Some(answers)),
+            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => Poll::Pending,
+        }
+    }
+
+    /// The answers that came so far.
+    pub(super) fn give_up(&mut self) -> Option<RunAnswers> {
+        let waiter = lock(&self.waiters).remove(&self.number);
+        match waiter {
+            Some(AckWaiter::Run { answers, .. }) => Some(answers),
+            Some(AckWaiter::One { .. }) | None => self.reply.try_recv().ok(),
+        }
+    }
+}
+
+impl Drop for ExpectedRun {
+    fn drop(&mut self) {
+        lock(&self.waiters).remove(&self.number);
+    }
+}
+
 impl Acks {
     /// Opens the inbox. Returns it with the listener that reads it.
     pub(super) async fn open(nats: &Nats) -> Result<(Self, AckListener)> {
         let inbox: Arc<str> = nats.client.new_inbox().into();
         let replies =
-            nats.client.subscribe(format!("{inbox}.*")).await.map_err(|error| unavailable().because(error))?;
+            nats.client.subscribe(format!("{inbox}.>")).await.map_err(|error| unavailable().because(error))?;
         let waiters = AckWaiters::default();
-        let acks = Self { inbox, next: Arc::default(), waiters: Arc::clone(&waiters) };
+        let batches = uuid::Uuid::new_v4().simple().to_string().into();
+        let acks = Self { inbox, batches, next: Arc::default(), waiters: Arc::clone(&waiters) };
         Ok((acks, AckListener { replies, waiters }))
     }
 
@@ -107,9 +174,19 @@ impl Acks {
     pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (send, reply) = oneshot::channel();
-        lock(&self.waiters).insert(number, AckWaiter { stream: Arc::clone(stream), batch, reply: send });
+        lock(&self.waiters).insert(number, AckWaiter::One { stream: Arc::clone(stream), batch, reply: send });
         let expected = Expected { waiters: Arc::clone(&self.waiters), number, reply };
         (expected, format!("{}.{number}", self.inbox))
+    }
+
+    /// Registers the expected answers to a run of `messages` messages.
+    pub(super) fn expect_run(&self, stream: &Arc<str>, messages: usize, is_replicated: bool) -> ExpectedRun {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (send, reply) = oneshot::channel();
+        let answers = RunAnswers::new(messages, is_replicated);
+        lock(&self.waiters).insert(number, AckWaiter::Run { stream: Arc::clone(stream), answers, reply: send });
+        let subject = format!("{}.{}-{number}", self.inbox, self.batches);
+        ExpectedRun { waiters: Arc::clone(&self.waiters), number, subject, messages, reply }
     }
 }
 
@@ -122,6 +199,9 @@ pub(in crate::store) struct AckListener {
 
 #[derive(Deserialize)]
 struct PublishAck<'a> {
+    /// Only in answers inside a fast batch.
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
     stream: Option<&'a str>,
     seq: Option<u64>,
     #[serde(default)]
@@ -148,25 +228,45 @@ impl AckListener {
     }
 
     fn pass_on(&self, message: &async_nats::Message) {
+        if let Some(address) = message.subject.strip_suffix(FAST) {
+            return self.pass_on_to_run(message, address);
+        }
         let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
         let mut waiters = lock(&self.waiters);
-        let Some(waiter) = waiters.get(&number) else { return };
-        let Some(reply) = read(message, waiter) else {
-            warn!(
-                stream = &*waiter.stream,
-                "another program answered a publish instead of JetStream; its answer is ignored"
-            );
-            return;
-        };
-        if let Some(waiter) = waiters.remove(&number) {
+        let Some(AckWaiter::One { stream, batch, .. }) = waiters.get(&number) else { return };
+        let Some(reply) = read(message, stream, batch.as_ref()) else { return warn_foreign(stream) };
+        if let Some(AckWaiter::One { reply: caller, .. }) = waiters.remove(&number) {
             // the caller may have gone, so an error is ignored
-            let _ = waiter.reply.send(reply);
+            let _ = caller.send(reply);
+        }
+    }
+
+    /// `address` is the reply subject of a message of a run, without its end.
+    fn pass_on_to_run(&self, message: &async_nats::Message, address: &str) {
+        let mut tokens = address.rsplit('.').skip(1);
+        let Some(place) = tokens.next().and_then(|place| place.parse().ok()) else { return };
+        let Some(id) = tokens.nth(2) else { return };
+        let Some(number) = id.rsplit('-').next().and_then(|number| number.parse().ok()) else { return };
+        let mut waiters = lock(&self.waiters);
+        let Some(AckWaiter::Run { stream, answers, .. }) = waiters.get_mut(&number) else { return };
+        let is_complete = match read_of_run(message, stream, id) {
+            RunMessage::Answer(answer) => answers.apply(place, answer),
+            RunMessage::Control => false,
+            RunMessage::Foreign => return warn_foreign(stream),
+        };
+        if is_complete && let Some(AckWaiter::Run { answers, reply, .. }) = waiters.remove(&number) {
+            // the worker may have gone, so an error is ignored
+            let _ = reply.send(answers);
         }
     }
 }
 
+fn warn_foreign(stream: &str) {
+    warn!(stream, "another program answered a publish instead of JetStream; its answer is ignored");
+}
+
 /// Parses JetStream's answer. `None` if another program answered.
-fn read(message: &async_nats::Message, waiter: &AckWaiter) -> Option<Reply> {
+fn read(message: &async_nats::Message, stream: &str, batch: Option<&AtomicBatch>) -> Option<Reply> {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Some(Reply::NobodyListens);
     }
@@ -174,14 +274,46 @@ fn read(message: &async_nats::Message, waiter: &AckWaiter) -> Option<Reply> {
     if let Some(error) = ack.error {
         return Some(Reply::Refused(error));
     }
-    let is_of_batch = match &waiter.batch {
+    let is_of_batch = match batch {
         Some(batch) => ack.batch == Some(&*batch.id) && ack.count == Some(batch.messages),
         None => true,
     };
     match ack.seq {
-        Some(sequence) if ack.stream == Some(&*waiter.stream) && sequence > 0 && is_of_batch => {
+        Some(sequence) if ack.stream == Some(stream) && sequence > 0 && is_of_batch => {
             Some(Reply::Stored { sequence, duplicate: ack.duplicate })
         }
         _ => None,
     }
+}
+
+/// A message that came for a run.
+enum RunMessage {
+    Answer(RunAnswer),
+    /// Flow control of the batch. A run needs none, because it is bounded like plain publishes.
+    Control,
+    /// Another program answered.
+    Foreign,
+}
+
+/// Parses JetStream's answer to a message of the run with this batch `id`.
+fn read_of_run(message: &async_nats::Message, stream: &str, id: &str) -> RunMessage {
+    const CONTROL: &[&str] = &["ack", "gap"];
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return RunMessage::Answer(RunAnswer::NotTaken);
+    }
+    let Ok(ack) = serde_json::from_slice::<PublishAck<'_>>(&message.payload) else { return RunMessage::Foreign };
+    if ack.kind.is_some_and(|kind| CONTROL.contains(&kind)) {
+        return RunMessage::Control;
+    }
+    let answer = match (ack.error, ack.seq, ack.count) {
+        (Some(error), ..) if is_not_taken(&error) => RunAnswer::NotTaken,
+        (Some(error), ..) => RunAnswer::Refused(error),
+        (None, Some(_), _) if ack.stream != Some(stream) => return RunMessage::Foreign,
+        (None, Some(sequence), Some(count)) if ack.batch == Some(id) => {
+            RunAnswer::Ended { count: usize::try_from(count).unwrap_or(usize::MAX), sequence }
+        }
+        (None, Some(sequence), None) if sequence > 0 => RunAnswer::Stored(sequence),
+        (None, ..) => return RunMessage::Foreign,
+    };
+    RunMessage::Answer(answer)
 }

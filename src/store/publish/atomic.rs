@@ -13,7 +13,7 @@ use super::{
     wire::{Outgoing, check_kept_together, is_duplicate, is_mismatch, outcome_unknown, probe_headers, refused},
 };
 use crate::{
-    domain::{Acknowledged, Draft},
+    domain::{Acknowledged, Draft, PublishAcks},
     error::{Error, Reason, Result},
     nats::error::unavailable,
     store::{log::message_id, registry::known::Registered},
@@ -38,13 +38,16 @@ impl Publisher {
         if drafts.len() == 1
             && let Some(draft) = drafts.pop()
         {
-            return Ok(vec![self.enqueue(registered, draft, None, deadline).await?.outcome().await?]);
+            return Ok(vec![
+                self.enqueue(registered, draft, None, PublishAcks::Each, deadline).await?.outcome().await?,
+            ]);
         }
         let sealed = drafts.into_iter().map(|draft| self.seal(&registered.room, draft));
         let messages: Arc<[Outgoing]> = sealed.collect::<Result<_>>()?;
         check_kept_together(&registered.room, &messages)?;
         let expectation = messages.first().and_then(|first| Expectation::of(&first.draft));
-        let mut ticket = self.enqueue_work(registered, Work::All(Arc::clone(&messages)), None, deadline).await?;
+        let mut ticket =
+            self.enqueue_work(registered, Work::All(Arc::clone(&messages)), None, PublishAcks::Each, deadline).await?;
         match ticket.outcome().await {
             Outcome::Stored { sequence: last, .. } => {
                 let first = (last + 1).saturating_sub(messages.len() as u64);
@@ -86,6 +89,8 @@ impl Publisher {
                 }
             }
             Outcome::Refused(error) => Err(refused(&error)),
+            // only runs leave sequences unknown
+            Outcome::StoredUnnumbered => Err(outcome_unknown()),
             Outcome::Failed(error) => Err(error),
         }
     }

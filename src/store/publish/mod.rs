@@ -2,7 +2,7 @@
 //! stream.
 //!
 //! A message of a persisted room goes through the room's queue (`room_queue`). One worker at a time empties the queue
-//! in order (`worker`), in groups where they are faster (`group`).
+//! in order (`worker`), in groups or runs where they are faster (`group`, `run`).
 
 mod acks;
 mod atomic;
@@ -12,7 +12,9 @@ mod mismatch;
 pub(crate) mod order;
 mod outbox;
 pub(crate) mod pending;
+mod plain_rooms;
 pub(crate) mod room_queue;
+mod run;
 pub(crate) mod wire;
 mod worker;
 
@@ -37,13 +39,14 @@ use self::{
     order::PublishOrder,
     outbox::Outbox,
     pending::Pending,
+    plain_rooms::PlainRooms,
     room_queue::{RoomQueues, Ticket, Work},
     wire::Outgoing,
     worker::Worker,
 };
 use super::{log::high_water_marks::HighWaterMarks, registry::known::Registered, signatures::Signatures};
 use crate::{
-    domain::{Acknowledged, Draft, Durability, Room},
+    domain::{Acknowledged, Draft, Durability, PublishAcks, Room},
     error::{Error, Result},
     nats::{Nats, error::unavailable, storage_gate::StorageGate},
 };
@@ -53,6 +56,7 @@ use crate::{
 pub(crate) struct Publisher {
     outbox: Outbox,
     signatures: Signatures,
+    plain_rooms: PlainRooms,
     marks: HighWaterMarks,
     room_queues: RoomQueues,
     gate: StorageGate,
@@ -77,6 +81,7 @@ impl Publisher {
         let publisher = Self {
             outbox: Outbox { nats: nats.clone(), acks },
             signatures: signatures.clone(),
+            plain_rooms: PlainRooms::default(),
             marks: marks.clone(),
             room_queues: RoomQueues::default(),
             gate,
@@ -129,12 +134,13 @@ impl Publisher {
         registered: &Arc<Registered>,
         draft: Draft,
         order: Option<PublishOrder>,
+        acks: PublishAcks,
         deadline: Instant,
     ) -> Result<Pending> {
         let expectation = Expectation::of(&draft);
         let outgoing = self.seal(&registered.room, draft)?;
         wire::check_kept(&registered.room, &outgoing, "payload")?;
-        let ticket = self.enqueue_work(registered, Work::One(Box::new(outgoing)), order, deadline).await?;
+        let ticket = self.enqueue_work(registered, Work::One(Box::new(outgoing)), order, acks, deadline).await?;
         Ok(Pending::new(self, registered, expectation, ticket))
     }
 
@@ -164,11 +170,12 @@ impl Publisher {
         registered: &Arc<Registered>,
         work: Work,
         order: Option<PublishOrder>,
+        acks: PublishAcks,
         deadline: Instant,
     ) -> Result<Ticket> {
         self.gate.admit(&registered.room)?;
         let room_queue = self.room_queues.get(registered.room.stream.to_string());
-        let (mut ticket, needs_worker) = room_queue.enqueue(registered, work, order, deadline).await?;
+        let (mut ticket, needs_worker) = room_queue.enqueue(registered, work, order, acks, deadline).await?;
         if needs_worker {
             let groups = group::pays(self.durability, &registered.room);
             let mark = self.marks.mark(&registered.room);

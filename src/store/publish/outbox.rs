@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_nats::Subject;
 use tokio::time::{self, Instant};
 
 use super::{
-    acks::{Acks, AtomicBatch, Expected, Reply},
+    acks::{Acks, AtomicBatch, Expected, ExpectedRun, Reply},
     room_queue::send_by,
     wire::{Outgoing, batch_headers, headers},
 };
@@ -13,6 +14,7 @@ use crate::{
     domain::Room,
     error::Result,
     nats::{Nats, error::unavailable},
+    store::log::high_water_marks::is_replicated,
 };
 
 /// How long after a reconnection the answers to earlier messages are awaited.
@@ -62,6 +64,36 @@ impl Outbox {
             Ok(Err(error)) => Err(unavailable().because(error)),
             Err(elapsed) => Err(unavailable().because(elapsed)),
         }
+    }
+
+    /// Sends all messages as one run, at the latest at `by`. Returns the awaited answers, and the number of messages
+    /// that were sent.
+    pub(super) async fn send_run(
+        &self,
+        stream: &Arc<str>,
+        room: &Room,
+        messages: impl ExactSizeIterator<Item = &Outgoing>,
+        by: Instant,
+    ) -> (ExpectedRun, usize) {
+        let expected = self.acks.expect_run(stream, messages.len(), is_replicated(room));
+        let subject = Subject::from(room.subject.as_str());
+        let mut sent = 0;
+        let sending = async {
+            for (outgoing, place) in messages.zip(1..) {
+                let (subject, headers, reply_to) = (subject.clone(), headers(outgoing), expected.reply_to(place));
+                let payload = outgoing.draft.payload.clone();
+                if headers.is_empty() {
+                    self.nats.client.publish_with_reply(subject, reply_to, payload).await?;
+                } else {
+                    self.nats.client.publish_with_reply_and_headers(subject, reply_to, headers, payload).await?;
+                }
+                sent = place;
+            }
+            Ok::<_, async_nats::PublishError>(())
+        };
+        // on an error the batch does not end, and only some messages were sent
+        let _ = time::timeout_at(by, sending).await;
+        (expected, sent)
     }
 
     /// Sends all messages as one batch, and waits for the result. Only the commit asks for an answer. An error of an

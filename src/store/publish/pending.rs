@@ -61,6 +61,7 @@ impl Pending {
         let nats = &publisher.outbox.nats;
         match ticket.outcome().await {
             Outcome::Stored { sequence, duplicate } => Ok(acknowledged(sequence, duplicate, durability)),
+            Outcome::StoredUnnumbered => Ok(acknowledged(0, false, durability)),
             Outcome::Refused(error) => match expectation.filter(|_| is_mismatch(&error)) {
                 Some(expectation) => {
                     let marks = &publisher.marks;

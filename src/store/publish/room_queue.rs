@@ -20,6 +20,7 @@ use super::{
     wire::{Outgoing, outcome_unknown},
 };
 use crate::{
+    domain::PublishAcks,
     error::{Error, Result},
     limits::{ACK_TIME_MIN, ROOM_QUEUE_BYTES_MAX, ROOM_QUEUE_MESSAGES_MAX},
     nats::error::unavailable,
@@ -43,8 +44,19 @@ pub(super) enum Outcome {
         sequence: u64,
         duplicate: bool,
     },
+    /// The sequence is not known.
+    StoredUnnumbered,
     Refused(jetstream::Error),
     Failed(Error),
+}
+
+impl Work {
+    /// Returns true if NATS could answer the message inside a run as it answers it outside.
+    fn is_plain(&self) -> bool {
+        let Self::One(message) = self else { return false };
+        let draft = &message.draft;
+        draft.message_id.is_none() && draft.expected_last_sequence.is_none() && draft.ttl.is_none()
+    }
 }
 
 /// The state of a job: waiting, sent to NATS, or taken back. The caller can take back a job that was not sent.
@@ -106,6 +118,8 @@ pub(super) struct Job {
     pub registered: Arc<Registered>,
     pub work: Work,
     pub order: Option<PublishOrder>,
+    /// True: the job may be part of a run, because its caller does without the sequence.
+    pub may_join_run: bool,
     pub bytes: usize,
     pub since: Instant,
     pub deadline: Instant,
@@ -229,6 +243,7 @@ impl RoomQueue {
         registered: &Arc<Registered>,
         work: Work,
         order: Option<PublishOrder>,
+        acks: PublishAcks,
         deadline: Instant,
     ) -> Result<(Ticket, bool)> {
         let since = Instant::now();
@@ -249,7 +264,8 @@ impl RoomQueue {
         let (tell, outcome) = oneshot::channel();
         let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
         let ticket = Ticket { outcome, hold: Arc::clone(&hold), driver: None, deadline };
-        let job = Job { registered, work, order, bytes, since, deadline, tell, hold, _place: place };
+        let may_join_run = acks == PublishAcks::Cumulative && work.is_plain();
+        let job = Job { registered, work, order, may_join_run, bytes, since, deadline, tell, hold, _place: place };
         let mut waiting = lock(&self.waiting);
         waiting.jobs.push_back(job);
         let needs_worker = !std::mem::replace(&mut waiting.is_served, true);

@@ -4,6 +4,9 @@
 //! committed in groups where that is faster (see `group`). If JetStream refuses a group, its messages are published
 //! plainly, so that each message gets its own answer.
 
+mod awaited;
+mod runs;
+
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
@@ -12,9 +15,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::awaited::{Answer, Awaited, AwaitedAnswer};
 use super::{
     Publisher,
-    acks::{Expected, Reply},
+    acks::Reply,
     group::{self, First, GROUP_MESSAGES_MIN, PLAIN_IN_FLIGHT},
     order::{InFlight, NextSend, Ordered, PublishAnswer, Settled},
     outbox::{Commit, LOST_ACK_GRACE},
@@ -36,13 +40,6 @@ const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// plainly doubles, up to this many times.
 const REFUSALS_DOUBLED_MAX: u32 = 5;
 
-/// The awaited answer of a plain publish.
-struct Awaited {
-    expected: Expected,
-    /// The epoch of the log at the time of sending, as far as it was known.
-    epoch: i64,
-}
-
 /// The worker's next step.
 enum WorkerStep {
     /// No job waits, so the worker ends.
@@ -54,6 +51,7 @@ enum WorkerStep {
     Recover,
     Send(Job),
     Group(Vec<Job>),
+    Run(Vec<Job>),
     All(Job),
 }
 
@@ -65,6 +63,8 @@ pub(super) struct Worker {
     mark: Option<Arc<HighWaterMark>>,
     connections: watch::Receiver<u64>,
     in_flight: InFlight<Job, Awaited>,
+    /// Number of runs in flight. A message that could have joined a run but was sent alone counts as one.
+    runs: usize,
     /// Number of messages to send one by one before the worker tries a group again.
     plain_left: usize,
     refusals: u32,
@@ -79,7 +79,8 @@ impl Worker {
     ) -> Self {
         let mut connections = publisher.outbox.nats.connections();
         connections.mark_unchanged();
-        Self { queue, publisher, groups, mark, connections, in_flight: InFlight::new(), plain_left: 0, refusals: 0 }
+        let in_flight = InFlight::new();
+        Self { queue, publisher, groups, mark, connections, in_flight, runs: 0, plain_left: 0, refusals: 0 }
     }
 
     /// Runs until no job waits. Every job has a deadline, so the worker ends soon after the last one.
@@ -91,6 +92,7 @@ impl Worker {
                 WorkerStep::Recover => self.recover().await,
                 WorkerStep::Send(job) => self.send(job).await,
                 WorkerStep::Group(jobs) => self.commit_group(jobs).await,
+                WorkerStep::Run(jobs) => self.send_run(jobs).await,
                 WorkerStep::All(job) => self.commit_all(job).await,
             }
         }
@@ -124,6 +126,7 @@ impl Worker {
             Work::One(_) if self.has_room_for(first) => match self.plan(&waiting.jobs) {
                 Plan::Plain => waiting.jobs.pop_front().map(WorkerStep::Send),
                 Plan::Group(count) => Some(WorkerStep::Group(waiting.jobs.drain(..count).collect())),
+                Plan::Run(count) => Some(WorkerStep::Run(waiting.jobs.drain(..count).collect())),
                 Plan::Hold => None,
             },
             Work::All(_) | Work::One(_) => None,
@@ -141,7 +144,7 @@ impl Worker {
 
     fn plan(&mut self, jobs: &VecDeque<Job>) -> Plan {
         if !self.groups {
-            return Plan::Plain;
+            return self.plan_run(jobs);
         }
         if self.plain_left > 0 {
             self.plain_left -= 1;
@@ -171,7 +174,9 @@ impl Worker {
         match self.publisher.outbox.send(&self.queue.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
                 let (deadline, epoch) = (job.deadline, self.epoch());
-                self.in_flight.sent(job, Awaited { expected, epoch }, deadline);
+                let starts_run = job.may_join_run;
+                self.runs += usize::from(starts_run);
+                self.in_flight.sent(job, Awaited { answer: AwaitedAnswer::One(expected), epoch, starts_run }, deadline);
             }
             Err(error) => job.tell(Outcome::Failed(error)),
         }
@@ -181,19 +186,19 @@ impl Worker {
         let until = self.next_deadline();
         let answer = async {
             match self.in_flight.oldest() {
-                Some(awaited) => awaited.expected.reply().await,
+                Some(awaited) => awaited.answer.answer().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            reply = answer => {
-                self.settle(reply);
+            answer = answer => {
+                self.settle(answer);
                 // the answers that arrived with it
                 while let Some(awaited) = self.in_flight.oldest()
-                    && let Poll::Ready(reply) = awaited.expected.try_reply()
+                    && let Poll::Ready(answer) = awaited.answer.try_answer()
                 {
-                    self.settle(reply);
+                    self.settle(answer);
                 }
             }
             changed = self.connections.changed() => {
@@ -223,8 +228,11 @@ impl Worker {
 
     fn expire(&mut self) {
         let now = Instant::now();
-        while self.in_flight.is_lost(now) {
-            self.settle(None);
+        while self.in_flight.is_lost(now)
+            && let Some(awaited) = self.in_flight.oldest()
+        {
+            let answer = awaited.answer.give_up();
+            self.settle(answer);
         }
         self.in_flight.give_up_late(now).into_iter().for_each(Job::tell_unavailable);
         let is_connected = self.publisher.outbox.nats.is_connected();
@@ -235,33 +243,49 @@ impl Worker {
         }
     }
 
-    /// Applies the reply to the oldest message. `None`: the reply is lost.
-    fn settle(&mut self, reply: Option<Reply>) {
-        let answer = match &reply {
-            Some(Reply::Stored { .. }) => PublishAnswer::Stored,
-            Some(Reply::Refused(_)) => PublishAnswer::Refused,
-            Some(Reply::NobodyListens) => PublishAnswer::NobodyListens,
-            None => PublishAnswer::Lost,
-        };
-        let (job, epoch) = match self.in_flight.settle(answer) {
+    /// Applies the answer to the oldest message, or to the messages of the oldest run.
+    fn settle(&mut self, answer: Answer) {
+        match answer {
+            Answer::One(reply) => match reply {
+                Some(Reply::Stored { sequence, duplicate }) => {
+                    self.conclude(PublishAnswer::Stored, Outcome::Stored { sequence, duplicate });
+                }
+                Some(Reply::Refused(error)) => self.conclude(PublishAnswer::Refused, Outcome::Refused(error)),
+                Some(Reply::NobodyListens) => self.conclude_unknown(PublishAnswer::NobodyListens),
+                None => self.conclude_unknown(PublishAnswer::Lost),
+            },
+            Answer::Run(answers, sent) => self.settle_run(answers, sent),
+        }
+    }
+
+    /// As [`Self::conclude`], for a message that no stream took, or whose answer is lost.
+    fn conclude_unknown(&mut self, answer: PublishAnswer) {
+        self.conclude(answer, Outcome::Failed(outcome_unknown()));
+    }
+
+    /// Applies the answer to the oldest message. The message gets `outcome`, unless it is held.
+    fn conclude(&mut self, answer: PublishAnswer, outcome: Outcome) {
+        if self.in_flight.oldest().is_some_and(|awaited| awaited.starts_run) {
+            self.runs -= 1;
+        }
+        let (job, awaited) = match self.in_flight.settle(answer) {
             Some(Settled::Done { message, awaited, given_up }) => {
                 given_up.into_iter().for_each(Job::tell_unavailable);
-                (message, awaited.epoch)
+                (message, awaited)
             }
             Some(Settled::Held(job)) => return job.mark_waiting(),
             None => return,
         };
-        if let Some(reply) = &reply {
-            self.note_reply(&job.registered.room, reply);
-        }
-        job.tell(match reply {
-            Some(Reply::Stored { sequence, duplicate }) => {
-                self.stored(epoch, sequence);
-                Outcome::Stored { sequence, duplicate }
+        let (gate, room) = (&self.publisher.gate, &job.registered.room);
+        match &outcome {
+            Outcome::Stored { sequence, .. } => {
+                gate.note_stored(room);
+                self.stored(awaited.epoch, *sequence);
             }
-            Some(Reply::Refused(error)) => Outcome::Refused(error),
-            Some(Reply::NobodyListens) | None => Outcome::Failed(outcome_unknown()),
-        });
+            Outcome::Refused(error) => gate.note_refused(room, error),
+            Outcome::StoredUnnumbered | Outcome::Failed(_) => {}
+        }
+        job.tell(outcome);
     }
 
     /// Creates the stream again if it is missing, and puts the held messages before all others.
@@ -394,6 +418,7 @@ fn pop_if(jobs: &mut VecDeque<Job>, is_such: impl Fn(&Job) -> bool) -> Option<Jo
 enum Plan {
     Plain,
     Group(usize),
+    Run(usize),
     /// Wait until the messages in flight are answered.
     Hold,
 }

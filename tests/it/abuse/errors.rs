@@ -146,6 +146,7 @@ async fn a_message_of_a_stream_that_is_too_large_is_answered_in_its_place() {
             payload: vec![7; size].into(),
             ..PublishRequest::default()
         }),
+        ..PublishStreamRequest::default()
     });
     let requests: Vec<_> = requests.collect();
     let answers = client.publish_stream(stream::iter(requests)).await.unwrap().into_inner();
@@ -154,6 +155,7 @@ async fn a_message_of_a_stream_that_is_too_large_is_answered_in_its_place() {
     for (number, (answer, size)) in answers.into_iter().zip(sizes).enumerate() {
         assert_eq!(answer.correlation_id, 100 + number as u64);
         match answer.outcome.unwrap() {
+            Outcome::Through(through) => panic!("nobody asked for {through:?}"),
             Outcome::Result(stored) => assert_eq!((size, stored.duplicate), (3, false)),
             Outcome::Error(error) => {
                 let status =

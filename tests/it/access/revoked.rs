@@ -53,12 +53,19 @@ impl PublishStream {
 
     /// Publishes one message; the code of its own outcome, or the status that the stream ended with.
     async fn publish(&mut self, room: &str, payload: &str) -> Result<Code, Status> {
-        let _ =
-            self.requests.send(PublishStreamRequest { correlation_id: 1, publish: Some(plain(room, payload)) }).await;
+        let _ = self
+            .requests
+            .send(PublishStreamRequest {
+                correlation_id: 1,
+                publish: Some(plain(room, payload)),
+                ..PublishStreamRequest::default()
+            })
+            .await;
         let response = timeout(Duration::from_secs(10), self.responses.message()).await.expect("a response in time")?;
         Ok(match response.and_then(|response| response.outcome).expect("an outcome") {
             Outcome::Result(_) => Code::Ok,
             Outcome::Error(error) => Code::from(error.code),
+            Outcome::Through(through) => panic!("nobody asked for {through:?}"),
         })
     }
 }
@@ -232,7 +239,11 @@ async fn nothing_of_a_removed_member_is_stored_a_second_after_the_answer() {
             let mut responses = bob.clone().publish_stream(ReceiverStream::new(taken)).await.unwrap().into_inner();
             let flood = room.clone();
             publishers.push(tokio::spawn(async move {
-                let request = || PublishStreamRequest { correlation_id: 0, publish: Some(plain(&flood, "y")) };
+                let request = || PublishStreamRequest {
+                    correlation_id: 0,
+                    publish: Some(plain(&flood, "y")),
+                    ..PublishStreamRequest::default()
+                };
                 let flooding = async { while requests.send(request()).await.is_ok() {} };
                 // a while after the first refusal, so that later ones are tried too
                 let reading = async {

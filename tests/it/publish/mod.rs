@@ -2,6 +2,8 @@
 
 mod batch;
 mod bounds;
+mod cumulative;
+mod cumulative_faults;
 mod deadline;
 mod ephemeral;
 mod faults;

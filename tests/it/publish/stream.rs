@@ -20,7 +20,7 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(20);
 
 fn request(correlation_id: u64, publish: PublishRequest) -> PublishStreamRequest {
-    PublishStreamRequest { correlation_id, publish: Some(publish) }
+    PublishStreamRequest { correlation_id, publish: Some(publish), ..PublishStreamRequest::default() }
 }
 
 /// An open stream, and where its requests go in.
@@ -51,7 +51,10 @@ async fn each_request_has_one_response_in_order_and_a_bad_one_does_not_end_the_s
         (5, Some(plain("lobby", "3")), Ok(3)),
     ];
     for (correlation_id, publish, _) in sent.clone() {
-        requests.send(PublishStreamRequest { correlation_id, publish }).await.unwrap();
+        requests
+            .send(PublishStreamRequest { correlation_id, publish, ..PublishStreamRequest::default() })
+            .await
+            .unwrap();
     }
     drop(requests);
     for (correlation_id, _, expected) in sent {
@@ -237,6 +240,7 @@ async fn order_is_kept_around_moments_in_which_nobody_takes_the_messages() {
                 assert_eq!(Code::from(error.code), Code::Unavailable, "{error:?}");
                 refused += 1;
             }
+            Outcome::Through(through) => panic!("nobody asked for {through:?}"),
         }
     }
     assert_eq!(sender.await.unwrap(), stored.len() as u64 + refused);

@@ -35,7 +35,11 @@ async fn a_wrong_field_of_a_published_message_has_its_path_in_the_request() {
         ),
         (Some(PublishRequest { payload: vec![0; 1024 * 1024].into(), ..plain("lobby", "") }), &["publish.payload"]),
     ];
-    let requests = cases.clone().map(|(publish, _)| PublishStreamRequest { correlation_id: 0, publish });
+    let requests = cases.clone().map(|(publish, _)| PublishStreamRequest {
+        correlation_id: 0,
+        publish,
+        ..PublishStreamRequest::default()
+    });
     let mut responses = client.publish_stream(iter(requests)).await.unwrap().into_inner();
     for (publish, expected) in cases {
         let response = responses.message().await.unwrap().expect("a response");

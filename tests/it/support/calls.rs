@@ -269,12 +269,17 @@ const CALLS: &[Call] = &[
 ];
 
 async fn publish_stream(mut client: Client, room_id: String) -> Result<(), Status> {
-    let request = PublishStreamRequest { correlation_id: 1, publish: Some(plain(&room_id, "x")) };
+    let request = PublishStreamRequest {
+        correlation_id: 1,
+        publish: Some(plain(&room_id, "x")),
+        ..PublishStreamRequest::default()
+    };
     let mut responses = client.publish_stream(stream::iter([request])).await?.into_inner();
     let response = responses.message().await?.expect("a response");
     match response.outcome.expect("an outcome") {
         publish_stream_response::Outcome::Result(_) => Ok(()),
         publish_stream_response::Outcome::Error(error) => Err(status(&error)),
+        publish_stream_response::Outcome::Through(through) => panic!("nobody asked for {through:?}"),
     }
 }
 

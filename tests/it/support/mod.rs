@@ -4,6 +4,7 @@ pub(crate) mod calls;
 mod certificates;
 mod cluster;
 mod consuming;
+pub(crate) mod cumulative;
 mod errors;
 mod eventually;
 pub(crate) mod flood;

@@ -34,7 +34,11 @@ pub(crate) async fn by_stream_until(client: &Client, requests: Vec<PublishReques
     const FIRST_ID: u64 = 7_000;
     let requests = (FIRST_ID..).zip(requests);
     let requests = requests
-        .map(|(correlation_id, publish)| PublishStreamRequest { correlation_id, publish: Some(publish) })
+        .map(|(correlation_id, publish)| PublishStreamRequest {
+            correlation_id,
+            publish: Some(publish),
+            ..PublishStreamRequest::default()
+        })
         .collect::<Vec<_>>();
     let mut responses = match client.clone().publish_stream(futures_util::stream::iter(requests)).await {
         Ok(responses) => responses.into_inner(),
@@ -48,6 +52,7 @@ pub(crate) async fn by_stream_until(client: &Client, requests: Vec<PublishReques
                 outcomes.push(match response.outcome.expect("an outcome") {
                     publish_stream_response::Outcome::Result(result) => Ok(result),
                     publish_stream_response::Outcome::Error(error) => Err(status(&error)),
+                    publish_stream_response::Outcome::Through(through) => panic!("nobody asked for {through:?}"),
                 });
             }
             Ok(None) => return (outcomes, Status::new(Code::Ok, "")),

@@ -43,7 +43,7 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(config: &NatsConfig) -> Self {
-        let link = |name| Link { name, config: config.clone(), current: AsyncMutex::default() };
+        let link = |name| Link { name, config: config.clone(), open: AsyncMutex::default() };
         Self {
             reading: link("unibus reading"),
             live: link("unibus live"),
@@ -60,14 +60,14 @@ impl Links {
 pub(super) struct Link {
     name: &'static str,
     config: NatsConfig,
-    current: AsyncMutex<Option<Current>>,
+    open: AsyncMutex<Option<OpenLink>>,
 }
 
-/// A client, its JetStream context, and the count of its connections.
+/// A client, its JetStream context, and how often it has connected.
 pub(super) type NatsConnection = (Client, jetstream::Context, watch::Receiver<u64>);
 
 #[derive(Debug)]
-struct Current {
+struct OpenLink {
     connection: NatsConnection,
     /// A subscription without messages. It ends when the client's task ends.
     alive: Subscriber,
@@ -82,10 +82,10 @@ impl Link {
     /// # Cancel safety
     /// May be dropped at any point.
     pub(super) async fn connection(&self) -> Result<NatsConnection> {
-        let mut current = self.current.lock().await;
-        if let Some(current) = &mut *current {
-            if current.alive.next().now_or_never().is_none() {
-                return Ok(current.connection.clone());
+        let mut slot = self.open.lock().await;
+        if let Some(open) = &mut *slot {
+            if open.alive.next().now_or_never().is_none() {
+                return Ok(open.connection.clone());
             }
             warn!(connection = self.name, "a NATS client of the service ended; a new one is made");
         }
@@ -95,14 +95,14 @@ impl Link {
             // the first connection is counted a little later, and must not be taken as a reconnection
             let _ = connections.wait_for(|count| *count > 0).await;
             let alive = client.subscribe(client.new_inbox()).await.map_err(|error| unavailable().because(error))?;
-            Ok(Current { connection: (client.clone(), context(&client), connections), alive })
+            Ok(OpenLink { connection: (client.clone(), context(&client), connections), alive })
         };
         let new = match time::timeout(NATS_GRACE, connecting).await {
             Ok(connected) => connected.map_err(|error: Error| unavailable().because(error))?,
             Err(elapsed) => return Err(unavailable().because(elapsed)),
         };
         let connection = new.connection.clone();
-        *current = Some(new);
+        *slot = Some(new);
         Ok(connection)
     }
 }

@@ -16,10 +16,10 @@ use tokio::{
 use super::{
     addresses::SourceAddress,
     client::{ClientConnection, ReadPermission},
+    client_socket::ClientSocket,
     coalesce::Coalescing,
     frames::Streams,
     places::{ConnectionPlace, ConnectionPlaces},
-    stream::Stream,
 };
 use crate::{
     domain::ClientCertificate,
@@ -35,7 +35,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An accepted connection. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Coalescing<Stream>,
+    stream: Coalescing<ClientSocket>,
     client: Arc<ClientConnection>,
     opening: Option<Opening>,
     /// `None` with HTTP/1.1, whose connections have one call at a time.
@@ -112,7 +112,7 @@ impl Opening {
 impl Connection {
     /// Wraps a connection that was just accepted, and begins its opening deadline.
     pub(super) fn new(
-        stream: Stream,
+        stream: ClientSocket,
         place: ConnectionPlace,
         places: Arc<ConnectionPlaces>,
         source: SourceAddress,
@@ -207,7 +207,7 @@ impl Drop for Connection {
 
 /// Reads at most `UNIDENTIFIED_READ_BYTES_MAX`, so that the permission is checked again soon.
 fn poll_read_little(
-    stream: &mut Coalescing<Stream>,
+    stream: &mut Coalescing<ClientSocket>,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {

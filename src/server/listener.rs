@@ -22,13 +22,13 @@ use tracing::{debug, warn};
 use super::{
     addresses::{Addresses, SourceAddress},
     client::ClientConnection,
+    client_socket::ClientSocket,
     connections::Connection,
     discard::{DiscardRest, Discards},
     headers,
-    intake::unread::Counted,
+    intake::read_counter::ReadCounter,
     leaving::until_closable,
     places::{Bounds, ConnectionPlace, ConnectionPlaces},
-    stream::Stream,
     tls::{
         Tls,
         handshake::{Handshake, Presented},
@@ -116,7 +116,7 @@ pub(super) async fn serve<S, B>(
                 }
             });
         } else if let Some(place) = places.take() {
-            let connection = Connection::new(Stream::Plain(stream), place, Arc::clone(&places), source, None);
+            let connection = Connection::new(ClientSocket::Plain(stream), place, Arc::clone(&places), source, None);
             connections.spawn(async move { serve_one(connection, &http, service, &discards, draining).await });
         } else if warning.due() {
             warn!(
@@ -185,7 +185,7 @@ async fn after_handshake(
     match made {
         Ok((stream, mut shown)) => {
             let place: ConnectionPlace = places.take()?;
-            let (stream, certificate) = (Stream::Tls(Box::new(stream)), shown.certificate.take());
+            let (stream, certificate) = (ClientSocket::Tls(Box::new(stream)), shown.certificate.take());
             Some((Connection::new(stream, place, Arc::clone(places), source, certificate), shown))
         }
         Err(error) => {
@@ -214,7 +214,7 @@ async fn serve_one<S, B>(
         headers::drop_unread(&mut request);
         request.extensions_mut().insert(Arc::clone(&of_request));
         let version = request.version();
-        request.map(|body| Counted::wrap(DiscardRest::new(body, version, &discards), &of_request))
+        request.map(|body| ReadCounter::wrap(DiscardRest::new(body, version, &discards), &of_request))
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service)));
     tokio::select! {

@@ -6,6 +6,7 @@ mod authentication;
 mod callers;
 mod calls;
 mod client;
+mod client_socket;
 mod coalesce;
 pub(crate) mod config;
 mod connections;
@@ -20,7 +21,6 @@ mod pieces;
 pub(crate) mod places;
 mod refusal;
 mod socket;
-mod stream;
 pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};

@@ -32,18 +32,18 @@ use crate::{
 
 /// The position in a body of length-prefixed messages.
 enum BodyPosition {
-    /// In the prefix of a message; the part of the prefix that was received.
+    /// In the prefix of a message. Contains the received part of the prefix.
     Prefix(BytesMut),
-    /// The prefix is complete, and its message waits for the budget; the prefix, the message's length, and the wait.
+    /// Behind a prefix whose message waits for the budget. Contains the prefix, the message's length, and the wait.
     Waiting(Bytes, usize, BoxFuture<'static, Option<Charge>>),
-    /// In a message; the bytes that are still missing.
+    /// In a message. Contains the number of bytes that are still missing.
     Message(usize),
-    /// In a message that is dropped; the bytes that are still missing, and the beginning of the message.
+    /// In a message that is dropped. Contains the number of bytes that are still missing, and the message's beginning.
     Skipping(usize, BytesMut),
 }
 
-/// A request body that keeps its bounds.
-pub(super) struct Charged {
+/// The body of a request. It fails if a message breaks a rule or arrives late.
+pub(super) struct BoundedBody {
     inner: Body,
     rules: RequestRules,
     budgets: CallBudgets,
@@ -63,7 +63,7 @@ pub(super) struct Charged {
     has_failed: bool,
 }
 
-impl Charged {
+impl BoundedBody {
     pub(super) fn new(
         inner: Body,
         rules: RequestRules,
@@ -108,7 +108,7 @@ impl Charged {
                 BodyPosition::Waiting(prefix, length, charging) => {
                     self.charge = ready!(charging.as_mut().poll(cx));
                     let (prefix, length) = (std::mem::take(prefix), *length);
-                    return Poll::Ready(Ok(Some(self.admit_message(prefix, length))));
+                    return Poll::Ready(Ok(Some(self.receive_message(prefix, length))));
                 }
                 BodyPosition::Message(left) => {
                     if self.rest.is_empty() {
@@ -131,8 +131,8 @@ impl Charged {
                 BodyPosition::Skipping(left, beginning) => {
                     let taken = self.rest.split_to((*left).min(self.rest.len()));
                     *left -= taken.len();
-                    let room = CORRELATION_BYTES_MAX.saturating_sub(beginning.len());
-                    beginning.extend_from_slice(taken.get(..room.min(taken.len())).unwrap_or_default());
+                    let space = CORRELATION_BYTES_MAX.saturating_sub(beginning.len());
+                    beginning.extend_from_slice(taken.get(..space.min(taken.len())).unwrap_or_default());
                     if *left > 0 {
                         return Poll::Ready(Ok(None));
                     }
@@ -162,7 +162,7 @@ impl Charged {
             None => self.deadline = Some(Box::pin(time::sleep_until(until))),
         }
         if length > self.rules.bytes_max {
-            if self.rules.skips(length) {
+            if self.rules.drops(length) {
                 self.position = BodyPosition::Skipping(length, BytesMut::new());
                 return Ok(None);
             }
@@ -177,10 +177,10 @@ impl Charged {
                 return Ok(None);
             }
         }
-        Ok(Some(self.admit_message(prefix, length)))
+        Ok(Some(self.receive_message(prefix, length)))
     }
 
-    fn admit_message(&mut self, prefix: Bytes, length: usize) -> Bytes {
+    fn receive_message(&mut self, prefix: Bytes, length: usize) -> Bytes {
         self.position = BodyPosition::Message(length);
         if length == 0 {
             self.passed += 1;
@@ -282,7 +282,7 @@ fn budget_exhausted() -> Error {
     .with("limit", Limit::RequestBytes.name())
 }
 
-impl HttpBody for Charged {
+impl HttpBody for BoundedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

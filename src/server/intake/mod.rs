@@ -9,9 +9,9 @@ mod answers;
 mod body;
 pub(crate) mod budgets;
 mod prefix;
+pub(crate) mod read_counter;
 mod right;
 mod rules;
-pub(crate) mod unread;
 
 use std::{
     convert::Infallible,
@@ -24,7 +24,7 @@ use axum::body::Body;
 use futures_util::{TryFutureExt, future::MapOk};
 use tower::{Layer, Service};
 
-use self::{body::Charged, budgets::Budgets, right::PublishRight, rules::RequestRules};
+use self::{body::BoundedBody, budgets::Budgets, right::PublishRight, rules::RequestRules};
 use super::client::{Call, ClientConnection};
 use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
 
@@ -74,7 +74,7 @@ where
         // removed, so that the request does not keep the call open: the call ends with its answer
         let call = extensions.remove::<Arc<Call>>();
         let skipped = Skipped::default();
-        if rules.skips {
+        if rules.drops_large {
             extensions.insert(skipped.clone());
         }
         let caller = extensions.get::<Caller>();
@@ -87,7 +87,7 @@ where
             call.mark_busy();
         }
         let right = caller.cloned().map(|caller| PublishRight::new(self.layer.rooms.clone(), caller));
-        let request = request.map(|body| Body::new(Charged::new(body, rules, share, call, skipped, right)));
+        let request = request.map(|body| Body::new(BoundedBody::new(body, rules, share, call, skipped, right)));
         self.inner.call(request).map_ok(answers::explain)
     }
 }

@@ -10,16 +10,16 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "a table of what holds for which RPC")]
+#[expect(clippy::struct_excessive_bools, reason = "one flag for each rule")]
 pub(super) struct RequestRules {
     /// Maximum bytes of a message.
     pub bytes_max: usize,
     /// The field that an error names for a larger message; `None` when no single field makes a message large.
     pub large_field: Option<&'static str>,
-    /// Whether the request may have any number of messages, at any time.
+    /// Whether the request is a stream of messages.
     pub is_stream: bool,
     /// Whether a message that is too large is dropped and answered in its place, instead of ending the call.
-    pub skips: bool,
+    pub drops_large: bool,
     /// Whether the right to publish is checked before a large message is received.
     pub checks_right: bool,
     /// Whether the bytes are charged to the budgets.
@@ -33,7 +33,7 @@ impl RequestRules {
             bytes_max: SMALL_REQUEST_BYTES_MAX,
             large_field: None,
             is_stream: grpc::has_request_stream(path),
-            skips: false,
+            drops_large: false,
             checks_right: false,
             is_charged: true,
         };
@@ -51,13 +51,13 @@ impl RequestRules {
                 checks_right: true,
                 ..small
             },
-            Some("PublishStream") => Self { large_field: Some("publish.payload"), skips: true, ..payload },
+            Some("PublishStream") => Self { large_field: Some("publish.payload"), drops_large: true, ..payload },
             _ => small,
         }
     }
 
     /// Whether a message of `bytes` bytes is dropped and answered in its place. Longer messages end the call.
-    pub(super) fn skips(&self, bytes: usize) -> bool {
-        self.skips && bytes <= SKIPPED_MESSAGE_BYTES_MAX
+    pub(super) fn drops(&self, bytes: usize) -> bool {
+        self.drops_large && bytes <= SKIPPED_MESSAGE_BYTES_MAX
     }
 }

@@ -1,4 +1,4 @@
-//! Counts the data that the calls of a connection have read, until a caller is identified on it.
+//! Reports to a connection how many bytes of bodies its calls have read, until a caller is identified on it.
 
 use std::{
     pin::Pin,
@@ -12,12 +12,12 @@ use http_body::{Body, Frame, SizeHint};
 use crate::{limits::FRAME_OVERHEAD_BYTES, server::client::ClientConnection};
 
 /// The body of a request on a connection without an identified caller.
-pub(in crate::server) struct Counted<B> {
+pub(in crate::server) struct ReadCounter<B> {
     inner: B,
     client: Arc<ClientConnection>,
 }
 
-impl<B> Counted<B>
+impl<B> ReadCounter<B>
 where
     B: Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + Unpin + 'static,
 {
@@ -30,7 +30,7 @@ where
     }
 }
 
-impl<B> Body for Counted<B>
+impl<B> Body for ReadCounter<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {

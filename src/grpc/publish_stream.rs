@@ -51,7 +51,7 @@ struct Window {
 }
 
 impl Window {
-    fn has_room(&self) -> bool {
+    fn has_space(&self) -> bool {
         self.outstanding.len() < PUBLISH_STREAM_MESSAGES_MAX && self.bytes < PUBLISH_STREAM_BYTES_MAX
     }
 
@@ -207,7 +207,7 @@ pub(super) fn results(
             if window.outstanding.is_empty() && enqueueing.is_none() && ended.is_some() {
                 break;
             }
-            let may_read = ended.is_none() && enqueueing.is_none() && window.has_room();
+            let may_read = ended.is_none() && enqueueing.is_none() && window.has_space();
             // not biased: results must not wait until the requests end, and small requests must not pile up in the
             // HTTP/2 library
             tokio::select! {

@@ -45,7 +45,7 @@ impl Rooms {
         }
     }
 
-    /// Starts a pipeline of one client, which publishes without waiting for each answer.
+    /// Starts the pipeline of one call, which publishes without waiting for each answer.
     pub(crate) fn publishing(&self, caller: &Caller) -> Publishing {
         Publishing { order: self.store.publish_order(), rooms: self.clone(), caller: caller.clone() }
     }
@@ -185,7 +185,7 @@ impl Rooms {
     }
 }
 
-/// The pipeline of one client. Its messages to a room are stored in the order in which they were submitted.
+/// The pipeline of one call. Its messages to a room are stored in the order in which they were submitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Publishing {
     rooms: Rooms,

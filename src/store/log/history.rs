@@ -59,10 +59,10 @@ impl Log<'_> {
         let mut span = self.first_span();
         while !full && page.len() < self.limits.messages && top > first {
             let bottom = top.saturating_sub(span).max(first);
-            let batch = self.read(Origin::Sequence(bottom), top - bottom).await?;
-            let reaches_top = batch.messages.last().is_some_and(|last| last.sequence + 1 >= top);
-            let mut complete = batch.pending == 0 || reaches_top;
-            let mut found: Vec<_> = batch.messages.into_iter().filter(|message| message.sequence < top).collect();
+            let fetched = self.read(Origin::Sequence(bottom), top - bottom).await?;
+            let reaches_top = fetched.messages.last().is_some_and(|last| last.sequence + 1 >= top);
+            let mut complete = fetched.pending == 0 || reaches_top;
+            let mut found: Vec<_> = fetched.messages.into_iter().filter(|message| message.sequence < top).collect();
             if complete && !reaches_top {
                 complete = self.excerpts.complete(&mut found, bottom, top - 1, self.excerpt(usize::MAX)).await?;
             }
@@ -98,12 +98,12 @@ impl Log<'_> {
         let mut from = origin;
         'reading: while !self.is_past_end(from) {
             let wanted = (self.limits.messages - page.len() + 1) as u64;
-            let mut batch = self.read(from, wanted).await?;
+            let mut fetched = self.read(from, wanted).await?;
             if let Origin::Time(start) = from {
                 // for a time after the last message the server returns the log from its beginning
-                batch.messages.retain(|message| message.published_at >= start);
+                fetched.messages.retain(|message| message.published_at >= start);
             }
-            if let (Origin::Time(_), Some(found)) = (from, batch.messages.first())
+            if let (Origin::Time(_), Some(found)) = (from, fetched.messages.first())
                 && found.sequence < first
             {
                 // the server returned a message before the first stored sequence
@@ -111,8 +111,8 @@ impl Log<'_> {
                 from = origin;
                 continue;
             }
-            let mut more = batch.pending > 0;
-            let start = match (from, batch.messages.first()) {
+            let mut more = fetched.pending > 0;
+            let start = match (from, fetched.messages.first()) {
                 (Origin::Sequence(start), _) => Some(start),
                 (Origin::Time(_), Some(first)) => Some(first.sequence),
                 // the server that answered may lack existing messages
@@ -120,10 +120,10 @@ impl Log<'_> {
             };
             if let (false, Some(start)) = (more, start) {
                 let (end, limits) = (self.state.last_sequence, self.excerpt(usize::MAX));
-                more = !self.excerpts.complete(&mut batch.messages, start, end, limits).await?;
+                more = !self.excerpts.complete(&mut fetched.messages, start, end, limits).await?;
             }
-            let Some(last) = batch.messages.last().map(|message| message.sequence) else { break };
-            for message in batch.messages {
+            let Some(last) = fetched.messages.last().map(|message| message.sequence) else { break };
+            for message in fetched.messages {
                 let size = message.page_bytes();
                 let outside = until.is_some_and(|until| message.published_at >= until);
                 let full = page.len() == self.limits.messages || (bytes + size > self.limits.bytes && !page.is_empty());
@@ -186,8 +186,8 @@ impl Log<'_> {
 /// The sequence of the first message stored at or after `time`. `None` if there is none.
 pub(in crate::store) async fn first_since(excerpts: Excerpts<'_>, time: SystemTime) -> Result<Option<u64>> {
     let limits = ExcerptLimits { messages: 1, bytes: HISTORY_PAGE_BYTES_MAX };
-    let batch = excerpts.read(Origin::Time(time), limits).await?;
-    match batch.messages.first().filter(|message| message.published_at >= time) {
+    let fetched = excerpts.read(Origin::Time(time), limits).await?;
+    match fetched.messages.first().filter(|message| message.published_at >= time) {
         Some(message) => Ok(Some(message.sequence)),
         // the server that answered may lack existing messages
         None => excerpts.first_at(time).await,

@@ -10,7 +10,7 @@ use std::{
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// A worker that its holder polls. If the driver is dropped before the worker has ended, a task of its own runs the
+/// A worker that the waiting caller polls. If the driver is dropped before the worker has ended, a task of its own runs the
 /// rest: the jobs of other callers must not wait for a caller that has its answer, or that has gone.
 pub(super) struct Driver {
     worker: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -69,7 +69,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_driver_leaves_its_worker_to_a_task() {
-        // Goal: the worker goes on when its holder drops it half way.
+        // Goal: the worker goes on when its caller drops it half way.
         // Method: poll a worker that waits, drop the driver, then let the worker end and report.
         let (tasks, go) = (TaskTracker::new(), Arc::new(Notify::new()));
         let (report, mut reported) = oneshot::channel();

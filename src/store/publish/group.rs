@@ -47,7 +47,7 @@ const GROUP_TIME_MIN: Duration = Duration::from_secs(2);
 pub(super) const PLAIN_IN_FLIGHT: usize = 8;
 
 /// Returns true if groups are faster in this room.
-pub(super) fn pays(durability: Durability, room: &Room) -> bool {
+pub(super) fn is_faster(durability: Durability, room: &Room) -> bool {
     durability == Durability::Synced && room.replicas <= 1
 }
 

@@ -93,7 +93,7 @@ impl Publisher {
         Ok((Arc::new(publisher), listener))
     }
 
-    /// The publish order of a new client.
+    /// The publish order of a new call.
     pub(super) fn order(&self) -> PublishOrder {
         PublishOrder(self.orders.fetch_add(1, Ordering::Relaxed))
     }
@@ -177,7 +177,7 @@ impl Publisher {
         let room_queue = self.room_queues.get(registered.room.stream.to_string());
         let (mut ticket, needs_worker) = room_queue.enqueue(registered, work, order, acks, deadline).await?;
         if needs_worker {
-            let groups = group::pays(self.durability, &registered.room);
+            let groups = group::is_faster(self.durability, &registered.room);
             let mark = self.marks.mark(&registered.room);
             let worker = Worker::new(room_queue, Arc::clone(self), groups, mark).run();
             if order.is_none() {

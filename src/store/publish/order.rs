@@ -3,14 +3,14 @@
 //!
 //! Plain publishes are pipelined. Their answers arrive in the order in which they were sent. A message that no stream
 //! took is held. Then nothing is sent until the answers of all later messages are known. The held messages are then
-//! sent again before all others. A held message is given up if a later message of the same client was stored, or may
+//! sent again before all others. A held message is given up if a later message of the same call was stored, or may
 //! have been stored, because it would be out of order.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// One client that publishes: its messages to a room are stored in the order in which it sent them.
+/// One call that publishes: its messages to a room are stored in the order in which they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PublishOrder(pub(super) u64);
 
@@ -20,7 +20,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_millis(400);
 
 /// A message that has an order.
 pub(super) trait Ordered {
-    /// The client whose messages stay in order. `None` for a message without an order.
+    /// The call whose messages stay in order. `None` for a message without an order.
     fn order(&self) -> Option<PublishOrder>;
     fn bytes(&self) -> usize;
     /// The latest time to send the message.
@@ -193,13 +193,13 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Message {
         number: usize,
-        client: Option<u64>,
+        call: Option<u64>,
         send_by: Instant,
     }
 
     impl Ordered for Message {
         fn order(&self) -> Option<PublishOrder> {
-            self.client.map(PublishOrder)
+            self.call.map(PublishOrder)
         }
 
         fn bytes(&self) -> usize {
@@ -239,7 +239,7 @@ mod tests {
         ]
     }
 
-    /// The queue, the log and the outcomes of the clients.
+    /// The queue, the log and the outcomes of the calls.
     struct Model {
         queue: VecDeque<Message>,
         in_flight: InFlight<Message, ()>,
@@ -311,15 +311,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_log_has_each_clients_messages_in_order_and_each_has_one_outcome(
-            clients in prop::collection::vec(prop::option::weighted(0.9, 0_u64..3), 1..30),
+        fn the_log_has_each_calls_messages_in_order_and_each_has_one_outcome(
+            calls in prop::collection::vec(prop::option::weighted(0.9, 0_u64..3), 1..30),
             events in prop::collection::vec(event(), 0..200),
         ) {
             let now = Instant::now();
-            let message = |(number, client): (usize, &Option<u64>)| {
-                Message { number, client: *client, send_by: now + Duration::from_millis(400 + 20 * number as u64) }
+            let message = |(number, call): (usize, &Option<u64>)| {
+                Message { number, call: *call, send_by: now + Duration::from_millis(400 + 20 * number as u64) }
             };
-            let queue: VecDeque<_> = clients.iter().enumerate().map(message).collect();
+            let queue: VecDeque<_> = calls.iter().enumerate().map(message).collect();
             let mut model = Model {
                 queue, in_flight: InFlight::new(), log: Vec::new(), outcomes: HashMap::new(), now,
             };
@@ -337,11 +337,11 @@ mod tests {
             }
             prop_assert!(model.queue.is_empty());
             prop_assert_eq!(model.in_flight.bytes(), 0);
-            prop_assert_eq!(model.outcomes.len(), clients.len());
+            prop_assert_eq!(model.outcomes.len(), calls.len());
             let mut newest = HashMap::new();
             for message in &model.log {
-                let Some(client) = message.client else { continue };
-                let before = newest.insert(client, message.number);
+                let Some(call) = message.call else { continue };
+                let before = newest.insert(call, message.number);
                 prop_assert!(before.is_none_or(|before| before < message.number), "{:?}", model.log);
             }
             for message in &model.log {

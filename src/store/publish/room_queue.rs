@@ -61,9 +61,9 @@ impl Work {
 
 /// The state of a job: waiting, sent to NATS, or taken back. The caller can take back a job that was not sent.
 #[derive(Debug, Default)]
-struct Hold(AtomicU8);
+struct SendState(AtomicU8);
 
-impl Hold {
+impl SendState {
     const WAITING: u8 = 0;
     const SENT: u8 = 1;
     const TAKEN_BACK: u8 = 2;
@@ -77,7 +77,7 @@ impl Hold {
 #[derive(Debug)]
 pub(super) struct Ticket {
     outcome: oneshot::Receiver<Outcome>,
-    hold: Arc<Hold>,
+    state: Arc<SendState>,
     /// The worker of the queue, if this caller runs it while it waits.
     pub driver: Option<Driver>,
     pub deadline: Instant,
@@ -103,7 +103,7 @@ impl Ticket {
         match timeout_at(self.deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
             // the service was stopped, or the worker was delayed
-            Ok(Err(_)) | Err(_) if self.hold.leave_waiting(Hold::TAKEN_BACK) => Outcome::Failed(unavailable()),
+            Ok(Err(_)) | Err(_) if self.state.leave_waiting(SendState::TAKEN_BACK) => Outcome::Failed(unavailable()),
             Ok(Err(_)) | Err(_) => Outcome::Failed(outcome_unknown()),
         }
     }
@@ -124,7 +124,7 @@ pub(super) struct Job {
     pub since: Instant,
     pub deadline: Instant,
     tell: oneshot::Sender<Outcome>,
-    hold: Arc<Hold>,
+    state: Arc<SendState>,
     _place: QueuePlace,
 }
 
@@ -165,12 +165,12 @@ impl Job {
 
     /// Marks the job as sent, just before it is sent. False: the caller took it back.
     pub(super) fn begin(&self) -> bool {
-        self.hold.leave_waiting(Hold::SENT)
+        self.state.leave_waiting(SendState::SENT)
     }
 
     /// Marks the job as waiting. It is certainly not stored, and will be sent again.
     pub(super) fn mark_waiting(&self) {
-        self.hold.0.store(Hold::WAITING, Ordering::Release);
+        self.state.0.store(SendState::WAITING, Ordering::Release);
     }
 }
 
@@ -262,10 +262,10 @@ impl RoomQueue {
                 .ok_or_else(unavailable)?,
         };
         let (tell, outcome) = oneshot::channel();
-        let (registered, hold) = (Arc::clone(registered), Arc::<Hold>::default());
-        let ticket = Ticket { outcome, hold: Arc::clone(&hold), driver: None, deadline };
+        let (registered, state) = (Arc::clone(registered), Arc::<SendState>::default());
+        let ticket = Ticket { outcome, state: Arc::clone(&state), driver: None, deadline };
         let may_join_run = acks == PublishAcks::Cumulative && work.is_plain();
-        let job = Job { registered, work, order, may_join_run, bytes, since, deadline, tell, hold, _place: place };
+        let job = Job { registered, work, order, may_join_run, bytes, since, deadline, tell, state, _place: place };
         let mut waiting = lock(&self.waiting);
         waiting.jobs.push_back(job);
         let needs_worker = !std::mem::replace(&mut waiting.is_served, true);

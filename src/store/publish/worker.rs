@@ -123,18 +123,18 @@ impl Worker {
         let is_idle = self.in_flight.count() == 0;
         let next = match first.work {
             Work::All(_) if is_idle => waiting.jobs.pop_front().map(WorkerStep::All),
-            Work::One(_) if self.has_room_for(first) => match self.plan(&waiting.jobs) {
+            Work::One(_) if self.fits(first) => match self.plan(&waiting.jobs) {
                 Plan::Plain => waiting.jobs.pop_front().map(WorkerStep::Send),
                 Plan::Group(count) => Some(WorkerStep::Group(waiting.jobs.drain(..count).collect())),
                 Plan::Run(count) => Some(WorkerStep::Run(waiting.jobs.drain(..count).collect())),
-                Plan::Hold => None,
+                Plan::Wait => None,
             },
             Work::All(_) | Work::One(_) => None,
         };
         next.unwrap_or(WorkerStep::Wait { for_work: false })
     }
 
-    fn has_room_for(&self, job: &Job) -> bool {
+    fn fits(&self, job: &Job) -> bool {
         if self.groups && self.plain_left == 0 {
             return self.in_flight.count() < PLAIN_IN_FLIGHT;
         }
@@ -154,7 +154,7 @@ impl Worker {
             return Plan::Plain;
         }
         if self.in_flight.count() > 0 {
-            return Plan::Hold;
+            return Plan::Wait;
         }
         match group::first_of(jobs) {
             First::Together(count) => Plan::Group(count),
@@ -420,5 +420,5 @@ enum Plan {
     Group(usize),
     Run(usize),
     /// Wait until the messages in flight are answered.
-    Hold,
+    Wait,
 }

@@ -22,7 +22,7 @@ impl Worker {
             return Plan::Plain;
         }
         if !run::may_start(self.runs, jobs.len()) {
-            return Plan::Hold;
+            return Plan::Wait;
         }
         let mut bytes = self.in_flight.bytes();
         let may_join = |job: &&Job| {

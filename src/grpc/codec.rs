@@ -1,4 +1,4 @@
-//! Decodes requests within bounds.
+//! Decodes requests within bounds, and encodes answers into buffers of their size.
 //!
 //! The decoder first counts the entries of a request's lists and maps in its encoded bytes, because a decoded entry
 //! takes far more memory.
@@ -20,9 +20,9 @@ use tokio::{
 };
 use tonic::{
     Status,
-    codec::{DecodeBuf, Decoder},
+    codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 use super::status::status;
 use crate::{
@@ -53,15 +53,39 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = SizedEncoder<T>;
     type Decoder = Bounded<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::new().encoder()
+        SizedEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         Bounded { inner: ProstCodec::<T, U>::new().decoder() }
+    }
+}
+
+/// Bytes that the buffer of an answer has at first, and from which a stream of answers is written out.
+const ANSWER_BUFFER_BYTES: usize = 256;
+const ANSWER_YIELD_BYTES: usize = 32 * 1024;
+
+/// Encodes a message into a buffer that has its size from the beginning. A buffer that doubles while a page of history
+/// is written takes up to three times the memory.
+#[derive(Clone, Debug)]
+pub(crate) struct SizedEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for SizedEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.encoded_len());
+        item.encode_raw(buffer);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ANSWER_BUFFER_BYTES, ANSWER_YIELD_BYTES)
     }
 }
 

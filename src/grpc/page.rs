@@ -62,7 +62,7 @@ fn encoded(slices: &[Slice], page: &v1::HistoryResponse) -> Bytes {
     bytes.freeze()
 }
 
-/// Sends the page in pieces, as `server::held` does with other pages: the transport holds a whole piece at a time. The
+/// Sends the page in pieces, as `server::pieces` does with other pages: the transport holds a whole piece at a time. The
 /// part that the client has not taken stays here, together with the place.
 struct PageBody {
     rest: Bytes,

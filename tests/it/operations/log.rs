@@ -122,6 +122,13 @@ async fn every_log_line_is_one_json_object() {
     let path = format!("http://{}/rooms/a%0Ab%22/history", process.address());
     assert!(reqwest::get(path).await.unwrap().status().is_client_error());
     nats.kill9();
+    // before the service has seen the loss, a publish may be sent, and its outcome is unknown
+    let ready = format!("http://{}/readyz", process.admin_address());
+    eventually(SOON, async || match reqwest::get(&ready).await.map(|response| response.status()) {
+        Ok(StatusCode::SERVICE_UNAVAILABLE) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     assert_eq!(publish(&client, "lobby", "x").await.unwrap_err().code(), Code::Unavailable);
     nats.restart().await;
     eventually(SOON, async || publish(&client, "lobby", "x").await.map_err(|status| status.to_string())).await;

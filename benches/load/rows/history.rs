@@ -8,7 +8,8 @@
 //! In a turn, one reader reads one page after the other, or 16 readers do so in parallel, each on its own connection.
 //!
 //! Each is measured in a room without subscriptions, and in an active room: one subscription was open before the
-//! messages were published, and has received them all.
+//! messages were published, and has received them all. A native program goes on publishing one message every
+//! [`PAUSE`], because a room that is silent for some seconds is not active any more.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use async_nats::jetstream::{
     stream::Stream,
 };
 use futures_util::TryStreamExt;
+use tokio::{task::JoinSet, time};
 use unibus::v1::HistoryRequest;
 
 use crate::{
@@ -33,6 +35,8 @@ const QUIET: &str = "history";
 const ACTIVE: &str = "active";
 const READERS: usize = 16;
 const STORED: u64 = 5000;
+/// Between two messages of an active room.
+const PAUSE: Duration = Duration::from_millis(500);
 
 const GETS: &str = "(a) sequential get";
 const FETCH: &str = "(b) ephemeral fetch";
@@ -59,8 +63,19 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
             None
         };
         native::fill(&context, &client::subject(room), &client::payload(PAYLOAD_BYTES), STORED).await?;
+        let mut publisher = JoinSet::new();
         if let Some(subscription) = &subscription {
             subscription.received(&[0], STORED).await?;
+            let (context, subject, payload) = (context.clone(), client::subject(room), client::payload(PAYLOAD_BYTES));
+            publisher.spawn(async move {
+                let mut pace = time::interval(PAUSE);
+                loop {
+                    pace.tick().await;
+                    if let Err(error) = native::publish(&context, &subject, &payload).await {
+                        return error;
+                    }
+                }
+            });
         }
         let mut streams = Vec::new();
         for context in native::connections(&stand.nats, READERS).await? {
@@ -72,6 +87,9 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
         }
         for limit in [200, 1000] {
             beside_each_other(&mut outcome, &scale, &log, limit).await?;
+        }
+        if let Some(ended) = publisher.try_join_next() {
+            return Err(ended?.context("the room was not active to the end"));
         }
     }
     Ok(outcome)

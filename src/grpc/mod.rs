@@ -20,23 +20,26 @@ pub(crate) mod skipped;
 mod status;
 mod web;
 
-use std::{pin::Pin, sync::Arc};
+use std::{convert::Infallible, pin::Pin, sync::Arc};
 
+use axum::{Router, routing::Route};
 use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer, util::MapResponseLayer};
 
-use self::reflection::Reflection;
 pub(crate) use self::{
     chunk::AnswerGuard,
     codec::Codec,
     frames::encode_message,
     health::Health,
     methods::has_request_stream,
-    prepared::{PreparedBodies, drop_replaced},
+    prepared::PreparedBodies,
     skipped::{Skipped, room_id_at},
     status::{explained, status},
 };
+use self::{prepared::drop_replaced, reflection::Reflection};
 use crate::{
     domain::Caller,
     error::{Error, Reason},
@@ -67,8 +70,15 @@ impl Service {
     }
 }
 
-/// The routes of the contract's service, of health, and of both versions of reflection (for tools such as grpcurl).
-pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
+/// The routes of the contract's service, of health, and of both versions of reflection (for tools such as grpcurl), in
+/// gRPC and gRPC-Web. `intake` receives each request after its translation from gRPC-Web.
+pub(crate) fn routes<L>(rooms: Rooms, health: &Health, intake: L) -> Result<Router, Error>
+where
+    L: Layer<Route> + Clone + Send + Sync + 'static,
+    L::Service: tower::Service<axum::extract::Request, Response = axum::response::Response, Error = Infallible>,
+    L::Service: Clone + Send + Sync + 'static,
+    <L::Service as tower::Service<axum::extract::Request>>::Future: Send + 'static,
+{
     let reflection = Reflection::of(&[
         v1::FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -81,7 +91,13 @@ pub(crate) fn routes(rooms: Rooms, health: &Health) -> Result<Routes, Error> {
         Error::new(Reason::Internal, "the descriptors of the contract cannot be read").because(error)
     })?;
     let routes = Routes::new(Service::new(rooms));
-    Ok(routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service()))
+    let routes = routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service());
+    Ok(routes
+        .prepare()
+        .into_axum_router()
+        .route_layer(intake)
+        .route_layer(MapResponseLayer::new(drop_replaced::<axum::body::Body>))
+        .route_layer(GrpcWebLayer::new()))
 }
 
 /// Whether the content type is one of gRPC or gRPC-Web, so that the answer must be one too.

@@ -44,7 +44,7 @@ impl PreparedBody {
 }
 
 /// Drops the body of a response that has a prepared body, and leaves an empty one. For the innermost layer.
-pub(crate) fn drop_replaced<B: Default>(response: Response<B>) -> Response<B> {
+pub(super) fn drop_replaced<B: Default>(response: Response<B>) -> Response<B> {
     if response.extensions().get::<PreparedBody>().is_some() {
         return response.map(|_| B::default());
     }

@@ -50,12 +50,7 @@ pub(super) fn calls(
     + Send
     + 'static,
 > {
-    let router = grpc::routes(rooms.clone(), health)?
-        .prepare()
-        .into_axum_router()
-        .route_layer(IntakeLayer::new(rooms.clone()))
-        .route_layer(MapResponseLayer::new(grpc::drop_replaced::<axum::body::Body>))
-        .route_layer(tonic_web::GrpcWebLayer::new())
+    let router = grpc::routes(rooms.clone(), health, IntakeLayer::new(rooms.clone()))?
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
         .route_layer(MapResponseLayer::new(pieces::in_pieces))
         .fallback(no_such_path);

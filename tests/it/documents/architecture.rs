@@ -54,7 +54,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("async_nats", &["nats", "store"]),
     ("tonic", &["grpc", "http", "server", "lib"]),
     ("prost", &["grpc", "lib"]),
-    ("axum", &["http", "server"]),
+    ("axum", &["grpc", "http", "server"]),
     ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
     // the flags of a component stand beside it

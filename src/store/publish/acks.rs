@@ -67,53 +67,61 @@ pub(super) struct Acks {
     waiters: AckWaiters,
 }
 
-/// An awaited acknowledgement. Dropping it stops the wait.
+/// An awaited answer: the [`Reply`] to one publish, or the [`RunAnswers`] to a run. Dropping it stops the wait.
 #[derive(Debug)]
-pub(super) struct Expected {
+pub(super) struct Expected<T> {
     waiters: AckWaiters,
     number: u64,
-    reply: oneshot::Receiver<Reply>,
+    answer: oneshot::Receiver<T>,
 }
 
-impl Expected {
+impl<T> Expected<T> {
     /// Waits for the answer. `None` if the service is stopping, so no answer will be read.
     ///
     /// # Cancel safety
     /// May be dropped at any point without losing the answer.
-    pub(super) async fn reply(&mut self) -> Option<Reply> {
-        (&mut self.reply).await.ok()
+    pub(super) async fn answer(&mut self) -> Option<T> {
+        (&mut self.answer).await.ok()
     }
 
-    /// As [`Self::reply`], without waiting. Must not be called again after it returned `Ready`.
-    pub(super) fn try_reply(&mut self) -> Poll<Option<Reply>> {
-        match self.reply.try_recv() {
-            Ok(reply) => Poll::Ready(Some(reply)),
+    /// As [`Self::answer`], without waiting. Must not be called again after it returned `Ready`.
+    pub(super) fn try_answer(&mut self) -> Poll<Option<T>> {
+        match self.answer.try_recv() {
+            Ok(answer) => Poll::Ready(Some(answer)),
             Err(TryRecvError::Closed) => Poll::Ready(None),
             Err(TryRecvError::Empty) => Poll::Pending,
         }
     }
 }
 
-impl Drop for Expected {
+impl Expected<RunAnswers> {
+    /// The answers that came so far.
+    pub(super) fn give_up(&mut self) -> Option<RunAnswers> {
+        let waiter = lock(&self.waiters).remove(&self.number);
+        match waiter {
+            Some(AckWaiter::Run { answers, .. }) => Some(answers),
+            Some(AckWaiter::One { .. }) | None => self.answer.try_recv().ok(),
+        }
+    }
+}
+
+impl<T> Drop for Expected<T> {
     fn drop(&mut self) {
         lock(&self.waiters).remove(&self.number);
     }
 }
 
-/// The awaited answers to a run. Dropping it stops the wait.
+/// The reply subjects of the messages of a run.
 #[derive(Debug)]
-pub(super) struct ExpectedRun {
-    waiters: AckWaiters,
-    number: u64,
-    /// Begins the reply subjects of the messages.
-    subject: String,
+pub(super) struct RunSubjects {
+    /// Begins each subject.
+    prefix: String,
     messages: usize,
-    reply: oneshot::Receiver<RunAnswers>,
 }
 
-impl ExpectedRun {
+impl RunSubjects {
     /// The reply subject of the message at `place`, from 1 (ADR-50).
-    pub(super) fn reply_to(&self, place: usize) -> String {
+    pub(super) fn of(&self, place: usize) -> String {
         let operation = if place == self.messages {
             COMMIT
         } else if place == 1 {
@@ -121,39 +129,7 @@ impl ExpectedRun {
         } else {
             APPEND
         };
-        format!("{}.{RUN_MESSAGES_MAX}.fail.{place}.{operation}{FAST}", self.subject)
-    }
-
-    /// Waits until no further answer is awaited. `None` if the service is stopping.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any point without losing the answers.
-    pub(super) async fn answers(&mut self) -> Option<RunAnswers> {
-        (&mut self.reply).await.ok()
-    }
-
-    /// As [`Self::answers`], without waiting. Must not be called again after it returned `Ready`.
-    pub(super) fn try_answers(&mut self) -> Poll<Option<RunAnswers>> {
-        match self.reply.try_recv() {
-            Ok(answers) => Poll::Ready(Some(answers)),
-            Err(TryRecvError::Closed) => Poll::Ready(None),
-            Err(TryRecvError::Empty) => Poll::Pending,
-        }
-    }
-
-    /// The answers that came so far.
-    pub(super) fn give_up(&mut self) -> Option<RunAnswers> {
-        let waiter = lock(&self.waiters).remove(&self.number);
-        match waiter {
-            Some(AckWaiter::Run { answers, .. }) => Some(answers),
-            Some(AckWaiter::One { .. }) | None => self.reply.try_recv().ok(),
-        }
-    }
-}
-
-impl Drop for ExpectedRun {
-    fn drop(&mut self) {
-        lock(&self.waiters).remove(&self.number);
+        format!("{}.{RUN_MESSAGES_MAX}.fail.{place}.{operation}{FAST}", self.prefix)
     }
 }
 
@@ -171,22 +147,27 @@ impl Acks {
 
     /// Registers an expected acknowledgement of `stream`, and of `batch` if one is given. Returns it with the reply
     /// subject.
-    pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected, String) {
+    pub(super) fn expect(&self, stream: &Arc<str>, batch: Option<AtomicBatch>) -> (Expected<Reply>, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (send, reply) = oneshot::channel();
+        let (send, answer) = oneshot::channel();
         lock(&self.waiters).insert(number, AckWaiter::One { stream: Arc::clone(stream), batch, reply: send });
-        let expected = Expected { waiters: Arc::clone(&self.waiters), number, reply };
+        let expected = Expected { waiters: Arc::clone(&self.waiters), number, answer };
         (expected, format!("{}.{number}", self.inbox))
     }
 
-    /// Registers the expected answers to a run of `messages` messages.
-    pub(super) fn expect_run(&self, stream: &Arc<str>, messages: usize, is_replicated: bool) -> ExpectedRun {
+    /// Registers the expected answers to a run of `messages` messages. Returns them with the reply subjects.
+    pub(super) fn expect_run(
+        &self,
+        stream: &Arc<str>,
+        messages: usize,
+        is_replicated: bool,
+    ) -> (Expected<RunAnswers>, RunSubjects) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (send, reply) = oneshot::channel();
+        let (send, answer) = oneshot::channel();
         let answers = RunAnswers::new(messages, is_replicated);
         lock(&self.waiters).insert(number, AckWaiter::Run { stream: Arc::clone(stream), answers, reply: send });
-        let subject = format!("{}.{}-{number}", self.inbox, self.batches);
-        ExpectedRun { waiters: Arc::clone(&self.waiters), number, subject, messages, reply }
+        let subjects = RunSubjects { prefix: format!("{}.{}-{number}", self.inbox, self.batches), messages };
+        (Expected { waiters: Arc::clone(&self.waiters), number, answer }, subjects)
     }
 }
 

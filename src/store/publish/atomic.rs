@@ -127,7 +127,7 @@ impl Publisher {
                 known.push(None);
                 continue;
             };
-            match time::timeout_at(deadline, expected.reply()).await {
+            match time::timeout_at(deadline, expected.answer()).await {
                 Ok(Some(Reply::Stored { sequence, duplicate: true })) => known.push(Some(sequence)),
                 Ok(Some(Reply::Refused(_))) => known.push(None),
                 Ok(Some(Reply::Stored { .. } | Reply::NobodyListens) | None) | Err(_) => return Err(unavailable()),

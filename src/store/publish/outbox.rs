@@ -6,8 +6,9 @@ use async_nats::Subject;
 use tokio::time::{self, Instant};
 
 use super::{
-    acks::{Acks, AtomicBatch, Expected, ExpectedRun, Reply},
+    acks::{Acks, AtomicBatch, Expected, Reply},
     room_queue::send_by,
+    run::RunAnswers,
     wire::{Outgoing, batch_headers, headers},
 };
 use crate::{
@@ -47,7 +48,7 @@ impl Outbox {
         room: &Room,
         outgoing: &Outgoing,
         by: Instant,
-    ) -> Result<Expected> {
+    ) -> Result<Expected<Reply>> {
         let (expected, reply_to) = self.acks.expect(stream, None);
         let subject = room.subject.as_str().to_owned();
         let headers = headers(outgoing);
@@ -74,13 +75,13 @@ impl Outbox {
         room: &Room,
         messages: impl ExactSizeIterator<Item = &Outgoing>,
         by: Instant,
-    ) -> (ExpectedRun, usize) {
-        let expected = self.acks.expect_run(stream, messages.len(), is_replicated(room));
+    ) -> (Expected<RunAnswers>, usize) {
+        let (expected, reply_subjects) = self.acks.expect_run(stream, messages.len(), is_replicated(room));
         let subject = Subject::from(room.subject.as_str());
         let mut sent = 0;
         let sending = async {
             for (outgoing, place) in messages.zip(1..) {
-                let (subject, headers, reply_to) = (subject.clone(), headers(outgoing), expected.reply_to(place));
+                let (subject, headers, reply_to) = (subject.clone(), headers(outgoing), reply_subjects.of(place));
                 let payload = outgoing.draft.payload.clone();
                 if headers.is_empty() {
                     self.nats.client.publish_with_reply(subject, reply_to, payload).await?;
@@ -129,7 +130,7 @@ impl Outbox {
         loop {
             tokio::select! {
                 biased;
-                reply = expected.reply() => return reply.map_or(Commit::Lost, Commit::Answered),
+                reply = expected.answer() => return reply.map_or(Commit::Lost, Commit::Answered),
                 Ok(()) = connections.changed() => by = by.min(Instant::now() + LOST_ACK_GRACE),
                 () = time::sleep_until(by) => return Commit::Lost,
             }

@@ -23,7 +23,7 @@ use super::{
     order::{InFlight, NextSend, Ordered, PublishAnswer, Settled},
     outbox::{Commit, LOST_ACK_GRACE},
     room_queue::{Job, Outcome, RoomQueue, Work},
-    wire::{for_another_caller, may_pass, outcome_unknown},
+    wire::{Outgoing, for_another_caller, may_pass, outcome_unknown},
 };
 use crate::{
     domain::Room, error::Result, limits::NATS_GRACE, nats::error::unavailable,
@@ -337,13 +337,7 @@ impl Worker {
     async fn commit_group(&mut self, mut jobs: Vec<Job>) {
         jobs.retain(Job::begin);
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
-        let messages: Vec<_> = jobs
-            .iter()
-            .filter_map(|job| match &job.work {
-                Work::One(message) => Some(&**message),
-                Work::All(_) => None,
-            })
-            .collect();
+        let messages = single_messages(&jobs);
         let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
         let epoch = self.epoch();
         let committed = self.publisher.outbox.commit(&self.queue.stream, room, &messages, deadline).await;
@@ -412,6 +406,15 @@ impl Worker {
 /// Takes the first job if `is_such` returns true for it.
 fn pop_if(jobs: &mut VecDeque<Job>, is_such: impl Fn(&Job) -> bool) -> Option<Job> {
     jobs.front().is_some_and(is_such).then(|| jobs.pop_front()).flatten()
+}
+
+/// The messages of jobs that have one message each.
+fn single_messages(jobs: &[Job]) -> Vec<&Outgoing> {
+    let messages = jobs.iter().filter_map(|job| match &job.work {
+        Work::One(message) => Some(&**message),
+        Work::All(_) => None,
+    });
+    messages.collect()
 }
 
 /// How the first waiting job is published.

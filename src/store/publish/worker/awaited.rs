@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use crate::store::publish::{
-    acks::{Expected, ExpectedRun, Reply},
+    acks::{Expected, Reply},
     run::RunAnswers,
 };
 
@@ -18,9 +18,9 @@ pub(super) struct Awaited {
 
 pub(super) enum AwaitedAnswer {
     /// Of a plain publish.
-    One(Expected),
+    One(Expected<Reply>),
     /// Of a run, on its first message. `sent` is the number of its messages.
-    Run { expected: ExpectedRun, sent: usize },
+    Run { expected: Expected<RunAnswers>, sent: usize },
     /// On the other messages of a run, which are settled together with the first.
     InRun,
 }
@@ -34,16 +34,16 @@ pub(super) enum Answer {
 impl AwaitedAnswer {
     pub(super) async fn answer(&mut self) -> Answer {
         match self {
-            Self::One(expected) => Answer::One(expected.reply().await),
-            Self::Run { expected, sent } => Answer::Run(expected.answers().await, *sent),
+            Self::One(expected) => Answer::One(expected.answer().await),
+            Self::Run { expected, sent } => Answer::Run(expected.answer().await, *sent),
             Self::InRun => std::future::pending().await,
         }
     }
 
     pub(super) fn try_answer(&mut self) -> Poll<Answer> {
         match self {
-            Self::One(expected) => expected.try_reply().map(Answer::One),
-            Self::Run { expected, sent } => expected.try_answers().map(|answers| Answer::Run(answers, *sent)),
+            Self::One(expected) => expected.try_answer().map(Answer::One),
+            Self::Run { expected, sent } => expected.try_answer().map(|answers| Answer::Run(answers, *sent)),
             Self::InRun => Poll::Pending,
         }
     }

@@ -7,10 +7,11 @@ use tracing::debug;
 use super::{
     IN_FLIGHT_BYTES_MAX, Plan, Worker,
     awaited::{Awaited, AwaitedAnswer},
+    single_messages,
 };
 use crate::store::publish::{
     order::{Ordered, PublishAnswer},
-    room_queue::{Job, Outcome, Work},
+    room_queue::{Job, Outcome},
     run::{self, RUN_MESSAGES_MAX, RunAnswers, RunOutcome},
 };
 
@@ -44,13 +45,7 @@ impl Worker {
             return;
         };
         let Some(first) = jobs.first() else { return };
-        let messages: Vec<_> = jobs
-            .iter()
-            .filter_map(|job| match &job.work {
-                Work::One(message) => Some(&**message),
-                Work::All(_) => None,
-            })
-            .collect();
+        let messages = single_messages(&jobs);
         let outbox = &self.publisher.outbox;
         let (expected, sent) =
             outbox.send_run(&self.queue.stream, &first.registered.room, messages.into_iter(), by).await;

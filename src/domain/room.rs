@@ -59,6 +59,31 @@ pub struct Purged {
     pub through: u64,
 }
 
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+impl Room {
+    /// A persisted room with default settings.
+    pub(crate) fn example(id: &str, created_at: SystemTime) -> Self {
+        let room_id = RoomId::parse("room_id", id).expect("a valid id");
+        let [name, ..] = NatsName::of_room(&room_id);
+        let stream = StreamName::of(name);
+        Self {
+            subject: Subject::default_of(&stream),
+            stream,
+            room_id,
+            persist: true,
+            retention: Retention::default(),
+            replicas: 1,
+            allow_message_ttl: false,
+            labels: Labels::default(),
+            created_at,
+            creator: String::new(),
+            purged: None,
+            purging: None,
+        }
+    }
+}
+
 impl Room {
     /// Whether a request for `other` asks for this room: all settings that a creator can choose are equal.
     #[must_use]

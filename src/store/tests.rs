@@ -19,27 +19,12 @@ use super::{
     },
 };
 use crate::{
-    domain::{Draft, Headers, Labels, MemberId, Message, Retention, Room, RoomId, StreamName, Subject},
+    domain::{Draft, Headers, MemberId, Message, Room},
     limits::SIGNATURE_TIME_TOLERANCE,
 };
 
 fn room(id: &str) -> Room {
-    let room_id = RoomId::parse("room_id", id).unwrap();
-    let stream = StreamName::try_from(format!("UNIBUS_{id}")).unwrap();
-    Room {
-        subject: Subject::default_of(&stream),
-        stream,
-        room_id,
-        persist: true,
-        retention: Retention::default(),
-        replicas: 1,
-        allow_message_ttl: false,
-        labels: Labels::default(),
-        created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        creator: String::new(),
-        purged: None,
-        purging: None,
-    }
+    Room::example(id, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
 }
 
 fn draft(sender: &str, headers: HashMap<String, String>, payload: &[u8]) -> Draft {

@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
-use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use unibus::v1::{
@@ -19,51 +17,25 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Issuer, Lobby, Nats, Random, Unibus, create_room, eventually, history, membership::add_from, note,
-    page, persisted, publish, publish_n, sequences,
+    Client, Frames, Issuer, Lobby, Nats, Random, Spy, Unibus, create_room, eventually, history, membership::add_from,
+    note, page, persisted, publish, publish_n, sequences,
 };
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Counts the requests about the log of the room `lobby`.
-struct Spy {
-    client: async_nats::Client,
-    requests: async_nats::Subscriber,
-}
-
-impl Spy {
-    async fn start(nats: &Nats) -> Self {
-        let client = nats.client().await;
-        let requests = client.subscribe("$JS.API.>").await.unwrap();
-        let mut spy = Self { client, requests };
-        spy.seen().await;
-        spy
-    }
-
-    /// The requests since the last call, without those that ask for no messages.
-    async fn seen(&mut self) -> Vec<String> {
-        // what the spy asks itself comes last
-        let _ = jetstream::new(self.client.clone()).get_stream("KV_unibus_rooms").await;
-        let mut seen = Vec::new();
-        loop {
-            let next = tokio::time::timeout(SOON, self.requests.next()).await;
-            let subject = next.expect("the spy's own request").unwrap().subject.to_string();
-            if subject == "$JS.API.STREAM.INFO.KV_unibus_rooms" {
-                return seen;
-            }
-            if subject.split('.').any(|token| token == "UNIBUS_lobby") && !subject.contains("STREAM.INFO") {
-                seen.push(subject);
-            }
-        }
-    }
+/// The requests since the last call about the log of the room, without those that ask for no messages.
+async fn read(spy: &mut Spy) -> Vec<String> {
+    let mut seen = spy.seen_of_lobby().await;
+    seen.retain(|subject| !subject.contains("STREAM.INFO"));
+    seen
 }
 
 /// Waits until pages of the room come from memory.
 async fn comes_from_memory(spy: &mut Spy, client: &Client, limit: i64) {
     eventually(SOON, async || {
-        spy.seen().await;
+        read(spy).await;
         history(client, "lobby", limit).await;
-        let seen = spy.seen().await;
+        let seen = read(spy).await;
         if seen.is_empty() { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
@@ -96,20 +68,20 @@ async fn a_page_of_an_active_room_takes_no_request_for_messages() {
     ] {
         let found = page(&here, "lobby", limit, anchor.clone()).await.unwrap();
         assert_eq!(sequences(&found.messages), expected.collect::<Vec<_>>());
-        assert_eq!(spy.seen().await, [""; 0], "{anchor:?}");
+        assert_eq!(read(&mut spy).await, [""; 0], "{anchor:?}");
         assert_eq!(found, page(&there, "lobby", limit, anchor.clone()).await.unwrap(), "{anchor:?}");
-        assert_ne!(spy.seen().await, [""; 0], "{anchor:?}");
+        assert_ne!(read(&mut spy).await, [""; 0], "{anchor:?}");
     }
     assert_eq!(history(&here, "lobby", 301).await, history(&there, "lobby", 301).await);
-    spy.seen().await;
+    read(&mut spy).await;
     history(&here, "lobby", 301).await;
-    assert_ne!(spy.seen().await, [""; 0]);
+    assert_ne!(read(&mut spy).await, [""; 0]);
     let from_memory = history(&here, "lobby", 200).await;
     eventually(SOON, async || {
-        spy.seen().await;
+        read(&mut spy).await;
         let found = history(&here, "lobby", 200).await;
         assert_eq!(found, from_memory);
-        if spy.seen().await.is_empty() { Err("the memory is not empty yet".to_owned()) } else { Ok(()) }
+        if read(&mut spy).await.is_empty() { Err("the memory is not empty yet".to_owned()) } else { Ok(()) }
     })
     .await;
 }
@@ -129,12 +101,12 @@ async fn a_hole_leaves_later_pages_in_memory() {
     let mut spy = Spy::start(&lobby.nats).await;
     eventually(SOON, async || {
         publish_n(&here, "lobby", 2).await;
-        spy.seen().await;
+        read(&mut spy).await;
         let found = history(&here, "lobby", 5).await;
         let newest: Vec<u64> = (found.last_sequence - 4..=found.last_sequence).collect();
         assert_eq!(sequences(&found.messages), newest);
         assert!(found.has_older && !found.has_newer);
-        if spy.seen().await.is_empty() { Ok(()) } else { Err("the log is read".to_owned()) }
+        if read(&mut spy).await.is_empty() { Ok(()) } else { Err("the log is read".to_owned()) }
     })
     .await;
 }

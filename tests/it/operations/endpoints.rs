@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use futures_util::StreamExt;
 use prost::Message as _;
 use reqwest::StatusCode;
 use tonic::{
@@ -19,7 +17,9 @@ use unibus::v1::{
     start::At, subscribe_response::Frame,
 };
 
-use crate::support::{Frames, Lobby, Nats, Unibus, create_room, eventually, explicit, floor_reaches, history, publish};
+use crate::support::{
+    Frames, Lobby, Nats, Spy, Unibus, create_room, eventually, explicit, floor_reaches, history, publish,
+};
 
 /// How long a change of NATS may take to be seen.
 const SOON: Duration = Duration::from_secs(20);
@@ -272,36 +272,6 @@ fn status_in(trailers: &str) -> Option<&str> {
     line.map(str::trim)
 }
 
-/// A native program that sees every request to JetStream's API.
-struct Spy {
-    client: async_nats::Client,
-    seen: async_nats::Subscriber,
-}
-
-impl Spy {
-    async fn open(nats: &Nats) -> Self {
-        let client = nats.client().await;
-        let seen = client.subscribe("$JS.API.>").await.unwrap();
-        // its answer shows that the server knows the subscription
-        jetstream::new(client.clone()).query_account().await.unwrap();
-        Self { client, seen }
-    }
-
-    /// The subjects of the requests since the spy was opened.
-    async fn requests(mut self) -> Vec<String> {
-        // what the spy asks itself comes last
-        jetstream::new(self.client.clone()).get_stream("KV_unibus_rooms").await.unwrap();
-        let mut seen = Vec::new();
-        loop {
-            let request = tokio::time::timeout(SOON, self.seen.next()).await.expect("the spy's own request").unwrap();
-            if request.subject.as_str() == "$JS.API.STREAM.INFO.KV_unibus_rooms" {
-                return seen;
-            }
-            seen.push(request.subject.to_string());
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_durable_subscription_opens_with_few_requests() {
     // Goal: many subscribers can come back at once. Method: a native spy on JetStream's API while a subscriber opens for the first
@@ -310,14 +280,12 @@ async fn a_durable_subscription_opens_with_few_requests() {
     let (lobby, client) = Lobby::without_room().await;
     create_room(&client, "lobby").await;
     for (requests_max, what) in [(8, "new"), (5, "known")] {
-        let spy = Spy::open(&lobby.nats).await;
+        let mut spy = Spy::start(&lobby.nats).await;
         let frames = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
-        let mut seen = spy.requests().await;
+        let mut seen = spy.seen().await;
         drop(frames);
         let of_reader = |subject: &str| {
-            subject == "$JS.API.INFO"
-                || subject == "$JS.API.CONSUMER.CREATE.UNIBUS_lobby"
-                || subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")
+            subject == "$JS.API.CONSUMER.CREATE.UNIBUS_lobby" || subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")
         };
         seen.retain(|subject| !of_reader(subject));
         assert!((1..=requests_max).contains(&seen.len()), "{what}: {seen:?}");
@@ -333,11 +301,10 @@ async fn the_newest_page_costs_two_requests_at_most() {
     lobby.nats.publish_n(&room.subject, 999).await;
     publish(&client, "lobby", "1000").await.unwrap();
 
-    let spy = Spy::open(&lobby.nats).await;
+    let mut spy = Spy::start(&lobby.nats).await;
     let page = history(&client, "lobby", 200).await;
     assert_eq!(page.messages.len(), 200);
-    let mut seen = spy.requests().await;
-    seen.retain(|subject| subject.split('.').any(|token| token == "UNIBUS_lobby"));
+    let seen = spy.seen_of_lobby().await;
     assert!((1..=2).contains(&seen.len()), "{seen:?}");
 }
 

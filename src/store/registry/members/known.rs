@@ -275,30 +275,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{Labels, NatsName, Retention, StreamName, Subject};
     use crate::nats::bucket::{WatchEvent, follow::apply};
     use crate::store::registry::members::record::MemberRecord;
 
     const CREATED: Duration = Duration::from_secs(1_000_000_000);
 
     fn room(id: &str, since: Duration) -> Room {
-        let room_id = RoomId::parse("room_id", id).unwrap();
-        let [name, ..] = NatsName::of_room(&room_id);
-        let stream = StreamName::of(name);
-        Room {
-            subject: Subject::default_of(&stream),
-            stream,
-            room_id,
-            persist: true,
-            retention: Retention::default(),
-            replicas: 1,
-            allow_message_ttl: false,
-            labels: Labels::default(),
-            created_at: SystemTime::UNIX_EPOCH + since,
-            creator: "ann".into(),
-            purged: None,
-            purging: None,
-        }
+        Room { creator: "ann".into(), ..Room::example(id, SystemTime::UNIX_EPOCH + since) }
     }
 
     fn id(id: &str) -> MemberId {

@@ -1,4 +1,4 @@
-//! Publishers over `PublishStream`.
+//! Publishers over `PublishStream`, with a response for each message and with cumulative acknowledgements.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use unibus::v1::{PublishStreamRequest, PublishStreamResponse, publish_stream_response};
+use unibus::v1::{PublishAcks, PublishStreamRequest, PublishStreamResponse, PublishedThrough, publish_stream_response};
 
 use super::{ANSWER_WITHIN, Scene, Wish, failure, pause};
 use crate::oracle::{At, Attempt, Failure, Outcome};
@@ -18,6 +18,8 @@ use crate::oracle::{At, Attempt, Failure, Outcome};
 const STREAM_MAX: usize = 400;
 /// Bytes of a message when there are many.
 const SIZES: Range<usize> = 100..1500;
+/// Of the messages of a cumulative stream, one in this many has a message id. The service stores the others in runs.
+const ID_EACH: u8 = 16;
 
 /// Publishes at a steady pace. The next stream first publishes the unacknowledged messages of the last one, in their
 /// order.
@@ -26,7 +28,8 @@ pub(crate) async fn stream(scene: &Scene, seed: u64) {
     let mut open = VecDeque::new();
     while scene.runs() || !open.is_empty() && !scene.is_over() {
         let pace = Duration::from_micros(rng.u64(500..10_000));
-        let mut session = Session::new(scene, open, &mut rng);
+        let acks = any_acks(&mut rng);
+        let mut session = Session::new(scene, acks, open, &mut rng);
         session.run(Some(pace), &mut rng).await;
         open = session.end();
         pause(scene).await;
@@ -38,15 +41,16 @@ pub(crate) async fn stream(scene: &Scene, seed: u64) {
 pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let size = rng.usize(SIZES);
+    let acks = any_acks(&mut rng);
     let small = |_| {
-        let mut wish = Wish::new(scene, 0, "flood", &mut rng);
+        let mut wish = wish(scene, "flood", acks, &mut rng);
         wish.payload.resize(size, b'x');
         wish.publish.digest = super::digest(&wish.payload);
         wish
     };
     let mut open: VecDeque<Wish> = (0..count).map(small).collect();
     while !open.is_empty() && !scene.is_over() {
-        let mut session = Session::new(scene, open, &mut rng);
+        let mut session = Session::new(scene, acks, open, &mut rng);
         session.run(None, &mut rng).await;
         open = session.end();
         if !open.is_empty() {
@@ -54,6 +58,17 @@ pub(crate) async fn flood(scene: &Scene, count: u64, seed: u64) {
         }
     }
     give_up(scene, open);
+}
+
+fn any_acks(rng: &mut Rng) -> PublishAcks {
+    if rng.bool() { PublishAcks::Cumulative } else { PublishAcks::Each }
+}
+
+/// A new message for a stream that answers like this.
+fn wish(scene: &Scene, who: &str, acks: PublishAcks, rng: &mut Rng) -> Wish {
+    let mut wish = Wish::new(scene, 0, who, rng);
+    wish.publish.has_id = acks != PublishAcks::Cumulative || rng.u8(..ID_EACH) == 0;
+    wish
 }
 
 /// Records, at the end of the episode, that the outcome of these messages is unknown.
@@ -66,6 +81,7 @@ fn give_up(scene: &Scene, open: VecDeque<Wish>) {
 /// One `PublishStream`.
 struct Session<'a> {
     scene: &'a Scene,
+    acks: PublishAcks,
     call: u64,
     instance: usize,
     /// Sent, in order, with the time of it; no response yet.
@@ -82,11 +98,12 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// A session that sends these messages first.
-    fn new(scene: &'a Scene, first: VecDeque<Wish>, rng: &mut Rng) -> Self {
+    fn new(scene: &'a Scene, acks: PublishAcks, first: VecDeque<Wish>, rng: &mut Rng) -> Self {
         // Room for all of them: sending never waits, so that responses are read all the time.
         let (requests, receiver) = mpsc::channel(STREAM_MAX + first.len());
         let mut session = Self {
             scene,
+            acks,
             call: scene.number(),
             instance: rng.usize(..scene.instances()),
             sent: VecDeque::new(),
@@ -106,7 +123,7 @@ impl<'a> Session<'a> {
         let request = PublishStreamRequest {
             correlation_id: self.count,
             publish: Some(wish.request(self.scene)),
-            ..PublishStreamRequest::default()
+            acks: self.acks.into(),
         };
         if self.requests.as_ref().is_some_and(|requests| requests.try_send(request).is_ok()) {
             self.sent.push_back((self.scene.now(), wish));
@@ -140,7 +157,7 @@ impl<'a> Session<'a> {
                 () = sleep_until(next), if self.requests.is_some() => {
                     next = Instant::now() + pace;
                     if scene.runs() && self.count < STREAM_MAX as u64 {
-                        self.send(Wish::new(scene, 0, "stream", rng));
+                        self.send(wish(scene, "stream", self.acks, rng));
                     } else {
                         self.requests = None;
                     }
@@ -162,18 +179,43 @@ impl<'a> Session<'a> {
                 return false;
             }
         };
-        let Some((started, wish)) = self.sent.pop_front() else { return false };
-        let number = self.count - 1 - self.sent.len() as u64;
-        if number != response.correlation_id {
-            self.record_broken_promise(&format!("response {} came in place of {number}", response.correlation_id));
-        }
-        let outcome = match response.outcome {
+        let answered = match response.outcome {
+            Some(publish_stream_response::Outcome::Through(through)) => self.take_through(&through),
             Some(publish_stream_response::Outcome::Result(result)) => {
-                Outcome::Stored { sequence: result.sequence, duplicate: result.duplicate }
+                self.take_next(Outcome::Stored { sequence: result.sequence, duplicate: result.duplicate })
             }
-            Some(publish_stream_response::Outcome::Error(error)) => Outcome::Failed(failure(&super::status(&error))),
-            // not asked for
-            Some(publish_stream_response::Outcome::Through(_)) | None => Outcome::Unanswered,
+            Some(publish_stream_response::Outcome::Error(error)) => {
+                self.take_next(Outcome::Failed(failure(&super::status(&error))))
+            }
+            None => self.take_next(Outcome::Unanswered),
+        };
+        let number = self.count - self.sent.len() as u64;
+        if answered && number != response.correlation_id + 1 {
+            self.record_broken_promise(&format!("response {} came after {number} answers", response.correlation_id));
+        }
+        answered
+    }
+
+    /// A response for several messages; false if fewer were sent.
+    fn take_through(&mut self, through: &PublishedThrough) -> bool {
+        if self.acks != PublishAcks::Cumulative {
+            self.record_broken_promise("a cumulative acknowledgement that was not asked for");
+        }
+        let last = Some(through.last_sequence).filter(|last| *last > 0);
+        let covered = (1..through.messages).all(|_| self.take_next(Outcome::StoredBefore { last }));
+        covered
+            && self.take_next(match last {
+                Some(sequence) => Outcome::Stored { sequence, duplicate: false },
+                None => Outcome::StoredBefore { last },
+            })
+    }
+
+    /// The outcome of the oldest message without one; false if there is none.
+    fn take_next(&mut self, outcome: Outcome) -> bool {
+        let number = self.count - self.sent.len() as u64;
+        let Some((started, wish)) = self.sent.pop_front() else {
+            self.record_broken_promise("a response for a message that was not sent");
+            return false;
         };
         self.tried(number, started, wish, outcome);
         true

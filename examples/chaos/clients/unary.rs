@@ -76,9 +76,11 @@ impl Wish {
     /// Whether the docs say to retry.
     pub(crate) fn is_open(&self) -> bool {
         match self.publish.attempts.last().map(|attempt| &attempt.outcome) {
-            Some(Outcome::Failed(failure)) => failure.may_pass(),
-            Some(Outcome::Stored { .. }) => false,
-            Some(Outcome::Unanswered) | None => true,
+            // without a message id a second attempt could store it twice
+            Some(Outcome::Failed(failure)) => failure.may_pass() && (self.publish.has_id || !failure.is_open()),
+            Some(Outcome::Stored { .. } | Outcome::StoredBefore { .. }) => false,
+            Some(Outcome::Unanswered) => self.publish.has_id,
+            None => true,
         }
     }
 }

@@ -118,6 +118,10 @@ pub(crate) enum Outcome {
         sequence: u64,
         duplicate: bool,
     },
+    /// Covered by a cumulative acknowledgement, whose last message is stored as `last` if the service knew it.
+    StoredBefore {
+        last: Option<u64>,
+    },
     Failed(Failure),
     /// The stream broke before the message's response.
     Unanswered,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Attempt, Facts, Findings, Frame, Group, Outcome, Publish, SECOND, room::Room, seconds};
+use super::{Facts, Findings, Frame, Group, Outcome, Publish, SECOND, room::Room, seconds};
 
 const KEPT: &str = "an acknowledged message is stored at its sequence";
 const ONCE: &str = "a message is stored once";
@@ -32,7 +32,7 @@ pub(super) fn check(facts: &Facts, room: &Room, found: &mut Findings) {
         check_outcome(room, publish, places.first().copied(), delivered.get(&publish.digest).copied(), found);
     }
     check_order(room, &places, found);
-    check_streams(room, found);
+    check_streams(room, &places, found);
     check_groups(room, &places, found);
 }
 
@@ -115,24 +115,41 @@ fn check_order(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Finding
     }
 }
 
-/// Checks that the messages of one `PublishStream` or `PublishBatch` are stored in the order in which they were sent.
-fn check_streams(room: &Room, found: &mut Findings) {
-    let mut calls: BTreeMap<u64, Vec<(u64, u64, &str)>> = BTreeMap::new();
+/// Checks that the messages of one `PublishStream` or `PublishBatch` are stored in the order in which they were sent, and
+/// that those which a cumulative acknowledgement covers are stored before its last one.
+fn check_streams(room: &Room, places: &HashMap<u64, Vec<u64>>, found: &mut Findings) {
+    let mut calls: BTreeMap<u64, BTreeMap<u64, (&Publish, &Outcome)>> = BTreeMap::new();
     for publish in &room.publishes {
         for attempt in &publish.attempts {
-            if let Attempt { call, place, outcome: Outcome::Stored { sequence, duplicate: false }, .. } = attempt {
-                calls.entry(*call).or_default().push((*place, *sequence, &publish.label));
-            }
+            calls.entry(attempt.call).or_default().insert(attempt.place, (publish, &attempt.outcome));
         }
     }
-    for stored in calls.values_mut() {
-        stored.sort_unstable();
-        for pair in stored.windows(2) {
-            if let [(_, earlier, first), (_, later, second)] = pair {
-                found.require(later > earlier, ORDER, || {
-                    format!("{first} was sent before {second}, and they are stored as {earlier} and {later}")
-                });
-            }
+    for messages in calls.values() {
+        let (mut earlier, mut first) = (0, "nothing");
+        for (publish, outcome) in messages.values() {
+            let label = publish.label.as_str();
+            let sequence = match outcome {
+                Outcome::Stored { sequence, duplicate: false } => *sequence,
+                Outcome::StoredBefore { last } => {
+                    let end = last.unwrap_or(room.log.last + 1);
+                    let Some(place) = places.get(&publish.digest).and_then(|places| places.first().copied()) else {
+                        let gone = (earlier + 1..end).any(|sequence| room.may_be_removed(sequence, u64::MAX));
+                        found.require(gone, KEPT, || {
+                            format!("{label} was acknowledged as stored between {earlier} and {end}, and is not there")
+                        });
+                        continue;
+                    };
+                    found.require(place < end, KEPT, || {
+                        format!("{label} was acknowledged as stored before {end}; it is at {place}")
+                    });
+                    place
+                }
+                _ => continue,
+            };
+            found.require(sequence > earlier, ORDER, || {
+                format!("{first} was sent before {label}, and they are stored as {earlier} and {sequence}")
+            });
+            (earlier, first) = (sequence, label);
         }
     }
 }

@@ -139,6 +139,41 @@ fn an_honest_episode_breaks_nothing() {
     );
 }
 
+/// Has messages 3 to 6 published by one stream, which acknowledged them together.
+fn acknowledge_together(room: &mut RoomFacts) {
+    for (publish, place) in room.publishes[2..6].iter_mut().zip(0..) {
+        let attempt = &mut publish.attempts[0];
+        (attempt.call, attempt.place, attempt.ended) = (3, place, 7 * SECOND);
+        if place < 3 {
+            attempt.outcome = Outcome::StoredBefore { last: Some(6) };
+        }
+    }
+}
+
+#[test]
+fn a_false_cumulative_acknowledgement_is_found() {
+    // Goal: what is acknowledged together is held to the same promises. Method: an honest one, and each promise broken.
+    assert_eq!(broken(|_, room| acknowledge_together(room)), [""; 0]);
+    finds("is stored at its sequence", |_, room| {
+        acknowledge_together(room);
+        let _ = room.log.messages.remove(&4);
+    });
+    finds("is stored at its sequence", |_, room| {
+        acknowledge_together(room);
+        let moved = room.log.messages.remove(&4).unwrap();
+        let _ = room.log.messages.insert(11, moved);
+    });
+    finds("in their order", |_, room| {
+        acknowledge_together(room);
+        let (earlier, later) = (room.log.messages[&3], room.log.messages[&4]);
+        room.log.messages.extend([(3, later), (4, earlier)]);
+    });
+    finds("is stored once", |_, room| {
+        acknowledge_together(room);
+        let _ = room.log.messages.insert(11, Stored { digest: 104, time: 0 });
+    });
+}
+
 #[test]
 fn a_false_answer_to_a_publisher_is_found() {
     // Goal: every promise to publishers can be seen broken. Method: plant each in the honest episode.

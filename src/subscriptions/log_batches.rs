@@ -113,7 +113,7 @@ impl LogBatches {
             }
             if self.must_look() {
                 // only the reasons of gaps depend on the state, so an error is ignored
-                if let Ok(state) = self.store.log_state(&self.room).await {
+                if let Ok(state) = Box::pin(self.store.log_state(&self.room)).await {
                     self.first_kept = self.first_kept.max(state.first_sequence);
                 }
                 self.looked_at = Some(Instant::now());

@@ -340,7 +340,7 @@ async fn tend(upstream: &Upstream, store: &Store, epoch: i64) -> Infallible {
             }
         }
         if Instant::now() >= check_at {
-            check(upstream, store, epoch).await;
+            Box::pin(check(upstream, store, epoch)).await;
             check_at = Instant::now() + RING_CHECK_INTERVAL;
         }
     }

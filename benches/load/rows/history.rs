@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{
+    self,
     consumer::{AckPolicy, DeliverPolicy, pull},
     stream::Stream,
 };
@@ -63,19 +64,10 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
             None
         };
         native::fill(&context, &client::subject(room), &client::payload(PAYLOAD_BYTES), STORED).await?;
-        let mut publisher = JoinSet::new();
+        let mut publisher = None;
         if let Some(subscription) = &subscription {
             subscription.received(&[0], STORED).await?;
-            let (context, subject, payload) = (context.clone(), client::subject(room), client::payload(PAYLOAD_BYTES));
-            publisher.spawn(async move {
-                let mut pace = time::interval(PAUSE);
-                loop {
-                    pace.tick().await;
-                    if let Err(error) = native::publish(&context, &subject, &payload).await {
-                        return error;
-                    }
-                }
-            });
+            publisher = Some(keep_active(&context, room));
         }
         let mut streams = Vec::new();
         for context in native::connections(&stand.nats, READERS).await? {
@@ -88,11 +80,27 @@ pub(crate) async fn run(scale: Scale) -> Result<Outcome> {
         for limit in [200, 1000] {
             beside_each_other(&mut outcome, &scale, &log, limit).await?;
         }
-        if let Some(ended) = publisher.try_join_next() {
+        if let Some(ended) = publisher.as_mut().and_then(JoinSet::try_join_next) {
             return Err(ended?.context("the room was not active to the end"));
         }
     }
     Ok(outcome)
+}
+
+/// Publishes a message into the room every [`PAUSE`], until the set is dropped. The task ends only with an error.
+pub(crate) fn keep_active(context: &jetstream::Context, room: &str) -> JoinSet<anyhow::Error> {
+    let (context, subject, payload) = (context.clone(), client::subject(room), client::payload(PAYLOAD_BYTES));
+    let mut publisher = JoinSet::new();
+    publisher.spawn(async move {
+        let mut pace = time::interval(PAUSE);
+        loop {
+            pace.tick().await;
+            if let Err(error) = native::publish(&context, &subject, &payload).await {
+                return error;
+            }
+        }
+    });
+    publisher
 }
 
 impl Log<'_> {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use super::{
     fan_out::Publish,
-    history::{fetch, page},
+    history::{fetch, keep_active, page},
 };
 use crate::{
     client::{self, PAYLOAD_BYTES},
@@ -157,6 +157,7 @@ pub(crate) async fn history(scale: Scale) -> Result<Outcome> {
         native::fill(&context, &client::subject(room), &client::payload(PAYLOAD_BYTES), STORED).await?;
     }
     subscription.received(&[0], STORED).await?;
+    let mut publisher = keep_active(&context, "active");
     let mut streams = Vec::new();
     for context in native::connections(&stand.nats, CONNECTIONS).await? {
         streams.push(context.get_stream(client::stream_name("quiet")).await?);
@@ -185,6 +186,9 @@ pub(crate) async fn history(scale: Scale) -> Result<Outcome> {
         Side::new("ephemeral fetch", &stand.direct(), fetches),
     ];
     let [quiet, active, fetches] = in_turns(&scale.rounds(3), sides).await?;
+    if let Some(ended) = publisher.try_join_next() {
+        return Err(ended?.context("the room was not active to the end"));
+    }
     let mut outcome = Outcome::default();
     let what = format!("History of the newest {LIMIT} at {PER_SECOND}/s");
     outcome.spent(&what, &[&quiet, &active, &fetches]);

@@ -5,11 +5,12 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Config;
 use tokio::{sync::watch, time::timeout};
 use tonic::Code;
+use unibus::v1::CreateRoomRequest;
 
 use crate::support::{
-    Client, Nats, Unibus, assert_status, create_room,
+    Client, Cluster, Nats, Unibus, assert_status, create_room,
     cumulative::{Answers, Told, assert_honest, cumulative, cumulatively},
-    eventually, everything, payloads, publish,
+    eventually, everything, payloads, persisted, publish,
     publishing::plain,
 };
 
@@ -99,6 +100,40 @@ async fn what_is_acknowledged_survives_restarts_of_nats_and_the_rest_is_reported
     }
     traffic.more(2000).await;
     let (answers, unknown) = traffic.check(&client).await;
+    assert!(unknown < answers.told.len() / 2, "{unknown} of {} are unknown", answers.told.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_survives_changes_of_the_leader() {
+    // Goal: an acknowledgement holds whatever server leads, and no run is stored twice. Method: a stream of messages to a room
+    // with three copies; its leader steps down four times, and is killed and restarted twice.
+    let mut cluster = Cluster::start().await;
+    let urls = cluster.urls();
+    let unibus = Unibus::configured(|config| {
+        config.nats.url = Some(urls);
+        config.registry_replicas = 3;
+    })
+    .await;
+    let client = unibus.client().await;
+    let lobby = CreateRoomRequest { replicas: 3, ..persisted("lobby") };
+    client.clone().create_room(lobby).await.unwrap();
+    let native = cluster.nodes[0].client().await;
+    let mut traffic = Traffic::start(&client).await;
+    for round in 0..6 {
+        traffic.more(1000).await;
+        let leader = cluster.leader("UNIBUS_lobby").await;
+        if round % 3 == 2 {
+            cluster.nodes[leader].kill9();
+            traffic.more(1000).await;
+            cluster.nodes[leader].restart().await;
+        } else {
+            native.request("$JS.API.STREAM.LEADER.STEPDOWN.UNIBUS_lobby", "".into()).await.unwrap();
+        }
+    }
+    cluster.leader("UNIBUS_lobby").await;
+    traffic.more(5000).await;
+    let (answers, unknown) = traffic.check(&client).await;
+    assert!(matches!(answers.told.last(), Some(Told::Through(Some(_)))), "{:?}", answers.told.last());
     assert!(unknown < answers.told.len() / 2, "{unknown} of {} are unknown", answers.told.len());
 }
 

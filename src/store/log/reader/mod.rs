@@ -154,7 +154,8 @@ impl LogReader {
                 return Ok(());
             }
             let Some(source) = &mut self.source else {
-                match self.begin().await? {
+                // boxed, because an idle reader waits below and would hold the space of this future
+                match Box::pin(self.begin()).await? {
                     Continuation::Reading(source) => self.source = Some(*source),
                     Continuation::Single(raw) => self.singled = Some(raw),
                 }
@@ -238,7 +239,7 @@ impl LogReader {
     /// Waits until the sender of the held message is known, and takes the message.
     async fn release(&mut self) -> Option<Arrival> {
         let (arrival, seal) = self.held.as_mut()?;
-        self.signatures.attribute_surely(&self.room, &mut arrival.message, seal).await;
+        Box::pin(self.signatures.attribute_surely(&self.room, &mut arrival.message, seal)).await;
         self.held.take().map(|(arrival, _)| arrival)
     }
 

@@ -63,6 +63,8 @@
 #[cfg(feature = "server")]
 mod auth;
 #[cfg(feature = "server")]
+mod config_file;
+#[cfg(feature = "server")]
 mod delivery;
 #[cfg(feature = "server")]
 mod domain;
@@ -96,6 +98,7 @@ mod tokens;
 #[cfg(feature = "server")]
 pub use self::{
     auth::{AuthConfig, AuthMode},
+    config_file::{FlagChange, FlagSources},
     error::{Code, Error, Reason, Result, Violation},
     limits::LOG_LINES_MAX,
     nats::{
@@ -109,7 +112,7 @@ pub use self::{
         places::{ConnectionsConfig, KeepaliveConfig},
         tls::files::{ClientAuth, TlsConfig},
     },
-    shutdown::StopSignals,
+    shutdown::{ReloadSignals, StopSignals},
     tokens::TokenCommand,
 };
 

@@ -84,6 +84,9 @@ pub const ERROR_MESSAGE_BYTES_MAX: usize = 512;
 /// Bytes of one value in an error's details.
 pub const ERROR_VALUE_BYTES_MAX: usize = 256;
 
+/// Bytes of the configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Longest duration in a request: 100 years. NATS counts nanoseconds in 64 bits.
 pub const DURATION_MAX: Duration = Duration::from_secs(3_153_600_000);
 /// Shortest `max_age` that the NATS server accepts.

@@ -1,7 +1,8 @@
-//! The `unibus` program: it runs the service or a token command.
+//! The `unibus` program: it runs the service or a command.
 
 use std::{
     convert::Infallible,
+    env,
     io::{self, IsTerminal, Write},
     num::NonZero,
     process::ExitCode,
@@ -10,14 +11,18 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Runtime};
 use tracing::{Metadata, error, info, level_filters::LevelFilter, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-use unibus::{Config, LOG_LINES_MAX, LogFormat, Server, StopSignals, TokenCommand};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+use unibus::{
+    Config, FlagChange, FlagSources, LOG_LINES_MAX, LogFormat, ReloadSignals, Server, StopSignals, TokenCommand,
+};
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
 #[global_allocator]
@@ -37,17 +42,25 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command, config } = Arguments::parse();
-    if let Some(command) = command {
-        return run_command(&command);
+    let parsed = FlagSources::parse(Arguments::command(), env::args_os());
+    let parsed = parsed.and_then(|(sources, matches)| Ok((sources, Arguments::from_arg_matches(&matches)?)));
+    let (sources, Arguments { command, config }) = parsed.unwrap_or_else(|error| error.exit());
+    match command {
+        Some(command) => run_command(&command),
+        None => run_service(config, sources),
     }
+}
+
+fn run_service(config: Config, sources: FlagSources) -> ExitCode {
     match runtime(config.worker_threads) {
-        Ok(runtime) => runtime.block_on(serve(config)),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "the threads of the service cannot be started: {error}");
-            ExitCode::FAILURE
-        }
+        Ok(runtime) => runtime.block_on(serve(config, sources)),
+        Err(error) => no_threads(&error),
     }
+}
+
+fn no_threads(error: &io::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "the threads of the program cannot be started: {error}");
+    ExitCode::FAILURE
 }
 
 /// Starts the runtime. A hand-over between tasks on two threads wakes a core. So fewer threads than cores answer faster,
@@ -58,10 +71,10 @@ fn runtime(worker_threads: Option<u16>) -> io::Result<Runtime> {
     runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-async fn serve(config: Config) -> ExitCode {
-    let (lost, _flush_on_drop) = start_log(config.log_format);
+async fn serve(config: Config, sources: FlagSources) -> ExitCode {
+    let (filter, lost, _flush_on_drop) = start_log(&config);
     let ended = tokio::select! {
-        ended = Box::pin(run(config)) => ended,
+        ended = Box::pin(run(config, sources, filter)) => ended,
         never = log_lost_lines(lost) => match never {},
     };
     match ended {
@@ -103,9 +116,10 @@ fn run_command(command: &TokenCommand) -> ExitCode {
     if done.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, mut sources: FlagSources, filter: LogFilter) -> anyhow::Result<()> {
     raise_limit_of_open_files();
     let mut signals = StopSignals::listen().context("cannot install the signal handlers")?;
+    let mut reloads = ReloadSignals::listen().context("cannot install the signal handlers")?;
     let mut server = tokio::select! {
         server = Server::bind(config) => server.context("cannot start")?,
         signal = signals.next() => {
@@ -113,13 +127,61 @@ async fn run(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    tokio::select! {
-        signal = signals.next() => info!(signal, "the service is stopping; a second signal stops it at once"),
-        () = server.stopped() => anyhow::bail!("the service cannot continue; its log says why"),
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                info!(signal, "the service is stopping; a second signal stops it at once");
+                break;
+            }
+            () = server.stopped() => anyhow::bail!("the service cannot continue; its log says why"),
+            () = reloads.next() => match tokio::task::block_in_place(|| reload(&server, &mut sources, &filter)) {
+                Ok(()) => info!("SIGHUP: the configuration was read again"),
+                Err(error) => error!("SIGHUP: the configuration cannot be used, and nothing has changed: {error:#}"),
+            },
+        }
     }
     tokio::select! {
         stopped = server.shutdown() => stopped.context("not all calls ended before --drain-timeout"),
         signal = signals.next() => anyhow::bail!("stopped at once by a second {signal}"),
+    }
+}
+
+/// Reads the configuration again, and puts in force what may change while the service runs.
+fn reload(server: &Server, sources: &mut FlagSources, filter: &LogFilter) -> anyhow::Result<()> {
+    let read = sources.parse_again().and_then(|(matches, changes)| Ok((service_config(&matches)?, changes)));
+    let (config, changes) = read.map_err(|error| anyhow::anyhow!(in_one_line(&error)))?;
+    let chosen = log_filter(&config);
+    server.reload(config)?;
+    // a filter that hides these lines comes after them, and one that shows them before
+    let is_shown = tracing::enabled!(tracing::Level::INFO);
+    if is_shown {
+        log_changes(&changes);
+    }
+    filter.reload(chosen).context("the filter of the log cannot be replaced")?;
+    if !is_shown {
+        log_changes(&changes);
+    }
+    sources.set_in_force(&changes);
+    Ok(())
+}
+
+fn service_config(matches: &ArgMatches) -> Result<Config, clap::Error> {
+    Arguments::from_arg_matches(matches).map(|arguments| arguments.config)
+}
+
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(|line| line.trim().trim_start_matches("error: ")).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+fn log_changes(changes: &[FlagChange]) {
+    for FlagChange { flag, old, new, needs_restart, .. } in changes {
+        if *needs_restart {
+            warn!(flag, old, new, "a flag has another value, which needs a restart of the service");
+        } else {
+            info!(flag, old, new, "a flag has another value, which is in force");
+        }
     }
 }
 
@@ -132,26 +194,37 @@ fn raise_limit_of_open_files() {
     }
 }
 
+/// Replaces what is logged.
+type LogFilter = reload::Handle<EnvFilter, Registry>;
+
+/// What is logged: `--log`, else `RUST_LOG`, else the default.
+fn log_filter(config: &Config) -> EnvFilter {
+    match &config.log {
+        Some(filter) => EnvFilter::new(filter),
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn")),
+    }
+}
+
 /// Starts the log. The guard writes the remaining lines when it is dropped.
-fn start_log(format: LogFormat) -> (ErrorCounter, WorkerGuard) {
+fn start_log(config: &Config) -> (LogFilter, ErrorCounter, WorkerGuard) {
     // a reader that does not read the log must not stop the service
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX);
     let (writer, guard) = writer.finish(io::stdout());
     let lost = writer.error_counter();
-    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let (chosen, filter) = reload::Layer::new(log_filter(config));
     let log = tracing_subscriber::registry().with(chosen);
     let without_payloads = filter_fn(|line| !shows_payloads(line));
-    match format {
+    match config.log_format {
         LogFormat::Text => {
             let lines = fmt::layer().with_ansi(io::stdout().is_terminal()).with_writer(writer);
             log.with(lines.with_filter(without_payloads)).init();
         }
         LogFormat::Json => log.with(fmt::layer().json().with_writer(writer).with_filter(without_payloads)).init(),
     }
-    (lost, guard)
+    (filter, lost, guard)
 }
 
-/// Whether the NATS client writes whole messages into this line. Such lines are never logged, whatever `RUST_LOG` says.
+/// Whether the NATS client writes whole messages into this line. Such lines are never logged, whatever `--log` says.
 fn shows_payloads(line: &Metadata<'_>) -> bool {
     let most = match line.target() {
         "async_nats::connection" => LevelFilter::DEBUG,

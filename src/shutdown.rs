@@ -1,27 +1,21 @@
-//! The signals that stop the service.
+//! The signals that stop the service, and the signal that makes it read its configuration again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Receives SIGINT, SIGTERM and SIGHUP from the moment it is made. SIGHUP stops the service too: it means that the
-/// terminal was closed. The service does not need SIGHUP as a reload signal, because it follows its changed files by
-/// itself.
+/// Receives SIGINT and SIGTERM from the moment it is made.
 #[derive(Debug)]
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` when the process ignores SIGHUP, as under nohup.
-    hangup: Option<Signal>,
 }
 
 impl StopSignals {
-    /// Replaces the default action of the signals, which is to kill the process. A SIGHUP that the process ignores, as
-    /// under nohup, stays ignored.
+    /// Replaces the default action of the signals, which is to kill the process.
     ///
     /// # Errors
     /// When the operating system refuses to register a handler.
     pub fn listen() -> std::io::Result<Self> {
-        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Waits for the next signal and returns its name.
@@ -32,15 +26,37 @@ impl StopSignals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            () = received(self.hangup.as_mut()) => "SIGHUP",
         }
     }
 }
 
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
+/// Receives SIGHUP from the moment it is made.
+#[derive(Debug)]
+pub struct ReloadSignals {
+    /// `None` when the process ignores SIGHUP, as under nohup.
+    hangup: Option<Signal>,
+}
+
+impl ReloadSignals {
+    /// Replaces the default action of SIGHUP, which is to kill the process. A SIGHUP that the process ignores, as under
+    /// nohup, stays ignored.
+    ///
+    /// # Errors
+    /// When the operating system refuses to register a handler.
+    pub fn listen() -> std::io::Result<Self> {
+        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { hangup })
+    }
+
+    /// Waits for the next SIGHUP; for ever, if the process ignores it. Several at once count as one.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point without losing a signal.
+    pub async fn next(&mut self) {
+        match &mut self.hangup {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -1,9 +1,12 @@
-//! Locking, and values that live for as long as they are used.
+//! Locking, bounds that may change, and values that live for as long as they are used.
 
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Number of keys at which unused keys are removed.
@@ -12,6 +15,27 @@ const UNPRUNED: usize = 1024;
 /// Locks a mutex and ignores poisoning. Only for values that a panic cannot leave half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A bound that may change while it is read; `None`: no bound.
+#[derive(Debug)]
+pub(crate) struct LiveBound(AtomicU64);
+
+impl LiveBound {
+    /// Stands for no bound. No number reaches it.
+    const NONE: u64 = u64::MAX;
+
+    pub(crate) fn new(max: Option<impl Into<u64>>) -> Self {
+        Self(AtomicU64::new(max.map_or(Self::NONE, Into::into)))
+    }
+
+    pub(crate) fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|max| *max != Self::NONE)
+    }
+
+    pub(crate) fn set(&self, max: Option<impl Into<u64>>) {
+        self.0.store(max.map_or(Self::NONE, Into::into), Ordering::Relaxed);
+    }
 }
 
 /// One shared value for each key. A value lives for as long as it is used.

@@ -1,4 +1,4 @@
-//! The valid keys, and the tokens that were verified with them.
+//! The valid keys, the rules for claims, and the tokens that were verified with them.
 
 use std::{
     fmt,
@@ -11,18 +11,22 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::Notify;
 
 use super::{claims::ClaimRules, keys::PublicKey, refused::Refused, token};
-use crate::{domain::Identity, limits::AUTH_TOKENS_MAX};
+use crate::{
+    domain::{Identity, MemberId},
+    limits::AUTH_TOKENS_MAX,
+};
 
-/// Keys, and the tokens that were verified with exactly these keys. Other keys get another set without verified
-/// tokens.
+/// Keys and rules, and the tokens that were verified with exactly these. Other keys or rules get another set without
+/// verified tokens.
 struct Set {
     keys: Vec<Arc<PublicKey>>,
+    rules: Arc<ClaimRules>,
     verified: Cache<[u8; 32], Arc<Identity>>,
 }
 
 impl Set {
-    fn new(keys: Vec<Arc<PublicKey>>) -> Arc<Self> {
-        Arc::new(Self { keys, verified: Cache::new(AUTH_TOKENS_MAX) })
+    fn new(keys: Vec<Arc<PublicKey>>, rules: Arc<ClaimRules>) -> Arc<Self> {
+        Arc::new(Self { keys, rules, verified: Cache::new(AUTH_TOKENS_MAX) })
     }
 }
 
@@ -33,13 +37,29 @@ pub(super) struct Keyring {
 }
 
 impl Keyring {
-    pub(super) fn new(keys: Vec<Arc<PublicKey>>) -> Self {
-        Self { set: RwLock::new(Set::new(keys)), missed: Notify::new() }
+    pub(super) fn new(keys: Vec<Arc<PublicKey>>, rules: ClaimRules) -> Self {
+        Self { set: RwLock::new(Set::new(keys, Arc::new(rules))), missed: Notify::new() }
     }
 
     /// Replaces the keys. Every token is then verified again.
     pub(super) fn replace(&self, keys: Vec<Arc<PublicKey>>) {
-        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Set::new(keys);
+        let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
+        *set = Set::new(keys, Arc::clone(&set.rules));
+    }
+
+    /// Replaces the rules. Every token is then verified again.
+    pub(super) fn replace_rules(&self, rules: ClaimRules) {
+        let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
+        *set = Set::new(set.keys.clone(), Arc::new(rules));
+    }
+
+    fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the id is in the list of administrators.
+    pub(super) fn is_administrator(&self, id: &MemberId) -> bool {
+        self.set().rules.is_administrator(id)
     }
 
     /// Completes when a token names an unknown key. Many such tokens complete it once.
@@ -51,14 +71,14 @@ impl Keyring {
     }
 
     /// Returns the identity of the token. The caller checks whether the token has expired since it was verified.
-    pub(super) fn verified(&self, token: &str, rules: &ClaimRules, now: SystemTime) -> Result<Arc<Identity>, Refused> {
-        let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn verified(&self, token: &str, now: SystemTime) -> Result<Arc<Identity>, Refused> {
+        let set = self.set();
         let mut name = [0; 32];
         name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         if let Some(identity) = set.verified.get(&name) {
             return Ok(identity);
         }
-        let verified = token::verify(token, &set.keys, rules, now);
+        let verified = token::verify(token, &set.keys, &set.rules, now);
         if let Err(Refused::NoKey) = verified {
             self.missed.notify_one();
         }

@@ -132,7 +132,6 @@ pub(crate) struct Auth {
 
 #[derive(Debug)]
 struct Enforced {
-    rules: ClaimRules,
     keys: Arc<Keyring>,
 }
 
@@ -175,14 +174,31 @@ impl Auth {
     async fn enforce(config: &AuthConfig, has_certificates: bool) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
-        if config.leeway > AUTH_LEEWAY_MAX {
-            wrong.add("auth_leeway", format!("must be at most {}s", AUTH_LEEWAY_MAX.as_secs()));
-        }
-        let rules = ClaimRules::new(config, &mut wrong);
-        let sources = Sources::open(config, has_certificates, &mut wrong).await;
+        let rules = rules(config, &mut wrong);
+        let sources = Sources::open(config, rules, has_certificates, &mut wrong).await;
         wrong.finish()?;
-        let enforced = Enforced { rules, keys: sources.keyring() };
+        let enforced = Enforced { keys: sources.keyring() };
         Ok((Self { enforced: Some(Arc::new(enforced)) }, sources))
+    }
+
+    /// Whether callers must authenticate.
+    pub(crate) fn mode(&self) -> AuthMode {
+        if self.enforced.is_some() { AuthMode::Enforce } else { AuthMode::Off }
+    }
+
+    /// Replaces the rules for claims and the administrators by those of `config`. They apply to the next call of every
+    /// caller; an open call keeps the rights with which it began.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` if a rule is wrong. The earlier rules then stay.
+    pub(crate) fn set_rules(&self, config: &AuthConfig) -> Result<()> {
+        let mut wrong = Violations::default();
+        let rules = rules(config, &mut wrong);
+        wrong.finish()?;
+        if let Some(enforced) = &self.enforced {
+            enforced.keys.replace_rules(rules);
+        }
+        Ok(())
     }
 
     /// Returns the caller that sends these headers over a connection with this client certificate. A token takes
@@ -194,7 +210,7 @@ impl Auth {
         let Some(enforced) = &self.enforced else { return Ok(Caller::Anyone) };
         let now = SystemTime::now();
         let identity = match bearer(headers) {
-            Ok(Some(token)) => enforced.keys.verified(token, &enforced.rules, now),
+            Ok(Some(token)) => enforced.keys.verified(token, now),
             Ok(None) => certificate.ok_or(Refused::Nothing).and_then(|certificate| enforced.holder(certificate)),
             Err(refused) => Err(refused),
         };
@@ -209,9 +225,17 @@ impl Auth {
 impl Enforced {
     fn holder(&self, certificate: &ClientCertificate) -> Result<Arc<Identity>, Refused> {
         let id = MemberId::parse("sub", certificate.id.as_str()).map_err(|_| Refused::Subject)?;
-        let administrator = self.rules.is_administrator(&id);
+        let administrator = self.keys.is_administrator(&id);
         Ok(Arc::new(Identity { id, administrator, expires_at: Some(certificate.expires_at) }))
     }
+}
+
+/// The rules for claims. Invalid settings are added to `wrong`.
+fn rules(config: &AuthConfig, wrong: &mut Violations) -> ClaimRules {
+    if config.leeway > AUTH_LEEWAY_MAX {
+        wrong.add("auth_leeway", format!("must be at most {}s", AUTH_LEEWAY_MAX.as_secs()));
+    }
+    ClaimRules::new(config, wrong)
 }
 
 /// Returns the bearer token (RFC 6750, 2.1). Only one header may hold it.

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::{
     AuthConfig,
+    claims::ClaimRules,
     fetch::{self, KeySetUrl},
     jwks,
     keyring::Keyring,
@@ -135,7 +136,12 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Reads every source. Errors are added to `wrong`.
-    pub(super) async fn open(config: &AuthConfig, has_certificates: bool, wrong: &mut Violations) -> Self {
+    pub(super) async fn open(
+        config: &AuthConfig,
+        rules: ClaimRules,
+        has_certificates: bool,
+        wrong: &mut Violations,
+    ) -> Self {
         let mut sources: Vec<_> = config.keys.iter().cloned().map(KeyLocation::Pem).map(KeySource::new).collect();
         match config.jwks.as_deref() {
             None => {}
@@ -175,7 +181,7 @@ impl Sources {
                 wrong.add("auth_keys", problem);
             }
         }
-        let keyring = Arc::new(Keyring::new(keys(&sources)));
+        let keyring = Arc::new(Keyring::new(keys(&sources), rules));
         Self { sources, keyring, refresh: config.jwks_refresh, age_max: config.keys_max_age }
     }
 

@@ -43,13 +43,14 @@ impl Issuer {
         issue::sign(&self.private, &claims).unwrap()
     }
 
-    fn keyring(&self) -> Keyring {
-        Keyring::new(pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect())
+    fn keyring(&self, config: &AuthConfig) -> Keyring {
+        let keys = pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect();
+        Keyring::new(keys, rules(config))
     }
 
     fn auth(&self, config: &AuthConfig) -> Auth {
         crypto::install();
-        let enforced = Enforced { rules: rules(config), keys: Arc::new(self.keyring()) };
+        let enforced = Enforced { keys: Arc::new(self.keyring(config)) };
         Auth { enforced: Some(Arc::new(enforced)) }
     }
 }
@@ -144,15 +145,31 @@ fn the_genuine_token_of_these_tests_lets_its_holder_in() {
 fn a_token_is_verified_once_for_each_set_of_keys() {
     // the identity that is given is the very one of before, until the keys are others
     crypto::install();
-    let (keyring, rules, now) = (ISSUER.keyring(), rules(&without_leeway()), SystemTime::now());
-    let first = keyring.verified(&TOKEN, &rules, now).unwrap();
-    assert!(Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
+    let (keyring, now) = (ISSUER.keyring(&without_leeway()), SystemTime::now());
+    let first = keyring.verified(&TOKEN, now).unwrap();
+    assert!(Arc::ptr_eq(&first, &keyring.verified(&TOKEN, now).unwrap()));
     keyring.replace(pem::parse(ISSUER.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
-    assert!(!Arc::ptr_eq(&first, &keyring.verified(&TOKEN, &rules, now).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &keyring.verified(&TOKEN, now).unwrap()));
     keyring.replace(pem::parse(Issuer::new().public.as_bytes()).unwrap().into_iter().map(Arc::new).collect());
-    assert_eq!(keyring.verified(&TOKEN, &rules, now), Err(Refused::Signature));
+    assert_eq!(keyring.verified(&TOKEN, now), Err(Refused::Signature));
     keyring.replace(Vec::new());
-    assert_eq!(keyring.verified(&TOKEN, &rules, now), Err(Refused::NoKey));
+    assert_eq!(keyring.verified(&TOKEN, now), Err(Refused::NoKey));
+}
+
+#[test]
+fn other_rules_are_in_force_at_once_also_for_a_token_that_was_verified() {
+    // a token in the cache of verified tokens gets its rights from the new rules; wrong rules change nothing
+    let ann = |auth: &Auth| identify(auth, format!("Bearer {}", *TOKEN).as_bytes(), None).unwrap();
+    let auth = ISSUER.auth(&without_leeway());
+    assert!(!ann(&auth).administrator);
+    auth.set_rules(&AuthConfig { admins: vec!["ann".into()], ..without_leeway() }).unwrap();
+    assert!(ann(&auth).administrator);
+    let wrong = AuthConfig { admins: vec!["\u{7}".into()], ..without_leeway() };
+    assert_eq!(auth.set_rules(&wrong).unwrap_err().reason(), Reason::InvalidField);
+    assert!(ann(&auth).administrator);
+    auth.set_rules(&AuthConfig { issuer: Some("another".into()), ..without_leeway() }).unwrap();
+    let refused = identify(&auth, format!("Bearer {}", *TOKEN).as_bytes(), None);
+    assert_eq!(refused.err().map(|error| error.reason()), Some(Reason::Unauthenticated));
 }
 
 #[test]

@@ -143,6 +143,15 @@ impl Rooms {
         }))
     }
 
+    /// Changes the bounds that may change while the service runs: those of subscriptions and of each caller.
+    pub(crate) fn set_bounds(&self, bounds: &RoomsConfig) {
+        let RoomsConfig { max_subscriptions, limits, payload_max: _ } = bounds;
+        self.open_subscriptions.set(*max_subscriptions, limits.subscriptions);
+        self.subscribers.set_max_of_endpoint(limits.durable_subscribers);
+        self.allowances.set(limits);
+        self.stored.set_max(limits.stored_bytes);
+    }
+
     /// Maximum payload of a message, in bytes.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         let configured = usize::try_from(self.settings.config.payload_max).unwrap_or(usize::MAX);

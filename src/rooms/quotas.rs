@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
@@ -29,7 +30,7 @@ use crate::{
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The quotas of each caller.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
 pub struct CallerLimits {
     /// Messages that a caller may publish per second; unset: no bound
     #[arg(long = "limit-publishes", env = "UNIBUS_LIMIT_PUBLISHES", value_name = "COUNT", value_parser = flags::count())]
@@ -99,26 +100,58 @@ impl CallerLimits {
     }
 }
 
-/// The allowances of all callers.
+/// The allowances of all callers. Their bounds may change.
 #[derive(Debug)]
 pub(super) struct Allowances {
-    publishes: Option<Rate>,
-    publish_bytes: Option<Rate>,
-    rooms: Option<u32>,
-    reads: Reads,
+    in_force: ArcSwap<Quotas>,
     /// One lock for each caller that is creating a room.
     creating: PerKey<CallerKey, Mutex<()>>,
 }
 
+/// The bounds, and what callers have used of them.
+#[derive(Debug)]
+struct Quotas {
+    limits: CallerLimits,
+    publishes: Option<Arc<Rate>>,
+    publish_bytes: Option<Arc<Rate>>,
+    reads: Arc<Reads>,
+}
+
+impl Quotas {
+    fn new(limits: CallerLimits) -> Self {
+        let rate = |limit, max: Option<u32>| max.map(|max| Arc::new(Rate::new(limit, max)));
+        Self {
+            publishes: rate(Limit::PublishesOfCaller, limits.publishes),
+            publish_bytes: rate(Limit::PublishBytesOfCaller, limits.publish_bytes),
+            reads: Arc::new(Reads::new(limits.reads, limits.read_bytes)),
+            limits,
+        }
+    }
+
+    /// Returns the quotas with other limits. Where a limit stays, what callers have used of it stays too.
+    fn with(&self, limits: CallerLimits) -> Self {
+        let (old, mut new) = (&self.limits, Self::new(limits));
+        if old.publishes == limits.publishes {
+            new.publishes.clone_from(&self.publishes);
+        }
+        if old.publish_bytes == limits.publish_bytes {
+            new.publish_bytes.clone_from(&self.publish_bytes);
+        }
+        if (old.reads, old.read_bytes) == (limits.reads, limits.read_bytes) {
+            new.reads = Arc::clone(&self.reads);
+        }
+        new
+    }
+}
+
 impl Allowances {
     pub(super) fn new(limits: &CallerLimits) -> Self {
-        Self {
-            publishes: limits.publishes.map(|max| Rate::new(Limit::PublishesOfCaller, max)),
-            publish_bytes: limits.publish_bytes.map(|max| Rate::new(Limit::PublishBytesOfCaller, max)),
-            rooms: limits.rooms,
-            reads: Reads::new(limits.reads, limits.read_bytes),
-            creating: PerKey::default(),
-        }
+        Self { in_force: ArcSwap::from_pointee(Quotas::new(*limits)), creating: PerKey::default() }
+    }
+
+    /// Changes the bounds. Calls that are open keep the bounds on their reads.
+    pub(super) fn set(&self, limits: &CallerLimits) {
+        self.in_force.store(Arc::new(self.in_force.load().with(*limits)));
     }
 
     /// Charges the messages to the caller. A rate that they exceed is not charged.
@@ -127,10 +160,11 @@ impl Allowances {
     /// `RATE_LIMITED` with the time to wait. `LIMIT_REACHED` if the messages exceed a burst.
     pub(super) fn publish(&self, caller: &Caller, messages: usize, bytes: usize) -> Result<()> {
         // a refusal for the bytes has already charged the messages; the rate restores them within a second
-        if let Some(publishes) = &self.publishes {
+        let in_force = self.in_force.load();
+        if let Some(publishes) = &in_force.publishes {
             publishes.take(caller, messages)?;
         }
-        if let Some(publish_bytes) = &self.publish_bytes {
+        if let Some(publish_bytes) = &in_force.publish_bytes {
             publish_bytes.take(caller, bytes)?;
         }
         Ok(())
@@ -138,7 +172,7 @@ impl Allowances {
 
     /// The bounds on the caller's bulk reads.
     pub(super) fn reads(&self, caller: &Caller) -> CallerReads {
-        self.reads.of(caller)
+        self.in_force.load().reads.of(caller)
     }
 
     /// Waits until no other room is being created for this caller, so that each room is counted before the next.
@@ -146,7 +180,7 @@ impl Allowances {
     /// # Cancel safety
     /// May be dropped at any point.
     pub(super) async fn turn_to_create(&self, caller: &Caller) -> Option<OwnedMutexGuard<()>> {
-        self.rooms?;
+        self.in_force.load().limits.rooms?;
         let turn = self.creating.get_or_make(caller.id().cloned(), Mutex::default);
         Some(turn.lock_owned().await)
     }
@@ -156,7 +190,7 @@ impl Allowances {
     /// # Errors
     /// `LIMIT_REACHED`.
     pub(super) fn create(&self, caller: &Caller, count: impl FnOnce(Option<&MemberId>) -> usize) -> Result<()> {
-        let Some(max) = self.rooms else { return Ok(()) };
+        let Some(max) = self.in_force.load().limits.rooms else { return Ok(()) };
         if u32::try_from(count(caller.id())).is_ok_and(|count| count < max) {
             return Ok(());
         }
@@ -171,10 +205,11 @@ impl Allowances {
     /// Removes callers with a full allowance, until `stop`.
     pub(super) async fn forget_idle(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(time::sleep(FORGET_INTERVAL)).await.is_some() {
-            for rate in [&self.publishes, &self.publish_bytes].into_iter().flatten() {
+            let in_force = self.in_force.load_full();
+            for rate in [&in_force.publishes, &in_force.publish_bytes].into_iter().flatten() {
                 rate.forget_idle();
             }
-            self.reads.forget_idle();
+            in_force.reads.forget_idle();
         }
     }
 }

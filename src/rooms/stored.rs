@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Limit, Result},
     limits::{STORED_BYTES_INTERVAL, STORED_OVERHEAD_BYTES},
     store::{Store, registry::known::Registered},
-    sync::lock,
+    sync::{LiveBound, lock},
 };
 
 /// Before a publish is refused, the sizes are read again, unless they were read within this time.
@@ -34,7 +34,7 @@ const CREATORS_UNPRUNED: usize = 10_000;
 /// The bound, and the usage of each creator. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct StoredBytes {
-    max: Option<u64>,
+    max: Arc<LiveBound>,
     creators: Arc<Mutex<HashMap<String, Usage>>>,
     reading: Arc<Mutex<HashSet<String>>>,
 }
@@ -58,7 +58,12 @@ impl Usage {
 
 impl StoredBytes {
     pub(super) fn new(max: Option<u64>) -> Self {
-        Self { max, creators: Arc::default(), reading: Arc::default() }
+        Self { max: Arc::new(LiveBound::new(max)), creators: Arc::default(), reading: Arc::default() }
+    }
+
+    /// Changes the bound.
+    pub(super) fn set_max(&self, max: Option<u64>) {
+        self.max.set(max);
     }
 
     /// Counts messages before they are published to the room.
@@ -72,7 +77,7 @@ impl StoredBytes {
         messages: usize,
         bytes: usize,
     ) -> Result<()> {
-        let Some(max) = self.max else { return Ok(()) };
+        let Some(max) = self.max.get() else { return Ok(()) };
         let room = &registered.room;
         if room.creator.is_empty() || !room.persist {
             return Ok(());

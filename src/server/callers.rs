@@ -12,13 +12,13 @@ use crate::{
     error::{Error, Limit, Result},
     grpc,
     limits::{CALLS_AT_ONCE_PER_CALLER_MAX, REQUEST_STREAMS_PER_CALLER_MAX},
-    sync::PerKey,
+    sync::{LiveBound, PerKey},
 };
 
 #[derive(Debug)]
 pub(super) struct Callers {
-    /// The maximum number of open calls of one caller; `None` without a bound.
-    max: Option<u32>,
+    /// The maximum number of open calls of one caller.
+    max: LiveBound,
     open: PerKey<MemberId, Open>,
 }
 
@@ -54,7 +54,12 @@ pub(super) struct CallerCall {
 
 impl Callers {
     pub(super) fn new(max: Option<u32>) -> Self {
-        Self { max, open: PerKey::default() }
+        Self { max: LiveBound::new(max), open: PerKey::default() }
+    }
+
+    /// Changes the bound. Calls that began without a bound are not counted.
+    pub(super) fn set_max(&self, max: Option<u32>) {
+        self.max.set(max);
     }
 
     /// Counts a call of this caller; `None` when the caller has no id or calls have no bound.
@@ -62,14 +67,14 @@ impl Callers {
     /// # Errors
     /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open calls with a request stream.
     pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<CallerCall>> {
-        let (Some(max), Some(id)) = (self.max, caller.id()) else { return Ok(None) };
+        let (Some(max), Some(id)) = (self.max.get(), caller.id()) else { return Ok(None) };
         let open = self.open.get_or_make(id.clone(), Open::default);
         let has_request_stream = grpc::has_request_stream(path);
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
         let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
         // made before the checks: a refusal drops it, which takes the counts back
         let call = CallerCall { open, has_request_stream };
-        if before >= max {
+        if u64::from(before) >= max {
             return Err(Error::limit_reached(
                 Limit::CallsOfCaller,
                 format!(

@@ -37,7 +37,7 @@ pub(super) fn calls(
     rooms: &Rooms,
     health: &Health,
     auth: Auth,
-    callers: Callers,
+    callers: Arc<Callers>,
 ) -> Result<
     impl Service<
         ::http::Request<tonic::body::Body>,
@@ -61,7 +61,7 @@ pub(super) fn calls(
         .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(AdmissionLayer)
-        .layer(AuthenticationLayer { auth, callers: Arc::new(callers) })
+        .layer(AuthenticationLayer { auth, callers })
         .layer(DeadlineLayer)
         .service(tonic::service::Routes::from(router).prepare()))
 }

@@ -2,9 +2,10 @@
 //!
 //! The doc comments of the fields are the text of `--help`. Each component declares its own flags.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use super::{
     places::{ConnectionsConfig, KeepaliveConfig},
@@ -25,6 +26,10 @@ use crate::{
 #[derive(Clone, Debug, Parser)]
 #[command(name = "unibus", version, max_term_width = 100)]
 pub struct Config {
+    /// TOML file with values of flags. The key of a value is the name of its flag; flags and environment win
+    #[arg(long = "config", env = "UNIBUS_CONFIG", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+
     /// Address and port for gRPC, gRPC-Web and the HTTP history endpoint; port 0 picks a free port
     #[arg(long, env = "UNIBUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
@@ -78,7 +83,12 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
 
-    /// Format of the log lines on standard output; `RUST_LOG` sets what is logged, such as `info` or `unibus=debug`
+    /// What is logged: a level such as `info`, or levels of parts such as `info,unibus=debug`. Unset: what the variable
+    /// `RUST_LOG` says, else `info,async_nats=warn`
+    #[arg(long, env = "UNIBUS_LOG", value_name = "FILTER", value_parser = log_filter)]
+    pub log: Option<String>,
+
+    /// Format of the log lines on standard output
     #[arg(long, env = "UNIBUS_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
@@ -107,6 +117,11 @@ fn not_too_often(interval: Duration) -> Result<Duration, String> {
         return Err(format!("must be at least {HEARTBEAT_INTERVAL_MIN:?}"));
     }
     Ok(interval)
+}
+
+/// Checks what `--log` selects.
+fn log_filter(given: &str) -> Result<String, String> {
+    EnvFilter::builder().parse(given).map(|_| given.to_owned()).map_err(|error| error.to_string())
 }
 
 fn heartbeat_interval(given: &str) -> Result<Duration, String> {
@@ -139,6 +154,7 @@ impl Default for Config {
     /// The configuration of a service without flags. The environment is ignored.
     fn default() -> Self {
         Self {
+            config_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
             auth: AuthConfig::default(),
@@ -152,6 +168,7 @@ impl Default for Config {
             keepalive: KeepaliveConfig::default(),
             heartbeat_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),
+            log: None,
             log_format: LogFormat::Text,
         }
     }

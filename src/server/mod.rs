@@ -17,13 +17,14 @@ mod headers;
 mod intake;
 mod leaving;
 mod listener;
+mod live;
 mod pieces;
 pub(crate) mod places;
 mod refusal;
 mod socket;
 pub(crate) mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::HeaderName;
 use futures_util::FutureExt;
@@ -38,6 +39,7 @@ use self::{
     callers::Callers,
     config::Config,
     discard::Discards,
+    live::Live,
     places::{Bounds, ConnectionsConfig, KeepaliveConfig},
     socket::BoundAddress,
     tls::Tls,
@@ -89,7 +91,7 @@ pub struct Server {
     admin_addr: SocketAddr,
     nats_url: String,
     drain_timeout: Duration,
-    rooms: Rooms,
+    live: Live,
     health: Health,
     serving: AbortOnDropHandle<()>,
     admin: AbortOnDropHandle<()>,
@@ -159,7 +161,8 @@ impl Server {
         let broken = CancellationToken::new();
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
-        let callers = Callers::new(config.rooms.limits.calls);
+        let callers = Arc::new(Callers::new(config.rooms.limits.calls));
+        let live = Live { auth: auth.clone(), callers: Arc::clone(&callers), rooms: rooms.clone() };
         let service = calls::calls(&rooms, &health, auth, callers)?;
         let bounds = Bounds {
             connections: config.connections,
@@ -185,7 +188,7 @@ impl Server {
             admin_addr,
             nats_url: nats_config.url.unwrap_or_default(),
             drain_timeout: config.drain_timeout,
-            rooms,
+            live,
             health,
             serving,
             admin,
@@ -215,6 +218,16 @@ impl Server {
     #[must_use]
     pub fn nats_url(&self) -> &str {
         &self.nats_url
+    }
+
+    /// Puts the fields of `config` in force that may change while the service runs: the rules for tokens and the
+    /// administrators of `auth`, `rooms.max_subscriptions`, and `rooms.limits`. The other fields are ignored. They apply
+    /// to the next call; open calls keep the rights and limits with which they began.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD`, which names the fields with values that their flags refuse. Nothing has changed.
+    pub fn reload(&self, config: Config) -> Result<()> {
+        self.live.reload(config)
     }
 
     /// Completes when the service can no longer serve, because its listener or its NATS client has failed. The log
@@ -247,7 +260,7 @@ impl Server {
         let abort = self.serving.abort_handle();
         let drained = time::timeout(self.drain_timeout, self.serving).await.is_ok();
         abort.abort();
-        if time::timeout(CLEANUP_TIMEOUT, self.rooms.write_back_all()).await.is_err() {
+        if time::timeout(CLEANUP_TIMEOUT, self.live.rooms.write_back_all()).await.is_err() {
             warn!(
                 "not every position of AUTO subscribers was written; their subscriptions will get some messages again"
             );

@@ -2,53 +2,62 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
-    sync::lock,
+    sync::{LiveBound, lock},
 };
 
 /// Bounds on the open subscriptions of this instance: in total and for each caller. Clones share the counts.
 #[derive(Clone, Debug)]
-pub(crate) struct SubscriptionLimit {
-    places: Arc<Semaphore>,
-    max: u32,
-    of_caller: Option<OfCaller>,
-}
+pub(crate) struct SubscriptionLimit(Arc<OpenCounts>);
 
-/// The bound for each caller, and the number of its open subscriptions. Callers without names share one count.
-#[derive(Clone, Debug)]
-struct OfCaller {
-    max: u32,
-    open: Arc<Mutex<HashMap<Option<MemberId>, u32>>>,
+#[derive(Debug)]
+struct OpenCounts {
+    max: LiveBound,
+    open: AtomicU64,
+    max_of_caller: LiveBound,
+    /// Callers without names share one count.
+    of_callers: Mutex<HashMap<Option<MemberId>, u64>>,
 }
 
 /// One open subscription's place. Dropping it releases the place.
 #[derive(Debug)]
 pub(crate) struct SubscriptionPlace {
-    _place: OwnedSemaphorePermit,
-    _of_caller: Option<PlaceOfCaller>,
+    _place: PlaceOfInstance,
+    _of_caller: PlaceOfCaller,
 }
 
 #[derive(Debug)]
+struct PlaceOfInstance(Arc<OpenCounts>);
+
+#[derive(Debug)]
 struct PlaceOfCaller {
-    limit: OfCaller,
+    counts: Arc<OpenCounts>,
     caller: Option<MemberId>,
 }
 
 impl SubscriptionLimit {
     /// Allows `max` subscriptions in total and `max_of_caller` for each caller.
     pub(crate) fn new(max: u32, max_of_caller: Option<u32>) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
-            max,
-            of_caller: max_of_caller.map(|max| OfCaller { max, open: Arc::default() }),
-        }
+        Self(Arc::new(OpenCounts {
+            max: LiveBound::new(Some(max)),
+            open: AtomicU64::default(),
+            max_of_caller: LiveBound::new(max_of_caller),
+            of_callers: Mutex::default(),
+        }))
+    }
+
+    /// Changes the bounds. Open subscriptions beyond the new ones stay open.
+    pub(crate) fn set(&self, max: u32, max_of_caller: Option<u32>) {
+        self.0.max.set(Some(max));
+        self.0.max_of_caller.set(max_of_caller);
     }
 
     /// Takes a place for one subscription.
@@ -56,28 +65,42 @@ impl SubscriptionLimit {
     /// # Errors
     /// `LIMIT_REACHED` when all places are taken, or all places of this caller.
     pub(crate) fn take(&self, caller: &Caller) -> Result<SubscriptionPlace> {
-        let of_caller = self.of_caller.as_ref().map(|limit| limit.take(caller)).transpose()?;
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let max = self.max;
-            Error::limit_reached(
+        let of_caller = PlaceOfCaller::take(&self.0, caller)?;
+        let place = PlaceOfInstance::take(&self.0)?;
+        Ok(SubscriptionPlace { _place: place, _of_caller: of_caller })
+    }
+}
+
+impl PlaceOfInstance {
+    fn take(counts: &Arc<OpenCounts>) -> Result<Self> {
+        let before = counts.open.fetch_add(1, Ordering::AcqRel);
+        // made before the check: a refusal drops it, which takes the count back
+        let place = Self(Arc::clone(counts));
+        match counts.max.get() {
+            Some(max) if before >= max => Err(Error::limit_reached(
                 Limit::Subscriptions,
                 format!(
                     "this instance has as many open subscriptions as --max-subscriptions allows ({max}); \
                      use another instance, or raise the flag"
                 ),
-            )
-        })?;
-        Ok(SubscriptionPlace { _place: place, _of_caller: of_caller })
+            )),
+            _ => Ok(place),
+        }
     }
 }
 
-impl OfCaller {
-    fn take(&self, caller: &Caller) -> Result<PlaceOfCaller> {
+impl Drop for PlaceOfInstance {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl PlaceOfCaller {
+    fn take(counts: &Arc<OpenCounts>, caller: &Caller) -> Result<Self> {
         let caller = caller.id().cloned();
-        let mut all = self.open();
-        let open = all.entry(caller.clone()).or_insert(0);
-        if *open >= self.max {
-            let max = self.max;
+        let max = counts.max_of_caller.get().unwrap_or(u64::MAX);
+        let mut all = lock(&counts.of_callers);
+        if all.get(&caller).is_some_and(|open| *open >= max) {
             return Err(Error::limit_reached(
                 Limit::SubscriptionsOfCaller,
                 format!(
@@ -86,19 +109,14 @@ impl OfCaller {
                 ),
             ));
         }
-        *open += 1;
-        drop(all);
-        Ok(PlaceOfCaller { limit: self.clone(), caller })
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<Option<MemberId>, u32>> {
-        lock(&self.open)
+        *all.entry(caller.clone()).or_insert(0) += 1;
+        Ok(Self { counts: Arc::clone(counts), caller })
     }
 }
 
 impl Drop for PlaceOfCaller {
     fn drop(&mut self) {
-        let mut all = self.limit.open();
+        let mut all = lock(&self.counts.of_callers);
         if let Some(open) = all.get_mut(&self.caller) {
             *open -= 1;
             if *open == 0 {

@@ -9,13 +9,13 @@ use crate::{
     domain::{MemberId, RoomId},
     error::{Error, Limit, Result},
     store::{registry::Registry, subscribers::holders::Holding},
-    sync::lock,
+    sync::{LiveBound, lock},
 };
 
 /// The durable subscribers of each endpoint, by their keys in the bucket.
 #[derive(Debug)]
 pub(super) struct EndpointSubscribers {
-    max: Option<u32>,
+    max: LiveBound,
     known: Mutex<EndpointIndex>,
 }
 
@@ -27,9 +27,14 @@ struct EndpointIndex {
 }
 
 impl EndpointSubscribers {
-    /// Allows `max` durable subscribers for each endpoint. Without a bound nothing is counted.
+    /// Allows `max` durable subscribers for each endpoint.
     pub(super) fn new(max: Option<u32>) -> Self {
-        Self { max, known: Mutex::default() }
+        Self { max: LiveBound::new(max), known: Mutex::default() }
+    }
+
+    /// Changes the bound. Subscribers beyond the new one stay.
+    pub(super) fn set_max(&self, max: Option<u32>) {
+        self.max.set(max);
     }
 
     /// Checks that the endpoint may bind one more subscriber.
@@ -37,7 +42,7 @@ impl EndpointSubscribers {
     /// # Errors
     /// `LIMIT_REACHED`.
     pub(super) fn check(&self, endpoint: Option<&MemberId>, registry: &Registry) -> Result<()> {
-        let (Some(max), Some(endpoint)) = (self.max, endpoint) else { return Ok(()) };
+        let (Some(max), Some(endpoint)) = (self.max.get(), endpoint) else { return Ok(()) };
         let mut known = self.known();
         let EndpointIndex { endpoints, subscribers } = &mut *known;
         let Some(own) = subscribers.get_mut(endpoint) else { return Ok(()) };
@@ -48,7 +53,7 @@ impl EndpointSubscribers {
             }
             exists
         });
-        if u32::try_from(own.len()).is_ok_and(|count| count < max) {
+        if u64::try_from(own.len()).is_ok_and(|count| count < max) {
             return Ok(());
         }
         Err(Error::limit_reached(
@@ -62,9 +67,6 @@ impl EndpointSubscribers {
 
     /// Records a subscriber.
     pub(super) fn add(&self, holding: &Holding) {
-        if self.max.is_none() {
-            return;
-        }
         let (key, subscriber) = (holding.key(), &holding.subscriber);
         let mut known = self.known();
         known.remove(&key);
@@ -76,9 +78,7 @@ impl EndpointSubscribers {
 
     /// Removes the subscriber with this key.
     pub(super) fn remove(&self, key: &str) {
-        if self.max.is_some() {
-            self.known().remove(key);
-        }
+        self.known().remove(key);
     }
 
     /// Clears the counts. The watch reports every existing entry again.

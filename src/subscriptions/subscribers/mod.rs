@@ -78,6 +78,11 @@ impl Subscribers {
         }
     }
 
+    /// Changes the bound on the durable subscribers of each endpoint.
+    pub(crate) fn set_max_of_endpoint(&self, max: Option<u32>) {
+        self.endpoints.set_max(max);
+    }
+
     /// Finds the subscriber with this id. Does not ask NATS if the subscriber has an open subscription on this
     /// instance.
     pub(crate) async fn find(

@@ -1,6 +1,7 @@
 //! The documents, the contract and the map of the code are true.
 
 mod architecture;
+mod config_file;
 mod contract;
 mod names;
 mod pages;

@@ -41,7 +41,7 @@ const INTERNAL_LIMITS: &[&str] = &[
 
 /// Compares what a document has between `<!-- name -->` and `<!-- end -->`, or writes it.
 #[track_caller]
-fn assert_marked(document: &str, name: &str, expected: &str) {
+pub(super) fn assert_marked(document: &str, name: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = fs::read_to_string(&path).expect("a document");
     let mark = format!("<!-- {name} -->\n");

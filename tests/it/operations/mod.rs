@@ -1,6 +1,8 @@
 //! What operators see: health, metrics, logs, and how the program stops.
 
 mod canaries;
+mod config;
 mod endpoints;
 mod log;
+mod reload;
 mod stop;

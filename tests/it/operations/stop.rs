@@ -34,8 +34,8 @@ const SOON: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_calls_that_wait_for_nothing_do_not_delay_the_stop() {
     // Goal: a planned stop is quick. Method: idle subscriptions of a persisted and an ephemeral room and health watches are
-    // open; SIGTERM, SIGINT and SIGHUP; the process ends with 0 long before the drain timeout, and every call with a status.
-    for stop in [Process::terminate, Process::interrupt, Process::hang_up] {
+    // open; SIGTERM and SIGINT; the process ends with 0 long before the drain timeout, and every call with a status.
+    for stop in [Process::terminate, Process::interrupt] {
         stops_quickly(stop).await;
     }
 }
@@ -216,7 +216,7 @@ async fn a_process_that_was_told_to_outlive_its_terminal_does() {
 async fn a_stop_before_the_service_has_started_is_no_failure() {
     // Goal: whoever takes a deployment back sees no error. Method: no NATS server listens; while the program waits for one, each
     // of the signals; it ends with 0 at once, without an error in its log.
-    for stop in [Process::terminate, Process::interrupt, Process::hang_up] {
+    for stop in [Process::terminate, Process::interrupt] {
         let url = format!("nats://127.0.0.1:{}", free_port());
         let mut process = Process::spawn(&["--nats-url", &url]);
         eventually(SOON, async || {

@@ -57,7 +57,7 @@ impl Process {
     }
 
     fn run(args: &[&str], data_dir: Option<TempDir>, rust_log: Option<&str>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_unibus"));
+        let mut command = program();
         if let Some(filter) = rust_log {
             command.env("RUST_LOG", filter);
         }
@@ -147,14 +147,9 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running process");
     }
 
-    /// Tells the process that its terminal is gone (SIGHUP). Where the tests themselves ignore that, as under nohup, the process
-    /// does too, and is asked to end with SIGTERM.
+    /// Asks the process to read its configuration again (SIGHUP).
     pub(crate) fn hang_up(&self) {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-        let signal = if ignored & 1 == 0 { Signal::HUP } else { Signal::TERM };
-        kill_process(Pid::from_child(&self.child), signal).expect("a running process");
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a running process");
     }
 
     /// Bytes of memory that the process has in use now.
@@ -180,6 +175,20 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
     }
+}
+
+/// The binary. Where the tests ignore SIGHUP, as under nohup, it does not inherit that.
+fn program() -> Command {
+    let binary = env!("CARGO_BIN_EXE_unibus");
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    if ignored & 1 == 0 {
+        return Command::new(binary);
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", binary]);
+    command
 }
 
 fn collect(output: impl Read, sink: &Mutex<Vec<String>>) {

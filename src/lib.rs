@@ -63,6 +63,8 @@
 #[cfg(feature = "server")]
 mod auth;
 #[cfg(feature = "server")]
+mod check;
+#[cfg(feature = "server")]
 mod config_file;
 #[cfg(feature = "server")]
 mod delivery;
@@ -98,6 +100,7 @@ mod tokens;
 #[cfg(feature = "server")]
 pub use self::{
     auth::{AuthConfig, AuthMode},
+    check::CheckCommand,
     config_file::{FlagChange, FlagSources},
     error::{Code, Error, Reason, Result, Violation},
     limits::LOG_LINES_MAX,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Runtime};
@@ -21,7 +21,8 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 use unibus::{
-    Config, FlagChange, FlagSources, LOG_LINES_MAX, LogFormat, ReloadSignals, Server, StopSignals, TokenCommand,
+    CheckCommand, Config, FlagChange, FlagSources, LOG_LINES_MAX, LogFormat, ReloadSignals, Server, StopSignals,
+    TokenCommand,
 };
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
@@ -36,9 +37,16 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 #[command(name = "unibus", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<TokenCommand>,
+    command: Option<ProgramCommand>,
     #[command(flatten)]
     config: Config,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProgramCommand {
+    #[command(flatten)]
+    Token(TokenCommand),
+    Check(Box<CheckCommand>),
 }
 
 fn main() -> ExitCode {
@@ -46,7 +54,8 @@ fn main() -> ExitCode {
     let parsed = parsed.and_then(|(sources, matches)| Ok((sources, Arguments::from_arg_matches(&matches)?)));
     let (sources, Arguments { command, config }) = parsed.unwrap_or_else(|error| error.exit());
     match command {
-        Some(command) => run_command(&command),
+        Some(ProgramCommand::Token(command)) => run_command(&command),
+        Some(ProgramCommand::Check(command)) => run_check(*command),
         None => run_service(config, sources),
     }
 }
@@ -56,6 +65,20 @@ fn run_service(config: Config, sources: FlagSources) -> ExitCode {
         Ok(runtime) => runtime.block_on(serve(config, sources)),
         Err(error) => no_threads(&error),
     }
+}
+
+/// Checks the configuration. Standard output gets the findings.
+fn run_check(command: CheckCommand) -> ExitCode {
+    let runtime = match runtime(None) {
+        Ok(runtime) => runtime,
+        Err(error) => return no_threads(&error),
+    };
+    raise_limit_of_open_files();
+    let report = runtime.block_on(command.run());
+    let written = io::stdout().write_all(report.text(io::stdout().is_terminal()).as_bytes());
+    // a disk that hangs must not keep the program
+    runtime.shutdown_background();
+    if report.has_failed() || written.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn no_threads(error: &io::Error) -> ExitCode {

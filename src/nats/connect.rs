@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use clap::{Args, ValueEnum};
 use percent_encoding::percent_decode_str;
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tracing::{debug, info, warn};
 
 use super::version::{VERSION_MIN, VERSION_TRUSTED, Version};
@@ -143,11 +146,24 @@ pub(super) async fn connect(
     name: &str,
     deadline: time::Instant,
 ) -> Result<(Client, watch::Receiver<u64>)> {
+    let (client, connections) = connect_unchecked(config, name, deadline, None).await?;
+    check_version(&client.server_info().version)?;
+    Ok((client, connections))
+}
+
+/// As [`connect`], to a server of any version. `refusals` gets what the server refuses, such as a publish without
+/// permission; what it has no space for is lost.
+pub(super) async fn connect_unchecked(
+    config: &NatsConfig,
+    name: &str,
+    deadline: time::Instant,
+    refusals: Option<mpsc::Sender<String>>,
+) -> Result<(Client, watch::Receiver<u64>)> {
     let (counter, connections) = watch::channel(0);
     let mut delay = Duration::from_millis(50);
     let (addresses, url_credentials) = addresses(config.url.as_deref().unwrap_or_default())?;
     let client = loop {
-        let options = options(config, name, url_credentials.as_ref(), counter.clone()).await?;
+        let options = options(config, name, url_credentials.as_ref(), counter.clone(), refusals.clone()).await?;
         let error = match options.connect(addresses.as_slice()).await {
             Ok(client) => break client,
             Err(error) => error,
@@ -166,7 +182,6 @@ pub(super) async fn connect(
         time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(1));
     };
-    check_version(&client.server_info().version)?;
     Ok((client, connections))
 }
 
@@ -194,11 +209,11 @@ fn refusal(error: &ConnectError) -> Option<&'static str> {
     }
 }
 
-type UserAndPassword = (String, String);
+pub(super) type UserAndPassword = (String, String);
 
 /// The addresses without user and password, and the user and password separately. async-nats would ignore them in the
 /// addresses, and log them.
-fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
+pub(super) fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPassword>)> {
     let malformed = || Error::field("nats_url", "must be a list of NATS URLs, such as nats://a:4222,nats://b:4222");
     let mut credentials = None;
     let mut addresses = Vec::new();
@@ -221,6 +236,7 @@ async fn options(
     name: &str,
     url_credentials: Option<&UserAndPassword>,
     counter: watch::Sender<u64>,
+    refusals: Option<mpsc::Sender<String>>,
 ) -> Result<ConnectOptions> {
     let connection = name.to_owned();
     let mut options = ConnectOptions::new()
@@ -236,6 +252,10 @@ async fn options(
         })
         .event_callback(move |event| {
             let (counter, connection) = (counter.clone(), connection.clone());
+            if let (Some(refusals), Event::ServerError(ServerError::Other(refusal))) = (&refusals, &event) {
+                // a full channel loses it, as documented
+                drop(refusals.try_send(refusal.clone()));
+            }
             async move {
                 match event {
                     Event::Connected => counter.send_modify(|count| *count += 1),
@@ -278,9 +298,7 @@ fn unreadable(field: &str, error: std::io::Error) -> Error {
 }
 
 fn check_version(version: &str) -> Result<()> {
-    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse().ok());
-    let mut next = || numbers.next().unwrap_or(0);
-    let found = Version { major: next(), minor: next(), patch: next() };
+    let found = Version::of_server(version);
     if found < VERSION_MIN {
         return Err(Error::new(
             Reason::Internal,

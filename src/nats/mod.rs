@@ -11,9 +11,10 @@ pub(crate) mod embedded;
 pub(crate) mod error;
 pub(crate) mod links;
 pub(crate) mod listening;
+pub(crate) mod probe;
 pub(crate) mod reserve;
 pub(crate) mod storage_gate;
-mod version;
+pub(crate) mod version;
 
 use std::{sync::Arc, time::Duration};
 

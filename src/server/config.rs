@@ -134,7 +134,7 @@ impl Config {
     ///
     /// # Errors
     /// `INVALID_FIELD`, which names every field with a value that its flag refuses. A program may have set it.
-    pub(super) fn checked(mut self) -> Result<Self> {
+    pub(crate) fn checked(mut self) -> Result<Self> {
         let mut wrong = Violations::default();
         self.auth.check(&mut wrong);
         flags::check("registry_replicas", checked_replicas(self.registry_replicas), &mut wrong);

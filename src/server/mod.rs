@@ -21,7 +21,7 @@ mod live;
 mod pieces;
 pub(crate) mod places;
 mod refusal;
-mod socket;
+pub(crate) mod socket;
 pub(crate) mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -294,11 +294,16 @@ async fn reachable(config: NatsConfig, embedded: EmbeddedNatsConfig) -> Result<(
     Ok((config.embedded(embedded.url()), Some(embedded)))
 }
 
-/// Warns when the process may open fewer files than `--max-connections` needs: each connection is a file descriptor.
-fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
+/// The file descriptors that the process needs, and how many it may open. `None`: any number.
+pub(crate) fn descriptors(connections_max: u32, tls: bool) -> (u64, Option<u64>) {
     let handshakes = if tls { TLS_HANDSHAKES_MAX } else { 0 };
     let needed = u64::from(connections_max) + (EXCESS_CONNECTIONS_MAX + handshakes) as u64 + OTHER_DESCRIPTORS;
-    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    (needed, rustix::process::getrlimit(rustix::process::Resource::Nofile).current)
+}
+
+/// Warns when the process may open fewer files than `--max-connections` needs: each connection is a file descriptor.
+fn warn_of_few_descriptors(connections_max: u32, tls: bool) {
+    let (needed, allowed) = descriptors(connections_max, tls);
     if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
         warn!(
             allowed,

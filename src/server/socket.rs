@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// An address that is bound and not listened on yet. Until the service can answer, clients are refused at once and can
 /// use another instance.
-pub(super) struct BoundAddress {
+pub(crate) struct BoundAddress {
     field: &'static str,
     socket: TcpSocket,
 }
@@ -17,7 +17,7 @@ impl BoundAddress {
     /// Maximum number of connections that wait to be accepted.
     const BACKLOG: u32 = 1024;
 
-    pub(super) fn new(field: &'static str, address: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(field: &'static str, address: SocketAddr) -> Result<Self> {
         let bound = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             // like `TcpListener::bind`: the port is free again as soon as the earlier process has ended

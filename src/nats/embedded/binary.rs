@@ -32,11 +32,7 @@ fn parse(line: &str) -> Option<Version> {
 /// The binary to run: `given`, else the one in the environment, else the first on the `PATH`. Checks that its version
 /// is supported.
 pub(super) async fn find(given: Option<PathBuf>) -> Result<PathBuf, EmbeddedError> {
-    let binary = choose(given, std::env::var_os(BINARY_ENV));
-    let found = version(&binary).await?;
-    if found < VERSION_MIN {
-        return Err(EmbeddedError::BinaryTooOld { binary, found });
-    }
+    let (binary, found) = find_version(given).await?;
     if found < VERSION_TRUSTED {
         tracing::warn!(
             binary = %binary.display(),
@@ -47,6 +43,16 @@ pub(super) async fn find(given: Option<PathBuf>) -> Result<PathBuf, EmbeddedErro
         tracing::debug!(binary = %binary.display(), %found, "found nats-server");
     }
     Ok(binary)
+}
+
+/// As [`find`], with the version of the binary.
+pub(super) async fn find_version(given: Option<PathBuf>) -> Result<(PathBuf, Version), EmbeddedError> {
+    let binary = choose(given, std::env::var_os(BINARY_ENV));
+    let found = version(&binary).await?;
+    if found < VERSION_MIN {
+        return Err(EmbeddedError::BinaryTooOld { binary, found });
+    }
+    Ok((binary, found))
 }
 
 fn choose(given: Option<PathBuf>, environment: Option<OsString>) -> PathBuf {

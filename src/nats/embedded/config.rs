@@ -67,7 +67,7 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// Refuses a directory that other users can change. They could insert their own messages, keys or members.
-fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
+pub(super) fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
     const OTHERS_WRITE: u32 = 0o022;
     const ALL_WRITE: u32 = 0o002;
     /// In a directory with this bit, only the owner of a file may rename it.
@@ -96,6 +96,9 @@ fn check_safe(path: &Path) -> Result<(), EmbeddedError> {
     Ok(())
 }
 
+/// The file in a data directory that its user locks.
+pub(super) const LOCK: &str = "lock";
+
 /// A data directory that this process has locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataDir {
@@ -120,7 +123,7 @@ impl DataDir {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(path.join("lock"))
+            .open(path.join(LOCK))
             .map_err(in_dir)?;
         match lock.try_lock() {
             Ok(()) => Ok(Arc::new(Self { path, _lock: lock })),

@@ -4,7 +4,8 @@
 //! even if there is space. So publishes are refused before the disk is full.
 
 use std::{
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -53,10 +54,7 @@ impl Disk {
         {
             return is_low;
         }
-        let is_low = statvfs(&self.0.path).is_ok_and(|disk| {
-            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-            bytes(disk.f_bavail) < reserve(bytes(disk.f_blocks))
-        });
+        let is_low = space(&self.0.path).is_ok_and(|disk| disk.free < disk.reserve);
         let was_low = checked.replace((Instant::now(), is_low)).is_some_and(|(_, was_low)| was_low);
         let data_dir = self.0.path.display();
         match (was_low, is_low) {
@@ -96,6 +94,23 @@ impl Disk {
             time::sleep(SPACE_INTERVAL).await;
         }
     }
+}
+
+/// The space of a disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskSpace {
+    pub free: u64,
+    pub size: u64,
+    /// With less free space, publishes are refused.
+    pub reserve: u64,
+}
+
+/// The space of the disk that `path` is on.
+pub(super) fn space(path: &Path) -> io::Result<DiskSpace> {
+    let disk = statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    let size = bytes(disk.f_blocks);
+    Ok(DiskSpace { free: bytes(disk.f_bavail), size, reserve: reserve(size) })
 }
 
 /// The reserve on a disk of `size` bytes.

@@ -23,6 +23,7 @@ mod binary;
 mod config;
 pub(crate) mod disk;
 mod error;
+pub(crate) mod inspect;
 mod log;
 mod process;
 mod ready;

@@ -28,6 +28,23 @@ fn name(certificate: &X509Certificate<'_>) -> Option<String> {
     uri.or(dns).or_else(common).map(str::to_owned)
 }
 
+/// A certificate in a file, and when it is valid.
+#[derive(Debug)]
+pub(crate) struct CertificateDates {
+    /// The distinguished name of its holder.
+    pub subject: String,
+    pub begins: SystemTime,
+    pub ends: SystemTime,
+}
+
+/// When a certificate is valid. `None` if it cannot be parsed.
+pub(super) fn dates(der: &[u8]) -> Option<CertificateDates> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let begins = u64::try_from(certificate.validity().not_before.timestamp()).unwrap_or_default();
+    let begins = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(begins))?;
+    Some(CertificateDates { subject: certificate.subject().to_string(), begins, ends: end(&certificate)? })
+}
+
 fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))

@@ -105,9 +105,9 @@ impl TlsInUse {
 /// The contents of the files at one time.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    client_ca: Option<Vec<u8>>,
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    pub client_ca: Option<Vec<u8>>,
 }
 
 // written by hand, so that no log contains the key
@@ -181,14 +181,14 @@ impl TlsFiles {
     }
 }
 
-async fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
+pub(super) async fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
     tokio::fs::read(path).await.map_err(|error| {
         Error::field(field, format!("the file {} cannot be read: {error}", path.display())).because(error)
     })
 }
 
 /// All certificates of a PEM file; at least one.
-fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(field: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),

@@ -5,6 +5,7 @@
 mod certificate;
 pub(crate) mod files;
 pub(crate) mod handshake;
+pub(crate) mod inspect;
 
 use std::{sync::Arc, time::Duration};
 

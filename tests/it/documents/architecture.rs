@@ -12,7 +12,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Modules of `src/`, each with those of the other modules that it may name.
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
-    ("lib", &["auth", "config_file", "error", "limits", "nats", "rooms", "server", "shutdown", "tokens"]),
+    ("lib", &["auth", "check", "config_file", "error", "limits", "nats", "rooms", "server", "shutdown", "tokens"]),
     ("main", &[]),
     (
         "server",
@@ -36,6 +36,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("http", &["rooms", "store", "domain", "error", "limits"]),
     ("auth", &["domain", "error", "flags", "limits"]),
     ("tokens", &["auth", "domain", "error"]),
+    ("check", &["auth", "error", "limits", "nats", "server"]),
     ("config_file", &["limits"]),
     ("rooms", &["subscriptions", "delivery", "store", "domain", "error", "flags", "limits", "sync"]),
     ("subscriptions", &["delivery", "store", "domain", "error", "limits", "sync"]),
@@ -59,7 +60,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
     // the flags of a component stand beside it
-    ("clap", &["auth", "config_file", "flags", "main", "nats", "rooms", "server", "tokens"]),
+    ("clap", &["auth", "check", "config_file", "flags", "main", "nats", "rooms", "server", "tokens"]),
     ("toml", &["config_file"]),
 ];
 

@@ -191,6 +191,7 @@ const OTHER_FLAGS: &[&str] = &[
     "episode-seed",
     "setup",
     "help",
+    "json",
     "version",
 ];
 

@@ -1,6 +1,7 @@
 //! What operators see: health, metrics, logs, and how the program stops.
 
 mod canaries;
+mod check;
 mod config;
 mod endpoints;
 mod log;

@@ -112,6 +112,7 @@ pub use self::{
     server::{
         Server,
         config::{Config, LogFormat},
+        cors::CorsConfig,
         places::{ConnectionsConfig, KeepaliveConfig},
         tls::files::{ClientAuth, TlsConfig},
     },

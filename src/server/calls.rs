@@ -18,6 +18,7 @@ use super::{
     admission::AdmissionLayer,
     authentication::AuthenticationLayer,
     callers::Callers,
+    cors::CrossOriginLayer,
     deadline::DeadlineLayer,
     intake::IntakeLayer,
     pieces,
@@ -38,6 +39,7 @@ pub(super) fn calls(
     health: &Health,
     auth: Auth,
     callers: Arc<Callers>,
+    cross_origin: CrossOriginLayer,
 ) -> Result<
     impl Service<
         ::http::Request<tonic::body::Body>,
@@ -60,6 +62,7 @@ pub(super) fn calls(
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(TraceLayer::new_for_grpc().make_span_with(span).on_request(()).on_failure(()))
         .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(cross_origin)
         .layer(AdmissionLayer)
         .layer(AuthenticationLayer { auth, callers })
         .layer(DeadlineLayer)

@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
+    cors::CorsConfig,
     places::{ConnectionsConfig, KeepaliveConfig},
     tls::files::TlsConfig,
 };
@@ -45,6 +46,10 @@ pub struct Config {
     /// The TLS of the main port
     #[command(flatten)]
     pub tls: TlsConfig,
+
+    /// The web pages that may call the service
+    #[command(flatten)]
+    pub cors: CorsConfig,
 
     /// The NATS servers, and the credentials for them
     #[command(flatten)]
@@ -137,6 +142,7 @@ impl Config {
     pub(crate) fn checked(mut self) -> Result<Self> {
         let mut wrong = Violations::default();
         self.auth.check(&mut wrong);
+        self.cors.check(&mut wrong);
         flags::check("registry_replicas", checked_replicas(self.registry_replicas), &mut wrong);
         self.connections.check(&mut wrong);
         self.rooms.check(&mut wrong);
@@ -159,6 +165,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),
+            cors: CorsConfig::default(),
             nats: NatsConfig::default(),
             registry_replicas: 1,
             embedded: EmbeddedNatsConfig::default(),

@@ -10,6 +10,7 @@ mod client_socket;
 mod coalesce;
 pub(crate) mod config;
 mod connections;
+pub(crate) mod cors;
 mod deadline;
 mod discard;
 mod frames;
@@ -38,6 +39,7 @@ use tracing::{error, info, warn};
 use self::{
     callers::Callers,
     config::Config,
+    cors::CrossOriginLayer,
     discard::Discards,
     live::Live,
     places::{Bounds, ConnectionsConfig, KeepaliveConfig},
@@ -163,7 +165,7 @@ impl Server {
 
         let callers = Arc::new(Callers::new(config.rooms.limits.calls));
         let live = Live { auth: auth.clone(), callers: Arc::clone(&callers), rooms: rooms.clone() };
-        let service = calls::calls(&rooms, &health, auth, callers)?;
+        let service = calls::calls(&rooms, &health, auth, callers, CrossOriginLayer::new(&config.cors, &[]))?;
         let bounds = Bounds {
             connections: config.connections,
             excess_max: EXCESS_CONNECTIONS_MAX,

@@ -10,6 +10,7 @@
 mod abuse;
 mod access;
 mod auth;
+mod browsers;
 mod consume;
 mod documents;
 mod durable;

@@ -1,4 +1,6 @@
-//! The `unibus` program: it runs the service or a command.
+//! The `unibus` program: it runs the service, or a command.
+
+mod cli;
 
 use std::{
     convert::Infallible,
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use self::cli::ClientCommand;
 use anyhow::Context;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mimalloc::MiMalloc;
@@ -42,21 +45,57 @@ struct Arguments {
     config: Config,
 }
 
+/// Rooms over gRPC on NATS JetStream.
+///
+/// `unibus` without a command runs the service, as `unibus serve` does.
+#[derive(Debug, Parser)]
+#[command(name = "unibus", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: ProgramCommand,
+}
+
 #[derive(Debug, Subcommand)]
 enum ProgramCommand {
+    /// Run the service
+    ///
+    /// Without --nats-url the service runs its embedded nats-server, on loopback, with its data under --data-dir.
+    Serve(Box<Config>),
+    Check(Box<CheckCommand>),
     #[command(flatten)]
     Token(TokenCommand),
-    Check(Box<CheckCommand>),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+impl ProgramCommand {
+    /// Parses the command line. The flags of the service and their variables are only read if the service is to run, so
+    /// that a variable with a wrong value does not stop the other commands.
+    fn parse() -> (Self, FlagSources) {
+        // a command is always the first argument
+        let names_command = env::args_os().nth(1).is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
+        if names_command {
+            let (CommandLine { command }, sources) = parsed();
+            return (command, sources);
+        }
+        let (Arguments { command, config }, sources) = parsed();
+        (command.unwrap_or_else(|| Self::Serve(Box::new(config))), sources)
+    }
+}
+
+/// The arguments of the program, with the values of the configuration file.
+fn parsed<A: CommandFactory + FromArgMatches>() -> (A, FlagSources) {
+    let parsed = FlagSources::parse(A::command(), env::args_os());
+    let parsed = parsed.and_then(|(sources, matches)| Ok((A::from_arg_matches(&matches)?, sources)));
+    parsed.unwrap_or_else(|error| error.exit())
 }
 
 fn main() -> ExitCode {
-    let parsed = FlagSources::parse(Arguments::command(), env::args_os());
-    let parsed = parsed.and_then(|(sources, matches)| Ok((sources, Arguments::from_arg_matches(&matches)?)));
-    let (sources, Arguments { command, config }) = parsed.unwrap_or_else(|error| error.exit());
-    match command {
-        Some(ProgramCommand::Token(command)) => run_command(&command),
-        Some(ProgramCommand::Check(command)) => run_check(*command),
-        None => run_service(config, sources),
+    match ProgramCommand::parse() {
+        (ProgramCommand::Serve(config), sources) => run_service(*config, sources),
+        (ProgramCommand::Check(command), _) => run_check(*command),
+        (ProgramCommand::Token(command), _) => run_token_command(&command),
+        (ProgramCommand::Client(command), _) => cli::run(command, CommandLine::command()),
     }
 }
 
@@ -130,7 +169,7 @@ async fn log_lost_lines(lost: ErrorCounter) -> Infallible {
 }
 
 /// Runs a token command. Standard output gets only its result, and standard error its error.
-fn run_command(command: &TokenCommand) -> ExitCode {
+fn run_token_command(command: &TokenCommand) -> ExitCode {
     let done = command.run().map_err(|error| error.message().to_owned());
     let written = match &done {
         Ok(made) => io::stdout().write_all(made.as_bytes()),

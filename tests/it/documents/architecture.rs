@@ -13,7 +13,9 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
     ("lib", &["auth", "check", "config_file", "error", "limits", "nats", "rooms", "server", "shutdown", "tokens"]),
-    ("main", &[]),
+    ("main", &["cli"]),
+    // a client of the contract, which knows the service only through the generated types
+    ("cli", &[]),
     (
         "server",
         &[
@@ -54,14 +56,14 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Crates that only some modules may name. A name stands for all that begin with it and `_` too.
 const CRATES: &[(&str, &[&str])] = &[
     ("async_nats", &["nats", "store"]),
-    ("tonic", &["grpc", "http", "server", "lib"]),
-    ("prost", &["grpc", "lib"]),
+    ("tonic", &["cli", "grpc", "http", "server", "lib"]),
+    ("prost", &["cli", "grpc", "lib"]),
     ("axum", &["grpc", "http", "server"]),
     ("jsonwebtoken", &["auth"]),
     ("anyhow", &["main"]),
     // the flags of a component stand beside it
-    ("clap", &["auth", "check", "config_file", "flags", "main", "nats", "rooms", "server", "tokens"]),
-    ("toml", &["config_file"]),
+    ("clap", &["auth", "check", "cli", "config_file", "flags", "main", "nats", "rooms", "server", "tokens"]),
+    ("toml", &["cli", "config_file"]),
 ];
 
 /// Modules whose folders are each a place of their own in the search for circles.

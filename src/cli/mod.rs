@@ -1,0 +1,127 @@
+//! The commands that call a service: a client of the contract for people and scripts.
+//!
+//! A command reads its settings, makes one or more calls and prints the results. It shares nothing with the service but
+//! the generated types, so whatever it can do, every gRPC client can do. The doc comments of the commands and flags are
+//! the text of `--help`.
+
+mod acks;
+mod backoff;
+mod completions;
+mod connection;
+mod exit;
+mod failure;
+mod follow;
+mod hints;
+mod history;
+mod json;
+mod member;
+mod message;
+mod options;
+mod output;
+mod payloads;
+mod pipeline;
+mod printable;
+mod profiles;
+mod publish;
+mod reference;
+mod room;
+mod room_settings;
+mod session;
+mod style;
+mod subscribe;
+mod subscriber;
+mod text;
+mod values;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use clap::Subcommand;
+use tokio::runtime;
+
+use self::{
+    completions::Completions,
+    exit::Exit,
+    failure::{CliResult, Failure},
+    history::HistoryCommand,
+    member::MemberCommands,
+    message::MessageCommands,
+    options::ClientOptions,
+    output::Printer,
+    publish::PubCommand,
+    room::RoomCommands,
+    session::Session,
+    subscribe::SubCommand,
+    subscriber::SubscriberCommands,
+};
+
+/// How long threads that wait for standard input may hold up the end of the program.
+const THREADS_TIMEOUT: Duration = Duration::from_millis(100);
+/// Threads of a command: one for its work, one for the connection.
+const WORKER_THREADS: usize = 2;
+
+/// A command that calls a service, or explains the commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Create, show, change and delete rooms
+    Room(RoomCommands),
+    /// Publish messages
+    Pub(PubCommand),
+    /// Follow the messages of a room
+    Sub(SubCommand),
+    /// Print stored messages
+    History(HistoryCommand),
+    /// Erase stored messages
+    Message(MessageCommands),
+    /// Add, list and remove members
+    Member(MemberCommands),
+    /// List, move and delete durable subscribers
+    Subscriber(SubscriberCommands),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print all commands, flags and exit statuses as Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Runs a command to its end. `program` is the whole command line of the program.
+pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
+    let plain = Printer::plain();
+    let (out, done) = match command {
+        ClientCommand::Completions(command) => (plain.clone(), command.run(program, &plain)),
+        ClientCommand::Reference => (plain.clone(), reference::print(program, &plain)),
+        ClientCommand::Room(command) => call(&command.options.clone(), |session| command.action.run(session)),
+        ClientCommand::Pub(command) => call(&command.options.clone(), |session| command.run(session)),
+        ClientCommand::Sub(command) => call(&command.options.clone(), |session| command.run(session)),
+        ClientCommand::History(command) => call(&command.options.clone(), |session| command.run(session)),
+        ClientCommand::Message(command) => call(&command.options.clone(), |session| command.action.run(session)),
+        ClientCommand::Member(command) => call(&command.options.clone(), |session| command.action.run(session)),
+        ClientCommand::Subscriber(command) => call(&command.options.clone(), |session| command.action.run(session)),
+    };
+    let exit = match done {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            out.failure(&failure);
+            failure.exit()
+        }
+    };
+    exit.status().into()
+}
+
+/// Runs a command that calls a service.
+fn call(options: &ClientOptions, work: impl AsyncFnOnce(Session) -> CliResult) -> (Printer, CliResult) {
+    let out = options.printer();
+    let done = Session::open(options, out.clone()).and_then(|session| {
+        let runtime = start_runtime().map_err(|error| {
+            Failure::new(Exit::Failed, format!("the threads of the command cannot be started: {error}"))
+        })?;
+        let done = runtime.block_on(work(session));
+        // a thread may wait for standard input without end
+        runtime.shutdown_timeout(THREADS_TIMEOUT);
+        done
+    });
+    (out, done)
+}
+
+fn start_runtime() -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()
+}

@@ -14,7 +14,7 @@ use std::{
 
 use self::cli::ClientCommand;
 use anyhow::Context;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{self, Runtime};
@@ -196,7 +196,8 @@ async fn run(config: Config, mut sources: FlagSources, filter: LogFilter) -> any
                 break;
             }
             () = server.stopped() => anyhow::bail!("the service cannot continue; its log says why"),
-            () = reloads.next() => match tokio::task::block_in_place(|| reload(&server, &mut sources, &filter)) {
+            // on the main thread, which serves no calls
+            () = reloads.next() => match reload(&server, &mut sources, &filter) {
                 Ok(()) => info!("SIGHUP: the configuration was read again"),
                 Err(error) => error!("SIGHUP: the configuration cannot be used, and nothing has changed: {error:#}"),
             },
@@ -227,8 +228,17 @@ fn reload(server: &Server, sources: &mut FlagSources, filter: &LogFilter) -> any
     Ok(())
 }
 
+/// The configuration of the service, which runs with or without the command `serve`.
 fn service_config(matches: &ArgMatches) -> Result<Config, clap::Error> {
-    Arguments::from_arg_matches(matches).map(|arguments| arguments.config)
+    if matches.subcommand_name().is_none() {
+        return Arguments::from_arg_matches(matches).map(|arguments| arguments.config);
+    }
+    match CommandLine::from_arg_matches(matches)?.command {
+        ProgramCommand::Serve(config) => Ok(*config),
+        ProgramCommand::Check(_) | ProgramCommand::Token(_) | ProgramCommand::Client(_) => {
+            Err(CommandLine::command().error(ErrorKind::InvalidSubcommand, "the command is not `serve`"))
+        }
+    }
 }
 
 fn in_one_line(error: &clap::Error) -> String {

@@ -151,6 +151,19 @@ async fn a_flag_of_the_command_line_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_runs_by_its_command_is_reloaded_too() {
+    // Goal: `unibus serve` is the same service. Method: start it so, with a bound in the file; lower the bound; SIGHUP.
+    let service = Configured::start("max-subscriptions = 5\n", &["serve"]).await;
+    let client = service.client().await;
+    create_room(&client, "lobby").await;
+    let _open = Frames::open(&client, subscription("lobby", "")).await.unwrap();
+    assert!(service.reload("max-subscriptions = 1\n").await);
+    let refused = Frames::open(&client, subscription("lobby", "")).await.map(drop);
+    assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
+    assert_eq!(service.changes(), [change("--max-subscriptions", "5", "1", false)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn administrators_change_without_a_restart() {
     // Goal: a right is given and taken at once. Method: Bob, whose token the service has verified already, deletes Ann's rooms as
     // an administrator, and no longer when he is none.

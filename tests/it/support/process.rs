@@ -58,12 +58,15 @@ impl Process {
 
     fn run(args: &[&str], data_dir: Option<TempDir>, rust_log: Option<&str>) -> Self {
         let mut command = program();
+        // a command comes before its flags
+        command.args(args.iter().find(|arg| **arg == "serve"));
         if let Some(filter) = rust_log {
             command.env("RUST_LOG", filter);
         }
         if !args.iter().any(|arg| arg.starts_with("--log-format")) {
             command.args(["--log-format", "json"]);
         }
+        let args = args.iter().filter(|arg| **arg != "serve");
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(args)

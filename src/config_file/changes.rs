@@ -13,6 +13,7 @@ pub(super) const LIVE: &[&str] = &[
     "auth-audience",
     "auth-issuer",
     "auth-leeway",
+    "cors-origins",
     "limit-calls",
     "limit-durable-subscribers",
     "limit-publish-bytes",

@@ -16,6 +16,7 @@ use ::http::{
     HeaderName, HeaderValue, Method, Request, Response, Uri,
     header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN},
 };
+use arc_swap::ArcSwap;
 use clap::Args;
 use pin_project_lite::pin_project;
 use tonic::body::Body;
@@ -121,16 +122,36 @@ impl AllowedOrigins {
 }
 
 /// The layer that answers preflights, and adds the fields to each answer without which a browser hides it from the page.
+/// Clones share the origins.
 #[derive(Clone, Debug)]
 pub(super) struct CrossOriginLayer {
-    allowed: AllowedOrigins,
-    cors: cors::CorsLayer,
+    in_force: Arc<ArcSwap<CrossOriginRules>>,
+    pages: Arc<[String]>,
 }
 
 impl CrossOriginLayer {
     /// Allows the origins of the configuration and `pages`, the origins of the service's own pages. Only the former may
     /// call with a client certificate.
     pub(super) fn new(config: &CorsConfig, pages: &[String]) -> Self {
+        let rules = CrossOriginRules::new(config, pages);
+        Self { in_force: Arc::new(ArcSwap::from_pointee(rules)), pages: pages.into() }
+    }
+
+    /// Allows the origins of another configuration from the next request on.
+    pub(super) fn set(&self, config: &CorsConfig) {
+        self.in_force.store(Arc::new(CrossOriginRules::new(config, &self.pages)));
+    }
+}
+
+/// The origins that are allowed, and what answers to them say.
+#[derive(Debug)]
+struct CrossOriginRules {
+    allowed: AllowedOrigins,
+    cors: cors::CorsLayer,
+}
+
+impl CrossOriginRules {
+    fn new(config: &CorsConfig, pages: &[String]) -> Self {
         let values = |origins: &[String]| -> Vec<HeaderValue> {
             origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect()
         };
@@ -155,40 +176,47 @@ impl<S> Layer<S> for CrossOriginLayer {
     type Service = CrossOrigin<S>;
 
     fn layer(&self, inner: S) -> CrossOrigin<S> {
-        CrossOrigin { allowed: self.allowed.clone(), cors: self.cors.layer(inner) }
+        CrossOrigin { in_force: Arc::clone(&self.in_force), inner }
     }
 }
 
 /// Treats a request of an origin that is not allowed like a request without origin: its answer has no field of CORS.
 #[derive(Clone, Debug)]
 pub(super) struct CrossOrigin<S> {
-    allowed: AllowedOrigins,
-    cors: cors::Cors<S>,
+    in_force: Arc<ArcSwap<CrossOriginRules>>,
+    inner: S,
 }
 
 impl<S> Service<Request<Body>> for CrossOrigin<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = CrossOriginAnswer<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.cors.get_mut().poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let headers = request.headers();
-        let is_allowed = headers.get(ORIGIN).is_some_and(|origin| self.allowed.contain(origin));
+        let Some(origin) = headers.get(ORIGIN) else {
+            return CrossOriginAnswer::Plain { future: self.inner.call(request) };
+        };
+        let rules = self.in_force.load();
+        let is_allowed = rules.allowed.contain(origin);
         let is_options = request.method() == Method::OPTIONS;
         let is_preflight = is_options && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         if !is_allowed || (is_options && !is_preflight) {
-            return CrossOriginAnswer::Plain { future: self.cors.get_mut().call(request) };
+            return CrossOriginAnswer::Plain { future: self.inner.call(request) };
         }
         let client = request.extensions().get::<Arc<ClientConnection>>().filter(|_| is_preflight);
         let arrived = client.map(ClientConnection::arrive);
-        CrossOriginAnswer::WithFields { future: self.cors.call(request), arrived }
+        // the service that is ready goes, and a clone stays for the next request
+        let next = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, next);
+        CrossOriginAnswer::WithFields { future: rules.cors.layer(ready).call(request), arrived }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{callers::Callers, config::Config};
+use super::{callers::Callers, config::Config, cors::CrossOriginLayer};
 use crate::{auth::Auth, error::Result, rooms::Rooms};
 
 /// The components with values that may change. Each of them reads its values at use, without a lock.
@@ -10,6 +10,7 @@ use crate::{auth::Auth, error::Result, rooms::Rooms};
 pub(super) struct Live {
     pub auth: Auth,
     pub callers: Arc<Callers>,
+    pub origins: CrossOriginLayer,
     pub rooms: Rooms,
 }
 
@@ -24,6 +25,7 @@ impl Live {
         let config = config.checked()?;
         // the last step that can fail
         self.auth.set_rules(&config.auth)?;
+        self.origins.set(&config.cors);
         self.callers.set_max(config.rooms.limits.calls);
         self.rooms.set_bounds(&config.rooms);
         Ok(())

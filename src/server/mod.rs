@@ -164,8 +164,10 @@ impl Server {
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
         let callers = Arc::new(Callers::new(config.rooms.limits.calls));
-        let live = Live { auth: auth.clone(), callers: Arc::clone(&callers), rooms: rooms.clone() };
-        let service = calls::calls(&rooms, &health, auth, callers, CrossOriginLayer::new(&config.cors, &[]))?;
+        let origins = CrossOriginLayer::new(&config.cors, &[]);
+        let live =
+            Live { auth: auth.clone(), callers: Arc::clone(&callers), origins: origins.clone(), rooms: rooms.clone() };
+        let service = calls::calls(&rooms, &health, auth, callers, origins)?;
         let bounds = Bounds {
             connections: config.connections,
             excess_max: EXCESS_CONNECTIONS_MAX,
@@ -223,7 +225,7 @@ impl Server {
     }
 
     /// Puts the fields of `config` in force that may change while the service runs: the rules for tokens and the
-    /// administrators of `auth`, `rooms.max_subscriptions`, and `rooms.limits`. The other fields are ignored. They apply
+    /// administrators of `auth`, `cors`, `rooms.max_subscriptions`, and `rooms.limits`. The other fields are ignored. They apply
     /// to the next call; open calls keep the rights and limits with which they began.
     ///
     /// # Errors

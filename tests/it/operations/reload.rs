@@ -191,6 +191,24 @@ async fn administrators_change_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn origins_change_without_a_restart() {
+    // Goal: a web page is let in and shut out at once. Method: a request with an origin, which is allowed only while the file has it.
+    let service = Configured::start("", &[]).await;
+    let history = format!("http://{}/rooms/lobby/history", service.process.address());
+    let is_allowed = async || {
+        let request = reqwest::Client::new().get(&history).header("origin", "https://page.example");
+        request.send().await.unwrap().headers().contains_key("access-control-allow-origin")
+    };
+    assert!(!is_allowed().await);
+    assert!(service.reload("cors-origins = [\"https://page.example\", \"https://other.example\"]\n").await);
+    assert!(is_allowed().await);
+    assert!(!service.reload("cors-origins = [\"*\", \"https://other.example\"]\n").await);
+    assert!(is_allowed().await);
+    assert!(service.reload("cors-origins = \"https://other.example\"\n").await);
+    assert!(!is_allowed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_tells_more_or_less_without_a_restart() {
     // Goal: an operator looks closer at a running service. Method: no line of a call is logged, then each, then none again.
     let service = Configured::start("log = \"info\"\n", &[]).await;

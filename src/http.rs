@@ -1,11 +1,14 @@
-//! The HTTP endpoints: the history of a room as JSON for browsers, and liveness and readiness on the admin port.
+//! The HTTP endpoints: the history of a room as JSON for browsers, and liveness, readiness and metrics on the admin
+//! port.
 //!
 //! This module does not use async-nats.
+
+use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{Path, RawQuery, State, rejection::PathRejection},
-    http::{Extensions, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,6 +20,7 @@ use crate::{
     domain::{Anchor, Caller, RoomId},
     error::{Error, Reason},
     limits::{HISTORY_HTTP_BYTES_MAX, HISTORY_LIMIT_MAX},
+    metrics::MetricsFormat,
     rooms::Rooms,
     store::Store,
 };
@@ -26,25 +30,41 @@ pub(crate) fn history_routes(rooms: Rooms) -> Router {
     Router::new().route("/rooms/{id}/history", get(history)).with_state(rooms)
 }
 
-/// The routes of the admin port. `GET /livez` answers 200 while the process runs. `GET /readyz` answers 200 while the
+/// Makes the text of all metrics.
+pub(crate) type MetricsText = Arc<dyn Fn(MetricsFormat) -> String + Send + Sync>;
+
+/// Whether the service serves: it is connected to NATS and does not stop, and its embedded nats-server stores messages.
+pub(crate) fn is_ready(store: &Store, draining: &CancellationToken) -> bool {
+    store.is_connected() && !draining.is_cancelled() && !store.is_disk_frozen()
+}
+
+/// The routes of the admin port. `GET /metrics` answers with all metrics. `GET /livez` answers 200 while the process runs. `GET /readyz` answers 200 while the
 /// service serves, and 503 otherwise.
-pub(crate) fn admin_routes(store: Store, draining: CancellationToken) -> Router {
+pub(crate) fn admin_routes(store: Store, draining: CancellationToken, metrics: MetricsText) -> Router {
     let ready = move || async move {
-        let (is_frozen, is_low) = store.disk().map_or((false, false), |disk| (disk.is_frozen(), disk.is_low()));
-        match (store.is_connected() && !draining.is_cancelled() && !is_frozen, is_low) {
+        match (is_ready(&store, &draining), store.is_disk_low()) {
             (true, false) => (StatusCode::OK, "ok\n"),
             (true, true) => (StatusCode::OK, "ok, but the disk of the data directory is full: publishes are refused\n"),
             (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the disk of the data directory is full\n"),
         }
     };
-    let no_such_path = || async { (StatusCode::NOT_FOUND, "there is no such path; see /livez and /readyz\n") };
+    let no_such_path =
+        || async { (StatusCode::NOT_FOUND, "there is no such path; see /livez, /readyz and /metrics\n") };
     let no_such_method = || async { (StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD\n") };
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(move |headers: HeaderMap| async move { scraped(&metrics, &headers) }))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+}
+
+fn scraped(metrics: &MetricsText, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = MetricsFormat::accepted(accept);
+    ([(header::CONTENT_TYPE, format.content_type()), (header::CACHE_CONTROL, "no-store")], metrics(format))
+        .into_response()
 }
 
 async fn history(
@@ -77,13 +97,13 @@ async fn history(
 /// The answer to a request for an unknown path.
 pub(crate) fn not_found() -> Response {
     let error = Error::new(Reason::NotSupported, "there is no such path; see GET /rooms/{id}/history");
-    json_response(StatusCode::NOT_FOUND, &error_body(&error))
+    answer_with(StatusCode::NOT_FOUND, &error)
 }
 
 /// The answer to a method that the history endpoint does not support.
 pub(crate) fn method_not_allowed() -> Response {
     let error = Error::new(Reason::NotSupported, "this path takes GET and HEAD");
-    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &error_body(&error));
+    let mut response = answer_with(StatusCode::METHOD_NOT_ALLOWED, &error);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
     response
 }
@@ -103,10 +123,17 @@ fn limit(query: &str) -> usize {
 
 pub(crate) fn error_response(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.reason().code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json_response(status, &error_body(error));
+    let mut response = answer_with(status, error);
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+    response
+}
+
+fn answer_with(status: StatusCode, error: &Error) -> Response {
+    let mut response = json_response(status, &error_body(error));
+    // for the metrics
+    response.extensions_mut().insert(error.reason());
     response
 }
 

@@ -81,6 +81,8 @@ mod http;
 #[cfg(feature = "server")]
 mod limits;
 #[cfg(feature = "server")]
+mod metrics;
+#[cfg(feature = "server")]
 mod nats;
 #[cfg(feature = "server")]
 mod rooms;

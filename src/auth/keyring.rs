@@ -14,6 +14,7 @@ use super::{claims::ClaimRules, keys::PublicKey, refused::Refused, token};
 use crate::{
     domain::{Identity, MemberId},
     limits::AUTH_TOKENS_MAX,
+    metrics::{AuthMetrics, CredentialsResult},
 };
 
 /// Keys and rules, and the tokens that were verified with exactly these. Other keys or rules get another set without
@@ -34,11 +35,13 @@ impl Set {
 pub(super) struct Keyring {
     set: RwLock<Arc<Set>>,
     missed: Notify,
+    metrics: Arc<AuthMetrics>,
 }
 
 impl Keyring {
-    pub(super) fn new(keys: Vec<Arc<PublicKey>>, rules: ClaimRules) -> Self {
-        Self { set: RwLock::new(Set::new(keys, Arc::new(rules))), missed: Notify::new() }
+    pub(super) fn new(keys: Vec<Arc<PublicKey>>, rules: ClaimRules, metrics: &Arc<AuthMetrics>) -> Self {
+        let set = RwLock::new(Set::new(keys, Arc::new(rules)));
+        Self { set, missed: Notify::new(), metrics: Arc::clone(metrics) }
     }
 
     /// Replaces the keys. Every token is then verified again.
@@ -76,6 +79,9 @@ impl Keyring {
         let mut name = [0; 32];
         name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         if let Some(identity) = set.verified.get(&name) {
+            if identity.expires_at.is_none_or(|end| end > now) {
+                self.metrics.credentials.inc(CredentialsResult::Cached);
+            }
             return Ok(identity);
         }
         let verified = token::verify(token, &set.keys, &set.rules, now);
@@ -83,6 +89,7 @@ impl Keyring {
             self.missed.notify_one();
         }
         let identity = Arc::new(verified?);
+        self.metrics.credentials.inc(CredentialsResult::Verified);
         set.verified.insert(name, Arc::clone(&identity));
         Ok(identity)
     }

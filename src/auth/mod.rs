@@ -34,6 +34,7 @@ use crate::{
     error::{Error, Reason, Result, Violations},
     flags,
     limits::AUTH_LEEWAY_MAX,
+    metrics::{AuthMetrics, CredentialsResult},
 };
 
 /// How callers are authenticated.
@@ -133,6 +134,7 @@ pub(crate) struct Auth {
 #[derive(Debug)]
 struct Enforced {
     keys: Arc<Keyring>,
+    metrics: Arc<AuthMetrics>,
 }
 
 impl Auth {
@@ -148,10 +150,11 @@ impl Auth {
         config: &AuthConfig,
         listen: SocketAddr,
         has_certificates: bool,
+        metrics: &Arc<AuthMetrics>,
     ) -> Result<(Self, Option<Sources>)> {
         match config.mode {
             AuthMode::Enforce => {
-                let (auth, sources) = Self::enforce(config, has_certificates).await?;
+                let (auth, sources) = Self::enforce(config, has_certificates, metrics).await?;
                 Ok((auth, Some(sources)))
             }
             AuthMode::Off => Ok((Self::off(config, listen)?, None)),
@@ -171,13 +174,17 @@ impl Auth {
         Ok(Self { enforced: None })
     }
 
-    async fn enforce(config: &AuthConfig, has_certificates: bool) -> Result<(Self, Sources)> {
+    async fn enforce(
+        config: &AuthConfig,
+        has_certificates: bool,
+        metrics: &Arc<AuthMetrics>,
+    ) -> Result<(Self, Sources)> {
         crypto::install();
         let mut wrong = Violations::default();
         let rules = rules(config, &mut wrong);
-        let sources = Sources::open(config, rules, has_certificates, &mut wrong).await;
+        let sources = Sources::open(config, rules, has_certificates, metrics, &mut wrong).await;
         wrong.finish()?;
-        let enforced = Enforced { keys: sources.keyring() };
+        let enforced = Enforced { keys: sources.keyring(), metrics: Arc::clone(metrics) };
         Ok((Self { enforced: Some(Arc::new(enforced)) }, sources))
     }
 
@@ -211,21 +218,29 @@ impl Auth {
         let now = SystemTime::now();
         let identity = match bearer(headers) {
             Ok(Some(token)) => enforced.keys.verified(token, now),
-            Ok(None) => certificate.ok_or(Refused::Nothing).and_then(|certificate| enforced.holder(certificate)),
+            Ok(None) => certificate.ok_or(Refused::Nothing).and_then(|certificate| enforced.holder(certificate, now)),
             Err(refused) => Err(refused),
         };
         let identity = identity.and_then(|identity| match identity.expires_at {
             Some(end) if end <= now => Err(Refused::Expired),
             _ => Ok(identity),
         });
-        identity.map(Caller::Known).map_err(refusal)
+        identity.map(Caller::Known).map_err(|cause| {
+            let is_expired = cause == Refused::Expired;
+            let result = if is_expired { CredentialsResult::Expired } else { CredentialsResult::Refused };
+            enforced.metrics.credentials.inc(result);
+            refusal(cause)
+        })
     }
 }
 
 impl Enforced {
-    fn holder(&self, certificate: &ClientCertificate) -> Result<Arc<Identity>, Refused> {
+    fn holder(&self, certificate: &ClientCertificate, now: SystemTime) -> Result<Arc<Identity>, Refused> {
         let id = MemberId::parse("sub", certificate.id.as_str()).map_err(|_| Refused::Subject)?;
         let administrator = self.keys.is_administrator(&id);
+        if certificate.expires_at > now {
+            self.metrics.credentials.inc(CredentialsResult::Certificate);
+        }
         Ok(Arc::new(Identity { id, administrator, expires_at: Some(certificate.expires_at) }))
     }
 }

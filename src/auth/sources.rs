@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::Violations,
     limits::{AUTH_FILES_INTERVAL, AUTH_KEYS_MAX, AUTH_KEYS_TRIED_MAX, JWKS_FETCH_INTERVAL_MIN},
+    metrics::AuthMetrics,
 };
 
 /// One source of keys.
@@ -140,6 +141,7 @@ impl Sources {
         config: &AuthConfig,
         rules: ClaimRules,
         has_certificates: bool,
+        metrics: &Arc<AuthMetrics>,
         wrong: &mut Violations,
     ) -> Self {
         let mut sources: Vec<_> = config.keys.iter().cloned().map(KeyLocation::Pem).map(KeySource::new).collect();
@@ -181,7 +183,7 @@ impl Sources {
                 wrong.add("auth_keys", problem);
             }
         }
-        let keyring = Arc::new(Keyring::new(keys(&sources), rules));
+        let keyring = Arc::new(Keyring::new(keys(&sources), rules, metrics));
         Self { sources, keyring, refresh: config.jwks_refresh, age_max: config.keys_max_age }
     }
 

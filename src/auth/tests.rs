@@ -19,6 +19,7 @@ use super::{Auth, AuthConfig, Enforced, claims::ClaimRules, crypto, issue, keyri
 use crate::{
     domain::{Caller, ClientCertificate, Identity},
     error::{Reason, Result, Violations},
+    metrics::AuthMetrics,
 };
 
 /// A key, and what signs with it.
@@ -45,12 +46,12 @@ impl Issuer {
 
     fn keyring(&self, config: &AuthConfig) -> Keyring {
         let keys = pem::parse(self.public.as_bytes()).unwrap().into_iter().map(Arc::new).collect();
-        Keyring::new(keys, rules(config))
+        Keyring::new(keys, rules(config), &Arc::new(AuthMetrics::new()))
     }
 
     fn auth(&self, config: &AuthConfig) -> Auth {
         crypto::install();
-        let enforced = Enforced { keys: Arc::new(self.keyring(config)) };
+        let enforced = Enforced { keys: Arc::new(self.keyring(config)), metrics: Arc::new(AuthMetrics::new()) };
         Auth { enforced: Some(Arc::new(enforced)) }
     }
 }

@@ -3,11 +3,13 @@
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{Finding, of_error};
 use crate::{
     auth::{Auth, AuthMode},
+    metrics::AuthMetrics,
     server::config::Config,
 };
 
@@ -22,7 +24,9 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
 
 async fn authentication(config: &Config) -> Vec<Finding> {
     let has_certificates = config.tls.client_ca.is_some();
-    if let Err(error) = Auth::open(&config.auth, config.listen, has_certificates).await {
+    // nobody reads what a check counts
+    let metrics = Arc::new(AuthMetrics::new());
+    if let Err(error) = Auth::open(&config.auth, config.listen, has_certificates, &metrics).await {
         return of_error("--auth", &error);
     }
     let is_local = config.listen.ip().to_canonical().is_loopback();

@@ -79,6 +79,11 @@ impl Batch {
         self.bytes.len() + size_of_val(&*self.items)
     }
 
+    /// When NATS stored the oldest message; `None` if that is not known.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        self.lifetime.oldest
+    }
+
     /// When the first message of the batch expires, in a room that keeps messages for `max_age`.
     pub(super) fn expires_at(&self, max_age: Option<Duration>) -> Option<SystemTime> {
         let Lifetime { oldest, ends_at } = self.lifetime;

@@ -49,8 +49,13 @@ impl RingBudget {
         Self { used: Arc::default(), bytes_max }
     }
 
+    /// Bytes of all rings.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.bytes_max
+        self.used() > self.bytes_max
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! The encoding of a message is shared by all subscribers of its room. Consume copies it behind the id of the room.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::{Response, Status, Streaming};
 
 use super::{
-    convert,
-    frames::{Piece, complete, respond_with, wire},
+    GrpcMetrics, convert,
+    frames::{Piece, complete, count_gap, respond_with, wire},
     framing::{PREFIX_BYTES, put, put_prefix},
     status,
 };
@@ -37,15 +39,17 @@ const MESSAGE_KEY_BYTES: usize = 1;
 /// The response to a Consume stream.
 pub(super) fn respond<S>(
     rooms: &Rooms,
+    metrics: &GrpcMetrics,
     caller: &Caller,
     requests: Streaming<v1::ConsumeRequest>,
 ) -> Response<tokio_stream::Empty<S>> {
     let commands = requests.map(|request| command(request.map_err(unreadable)?));
-    respond_with(Box::pin(pieces(rooms.consume(caller, commands))))
+    let pieces = pieces(rooms.consume(caller, commands), metrics.clone());
+    respond_with(Box::pin(pieces), Arc::clone(&metrics.delivery))
 }
 
-fn pieces(consumed: impl Stream<Item = Result<Consumed>>) -> impl Stream<Item = Result<Piece>> {
-    consumed.map(|consumed| consumed.map(piece))
+fn pieces(consumed: impl Stream<Item = Result<Consumed>>, metrics: GrpcMetrics) -> impl Stream<Item = Result<Piece>> {
+    consumed.map(move |consumed| consumed.map(|consumed| piece(consumed, &metrics)))
 }
 
 fn unreadable(status: Status) -> Error {
@@ -86,14 +90,18 @@ fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     })
 }
 
-fn piece(Consumed { room_id, event }: Consumed) -> Piece {
+fn piece(Consumed { room_id, event }: Consumed, metrics: &GrpcMetrics) -> Piece {
+    count(&event, metrics);
     let mut taken = None;
     let wire = match event {
         ConsumeEvent::Frame(frame, session) => {
             taken = complete(&frame, session);
             match wire(frame) {
                 Ok(frame) => same_frame(frame),
-                Err(slice) => return Piece { bytes: tagged(&room_id, &slice), taken },
+                Err(slice) => {
+                    let messages = slice.messages();
+                    return Piece { bytes: tagged(&room_id, &slice), messages, taken };
+                }
             }
         }
         ConsumeEvent::Acknowledged(position) => Wire::Acked(v1::AcknowledgeResponse { position }),
@@ -109,7 +117,18 @@ fn piece(Consumed { room_id, event }: Consumed) -> Piece {
     };
     let mut bytes = BytesMut::new();
     put(&v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) }, &mut bytes);
-    Piece { bytes: bytes.freeze(), taken }
+    Piece { bytes: bytes.freeze(), messages: 0, taken }
+}
+
+/// Counts the gaps and errors that the client gets. Messages are counted when they are written.
+fn count(event: &ConsumeEvent, metrics: &GrpcMetrics) {
+    match event {
+        ConsumeEvent::Frame(frame, _) => count_gap(frame, &metrics.delivery),
+        ConsumeEvent::Rejected { error, .. } | ConsumeEvent::Closed(Err(error)) => {
+            metrics.calls.errors.inc(error.reason());
+        }
+        ConsumeEvent::Acknowledged(_) | ConsumeEvent::Closed(Ok(())) => {}
+    }
 }
 
 /// Converts a frame of Subscribe to the same frame of Consume.

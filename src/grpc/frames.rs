@@ -29,8 +29,9 @@ use super::{
 };
 use crate::{
     delivery::Slice,
-    domain::{Message, RoomId},
+    domain::{GapReason, Message, RoomId},
     error::Result,
+    metrics::{DeliveryMetrics, MissingBecause},
     subscriptions::{
         frame::Frame,
         subscribers::session::{SeekPosition, SubscriberSession},
@@ -53,6 +54,8 @@ pub(crate) fn encode_message(room: &RoomId, epoch: Option<i64>, message: Message
 /// Encoded bytes that are not split between two chunks.
 pub(super) struct Piece {
     pub bytes: Bytes,
+    /// The number of messages in the bytes; 0 for a frame without messages.
+    pub messages: u64,
     /// The session to notify when the client's stream has taken the bytes, and the position that is complete then.
     pub taken: Option<(Arc<SubscriberSession>, SeekPosition)>,
 }
@@ -75,14 +78,19 @@ pub(super) fn complete(
 }
 
 /// The response to Subscribe. [`PreparedBodies`](super::PreparedBodies) replaces its empty body by the prepared one.
-pub(super) fn respond<S>(subscription: Subscription) -> Response<tokio_stream::Empty<S>> {
-    let session = subscription.auto_acks.clone();
-    respond_with(SubscriptionPieces { frames: subscription.frames(), rest: None, session })
+pub(super) fn respond<S>(
+    subscription: Subscription,
+    metrics: &Arc<DeliveryMetrics>,
+) -> Response<tokio_stream::Empty<S>> {
+    let (session, metrics) = (subscription.auto_acks.clone(), Arc::clone(metrics));
+    let pieces =
+        SubscriptionPieces { frames: subscription.frames(), rest: None, session, metrics: Arc::clone(&metrics) };
+    respond_with(pieces, metrics)
 }
 
 /// A response that consists of `pieces`. [`PreparedBodies`](super::PreparedBodies) replaces its empty body by the
 /// prepared one.
-pub(super) fn respond_with<S, P>(pieces: P) -> Response<tokio_stream::Empty<S>>
+pub(super) fn respond_with<S, P>(pieces: P, metrics: Arc<DeliveryMetrics>) -> Response<tokio_stream::Empty<S>>
 where
     P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
 {
@@ -93,6 +101,7 @@ where
         end: None,
         acknowledges: false,
         outstanding: Arc::default(),
+        metrics,
     };
     let mut response = Response::new(tokio_stream::empty());
     response.extensions_mut().insert(PreparedBody::new(body));
@@ -105,6 +114,7 @@ struct SubscriptionPieces {
     /// Messages of the last frame that did not fit into its piece.
     rest: Option<Slice>,
     session: Option<Arc<SubscriberSession>>,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 impl SubscriptionPieces {
@@ -112,17 +122,32 @@ impl SubscriptionPieces {
         if let (Frame::Messages(slice), Some(_)) = (&mut frame, &self.session) {
             self.rest = slice.split_off(GATHER_BYTES_ACKNOWLEDGED);
         }
+        count_gap(&frame, &self.metrics);
         let taken = complete(&frame, self.session.clone());
-        let bytes = match wire(frame) {
-            Err(slice) => slice.bytes(),
+        match wire(frame) {
+            Err(slice) => Piece { bytes: slice.bytes(), messages: slice.messages(), taken },
             Ok(frame) => {
                 let mut bytes = BytesMut::new();
                 put(&v1::SubscribeResponse { frame: Some(frame) }, &mut bytes);
-                bytes.freeze()
+                Piece { bytes: bytes.freeze(), messages: 0, taken }
             }
-        };
-        Piece { bytes, taken }
+        }
     }
+}
+
+/// Counts the frame if it is a gap.
+pub(super) fn count_gap(frame: &Frame, metrics: &DeliveryMetrics) {
+    let Frame::Gap(gap) = frame else { return };
+    let reason = match gap.reason {
+        GapReason::Expired => MissingBecause::Expired,
+        GapReason::Purged => MissingBecause::Purged,
+        GapReason::Deleted => MissingBecause::Deleted,
+        GapReason::SlowReader => MissingBecause::Dropped,
+        GapReason::Disconnected => MissingBecause::Disconnected,
+    };
+    metrics.gaps.inc(reason);
+    let sequences = if gap.from > 0 { (gap.to + 1).saturating_sub(gap.from) } else { 0 };
+    metrics.missing.inc_by(reason, sequences + gap.dropped);
 }
 
 /// Converts a frame that belongs to one subscription alone.
@@ -154,6 +179,14 @@ impl Stream for SubscriptionPieces {
     }
 }
 
+/// What a chunk delivers. Counted for each chunk and not for each message, because many subscriptions count in one
+/// place.
+#[derive(Default)]
+struct Delivered {
+    messages: u64,
+    bytes: u64,
+}
+
 /// A body that gathers pieces into chunks.
 struct FrameBody<P> {
     pieces: Option<P>,
@@ -166,16 +199,31 @@ struct FrameBody<P> {
     /// Whether a session must be notified of taken chunks.
     acknowledges: bool,
     outstanding: Arc<OutstandingChunks>,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
     /// Gathers ready pieces, and returns them. Returns a single piece, or a large first piece, without a copy. Empty
     /// bytes mean the end.
     fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let mut delivered = Delivered::default();
+        let gathered = self.gather_into(&mut delivered, cx);
+        if delivered.messages > 0 {
+            self.metrics.messages.inc_by(delivered.messages);
+            self.metrics.bytes.inc_by(delivered.bytes);
+        }
+        gathered
+    }
+
+    fn gather_into(&mut self, delivered: &mut Delivered, cx: &mut Context<'_>) -> Poll<Bytes> {
         let mut first: Option<Bytes> = None;
         while let Some(pieces) = &mut self.pieces {
             match pieces.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(Piece { bytes, taken }))) => {
+                Poll::Ready(Some(Ok(Piece { bytes, messages, taken }))) => {
+                    if messages > 0 {
+                        delivered.messages += messages;
+                        delivered.bytes += bytes.len() as u64;
+                    }
                     if let Some(taken) = taken {
                         self.record_complete(taken);
                     }

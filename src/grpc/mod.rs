@@ -34,16 +34,18 @@ pub(crate) use self::{
     codec::Codec,
     frames::encode_message,
     health::Health,
-    methods::has_request_stream,
+    methods::{has_request_stream, served},
     prepared::PreparedBodies,
     skipped::{Skipped, room_id_at},
-    status::{explained, status},
+    status::{explained, outcome_of, reason_of, status},
+    web::GrpcProtocol,
 };
 use self::{prepared::drop_replaced, reflection::Reflection};
 use crate::{
     domain::Caller,
     error::{Error, Reason},
     limits::{PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES},
+    metrics::{CallMetrics, DeliveryMetrics},
     rooms::Rooms,
     v1::{
         self,
@@ -57,14 +59,31 @@ pub(crate) const SERVICE_NAME: &str = <RoomServiceServer<Service> as tonic::serv
 /// The gRPC service of the contract.
 pub(crate) struct Service {
     rooms: Rooms,
+    metrics: GrpcMetrics,
+}
+
+/// The metrics of what calls answer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct GrpcMetrics {
+    pub calls: Arc<CallMetrics>,
+    pub delivery: Arc<DeliveryMetrics>,
+}
+
+impl GrpcMetrics {
+    /// Counts an error inside an answer. The status of a call is counted where the call is measured.
+    fn failed<T>(&self, outcome: &Result<T, Error>) {
+        if let Err(error) = outcome {
+            self.calls.errors.inc(error.reason());
+        }
+    }
 }
 
 impl Service {
     /// Makes the service. It decodes requests somewhat larger than the largest payload and the largest batch, so that a
     /// payload or batch that is too large is refused with the name of its field.
-    pub(crate) fn new(rooms: Rooms) -> RoomServiceServer<Self> {
+    pub(crate) fn new(rooms: Rooms, metrics: GrpcMetrics) -> RoomServiceServer<Self> {
         let decode_bytes_max = rooms.payload_bytes_max().max(PUBLISH_BATCH_BYTES_MAX) + REQUEST_SLACK_BYTES;
-        RoomServiceServer::new(Self { rooms })
+        RoomServiceServer::new(Self { rooms, metrics })
             .max_decoding_message_size(decode_bytes_max)
             .max_encoding_message_size(usize::MAX)
     }
@@ -72,7 +91,7 @@ impl Service {
 
 /// The routes of the contract's service, of health, and of both versions of reflection (for tools such as grpcurl), in
 /// gRPC and gRPC-Web. `intake` receives each request after its translation from gRPC-Web.
-pub(crate) fn routes<L>(rooms: Rooms, health: &Health, intake: L) -> Result<Router, Error>
+pub(crate) fn routes<L>(rooms: Rooms, metrics: GrpcMetrics, health: &Health, intake: L) -> Result<Router, Error>
 where
     L: Layer<Route> + Clone + Send + Sync + 'static,
     L::Service: tower::Service<axum::extract::Request, Response = axum::response::Response, Error = Infallible>,
@@ -90,7 +109,7 @@ where
     let reflection = reflection.map_err(|error| {
         Error::new(Reason::Internal, "the descriptors of the contract cannot be read").because(error)
     })?;
-    let routes = Routes::new(Service::new(rooms));
+    let routes = Routes::new(Service::new(rooms, metrics));
     let routes = routes.add_service(reflection.v1()).add_service(reflection.v1alpha()).add_service(health.service());
     Ok(routes
         .prepare()
@@ -230,7 +249,11 @@ impl RoomService for Service {
                 return Ok(Response::new(convert::batch_outcomes(stored.into_iter().map(Ok))));
             }
             let (room, drafts) = convert::batch(request)?;
-            Ok(Response::new(convert::batch_outcomes(self.rooms.publish_each(&caller, &room, drafts).await?)))
+            let outcomes = self.rooms.publish_each(&caller, &room, drafts).await?;
+            for outcome in &outcomes {
+                self.metrics.failed(outcome);
+            }
+            Ok(Response::new(convert::batch_outcomes(outcomes)))
         };
         call.await.map_err(status)
     }
@@ -244,7 +267,8 @@ impl RoomService for Service {
         let call = async {
             let caller = caller(&request)?;
             let skipped = request.extensions().get::<Skipped>().cloned().unwrap_or_default();
-            Ok(Response::new(publish_stream::results(self.rooms.publishing(&caller), request.into_inner(), skipped)))
+            let (publishing, metrics) = (self.rooms.publishing(&caller), self.metrics.clone());
+            Ok(Response::new(publish_stream::results(publishing, request.into_inner(), skipped, metrics)))
         };
         call.await.map_err(status)
     }
@@ -261,7 +285,8 @@ impl RoomService for Service {
             let caller = caller(&request)?;
             let _turn = turn(&request).await;
             let options = convert::subscribe(request.into_inner())?;
-            Ok(frames::respond(self.rooms.subscribe(&caller, options).await?))
+            let subscription = self.rooms.subscribe(&caller, options).await?;
+            Ok(frames::respond(subscription, &self.metrics.delivery))
         };
         call.await.map_err(status)
     }
@@ -289,7 +314,7 @@ impl RoomService for Service {
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            Ok(consume::respond(&self.rooms, &caller, request.into_inner()))
+            Ok(consume::respond(&self.rooms, &self.metrics, &caller, request.into_inner()))
         };
         call.await.map_err(status)
     }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
 use super::{
-    Responses, convert,
+    GrpcMetrics, Responses, convert,
     gathered::Gathered,
     skipped::{Skipped, too_large},
     status::status,
@@ -187,6 +187,7 @@ pub(super) fn results(
     publishing: Publishing,
     mut requests: Streaming<v1::PublishStreamRequest>,
     skipped: Skipped,
+    metrics: GrpcMetrics,
 ) -> Responses<v1::PublishStreamResponse> {
     Box::pin(stream! {
         let draining = publishing.draining();
@@ -215,6 +216,7 @@ pub(super) fn results(
                     let mut next = Some(outcome);
                     // the outcomes that arrived with it
                     while let Some(outcome) = next {
+                        metrics.failed(&outcome.1);
                         for response in answering.add(outcome).into_iter().flatten() {
                             yield Ok(response);
                         }

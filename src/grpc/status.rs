@@ -7,7 +7,10 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 use tracing::{debug, error};
 
-use crate::error::{Code, Error, Reason};
+use crate::{
+    error::{Code, Error, Reason},
+    metrics,
+};
 
 const DOMAIN: &str = "unibus.v1";
 /// Maximum characters of an error message of the gRPC library that a caller receives.
@@ -58,6 +61,19 @@ pub(crate) fn explained(status: &Status) -> Option<Status> {
         _ => Error::new(Reason::RequestMalformed, format!("the request cannot be read: {library_message}")),
     };
     Some(self::status(error))
+}
+
+/// The status in these headers or trailers, for the metrics; `None` when they contain none.
+pub(crate) fn outcome_of(headers: &http::HeaderMap) -> Option<metrics::GrpcCode> {
+    let status = headers.get(Status::GRPC_STATUS)?;
+    let number = status.to_str().ok().and_then(|status| status.trim().parse().ok());
+    Some(number.map_or(metrics::GrpcCode::Unknown, metrics::GrpcCode::of))
+}
+
+/// The reason in the details of the status in these headers or trailers.
+pub(crate) fn reason_of(headers: &http::HeaderMap) -> Option<Reason> {
+    let info = Status::from_header_map(headers)?.get_details_error_info()?;
+    Reason::ALL.iter().copied().find(|reason| reason.name() == info.reason)
 }
 
 /// The status `OK` as a protobuf message.

@@ -1,6 +1,6 @@
 //! Connects to NATS: addresses, credentials, TLS, and supported versions.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use clap::{Args, ValueEnum};
@@ -16,6 +16,7 @@ use crate::{
     domain::Durability,
     error::{Error, Reason, Result},
     limits::NATS_REQUEST_TIMEOUT,
+    metrics::{NatsLink, NatsMetrics},
 };
 
 /// Maximum delay between two attempts to reconnect.
@@ -143,10 +144,12 @@ impl NatsConfig {
 /// message is for the operator.
 pub(super) async fn connect(
     config: &NatsConfig,
-    name: &str,
+    link: NatsLink,
+    metrics: &Arc<NatsMetrics>,
     deadline: time::Instant,
 ) -> Result<(Client, watch::Receiver<u64>)> {
-    let (client, connections) = connect_unchecked(config, name, deadline, None).await?;
+    let of_link = Some((link, Arc::clone(metrics)));
+    let (client, connections) = connect_as(config, name(link), deadline, None, of_link).await?;
     check_version(&client.server_info().version)?;
     Ok((client, connections))
 }
@@ -155,15 +158,30 @@ pub(super) async fn connect(
 /// permission; what it has no space for is lost.
 pub(super) async fn connect_unchecked(
     config: &NatsConfig,
-    name: &str,
+    name: &'static str,
     deadline: time::Instant,
     refusals: Option<mpsc::Sender<String>>,
+) -> Result<(Client, watch::Receiver<u64>)> {
+    connect_as(config, name, deadline, refusals, None).await
+}
+
+/// Where the events of a connection are counted.
+type CountedLink = (NatsLink, Arc<NatsMetrics>);
+
+async fn connect_as(
+    config: &NatsConfig,
+    name: &'static str,
+    deadline: time::Instant,
+    refusals: Option<mpsc::Sender<String>>,
+    of_link: Option<CountedLink>,
 ) -> Result<(Client, watch::Receiver<u64>)> {
     let (counter, connections) = watch::channel(0);
     let mut delay = Duration::from_millis(50);
     let (addresses, url_credentials) = addresses(config.url.as_deref().unwrap_or_default())?;
     let client = loop {
-        let options = options(config, name, url_credentials.as_ref(), counter.clone(), refusals.clone()).await?;
+        let events =
+            ConnectionEvents { name, of_link: of_link.clone(), counter: counter.clone(), refusals: refusals.clone() };
+        let options = options(config, url_credentials.as_ref(), events).await?;
         let error = match options.connect(addresses.as_slice()).await {
             Ok(client) => break client,
             Err(error) => error,
@@ -209,6 +227,65 @@ fn refusal(error: &ConnectError) -> Option<&'static str> {
     }
 }
 
+/// The name of a connection in the lists of the NATS server, and in the log.
+pub(super) fn name(link: NatsLink) -> &'static str {
+    match link {
+        NatsLink::Main => "unibus",
+        NatsLink::Reading => "unibus reading",
+        NatsLink::Live => "unibus live",
+        NatsLink::System => "unibus system",
+        NatsLink::Suspect => "unibus suspect",
+    }
+}
+
+/// Receives the events of a connection.
+#[derive(Clone)]
+struct ConnectionEvents {
+    name: &'static str,
+    of_link: Option<CountedLink>,
+    counter: watch::Sender<u64>,
+    refusals: Option<mpsc::Sender<String>>,
+}
+
+impl ConnectionEvents {
+    fn note(&self, event: &Event) {
+        if let Some((link, metrics)) = &self.of_link {
+            count(event, *link, metrics);
+        }
+        if let (Some(refusals), Event::ServerError(ServerError::Other(refusal))) = (&self.refusals, event) {
+            // a full channel loses it, as documented
+            drop(refusals.try_send(refusal.clone()));
+        }
+        let connection = self.name;
+        match event {
+            Event::Connected => self.counter.send_modify(|count| *count += 1),
+            Event::Disconnected | Event::SlowConsumer(_) | Event::ServerError(_) => {
+                warn!(connection, %event, "NATS connection");
+            }
+            // one event for each attempt to reconnect
+            Event::ClientError(_) => debug!(connection, %event, "NATS connection"),
+            Event::LameDuckMode | Event::Draining | Event::Closed => info!(connection, %event, "NATS connection"),
+        }
+    }
+}
+
+fn count(event: &Event, link: NatsLink, metrics: &NatsMetrics) {
+    match event {
+        Event::Connected => {
+            metrics.connects.inc(link);
+            metrics.connected.set_number(link, 1);
+        }
+        Event::Disconnected => {
+            metrics.disconnects.inc(link);
+            metrics.connected.set_number(link, 0);
+        }
+        Event::Closed => metrics.connected.set_number(link, 0),
+        Event::SlowConsumer(_) => metrics.slow_consumers.inc(link),
+        Event::ServerError(_) => metrics.server_errors.inc(link),
+        Event::ClientError(_) | Event::LameDuckMode | Event::Draining => {}
+    }
+}
+
 pub(super) type UserAndPassword = (String, String);
 
 /// The addresses without user and password, and the user and password separately. async-nats would ignore them in the
@@ -233,14 +310,11 @@ pub(super) fn addresses(url: &str) -> Result<(Vec<ServerAddr>, Option<UserAndPas
 
 async fn options(
     config: &NatsConfig,
-    name: &str,
     url_credentials: Option<&UserAndPassword>,
-    counter: watch::Sender<u64>,
-    refusals: Option<mpsc::Sender<String>>,
+    events: ConnectionEvents,
 ) -> Result<ConnectOptions> {
-    let connection = name.to_owned();
     let mut options = ConnectOptions::new()
-        .name(name)
+        .name(events.name)
         .custom_inbox_prefix("_INBOX_unibus")
         .ping_interval(PING_INTERVAL)
         .connection_timeout(NATS_REQUEST_TIMEOUT)
@@ -251,24 +325,8 @@ async fn options(
                 .min(RECONNECT_DELAY_MAX)
         })
         .event_callback(move |event| {
-            let (counter, connection) = (counter.clone(), connection.clone());
-            if let (Some(refusals), Event::ServerError(ServerError::Other(refusal))) = (&refusals, &event) {
-                // a full channel loses it, as documented
-                drop(refusals.try_send(refusal.clone()));
-            }
-            async move {
-                match event {
-                    Event::Connected => counter.send_modify(|count| *count += 1),
-                    Event::Disconnected | Event::SlowConsumer(_) | Event::ServerError(_) => {
-                        warn!(connection, %event, "NATS connection");
-                    }
-                    // one event for each attempt to reconnect
-                    Event::ClientError(_) => debug!(connection, %event, "NATS connection"),
-                    Event::LameDuckMode | Event::Draining | Event::Closed => {
-                        info!(connection, %event, "NATS connection");
-                    }
-                }
-            }
+            let events = events.clone();
+            async move { events.note(&event) }
         });
     if let Some(path) = &config.credentials {
         options = options.credentials_file(path).await.map_err(|error| unreadable("nats_credentials", error))?;

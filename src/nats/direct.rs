@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time;
 
 use super::{Nats, error::ApiError};
-use crate::limits::NATS_REQUEST_TIMEOUT;
+use crate::{limits::NATS_REQUEST_TIMEOUT, metrics::NatsApi};
 
 /// The status of the last reply of a direct get.
 const END_OF_BATCH: u16 = 204;
@@ -29,6 +29,19 @@ impl Nats {
     /// Returns the messages that match `request`. Fails if no reply arrives for `silence_max`, or if the connection
     /// breaks.
     pub(crate) async fn direct_get(
+        &self,
+        stream: &str,
+        request: &(impl Serialize + Sync),
+        silence_max: Duration,
+    ) -> Result<DirectAnswer, ApiError> {
+        let begun = time::Instant::now();
+        // boxed, because it would make the futures of its callers larger
+        let answer = Box::pin(self.read_directly(stream, request, silence_max)).await;
+        self.count(NatsApi::DirectGet, begun, &answer);
+        answer
+    }
+
+    async fn read_directly(
         &self,
         stream: &str,
         request: &(impl Serialize + Sync),

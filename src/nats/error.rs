@@ -3,7 +3,10 @@
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::embedded::EmbeddedError;
-use crate::error::{Error, Limit, Reason};
+use crate::{
+    error::{Error, Limit, Reason},
+    metrics::NatsFailure,
+};
 
 /// An error of a request to the JetStream API.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,17 @@ impl ApiError {
         match self {
             Self::Refused(error) => Some(error.error_code()),
             Self::Disconnected | Self::NoResponders | Self::TimedOut | Self::Other(_) => None,
+        }
+    }
+
+    /// The kind of the error, for the metrics.
+    pub(super) fn failure(&self) -> NatsFailure {
+        match self {
+            Self::Disconnected => NatsFailure::Disconnected,
+            Self::NoResponders => NatsFailure::NoResponders,
+            Self::TimedOut => NatsFailure::TimedOut,
+            Self::Refused(_) => NatsFailure::Refused,
+            Self::Other(_) => NatsFailure::Other,
         }
     }
 

@@ -1,6 +1,10 @@
 //! The connections beside the main one. Each is opened at its first use, and opened again when its client has died.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_nats::{Client, Subscriber, jetstream};
 use futures_util::{FutureExt, StreamExt};
@@ -19,6 +23,7 @@ use crate::{
     domain::RoomId,
     error::{Error, Result},
     limits::{NATS_GRACE, PAGES_UNDER_WAY_BYTES_MAX, SUSPECT_ROOMS_MAX},
+    metrics::{NatsLink, NatsMetrics},
     sync::lock,
 };
 
@@ -42,13 +47,14 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(config: &NatsConfig) -> Self {
-        let link = |name| Link { name, config: config.clone(), open: AsyncMutex::default() };
+    pub(super) fn new(config: &NatsConfig, metrics: &Arc<NatsMetrics>) -> Self {
+        let link =
+            |link| Link { link, config: config.clone(), metrics: Arc::clone(metrics), open: AsyncMutex::default() };
         Self {
-            reading: link("unibus reading"),
-            live: link("unibus live"),
-            system: link("unibus system"),
-            suspect: link("unibus suspect"),
+            reading: link(NatsLink::Reading),
+            live: link(NatsLink::Live),
+            system: link(NatsLink::System),
+            suspect: link(NatsLink::Suspect),
             suspects: Suspects::default(),
             page_budget: Semaphore::new(PAGES_UNDER_WAY_BYTES_MAX / 1024),
         }
@@ -58,8 +64,9 @@ impl Links {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    name: &'static str,
+    link: NatsLink,
     config: NatsConfig,
+    metrics: Arc<NatsMetrics>,
     open: AsyncMutex<Option<OpenLink>>,
 }
 
@@ -87,11 +94,11 @@ impl Link {
             if open.alive.next().now_or_never().is_none() {
                 return Ok(open.connection.clone());
             }
-            warn!(connection = self.name, "a NATS client of the service ended; a new one is made");
+            warn!(connection = connect::name(self.link), "a NATS client of the service ended; a new one is made");
         }
         let connecting = async {
             let (client, mut connections) =
-                connect::connect(&self.config, self.name, Instant::now() + NATS_GRACE).await?;
+                connect::connect(&self.config, self.link, &self.metrics, Instant::now() + NATS_GRACE).await?;
             // the first connection is counted a little later, and must not be taken as a reconnection
             let _ = connections.wait_for(|count| *count > 0).await;
             let alive = client.subscribe(client.new_inbox()).await.map_err(|error| unavailable().because(error))?;

@@ -50,6 +50,7 @@ use crate::{
     domain::RoomId,
     error::{Error, Reason, Result},
     limits::{NATS_GRACE, NATS_REQUEST_TIMEOUT, PAGES_UNDER_WAY_BYTES_MAX},
+    metrics::{NatsApi, NatsLink, NatsMetrics},
 };
 
 /// A connection to NATS that reconnects itself, with access to the other connections. Cheap to clone.
@@ -60,6 +61,7 @@ pub(crate) struct Nats {
     connections: watch::Receiver<u64>,
     has_jetstream: bool,
     links: Arc<Links>,
+    metrics: Arc<NatsMetrics>,
 }
 
 impl Nats {
@@ -68,11 +70,11 @@ impl Nats {
     /// # Errors
     /// `NATS_UNAVAILABLE` if no server answered in time, `INTERNAL` for unusable credentials or an old server. The
     /// message is for the operator.
-    pub(crate) async fn connect(config: &NatsConfig) -> Result<Self> {
+    pub(crate) async fn connect(config: &NatsConfig, metrics: &Arc<NatsMetrics>) -> Result<Self> {
         let deadline = time::Instant::now() + config.connect_timeout;
-        let (client, connections) = connect::connect(config, "unibus", deadline).await?;
-        let links = Arc::new(Links::new(config));
-        let mut nats = Self { jetstream: context(&client), client, connections, has_jetstream: true, links };
+        let (client, connections) = connect::connect(config, NatsLink::Main, metrics, deadline).await?;
+        let (links, metrics) = (Arc::new(Links::new(config, metrics)), Arc::clone(metrics));
+        let mut nats = Self { jetstream: context(&client), client, connections, has_jetstream: true, links, metrics };
         nats.has_jetstream = nats.probe(deadline).await?;
         info!(version = nats.client.server_info().version, jetstream = nats.has_jetstream, "connected to NATS");
         Ok(nats)
@@ -113,7 +115,17 @@ impl Nats {
 
     async fn link(&self, link: &links::Link) -> Result<Self> {
         let (client, jetstream, connections) = link.connection().await?;
-        Ok(Self { client, jetstream, connections, has_jetstream: self.has_jetstream, links: Arc::clone(&self.links) })
+        let (links, metrics) = (Arc::clone(&self.links), Arc::clone(&self.metrics));
+        Ok(Self { client, jetstream, connections, has_jetstream: self.has_jetstream, links, metrics })
+    }
+
+    pub(crate) fn metrics(&self) -> &NatsMetrics {
+        &self.metrics
+    }
+
+    /// Bytes of pages that are in flight.
+    pub(crate) fn page_bytes(&self) -> usize {
+        PAGES_UNDER_WAY_BYTES_MAX.saturating_sub(self.links.page_budget.available_permits() * 1024)
     }
 
     /// Returns true if JetStream was available when the service started.
@@ -193,15 +205,31 @@ impl Nats {
         T: Serialize + ?Sized,
         V: DeserializeOwned,
     {
-        self.ready().await.map_err(|_| ApiError::Disconnected)?;
-        match self.jetstream.request(subject, request).await {
-            Ok(Response::Ok(value)) => Ok(value),
-            Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
-            Err(error) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => ApiError::NoResponders,
-                RequestErrorKind::TimedOut => ApiError::TimedOut,
-                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => ApiError::Other(error.into()),
-            }),
+        let (api, begun) = (NatsApi::of(&subject), time::Instant::now());
+        let answer = match self.ready().await {
+            Err(_) => Err(ApiError::Disconnected),
+            Ok(()) => match self.jetstream.request(subject, request).await {
+                Ok(Response::Ok(value)) => Ok(value),
+                Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
+                Err(error) => Err(match error.kind() {
+                    RequestErrorKind::NoResponders => ApiError::NoResponders,
+                    RequestErrorKind::TimedOut => ApiError::TimedOut,
+                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => ApiError::Other(error.into()),
+                }),
+            },
+        };
+        self.count(api, begun, &answer);
+        answer
+    }
+
+    /// Counts a request, its time and its failure.
+    fn count<T>(&self, api: NatsApi, begun: time::Instant, answer: &Result<T, ApiError>) {
+        self.metrics.requests.inc(api);
+        if let Ok(_) | Err(ApiError::Refused(_)) = answer {
+            self.metrics.request_seconds.observe(begun.elapsed());
+        }
+        if let Err(error) = answer {
+            self.metrics.failed(api, error.failure());
         }
     }
 

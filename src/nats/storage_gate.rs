@@ -57,6 +57,12 @@ impl StorageGate {
         Ok(())
     }
 
+    /// Returns true if some publishes are refused now, because there is no storage left.
+    pub(crate) fn is_full(&self) -> bool {
+        let now = Instant::now();
+        self.require_space().is_err() || lock(&self.0.shut).values().any(|until| *until > now)
+    }
+
     /// Admits a publish to the room.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use crate::{
     error::Violations,
     flags,
     limits::PAYLOAD_BYTES_MAX,
+    metrics::{DeliveryMetrics, InstanceLimit, UsageMetrics},
     store::{Store, subscribers::peers::PeerListener},
     subscriptions::{frame::Encode, limit::SubscriptionLimit, subscribers::Subscribers, upstream::Upstreams},
 };
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     open_subscriptions: SubscriptionLimit,
     allowances: Arc<Allowances>,
     stored: StoredBytes,
+    metrics: Arc<DeliveryMetrics>,
     settings: RoomsSettings,
     tasks: TaskTracker,
     /// Cancelled when the service begins to stop. Open subscriptions then end.
@@ -113,23 +115,25 @@ impl Rooms {
         store: Store,
         peers: PeerListener,
         settings: RoomsSettings,
+        metrics: &Arc<DeliveryMetrics>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
         draining: CancellationToken,
     ) -> Self {
         let RoomsConfig { max_subscriptions, limits, .. } = settings.config;
-        let subscribers = Arc::new(Subscribers::new(store.clone(), limits.durable_subscribers));
+        let subscribers = Arc::new(Subscribers::new(store.clone(), limits.durable_subscribers, metrics));
         if store.has_jetstream() {
             tasks.spawn(Arc::clone(&subscribers).write_back(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).follow_holders(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
-        let upstreams = Arc::new(Upstreams::new(store.clone(), settings.encode, tasks.clone(), draining.clone()));
+        let upstreams = Upstreams::new(store.clone(), settings.encode, metrics, tasks.clone(), draining.clone());
+        let upstreams = Arc::new(upstreams);
         let open_subscriptions = SubscriptionLimit::new(max_subscriptions, limits.subscriptions);
         let allowances = Arc::new(Allowances::new(&limits));
         tasks.spawn(Arc::clone(&allowances).forget_idle(stop.clone()));
         let stored = StoredBytes::new(limits.stored_bytes);
-        let tasks = tasks.clone();
+        let (metrics, tasks) = (Arc::clone(metrics), tasks.clone());
         Self(Arc::new(Inner {
             store,
             subscribers,
@@ -137,6 +141,7 @@ impl Rooms {
             open_subscriptions,
             allowances,
             stored,
+            metrics,
             settings,
             tasks,
             draining,
@@ -156,6 +161,15 @@ impl Rooms {
     pub(crate) fn payload_bytes_max(&self) -> usize {
         let configured = usize::try_from(self.settings.config.payload_max).unwrap_or(usize::MAX);
         self.store.payload_bytes_max().min(configured)
+    }
+
+    /// Sets what the use cases hold now.
+    pub(crate) fn read_usage(&self, usage: &UsageMetrics) {
+        let rings = self.upstreams.read_lags();
+        usage.limit_used.set_number(InstanceLimit::RingBytes, rings.bytes as u64);
+        let (open, max) = self.open_subscriptions.used_of_max();
+        usage.limit_used.set_number(InstanceLimit::Subscriptions, open);
+        usage.limit_max.set_known(InstanceLimit::Subscriptions, max);
     }
 
     /// Writes every unwritten position. For the stop of the service.

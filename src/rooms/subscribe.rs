@@ -9,6 +9,7 @@ use super::{
 use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
+    metrics::SubscriptionKind,
     store::{registry::known::Registered, subscribers::selector::SubscriberSelector},
     subscriptions::{
         ending::{Ending, draining},
@@ -37,7 +38,7 @@ impl Rooms {
         if self.draining.is_cancelled() {
             return Err(draining());
         }
-        let place = Arc::new(self.open_subscriptions.take(caller)?);
+        let place = self.open_subscriptions.take(caller)?;
         let (admitted, standing) = self.permit_subscription(caller, &options.room_id).await?;
         let Admitted { registered, visible, .. } = admitted;
         let subscriber = match &options.subscriber {
@@ -53,6 +54,12 @@ impl Rooms {
             (SubscriptionSource::Ephemeral(tap, self.allowances.reads(caller)), None)
         };
         let session = session.map(Arc::new);
+        let kind = match (registered.room.persist, &session) {
+            (false, _) => SubscriptionKind::Ephemeral,
+            (true, Some(_)) => SubscriptionKind::Durable,
+            (true, None) => SubscriptionKind::Transient,
+        };
+        let place = Arc::new((place, self.metrics.open(kind)));
         Ok(Subscription {
             auto_acks: session.clone().filter(|_| options.ack_mode == AckMode::Auto),
             resumed: session.as_ref().is_some_and(|session| session.resumed),

@@ -20,16 +20,18 @@ use super::{
     callers::Callers,
     cors::CrossOriginLayer,
     deadline::DeadlineLayer,
-    intake::IntakeLayer,
+    intake::{IntakeLayer, budgets::Budgets},
+    measure::MeasureLayer,
     pieces,
     refusal::{no_such_method, no_such_path},
 };
 use crate::{
     auth::Auth,
     error::Result,
-    grpc::{self, health::Health},
+    grpc::{self, GrpcMetrics, health::Health},
     http,
     limits::REQUEST_ID_BYTES_MAX,
+    metrics::Metrics,
     rooms::Rooms,
 };
 
@@ -40,6 +42,8 @@ pub(super) fn calls(
     auth: Auth,
     callers: Arc<Callers>,
     cross_origin: CrossOriginLayer,
+    budgets: &Arc<Budgets>,
+    metrics: &Metrics,
 ) -> Result<
     impl Service<
         ::http::Request<tonic::body::Body>,
@@ -52,11 +56,14 @@ pub(super) fn calls(
     + Send
     + 'static,
 > {
-    let router = grpc::routes(rooms.clone(), health, IntakeLayer::new(rooms.clone()))?
+    let of_answers = GrpcMetrics { calls: Arc::clone(&metrics.calls), delivery: Arc::clone(&metrics.delivery) };
+    let intake = IntakeLayer::new(rooms.clone(), Arc::clone(budgets));
+    let router = grpc::routes(rooms.clone(), of_answers, health, intake)?
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
         .route_layer(MapResponseLayer::new(pieces::in_pieces))
         .fallback(no_such_path);
     Ok(tower::ServiceBuilder::new()
+        .layer(MeasureLayer { metrics: Arc::clone(&metrics.calls), methods: metrics.methods.clone() })
         .layer(grpc::PreparedBodies)
         .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

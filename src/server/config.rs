@@ -35,7 +35,7 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
 
-    /// Address and port for /livez and /readyz; port 0 picks a free port
+    /// Address and port for /livez, /readyz and /metrics; port 0 picks a free port
     #[arg(long, env = "UNIBUS_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
 

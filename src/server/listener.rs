@@ -34,9 +34,12 @@ use super::{
         handshake::{Handshake, Presented},
     },
 };
-use crate::limits::{
-    CALL_HEADERS_BYTES_MAX, CONNECTION_WINDOW_BYTES, EXCESS_STREAMS_MAX, FAULTY_STREAMS_MAX, RESET_STREAMS_MAX,
-    STREAM_WINDOW_BYTES,
+use crate::{
+    limits::{
+        CALL_HEADERS_BYTES_MAX, CONNECTION_WINDOW_BYTES, EXCESS_STREAMS_MAX, FAULTY_STREAMS_MAX, RESET_STREAMS_MAX,
+        STREAM_WINDOW_BYTES,
+    },
+    metrics::{ConnectionMetrics, RefusedConnection},
 };
 
 /// Pause after a failed accept. Without a pause, a process without free file descriptors would loop.
@@ -58,6 +61,7 @@ pub(super) async fn serve<S, B>(
     tls: Option<Tls>,
     service: S,
     discards: Discards,
+    metrics: Arc<ConnectionMetrics>,
     draining: CancellationToken,
 ) where
     S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -91,6 +95,7 @@ pub(super) async fn serve<S, B>(
             debug!(%error, "TCP_NODELAY could not be set on a connection");
         }
         let Some(source) = addresses.take(peer.ip()) else {
+            metrics.refused.inc(RefusedConnection::Address);
             if warning.due() {
                 let limit = addresses.max();
                 warn!(
@@ -104,12 +109,11 @@ pub(super) async fn serve<S, B>(
             (Arc::clone(&http), service.clone(), discards.clone(), draining.clone());
         if let Some(tls) = &tls {
             // a connection gets its place after the handshake, so that a flood of handshakes takes no places
-            let (handshake, places) = (tls.begin(), Arc::clone(&places));
+            let (handshake, places, metrics) = (tls.begin(), Arc::clone(&places), Arc::clone(&metrics));
             connections.spawn(async move {
-                let Some((connection, shown)) = after_handshake(stream, source, handshake, &places, &draining).await
-                else {
-                    return;
-                };
+                let made = after_handshake(stream, source, handshake, &places, &metrics, &draining).await;
+                let Some((connection, shown)) = made else { return };
+                let _open = metrics.open();
                 tokio::select! {
                     () = serve_one(connection, &http, service, &discards, draining) => {}
                     () = shown.distrusted() => debug!("a client certificate is no longer signed by --tls-client-ca"),
@@ -117,12 +121,19 @@ pub(super) async fn serve<S, B>(
             });
         } else if let Some(place) = places.take() {
             let connection = Connection::new(ClientSocket::Plain(stream), place, Arc::clone(&places), source, None);
-            connections.spawn(async move { serve_one(connection, &http, service, &discards, draining).await });
-        } else if warning.due() {
-            warn!(
-                max_connections = bounds.connections.max,
-                "the instance has more connections than --max-connections allows; further ones are closed"
-            );
+            let open = metrics.open();
+            connections.spawn(async move {
+                serve_one(connection, &http, service, &discards, draining).await;
+                drop(open);
+            });
+        } else {
+            metrics.refused.inc(RefusedConnection::Places);
+            if warning.due() {
+                warn!(
+                    max_connections = bounds.connections.max,
+                    "the instance has more connections than --max-connections allows; further ones are closed"
+                );
+            }
         }
     }
     drop(listener);
@@ -176,6 +187,7 @@ async fn after_handshake(
     source: SourceAddress,
     handshake: Handshake,
     places: &Arc<ConnectionPlaces>,
+    metrics: &ConnectionMetrics,
     draining: &CancellationToken,
 ) -> Option<(Connection, Presented)> {
     let made = tokio::select! {
@@ -184,11 +196,15 @@ async fn after_handshake(
     };
     match made {
         Ok((stream, mut shown)) => {
-            let place: ConnectionPlace = places.take()?;
+            let Some(place): Option<ConnectionPlace> = places.take() else {
+                metrics.refused.inc(RefusedConnection::Places);
+                return None;
+            };
             let (stream, certificate) = (ClientSocket::Tls(Box::new(stream)), shown.certificate.take());
             Some((Connection::new(stream, place, Arc::clone(places), source, certificate), shown))
         }
         Err(error) => {
+            metrics.refused.inc(RefusedConnection::Handshake);
             debug!(%error, "a TLS handshake failed");
             None
         }

@@ -19,9 +19,11 @@ mod intake;
 mod leaving;
 mod listener;
 mod live;
+mod measure;
 mod pieces;
 pub(crate) mod places;
 mod refusal;
+mod scrape;
 pub(crate) mod socket;
 pub(crate) mod tls;
 
@@ -41,8 +43,10 @@ use self::{
     config::Config,
     cors::CrossOriginLayer,
     discard::Discards,
+    intake::budgets::Budgets,
     live::Live,
     places::{Bounds, ConnectionsConfig, KeepaliveConfig},
+    scrape::Scrape,
     socket::BoundAddress,
     tls::Tls,
 };
@@ -52,6 +56,7 @@ use crate::{
     grpc::{self, health::Health},
     http,
     limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, EXCESS_CONNECTIONS_MAX, OTHER_DESCRIPTORS, TLS_HANDSHAKES_MAX},
+    metrics::{ConnectionMetrics, Metrics, calls::ServedMethods},
     nats::{
         Nats,
         connect::NatsConfig,
@@ -125,14 +130,16 @@ impl Server {
 
     async fn assemble(config: Config) -> Result<Self> {
         let config = config.checked()?;
-        let (auth, keys) = Auth::open(&config.auth, config.listen, config.tls.client_ca.is_some()).await?;
+        let metrics = Metrics::new(ServedMethods::new(grpc::served()));
+        let has_certificates = config.tls.client_ca.is_some();
+        let (auth, keys) = Auth::open(&config.auth, config.listen, has_certificates, &metrics.auth).await?;
         let tls = Tls::open(config.tls).await?;
         let socket = BoundAddress::new("listen", config.listen)?;
         let admin_socket = BoundAddress::new("admin_listen", config.admin_listen)?;
         let (local_addr, admin_addr) = (socket.local_addr()?, admin_socket.local_addr()?);
 
         let (nats_config, embedded) = reachable(config.nats, config.embedded).await?;
-        let nats = Nats::connect(&nats_config).await?;
+        let nats = Nats::connect(&nats_config, &metrics.nats).await?;
 
         warn_of_few_descriptors(config.connections.max, tls.is_some());
         let tasks = TaskTracker::new();
@@ -144,6 +151,7 @@ impl Server {
             usize::from(config.registry_replicas),
             nats_config.durability(),
             embedded.as_ref().map(EmbeddedNats::disk),
+            &metrics.publish,
             &tasks,
             &stop,
         )
@@ -153,7 +161,7 @@ impl Server {
             heartbeat_interval: config.heartbeat_interval,
             encode: grpc::encode_message,
         };
-        let rooms = Rooms::new(store.clone(), peers, settings, &tasks, &stop, draining.clone());
+        let rooms = Rooms::new(store.clone(), peers, settings, &metrics.delivery, &tasks, &stop, draining.clone());
 
         if let Some(keys) = keys {
             tasks.spawn(keys.keep_fresh(stop.clone()));
@@ -167,7 +175,8 @@ impl Server {
         let origins = CrossOriginLayer::new(&config.cors, &[]);
         let live =
             Live { auth: auth.clone(), callers: Arc::clone(&callers), origins: origins.clone(), rooms: rooms.clone() };
-        let service = calls::calls(&rooms, &health, auth, callers, origins)?;
+        let budgets = Arc::<Budgets>::default();
+        let service = calls::calls(&rooms, &health, auth, callers, origins, &budgets, &metrics)?;
         let bounds = Bounds {
             connections: config.connections,
             excess_max: EXCESS_CONNECTIONS_MAX,
@@ -180,10 +189,22 @@ impl Server {
         let encrypted = tls.is_some();
         let (listener, admin_listener) = (socket.listen()?, admin_socket.listen()?);
         let discards = Discards::new(tasks.clone(), draining.clone());
-        let serving = listener::serve(listener, bounds, tls, service, discards.clone(), draining.clone());
+        let connections = Arc::clone(&metrics.connections);
+        let serving = listener::serve(listener, bounds, tls, service, discards.clone(), connections, draining.clone());
         let serving = AbortOnDropHandle::new(tasks.spawn(serving));
-        let admin = http::admin_routes(store, draining.clone());
-        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, discards, CancellationToken::new());
+        let scrape = Scrape {
+            metrics,
+            store: store.clone(),
+            rooms: rooms.clone(),
+            budgets,
+            embedded: embedded.as_ref().map(EmbeddedNats::status),
+            connections_max: config.connections.max,
+            draining: draining.clone(),
+        };
+        let admin = http::admin_routes(store, draining.clone(), Arc::new(move |format| scrape.text(format)));
+        // these connections are not those of clients, and are counted nowhere
+        let (uncounted, never) = (Arc::new(ConnectionMetrics::new()), CancellationToken::new());
+        let admin = listener::serve(admin_listener, admin_bounds(), None, admin, discards, uncounted, never);
         let admin = AbortOnDropHandle::new(tasks.spawn(stop.clone().run_until_cancelled_owned(admin).map(drop)));
 
         info!(address = %local_addr, admin_address = %admin_addr, tls = encrypted, "listening");
@@ -211,7 +232,7 @@ impl Server {
         self.local_addr
     }
 
-    /// The address that serves liveness and readiness.
+    /// The address that serves liveness, readiness and metrics.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr

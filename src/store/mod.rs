@@ -12,6 +12,7 @@ pub(crate) mod signatures;
 pub(crate) mod subscribers;
 #[cfg(test)]
 mod tests;
+pub(crate) mod usage;
 mod watchdog;
 
 use std::{ops::Deref, sync::Arc, time::SystemTime};
@@ -59,6 +60,7 @@ use crate::{
     },
     error::{Reason, Result},
     limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
+    metrics::PublishMetrics,
     nats::{
         Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, reserve::Reserve, storage_gate::StorageGate,
     },
@@ -101,6 +103,7 @@ impl Store {
         replicas: usize,
         durability: Durability,
         disk: Option<Disk>,
+        metrics: &Arc<PublishMetrics>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(Self, PeerListener)> {
@@ -124,7 +127,8 @@ impl Store {
         let members = Members::new(&buckets, &changes);
         tasks.spawn(listener.run(registry.clone(), members.clone(), tasks.clone(), stop.clone()));
         let marks = HighWaterMarks::new(&nats, &registry);
-        let (publisher, acks) = Publisher::new(&nats, &marks, &signatures, gate.clone(), durability, tasks).await?;
+        let (publisher, acks) =
+            Publisher::new(&nats, &marks, &signatures, gate.clone(), durability, metrics, tasks).await?;
         tasks.spawn(acks.run(stop.clone()));
         let (complete, known) = oneshot::channel();
         tasks.spawn(registry.clone().follow(stop.clone(), complete));

@@ -7,7 +7,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limit::SubscriptionPlace,
+    limit::CountedPlace,
     standing::Standing,
     subscribers::session::{Seek, SubscriberSession},
 };
@@ -25,7 +25,7 @@ pub(crate) struct Ending {
     pub standing: Standing,
     /// Released when the subscription is dropped.
     #[expect(dead_code, reason = "held, not read")]
-    pub place: Arc<SubscriptionPlace>,
+    pub place: Arc<CountedPlace>,
 }
 
 /// Why a subscription ends.

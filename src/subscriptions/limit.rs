@@ -11,6 +11,7 @@ use std::{
 use crate::{
     domain::{Caller, MemberId},
     error::{Error, Limit, Result},
+    metrics::OpenSubscription,
     sync::{LiveBound, lock},
 };
 
@@ -33,6 +34,9 @@ pub(crate) struct SubscriptionPlace {
     _place: PlaceOfInstance,
     _of_caller: PlaceOfCaller,
 }
+
+/// A place, and the subscription that the metrics count.
+pub(crate) type CountedPlace = (SubscriptionPlace, OpenSubscription);
 
 #[derive(Debug)]
 struct PlaceOfInstance(Arc<OpenCounts>);
@@ -58,6 +62,11 @@ impl SubscriptionLimit {
     pub(crate) fn set(&self, max: u32, max_of_caller: Option<u32>) {
         self.0.max.set(Some(max));
         self.0.max_of_caller.set(max_of_caller);
+    }
+
+    /// The number of taken places, and the bound.
+    pub(crate) fn used_of_max(&self) -> (u64, Option<u64>) {
+        (self.0.open.load(Ordering::Relaxed), self.0.max.get())
     }
 
     /// Takes a place for one subscription.

@@ -5,6 +5,7 @@ pub(crate) mod ending;
 pub(crate) mod frame;
 pub(crate) mod limit;
 pub(crate) mod log_batches;
+mod pace;
 pub(crate) mod rate;
 pub(crate) mod reads;
 pub(crate) mod standing;

@@ -2,18 +2,19 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use async_stream::stream;
-use futures_util::{FutureExt, Stream};
-use tokio::time::{self, Instant, Sleep};
+use futures_util::Stream;
+use tokio::time;
 
 use super::{
     ending::{Ending, PolledWhenWoken, SubscriptionEnd, went_silent},
     frame::{Encode, Frame},
     log_batches::{LogBatch, LogBatches},
+    pace::Pace,
     reads::{CallerReads, ReadCharge},
     subscribers::session::{Seek, SubscriberSession},
     upstream::Tap,
@@ -29,12 +30,6 @@ use crate::{
 const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// The check interval doubles up to this.
 const BACKLOG_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(4);
-/// How often a subscription that always has frames to send checks whether it must end.
-const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Heartbeats are aligned to 16 points of the interval, so those of one connection share a write.
-const BEATS: u32 = 16;
-static BEATS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// An open subscription. Dropping it ends it.
 pub(crate) struct Subscription {
@@ -101,60 +96,6 @@ impl FrameSettings {
             resumed,
         }
     }
-}
-
-/// Times the heartbeats, and the checks for an end while frames are always ready.
-struct Pace {
-    heartbeat_interval: Duration,
-    timer: Pin<Box<Sleep>>,
-    sent_at: Instant,
-    polled_at: Instant,
-}
-
-impl Pace {
-    fn new(heartbeat_interval: Duration) -> Self {
-        let now = Instant::now();
-        let timer = Box::pin(time::sleep_until(beat(now, heartbeat_interval)));
-        Self { heartbeat_interval, timer, sent_at: now, polled_at: now }
-    }
-
-    /// Records that a frame was sent.
-    fn sent(&mut self) {
-        self.sent_at = Instant::now();
-    }
-
-    /// Waits until a heartbeat is due: no frame was sent for nearly the heartbeat interval. Returns before the
-    /// interval is over.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any point.
-    async fn silent(&mut self) {
-        loop {
-            self.timer.as_mut().await;
-            let due = beat(self.sent_at, self.heartbeat_interval);
-            if due <= Instant::now() {
-                return;
-            }
-            // resetting the timer at each frame would cost more than this loop
-            self.timer.as_mut().reset(due);
-        }
-    }
-
-    /// Polls `end` once if [`ENDING_CHECK_INTERVAL`] has passed since the last poll.
-    fn poll_sometimes<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
-        if self.polled_at.elapsed() <= ENDING_CHECK_INTERVAL {
-            return None;
-        }
-        self.polled_at = Instant::now();
-        end.now_or_never()
-    }
-}
-
-/// The last heartbeat point within `interval` after `since`.
-fn beat(since: Instant, interval: Duration) -> Instant {
-    let end = since + interval;
-    let after_last = end.duration_since(*BEATS_FROM).as_nanos() % (interval / BEATS).as_nanos().max(1);
-    end - Duration::from_nanos(u64::try_from(after_last).unwrap_or(0))
 }
 
 /// The progress of one subscription in the log of its room.
@@ -274,8 +215,14 @@ fn log_frames(
                 }
             }
             let position = progress.delivery.position();
+            progress.start.tap.reached(position);
             let ended = pace.poll_sometimes(end.wait());
             let (from_ring, uncharged_bytes) = progress.next_of_ring();
+            if let Some(LogEvent::Batch { batch, .. }) = &from_ring
+                && progress.delivery.is_caught_up()
+            {
+                pace.sample(batch, progress.start.tap.metrics());
+            }
             let event = match (ended, from_ring) {
                 (Some(ended), _) => Ok(LogEvent::End(ended)),
                 (None, Some(event)) => Ok(event),
@@ -419,6 +366,7 @@ fn ephemeral_frames(
                 yield Err(end.into());
                 return;
             }
+            tap.reached(delivery.position());
             let next = tap.ring().next(delivery.position());
             let mut uncharged_bytes = None;
             let arrived = match next {
@@ -468,25 +416,4 @@ fn frames(steps: Vec<Step>, batch: Option<(Arc<Batch>, ReadCharge)>) -> impl Ite
         Step::Gap(gap) => Some(Frame::Gap(gap)),
         Step::CaughtUp(position) => Some(Frame::CaughtUp { position }),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signs_of_life_come_within_the_interval_and_together() {
-        let interval = Duration::from_secs(15);
-        let start = *BEATS_FROM;
-        let beats: std::collections::BTreeSet<_> = (0..15_000)
-            .map(|milliseconds| {
-                let sent_at = start + Duration::from_millis(milliseconds);
-                let beat = beat(sent_at, interval);
-                assert!((interval.mul_f64(0.9375)..=interval).contains(&(beat - sent_at)), "{:?}", beat - sent_at);
-                beat
-            })
-            .collect();
-        assert_eq!(beats.len(), BEATS as usize);
-        assert_eq!(beat(start, Duration::from_nanos(1)), start + Duration::from_nanos(1));
-    }
 }

@@ -21,6 +21,7 @@
 //! | ordered push consumer | 48 us | 6.0 s | 2.6 % | the same, without the reader's choice of how much is under way |
 
 mod page;
+mod readers;
 
 use std::{
     collections::HashMap,
@@ -36,12 +37,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
+use self::readers::{ReachedPosition, Readers};
 use super::{frame::Encode, log_batches::LogBatches};
 use crate::{
     delivery::{Batch, BatchBuilder, Ring, RingBudget, RingLimits, Sizes},
     domain::{RoomId, RoomState},
     error::{Error, Result},
     limits::{FANOUT_BYTES_MAX, FANOUT_BYTES_TOTAL_MAX, FANOUT_MESSAGES_MAX, RING_CHECK_INTERVAL},
+    metrics::DeliveryMetrics,
     store::{
         Store,
         log::ephemeral::{EphemeralEvent, EphemeralFeed},
@@ -70,6 +73,7 @@ pub(crate) struct Upstreams {
     tasks: TaskTracker,
     draining: CancellationToken,
     budget: RingBudget,
+    metrics: Arc<DeliveryMetrics>,
     active: Mutex<HashMap<UpstreamKey, Arc<Upstream>>>,
 }
 
@@ -86,6 +90,9 @@ struct Upstream {
     grown: Notify,
     started: OnceCell<()>,
     ended: OnceLock<Error>,
+    /// The positions of the subscriptions.
+    readers: Readers,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 impl Upstream {
@@ -115,6 +122,7 @@ impl Upstream {
 pub(crate) struct Tap {
     upstream: Arc<Upstream>,
     changed: watch::Receiver<()>,
+    reached: ReachedPosition,
 }
 
 impl Tap {
@@ -132,6 +140,15 @@ impl Tap {
         let _ = self.changed.changed().await;
     }
 
+    /// Records the position that the subscription has reached, for the metrics.
+    pub(crate) fn reached(&self, position: u64) {
+        self.reached.set(position);
+    }
+
+    pub(crate) fn metrics(&self) -> &DeliveryMetrics {
+        &self.upstream.metrics
+    }
+
     /// The error with which the upstream ended, if it has ended.
     pub(crate) fn end(&self) -> Option<&Error> {
         self.upstream.ended.get()
@@ -139,14 +156,21 @@ impl Tap {
 }
 
 impl Upstreams {
-    pub(crate) fn new(store: Store, encode: Encode, tasks: TaskTracker, draining: CancellationToken) -> Self {
-        let store = Arc::new(store);
+    pub(crate) fn new(
+        store: Store,
+        encode: Encode,
+        metrics: &Arc<DeliveryMetrics>,
+        tasks: TaskTracker,
+        draining: CancellationToken,
+    ) -> Self {
+        let (store, metrics) = (Arc::new(store), Arc::clone(metrics));
         Self {
             store,
             encode,
             tasks,
             draining,
             budget: RingBudget::new(FANOUT_BYTES_TOTAL_MAX),
+            metrics,
             active: Mutex::default(),
         }
     }
@@ -211,13 +235,16 @@ impl Upstreams {
                 grown: Notify::new(),
                 started: OnceCell::new(),
                 ended: OnceLock::new(),
+                readers: Readers::default(),
+                metrics: Arc::clone(&self.metrics),
             })
         });
         if new {
             active.insert(key.clone(), Arc::clone(&upstream));
         }
-        let changed = upstream.changed.subscribe();
-        (Tap { upstream, changed }, new)
+        let newest = upstream.ring().last();
+        let (changed, reached) = (upstream.changed.subscribe(), upstream.readers.add(newest));
+        (Tap { upstream, changed, reached }, new)
     }
 
     fn active(&self) -> MutexGuard<'_, HashMap<UpstreamKey, Arc<Upstream>>> {

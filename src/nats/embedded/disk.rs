@@ -46,6 +46,11 @@ impl Disk {
         Self(Arc::new(Inner { path, checked, is_frozen, froze }))
     }
 
+    /// The space on the disk now; `None` if it cannot be read.
+    pub(crate) fn space(&self) -> Option<DiskSpace> {
+        space(&self.0.path).ok()
+    }
+
     /// Returns true if the free space is below the reserve for nats-server's own writes and for the registry.
     pub(crate) fn is_low(&self) -> bool {
         let mut checked = lock(&self.0.checked);

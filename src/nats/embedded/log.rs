@@ -1,7 +1,7 @@
 //! Copies the server's output to the service's log, and keeps the last lines for an error.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -30,12 +30,14 @@ pub(super) struct Observed {
     pub(super) disk: Disk,
     /// 0 while the server is down.
     pid: AtomicU32,
+    /// How often the server was started again.
+    restarts: AtomicU64,
     recent: Mutex<VecDeque<String>>,
 }
 
 impl Observed {
     pub(super) fn new(disk: Disk) -> Self {
-        Self { disk, pid: AtomicU32::new(0), recent: Mutex::default() }
+        Self { disk, pid: AtomicU32::new(0), restarts: AtomicU64::new(0), recent: Mutex::default() }
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
@@ -43,6 +45,14 @@ impl Observed {
             0 => None,
             pid => Some(pid),
         }
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_down(&self) {

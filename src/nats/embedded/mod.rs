@@ -92,6 +92,17 @@ impl fmt::Debug for EmbeddedNats {
     }
 }
 
+/// What is known about the server, also after it was stopped. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct EmbeddedStatus(Arc<Observed>);
+
+impl EmbeddedStatus {
+    /// How often the server was started again.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.0.restarts()
+    }
+}
+
 impl EmbeddedNats {
     /// Starts the server, and waits until JetStream answers a client.
     ///
@@ -169,6 +180,11 @@ impl EmbeddedNats {
     /// The disk of the data directory.
     pub(crate) fn disk(&self) -> Disk {
         self.observed.disk.clone()
+    }
+
+    /// What the service tells about the server.
+    pub(crate) fn status(&self) -> EmbeddedStatus {
+        EmbeddedStatus(Arc::clone(&self.observed))
     }
 
     /// Stops the server in order, or kills it if that takes too long. Waits until it has ended.

@@ -45,6 +45,7 @@ pub(super) async fn run(launch: Launch, first: Pin<Box<impl Future<Output = io::
             continue;
         }
         started = Instant::now();
+        launch.observed.count_restart();
         outcome = launch.run().await;
     }
     match outcome {

@@ -4,7 +4,10 @@ mod account;
 mod permissions;
 mod registry;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -27,7 +30,7 @@ use super::{
     links::Links,
     version::Version,
 };
-use crate::error::Result;
+use crate::{error::Result, metrics::NatsMetrics};
 
 /// How long one address may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -80,8 +83,10 @@ impl Probe {
             Ok(connected) => connected?,
             Err(elapsed) => return Err(unavailable().because(elapsed)),
         };
-        let links = std::sync::Arc::new(Links::new(config));
-        let nats = Nats { jetstream: context(&client), client, connections, has_jetstream: true, links };
+        // nobody reads what a check counts
+        let metrics = Arc::new(NatsMetrics::new());
+        let links = Arc::new(Links::new(config, &metrics));
+        let nats = Nats { jetstream: context(&client), client, connections, has_jetstream: true, links, metrics };
         Ok(Self { nats, refusals })
     }
 

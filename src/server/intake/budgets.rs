@@ -37,7 +37,7 @@ impl Budget {
 
 /// The budget of all callers together, and the budgets of each.
 #[derive(Debug)]
-pub(super) struct Budgets {
+pub(in crate::server) struct Budgets {
     all: Arc<Budget>,
     callers: PerKey<MemberId, Budget>,
 }
@@ -50,6 +50,11 @@ impl Default for Budgets {
 }
 
 impl Budgets {
+    /// The bytes of the budget of all callers that are in use.
+    pub(in crate::server) fn bytes(&self) -> usize {
+        self.all.bytes_max.saturating_sub(self.all.bytes.available_permits())
+    }
+
     /// The budgets that a call is charged to: the budget of all callers, and the budget of its caller, or of its
     /// connection when the caller has no id.
     pub(super) fn of_call(self: &Arc<Self>, caller: Option<&MemberId>, connection: Option<Arc<Budget>>) -> CallBudgets {

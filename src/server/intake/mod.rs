@@ -36,8 +36,8 @@ pub(super) struct IntakeLayer {
 }
 
 impl IntakeLayer {
-    pub(super) fn new(rooms: Rooms) -> Self {
-        Self { budgets: Arc::default(), payload_bytes_max: rooms.payload_bytes_max(), rooms }
+    pub(super) fn new(rooms: Rooms, budgets: Arc<Budgets>) -> Self {
+        Self { budgets, payload_bytes_max: rooms.payload_bytes_max(), rooms }
     }
 }
 

@@ -88,6 +88,11 @@ impl Backlogs {
         }))
     }
 
+    /// Bytes that the turns of all readers may request now.
+    pub(in crate::store) fn bytes(&self) -> usize {
+        BACKLOGS_BYTES_MAX.saturating_sub(self.0.budget.available_permits() * KIB)
+    }
+
     /// Turns for one caller. `of_caller` has one permit for each turn that the caller may have at the same time.
     pub(in crate::store) fn turns(&self, of_caller: Option<Arc<Semaphore>>) -> BacklogTurns {
         BacklogTurns { backlogs: self.clone(), of_caller }

@@ -40,7 +40,7 @@ use self::{
     outbox::Outbox,
     pending::Pending,
     plain_rooms::PlainRooms,
-    room_queue::{RoomQueues, Ticket, Work},
+    room_queue::{QueueUsage, RoomQueues, Ticket, Work},
     wire::Outgoing,
     worker::Worker,
 };
@@ -48,6 +48,7 @@ use super::{log::high_water_marks::HighWaterMarks, registry::known::Registered, 
 use crate::{
     domain::{Acknowledged, Draft, Durability, PublishAcks, Room},
     error::{Error, Result},
+    metrics::{PublishMetrics, RoomKind},
     nats::{Nats, error::unavailable, storage_gate::StorageGate},
 };
 
@@ -62,6 +63,7 @@ pub(crate) struct Publisher {
     gate: StorageGate,
     durability: Durability,
     orders: AtomicU64,
+    metrics: Arc<PublishMetrics>,
     tasks: TaskTracker,
     runtime: Handle,
 }
@@ -75,6 +77,7 @@ impl Publisher {
         signatures: &Signatures,
         gate: StorageGate,
         durability: Durability,
+        metrics: &Arc<PublishMetrics>,
         tasks: &TaskTracker,
     ) -> Result<(Arc<Self>, AckListener)> {
         let (acks, listener) = Acks::open(nats).await?;
@@ -87,6 +90,7 @@ impl Publisher {
             gate,
             durability,
             orders: AtomicU64::default(),
+            metrics: Arc::clone(metrics),
             tasks: tasks.clone(),
             runtime: Handle::current(),
         };
@@ -98,11 +102,17 @@ impl Publisher {
         PublishOrder(self.orders.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// What waits in the queues of all rooms.
+    pub(super) fn queue_usage(&self) -> QueueUsage {
+        self.room_queues.usage()
+    }
+
     /// Sends a message of an ephemeral room to its current subscribers.
     ///
     /// # Errors
     /// `NATS_UNAVAILABLE`; nothing was sent.
     pub(super) async fn send(&self, room: &Room, draft: Draft, deadline: Instant) -> Result<Acknowledged> {
+        let bytes = draft.bytes() as u64;
         let outgoing = self.seal(room, draft)?;
         let nats = &self.outbox.nats;
         let sending = async {
@@ -117,6 +127,8 @@ impl Publisher {
             sent.map_err(|error| unavailable().because(error))
         };
         time::timeout_at(deadline, sending).await.map_err(|elapsed| unavailable().because(elapsed))??;
+        self.metrics.messages.inc(RoomKind::Ephemeral);
+        self.metrics.bytes.inc_by(RoomKind::Ephemeral, bytes);
         Ok(acknowledged(0, false, Durability::None))
     }
 

@@ -158,6 +158,14 @@ impl Job {
         self.tell(Outcome::Failed(unavailable()));
     }
 
+    /// The number of messages.
+    pub(super) fn messages(&self) -> usize {
+        match &self.work {
+            Work::One(_) => 1,
+            Work::All(messages) => messages.len(),
+        }
+    }
+
     /// Returns true if the caller has gone.
     pub(super) fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
@@ -179,6 +187,16 @@ impl Job {
 pub(super) struct WaitingJobs {
     pub jobs: VecDeque<Job>,
     pub is_served: bool,
+}
+
+/// What waits in the queues of all rooms.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct QueueUsage {
+    pub queues: usize,
+    pub messages: usize,
+    pub bytes: usize,
+    /// The used part of the queue that is closest to one of its bounds, from 0 to 1.
+    pub fullest: f64,
 }
 
 /// One room's queue. It exists while jobs or a worker use it.
@@ -209,6 +227,21 @@ impl Drop for RoomQueue {
 pub(super) struct RoomQueues(Arc<Mutex<HashMap<Arc<str>, Weak<RoomQueue>>>>);
 
 impl RoomQueues {
+    pub(super) fn usage(&self) -> QueueUsage {
+        // collected, because dropping the last reference to a queue takes the lock
+        let queues: Vec<Arc<RoomQueue>> = lock(&self.0).values().filter_map(Weak::upgrade).collect();
+        queues.iter().fold(QueueUsage::default(), |all, queue| {
+            let (messages, bytes) = queue.used();
+            let fullest = part(messages, ROOM_QUEUE_MESSAGES_MAX).max(part(bytes, ROOM_QUEUE_BYTES_MAX));
+            QueueUsage {
+                queues: all.queues + 1,
+                messages: all.messages + messages,
+                bytes: all.bytes + bytes,
+                fullest: all.fullest.max(fullest),
+            }
+        })
+    }
+
     /// Returns the queue of this stream. Creates it if it is missing.
     pub(super) fn get(&self, stream: String) -> Arc<RoomQueue> {
         let mut room_queues = lock(&self.0);
@@ -229,7 +262,18 @@ impl RoomQueues {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn part(used: usize, max: usize) -> f64 {
+    used as f64 / max as f64
+}
+
 impl RoomQueue {
+    /// The messages and bytes that wait or are under way.
+    fn used(&self) -> (usize, usize) {
+        let messages = ROOM_QUEUE_MESSAGES_MAX.saturating_sub(self.places.available_permits());
+        (messages, ROOM_QUEUE_BYTES_MAX.saturating_sub(self.bytes.available_permits()))
+    }
+
     /// Waits for a place and enqueues the job. Returns the caller's ticket, and true if the caller must start a
     /// worker.
     ///

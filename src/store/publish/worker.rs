@@ -6,6 +6,7 @@
 
 mod awaited;
 mod runs;
+mod tally;
 
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
@@ -15,7 +16,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use self::awaited::{Answer, Awaited, AwaitedAnswer};
+use self::{
+    awaited::{Answer, Awaited, AwaitedAnswer},
+    tally::Tally,
+};
 use super::{
     Publisher,
     acks::Reply,
@@ -68,6 +72,7 @@ pub(super) struct Worker {
     /// Number of messages to send one by one before the worker tries a group again.
     plain_left: usize,
     refusals: u32,
+    tally: Tally,
 }
 
 impl Worker {
@@ -79,13 +84,14 @@ impl Worker {
     ) -> Self {
         let mut connections = publisher.outbox.nats.connections();
         connections.mark_unchanged();
-        let in_flight = InFlight::new();
-        Self { queue, publisher, groups, mark, connections, in_flight, runs: 0, plain_left: 0, refusals: 0 }
+        let (in_flight, tally) = (InFlight::new(), Tally::default());
+        Self { queue, publisher, groups, mark, connections, in_flight, runs: 0, plain_left: 0, refusals: 0, tally }
     }
 
     /// Runs until no job waits. Every job has a deadline, so the worker ends soon after the last one.
     pub(super) async fn run(mut self) {
         loop {
+            self.tally.flush(&self.publisher.metrics);
             match self.step() {
                 WorkerStep::Rest => return,
                 WorkerStep::Wait { for_work } => self.wait(for_work).await,
@@ -171,12 +177,15 @@ impl Worker {
         if !job.begin() {
             return;
         }
+        self.publisher.metrics.queue_wait.observe(job.since.elapsed());
+        let sent_at = Instant::now();
         match self.publisher.outbox.send(&self.queue.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
                 let (deadline, epoch) = (job.deadline, self.epoch());
                 let starts_run = job.may_join_run;
                 self.runs += usize::from(starts_run);
-                self.in_flight.sent(job, Awaited { answer: AwaitedAnswer::One(expected), epoch, starts_run }, deadline);
+                let answer = AwaitedAnswer::One(expected);
+                self.in_flight.sent(job, Awaited { answer, epoch, sent_at, starts_run }, deadline);
             }
             Err(error) => job.tell(Outcome::Failed(error)),
         }
@@ -245,6 +254,10 @@ impl Worker {
 
     /// Applies the answer to the oldest message, or to the messages of the oldest run.
     fn settle(&mut self, answer: Answer) {
+        if let Some(awaited) = self.in_flight.oldest() {
+            let Publisher { metrics, outbox, .. } = &*self.publisher;
+            tally::count_answer(metrics, outbox.nats.metrics(), awaited, &answer);
+        }
         match answer {
             Answer::One(reply) => match reply {
                 Some(Reply::Stored { sequence, duplicate }) => {
@@ -285,6 +298,7 @@ impl Worker {
             Outcome::Refused(error) => gate.note_refused(room, error),
             Outcome::StoredUnnumbered | Outcome::Failed(_) => {}
         }
+        self.tally.add(&job, &outcome);
         job.tell(outcome);
     }
 
@@ -318,6 +332,17 @@ impl Worker {
         self.publisher.marks.ensure(&job.registered.room).await.map(drop)
     }
 
+    /// Sends messages as one batch, which waited in the queue since `since`.
+    async fn commit(&self, room: &Room, messages: &[&Outgoing], since: Instant, deadline: Instant) -> Commit {
+        let Publisher { metrics, outbox, .. } = &*self.publisher;
+        let sent_at = Instant::now();
+        metrics.queue_wait.observe(sent_at.saturating_duration_since(since));
+        let committed = outbox.commit(&self.queue.stream, room, messages, deadline).await;
+        tally::count_commit(metrics, outbox.nats.metrics(), sent_at.elapsed(), &committed);
+        self.note(room, &committed);
+        committed
+    }
+
     fn note(&self, room: &Room, committed: &Commit) {
         if let Commit::Answered(reply) = committed {
             self.note_reply(room, reply);
@@ -338,10 +363,9 @@ impl Worker {
         jobs.retain(Job::begin);
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return };
         let messages = single_messages(&jobs);
-        let Some(room) = jobs.first().map(|job| &job.registered.room) else { return };
+        let Some((room, since)) = jobs.first().map(|job| (&job.registered.room, job.since)) else { return };
         let epoch = self.epoch();
-        let committed = self.publisher.outbox.commit(&self.queue.stream, room, &messages, deadline).await;
-        self.note(room, &committed);
+        let committed = self.commit(room, &messages, since, deadline).await;
         match committed {
             Commit::Answered(Reply::Stored { sequence: last, .. }) => {
                 self.stored(epoch, last);
@@ -349,7 +373,9 @@ impl Worker {
                 self.in_flight.stream_answers();
                 let first = (last + 1).saturating_sub(jobs.len() as u64);
                 for (job, sequence) in jobs.into_iter().zip(first..) {
-                    job.tell(Outcome::Stored { sequence, duplicate: false });
+                    let outcome = Outcome::Stored { sequence, duplicate: false };
+                    self.tally.add(&job, &outcome);
+                    job.tell(outcome);
                 }
             }
             Commit::Answered(Reply::Refused(error)) => {
@@ -384,13 +410,14 @@ impl Worker {
         }
         let messages: Vec<_> = messages.iter().collect();
         let (room, epoch) = (&job.registered.room, self.epoch());
-        let committed = self.publisher.outbox.commit(&self.queue.stream, room, &messages, job.deadline).await;
-        self.note(room, &committed);
+        let committed = self.commit(room, &messages, job.since, job.deadline).await;
         match committed {
             Commit::Answered(Reply::Stored { sequence, duplicate }) => {
                 self.stored(epoch, sequence);
                 self.in_flight.stream_answers();
-                job.tell(Outcome::Stored { sequence, duplicate });
+                let outcome = Outcome::Stored { sequence, duplicate };
+                self.tally.add(&job, &outcome);
+                job.tell(outcome);
             }
             Commit::Answered(Reply::Refused(error)) if !may_pass(&error) => job.tell(Outcome::Refused(error)),
             Commit::Answered(Reply::Refused(_) | Reply::NobodyListens) => {

@@ -108,6 +108,11 @@ impl Registry {
         known.by_id.get(id).filter(|registered| !registered.deleting).cloned()
     }
 
+    /// The number of rooms that this instance knows.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.known).by_id.len()
+    }
+
     /// The room, if this instance knows it.
     pub(crate) fn known(&self, id: &RoomId) -> Option<Arc<Registered>> {
         lock(&self.known).by_id.get(id).filter(|registered| !registered.deleting).cloned()

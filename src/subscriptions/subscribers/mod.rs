@@ -28,6 +28,7 @@ use self::{
 use crate::{
     domain::{NatsName, Room, RoomId, SubscriberId},
     error::{Error, Reason, Result},
+    metrics::DeliveryMetrics,
     store::{
         Store,
         registry::known::Registered,
@@ -63,11 +64,12 @@ pub(crate) struct Subscribers {
     moves: Mutex<HashMap<SubscriberKey, Weak<AsyncMutex<()>>>>,
     queue: WriteQueue,
     endpoints: EndpointSubscribers,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 impl Subscribers {
     /// Creates an empty set. Each endpoint may have `max_of_endpoint` durable subscribers.
-    pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>) -> Self {
+    pub(crate) fn new(store: Store, max_of_endpoint: Option<u32>, metrics: &Arc<DeliveryMetrics>) -> Self {
         let (sessions, moves) = (Mutex::default(), Mutex::default());
         Self {
             store,
@@ -75,6 +77,7 @@ impl Subscribers {
             moves,
             queue: WriteQueue::default(),
             endpoints: EndpointSubscribers::new(max_of_endpoint),
+            metrics: Arc::clone(metrics),
         }
     }
 
@@ -192,7 +195,8 @@ impl Subscribers {
         {
             revision = settled;
         }
-        let inner = Arc::new(SessionState::new(Arc::clone(registered), epoch, holding, revision, position));
+        let inner = SessionState::new(Arc::clone(registered), epoch, (holding, revision), position, &self.metrics);
+        let inner = Arc::new(inner);
         self.keep_newest(key, &inner);
         // a newer claim, or a deletion, may have come before this session could be found
         match self.store.holders.find(subscriber).await? {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{SubscriberKey, Subscribers};
 use crate::{
     error::{Error, Reason},
+    metrics::DeliveryMetrics,
     store::{registry::known::Registered, subscribers::holders::Holding},
     sync::lock,
 };
@@ -74,6 +75,7 @@ pub(super) struct SessionState {
     closed: AtomicBool,
     /// A newer subscription has claimed the subscriber, and waits for this one's last position.
     releasing: AtomicBool,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 #[derive(Debug)]
@@ -139,7 +141,13 @@ impl Progress {
 }
 
 impl SessionState {
-    pub(super) fn new(registered: Arc<Registered>, epoch: i64, holding: Holding, revision: u64, position: u64) -> Self {
+    pub(super) fn new(
+        registered: Arc<Registered>,
+        epoch: i64,
+        (holding, revision): (Holding, u64),
+        position: u64,
+        metrics: &Arc<DeliveryMetrics>,
+    ) -> Self {
         Self {
             registered,
             epoch,
@@ -151,6 +159,7 @@ impl SessionState {
             ended: CancellationToken::new(),
             closed: AtomicBool::new(false),
             releasing: AtomicBool::new(false),
+            metrics: Arc::clone(metrics),
         }
     }
 
@@ -204,7 +213,9 @@ impl SessionState {
 
     /// Ends the subscription. Only the first reason is kept.
     pub(super) fn end(&self, why: SessionEnd) {
-        let _ = self.end.set(why);
+        if self.end.set(why).is_ok() && why == SessionEnd::TakenOver && !self.is_closed() {
+            self.metrics.take_overs.inc();
+        }
         self.ended.cancel();
     }
 

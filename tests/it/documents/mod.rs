@@ -3,6 +3,7 @@
 mod architecture;
 mod config_file;
 mod contract;
+mod monitoring;
 mod names;
 mod pages;
 mod source;

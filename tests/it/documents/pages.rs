@@ -25,7 +25,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
 ];
 
 /// Languages of blocks that are not commands.
-const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml"];
+const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

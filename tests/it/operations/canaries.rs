@@ -171,11 +171,11 @@ async fn signing_keys(nats: &Nats) -> Secrets {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_told_by_any_call_in_either_form_of_the_log() {
-    // Goal: logs and errors can be given away. Method: at the most talkative level, in JSON and in text, make every call of the
+async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics() {
+    // Goal: logs, errors and metrics can be given away. Method: at the most talkative level, in JSON and in text, make every call of the
     // contract with and without success, with tokens that count and such that do not, over HTTP too, with NATS killed in
     // between; look for payloads, header values, message ids, tokens, the NATS password and the signing keys in every line,
-    // also encoded, and in every error.
+    // also encoded, and in every error; in the metrics also for the ids of rooms and members.
     let login = ConnectOptions::with_user_and_password("ann".into(), PASSWORD.into());
     let users = format!("authorization {{ user: ann, password: \"{PASSWORD}\" }}\n");
     let set = prost_types::FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
@@ -216,6 +216,8 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log() {
             let page = page.header("authorization", format!("Bearer {credentials}")).send().await.unwrap();
             page.text().await.unwrap();
         }
+        let metrics =
+            reqwest::get(format!("http://{}/metrics", process.admin_address())).await.unwrap().text().await.unwrap();
         nats.kill9();
         errors.push(publish(&client, "lobby", PAYLOAD).await.unwrap_err());
         nats.restart().await;
@@ -231,6 +233,12 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log() {
         }
         assert_kept(&secrets, format, &log);
         assert_kept(&secrets, "standard error", &process.stderr());
+        assert!(metrics.contains("unibus_published_messages_total{kind=\"persisted\"} "), "{metrics:.500}");
+        assert_kept(&secrets, "metrics", &metrics.lines().map(str::to_owned).collect::<Vec<_>>());
+        // the log may name rooms and members, but labels may not
+        for id in ["\"ann\"", "lobby", "room-of-", "bystander", "x-canary"] {
+            assert!(!metrics.contains(id), "{id} is in the metrics");
+        }
         assert!(errors.len() > 12 && errors.iter().any(|status| status.code() == Code::Unauthenticated), "{errors:?}");
         assert_kept(&secrets, "errors", &errors.iter().flat_map(told).collect::<Vec<_>>());
     }

@@ -5,5 +5,6 @@ mod check;
 mod config;
 mod endpoints;
 mod log;
+mod metrics;
 mod reload;
 mod stop;

@@ -20,6 +20,7 @@ mod proxy;
 pub(crate) mod publishing;
 mod random;
 mod requests;
+mod scrape;
 mod spy;
 mod subscribers;
 mod tls;
@@ -44,6 +45,7 @@ pub(crate) use self::{
         create_ephemeral, create_room, ephemeral, everything, history, list_rooms, page, payloads, persisted, publish,
         publish_n, sequences,
     },
+    scrape::Scrape,
     spy::Spy,
     subscribers::{
         acknowledge, client_with_window, client_with_window_as, durable_info, explicit, floor, floor_reaches, listed,

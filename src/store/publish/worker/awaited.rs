@@ -2,6 +2,8 @@
 
 use std::task::Poll;
 
+use tokio::time::Instant;
+
 use crate::store::publish::{
     acks::{Expected, Reply},
     run::RunAnswers,
@@ -12,6 +14,7 @@ pub(super) struct Awaited {
     pub answer: AwaitedAnswer,
     /// The epoch of the log at the time of sending, as far as it was known.
     pub epoch: i64,
+    pub sent_at: Instant,
     /// True for the first message of a run, and for a message that could have joined a run but was sent alone.
     pub starts_run: bool,
 }

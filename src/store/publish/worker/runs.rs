@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -45,7 +46,8 @@ impl Worker {
             return;
         };
         let Some(first) = jobs.first() else { return };
-        let messages = single_messages(&jobs);
+        self.publisher.metrics.queue_wait.observe(first.since.elapsed());
+        let (messages, sent_at) = (single_messages(&jobs), Instant::now());
         let outbox = &self.publisher.outbox;
         let (expected, sent) =
             outbox.send_run(&self.queue.stream, &first.registered.room, messages.into_iter(), by).await;
@@ -58,7 +60,7 @@ impl Worker {
             }
             let starts_run = of_first.is_some();
             let answer = of_first.take().unwrap_or(AwaitedAnswer::InRun);
-            self.in_flight.sent(job, Awaited { answer, epoch, starts_run }, deadline);
+            self.in_flight.sent(job, Awaited { answer, epoch, sent_at, starts_run }, deadline);
         }
         self.runs += usize::from(sent > 0);
     }

@@ -305,6 +305,9 @@ impl Follower {
         let text = match gap {
             Gap { from_sequence: 0, dropped: 0, .. } => format!("messages are missing: {reason}"),
             Gap { from_sequence: 0, dropped, .. } => format!("{} missing: {reason}", text::count(*dropped, "message")),
+            Gap { from_sequence, to_sequence, .. } if from_sequence == to_sequence => {
+                format!("the message {from_sequence} is missing: {reason}")
+            }
             Gap { from_sequence, to_sequence, .. } => {
                 format!("the messages {from_sequence} to {to_sequence} are missing: {reason}")
             }

@@ -85,7 +85,8 @@ fn shown(arg: &Arg) -> String {
 }
 
 fn default(arg: &Arg) -> String {
-    if !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append) {
+    let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+    if !takes_value || arg.is_hide_default_value_set() {
         return String::new();
     }
     let defaults = arg.get_default_values();

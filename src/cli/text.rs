@@ -71,9 +71,9 @@ pub(crate) fn durability(durability: i32) -> &'static str {
 pub(crate) fn gap_reason(reason: i32) -> &'static str {
     match GapReason::try_from(reason).unwrap_or_default() {
         GapReason::Unspecified => "for an unknown reason",
-        GapReason::Expired => "they expired",
-        GapReason::Purged => "they were purged",
-        GapReason::Deleted => "they were deleted",
+        GapReason::Expired => "expired",
+        GapReason::Purged => "purged",
+        GapReason::Deleted => "deleted",
         GapReason::SlowReader => "this reader was too slow",
         GapReason::Disconnected => "the service lost its NATS connection",
     }

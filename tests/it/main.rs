@@ -11,6 +11,7 @@ mod abuse;
 mod access;
 mod auth;
 mod browsers;
+mod cli;
 mod consume;
 mod documents;
 mod durable;

@@ -8,6 +8,7 @@ use std::{
     fmt::Write,
     fs,
     path::Path,
+    process::Command,
 };
 
 use clap::{CommandFactory, Subcommand};
@@ -95,6 +96,19 @@ fn the_commands_are_those_of_the_program() {
         }
     }
     assert_marked("docs/configuration.md", "commands", &table);
+}
+
+/// The reference of the client commands, as the program prints it.
+fn reference() -> String {
+    let done = Command::new(env!("CARGO_BIN_EXE_unibus")).arg("reference").output().expect("the binary starts");
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).expect("text")
+}
+
+#[test]
+fn the_reference_of_the_command_line_is_that_of_the_program() {
+    // Goal: no command, flag, variable or exit status is missing or invented. Method: the program itself prints the tables.
+    assert_marked("docs/cli.md", "reference", &reference());
 }
 
 #[test]
@@ -207,29 +221,43 @@ fn names_in_capitals() -> BTreeSet<String> {
         Config::command().get_arguments().filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())),
     );
     names.insert(String::from("RUST_LOG"));
+    names.extend(reference().lines().filter_map(|row| Some(row.strip_prefix("| `")?.split('`').next()?.to_owned())));
     names
 }
 
-/// The names in a page that look like flags or constants, but are not any; and how many there are in all.
-fn invented(page: &str) -> (Vec<&str>, usize) {
+/// Every name that a page may use: flags, and names in capitals.
+struct KnownNames {
+    flags: BTreeSet<String>,
+    capitals: BTreeSet<String>,
+}
+
+fn known_names() -> KnownNames {
     let mut commands = TokenCommand::augment_subcommands(Config::command());
     commands.build();
     let flags = |command: &clap::Command| -> Vec<_> {
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
     };
-    let flags: Vec<_> = flags(&commands).into_iter().chain(commands.get_subcommands().flat_map(flags)).collect();
-    let capitals = names_in_capitals();
+    let of_client = reference();
+    let of_client =
+        of_client.split('`').skip(1).step_by(2).filter_map(|code| Some(code.strip_prefix("--")?.to_owned()));
+    let of_service = flags(&commands).into_iter().chain(commands.get_subcommands().flat_map(flags));
+    let others = OTHER_FLAGS.iter().map(|flag| (*flag).to_owned());
+    KnownNames { flags: of_service.chain(of_client).chain(others).collect(), capitals: names_in_capitals() }
+}
+
+/// The names in a page that look like flags or constants, but are not any; and how many there are in all.
+fn invented<'a>(page: &'a str, known: &KnownNames) -> (Vec<&'a str>, usize) {
     let (mut wrong, mut found) = (Vec::new(), 0);
     let spans = page.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
     for name in spans {
         let is_known = if let Some(flag) = name.strip_prefix("--") {
             let flag = flag.split([' ', '=']).next().expect("a flag");
-            flag.ends_with('-') || flags.iter().any(|known| known == flag) || OTHER_FLAGS.contains(&flag)
+            flag.ends_with('-') || known.flags.contains(flag)
         } else if name.contains('_')
             && name != "_"
             && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
         {
-            capitals.contains(name)
+            known.capitals.contains(name)
         } else {
             continue;
         };
@@ -248,18 +276,19 @@ fn the_pages_name_bounds_and_flags_that_there_are() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let mut pages: Vec<_> = fs::read_dir(docs).expect("pages").map(|entry| entry.expect("a page").path()).collect();
     pages.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let known = known_names();
     let mut all = 0;
     for path in pages {
         let page = fs::read_to_string(&path).expect("UTF-8");
-        let (wrong, found) = invented(&page);
+        let (wrong, found) = invented(&page, &known);
         assert!(wrong.is_empty(), "{}: {wrong:?}", path.display());
         all += found;
     }
     assert!(all > 300, "{all}");
-    let (_, found) = invented(SECURITY);
+    let (_, found) = invented(SECURITY, &known);
     assert!(found > 40, "{found}");
     assert_eq!(
-        invented("`--none` `NO_SUCH_BOUND` `ROOMS_PER_CALLER` `--auth enforce`"),
+        invented("`--none` `NO_SUCH_BOUND` `ROOMS_PER_CALLER` `--auth enforce`", &known),
         (vec!["--none", "NO_SUCH_BOUND"], 4)
     );
 }

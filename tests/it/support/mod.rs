@@ -2,6 +2,7 @@
 
 pub(crate) mod calls;
 mod certificates;
+mod cli;
 mod cluster;
 mod consuming;
 pub(crate) mod cumulative;
@@ -29,6 +30,7 @@ mod unibus;
 
 pub(crate) use self::{
     certificates::{Certificates, Certified},
+    cli::{Cli, Running},
     cluster::Cluster,
     consuming::Consuming,
     errors::{assert_field, assert_status, fields, metadata, names_field, reason, status},

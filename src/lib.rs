@@ -114,6 +114,7 @@ pub use self::{
     server::{
         Server,
         config::{Config, LogFormat},
+        console::ConsoleConfig,
         cors::CorsConfig,
         places::{ConnectionsConfig, KeepaliveConfig},
         tls::files::{ClientAuth, TlsConfig},

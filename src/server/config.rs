@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
+    console::ConsoleConfig,
     cors::CorsConfig,
     places::{ConnectionsConfig, KeepaliveConfig},
     tls::files::TlsConfig,
@@ -35,7 +36,7 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
 
-    /// Address and port for /livez, /readyz and /metrics; port 0 picks a free port
+    /// Address and port for /livez, /readyz, /metrics and the console; port 0 picks a free port
     #[arg(long, env = "UNIBUS_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
 
@@ -50,6 +51,10 @@ pub struct Config {
     /// The web pages that may call the service
     #[command(flatten)]
     pub cors: CorsConfig,
+
+    /// The console
+    #[command(flatten)]
+    pub console: ConsoleConfig,
 
     /// The NATS servers, and the credentials for them
     #[command(flatten)]
@@ -143,6 +148,7 @@ impl Config {
         let mut wrong = Violations::default();
         self.auth.check(&mut wrong);
         self.cors.check(&mut wrong);
+        self.console.check(&mut wrong);
         flags::check("registry_replicas", checked_replicas(self.registry_replicas), &mut wrong);
         self.connections.check(&mut wrong);
         self.rooms.check(&mut wrong);
@@ -166,6 +172,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),
             cors: CorsConfig::default(),
+            console: ConsoleConfig::default(),
             nats: NatsConfig::default(),
             registry_replicas: 1,
             embedded: EmbeddedNatsConfig::default(),

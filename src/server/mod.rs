@@ -10,6 +10,7 @@ mod client_socket;
 mod coalesce;
 pub(crate) mod config;
 mod connections;
+pub(crate) mod console;
 pub(crate) mod cors;
 mod deadline;
 mod discard;
@@ -172,7 +173,7 @@ impl Server {
         tasks.spawn(follow_connection(store.clone(), health.clone(), broken.clone(), draining.clone()));
 
         let callers = Arc::new(Callers::new(config.rooms.limits.calls));
-        let origins = CrossOriginLayer::new(&config.cors, &[]);
+        let origins = CrossOriginLayer::new(&config.cors, &config.console.origins(admin_addr));
         let live =
             Live { auth: auth.clone(), callers: Arc::clone(&callers), origins: origins.clone(), rooms: rooms.clone() };
         let budgets = Arc::<Budgets>::default();
@@ -201,7 +202,10 @@ impl Server {
             connections_max: config.connections.max,
             draining: draining.clone(),
         };
+        config.console.log(admin_addr);
+        let console = config.console.routes(local_addr, encrypted);
         let admin = http::admin_routes(store, draining.clone(), Arc::new(move |format| scrape.text(format)));
+        let admin = admin.merge(console);
         // these connections are not those of clients, and are counted nowhere
         let (uncounted, never) = (Arc::new(ConnectionMetrics::new()), CancellationToken::new());
         let admin = listener::serve(admin_listener, admin_bounds(), None, admin, discards, uncounted, never);

@@ -1,3 +1,4 @@
-//! What web pages can do: calls from pages of other origins.
+//! What web pages can do: calls from pages of other origins, and the console.
 
+mod console;
 mod cors;

@@ -316,6 +316,7 @@ async fn a_program_cannot_configure_what_the_flags_refuse() {
         ("auth_jwks_refresh", |config| config.auth.jwks_refresh = Duration::ZERO),
         ("auth_keys_max_age", |config| config.auth.keys_max_age = Duration::ZERO),
         ("cors_origins", |config| config.cors.origins = vec![String::from("app.example.com")]),
+        ("console_service", |config| config.console.service = Some(String::from("localhost"))),
         ("registry_replicas", |config| config.registry_replicas = 2),
         ("max_connections", |config| config.connections.max = 0),
         ("max_streams_per_connection", |config| config.connections.max_streams = 0),

@@ -121,7 +121,7 @@ impl Document {
 
 /// Folders of this repository whose paths the documents name.
 const FOLDERS: &[&str] =
-    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "deploy", ".ci", ".cargo"];
+    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "console", "deploy", ".ci", ".cargo"];
 
 /// The paths in backticks that name no file or folder of `existing`, and how many paths there are in all. A path begins
 /// with a folder of the repository, or is the end of the path of a Rust source.

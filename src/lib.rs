@@ -77,6 +77,8 @@ mod flags;
 #[cfg(feature = "server")]
 mod grpc;
 #[cfg(feature = "server")]
+mod healthcheck;
+#[cfg(feature = "server")]
 mod http;
 #[cfg(feature = "server")]
 mod limits;
@@ -105,6 +107,7 @@ pub use self::{
     check::CheckCommand,
     config_file::{FlagChange, FlagSources},
     error::{Code, Error, Reason, Result, Violation},
+    healthcheck::Healthcheck,
     limits::LOG_LINES_MAX,
     nats::{
         connect::{NatsConfig, NatsSync},

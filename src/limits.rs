@@ -393,6 +393,8 @@ pub const ADMIN_CONNECTIONS_MAX: u32 = 64;
 /// How long a client of the admin port may take to send the head of a request, and how long its connection may be
 /// idle.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the answer of `/readyz` that `unibus healthcheck` reads.
+pub const HEALTHCHECK_ANSWER_BYTES_MAX: usize = 4096;
 
 /// Bytes that a client may send on one HTTP/2 stream before the service has read them.
 pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;

@@ -24,8 +24,8 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 use unibus::{
-    CheckCommand, Config, FlagChange, FlagSources, LOG_LINES_MAX, LogFormat, ReloadSignals, Server, StopSignals,
-    TokenCommand,
+    CheckCommand, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, ReloadSignals, Server,
+    StopSignals, TokenCommand,
 };
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
@@ -62,6 +62,7 @@ enum ProgramCommand {
     /// Without --nats-url the service runs its embedded nats-server, on loopback, with its data under --data-dir.
     Serve(Box<Config>),
     Check(Box<CheckCommand>),
+    Healthcheck(Healthcheck),
     #[command(flatten)]
     Token(TokenCommand),
     #[command(flatten)]
@@ -94,7 +95,8 @@ fn main() -> ExitCode {
     match ProgramCommand::parse() {
         (ProgramCommand::Serve(config), sources) => run_service(*config, sources),
         (ProgramCommand::Check(command), _) => run_check(*command),
-        (ProgramCommand::Token(command), _) => run_token_command(&command),
+        (ProgramCommand::Healthcheck(command), _) => print(&command.run()),
+        (ProgramCommand::Token(command), _) => print(&command.run().map_err(|error| error.message().to_owned())),
         (ProgramCommand::Client(command), _) => cli::run(command, CommandLine::command()),
     }
 }
@@ -168,10 +170,9 @@ async fn log_lost_lines(lost: ErrorCounter) -> Infallible {
     }
 }
 
-/// Runs a token command. Standard output gets only its result, and standard error its error.
-fn run_token_command(command: &TokenCommand) -> ExitCode {
-    let done = command.run().map_err(|error| error.message().to_owned());
-    let written = match &done {
+/// Prints what a command has made to standard output, or its error to standard error.
+fn print(done: &Result<String, String>) -> ExitCode {
+    let written = match done {
         Ok(made) => io::stdout().write_all(made.as_bytes()),
         Err(problem) => writeln!(io::stderr(), "{problem}"),
     };

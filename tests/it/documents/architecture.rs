@@ -12,7 +12,22 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Modules of `src/`, each with those of the other modules that it may name.
 const MODULES: &[(&str, &[&str])] = &[
     // the macro-made types of the contract, and all modules, are declared here
-    ("lib", &["auth", "check", "config_file", "error", "limits", "nats", "rooms", "server", "shutdown", "tokens"]),
+    (
+        "lib",
+        &[
+            "auth",
+            "check",
+            "config_file",
+            "error",
+            "healthcheck",
+            "limits",
+            "nats",
+            "rooms",
+            "server",
+            "shutdown",
+            "tokens",
+        ],
+    ),
     ("main", &["cli"]),
     // a client of the contract, which knows the service only through the generated types
     ("cli", &[]),
@@ -41,6 +56,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tokens", &["auth", "domain", "error"]),
     ("check", &["auth", "error", "limits", "metrics", "nats", "server"]),
     ("config_file", &["limits"]),
+    ("healthcheck", &["flags", "limits"]),
     ("rooms", &["subscriptions", "delivery", "store", "domain", "error", "flags", "limits", "metrics", "sync"]),
     ("subscriptions", &["delivery", "store", "domain", "error", "limits", "metrics", "sync"]),
     ("delivery", &["domain", "error", "limits"]),
@@ -66,7 +82,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &["main"]),
     ("prometheus_client", &["metrics"]),
     // the flags of a component stand beside it
-    ("clap", &["auth", "check", "cli", "config_file", "flags", "main", "nats", "rooms", "server", "tokens"]),
+    (
+        "clap",
+        &["auth", "check", "cli", "config_file", "flags", "healthcheck", "main", "nats", "rooms", "server", "tokens"],
+    ),
     ("toml", &["cli", "config_file"]),
 ];
 

@@ -11,12 +11,12 @@ use std::{
     process::Command,
 };
 
-use clap::{CommandFactory, Subcommand};
+use clap::{Args, CommandFactory, Subcommand};
 use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
 use tonic_prost::ProstCodec;
-use unibus::{Config, Reason, TokenCommand, v1};
+use unibus::{Config, Healthcheck, Reason, TokenCommand, v1};
 
 use crate::support::{Nats, Unibus};
 
@@ -38,6 +38,7 @@ const INTERNAL_LIMITS: &[&str] = &[
     "REQUEST_SLACK_BYTES",
     "EXCESS_STREAMS_MAX",
     "OTHER_DESCRIPTORS",
+    "HEALTHCHECK_ANSWER_BYTES_MAX",
 ];
 
 /// Compares what a document has between `<!-- name -->` and `<!-- end -->`, or writes it.
@@ -83,11 +84,17 @@ fn the_flags_are_those_of_the_program() {
     assert_marked("docs/configuration.md", "flags", &table);
 }
 
+/// The program's commands, added to `program`.
+fn with_commands(program: clap::Command) -> clap::Command {
+    let healthcheck = Healthcheck::augment_args(clap::Command::new("healthcheck"));
+    TokenCommand::augment_subcommands(program).subcommand(healthcheck)
+}
+
 #[test]
 fn the_commands_are_those_of_the_program() {
     // Goal: who makes tokens by hand finds every flag. Method: make the table from the commands.
     let mut table = String::from("| command | flag | default | meaning |\n|---|---|---|---|\n");
-    for command in TokenCommand::augment_subcommands(clap::Command::new("unibus")).get_subcommands() {
+    for command in with_commands(clap::Command::new("unibus")).get_subcommands() {
         for arg in command.get_arguments() {
             let (name, flag) = (command.get_name(), arg.get_long().expect("a long flag"));
             let default = arg.get_default_values().first().map(|value| format!("`{}`", value.to_string_lossy()));
@@ -232,7 +239,7 @@ struct KnownNames {
 }
 
 fn known_names() -> KnownNames {
-    let mut commands = TokenCommand::augment_subcommands(Config::command());
+    let mut commands = with_commands(Config::command());
     commands.build();
     let flags = |command: &clap::Command| -> Vec<_> {
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()

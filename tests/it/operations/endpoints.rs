@@ -1,6 +1,10 @@
 //! What operators and tools see: health, readiness, reflection, gRPC-Web, and the price of a page.
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prost::Message as _;
@@ -18,7 +22,7 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Frames, Lobby, Nats, Spy, Unibus, create_room, eventually, explicit, floor_reaches, history, publish,
+    Frames, Lobby, Nats, Process, Spy, Unibus, create_room, eventually, explicit, floor_reaches, history, publish,
 };
 
 /// How long a change of NATS may take to be seen.
@@ -344,4 +348,38 @@ async fn a_program_cannot_configure_what_the_flags_refuse() {
     }
     let all = refusal(&|config| wrong.iter().for_each(|(_, change)| change(config))).await;
     assert_eq!(all, wrong.iter().map(|(field, _)| *field).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_health_check_of_a_container_follows_readiness() {
+    // Goal: a container engine restarts or skips what cannot serve. Method: the command, as the image runs it, while the service
+    // serves, while NATS is away, after the service has stopped, and in front of a port that never answers. It ends with 0
+    // only while the service serves, and in time.
+    let mut nats = Nats::start().await;
+    let mut process = Process::start(&nats).await;
+    let admin_listen = process.admin_address();
+    let ends = |address: SocketAddr| {
+        let command = Command::new(env!("CARGO_BIN_EXE_unibus"))
+            .args(["healthcheck", "--admin-listen", &format!("0.0.0.0:{}", address.port()), "--timeout", "1s"])
+            .output()
+            .expect("the binary starts");
+        (command.status.code(), command.stdout, command.stderr.is_empty())
+    };
+    assert_eq!(ends(admin_listen), (Some(0), b"ok\n".to_vec(), true));
+    nats.kill9();
+    eventually(SOON, async || {
+        let (status, printed, is_quiet) = ends(admin_listen);
+        (status == Some(1) && printed.is_empty() && !is_quiet).then_some(()).ok_or_else(|| format!("{status:?}"))
+    })
+    .await;
+    nats.restart().await;
+    eventually(SOON, async || (ends(admin_listen).0 == Some(0)).then_some(()).ok_or_else(|| String::from("not ready")))
+        .await;
+    process.terminate();
+    process.wait(SOON).await;
+    assert_eq!(ends(admin_listen).0, Some(1));
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    assert_eq!(ends(silent.local_addr().unwrap()).0, Some(1));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }

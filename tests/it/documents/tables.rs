@@ -25,7 +25,7 @@ const BENCHMARK: &str = include_str!("../../../docs/benchmark.md");
 const ERRORS: &str = include_str!("../../../docs/errors.md");
 const LIMITS_TABLE: &str = include_str!("../../../docs/limits.md");
 const SECURITY: &str = include_str!("../../../docs/security.md");
-const PERMISSIONS: &str = include_str!("../support/permissions.conf");
+const PERMISSIONS: &str = include_str!("../../../deploy/nats/permissions.conf");
 const LIMITS: &str = include_str!("../../../src/limits.rs");
 
 /// Limits that are nobody's business but the service's.

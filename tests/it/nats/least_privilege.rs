@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 /// The permissions of the documentation.
-const PERMISSIONS: &str = include_str!("../support/permissions.conf");
+const PERMISSIONS: &str = include_str!("../../../deploy/nats/permissions.conf");
 
 /// How long anything may take.
 const SOON: Duration = Duration::from_secs(10);

@@ -1,8 +1,10 @@
 //! Cursors are opaque to clients. A cursor belongs to one room and one epoch of its log.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::RoomId;
+use super::{Room, RoomId, RoomState};
 use crate::error::{Error, Reason, Result, Violations};
 
 const VERSION: u8 = 1;
@@ -59,15 +61,17 @@ impl Cursor {
         })
     }
 
-    /// Returns the sequence, if the cursor belongs to `room` and to the epoch `epoch` of its log.
+    /// Returns the sequence, if the cursor belongs to `room` and to its log, whose state is `log`.
     ///
     /// # Errors
-    /// `CURSOR_INVALID` if the cursor belongs to another room, `CURSOR_EXPIRED` if it belongs to another epoch.
-    pub fn sequence_in(self, field: &str, room: &RoomId, epoch: i64) -> Result<u64> {
-        if self.room_tag != tag(room) {
+    /// `CURSOR_INVALID` if the cursor belongs to another room, `CURSOR_EXPIRED` if it belongs to another log.
+    pub fn sequence_in(self, field: &str, room: &Room, log: &RoomState) -> Result<u64> {
+        if self.room_tag != tag(&room.room_id) {
             return Err(invalid(field, "is a cursor of another room"));
         }
-        if self.epoch != epoch {
+        // a restored log cannot tell its own earlier epoch from one of a room that was deleted; the room can
+        let is_earlier = self.epoch != log.epoch && self.epoch < first_epoch(room);
+        if is_earlier || !log.continues(self.epoch) {
             return Err(Error::new(
                 Reason::CursorExpired,
                 format!(
@@ -77,6 +81,13 @@ impl Cursor {
         }
         Ok(self.sequence)
     }
+}
+
+/// The earliest epoch that the log of the room can have had. The room is created before its log, by another clock.
+fn first_epoch(room: &Room) -> i64 {
+    const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(60);
+    let created = room.created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(created.saturating_sub(CLOCKS_DIFFER_BY).as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn tag(room: &RoomId) -> u32 {
@@ -96,26 +107,39 @@ mod tests {
 
     use super::*;
 
-    fn room(id: &str) -> RoomId {
+    /// In nanoseconds.
+    const DAY: i64 = 86_400_000_000_000;
+
+    fn id(id: &str) -> RoomId {
         RoomId::parse("room_id", id).unwrap()
+    }
+
+    /// A room that was created on the third day.
+    fn room(id: &str) -> Room {
+        Room::example(id, UNIX_EPOCH + Duration::from_nanos((2 * DAY).unsigned_abs()))
+    }
+
+    fn log(epoch: i64, oldest: i64) -> RoomState {
+        RoomState { epoch, oldest, ..RoomState::default() }
     }
 
     proptest! {
         #[test]
-        fn round_trip(id in "[a-z]{1,20}", epoch in any::<i64>(), sequence in any::<u64>()) {
-            let text = Cursor::new(&room(&id), epoch, sequence).encode();
-            prop_assert_eq!(Cursor::decode("c", &text).unwrap().sequence_in("c", &room(&id), epoch).unwrap(), sequence);
+        fn round_trip(name in "[a-z]{1,20}", epoch in any::<i64>(), sequence in any::<u64>()) {
+            let text = Cursor::new(&id(&name), epoch, sequence).encode();
+            let cursor = Cursor::decode("c", &text).unwrap();
+            prop_assert_eq!(cursor.sequence_in("c", &room(&name), &log(epoch, epoch)).unwrap(), sequence);
         }
 
         #[test]
         fn a_spoilt_cursor_is_never_another_rooms(epoch in any::<i64>(), at in 0_usize..99, byte in any::<u8>()) {
-            let mut text = Cursor::new(&room("a"), epoch, 7).encode().into_bytes();
+            let mut text = Cursor::new(&id("a"), epoch, 7).encode().into_bytes();
             let at = at % text.len();
             if let Some(place) = text.get_mut(at) {
                 *place = byte;
             }
             if let Ok(cursor) = Cursor::decode("c", &String::from_utf8_lossy(&text)) {
-                prop_assert!(cursor.sequence_in("c", &room("b"), epoch).is_err());
+                prop_assert!(cursor.sequence_in("c", &room("b"), &log(epoch, epoch)).is_err());
             }
         }
 
@@ -127,8 +151,28 @@ mod tests {
 
     #[test]
     fn other_rooms_and_former_lives_are_told_apart() {
-        let cursor = Cursor::new(&room("a"), 1, 7);
-        assert_eq!(cursor.sequence_in("c", &room("b"), 1).unwrap_err().reason(), Reason::CursorInvalid);
-        assert_eq!(cursor.sequence_in("c", &room("a"), 2).unwrap_err().reason(), Reason::CursorExpired);
+        let cursor = Cursor::new(&id("a"), 1, 7);
+        assert_eq!(cursor.sequence_in("c", &room("b"), &log(1, 1)).unwrap_err().reason(), Reason::CursorInvalid);
+        assert_eq!(cursor.sequence_in("c", &room("a"), &log(2, 2)).unwrap_err().reason(), Reason::CursorExpired);
+    }
+
+    #[test]
+    fn a_restored_log_knows_its_cursors_and_no_others() {
+        let restored = log(9 * DAY, 4 * DAY);
+        for (epoch, is_known) in [
+            (9 * DAY, true),
+            (3 * DAY, true),
+            (4 * DAY, true),
+            // the room was created on another clock
+            (2 * DAY - 1, true),
+            // of a room that was deleted before this one was created
+            (DAY, false),
+            // of a log that began after these messages
+            (5 * DAY, false),
+            (10 * DAY, false),
+        ] {
+            let cursor = Cursor::new(&id("a"), epoch, 7);
+            assert_eq!(cursor.sequence_in("c", &room("a"), &restored).is_ok(), is_known, "{epoch}");
+        }
     }
 }

@@ -265,11 +265,26 @@ pub struct RoomState {
     pub messages: u64,
     /// The size of the stored messages in bytes.
     pub bytes: u64,
-    /// The epoch of the log: its creation time in nanoseconds since 1970.
+    /// The epoch of the log: the creation time of its stream in nanoseconds since 1970.
     pub epoch: i64,
+    /// The time of the oldest stored message in nanoseconds since 1970; `epoch` if no message is stored.
+    pub oldest: i64,
 }
 
+/// Difference of the clocks of two NATS servers that is allowed for. One server dates the creation of a stream, and
+/// another server may date its messages.
+const CLOCKS_DIFFER_BY: i64 = 100_000_000;
+
 impl RoomState {
+    /// Whether this log had the epoch `epoch`, before a restore or since. NATS gives a stream that it restores from a
+    /// backup a new creation time, so the messages of a restored log are older than its stream. Such a log may have had
+    /// each epoch that began before its oldest message.
+    #[must_use]
+    pub fn continues(&self, epoch: i64) -> bool {
+        let oldest = self.oldest.saturating_add(CLOCKS_DIFFER_BY);
+        epoch == self.epoch || (epoch <= oldest && oldest < self.epoch)
+    }
+
     /// Whether every message from the first to the last sequence is still stored.
     #[must_use]
     pub fn is_dense(&self) -> bool {

@@ -122,7 +122,8 @@ mod tests {
             batch.message(message.sequence, 1, Sizes::default(), encode);
         }
         let batch = batch.finish().unwrap();
-        let state = domain::RoomState { first_sequence: 1, last_sequence: 9, messages: 9, bytes: 9, epoch: 5 };
+        let state =
+            domain::RoomState { first_sequence: 1, last_sequence: 9, messages: 9, bytes: 9, epoch: 5, oldest: 5 };
         let page = domain::Page {
             messages,
             has_older: true,

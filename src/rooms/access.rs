@@ -232,7 +232,7 @@ impl Rooms {
 
     /// The visible part of the log's state. If messages are hidden, `messages` and `bytes` are estimates.
     pub(super) async fn visible_state(&self, room: &Room, state: RoomState, visible: Visible) -> Result<RoomState> {
-        let hidden = visible.hidden_through(state.epoch);
+        let hidden = visible.hidden_through(&state);
         if hidden < state.first_sequence {
             return Ok(state);
         }

@@ -76,7 +76,7 @@ impl Rooms {
         let room = &admitted.registered.room;
         let state = self.store.log_state(room).await?;
         let position = self.position_of("position", room, state, to).await?;
-        let position = position.max(admitted.visible.hidden_through(state.epoch).min(state.last_sequence));
+        let position = position.max(admitted.visible.hidden_through(&state).min(state.last_sequence));
         let subscriber = self.subscribers.find(room, subscriber, &whose).await?;
         self.subscribers.seek(room, &subscriber, position).await
     }

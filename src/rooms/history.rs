@@ -124,7 +124,7 @@ impl Rooms {
     ) -> Option<Page> {
         let room = &registered.room;
         let state = registered.quiet_state().filter(|state| state.messages > 0)?;
-        let is_hidden = visible.hidden_through(state.epoch) >= state.first_sequence;
+        let is_hidden = visible.hidden_through(&state) >= state.first_sequence;
         if is_hidden || self.upstreams.is_active(registered, state.epoch) {
             return None;
         }
@@ -174,7 +174,7 @@ fn after_hidden(request: PageRequest, visible: &RoomState) -> PageRequest {
 }
 
 fn resolve(room: &Room, state: &RoomState, anchor: &Anchor) -> Result<PageRequest> {
-    let sequence = |cursor: &Cursor, field| cursor.sequence_in(field, &room.room_id, state.epoch);
+    let sequence = |cursor: &Cursor, field| cursor.sequence_in(field, room, state);
     Ok(match *anchor {
         Anchor::Newest => PageRequest::Before { end: u64::MAX },
         Anchor::BeforeSequence(end) => PageRequest::Before { end },

@@ -35,7 +35,7 @@ impl Rooms {
             }
             Start::AfterCursor(cursor) => {
                 let field = format!("{field}.after_cursor");
-                let sequence = cursor.sequence_in(&field, &room.room_id, state.epoch)?;
+                let sequence = cursor.sequence_in(&field, room, &state)?;
                 self.check_end(&field, sequence, room, state).await?;
                 sequence
             }

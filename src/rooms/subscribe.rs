@@ -100,7 +100,7 @@ impl Rooms {
     ) -> Result<(LogStart, Option<SubscriberSession>)> {
         let room = &registered.room;
         let state = self.store.log_state(room).await?;
-        let hidden = visible.hidden_through(state.epoch);
+        let hidden = visible.hidden_through(&state);
         let start = || async { Ok(self.start_position(room, state, start.clone()).await?.max(hidden)) };
         let (session, position) = match subscriber {
             Some((subscriber, selector)) => {

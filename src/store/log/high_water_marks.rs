@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn state(epoch: i64, last_sequence: u64) -> RoomState {
-        RoomState { first_sequence: 1, last_sequence, messages: last_sequence, bytes: 0, epoch }
+        RoomState { first_sequence: 1, last_sequence, messages: last_sequence, bytes: 0, epoch, oldest: epoch }
     }
 
     #[test]

@@ -352,17 +352,19 @@ fn message_size_max(room: &Room) -> i32 {
 }
 
 fn state(info: &Info) -> RoomState {
+    let epoch = nanoseconds(info.created);
     RoomState {
         // an unused stream reports 0, and a purged one last + 1; in both cases the next message is the first
         first_sequence: info.state.first_sequence.max(1),
         last_sequence: info.state.last_sequence,
         messages: info.state.messages,
         bytes: info.state.bytes,
-        epoch: epoch(info.created),
+        epoch,
+        oldest: if info.state.messages == 0 { epoch } else { nanoseconds(info.state.first_timestamp) },
     }
 }
 
-/// A stream's creation time in nanoseconds since 1970.
-fn epoch(created: async_nats::datetime::DateTime) -> i64 {
-    i64::try_from(created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+/// Nanoseconds since 1970.
+fn nanoseconds(time: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }

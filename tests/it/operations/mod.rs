@@ -7,4 +7,5 @@ mod endpoints;
 mod log;
 mod metrics;
 mod reload;
+mod restore;
 mod stop;

@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn the_documented_permissions_are_tried() {
         // `room.>` is an example of the subjects that creators choose
-        let documented = include_str!("../../../tests/it/support/permissions.conf");
+        let documented = include_str!("../../../deploy/nats/permissions.conf");
         let lines = documented.lines().filter(|line| !line.trim_start().starts_with('#'));
         let documented: BTreeSet<_> = lines.flat_map(|line| line.split('"').skip(1).step_by(2)).collect();
         let tried: BTreeSet<_> = PUBLISH.iter().chain(SUBSCRIBE).copied().chain(["room.>"]).collect();

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// The permissions of the documentation.
-const PERMISSIONS: &str = include_str!("../support/permissions.conf");
+const PERMISSIONS: &str = include_str!("../../../deploy/nats/permissions.conf");
 /// What the command may take when NATS hangs.
 const BOUND: Duration = Duration::from_secs(40);
 

@@ -56,7 +56,7 @@ const ANSWER_FIELDS: [HeaderName; 4] = [
 /// The web pages that may call the service.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CorsConfig {
-    /// Origins whose web pages may call the service, such as https://app.example.com; `*`: all origins, but browsers
+    /// Origins whose web pages may call the service, such as `https://app.example.com`; `*`: all origins, but browsers
     /// then send no client certificate
     #[arg(long = "cors-origins", env = "UNIBUS_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin_or_any)]
     pub origins: Vec<String>,

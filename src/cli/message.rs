@@ -98,7 +98,7 @@ impl MessageAction {
     /// Runs the command.
     pub(super) async fn run(self, session: Session) -> CliResult {
         let Self::Delete { room: room_id, sequence, yes } = self;
-        session.confirm(&format!("Erase message {sequence} of {room_id}"), yes)?;
+        Session::confirm(&format!("Erase message {sequence} of {room_id}"), yes)?;
         let what = format!("erase message {sequence} of {room_id}");
         let sentence = format!("{} message {sequence} of {room_id}", session.out.paint(Style::Good, "erased:"));
         let request = session.request(DeleteMessageRequest { room_id, sequence });

@@ -63,19 +63,19 @@ const WORKER_THREADS: usize = 2;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
     /// Create, show, change and delete rooms
-    Room(RoomCommands),
+    Room(Box<RoomCommands>),
     /// Publish messages
-    Pub(PubCommand),
+    Pub(Box<PubCommand>),
     /// Follow the messages of a room
-    Sub(SubCommand),
+    Sub(Box<SubCommand>),
     /// Print stored messages
-    History(HistoryCommand),
+    History(Box<HistoryCommand>),
     /// Erase stored messages
-    Message(MessageCommands),
+    Message(Box<MessageCommands>),
     /// Add, list and remove members
-    Member(MemberCommands),
+    Member(Box<MemberCommands>),
     /// List, move and delete durable subscribers
-    Subscriber(SubscriberCommands),
+    Subscriber(Box<SubscriberCommands>),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print all commands, flags and exit statuses as Markdown

@@ -84,6 +84,7 @@ impl Printer {
     }
 
     /// Writes bytes to standard output as they are.
+    #[allow(clippy::unused_self, reason = "results are written by the printer alone")]
     pub(crate) fn bytes(&self, bytes: &[u8]) -> CliResult {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))

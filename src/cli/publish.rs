@@ -1,6 +1,6 @@
 //! The command that publishes messages.
 
-use std::{collections::HashMap, io::IsTerminal, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fmt::Write, io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -158,10 +158,10 @@ impl PublishReport<'_> {
         let mut sentence =
             format!("{} {} in {}", out.paint(Style::Good, verb), text::count(progress.stored, "message"), self.room_id);
         if progress.last_sequence > 0 {
-            sentence.push_str(&format!(", the last as {}", progress.last_sequence));
+            let _ = write!(sentence, ", the last as {}", progress.last_sequence);
         }
         if progress.duplicates > 0 {
-            sentence.push_str(&format!("; {} of them earlier", progress.duplicates));
+            let _ = write!(sentence, "; {} of them earlier", progress.duplicates);
         }
         out.line(&sentence)
     }

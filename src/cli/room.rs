@@ -214,7 +214,7 @@ async fn purge(session: &Session, room_id: String, up_to_sequence: Option<u64>, 
         Some(sequence) => format!("the messages of {room_id} up to sequence {sequence}"),
         None => format!("all stored messages of {room_id}"),
     };
-    session.confirm(&format!("Remove {which}"), yes)?;
+    Session::confirm(&format!("Remove {which}"), yes)?;
     let request = session.request(PurgeRoomRequest { room_id: room_id.clone(), up_to_sequence });
     let purged = session.client().await?.purge_room(request).await;
     let purged = purged.map_err(|status| Failure::call(&format!("purge the room {room_id}"), &status))?.into_inner();
@@ -227,7 +227,7 @@ async fn purge(session: &Session, room_id: String, up_to_sequence: Option<u64>, 
 }
 
 async fn delete(session: &Session, room_id: String, yes: bool) -> CliResult {
-    session.confirm(&format!("Delete the room {room_id} with its messages, subscribers and members"), yes)?;
+    Session::confirm(&format!("Delete the room {room_id} with its messages, subscribers and members"), yes)?;
     let request = session.request(DeleteRoomRequest { room_id: room_id.clone() });
     let deleted = session.client().await?.delete_room(request).await;
     deleted.map_err(|status| Failure::call(&format!("delete the room {room_id}"), &status))?;

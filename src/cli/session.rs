@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Asks the person at the terminal whether to go on, unless `--yes` is given.
-    pub(crate) fn confirm(&self, question: &str, is_given: bool) -> CliResult {
+    pub(crate) fn confirm(question: &str, is_given: bool) -> CliResult {
         if is_given {
             return Ok(());
         }

@@ -125,7 +125,7 @@ async fn seek(session: &Session, room_id: String, subscriber: String, from: &Fro
 }
 
 async fn delete(session: &Session, room_id: String, subscriber: String, yes: bool) -> CliResult {
-    session.confirm(&format!("Delete the subscriber {subscriber} of {room_id} with its position"), yes)?;
+    Session::confirm(&format!("Delete the subscriber {subscriber} of {room_id} with its position"), yes)?;
     let sentence = format!("{} the subscriber {subscriber} of {room_id}", session.out.paint(Style::Good, "deleted:"));
     let what = format!("delete the subscriber {subscriber} of {room_id}");
     let request = session.request(DeleteSubscriberRequest { room_id, subscriber: subscriber.clone() });

@@ -63,7 +63,8 @@ async fn a_profile_names_a_service_with_its_certificates_and_token() {
         flags.drain(at..at + count);
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
         let done = Cli::bare().run(&[&["room", "list"][..], &flags].concat()).await;
-        assert_eq!(done.status, Some(3), "{left_out}: {done:?}");
+        // a service that ends the handshake can look like one that does not answer
+        assert!(matches!(done.status, Some(3 | 11)), "{left_out}: {done:?}");
     }
     service.shutdown().await.unwrap();
 }
@@ -120,9 +121,7 @@ async fn a_wrong_setting_is_named_before_anything_is_sent() {
             "UNIBUS_CLIENT_CONFIG",
             &if file.is_empty() { String::new() } else { cli.path(file).to_str().unwrap().to_owned() },
         );
-        for name in ["wrong.toml"] {
-            shell.write(name, fs::read(cli.path(name)).unwrap());
-        }
+        shell.write("wrong.toml", fs::read(cli.path("wrong.toml")).unwrap());
         let done = shell.run(&[&["room", "list"], args].concat()).await;
         assert_eq!(done.status, Some(2), "{file} {args:?}: {done:?}");
         assert!(done.stdout.is_empty() && !done.stderr.is_empty(), "{file} {args:?}: {done:?}");
@@ -136,7 +135,8 @@ async fn a_service_that_cannot_be_reached_has_a_status_of_its_own() {
     let nobody = Cli::of(([127, 0, 0, 1], free_port()).into());
     assert_eq!(nobody.run(&["room", "list"]).await.status, Some(3));
     let other = Cli::of(lobby.nats.address());
-    assert_eq!(other.run(&["room", "list", "--timeout", "3s"]).await.status, Some(3));
+    let done = other.run(&["room", "list", "--timeout", "3s"]).await;
+    assert!(matches!(done.status, Some(3 | 11)), "{done:?}");
     let tls = Cli::bare().with("UNIBUS_SERVER", &format!("https://{}", lobby.unibus.address()));
     let done = tls.run(&["room", "list", "--json"]).await;
     assert_eq!((done.status, &done.error()["exitStatus"]), (Some(3), &json!(3)));

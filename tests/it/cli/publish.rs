@@ -51,8 +51,7 @@ async fn each_line_is_a_message_in_the_order_of_the_input() {
     // --id, which stores nothing.
     let (lobby, client) = Lobby::open().await;
     let cli = Cli::of(lobby.unibus.address());
-    let mut input = (1..5000).map(|number| format!("{number}\n")).collect::<String>();
-    input.push_str("5000");
+    let input = (1..=5000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
     cli.write("lines", &input);
     let stored = cli.json(&["pub", "lobby", "--lines", "--file", "lines", "--id", "job"]).await;
     let expected: Vec<Value> = (1..=5000_u64).map(|number| json!([number, number.to_string(), false])).collect();

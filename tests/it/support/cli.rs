@@ -234,9 +234,11 @@ impl Running {
         for reading in self.reading {
             reading.await.expect("the output");
         }
-        let stdout =
-            self.stdout.lock().expect("no panic while held").iter().map(|line| format!("{line}\n")).collect::<String>();
-        let stderr = self.stderr.lock().expect("no panic while held").iter().map(|line| format!("{line}\n")).collect();
+        let text = |lines: &Mutex<Vec<String>>| {
+            let lines = lines.lock().expect("no panic while held");
+            lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>()
+        };
+        let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
         Done { status: status.code(), stdout: stdout.into_bytes(), stderr }
     }
 }

@@ -33,8 +33,8 @@ pub struct ConsoleConfig {
     #[arg(long = "console", env = "UNIBUS_CONSOLE")]
     pub enabled: bool,
 
-    /// Origin at which the browser of a user of the console reaches the gRPC port, such as https://unibus.example.com.
-    /// Unset: the host of the console, with the port of `--listen`
+    /// Origin at which the browser of a user of the console reaches the gRPC port, such as
+    /// `https://unibus.example.com`. Unset: the host of the console, with the port of `--listen`
     #[arg(long = "console-service", env = "UNIBUS_CONSOLE_SERVICE", value_name = "ORIGIN", value_parser = origin)]
     pub service: Option<String>,
 }

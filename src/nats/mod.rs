@@ -208,7 +208,8 @@ impl Nats {
         let (api, begun) = (NatsApi::of(&subject), time::Instant::now());
         let answer = match self.ready().await {
             Err(_) => Err(ApiError::Disconnected),
-            Ok(()) => match self.jetstream.request(subject, request).await {
+            // boxed, because it would make the futures of all callers larger
+            Ok(()) => match Box::pin(self.jetstream.request(subject, request)).await {
                 Ok(Response::Ok(value)) => Ok(value),
                 Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
                 Err(error) => Err(match error.kind() {

@@ -236,9 +236,7 @@ fn service_config(matches: &ArgMatches) -> Result<Config, clap::Error> {
     }
     match CommandLine::from_arg_matches(matches)?.command {
         ProgramCommand::Serve(config) => Ok(*config),
-        ProgramCommand::Check(_) | ProgramCommand::Token(_) | ProgramCommand::Client(_) => {
-            Err(CommandLine::command().error(ErrorKind::InvalidSubcommand, "the command is not `serve`"))
-        }
+        _ => Err(CommandLine::command().error(ErrorKind::InvalidSubcommand, "the command is not `serve`")),
     }
 }
 

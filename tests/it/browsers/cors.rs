@@ -34,7 +34,7 @@ async fn preflight(unibus: &Unibus, path: &str, origin: &str, method: &str, fiel
     request.header("access-control-request-headers", fields).send().await.expect("an answer")
 }
 
-/// The answer to a call of GetRoom over gRPC-Web without a message, which is an error, or to a page of history.
+/// The answer to a call of `GetRoom` over gRPC-Web without a message, which is an error, or to a page of history.
 async fn call(unibus: &Unibus, path: &str, origin: Option<&str>, token: Option<&str>) -> Response {
     let url = format!("http://{}{path}", unibus.address());
     let http = reqwest::Client::new();

@@ -126,7 +126,9 @@ impl Seen {
             subscriber.open = false;
         }
         let mut messages = everything(&alice, "lobby").await;
-        messages.iter_mut().for_each(|message| message.cursor.clear());
+        for message in messages.iter_mut() {
+            message.cursor.clear();
+        }
         Self {
             rooms: list_rooms(&alice, 0, "").await.unwrap().rooms,
             members: member_page(&alice, "lobby", 0, "").await.unwrap().members,

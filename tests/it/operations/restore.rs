@@ -126,7 +126,7 @@ impl Seen {
             subscriber.open = false;
         }
         let mut messages = everything(&alice, "lobby").await;
-        for message in messages.iter_mut() {
+        for message in &mut messages {
             message.cursor.clear();
         }
         Self {

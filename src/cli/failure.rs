@@ -1,10 +1,10 @@
 //! What a failed command reports: what failed, why, and what to do.
 
-use std::{error::Error as _, fmt::Write, io, time::Duration};
+use std::{error::Error as _, fmt::Write, io, iter, time::Duration};
 
 use prost::Message as _;
 use serde_json::{Map, Value, json};
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
 use super::{
@@ -97,11 +97,15 @@ impl Failure {
             None => format!("cannot {what}: {}", status.message()),
         };
         let mut failure = match status.code() {
-            Code::Cancelled | Code::DeadlineExceeded => {
+            Code::DeadlineExceeded | Code::Cancelled if !is_cut_off(status) => {
                 let text = format!("cannot {what}: no answer within --timeout; the call may have taken effect");
                 Self::new(Exit::Timeout, text)
             }
-            Code::Unavailable | Code::Unknown | Code::Internal => Self::new(Exit::Unreachable, message).hint(
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => Self::new(
+                Exit::Unreachable,
+                message,
+            )
+            .hint(
                 "The connection broke. Is --server the address of a unibus service? A service with TLS has a URL that \
                  begins with https://.",
             ),
@@ -187,6 +191,13 @@ impl Failure {
             "exitStatus": report.exit.status(),
         } })
     }
+}
+
+/// Whether the connection ended before the service answered. The gRPC library reports this with the same code as a
+/// time-out of its own.
+fn is_cut_off(status: &Status) -> bool {
+    let mut causes = iter::successors(status.source(), |&cause| cause.source());
+    status.code() == Code::Cancelled && !causes.any(|cause| cause.is::<TimeoutExpired>())
 }
 
 /// A status that a stream carries in a message, as the status of a call.

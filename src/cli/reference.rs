@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, Command};
 
 use super::{exit::Exit, failure::CliResult, options::VARIABLES, output::Printer};
 
-/// Commands that are explained elsewhere: they run the service, or make tokens.
-const ELSEWHERE: [&str; 5] = ["serve", "key", "token", "help", "reference"];
+/// Commands that are explained elsewhere: they run or check the service, or make tokens.
+const ELSEWHERE: [&str; 7] = ["serve", "check", "healthcheck", "key", "token", "help", "reference"];
 
 /// Writes the reference to standard output.
 pub(super) fn print(mut program: Command, out: &Printer) -> CliResult {

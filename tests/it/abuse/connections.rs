@@ -200,7 +200,9 @@ async fn a_call_counts_for_its_caller_until_its_answer_was_written() {
     // connection that she does not read are answered with an error, which no window holds back; further calls of hers are refused
     // until that connection ends.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
-    let (service, _client) = guarded(&nats, &issuer, &["--limit-calls=20"]).await;
+    // a connection that is not read answers no ping either, and a busy machine needs a while for all calls
+    let flags = ["--limit-calls=20", "--keepalive-timeout=5m"];
+    let (service, _client) = guarded(&nats, &issuer, &flags).await;
     let eve = connect_with(service.address(), Credentials::bearer(&issuer.token("eve"))).await;
     create_room(&eve, "own").await;
     let token = format!("Bearer {}", issuer.token("eve"));

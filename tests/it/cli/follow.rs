@@ -102,6 +102,8 @@ async fn survives(args: &[&str]) {
             printed += 1;
             publish(&client, "lobby", printed.to_string()).await.unwrap();
         }
+        // so that each break meets an open subscription
+        command.prints(printed).await;
         match round {
             0 => proxy.cut(),
             1 => service.kill9(),

@@ -17,7 +17,7 @@ use crate::{flags, limits::HEALTHCHECK_ANSWER_BYTES_MAX};
 /// Reads /readyz of the admin port. Ends with 0 if the service is ready, and with 1 otherwise.
 #[derive(Clone, Debug, Args)]
 pub struct Healthcheck {
-    /// Address and port of --admin-listen; 0.0.0.0 and [::] stand for this machine
+    /// Address and port of --admin-listen; the addresses 0.0.0.0 and :: stand for this machine
     #[arg(long, env = "UNIBUS_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
 

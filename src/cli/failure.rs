@@ -1,6 +1,6 @@
 //! What a failed command reports: what failed, why, and what to do.
 
-use std::{error::Error as _, fmt::Write, io, iter, time::Duration};
+use std::{error::Error as StdError, fmt::Write, io, iter, time::Duration};
 
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -197,7 +197,7 @@ impl Failure {
 /// time-out of its own.
 fn is_cut_off(status: &Status) -> bool {
     let mut causes = iter::successors(status.source(), |&cause| cause.source());
-    status.code() == Code::Cancelled && !causes.any(|cause| cause.is::<TimeoutExpired>())
+    status.code() == Code::Cancelled && !causes.any(<dyn StdError>::is::<TimeoutExpired>)
 }
 
 /// A status that a stream carries in a message, as the status of a call.

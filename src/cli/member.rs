@@ -5,8 +5,8 @@ use unibus::v1::{AddMemberRequest, ListMembersRequest, Member, RemoveMemberReque
 
 use super::{
     failure::{CliResult, Failure},
+    listing::PrintedList,
     options::ClientOptions,
-    output::Form,
     session::Session,
     style::Style,
     text,
@@ -107,31 +107,19 @@ async fn add(session: &Session, request: AddMemberRequest) -> CliResult {
 }
 
 async fn list(session: &Session, room_id: &str) -> CliResult {
-    let out = &session.out;
     let mut client = session.client().await?;
-    let (mut rows, mut page_token) = (Vec::new(), String::new());
+    let mut listing = PrintedList::new(&session.out, "Member", |member: &Member| &member.member_id, row);
+    let mut page_token = String::new();
     loop {
         let request = ListMembersRequest { room_id: room_id.to_owned(), page_size: PAGE_SIZE, page_token };
         let page = client.list_members(session.request(request)).await;
         let page =
             page.map_err(|status| Failure::call(&format!("list the members of {room_id}"), &status))?.into_inner();
-        match out.form() {
-            Form::People => rows.extend(page.members.iter().map(row)),
-            Form::Json => page.members.iter().try_for_each(|member| out.json("Member", member))?,
-            Form::Quiet => page.members.iter().try_for_each(|member| out.line(&member.member_id))?,
-        }
+        listing.add(&page.members)?;
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            return listing.end(&["MEMBER", "ROLE", "READS FROM"], "no members");
         }
-    }
-    match out.form() {
-        Form::People if rows.is_empty() => {
-            out.notice("no members");
-            Ok(())
-        }
-        Form::People => out.table(&["MEMBER", "ROLE", "READS FROM"], rows),
-        Form::Json | Form::Quiet => Ok(()),
     }
 }
 

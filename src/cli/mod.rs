@@ -14,6 +14,7 @@ mod follow;
 mod hints;
 mod history;
 mod json;
+mod listing;
 mod member;
 mod message;
 mod options;

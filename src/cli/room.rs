@@ -8,6 +8,7 @@ use unibus::v1::{
 
 use super::{
     failure::{CliResult, Failure},
+    listing::PrintedList,
     options::ClientOptions,
     output::Form,
     room_settings::{RoomChanges, RoomSettings},
@@ -176,25 +177,10 @@ pub(super) async fn pages(session: &Session, mut each: impl FnMut(Vec<Room>) -> 
 }
 
 async fn list(session: &Session) -> CliResult {
-    let out = &session.out;
-    let mut rows = Vec::new();
-    pages(session, |rooms| {
-        match out.form() {
-            Form::People => rows.extend(rooms.iter().map(row)),
-            Form::Json => rooms.iter().try_for_each(|room| out.json("Room", room))?,
-            Form::Quiet => rooms.iter().try_for_each(|room| out.line(&room.room_id))?,
-        }
-        Ok(())
-    })
-    .await?;
-    match out.form() {
-        Form::People if rows.is_empty() => {
-            out.notice("no rooms; `unibus room create ROOM` creates one");
-            Ok(())
-        }
-        Form::People => out.table(&["ROOM", "PERSISTED", "REPLICAS", "SUBJECT", "CREATED", "CREATOR", "LABELS"], rows),
-        Form::Json | Form::Quiet => Ok(()),
-    }
+    let mut listing = PrintedList::new(&session.out, "Room", |room: &Room| &room.room_id, row);
+    pages(session, |rooms| listing.add(&rooms)).await?;
+    let headings = ["ROOM", "PERSISTED", "REPLICAS", "SUBJECT", "CREATED", "CREATOR", "LABELS"];
+    listing.end(&headings, "no rooms; `unibus room create ROOM` creates one")
 }
 
 fn row(room: &Room) -> Vec<String> {

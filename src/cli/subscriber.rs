@@ -7,8 +7,8 @@ use unibus::v1::{
 
 use super::{
     failure::{CliResult, Failure},
+    listing::PrintedList,
     options::ClientOptions,
-    output::Form,
     session::Session,
     style::Style,
     text,
@@ -73,31 +73,20 @@ impl SubscriberAction {
 }
 
 async fn list(session: &Session, room_id: &str) -> CliResult {
-    let out = &session.out;
     let mut client = session.client().await?;
-    let (mut rows, mut page_token) = (Vec::new(), String::new());
+    let mut listing = PrintedList::new(&session.out, "Subscriber", |one: &Subscriber| &one.subscriber, row);
+    let mut page_token = String::new();
     loop {
         let request = ListSubscribersRequest { room_id: room_id.to_owned(), page_size: PAGE_SIZE, page_token };
         let page = client.list_subscribers(session.request(request)).await;
         let page =
             page.map_err(|status| Failure::call(&format!("list the subscribers of {room_id}"), &status))?.into_inner();
-        match out.form() {
-            Form::People => rows.extend(page.subscribers.iter().map(row)),
-            Form::Json => page.subscribers.iter().try_for_each(|one| out.json("Subscriber", one))?,
-            Form::Quiet => page.subscribers.iter().try_for_each(|one| out.line(&one.subscriber))?,
-        }
+        listing.add(&page.subscribers)?;
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            let none = "no durable subscribers; `unibus sub ROOM --as NAME` makes one";
+            return listing.end(&["SUBSCRIBER", "POSITION", "LAG", "OPEN", "LAST ACTIVE"], none);
         }
-    }
-    match out.form() {
-        Form::People if rows.is_empty() => {
-            out.notice("no durable subscribers; `unibus sub ROOM --as NAME` makes one");
-            Ok(())
-        }
-        Form::People => out.table(&["SUBSCRIBER", "POSITION", "LAG", "OPEN", "LAST ACTIVE"], rows),
-        Form::Json | Form::Quiet => Ok(()),
     }
 }
 

@@ -38,8 +38,8 @@ pub(crate) fn is_ready(store: &Store, draining: &CancellationToken) -> bool {
     store.is_connected() && !draining.is_cancelled() && !store.is_disk_frozen()
 }
 
-/// The routes of the admin port. `GET /metrics` answers with all metrics. `GET /livez` answers 200 while the process runs. `GET /readyz` answers 200 while the
-/// service serves, and 503 otherwise.
+/// The routes of the admin port. `GET /metrics` answers with all metrics. `GET /livez` answers 200 while the process
+/// runs. `GET /readyz` answers 200 while the service serves, and 503 otherwise.
 pub(crate) fn admin_routes(store: Store, draining: CancellationToken, metrics: MetricsText) -> Router {
     let ready = move || async move {
         match (is_ready(&store, &draining), store.is_disk_low()) {

@@ -194,8 +194,7 @@ impl RoomService for Service {
         let call = async {
             let caller = caller(&request)?;
             let _turn = turn(&request).await;
-            let update = convert::life::update_room(request.into_inner());
-            let (room, state) = Box::pin(self.rooms.update(&caller, update)).await?;
+            let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
             Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
         };
         call.await.map_err(status)

@@ -165,8 +165,8 @@ impl Rooms {
 
     /// Sets what the use cases hold now.
     pub(crate) fn read_usage(&self, usage: &UsageMetrics) {
-        let rings = self.upstreams.read_lags();
-        usage.limit_used.set_number(InstanceLimit::RingBytes, rings.bytes as u64);
+        self.upstreams.read_lags();
+        usage.limit_used.set_number(InstanceLimit::RingBytes, self.upstreams.ring_bytes() as u64);
         let (open, max) = self.open_subscriptions.used_of_max();
         usage.limit_used.set_number(InstanceLimit::Subscriptions, open);
         usage.limit_max.set_known(InstanceLimit::Subscriptions, max);

@@ -177,8 +177,7 @@ impl Worker {
         if !job.begin() {
             return;
         }
-        self.publisher.metrics.queue_wait.observe(job.since.elapsed());
-        let sent_at = Instant::now();
+        let sent_at = self.leave_queue(job.since);
         match self.publisher.outbox.send(&self.queue.stream, &job.registered.room, message, job.send_by()).await {
             Ok(expected) => {
                 let (deadline, epoch) = (job.deadline, self.epoch());
@@ -332,11 +331,17 @@ impl Worker {
         self.publisher.marks.ensure(&job.registered.room).await.map(drop)
     }
 
+    /// Counts the wait of messages that are sent now, of which the oldest waited since `since`. Returns the time.
+    fn leave_queue(&self, since: Instant) -> Instant {
+        let now = Instant::now();
+        self.publisher.metrics.queue_wait.observe(now.saturating_duration_since(since));
+        now
+    }
+
     /// Sends messages as one batch, which waited in the queue since `since`.
     async fn commit(&self, room: &Room, messages: &[&Outgoing], since: Instant, deadline: Instant) -> Commit {
         let Publisher { metrics, outbox, .. } = &*self.publisher;
-        let sent_at = Instant::now();
-        metrics.queue_wait.observe(sent_at.saturating_duration_since(since));
+        let sent_at = self.leave_queue(since);
         let committed = outbox.commit(&self.queue.stream, room, messages, deadline).await;
         tally::count_commit(metrics, outbox.nats.metrics(), sent_at.elapsed(), &committed);
         self.note(room, &committed);

@@ -42,16 +42,9 @@ impl Readers {
     }
 }
 
-/// What the subscriptions of an instance hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RingUsage {
-    /// Bytes of the rings of all rooms.
-    pub bytes: usize,
-}
-
 impl Upstreams {
     /// Adds the lag of every open subscription to the metrics, and counts the active rooms.
-    pub(crate) fn read_lags(&self) -> RingUsage {
+    pub(crate) fn read_lags(&self) {
         let upstreams: Vec<_> = self.active().values().cloned().collect();
         self.metrics.active_rooms.set_number(upstreams.len() as u64);
         let mut lag_max = 0;
@@ -63,7 +56,11 @@ impl Upstreams {
             }
         }
         self.metrics.lag_max.set_number(lag_max);
-        RingUsage { bytes: self.budget.used() }
+    }
+
+    /// Bytes of the rings of all rooms.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.budget.used()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -46,8 +45,7 @@ impl Worker {
             return;
         };
         let Some(first) = jobs.first() else { return };
-        self.publisher.metrics.queue_wait.observe(first.since.elapsed());
-        let (messages, sent_at) = (single_messages(&jobs), Instant::now());
+        let (messages, sent_at) = (single_messages(&jobs), self.leave_queue(first.since));
         let outbox = &self.publisher.outbox;
         let (expected, sent) =
             outbox.send_run(&self.queue.stream, &first.registered.room, messages.into_iter(), by).await;

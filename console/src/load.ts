@@ -15,6 +15,27 @@ export interface Loaded<T> {
 
 type Make<T> = (rooms: Rooms, options: { timeoutMs: number; signal?: AbortSignal }) => Promise<T>;
 
+/** The part of a list that one call returns. */
+interface Page<T> {
+  entries: T[];
+  nextPageToken: string;
+}
+
+/** Reads a list page by page until its end, or until it has `max` entries. */
+export async function readPages<T>(
+  read: (page: { pageSize: number; pageToken: string }) => Promise<Page<T>>,
+  max = Number.POSITIVE_INFINITY,
+): Promise<{ entries: T[]; isWhole: boolean }> {
+  const entries: T[] = [];
+  let pageToken = '';
+  do {
+    const page = await read({ pageSize: 1000, pageToken });
+    entries.push(...page.entries);
+    pageToken = page.nextPageToken;
+  } while (pageToken && entries.length < max);
+  return { entries, isWhole: pageToken === '' };
+}
+
 /** Waits; less if the page is shown again, because nothing is loaded while it is hidden. */
 function sleep(delay: number, stop: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

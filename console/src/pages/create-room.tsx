@@ -3,7 +3,13 @@ import type { Failure } from '../errors';
 import { call } from '../service';
 import { Dialog } from '../ui/dialog';
 import { Problem, toast } from '../ui/parts';
-import { EMPTY_RETENTION, parseRetention, RetentionFields, type TypedRetention } from './retention';
+import {
+  EMPTY_RETENTION,
+  parseRetention,
+  ReplicasField,
+  RetentionFields,
+  type TypedRetention,
+} from './retention';
 
 interface CreateProps {
   onClose: () => void;
@@ -76,14 +82,7 @@ export function CreateRoomDialog({ onClose, onCreated }: CreateProps) {
               problems={'problems' in retention ? retention.problems : {}}
               onChange={setTyped}
             />
-            <label class="field short">
-              <span>Replicas</span>
-              <select value={replicas} onChange={(event) => setReplicas(event.currentTarget.value)}>
-                <option>1</option>
-                <option>3</option>
-                <option>5</option>
-              </select>
-            </label>
+            <ReplicasField replicas={replicas} onChange={setReplicas} />
           </>
         )}
         {failure && <Problem failure={failure} />}

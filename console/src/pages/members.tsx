@@ -3,7 +3,7 @@ import type { Failure } from '../errors';
 import { count } from '../format';
 import type { Room } from '../gen/unibus/v1/room_pb';
 import { type Member, Role } from '../gen/unibus/v1/room_service_pb';
-import { useLoaded } from '../load';
+import { readPages, useLoaded } from '../load';
 import { call, type Rooms } from '../service';
 import { identity } from '../session';
 import { Confirm, Dialog } from '../ui/dialog';
@@ -21,14 +21,11 @@ async function list(
   roomId: string,
   options: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<Member[]> {
-  const found: Member[] = [];
-  let pageToken = '';
-  do {
-    const page = await rooms.listMembers({ roomId, pageSize: 1000, pageToken }, options);
-    found.push(...page.members);
-    pageToken = page.nextPageToken;
-  } while (pageToken);
-  return found;
+  const { entries } = await readPages(async (page) => {
+    const { members, nextPageToken } = await rooms.listMembers({ roomId, ...page }, options);
+    return { entries: members, nextPageToken };
+  });
+  return entries;
 }
 
 export function MembersTab({ room }: { room: Room }) {

@@ -106,3 +106,21 @@ export function RetentionFields({ typed, problems, onChange }: FieldsProps) {
     </fieldset>
   );
 }
+
+interface ReplicasProps {
+  replicas: string;
+  onChange: (replicas: string) => void;
+}
+
+export function ReplicasField({ replicas, onChange }: ReplicasProps) {
+  return (
+    <label class="field short">
+      <span>Replicas</span>
+      <select value={replicas} onChange={(event) => onChange(event.currentTarget.value)}>
+        <option>1</option>
+        <option>3</option>
+        <option>5</option>
+      </select>
+    </label>
+  );
+}

@@ -1,7 +1,7 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { bytes, count, day, milliseconds, rate } from '../format';
 import type { Room } from '../gen/unibus/v1/room_pb';
-import { useLoaded } from '../load';
+import { readPages, useLoaded } from '../load';
 import { Rate } from '../rates';
 import { go, href } from '../router';
 import { call, type Rooms, restarts } from '../service';
@@ -22,14 +22,11 @@ interface List {
 }
 
 async function list(rooms: Rooms, options: { timeoutMs: number; signal?: AbortSignal }): Promise<List> {
-  const found: Room[] = [];
-  let pageToken = '';
-  do {
-    const page = await rooms.listRooms({ pageSize: 1000, pageToken }, options);
-    found.push(...page.rooms);
-    pageToken = page.nextPageToken;
-  } while (pageToken && found.length < ROOMS_MAX);
-  return { rooms: found, isWhole: pageToken === '' };
+  const { entries, isWhole } = await readPages(async (page) => {
+    const found = await rooms.listRooms(page, options);
+    return { entries: found.rooms, nextPageToken: found.nextPageToken };
+  }, ROOMS_MAX);
+  return { rooms: entries, isWhole };
 }
 
 /** Whether a room fits the words of a search: each word is in its id or in a label. */

@@ -6,7 +6,7 @@ import { go } from '../router';
 import { call } from '../service';
 import { Confirm } from '../ui/dialog';
 import { Problem, toast } from '../ui/parts';
-import { parseRetention, RetentionFields, typedRetention } from './retention';
+import { parseRetention, ReplicasField, RetentionFields, typedRetention } from './retention';
 
 /** Labels that were typed as lines `name=value`. */
 export function parseLabels(typed: string): Record<string, string> {
@@ -162,14 +162,7 @@ function SettingsForm({ room, changed }: SettingsProps) {
             problems={'problems' in retention ? retention.problems : {}}
             onChange={setTyped}
           />
-          <label class="field short">
-            <span>Replicas</span>
-            <select value={replicas} onChange={(event) => setReplicas(event.currentTarget.value)}>
-              <option>1</option>
-              <option>3</option>
-              <option>5</option>
-            </select>
-          </label>
+          <ReplicasField replicas={replicas} onChange={setReplicas} />
         </>
       )}
       <label class="field">

@@ -4,26 +4,25 @@ import type { StartAt } from '../feed';
 import { ago, count, milliseconds } from '../format';
 import type { Room } from '../gen/unibus/v1/room_pb';
 import type { Subscriber } from '../gen/unibus/v1/subscription_pb';
-import { useLoaded } from '../load';
+import { readPages, useLoaded } from '../load';
 import { call, type Rooms } from '../service';
 import { Confirm, Dialog } from '../ui/dialog';
 import { Bar, Empty, Loading, Problem, toast } from '../ui/parts';
 
 const INTERVAL = 2000;
+/** The subscribers that are loaded. */
+const SUBSCRIBERS_MAX = 10_000;
 
 async function list(
   rooms: Rooms,
   roomId: string,
   options: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<Subscriber[]> {
-  const found: Subscriber[] = [];
-  let pageToken = '';
-  do {
-    const page = await rooms.listSubscribers({ roomId, pageSize: 1000, pageToken }, options);
-    found.push(...page.subscribers);
-    pageToken = page.nextPageToken;
-  } while (pageToken && found.length < 10_000);
-  return found;
+  const { entries } = await readPages(async (page) => {
+    const { subscribers, nextPageToken } = await rooms.listSubscribers({ roomId, ...page }, options);
+    return { entries: subscribers, nextPageToken };
+  }, SUBSCRIBERS_MAX);
+  return entries;
 }
 
 /** The subscribers with the largest lag first. */

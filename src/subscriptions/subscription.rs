@@ -245,7 +245,19 @@ fn log_frames(
             match event {
                 Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
                     end = PolledWhenWoken::new(ending.wait(seek.number));
-                    match Box::pin(progress.seek(seek)).await {
+                    let mut seeking = Box::pin(progress.seek(seek));
+                    let sought = loop {
+                        tokio::select! {
+                            biased;
+                            sought = &mut seeking => break sought,
+                            () = pace.silent() => {
+                                yield Ok(Frame::Heartbeat { position });
+                                pace.sent();
+                            }
+                        }
+                    };
+                    drop(seeking);
+                    match sought {
                         Ok((position, state)) => yield Ok(settings.opened(position, &state, hidden, true)),
                         Err(error) => {
                             yield Err(error);

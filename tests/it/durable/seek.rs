@@ -1,6 +1,6 @@
 //! Moving a durable subscriber: forwards and back, to every kind of place, through any instance.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tonic::{Code, Status};
 use unibus::v1::{
@@ -9,9 +9,13 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, Frames, Lobby, Nats, Process, Unibus, acknowledge, assert_field, assert_status, create_ephemeral,
-    create_room, explicit, fields, floor, history, listed, metadata, page, publish, publish_n, sequences, subscription,
+    Client, Frames, Lobby, Mode, Nats, Process, Proxy, Unibus, acknowledge, assert_field, assert_status,
+    create_ephemeral, create_room, explicit, fields, floor, history, listed, metadata, page, publish, publish_n,
+    sequences, subscription,
 };
+
+/// The longest wait for a frame.
+const FRAME_WAIT: Duration = Duration::from_secs(20);
 
 async fn seek(client: &Client, room_id: &str, subscriber: &str, at: impl Into<Option<At>>) -> Result<u64, Status> {
     let position = at.into().map(|at| Start { at: Some(at) });
@@ -201,4 +205,47 @@ async fn an_open_subscription_follows_a_seek_and_says_so() {
             assert_eq!(again.opened().position, 3);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_sends_heartbeats_while_it_is_moved() {
+    // Goal: a NATS that does not answer makes no subscription silent. Method: an open subscription is moved over a slow
+    // link, which freezes when the call has returned: the subscription waits for the state of the log, and sends
+    // heartbeats. It continues at the new position when the link passes bytes again.
+    let nats = Nats::start().await;
+    let proxy = Proxy::start(nats.address()).await;
+    let url = proxy.nats_url();
+    let service = Unibus::configured(|config| {
+        config.nats.url = Some(url);
+        config.heartbeat_interval = Duration::from_millis(100);
+    })
+    .await;
+    let client = service.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 10).await;
+    let mut frames = Frames::open(&client, explicit("lobby", "ann")).await.unwrap();
+    assert_eq!(sequences(&frames.until_caught_up().await), listed(1..=10));
+    proxy.set(Mode::Delay(Duration::from_millis(200)));
+    let mut moving = pin!(seek(&client, "lobby", "ann", At::AfterSequence(5)));
+    let moved = loop {
+        tokio::select! {
+            moved = &mut moving => break moved.unwrap(),
+            frame = frames.next_frame(FRAME_WAIT) => assert!(matches!(frame, Ok(Some(Frame::Heartbeat(_)))), "{frame:?}"),
+        }
+    };
+    assert_eq!(moved, 5);
+    proxy.set(Mode::Freeze);
+    for _ in 0..10 {
+        let frame = frames.next_frame(FRAME_WAIT).await;
+        assert!(matches!(frame, Ok(Some(Frame::Heartbeat(_)))), "{frame:?}");
+    }
+    proxy.set(Mode::Pass);
+    let opened = loop {
+        match frames.next_frame(FRAME_WAIT).await.unwrap() {
+            Some(Frame::Heartbeat(_)) => {}
+            frame => break frame,
+        }
+    };
+    assert!(matches!(&opened, Some(Frame::Opened(opened)) if opened.position == 5), "{opened:?}");
+    assert_eq!(sequences(&frames.until_caught_up().await), listed(6..=10));
 }

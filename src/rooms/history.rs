@@ -10,7 +10,7 @@ use super::{
 use crate::{
     delivery::{PageSought, Slice},
     domain::{Anchor, Caller, Cursor, Page, PageRequest, Room, RoomId, RoomState, Visible},
-    error::Result,
+    error::{Error, Reason, Result},
     limits::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_PAGE_BYTES_MAX},
     store::{log::history::PageLimits, registry::known::Registered},
     subscriptions::reads::{CallerReads, ReadPlace},
@@ -32,6 +32,8 @@ struct Query {
     registered: Arc<Registered>,
     reads: CallerReads,
     place: ReadPlace,
+    /// What the caller may see.
+    permitted: Visible,
     /// The state of the log, and the part of it that the caller may see.
     state: RoomState,
     visible: RoomState,
@@ -65,11 +67,12 @@ impl Rooms {
             Queried::Query(query) => query,
         };
         if let Some((page, slices)) = self.of_ring(&query).await {
+            self.still_permitted(caller, &query.registered, query.permitted)?;
             let bytes: u64 = slices.iter().map(Slice::payload_bytes).sum();
             query.reads.pay(usize::try_from(bytes).unwrap_or(usize::MAX)).await;
             return Ok((HistoryPage::Encoded { page, slices }, Some(query.place)));
         }
-        let (page, place) = self.of_log(*query).await?;
+        let (page, place) = self.of_log(caller, *query).await?;
         Ok((HistoryPage::Stored(page), Some(place)))
     }
 
@@ -84,12 +87,12 @@ impl Rooms {
     ) -> Result<(Page, Option<ReadPlace>)> {
         match self.query(caller, id, limit, bytes, anchor).await? {
             Queried::Empty(page) => Ok((page, None)),
-            Queried::Query(query) => self.of_log(*query).await.map(|(page, place)| (page, Some(place))),
+            Queried::Query(query) => self.of_log(caller, *query).await.map(|(page, place)| (page, Some(place))),
         }
     }
 
     async fn query(&self, caller: &Caller, id: &RoomId, limit: usize, bytes: usize, anchor: Anchor) -> Result<Queried> {
-        let Admitted { registered, visible, .. } = self.permit(caller, id, Right::Read).await?;
+        let Admitted { registered, visible: permitted, .. } = self.permit(caller, id, Right::Read).await?;
         let room = &registered.room;
         if !room.persist {
             return Ok(Queried::Empty(Page::default()));
@@ -98,19 +101,20 @@ impl Rooms {
         let place = reads.page(bytes).await?;
         let messages = if limit == 0 { HISTORY_LIMIT_DEFAULT } else { limit.min(HISTORY_LIMIT_MAX) };
         let limits = PageLimits { messages, bytes };
-        let ahead = Box::pin(self.read_ahead(&registered, visible, &anchor, limits));
+        let ahead = Box::pin(self.read_ahead(&registered, permitted, &anchor, limits));
         let (state, ahead) = tokio::join!(self.store.shared_log_state(room), ahead);
         let state = state?;
         // a log of the same epoch never returns to an earlier state, so the page was read from the log in this state
         let ahead = ahead.filter(|page| page.state == Some(state));
         let request = resolve(room, &state, &anchor)?;
-        let visible = self.visible_state(room, state, visible).await?;
+        let visible = self.visible_state(room, state, permitted).await?;
         let request = after_hidden(request, &visible);
         if visible.messages == 0 {
             let page = Page { newer_than: visible.last_sequence, state: Some(visible), ..Page::default() };
             return Ok(Queried::Empty(page));
         }
-        Ok(Queried::Query(Box::new(Query { registered, reads, place, state, visible, request, limits, ahead })))
+        let query = Query { registered, reads, place, permitted, state, visible, request, limits, ahead };
+        Ok(Queried::Query(Box::new(query)))
     }
 
     /// Reads the page that the log holds in the state that it had the last two times. `None` in an active room, whose log
@@ -154,14 +158,28 @@ impl Rooms {
         Some((page, found.slices))
     }
 
-    async fn of_log(&self, query: Query) -> Result<(Page, ReadPlace)> {
-        let Query { registered, reads, place, visible, request, limits, ahead, .. } = query;
+    async fn of_log(&self, caller: &Caller, query: Query) -> Result<(Page, ReadPlace)> {
+        let Query { registered, reads, place, permitted, visible, request, limits, ahead, .. } = query;
         let page = match ahead {
             Some(page) => page,
             None => self.store.page(&registered.room, visible, request, limits).await?,
         };
+        self.still_permitted(caller, &registered, permitted)?;
         reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
         Ok((page, place))
+    }
+}
+
+impl Rooms {
+    /// Checks again what the caller may see, because NATS may have taken long to answer.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, `CONFLICT`.
+    fn still_permitted(&self, caller: &Caller, registered: &Arc<Registered>, permitted: Visible) -> Result<()> {
+        if self.admit(caller, Arc::clone(registered), Right::Read)?.visible == permitted {
+            return Ok(());
+        }
+        Err(Error::new(Reason::Conflict, "what the caller may see changed while the page was read; call again"))
     }
 }
 

@@ -10,9 +10,14 @@ use crate::{
     domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
     metrics::SubscriptionKind,
-    store::{registry::known::Registered, subscribers::selector::SubscriberSelector},
+    store::{
+        registry::{known::Registered, not_found},
+        subscribers::selector::SubscriberSelector,
+    },
     subscriptions::{
         ending::{Ending, draining},
+        limit::SubscriptionPlace,
+        standing::Standing,
         subscribers::session::SubscriberSession,
         subscription::{LogStart, Subscription, SubscriptionSource},
     },
@@ -40,7 +45,25 @@ impl Rooms {
         }
         let place = self.open_subscriptions.take(caller)?;
         let (admitted, standing) = self.permit_subscription(caller, &options.room_id).await?;
-        let Admitted { registered, visible, .. } = admitted;
+        let registered = Arc::clone(&admitted.registered);
+        // what would end the open subscription also ends the wait for NATS
+        tokio::select! {
+            biased;
+            () = registered.gone() => Err(not_found(&registered.room.room_id)),
+            error = standing.ended() => Err(error),
+            () = self.draining.cancelled() => Err(draining()),
+            opened = self.open(caller, &options, admitted, standing.clone(), place) => opened,
+        }
+    }
+
+    async fn open(
+        &self,
+        caller: &Caller,
+        options: &SubscribeOptions,
+        Admitted { registered, visible, .. }: Admitted,
+        standing: Standing,
+        place: SubscriptionPlace,
+    ) -> Result<Subscription> {
         let subscriber = match &options.subscriber {
             Some(subscriber) => Some((subscriber, self.require_own_subscriber(caller, &registered.room, subscriber)?)),
             None => None,
@@ -49,7 +72,7 @@ impl Rooms {
             let (start, session) = self.open_log(caller, &registered, &options.start, subscriber, visible).await?;
             (SubscriptionSource::Log(Box::new(start)), session)
         } else {
-            check_ephemeral(&options)?;
+            check_ephemeral(options)?;
             let tap = self.upstreams.of_ephemeral(&registered).await?;
             (SubscriptionSource::Ephemeral(tap, self.allowances.reads(caller)), None)
         };

@@ -244,19 +244,29 @@ fn log_frames(
             };
             match event {
                 Ok(LogEvent::End(SubscriptionEnd::Sought(seek))) => {
-                    end = PolledWhenWoken::new(ending.wait(seek.number));
-                    let mut seeking = Box::pin(progress.seek(seek));
-                    let sought = loop {
-                        tokio::select! {
-                            biased;
-                            sought = &mut seeking => break sought,
-                            () = pace.silent() => {
-                                yield Ok(Frame::Heartbeat { position });
-                                pace.sent();
+                    let mut seek = seek;
+                    // each turn follows one seek, unless something ends the subscription meanwhile
+                    let sought = 'seek: loop {
+                        end = PolledWhenWoken::new(ending.wait(seek.number));
+                        let mut seeking = Box::pin(progress.seek(seek));
+                        loop {
+                            tokio::select! {
+                                biased;
+                                ended = end.wait() => match ended {
+                                    SubscriptionEnd::Sought(newer) => {
+                                        seek = newer;
+                                        continue 'seek;
+                                    }
+                                    ended => break 'seek Err(ended.at(seek.position)),
+                                },
+                                sought = &mut seeking => break 'seek sought,
+                                () = pace.silent() => {
+                                    yield Ok(Frame::Heartbeat { position });
+                                    pace.sent();
+                                }
                             }
                         }
                     };
-                    drop(seeking);
                     match sought {
                         Ok((position, state)) => yield Ok(settings.opened(position, &state, hidden, true)),
                         Err(error) => {

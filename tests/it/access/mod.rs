@@ -8,3 +8,4 @@ mod revoked;
 mod sender;
 pub(crate) mod table;
 mod visible;
+mod waiting;

@@ -159,6 +159,12 @@ pub const RING_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Rooms that are open on a Consume stream at the same time.
 pub const CONSUME_ROOMS_MAX: usize = 1000;
+/// Commands of one call of `OpenSession` or `SessionCommand`.
+pub const SESSION_COMMANDS_MAX: usize = 256;
+/// Commands of a session that wait until the session takes them.
+pub const SESSION_QUEUE_COMMANDS_MAX: usize = 1024;
+/// How long a call of `SessionCommand` waits for space in the queue of its session.
+pub const SESSION_QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Acknowledgements of a Consume stream that are not finished, and also answers that wait until the client reads
 /// them. At either bound no further command is read.
 pub const CONSUME_ANSWERS_MAX: usize = 1024;
@@ -168,8 +174,8 @@ pub const CALLS_PER_CALLER: u32 = 4000;
 /// Calls of one caller that ask NATS at the same time where `--limit-calls` is in force, those that publish and pages of history
 /// aside; further ones wait.
 pub const CALLS_AT_ONCE_PER_CALLER_MAX: usize = 64;
-/// Open calls of `PublishStream` and `Consume` of one caller if `--limit-calls` bounds its calls. For each of them
-/// the HTTP/2 library may hold [`STREAM_WINDOW_BYTES`].
+/// Open calls of `PublishStream`, `Consume` and `OpenSession` of one caller if `--limit-calls` bounds its calls. For
+/// each of them the HTTP/2 library may hold [`STREAM_WINDOW_BYTES`], or the service a queue of commands.
 pub const REQUEST_STREAMS_PER_CALLER_MAX: u32 = 128;
 /// Default of `--limit-subscriptions` with `--auth enforce`.
 pub const SUBSCRIPTIONS_PER_CALLER: u32 = 1000;
@@ -416,6 +422,7 @@ const _: () = {
     assert!(PUBLISH_BATCH_MESSAGES_MAX <= ROOM_QUEUE_MESSAGES_MAX && PUBLISH_BATCH_BYTES_MAX <= ROOM_QUEUE_BYTES_MAX);
     // a client that reads nothing can still acknowledge in all its rooms
     assert!(CONSUME_ROOMS_MAX < CONSUME_ANSWERS_MAX);
+    assert!(SESSION_COMMANDS_MAX <= SESSION_QUEUE_COMMANDS_MAX);
     // one message always fits a page
     assert!(EMBEDDED_NATS_PAYLOAD_BYTES_MAX < HISTORY_PAGE_BYTES_MAX);
 };

@@ -33,8 +33,19 @@ use crate::{
 const ROOM_ID_TAG: u32 = 1;
 /// The tag of `message` in `ConsumeResponse`.
 const MESSAGE_TAG: u32 = 3;
+/// The tag of `consume` in `OpenSessionResponse`.
+const CONSUME_TAG: u32 = 2;
 /// Bytes of the key of `message` in `SubscribeResponse`.
 const MESSAGE_KEY_BYTES: usize = 1;
+
+/// The response message that carries a frame of Consume.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FrameEnvelope {
+    /// `ConsumeResponse` itself.
+    Consume,
+    /// `OpenSessionResponse`.
+    Session,
+}
 
 /// The response to a Consume stream.
 pub(super) fn respond<S>(
@@ -44,12 +55,17 @@ pub(super) fn respond<S>(
     requests: Streaming<v1::ConsumeRequest>,
 ) -> Response<tokio_stream::Empty<S>> {
     let commands = requests.map(|request| command(request.map_err(unreadable)?));
-    let pieces = pieces(rooms.consume(caller, commands), metrics.clone());
+    let pieces = pieces(rooms.consume(caller, commands), FrameEnvelope::Consume, metrics.clone());
     respond_with(Box::pin(pieces), Arc::clone(&metrics.delivery))
 }
 
-fn pieces(consumed: impl Stream<Item = Result<Consumed>>, metrics: GrpcMetrics) -> impl Stream<Item = Result<Piece>> {
-    consumed.map(move |consumed| consumed.map(|consumed| piece(consumed, &metrics)))
+/// The encoded frames.
+pub(super) fn pieces(
+    consumed: impl Stream<Item = Result<Consumed>>,
+    envelope: FrameEnvelope,
+    metrics: GrpcMetrics,
+) -> impl Stream<Item = Result<Piece>> {
+    consumed.map(move |consumed| consumed.map(|consumed| piece(consumed, envelope, &metrics)))
 }
 
 fn unreadable(status: Status) -> Error {
@@ -59,7 +75,7 @@ fn unreadable(status: Status) -> Error {
 /// # Errors
 /// When the command is missing, or its room id is invalid: an answer then has no room to name, and the error ends the
 /// stream.
-fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
+pub(super) fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     let Some(command) = request.command else {
         return Err(Error::field("command", "must be one of open, ack, credit and close"));
     };
@@ -90,7 +106,7 @@ fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     })
 }
 
-fn piece(Consumed { room_id, event }: Consumed, metrics: &GrpcMetrics) -> Piece {
+fn piece(Consumed { room_id, event }: Consumed, envelope: FrameEnvelope, metrics: &GrpcMetrics) -> Piece {
     count(&event, metrics);
     let mut taken = None;
     let wire = match event {
@@ -100,7 +116,7 @@ fn piece(Consumed { room_id, event }: Consumed, metrics: &GrpcMetrics) -> Piece 
                 Ok(frame) => same_frame(frame),
                 Err(slice) => {
                     let messages = slice.messages();
-                    return Piece { bytes: tagged(&room_id, &slice), messages, taken };
+                    return Piece { bytes: tagged(&room_id, &slice, envelope), messages, taken };
                 }
             }
         }
@@ -116,7 +132,14 @@ fn piece(Consumed { room_id, event }: Consumed, metrics: &GrpcMetrics) -> Piece 
         ),
     };
     let mut bytes = BytesMut::new();
-    put(&v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) }, &mut bytes);
+    let response = v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) };
+    match envelope {
+        FrameEnvelope::Consume => put(&response, &mut bytes),
+        FrameEnvelope::Session => {
+            let frame = Some(v1::open_session_response::Frame::Consume(response));
+            put(&v1::OpenSessionResponse { frame }, &mut bytes);
+        }
+    }
     Piece { bytes: bytes.freeze(), messages: 0, taken }
 }
 
@@ -162,7 +185,7 @@ fn kind_of(kind: CommandKind) -> v1::ConsumeCommand {
 }
 
 /// Encodes messages with the id of their room before each.
-fn tagged(room_id: &RoomId, slice: &Slice) -> Bytes {
+fn tagged(room_id: &RoomId, slice: &Slice, envelope: FrameEnvelope) -> Bytes {
     let room_id = room_id.as_str();
     let room_bytes = key_len(ROOM_ID_TAG) + encoded_len_varint(room_id.len() as u64) + room_id.len();
     let mut bytes = BytesMut::new();
@@ -170,8 +193,16 @@ fn tagged(room_id: &RoomId, slice: &Slice) -> Bytes {
         // skips the prefix and the key: the length of the message and the message remain
         let message = encoded.get(PREFIX_BYTES + MESSAGE_KEY_BYTES..).unwrap_or_default();
         let length = room_bytes + key_len(MESSAGE_TAG) + message.len();
-        bytes.reserve(PREFIX_BYTES + length);
-        put_prefix(0, length, &mut bytes);
+        let envelope_bytes = match envelope {
+            FrameEnvelope::Consume => 0,
+            FrameEnvelope::Session => key_len(CONSUME_TAG) + encoded_len_varint(length as u64),
+        };
+        bytes.reserve(PREFIX_BYTES + envelope_bytes + length);
+        put_prefix(0, envelope_bytes + length, &mut bytes);
+        if let FrameEnvelope::Session = envelope {
+            encode_key(CONSUME_TAG, WireType::LengthDelimited, &mut bytes);
+            encode_varint(length as u64, &mut bytes);
+        }
         encode_key(ROOM_ID_TAG, WireType::LengthDelimited, &mut bytes);
         encode_varint(room_id.len() as u64, &mut bytes);
         bytes.put_slice(room_id.as_bytes());

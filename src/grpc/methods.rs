@@ -21,6 +21,9 @@ static WITH_REQUEST_STREAM: LazyLock<HashSet<String>> = LazyLock::new(|| {
     methods.collect()
 });
 
+/// The path of the RPC whose commands arrive in other calls.
+const OPEN_SESSION: &str = "/unibus.v1.RoomService/OpenSession";
+
 /// Every method that the service serves: those of the contract, of health and of reflection.
 pub(crate) fn served() -> Vec<ServedMethod> {
     let sets = [
@@ -52,6 +55,12 @@ pub(crate) fn served() -> Vec<ServedMethod> {
 /// Whether `path` is an RPC of the contract whose request is a stream.
 pub(crate) fn has_request_stream(path: &str) -> bool {
     WITH_REQUEST_STREAM.contains(path)
+}
+
+/// Whether a call of `path` takes further commands or messages while it runs: its request is a stream, or it opens a
+/// session.
+pub(crate) fn has_commands(path: &str) -> bool {
+    has_request_stream(path) || path == OPEN_SESSION
 }
 
 #[cfg(test)]

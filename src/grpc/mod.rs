@@ -16,6 +16,7 @@ mod page;
 mod prepared;
 mod publish_stream;
 mod reflection;
+mod session;
 pub(crate) mod skipped;
 mod status;
 mod web;
@@ -24,6 +25,7 @@ use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use axum::{Router, routing::Route};
 use futures_util::Stream;
+use http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tonic_web::GrpcWebLayer;
@@ -34,8 +36,9 @@ pub(crate) use self::{
     codec::Codec,
     frames::encode_message,
     health::Health,
-    methods::{has_request_stream, served},
+    methods::{has_commands, has_request_stream, served},
     prepared::PreparedBodies,
+    session::decode_commands,
     skipped::{Skipped, room_id_at},
     status::{explained, outcome_of, reason_of, status},
     web::GrpcProtocol,
@@ -143,8 +146,8 @@ pub(crate) struct CallTurns(pub Arc<Semaphore>);
 
 /// Waits until the call may use NATS: a caller has a bound on such calls at the same time. Publishes do not wait here,
 /// because they have queues of their own. `None` when the caller has no bound.
-async fn turn<T>(request: &Request<T>) -> Option<OwnedSemaphorePermit> {
-    let CallTurns(turns) = request.extensions().get()?;
+pub(crate) async fn turn(extensions: &Extensions) -> Option<OwnedSemaphorePermit> {
+    let CallTurns(turns) = extensions.get()?;
     // the semaphore is never closed
     Arc::clone(turns).acquire_owned().await.ok()
 }
@@ -157,7 +160,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::CreateRoomResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, state) = self.rooms.create(&caller, convert::create_room(request.into_inner())).await?;
             Ok(Response::new(v1::CreateRoomResponse { room: Some(convert::room(room, state)) }))
         };
@@ -167,7 +170,7 @@ impl RoomService for Service {
     async fn get_room(&self, request: Request<v1::GetRoomRequest>) -> Result<Response<v1::GetRoomResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, state) = self.rooms.get(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
             Ok(Response::new(v1::GetRoomResponse { room: Some(convert::room(room, state)) }))
         };
@@ -180,7 +183,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::ListRoomsResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (after, page_size) = convert::room_page(request.get_ref())?;
             Ok(Response::new(convert::rooms(self.rooms.list(&caller, after.as_ref(), page_size))))
         };
@@ -193,7 +196,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::UpdateRoomResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, state) = self.rooms.update(&caller, convert::life::update_room(request.into_inner())).await?;
             Ok(Response::new(v1::UpdateRoomResponse { room: Some(convert::room(room, state)) }))
         };
@@ -206,7 +209,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::DeleteRoomResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             self.rooms.delete(&caller, &convert::room_id(request.into_inner().room_id)?).await?;
             Ok(Response::new(v1::DeleteRoomResponse {}))
         };
@@ -219,7 +222,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::PurgeRoomResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let v1::PurgeRoomRequest { room_id, up_to_sequence } = request.into_inner();
             let outcome = self.rooms.purge(&caller, &convert::room_id(room_id)?, up_to_sequence).await?;
             Ok(Response::new(convert::life::purged(outcome)))
@@ -283,7 +286,7 @@ impl RoomService for Service {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let options = convert::subscribe(request.into_inner())?;
             let subscription = self.rooms.subscribe(&caller, options).await?;
             Ok(frames::respond(subscription, &self.metrics.delivery))
@@ -297,7 +300,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
             let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
             Ok(Response::new(v1::AcknowledgeResponse { position }))
@@ -319,6 +322,34 @@ impl RoomService for Service {
         call.await.map_err(status)
     }
 
+    // empty: see `SubscribeStream`; the body is made in `session`
+    type OpenSessionStream = tokio_stream::Empty<Result<v1::OpenSessionResponse, Status>>;
+
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let call = async {
+            let caller = caller(&request)?;
+            session::respond(&self.rooms, &self.metrics, &caller, request.into_inner())
+        };
+        call.await.map_err(status)
+    }
+
+    async fn session_command(
+        &self,
+        request: Request<v1::SessionCommandRequest>,
+    ) -> Result<Response<v1::SessionCommandResponse>, Status> {
+        let call = async {
+            let caller = caller(&request)?;
+            let _turn = turn(request.extensions()).await;
+            let (id, commands) = session::session_commands(request.into_inner())?;
+            self.rooms.session_command(&caller, &id, commands).await?;
+            Ok(Response::new(v1::SessionCommandResponse {}))
+        };
+        call.await.map_err(status)
+    }
+
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
@@ -335,7 +366,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::DeleteMessageResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, sequence) = convert::life::delete_message(request.into_inner())?;
             self.rooms.delete_message(&caller, &room, sequence).await?;
             Ok(Response::new(v1::DeleteMessageResponse {}))
@@ -349,7 +380,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::AddMemberResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, id, role, visible_from) = convert::members::add_member(request.into_inner())?;
             let member = self.rooms.add_member(&caller, &room, id, role, visible_from).await?;
             Ok(Response::new(v1::AddMemberResponse { member: Some(convert::members::member(member)) }))
@@ -363,7 +394,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, id) = convert::members::remove_member(request.into_inner())?;
             self.rooms.remove_member(&caller, &room, &id).await?;
             Ok(Response::new(v1::RemoveMemberResponse {}))
@@ -377,7 +408,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, after, page_size) = convert::members::member_page(request.into_inner())?;
             let page = self.rooms.list_members(&caller, &room, after.as_ref(), page_size).await?;
             Ok(Response::new(convert::members::members(page)))
@@ -391,7 +422,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::ListSubscribersResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, after, page_size) = convert::subscribers::subscriber_page(request.into_inner())?;
             let page = self.rooms.list_subscribers(&caller, &room, after.as_ref(), page_size).await?;
             Ok(Response::new(convert::subscribers::subscribers(page)))
@@ -405,7 +436,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::DeleteSubscriberResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, subscriber) = convert::subscribers::delete_subscriber(request.into_inner())?;
             self.rooms.delete_subscriber(&caller, &room, &subscriber).await?;
             Ok(Response::new(v1::DeleteSubscriberResponse {}))
@@ -419,7 +450,7 @@ impl RoomService for Service {
     ) -> Result<Response<v1::SeekSubscriberResponse>, Status> {
         let call = async {
             let caller = caller(&request)?;
-            let _turn = turn(&request).await;
+            let _turn = turn(request.extensions()).await;
             let (room, subscriber, to) = convert::subscribers::seek_subscriber(request.into_inner())?;
             let position = self.rooms.seek_subscriber(&caller, &room, &subscriber, to).await?;
             Ok(Response::new(v1::SeekSubscriberResponse { position }))

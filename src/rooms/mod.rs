@@ -9,6 +9,7 @@ pub(crate) mod life;
 pub(crate) mod members;
 pub(crate) mod publish;
 pub(crate) mod quotas;
+pub(crate) mod sessions;
 pub(crate) mod start;
 pub(crate) mod stored;
 pub(crate) mod subscribe;
@@ -20,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     quotas::{Allowances, CallerLimits},
+    sessions::{DecodeCommands, Sessions},
     stored::StoredBytes,
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     flags,
     limits::PAYLOAD_BYTES_MAX,
     metrics::{DeliveryMetrics, InstanceLimit, UsageMetrics},
-    store::{Store, subscribers::peers::PeerListener},
+    store::{Store, peers::PeerListener, sessions::ForwardedCommands, subscribers::peers::PeerRequest},
     subscriptions::{frame::Encode, limit::SubscriptionLimit, subscribers::Subscribers, upstream::Upstreams},
 };
 
@@ -77,6 +79,8 @@ pub(crate) struct RoomsSettings {
     pub heartbeat_interval: Duration,
     /// Encodes a message for its subscriptions.
     pub encode: Encode,
+    /// Decodes the commands of a session that another instance forwards.
+    pub decode_commands: DecodeCommands,
 }
 
 /// All use cases, for one instance of the service. Cheap to clone.
@@ -92,6 +96,7 @@ pub(crate) struct Inner {
     open_subscriptions: SubscriptionLimit,
     allowances: Arc<Allowances>,
     stored: StoredBytes,
+    sessions: Arc<Sessions>,
     metrics: Arc<DeliveryMetrics>,
     settings: RoomsSettings,
     tasks: TaskTracker,
@@ -109,11 +114,11 @@ impl Deref for Rooms {
 }
 
 impl Rooms {
-    /// Creates the use cases over `store`. Their tasks run in `tasks` until `stop`. Open subscriptions, at most
-    /// `max_subscriptions`, run until `draining`.
+    /// Creates the use cases over `store`, which also serve the requests of other instances. Their tasks run in `tasks`
+    /// until `stop`. Open subscriptions, at most `max_subscriptions`, run until `draining`.
     pub(crate) fn new(
         store: Store,
-        peers: PeerListener,
+        (peers, session_commands): (PeerListener<PeerRequest>, PeerListener<ForwardedCommands>),
         settings: RoomsSettings,
         metrics: &Arc<DeliveryMetrics>,
         tasks: &TaskTracker,
@@ -127,6 +132,8 @@ impl Rooms {
             tasks.spawn(Arc::clone(&subscribers).follow_holders(stop.clone()));
             tasks.spawn(Arc::clone(&subscribers).serve_peers(peers, stop.clone()));
         }
+        let sessions = Arc::new(Sessions::default());
+        tasks.spawn(Arc::clone(&sessions).serve(session_commands, settings.decode_commands, stop.clone()));
         let upstreams = Upstreams::new(store.clone(), settings.encode, metrics, tasks.clone(), draining.clone());
         let upstreams = Arc::new(upstreams);
         let open_subscriptions = SubscriptionLimit::new(max_subscriptions, limits.subscriptions);
@@ -141,6 +148,7 @@ impl Rooms {
             open_subscriptions,
             allowances,
             stored,
+            sessions,
             metrics,
             settings,
             tasks,

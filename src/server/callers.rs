@@ -25,9 +25,9 @@ pub(super) struct Callers {
 #[derive(Debug)]
 struct Open {
     calls: AtomicU32,
-    /// Calls whose request is a stream. They have a bound of their own, because unread parts of the stream wait in the
-    /// HTTP/2 library.
-    request_streams: AtomicU32,
+    /// Calls whose request is a stream, and sessions. They have a bound of their own, because unread parts of the stream
+    /// wait in the HTTP/2 library, and commands of a session in its queue.
+    command_streams: AtomicU32,
     /// The streams ahead of all the caller's connections: open HTTP/2 streams without a call that is counted in `calls`.
     streams_ahead: AtomicUsize,
     turns: grpc::CallTurns,
@@ -38,7 +38,7 @@ impl Default for Open {
         let turns = grpc::CallTurns(Arc::new(Semaphore::new(CALLS_AT_ONCE_PER_CALLER_MAX)));
         Self {
             calls: AtomicU32::default(),
-            request_streams: AtomicU32::default(),
+            command_streams: AtomicU32::default(),
             streams_ahead: AtomicUsize::default(),
             turns,
         }
@@ -49,7 +49,7 @@ impl Default for Open {
 #[derive(Debug)]
 pub(super) struct CallerCall {
     open: Arc<Open>,
-    has_request_stream: bool,
+    has_commands: bool,
 }
 
 impl Callers {
@@ -65,15 +65,15 @@ impl Callers {
     /// Counts a call of this caller; `None` when the caller has no id or calls have no bound.
     ///
     /// # Errors
-    /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open calls with a request stream.
+    /// `LIMIT_REACHED`, when the caller has its maximum of open calls, or of open streams of commands.
     pub(super) fn begin(&self, caller: &Caller, path: &str) -> Result<Option<CallerCall>> {
         let (Some(max), Some(id)) = (self.max.get(), caller.id()) else { return Ok(None) };
         let open = self.open.get_or_make(id.clone(), Open::default);
-        let has_request_stream = grpc::has_request_stream(path);
+        let has_commands = grpc::has_commands(path);
         let before = open.calls.fetch_add(1, Ordering::AcqRel);
-        let streams_before = open.request_streams.fetch_add(u32::from(has_request_stream), Ordering::AcqRel);
+        let streams_before = open.command_streams.fetch_add(u32::from(has_commands), Ordering::AcqRel);
         // made before the checks: a refusal drops it, which takes the counts back
-        let call = CallerCall { open, has_request_stream };
+        let call = CallerCall { open, has_commands };
         if u64::from(before) >= max {
             return Err(Error::limit_reached(
                 Limit::CallsOfCaller,
@@ -82,12 +82,12 @@ impl Callers {
                 ),
             ));
         }
-        if has_request_stream && streams_before >= REQUEST_STREAMS_PER_CALLER_MAX {
+        if has_commands && streams_before >= REQUEST_STREAMS_PER_CALLER_MAX {
             return Err(Error::limit_reached(
                 Limit::RequestStreamsOfCaller,
                 format!(
-                    "the caller has {REQUEST_STREAMS_PER_CALLER_MAX} open calls of PublishStream and Consume on this \
-                     instance, which is the limit; use one call for many rooms"
+                    "the caller has {REQUEST_STREAMS_PER_CALLER_MAX} open calls of PublishStream, Consume and OpenSession \
+                     on this instance, which is the limit; use one call for many rooms"
                 ),
             ));
         }
@@ -141,6 +141,6 @@ impl Drop for StreamsAhead {
 impl Drop for CallerCall {
     fn drop(&mut self) {
         self.open.calls.fetch_sub(1, Ordering::AcqRel);
-        self.open.request_streams.fetch_sub(u32::from(self.has_request_stream), Ordering::AcqRel);
+        self.open.command_streams.fetch_sub(u32::from(self.has_commands), Ordering::AcqRel);
     }
 }

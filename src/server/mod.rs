@@ -147,7 +147,7 @@ impl Server {
         let stop = CancellationToken::new();
         let draining = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
-        let (store, peers) = Store::open(
+        let (store, peer_requests) = Store::open(
             nats,
             usize::from(config.registry_replicas),
             nats_config.durability(),
@@ -157,12 +157,14 @@ impl Server {
             &stop,
         )
         .await?;
+        let requests = (peer_requests, store.peers.listen().await?);
         let settings = RoomsSettings {
             config: config.rooms,
             heartbeat_interval: config.heartbeat_interval,
             encode: grpc::encode_message,
+            decode_commands: grpc::decode_commands,
         };
-        let rooms = Rooms::new(store.clone(), peers, settings, &metrics.delivery, &tasks, &stop, draining.clone());
+        let rooms = Rooms::new(store.clone(), requests, settings, &metrics.delivery, &tasks, &stop, draining.clone());
 
         if let Some(keys) = keys {
             tasks.spawn(keys.keep_fresh(stop.clone()));

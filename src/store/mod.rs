@@ -6,8 +6,10 @@
 
 pub(crate) mod log;
 mod names;
+pub(crate) mod peers;
 pub(crate) mod publish;
 pub(crate) mod registry;
+pub(crate) mod sessions;
 pub(crate) mod signatures;
 pub(crate) mod subscribers;
 #[cfg(test)]
@@ -35,6 +37,7 @@ use self::{
         reader::LogReader,
         streams,
     },
+    peers::{PeerListener, Peers},
     publish::{Publisher, order::PublishOrder, pending::Pending},
     registry::{
         Registry,
@@ -47,7 +50,7 @@ use self::{
         durable_list::{self, DurablePage},
         durables::{self, Binding},
         holders::Holders,
-        peers::{self, PeerListener, PeerReply, PeerRequest},
+        peers::PeerRequest,
         selector::{self, Resolved, SubscriberSelector},
         subscriber::Subscriber,
     },
@@ -59,7 +62,7 @@ use crate::{
         SubscriberToken,
     },
     error::{Reason, Result},
-    limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT, TAKE_OVER_TIMEOUT},
+    limits::{BATCH_BYTES_MAX, NATS_REQUEST_TIMEOUT},
     metrics::PublishMetrics,
     nats::{
         Nats, bucket::Buckets, embedded::disk::Disk, error::unavailable, reserve::Reserve, storage_gate::StorageGate,
@@ -78,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) holders: Holders,
     pub(crate) members: Members,
+    pub(crate) peers: Peers,
     changes: Changes,
     marks: HighWaterMarks,
     gate: StorageGate,
@@ -106,9 +110,10 @@ impl Store {
         metrics: &Arc<PublishMetrics>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> Result<(Self, PeerListener)> {
+    ) -> Result<(Self, PeerListener<PeerRequest>)> {
         let instance: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
-        let peers = peers::listen(&nats, &instance).await?;
+        let peers = Peers::new(&nats, &instance);
+        let peer_requests = peers.listen().await?;
         let gate = StorageGate::new(disk);
         let reserve = Reserve::new(&nats, replicas, &gate);
         let buckets = Buckets { nats: nats.clone(), replicas, reserve: reserve.clone() };
@@ -148,6 +153,7 @@ impl Store {
                 registry,
                 holders,
                 members,
+                peers,
                 changes,
                 marks,
                 gate,
@@ -156,7 +162,7 @@ impl Store {
                 backlogs: Backlogs::new(),
                 tasks: tasks.clone(),
             })),
-            peers,
+            peer_requests,
         ))
     }
 
@@ -485,10 +491,5 @@ impl Store {
         is_wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<DurablePage> {
         durable_list::page(&self.nats, room, after, state, limit, is_wanted).await
-    }
-
-    /// Sends a request to another instance. Returns `None` if that instance has stopped.
-    pub(crate) async fn ask(&self, instance: &str, request: &PeerRequest) -> Result<Option<PeerReply>> {
-        peers::ask(&self.nats, instance, request, TAKE_OVER_TIMEOUT).await
     }
 }

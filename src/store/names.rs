@@ -46,6 +46,11 @@ pub(super) fn requests_to(instance: &str) -> String {
     format!("unibus.sys.{instance}")
 }
 
+/// Returns the subject of the commands to the sessions of one instance.
+pub(super) fn session_commands_to(instance: &str) -> String {
+    format!("unibus.sys.{instance}.session")
+}
+
 /// Returns the name of the consumer of the subscriber with this NATS name.
 pub(super) fn consumer(room: &Room, subscriber: &NatsName) -> String {
     format!("{}{subscriber}", consumer_prefix(room))

@@ -1,19 +1,11 @@
-//! Requests between the instances of the service, over core NATS. A request to an instance that has stopped fails at
-//! once, because nothing subscribes to its subject.
+//! Requests to the instance that holds a durable subscriber.
 
-use std::time::Duration;
-
-use async_nats::{Client, RequestErrorKind};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use super::subscriber::Subscriber;
 use crate::{
     domain::{NatsName, RoomId},
-    error::{Error, Reason, Result},
-    nats::{Nats, listening::Listening},
-    store::names::requests_to,
+    store::{names::requests_to, peers::PeerCall},
 };
 
 /// A request of one instance to the holder of a durable subscriber.
@@ -48,70 +40,10 @@ pub(crate) enum PeerReply {
     Failed(String),
 }
 
-/// A request of another instance, with the means to answer it.
-#[derive(Debug)]
-pub(crate) struct IncomingRequest {
-    pub request: PeerRequest,
-    client: Client,
-    reply_to: async_nats::Subject,
-}
+impl PeerCall for PeerRequest {
+    type Reply = PeerReply;
 
-impl IncomingRequest {
-    pub(crate) async fn answer(self, reply: &PeerReply) {
-        let Ok(body) = serde_json::to_vec(reply) else { return };
-        if let Err(error) = self.client.publish(self.reply_to, body.into()).await {
-            warn!(%error, "a reply to another instance could not be sent");
-        }
-    }
-}
-
-/// Receives the requests of other instances.
-#[derive(Debug)]
-pub(crate) struct PeerListener {
-    requests: Listening,
-}
-
-impl PeerListener {
-    /// Returns the next request.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any point.
-    pub(crate) async fn next(&mut self) -> IncomingRequest {
-        loop {
-            let message = self.requests.next().await;
-            let Some(reply_to) = message.reply else { continue };
-            match serde_json::from_slice(&message.payload) {
-                Ok(request) => return IncomingRequest { request, client: self.requests.client().clone(), reply_to },
-                Err(error) => warn!(%error, "a request of another instance cannot be read"),
-            }
-        }
-    }
-}
-
-pub(in crate::store) async fn listen(nats: &Nats, instance: &str) -> Result<PeerListener> {
-    // the subscription reaches the server before another instance can learn this instance's name
-    let requests = Listening::open(nats, vec![requests_to(instance)]).await?;
-    Ok(PeerListener { requests })
-}
-
-/// Sends a request to another instance. Returns `None` if that instance has stopped.
-pub(in crate::store) async fn ask(
-    nats: &Nats,
-    instance: &str,
-    request: &PeerRequest,
-    timeout: Duration,
-) -> Result<Option<PeerReply>> {
-    nats.ready().await?;
-    let body = Bytes::from(serde_json::to_vec(request).map_err(|error| Error::internal().because(error))?);
-    let request = async_nats::Request::new().payload(body).timeout(Some(timeout));
-    match nats.client.send_request(requests_to(instance), request).await {
-        Ok(message) => {
-            serde_json::from_slice(&message.payload).map(Some).map_err(|error| Error::internal().because(error))
-        }
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
-        Err(error) => {
-            Err(Error::new(Reason::Timeout, "another instance did not answer in time; calling again is safe")
-                .because(error))
-        }
+    fn subject(instance: &str) -> String {
+        requests_to(instance)
     }
 }

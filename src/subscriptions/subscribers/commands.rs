@@ -59,7 +59,7 @@ impl Subscribers {
             let holder = self.store.holders.find(subscriber).await?;
             let is_held = holder.is_some();
             if let Some(holder) = holder.filter(|holder| holder.instance != self.store.instance()) {
-                match self.store.ask(&holder.instance, &request(subscriber, command)).await? {
+                match self.store.peers.ask(&holder.instance, &request(subscriber, command)).await? {
                     Some(PeerReply::Position(position)) => return Ok(position),
                     Some(PeerReply::NotMine) => continue,
                     Some(PeerReply::Failed(reason)) => return Err(failed(subscriber, reason)),

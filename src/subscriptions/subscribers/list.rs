@@ -122,7 +122,7 @@ impl Subscribers {
             }
         } else {
             let request = PeerRequest::Describe { room_id: room.clone(), names: names.clone() };
-            match self.store.ask(&instance, &request).await {
+            match self.store.peers.ask(&instance, &request).await {
                 Ok(Some(PeerReply::Described(since))) => {
                     since.into_iter().map(|since| since.map(|since| Some(from_unix_ms(since)))).collect()
                 }

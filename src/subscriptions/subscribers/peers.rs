@@ -7,16 +7,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Subscribers, WRITES_AT_ONCE, commands::HolderCommand, key, session::SessionEnd};
-use crate::store::subscribers::{
-    holders::{HolderChange, Holding},
-    peers::{IncomingRequest, PeerListener, PeerReply, PeerRequest},
-    subscriber::Subscriber,
+use crate::store::{
+    peers::{IncomingRequest, PeerListener},
+    subscribers::{
+        holders::{HolderChange, Holding},
+        peers::{PeerReply, PeerRequest},
+        subscriber::Subscriber,
+    },
 };
 
 impl Subscribers {
     pub(super) async fn ask_to_release(&self, before: &Holding) {
         let request = PeerRequest::Release { subscriber: before.subscriber.clone() };
-        match self.store.ask(&before.instance, &request).await {
+        match self.store.peers.ask(&before.instance, &request).await {
             Ok(_) => {}
             Err(error) => {
                 // the other instance will see in the bucket that it no longer holds the subscriber
@@ -29,7 +32,7 @@ impl Subscribers {
     }
 
     /// Serves the requests of other instances until `stop`.
-    pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener, stop: CancellationToken) {
+    pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener<PeerRequest>, stop: CancellationToken) {
         let requests = stream::poll_fn(move |cx| {
             let next = std::pin::pin!(peers.next());
             next.poll(cx).map(Some)
@@ -41,7 +44,7 @@ impl Subscribers {
         }
     }
 
-    async fn serve_peer(&self, asked: IncomingRequest) {
+    async fn serve_peer(&self, asked: IncomingRequest<PeerRequest>) {
         let reply = match asked.request.clone() {
             PeerRequest::Release { subscriber } => {
                 self.release(&key(&subscriber)).await;

@@ -6,20 +6,27 @@ use tonic::Code;
 use unibus::v1::ConsumeCommand;
 
 use crate::support::{
-    Consuming, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, client_with_window, create_ephemeral,
-    create_room, explicit, fields, floor, floor_reaches, listed, metadata, publish, publish_n, sequences, subscription,
+    CommandsBy, Consuming, Frames, Lobby, Nats, Unibus, acknowledge, assert_status, client_with_window,
+    create_ephemeral, create_room, explicit, fields, floor, floor_reaches, listed, metadata, publish, publish_n,
+    sequences, subscription,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_confirmed_ack_is_durable_and_the_next_subscription_resumes_there() {
     // Goal: `acked` means what Acknowledge's answer means. Method: acks in two rooms; at each confirmation the durable's
     // floor as a native client sees it; lower acks are answered with the position; then subscriptions resume there.
+    for by in CommandsBy::ALL {
+        confirmed_acks(by).await;
+    }
+}
+
+async fn confirmed_acks(by: CommandsBy) {
     let (lobby, client) = Lobby::without_room().await;
     for room in ["red", "blue"] {
         create_room(&client, room).await;
         publish_n(&client, room, 20).await;
     }
-    let mut stream = Consuming::start(&client).await;
+    let mut stream = Consuming::start_by(by, &client).await;
     for room in ["red", "blue"] {
         stream.open(explicit(room, "ann")).await;
         assert_eq!(stream.messages(room, 20).await.len(), 20);
@@ -69,6 +76,12 @@ async fn acks_are_carried_out_while_the_client_does_not_read() {
     // Goal: an ack that was sent is not lost because the client's window is full. Method: a client with a small window that
     // reads ten of many large messages and then no more; it acknowledges five in that room and all in another; the positions
     // become durable though nothing is read.
+    for by in CommandsBy::ALL {
+        acks_of_a_silent_client(by).await;
+    }
+}
+
+async fn acks_of_a_silent_client(by: CommandsBy) {
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let client = client_with_window(unibus.address(), 64 * 1024).await;
@@ -78,7 +91,11 @@ async fn acks_are_carried_out_while_the_client_does_not_read() {
     for _ in 0..200 {
         publish(&client, "large", vec![1; 16 * 1024]).await.unwrap();
     }
-    let mut stream = Consuming::start(&client).await;
+    let mut stream = match by {
+        CommandsBy::Stream => Consuming::start(&client).await,
+        // the connection whose window is full carries no answers of other calls
+        CommandsBy::Session => Consuming::session(&client, &unibus.client().await).await,
+    };
     stream.open(explicit("small", "ann")).await;
     assert_eq!(stream.messages("small", 3).await.len(), 3);
     stream.open(explicit("large", "ann")).await;

@@ -7,8 +7,8 @@ use tonic::Code;
 use unibus::v1::{GapReason, PurgeRoomRequest, SubscribeRequest, consume_response::Frame};
 
 use crate::support::{
-    Client, Consuming, Lobby, Random, assert_status, create_ephemeral, create_room, floor_reaches, listed, metadata,
-    publish, publish_n, sequences, subscription,
+    Client, CommandsBy, Consuming, Lobby, Random, assert_status, create_ephemeral, create_room, floor_reaches, listed,
+    metadata, publish, publish_n, sequences, subscription,
 };
 
 /// Long enough for a message that should not come.
@@ -95,6 +95,12 @@ async fn payload_bytes_come_to_the_number_and_the_next_credit_pays_what_exceeded
 async fn random_credit_is_never_exceeded_and_loses_nothing() {
     // Goal: both bounds hold together, whatever the sizes and the grants. Method: messages of random sizes; random grants of
     // messages and bytes; after each, what came is compared with a model of both; at the end everything came once, in order.
+    for by in CommandsBy::ALL {
+        random_credit(by).await;
+    }
+}
+
+async fn random_credit(by: CommandsBy) {
     let (_lobby, client) = Lobby::without_room().await;
     create_room(&client, "red").await;
     let mut random = Random::seeded();
@@ -102,7 +108,7 @@ async fn random_credit_is_never_exceeded_and_loses_nothing() {
     for size in &sizes {
         publish(&client, "red", vec![2; *size]).await.unwrap();
     }
-    let mut stream = Consuming::start(&client).await;
+    let mut stream = Consuming::start_by(by, &client).await;
     let (mut messages, mut bytes) = (5_i64, 50_000_i64);
     stream.open_within(subscription("red", ""), 5, 50_000).await;
     let mut position = 0;

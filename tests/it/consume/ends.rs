@@ -8,8 +8,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Consuming, Frames, Nats, Unibus, assert_status, create_room, eventually, explicit, fields, floor, floor_reaches,
-    metadata, names_field, publish, publish_n, sequences, subscription,
+    CommandsBy, Consuming, Frames, Nats, Unibus, assert_status, create_room, eventually, explicit, fields, floor,
+    floor_reaches, metadata, names_field, publish, publish_n, sequences, subscription,
 };
 
 /// A service with these rooms, of three messages each.
@@ -27,10 +27,16 @@ async fn with_rooms(nats: &Nats, rooms: &[&str]) -> Unibus {
 async fn the_end_of_one_room_leaves_the_others() {
     // Goal: what befalls a room ends it alone, with Subscribe's status and details. Method: an unknown room, wrong fields, a
     // start after the end, a room that is deleted, one that is taken over by Subscribe; another room goes on all the while.
+    for by in CommandsBy::ALL {
+        one_room_ends(by).await;
+    }
+}
+
+async fn one_room_ends(by: CommandsBy) {
     let nats = Nats::start().await;
     let unibus = with_rooms(&nats, &["steady", "doomed", "wanted"]).await;
     let client = unibus.client().await;
-    let mut stream = Consuming::start(&client).await;
+    let mut stream = Consuming::start_by(by, &client).await;
     stream.open(subscription("steady", "")).await;
     assert_eq!(stream.messages("steady", 3).await.len(), 3);
 

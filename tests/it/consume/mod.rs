@@ -6,3 +6,4 @@ mod ends;
 mod fairness;
 mod order;
 mod rooms;
+mod session;

@@ -5,14 +5,20 @@ use std::time::Duration;
 use unibus::v1::{GapReason, SubscribeRequest, consume_response::Frame, start::At};
 
 use crate::support::{
-    Consuming, Frames, Lobby, Nats, Unibus, create_ephemeral, create_room, explicit, floor_reaches, listed, payloads,
-    publish, publish_n, sequences, starting, subscription,
+    CommandsBy, Consuming, Frames, Lobby, Nats, Unibus, create_ephemeral, create_room, explicit, floor_reaches, listed,
+    payloads, publish, publish_n, sequences, starting, subscription,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_share_a_stream_and_frames_say_whose_they_are() {
     // Goal: each room's frames are those of Subscribe, in order, tagged. Method: two persisted rooms with a backlog and an
     // ephemeral one on one stream; backlog, caught_up, live messages; beside them Subscribe shows the same messages.
+    for by in CommandsBy::ALL {
+        rooms_share(by).await;
+    }
+}
+
+async fn rooms_share(by: CommandsBy) {
     let (_lobby, client) = Lobby::without_room().await;
     for (room, count) in [("red", 30), ("blue", 20)] {
         create_room(&client, room).await;
@@ -20,7 +26,7 @@ async fn rooms_share_a_stream_and_frames_say_whose_they_are() {
     }
     create_ephemeral(&client, "live").await;
 
-    let mut stream = Consuming::start(&client).await;
+    let mut stream = Consuming::start_by(by, &client).await;
     let opened = stream.open(subscription("red", "ann")).await;
     assert_eq!((opened.position, opened.last_sequence, opened.resumed), (0, 30, false));
     assert_eq!(stream.open(subscription("blue", "")).await.last_sequence, 20);

@@ -7,7 +7,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use unibus::{
     Config,
-    v1::{AddMemberRequest, DeleteRoomRequest, DeleteSubscriberRequest, PublishRequest, PurgeRoomRequest, Role},
+    v1::{
+        AddMemberRequest, DeleteRoomRequest, DeleteSubscriberRequest, OpenSessionRequest, PublishRequest,
+        PurgeRoomRequest, Role,
+    },
 };
 
 use crate::support::{
@@ -350,6 +353,8 @@ async fn a_caller_has_no_more_open_calls_than_it_may_on_all_its_connections() {
     let refused = ann.clone().consume(tokio_stream::empty()).await;
     let refused = assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
     assert_eq!(metadata(&refused, "limit"), "request_streams");
+    let refused = ann.clone().open_session(OpenSessionRequest::default()).await;
+    assert_status(refused, Code::ResourceExhausted, "LIMIT_REACHED");
     publish(&ann, "lobby", "x").await.unwrap();
     drop(streams);
     eventually(SOON, async || {

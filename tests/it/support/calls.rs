@@ -10,15 +10,17 @@ use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::{Code, Status};
 use unibus::v1::{
-    self, AcknowledgeRequest, AddMemberRequest, ConsumeOpen, ConsumeRequest, CreateRoomRequest, DeleteMessageRequest,
-    DeleteRoomRequest, DeleteSubscriberRequest, GetRoomRequest, HistoryRequest, ListMembersRequest, ListRoomsRequest,
-    ListSubscribersRequest, PublishStreamRequest, PurgeRoomRequest, RemoveMemberRequest, Role, Room,
-    SeekSubscriberRequest, Start, UpdateRoomRequest, consume_request, consume_response, publish_stream_response,
-    start::At,
+    self, AcknowledgeRequest, AddMemberRequest, ConsumeOpen, ConsumeRequest, ConsumeResponse, CreateRoomRequest,
+    DeleteMessageRequest, DeleteRoomRequest, DeleteSubscriberRequest, GetRoomRequest, HistoryRequest,
+    ListMembersRequest, ListRoomsRequest, ListSubscribersRequest, OpenSessionRequest, OpenSessionResponse,
+    PublishStreamRequest, PurgeRoomRequest, RemoveMemberRequest, Role, Room, SeekSubscriberRequest,
+    SessionCommandRequest, Start, UpdateRoomRequest, consume_request, consume_response, open_session_response,
+    publish_stream_response, start::At,
 };
 
 use super::{
     Client,
+    consuming::session_of,
     errors::status,
     publishing::{batch, plain},
     subscription,
@@ -185,6 +187,20 @@ const CALLS: &[Call] = &[
         make: |client, target| Box::pin(consume(client, target)),
     },
     Call {
+        rpc: "OpenSession",
+        room_field: "commands[0].open.subscribe.room_id",
+        allowed: [NO, NO, OK, OK, OK, OK],
+        allowed_with_anothers: Some([NO, NO, NO, NO, NO, NO]),
+        make: |client, target| Box::pin(open_session(client, target)),
+    },
+    Call {
+        rpc: "SessionCommand",
+        room_field: "commands[0].open.subscribe.room_id",
+        allowed: [NO, NO, OK, OK, OK, OK],
+        allowed_with_anothers: Some([NO, NO, NO, NO, NO, NO]),
+        make: |client, target| Box::pin(session_command(client, target)),
+    },
+    Call {
         rpc: "History",
         room_field: "room_id",
         allowed: [NO, NO, OK, OK, OK, OK],
@@ -283,14 +299,43 @@ async fn publish_stream(mut client: Client, room_id: String) -> Result<(), Statu
     }
 }
 
-async fn consume(mut client: Client, Target { room_id, subscriber }: Target) -> Result<(), Status> {
+fn opening(Target { room_id, subscriber }: Target) -> ConsumeRequest {
     let open = ConsumeOpen { subscribe: Some(subscription(&room_id, &subscriber)), ..ConsumeOpen::default() };
-    let request = ConsumeRequest { command: Some(consume_request::Command::Open(open)) };
-    let mut frames = client.consume(stream::iter([request]).chain(stream::pending())).await?.into_inner();
-    let response = frames.message().await?.expect("a response");
+    ConsumeRequest { command: Some(consume_request::Command::Open(open)) }
+}
+
+fn outcome_of(response: ConsumeResponse) -> Result<(), Status> {
     match response.frame.expect("a frame") {
         consume_response::Frame::Closed(error) => Err(status(&error)),
         consume_response::Frame::Rejected(rejected) => Err(status(&rejected.error.expect("an error"))),
         _ => Ok(()),
     }
+}
+
+async fn open_session(mut client: Client, target: Target) -> Result<(), Status> {
+    let request = OpenSessionRequest { commands: vec![opening(target)] };
+    let mut frames = client.open_session(request).await?.into_inner();
+    session_of(&frames.message().await?.expect("a response")).expect("the session first");
+    consumed(frames.message().await?)
+}
+
+async fn session_command(mut client: Client, target: Target) -> Result<(), Status> {
+    let mut frames = client.open_session(OpenSessionRequest::default()).await?.into_inner();
+    let session = session_of(&frames.message().await?.expect("a response")).expect("the session first");
+    let request = SessionCommandRequest { session_id: session.id, commands: vec![opening(target)], number: 0 };
+    client.session_command(request).await?;
+    consumed(frames.message().await?)
+}
+
+fn consumed(response: Option<OpenSessionResponse>) -> Result<(), Status> {
+    match response.expect("a response").frame {
+        Some(open_session_response::Frame::Consume(response)) => outcome_of(response),
+        other => panic!("a frame of a session is {other:?}"),
+    }
+}
+
+async fn consume(mut client: Client, target: Target) -> Result<(), Status> {
+    let request = opening(target);
+    let mut frames = client.consume(stream::iter([request]).chain(stream::pending())).await?.into_inner();
+    outcome_of(frames.message().await?.expect("a response"))
 }

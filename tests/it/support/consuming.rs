@@ -1,16 +1,19 @@
-//! A Consume stream as a test drives and reads it.
+//! A Consume stream or a session, as a test drives and reads it.
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use unibus::v1::{
     AcknowledgeRequest, ConsumeClose, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumeRejected, ConsumeRequest,
-    ConsumeResponse, Message, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
+    ConsumeResponse, Message, OpenSessionRequest, OpenSessionResponse, Opened, Session, SessionCommandRequest,
+    SubscribeRequest, consume_request::Command, consume_response::Frame, open_session_response,
 };
 
 use super::{Client, errors::status};
@@ -18,10 +21,28 @@ use super::{Client, errors::status};
 /// How long a frame may take before the test gives up.
 const FRAME_WAIT: Duration = Duration::from_secs(20);
 
-/// An open Consume call. Dropping it cancels the call.
+/// How commands reach the service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CommandsBy {
+    /// On the request stream of Consume.
+    Stream,
+    /// By calls of SessionCommand.
+    Session,
+}
+
+impl CommandsBy {
+    pub(crate) const ALL: [Self; 2] = [Self::Stream, Self::Session];
+}
+
+enum Commands {
+    Stream(mpsc::Sender<ConsumeRequest>),
+    Session { client: Client, id: String, number: AtomicU64 },
+}
+
+/// An open call of Consume or OpenSession. Dropping it cancels the call.
 pub(crate) struct Consuming {
-    commands: Option<mpsc::Sender<ConsumeRequest>>,
-    frames: Streaming<ConsumeResponse>,
+    commands: Option<Commands>,
+    frames: BoxStream<'static, Result<ConsumeResponse, Status>>,
     /// What was read while another room's frame was wanted.
     passed: HashMap<String, VecDeque<Frame>>,
 }
@@ -31,13 +52,58 @@ impl Consuming {
     pub(crate) async fn start(client: &Client) -> Self {
         let (commands, requests) = mpsc::channel(64);
         let frames = client.clone().consume(ReceiverStream::new(requests)).await.expect("a stream").into_inner();
-        Self { commands: Some(commands), frames, passed: HashMap::new() }
+        Self { commands: Some(Commands::Stream(commands)), frames: frames.boxed(), passed: HashMap::new() }
+    }
+
+    /// A session on which nothing is open, whose commands are sent by `commander`.
+    pub(crate) async fn session(client: &Client, commander: &Client) -> Self {
+        let mut frames =
+            client.clone().open_session(OpenSessionRequest::default()).await.expect("a session").into_inner();
+        let first = timeout(FRAME_WAIT, frames.message()).await.expect("in time").expect("a frame").expect("a frame");
+        let Some(Session { id }) = session_of(&first) else { panic!("the first frame is {first:?}") };
+        let frames = frames.map(|response| {
+            response.map(|response| match response.frame {
+                Some(open_session_response::Frame::Consume(response)) => response,
+                other => panic!("a frame of a session is {other:?}"),
+            })
+        });
+        let commands = Commands::Session { client: commander.clone(), id, number: AtomicU64::new(1) };
+        Self { commands: Some(commands), frames: frames.boxed(), passed: HashMap::new() }
+    }
+
+    /// A stream or session on which nothing is open.
+    pub(crate) async fn start_by(by: CommandsBy, client: &Client) -> Self {
+        match by {
+            CommandsBy::Stream => Self::start(client).await,
+            CommandsBy::Session => Self::session(client, client).await,
+        }
+    }
+
+    /// The id of the session.
+    pub(crate) fn session_id(&self) -> &str {
+        match &self.commands {
+            Some(Commands::Session { id, .. }) => id,
+            _ => panic!("this is no session"),
+        }
     }
 
     /// Sends what may be no proper command.
     pub(crate) async fn send(&self, command: Option<Command>) {
-        let commands = self.commands.as_ref().expect("not half-closed");
-        timeout(FRAME_WAIT, commands.send(ConsumeRequest { command })).await.expect("in time").expect("an open stream");
+        match self.commands.as_ref().expect("not half-closed") {
+            Commands::Stream(commands) => {
+                let sent = timeout(FRAME_WAIT, commands.send(ConsumeRequest { command })).await;
+                sent.expect("in time").expect("an open stream");
+            }
+            Commands::Session { client, id, number } => {
+                let request = SessionCommandRequest {
+                    session_id: id.clone(),
+                    commands: vec![ConsumeRequest { command }],
+                    number: number.fetch_add(1, Ordering::Relaxed),
+                };
+                let taken = timeout(FRAME_WAIT, client.clone().session_command(request)).await;
+                taken.expect("in time").expect("an open session");
+            }
+        }
     }
 
     /// Asks for a subscription without bounds.
@@ -90,7 +156,7 @@ impl Consuming {
 
     /// The next frame of whatever room, with its room; `None` when the stream ended with OK.
     pub(crate) async fn next(&mut self) -> Result<Option<(String, Frame)>, Status> {
-        let next = timeout(FRAME_WAIT, self.frames.message()).await.expect("a frame in time")?;
+        let next = timeout(FRAME_WAIT, self.frames.try_next()).await.expect("a frame in time")?;
         Ok(next.map(|response| (response.room_id, response.frame.expect("a response holds a frame"))))
     }
 
@@ -187,5 +253,13 @@ impl Consuming {
                 Err(status) => return status,
             }
         }
+    }
+}
+
+/// The session of the first frame.
+pub(crate) fn session_of(response: &OpenSessionResponse) -> Option<Session> {
+    match &response.frame {
+        Some(open_session_response::Frame::Session(session)) => Some(session.clone()),
+        _ => None,
     }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::{
     certificates::{Certificates, Certified},
     cli::{Cli, Running},
     cluster::Cluster,
-    consuming::Consuming,
+    consuming::{CommandsBy, Consuming, session_of},
     errors::{assert_field, assert_status, fields, metadata, names_field, reason, status},
     eventually::{eventually, grows_by},
     frames::Frames,

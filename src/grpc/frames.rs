@@ -82,10 +82,16 @@ pub(super) fn respond<S>(
     subscription: Subscription,
     metrics: &Arc<DeliveryMetrics>,
 ) -> Response<tokio_stream::Empty<S>> {
+    respond_with(pieces(subscription, metrics), Arc::clone(metrics))
+}
+
+/// The frames of the subscription, encoded.
+pub(super) fn pieces(
+    subscription: Subscription,
+    metrics: &Arc<DeliveryMetrics>,
+) -> impl Stream<Item = Result<Piece>> + Send + Unpin + use<> {
     let (session, metrics) = (subscription.auto_acks.clone(), Arc::clone(metrics));
-    let pieces =
-        SubscriptionPieces { frames: subscription.frames(), rest: None, session, metrics: Arc::clone(&metrics) };
-    respond_with(pieces, metrics)
+    SubscriptionPieces { frames: subscription.frames(), rest: None, session, metrics }
 }
 
 /// A response that consists of `pieces`. [`PreparedBodies`](super::PreparedBodies) replaces its empty body by the
@@ -94,18 +100,20 @@ pub(super) fn respond_with<S, P>(pieces: P, metrics: Arc<DeliveryMetrics>) -> Re
 where
     P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
 {
-    let body = FrameBody {
-        pieces: Some(pieces),
-        gathered: BytesMut::new(),
-        complete: Complete::new(),
-        end: None,
-        acknowledges: false,
-        outstanding: Arc::default(),
-        metrics,
-    };
     let mut response = Response::new(tokio_stream::empty());
-    response.extensions_mut().insert(PreparedBody::new(body));
+    response.extensions_mut().insert(PreparedBody::new(FrameBody::new(pieces, metrics, true)));
     response
+}
+
+/// A body that consists of `pieces`, without a status at its end.
+pub(super) fn body_without_status<P>(
+    pieces: P,
+    metrics: &Arc<DeliveryMetrics>,
+) -> impl Body<Data = Chunk, Error = Infallible> + Send + 'static
+where
+    P: Stream<Item = Result<Piece>> + Send + Unpin + 'static,
+{
+    FrameBody::new(pieces, Arc::clone(metrics), false)
 }
 
 /// The frames of one subscription, encoded. Keeps its session open until it is dropped.
@@ -187,6 +195,13 @@ struct Delivered {
     bytes: u64,
 }
 
+/// How a body ends.
+enum BodyEnd {
+    /// With this status in the trailers.
+    Status(Status),
+    Plain,
+}
+
 /// A body that gathers pieces into chunks.
 struct FrameBody<P> {
     pieces: Option<P>,
@@ -194,8 +209,10 @@ struct FrameBody<P> {
     gathered: BytesMut,
     /// The positions that are complete with the next chunk.
     complete: Complete,
-    /// The status that ends the body.
-    end: Option<Status>,
+    /// The end of the body, when every piece was gathered.
+    end: Option<BodyEnd>,
+    /// Whether the body ends with a status.
+    has_status: bool,
     /// Whether a session must be notified of taken chunks.
     acknowledges: bool,
     outstanding: Arc<OutstandingChunks>,
@@ -203,6 +220,19 @@ struct FrameBody<P> {
 }
 
 impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
+    fn new(pieces: P, metrics: Arc<DeliveryMetrics>, has_status: bool) -> Self {
+        Self {
+            pieces: Some(pieces),
+            gathered: BytesMut::new(),
+            complete: Complete::new(),
+            end: None,
+            has_status,
+            acknowledges: false,
+            outstanding: Arc::default(),
+            metrics,
+        }
+    }
+
     /// Gathers ready pieces, and returns them. Returns a single piece, or a large first piece, without a copy. Empty
     /// bytes mean the end.
     fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
@@ -262,7 +292,7 @@ impl<P: Stream<Item = Result<Piece>> + Unpin> FrameBody<P> {
 
     fn finish(&mut self, status: Status) {
         self.pieces = None;
-        self.end = Some(status);
+        self.end = Some(if self.has_status { BodyEnd::Status(status) } else { BodyEnd::Plain });
     }
 }
 
@@ -282,7 +312,10 @@ impl<P: Stream<Item = Result<Piece>> + Send + Unpin + 'static> Body for FrameBod
         }
         // the sessions close with this body and write their positions back, so every chunk must be settled first
         ready!(this.outstanding.poll_settled(cx));
-        Poll::Ready(this.end.take().map(|status| Ok(BodyFrame::trailers(trailers(&status)))))
+        Poll::Ready(match this.end.take() {
+            Some(BodyEnd::Status(status)) => Some(Ok(BodyFrame::trailers(trailers(&status)))),
+            Some(BodyEnd::Plain) | None => None,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

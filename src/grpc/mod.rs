@@ -7,6 +7,7 @@ mod chunk;
 mod codec;
 mod consume;
 mod convert;
+mod events;
 mod frames;
 pub(crate) mod framing;
 mod gathered;
@@ -34,6 +35,7 @@ use tower::{Layer, util::MapResponseLayer};
 pub(crate) use self::{
     chunk::AnswerGuard,
     codec::Codec,
+    events::event_stream,
     frames::encode_message,
     health::Health,
     methods::{has_commands, has_request_stream, served},

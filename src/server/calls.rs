@@ -60,6 +60,10 @@ pub(super) fn calls(
     let intake = IntakeLayer::new(rooms.clone(), Arc::clone(budgets));
     let router = grpc::routes(rooms.clone(), of_answers, health, intake)?
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
+        .merge(
+            http::event_routes(rooms.clone(), Arc::clone(&metrics.delivery))
+                .method_not_allowed_fallback(no_such_method),
+        )
         .route_layer(MapResponseLayer::new(pieces::in_pieces))
         .fallback(no_such_path);
     Ok(tower::ServiceBuilder::new()

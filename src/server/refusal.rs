@@ -78,7 +78,11 @@ pub(super) async fn no_such_path(request: axum::extract::Request) -> axum::respo
 
 /// Answers a request whose path does not support its HTTP method.
 pub(super) async fn no_such_method(request: axum::extract::Request) -> axum::response::Response {
-    if grpc::is_grpc(request.headers()) { no_such_call(request).await } else { crate::http::method_not_allowed() }
+    if grpc::is_grpc(request.headers()) {
+        no_such_call(request).await
+    } else {
+        crate::http::method_not_allowed("this path takes GET and HEAD", "GET,HEAD")
+    }
 }
 
 async fn no_such_call(request: axum::extract::Request) -> axum::response::Response {

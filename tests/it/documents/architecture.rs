@@ -50,8 +50,8 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("grpc", &["rooms", "subscriptions", "delivery", "domain", "error", "limits", "metrics", "v1", "sync"]),
-    // readiness asks the store whether the connection stands
-    ("http", &["rooms", "store", "domain", "error", "limits", "metrics"]),
+    // readiness asks the store whether the connection stands; events carry the frames of the contract
+    ("http", &["grpc", "rooms", "store", "domain", "error", "limits", "metrics"]),
     ("auth", &["domain", "error", "flags", "limits", "metrics"]),
     ("tokens", &["auth", "domain", "error"]),
     ("check", &["auth", "error", "limits", "metrics", "nats", "server"]),
@@ -305,7 +305,7 @@ fn a_planted_violation_is_found() {
         ("rooms/publish.rs", "use crate::auth::Auth;"),
         ("auth/mod.rs", "use tonic::Status;"),
         ("grpc/mod.rs", "use jsonwebtoken::decode;"),
-        ("http.rs", "use crate::{\n    error::Error,\n    v1,\n};"),
+        ("http/mod.rs", "use crate::{\n    error::Error,\n    v1,\n};"),
         ("store/mod.rs", "use crate::rooms::Rooms;"),
         ("store/live.rs", "use super::super::rooms::Rooms;"),
         ("store/embedded/mod.rs", "use super::super::grpc;"),

@@ -1,7 +1,9 @@
-//! The HTTP endpoints: the history of a room as JSON for browsers, and liveness, readiness and metrics on the admin
-//! port.
+//! The HTTP endpoints: the history of a room as JSON and its messages as server-sent events for browsers, and liveness,
+//! readiness and metrics on the admin port.
 //!
 //! This module does not use async-nats.
+
+mod events;
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::events::event_routes;
 use crate::{
     domain::{Anchor, Caller, RoomId},
     error::{Error, Reason},
@@ -96,15 +99,18 @@ async fn history(
 
 /// The answer to a request for an unknown path.
 pub(crate) fn not_found() -> Response {
-    let error = Error::new(Reason::NotSupported, "there is no such path; see GET /rooms/{id}/history");
+    let error = Error::new(
+        Reason::NotSupported,
+        "there is no such path; see GET /rooms/{id}/history and GET /v1/rooms/{id}/events",
+    );
     answer_with(StatusCode::NOT_FOUND, &error)
 }
 
-/// The answer to a method that the history endpoint does not support.
-pub(crate) fn method_not_allowed() -> Response {
-    let error = Error::new(Reason::NotSupported, "this path takes GET and HEAD");
+/// The answer to a method that an endpoint does not support.
+pub(crate) fn method_not_allowed(message: &'static str, allowed: &'static str) -> Response {
+    let error = Error::new(Reason::NotSupported, message);
     let mut response = answer_with(StatusCode::METHOD_NOT_ALLOWED, &error);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
@@ -138,9 +144,16 @@ fn answer_with(status: StatusCode, error: &Error) -> Response {
 }
 
 fn error_body(error: &Error) -> serde_json::Value {
-    json!({
+    let mut body = json!({
         "error": { "code": error.reason().code().name(), "reason": error.reason().name(), "message": error.message() }
-    })
+    });
+    if let Some(fields) = body.get_mut("error").and_then(serde_json::Value::as_object_mut)
+        && !error.metadata().is_empty()
+    {
+        let metadata = error.metadata().iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
+        fields.insert("metadata".to_owned(), serde_json::Value::Object(metadata.collect()));
+    }
+    body
 }
 
 fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -24,8 +24,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the service may take to answer a ping before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection that adds the credentials of the caller to each call.
+pub(crate) type CallChannel = InterceptedService<Channel, Bearer>;
 /// The generated client, with the credentials of the caller.
-pub(crate) type RoomClient = RoomServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type RoomClient = RoomServiceClient<CallChannel>;
 
 /// Makes connections to one service.
 #[derive(Clone, Debug)]
@@ -89,12 +91,16 @@ impl Connector {
 
     /// Opens a new connection.
     pub(crate) async fn connect(&self) -> CliResult<RoomClient> {
+        Ok(client_of(self.channel().await?))
+    }
+
+    /// Opens a new connection, for calls of any kind.
+    pub(crate) async fn channel(&self) -> CliResult<CallChannel> {
         let channel = time::timeout(self.timeout, self.endpoint.connect())
             .await
             .map_err(|_| self.unreachable("no answer within --timeout"))?;
         let channel = channel.map_err(|error| self.unreachable(&innermost(&error)))?;
-        let client = RoomServiceClient::with_interceptor(channel, self.bearer.clone());
-        Ok(client.max_decoding_message_size(RESPONSE_BYTES_MAX))
+        Ok(InterceptedService::new(channel, self.bearer.clone()))
     }
 
     fn unreachable(&self, cause: &str) -> Failure {
@@ -108,6 +114,11 @@ impl Connector {
         };
         Failure::new(Exit::Unreachable, format!("cannot connect to {}: {cause}", self.server)).hint(hint)
     }
+}
+
+/// A client that uses this connection.
+pub(crate) fn client_of(channel: CallChannel) -> RoomClient {
+    RoomServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// The last cause of an error, which is the most precise one.

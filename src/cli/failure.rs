@@ -137,6 +137,11 @@ impl Failure {
         self.0.reason.as_deref()
     }
 
+    /// Whether it is open what a call has done.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.reason(), None | Some("OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"))
+    }
+
     /// When the same call may succeed.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after

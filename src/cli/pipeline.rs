@@ -271,30 +271,15 @@ impl<'a, M: FnMut(u64, Bytes) -> PublishRequest> Pipeline<'a, M> {
     fn again(&mut self, failure: Failure) -> CliResult<RoundEnd> {
         let mut open = self.unanswered.values().filter(|message| message.attempts > 0);
         let has_ids = open.all(|message| !message.request.message_id.is_empty());
-        let nothing_was_done = failure.reason().is_some() && !is_open(&failure);
-        if self.failure.is_some() || !(has_ids || nothing_was_done) || !self.is_passing(&failure) {
+        let nothing_was_done = failure.reason().is_some() && !failure.is_open();
+        if self.failure.is_some() || !(has_ids || nothing_was_done) || !self.session.may_pass(&failure) {
             return Err(failure);
         }
         Ok(RoundEnd::Again(failure))
     }
 
-    /// Whether the same may succeed over a new connection.
-    fn is_passing(&self, failure: &Failure) -> bool {
-        match failure.reason() {
-            None => matches!(failure.exit(), Exit::Unreachable | Exit::Timeout),
-            // the file has a new token by now, or gets one soon
-            Some("CREDENTIALS_EXPIRED") => self.session.connector.has_token_file(),
-            Some(_) => failure.retry_after().is_some(),
-        }
-    }
-
     fn may_be_sent_again(&self, failure: &Failure) -> bool {
         let has_ids = self.unanswered.values().all(|message| !message.request.message_id.is_empty());
-        failure.retry_after().is_some() && (has_ids || !is_open(failure))
+        failure.retry_after().is_some() && (has_ids || !failure.is_open())
     }
-}
-
-/// Whether the failure leaves open what was done.
-fn is_open(failure: &Failure) -> bool {
-    matches!(failure.reason(), None | Some("OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"))
 }

@@ -6,6 +6,7 @@ use tonic::Request;
 
 use super::{
     connection::{Connector, RoomClient},
+    exit::Exit,
     failure::{CliResult, Failure},
     options::ClientOptions,
     output::Printer,
@@ -40,6 +41,16 @@ impl Session {
         let mut request = Request::new(message);
         request.set_timeout(self.connector.timeout());
         request
+    }
+
+    /// Whether the same call may succeed later, over a new connection.
+    pub(crate) fn may_pass(&self, failure: &Failure) -> bool {
+        match failure.reason() {
+            None => matches!(failure.exit(), Exit::Unreachable | Exit::Timeout),
+            // the file has a new token by now, or gets one soon
+            Some("CREDENTIALS_EXPIRED") => self.connector.has_token_file(),
+            Some(_) => failure.retry_after().is_some(),
+        }
     }
 
     /// Asks the person at the terminal whether to go on, unless `--yes` is given.

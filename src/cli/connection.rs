@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The largest response that a command reads: larger than the largest payload that a service can be told to accept.
-const RESPONSE_BYTES_MAX: usize = 72 * 1024 * 1024;
+pub(crate) const RESPONSE_BYTES_MAX: usize = 72 * 1024 * 1024;
 /// How long the service may be silent before it gets a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the service may take to answer a ping before the connection is closed.

@@ -31,6 +31,8 @@ pub(crate) enum Exit {
     Timeout,
     /// The command ended before all of its work was done.
     Incomplete,
+    /// A file of an export is damaged, or is none.
+    Damaged,
     /// SIGHUP.
     HungUp,
     /// SIGINT, which Ctrl-C sends.
@@ -41,7 +43,7 @@ pub(crate) enum Exit {
 
 impl Exit {
     /// All exit statuses, in ascending order.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -55,6 +57,7 @@ impl Exit {
         Self::Unavailable,
         Self::Timeout,
         Self::Incomplete,
+        Self::Damaged,
         Self::HungUp,
         Self::Interrupted,
         Self::Terminated,
@@ -76,6 +79,7 @@ impl Exit {
             Self::Unavailable => 10,
             Self::Timeout => 11,
             Self::Incomplete => 12,
+            Self::Damaged => 13,
             Self::HungUp => 129,
             Self::Interrupted => 130,
             Self::Terminated => 143,
@@ -107,6 +111,9 @@ impl Exit {
             Self::Unavailable => "`UNAVAILABLE`: the service or NATS cannot serve now. Nothing was done. Try again.",
             Self::Timeout => "`DEADLINE_EXCEEDED`: no answer in time. The call may have taken effect.",
             Self::Incomplete => "`sub` ended before `--count` messages had come.",
+            Self::Damaged => {
+                "`import`: the file is damaged, not whole, of a later version of the format, or no file of `export`."
+            }
             Self::HungUp => "SIGHUP ended the command.",
             Self::Interrupted => "SIGINT (Ctrl-C) ended the command.",
             Self::Terminated => "SIGTERM ended the command.",

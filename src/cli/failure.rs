@@ -137,6 +137,11 @@ impl Failure {
         self.0.reason.as_deref()
     }
 
+    /// A value of `google.rpc.ErrorInfo`.
+    pub(crate) fn metadata(&self, name: &str) -> Option<&str> {
+        self.0.metadata.get(name)?.as_str()
+    }
+
     /// Whether it is open what a call has done.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.reason(), None | Some("OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"))

@@ -32,6 +32,7 @@ mod style;
 mod subscribe;
 mod subscriber;
 mod text;
+mod transfer;
 mod values;
 
 use std::{io, process::ExitCode, time::Duration};
@@ -53,6 +54,7 @@ use self::{
     session::Session,
     subscribe::SubCommand,
     subscriber::SubscriberCommands,
+    transfer::{ExportCommand, ImportCommand},
 };
 
 /// How long threads that wait for standard input may hold up the end of the program.
@@ -77,6 +79,10 @@ pub(crate) enum ClientCommand {
     Member(Box<MemberCommands>),
     /// List, move and delete durable subscribers
     Subscriber(Box<SubscriberCommands>),
+    /// Write all messages of a room to a file
+    Export(Box<ExportCommand>),
+    /// Publish the messages of an exported file into a room
+    Import(Box<ImportCommand>),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print all commands, flags and exit statuses as Markdown
@@ -97,6 +103,8 @@ pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
         ClientCommand::Message(command) => call(&command.options.clone(), |session| command.action.run(session)),
         ClientCommand::Member(command) => call(&command.options.clone(), |session| command.action.run(session)),
         ClientCommand::Subscriber(command) => call(&command.options.clone(), |session| command.action.run(session)),
+        ClientCommand::Export(command) => call(&command.options.clone(), |session| command.run(session)),
+        ClientCommand::Import(command) => call(&command.options.clone(), |session| command.run(session)),
     };
     let exit = match done {
         Ok(()) => Exit::Done,

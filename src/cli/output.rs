@@ -1,6 +1,6 @@
 //! What a command prints. Standard output has only results. Everything else goes to standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
@@ -76,6 +76,11 @@ impl Printer {
     /// The form of the results.
     pub(crate) fn form(&self) -> Form {
         self.form
+    }
+
+    /// Whether a person sees standard error and wants remarks.
+    pub(crate) fn has_watcher(&self) -> bool {
+        !self.is_quiet && self.form == Form::People && io::stderr().is_terminal()
     }
 
     /// The text in this style, for standard output.

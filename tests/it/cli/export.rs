@@ -203,6 +203,9 @@ async fn what_is_no_part_of_the_same_export_is_refused() {
     create_room(&client, "lobby").await;
     fill(&client, "lobby", 30).await;
     fails(&["export", "lobby"], &begun, 7).await;
+    // also if it has only its head: mark and version, and a block with its length
+    let length = u32::from_le_bytes(whole[10..14].try_into().unwrap());
+    fails(&["export", "lobby"], &whole[..9 + 5 + usize::try_from(length).unwrap() + 4], 7).await;
     create_ephemeral(&client, "live").await;
     fails(&["export", "live"], b"", 7).await;
     assert_eq!(cli.run(&["export", "nowhere", "--json"]).await.error()["reason"], "ROOM_NOT_FOUND");

@@ -102,6 +102,9 @@ mod sync;
 mod tokens;
 
 #[cfg(feature = "server")]
+#[doc(hidden)]
+pub use self::server::other::OtherService;
+#[cfg(feature = "server")]
 pub use self::{
     auth::{AuthConfig, AuthMode},
     check::CheckCommand,

@@ -380,6 +380,8 @@ pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 pub const REFUSED_REQUESTS_MAX: usize = 4096;
 /// The same on one connection.
 pub const REFUSED_REQUESTS_PER_CONNECTION_MAX: usize = 256;
+/// How long the rest of such a request may take over HTTP/1.1. Over HTTP/2 it is [`REQUEST_TIMEOUT`].
+pub const HTTP1_REST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a request that are read and dropped after its call was answered; then its stream is reset.
 pub const REFUSED_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Size from which a request message is decoded in a place where it does not delay other calls.
@@ -388,6 +390,20 @@ pub const LARGE_REQUEST_BYTES: usize = 256 * 1024;
 pub const PUBLISH_BATCH_HEADERS_MAX: usize = 65_536;
 /// Entries of every other list or map of a request. A request with more entries is not decoded.
 pub const REQUEST_ENTRIES_MAX: usize = 1000;
+/// Levels of nesting of a request in JSON. The contract needs fewer than 10.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Objects of a request in JSON. A `PublishBatch` of [`PUBLISH_BATCH_MESSAGES_MAX`] messages with headers has about half.
+pub const JSON_OBJECTS_MAX: usize = 4096;
+/// Values of a request in JSON. A `PublishBatch` of [`PUBLISH_BATCH_HEADERS_MAX`] headers fits.
+pub const JSON_VALUES_MAX: usize = 80 * 1024;
+/// Bytes of memory that one value of a request in JSON takes when it is parsed, beside its text. They are charged like the
+/// bytes of the request.
+pub const JSON_VALUE_BYTES: usize = 256;
+/// The same, for each object, because the fields of a message are allocated together.
+pub const JSON_OBJECT_BYTES: usize = 1024;
+/// Bytes of such memory that are charged for each request in JSON before it is received. A request that needs more is
+/// refused when they are not free.
+pub const JSON_BASE_BYTES: usize = 16 * 1024;
 /// Bytes of an `x-request-id` of a client. The service replaces a longer one.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 

@@ -64,12 +64,17 @@ impl Chunk {
     }
 
     /// The same chunk, which keeps `guard` until it is dropped.
-    pub(super) fn guarded_by(self, guard: Option<AnswerGuard>) -> Self {
+    pub(crate) fn guarded_by(self, guard: Option<AnswerGuard>) -> Self {
         Self { _guard: guard, ..self }
     }
 
+    /// The bytes that the client has not taken.
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// The same chunk with its bytes in another encoding.
-    pub(super) fn encoded(self, encode: impl FnOnce(Bytes) -> Bytes) -> Self {
+    pub(crate) fn encoded(self, encode: impl FnOnce(Bytes) -> Bytes) -> Self {
         Self { bytes: encode(self.bytes), ..self }
     }
 

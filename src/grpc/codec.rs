@@ -104,12 +104,17 @@ impl<U: Message + Default> Decoder for Bounded<U> {
         if buffer.remaining() > ENTRY_BYTES_MIN * REQUEST_ENTRIES_MAX {
             SHAPES.check(type_name::<U>(), buffer.chunk()).map_err(status)?;
         }
-        if buffer.remaining() >= LARGE_REQUEST_BYTES && may_block() {
-            #[expect(clippy::disallowed_methods, reason = "the runtime has several threads, as was just asked")]
-            return block_in_place(|| self.inner.decode(buffer));
-        }
-        self.inner.decode(buffer)
+        without_delay(buffer.remaining(), || self.inner.decode(buffer))
     }
+}
+
+/// Translates a message of `bytes` bytes. A large message does not delay other calls meanwhile.
+pub(super) fn without_delay<T>(bytes: usize, translate: impl FnOnce() -> T) -> T {
+    if bytes >= LARGE_REQUEST_BYTES && may_block() {
+        #[expect(clippy::disallowed_methods, reason = "the runtime has several threads, as was just asked")]
+        return block_in_place(translate);
+    }
+    translate()
 }
 
 /// Whether another worker thread can run the tasks of this one meanwhile.

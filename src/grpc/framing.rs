@@ -1,6 +1,6 @@
 //! The framing of gRPC messages in an HTTP/2 body: a prefix before each message (gRPC over HTTP/2, "Length-Prefixed-Message").
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -17,4 +17,13 @@ pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
 pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
     into.put_u8(flags);
     into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+/// An encoded message with its prefix.
+pub(crate) fn framed(message: impl AsRef<[u8]>) -> Bytes {
+    let message = message.as_ref();
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    put_prefix(0, message.len(), &mut framed);
+    framed.put_slice(message);
+    framed.freeze()
 }

@@ -12,6 +12,9 @@ mod frames;
 pub(crate) mod framing;
 mod gathered;
 pub(crate) mod health;
+mod json;
+mod json_shape;
+mod json_text;
 mod methods;
 mod page;
 mod prepared;
@@ -20,6 +23,7 @@ mod reflection;
 mod session;
 pub(crate) mod skipped;
 mod status;
+mod types;
 mod web;
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
@@ -33,19 +37,23 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer, util::MapResponseLayer};
 
 pub(crate) use self::{
-    chunk::AnswerGuard,
+    chunk::{AnswerGuard, Chunk},
     codec::Codec,
     events::event_stream,
     frames::encode_message,
     health::Health,
+    json::{CORRELATION_JSON_BYTES_MAX, MessageType, room_id_in_json, stand_in_json},
+    json_shape::JsonShape,
+    json_text::JsonText,
     methods::{has_commands, has_request_stream, served},
     prepared::PreparedBodies,
     session::decode_commands,
     skipped::{Skipped, room_id_at},
     status::{explained, outcome_of, reason_of, status},
+    types::{MethodTypes, ServedTypes},
     web::GrpcProtocol,
 };
-use self::{prepared::drop_replaced, reflection::Reflection};
+use self::{prepared::drop_replaced, reflection::Reflection, types::SERVED_SETS};
 use crate::{
     domain::Caller,
     error::{Error, Reason},
@@ -103,14 +111,7 @@ where
     L::Service: Clone + Send + Sync + 'static,
     <L::Service as tower::Service<axum::extract::Request>>::Future: Send + 'static,
 {
-    let reflection = Reflection::of(&[
-        v1::FILE_DESCRIPTOR_SET,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        // so that tools can show the details of an error
-        tonic_types::pb::FILE_DESCRIPTOR_SET,
-    ]);
+    let reflection = Reflection::of(&SERVED_SETS);
     let reflection = reflection.map_err(|error| {
         Error::new(Reason::Internal, "the descriptors of the contract cannot be read").because(error)
     })?;

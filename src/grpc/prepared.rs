@@ -87,7 +87,8 @@ where
 }
 
 fn with_prepared_body<B>(mut response: Response<B>) -> Response<AnswerBody<B>> {
-    let guard = response.extensions_mut().remove();
+    // stays in the extensions too, for a layer outside that makes chunks of its own
+    let guard = response.extensions().get().cloned();
     let inner = PreparedBody::take(&mut response);
     let protocol = GrpcProtocol::of(response.headers());
     response.map(|body| match inner {

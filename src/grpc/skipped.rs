@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
-use super::framing::{PREFIX_BYTES, put_prefix};
+use super::framing::framed;
 use crate::{
     error::{Error, Reason, Violations},
     limits::ROOM_ID_CHARS_MAX,
@@ -60,10 +60,7 @@ pub(crate) fn stand_in(beginning: &[u8]) -> Bytes {
         encode_key(CORRELATION_TAG, WireType::Varint, &mut message);
         encode_varint(id, &mut message);
     }
-    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
-    put_prefix(0, message.len(), &mut framed);
-    framed.put(message);
-    framed.freeze()
+    framed(message)
 }
 
 /// The `room_id` of a publish request, if it is the first field and complete in `beginning`.

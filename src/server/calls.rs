@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use ::http::HeaderValue;
+use tonic_web::GrpcWebLayer;
 use tower::{
     Service,
     util::{MapRequestLayer, MapResponseLayer},
@@ -18,32 +19,41 @@ use super::{
     admission::AdmissionLayer,
     authentication::AuthenticationLayer,
     callers::Callers,
+    connect::ConnectLayer,
     cors::CrossOriginLayer,
     deadline::DeadlineLayer,
     intake::{IntakeLayer, budgets::Budgets},
     measure::MeasureLayer,
+    other::OtherService,
     pieces,
     refusal::{no_such_method, no_such_path},
 };
 use crate::{
     auth::Auth,
     error::Result,
-    grpc::{self, GrpcMetrics, health::Health},
+    grpc::{self, GrpcMetrics, ServedTypes, health::Health},
     http,
     limits::REQUEST_ID_BYTES_MAX,
     metrics::Metrics,
     rooms::Rooms,
 };
 
-/// Returns the service that answers calls, with every layer before it.
+/// What the layers before the handlers work with.
+pub(super) struct Layers {
+    pub auth: Auth,
+    pub callers: Arc<Callers>,
+    pub cross_origin: CrossOriginLayer,
+    pub budgets: Arc<Budgets>,
+}
+
+/// Returns the service that answers calls, with every layer before it. `other`: another gRPC service beside that of the
+/// contract.
 pub(super) fn calls(
     rooms: &Rooms,
     health: &Health,
-    auth: Auth,
-    callers: Arc<Callers>,
-    cross_origin: CrossOriginLayer,
-    budgets: &Arc<Budgets>,
+    layers: Layers,
     metrics: &Metrics,
+    other: Option<OtherService>,
 ) -> Result<
     impl Service<
         ::http::Request<tonic::body::Body>,
@@ -57,8 +67,15 @@ pub(super) fn calls(
     + 'static,
 > {
     let of_answers = GrpcMetrics { calls: Arc::clone(&metrics.calls), delivery: Arc::clone(&metrics.delivery) };
-    let intake = IntakeLayer::new(rooms.clone(), Arc::clone(budgets));
+    let Layers { auth, callers, cross_origin, budgets } = layers;
+    let served = ServedTypes::read(other.as_ref().map(|other| other.rules.descriptors).as_slice())?;
+    let intake = IntakeLayer::new(rooms.clone(), budgets);
+    let others = other.map(|OtherService { routes, rules }| {
+        let intake = intake.clone().for_other(rules, &served);
+        routes.route_layer(intake).route_layer(GrpcWebLayer::new())
+    });
     let router = grpc::routes(rooms.clone(), of_answers, health, intake)?
+        .merge(others.unwrap_or_default())
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
         .merge(
             http::event_routes(rooms.clone(), Arc::clone(&metrics.delivery))
@@ -67,6 +84,7 @@ pub(super) fn calls(
         .route_layer(MapResponseLayer::new(pieces::in_pieces))
         .fallback(no_such_path);
     Ok(tower::ServiceBuilder::new()
+        .layer(ConnectLayer { served })
         .layer(MeasureLayer { metrics: Arc::clone(&metrics.calls), methods: metrics.methods.clone() })
         .layer(grpc::PreparedBodies)
         .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))

@@ -5,11 +5,15 @@
 //! client cannot know of the reset yet. [`FAULTY_STREAMS_MAX`](crate::limits::FAULTY_STREAMS_MAX) faults end the
 //! connection with all its streams. So the service reads the rest, within bounds. Beyond these bounds the library
 //! resets the stream.
+//!
+//! The HTTP/1.1 library closes a connection whose request is not read to its end. A client that is still sending, such as a
+//! browser, then loses the answer. So the service reads the rest for a short time there too.
 
 use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,8 +24,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::client::{Arrived, ClientConnection};
 use crate::limits::{
-    FRAME_OVERHEAD_BYTES, REFUSED_REQUEST_BYTES_MAX, REFUSED_REQUESTS_MAX, REFUSED_REQUESTS_PER_CONNECTION_MAX,
-    REQUEST_TIMEOUT,
+    FRAME_OVERHEAD_BYTES, HTTP1_REST_TIMEOUT, REFUSED_REQUEST_BYTES_MAX, REFUSED_REQUESTS_MAX,
+    REFUSED_REQUESTS_PER_CONNECTION_MAX, REQUEST_TIMEOUT,
 };
 
 /// The bound on discarded requests that the connections of one listener share.
@@ -55,7 +59,7 @@ pub(super) struct ConnectionDiscards {
 impl ConnectionDiscards {
     /// Discards the rest of `body` in a task. Drops `body` at once when the connection or the listener has no place
     /// left.
-    fn discard<B>(&self, body: B)
+    fn discard<B>(&self, body: B, patience: Duration)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -70,7 +74,7 @@ impl ConnectionDiscards {
         let read = async move {
             let reading = read_to_end(body, |bytes| client.count_read(bytes + FRAME_OVERHEAD_BYTES));
             // when a bound ends the reading, the library resets the stream
-            let _ = stop.run_until_cancelled_owned(time::timeout(REQUEST_TIMEOUT, reading)).await;
+            let _ = stop.run_until_cancelled_owned(time::timeout(patience, reading)).await;
             drop::<(_, _, Arrived)>((of_connection, of_all, arrived));
         };
         self.discards.tasks.spawn_on(read, &runtime);
@@ -98,17 +102,19 @@ where
 {
     /// `None` after the end of the body.
     inner: Option<B>,
-    discards: Option<Arc<ConnectionDiscards>>,
+    discards: Arc<ConnectionDiscards>,
+    /// How long the rest may take.
+    patience: Duration,
 }
 
 impl<B> DiscardRest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    /// Wraps the body of a request. Discards nothing with HTTP/1.1, because its connections have no other streams to
-    /// protect.
+    /// Wraps the body of a request.
     pub(super) fn new(body: B, version: ::http::Version, discards: &Arc<ConnectionDiscards>) -> Self {
-        Self { inner: Some(body), discards: (version == ::http::Version::HTTP_2).then(|| Arc::clone(discards)) }
+        let patience = if version == ::http::Version::HTTP_2 { REQUEST_TIMEOUT } else { HTTP1_REST_TIMEOUT };
+        Self { inner: Some(body), discards: Arc::clone(discards), patience }
     }
 }
 
@@ -142,8 +148,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     fn drop(&mut self) {
-        if let (Some(body), Some(discards)) = (self.inner.take().filter(|body| !body.is_end_stream()), &self.discards) {
-            discards.discard(body);
+        if let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) {
+            self.discards.discard(body, self.patience);
         }
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod client_socket;
 mod coalesce;
 pub(crate) mod config;
+mod connect;
 mod connections;
 pub(crate) mod console;
 pub(crate) mod cors;
@@ -21,6 +22,7 @@ mod leaving;
 mod listener;
 mod live;
 mod measure;
+pub(crate) mod other;
 mod pieces;
 pub(crate) mod places;
 mod refusal;
@@ -46,6 +48,7 @@ use self::{
     discard::Discards,
     intake::budgets::Budgets,
     live::Live,
+    other::OtherService,
     places::{Bounds, ConnectionsConfig, KeepaliveConfig},
     scrape::Scrape,
     socket::BoundAddress,
@@ -126,10 +129,19 @@ impl Server {
     /// - an address cannot be bound.
     pub async fn bind(config: Config) -> Result<Self> {
         // boxed, because the future is large and its callers hold it
-        Box::pin(Self::assemble(config)).await
+        Box::pin(Self::assemble(config, None)).await
     }
 
-    async fn assemble(config: Config) -> Result<Self> {
+    /// Starts the service with another gRPC service beside it, for the conformance tests of the protocols.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    #[doc(hidden)]
+    pub async fn bind_with(config: Config, other: OtherService) -> Result<Self> {
+        Box::pin(Self::assemble(config, Some(other))).await
+    }
+
+    async fn assemble(config: Config, other: Option<OtherService>) -> Result<Self> {
         let config = config.checked()?;
         let metrics = Metrics::new(ServedMethods::new(grpc::served()));
         let has_certificates = config.tls.client_ca.is_some();
@@ -179,7 +191,8 @@ impl Server {
         let live =
             Live { auth: auth.clone(), callers: Arc::clone(&callers), origins: origins.clone(), rooms: rooms.clone() };
         let budgets = Arc::<Budgets>::default();
-        let service = calls::calls(&rooms, &health, auth, callers, origins, &budgets, &metrics)?;
+        let layers = calls::Layers { auth, callers, cross_origin: origins, budgets: Arc::clone(&budgets) };
+        let service = calls::calls(&rooms, &health, layers, &metrics, other)?;
         let bounds = Bounds {
             connections: config.connections,
             excess_max: EXCESS_CONNECTIONS_MAX,

@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 
-use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use futures_util::future::BoxFuture;
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, ServiceExt};
 
+use super::connect::{ForbiddenHead, is_method};
 use crate::{error::Error, grpc};
 
 /// Services that need no identity. Operators need them even when every other call is refused.
@@ -23,37 +24,61 @@ pub(super) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
-/// The answer at a gRPC path to a request of another protocol.
-const SUPPORTED_PROTOCOLS: &str = "this path takes gRPC (content-type application/grpc, over HTTP/2) and gRPC-Web (application/grpc-web+proto, \
-    application/grpc-web-text); it does not take the Connect protocol\n";
+/// The content types of the protocols that a method takes.
+const CONTENT_TYPES: &str = "application/grpc, application/grpc-web+proto, application/grpc-web-text, application/json, \
+    application/proto, application/connect+json, application/connect+proto";
+/// The answer to a request at the path of a method in another protocol.
+const SUPPORTED_PROTOCOLS: &str = "this method takes gRPC (content-type application/grpc, over HTTP/2), gRPC-Web (application/grpc-web+proto, \
+    application/grpc-web-text) and the Connect protocol (application/json and application/proto; application/connect+json \
+    and application/connect+proto if the method has a stream)\n";
 const GRPC_WEB: &[&str] = &[
     "application/grpc-web",
     "application/grpc-web+proto",
     "application/grpc-web-text",
     "application/grpc-web-text+proto",
 ];
+/// The answer to another HTTP method.
+const SUPPORTED_METHOD: &str =
+    "this method takes POST; a method without side effects also takes GET, with an encoded message\n";
+/// The answer to a call that needs HTTP/2, because both sides send a stream.
+const SUPPORTED_VERSION: &str = "this method takes HTTP/2 only: the request and the answer are streams\n";
 
-/// The answer at a gRPC path to an HTTP method other than `POST`.
-const SUPPORTED_METHOD: &str = "this path takes POST, of gRPC and gRPC-Web\n";
-
-/// The answer to a request at a gRPC path that is neither gRPC nor gRPC-Web, such as a request of a Connect client;
-/// `None` for every other request.
+/// The answer to a request at the path of a method that no protocol of the service allows; `None` for every other request.
 pub(super) fn wrong_protocol(request: &Request<Body>) -> Option<Response<Body>> {
-    let mut parts = request.uri().path().split('/').skip(1);
-    let is_grpc_path = parts.next().is_some_and(|service| service.contains('.')) && parts.count() == 1;
-    if !is_grpc_path {
+    if !is_method(request.uri().path()) {
         return None;
+    }
+    if let Some(forbidden) = request.extensions().get::<ForbiddenHead>() {
+        return Some(forbid(*forbidden));
+    }
+    if request.method() != Method::POST {
+        return Some(forbid(ForbiddenHead::Method { takes_get: false }));
     }
     let kind = kind(request.headers());
     let is_web = GRPC_WEB.iter().any(|web| web.as_bytes() == kind);
-    let is_post = request.method() == Method::POST;
-    if request.method() == Method::OPTIONS || (is_web && !is_post) {
-        let mut response = line_of_text(StatusCode::METHOD_NOT_ALLOWED, SUPPORTED_METHOD);
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return Some(response);
-    }
     let is_grpc = request.version() == Version::HTTP_2 && is_plain_grpc(kind, request.headers());
-    (!is_web && !is_grpc).then(|| line_of_text(StatusCode::UNSUPPORTED_MEDIA_TYPE, SUPPORTED_PROTOCOLS))
+    (!is_web && !is_grpc).then(|| forbid(ForbiddenHead::MediaType))
+}
+
+fn forbid(forbidden: ForbiddenHead) -> Response<Body> {
+    let (status, line, field) = match forbidden {
+        ForbiddenHead::MediaType => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            SUPPORTED_PROTOCOLS,
+            Some((HeaderName::from_static("accept-post"), CONTENT_TYPES)),
+        ),
+        ForbiddenHead::Method { takes_get } => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            SUPPORTED_METHOD,
+            Some((header::ALLOW, if takes_get { "GET, POST" } else { "POST" })),
+        ),
+        ForbiddenHead::HttpVersion => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, SUPPORTED_VERSION, None),
+    };
+    let mut response = line_of_text(status, line);
+    if let Some((name, value)) = field {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 fn kind(headers: &HeaderMap) -> &[u8] {

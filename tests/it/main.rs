@@ -12,6 +12,7 @@ mod access;
 mod auth;
 mod browsers;
 mod cli;
+mod connect;
 mod consume;
 mod documents;
 mod durable;

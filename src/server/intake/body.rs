@@ -20,11 +20,12 @@ use super::{
     rules::RequestRules,
 };
 use crate::{
-    error::{Error, Limit, Reason, Violations},
+    error::{Error, Limit, Reason},
     grpc::{
-        framing::PREFIX_BYTES,
+        CORRELATION_JSON_BYTES_MAX,
+        framing::{PREFIX_BYTES, framed},
         skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
-        status,
+        stand_in_json, status,
     },
     limits::{LARGE_REQUEST_BYTES, REQUEST_BYTES_PER_SECOND_MIN, REQUEST_TIMEOUT},
     server::client::Call,
@@ -87,8 +88,11 @@ impl BoundedBody {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
             match &mut self.position {
+                BodyPosition::Prefix(_) if self.rules.may_end_early && self.passed > 0 && !self.rest.is_empty() => {
+                    return Poll::Ready(Err(self.rules.too_large()));
+                }
                 BodyPosition::Prefix(prefix) => {
-                    if prefix.is_empty() {
+                    if prefix.is_empty() && !self.rules.is_json {
                         // messages that are already complete need no charge: decoding them needs no more memory
                         let (end, count) = complete(&self.rest, self.rules.bytes_max);
                         if end > 0 && (self.rules.is_stream || self.passed + count == 1) {
@@ -117,7 +121,7 @@ impl BoundedBody {
                     if let Some(right) = &mut self.right
                         && *left >= LARGE_REQUEST_BYTES
                     {
-                        ready!(right.poll(&self.rest, cx))?;
+                        ready!(right.poll(&self.rest, self.rules.is_json, cx))?;
                     }
                     self.right = None;
                     let taken = self.rest.split_to((*left).min(self.rest.len()));
@@ -131,12 +135,14 @@ impl BoundedBody {
                 BodyPosition::Skipping(left, beginning) => {
                     let taken = self.rest.split_to((*left).min(self.rest.len()));
                     *left -= taken.len();
-                    let space = CORRELATION_BYTES_MAX.saturating_sub(beginning.len());
+                    let needed = if self.rules.is_json { CORRELATION_JSON_BYTES_MAX } else { CORRELATION_BYTES_MAX };
+                    let space = needed.saturating_sub(beginning.len());
                     beginning.extend_from_slice(taken.get(..space.min(taken.len())).unwrap_or_default());
                     if *left > 0 {
                         return Poll::Ready(Ok(None));
                     }
-                    let stand_in = stand_in(beginning);
+                    let stand_in =
+                        if self.rules.is_json { framed(stand_in_json(beginning)) } else { stand_in(beginning) };
                     self.skipped.add(self.passed);
                     self.passed += 1;
                     self.end_of_message();
@@ -166,9 +172,9 @@ impl BoundedBody {
                 self.position = BodyPosition::Skipping(length, BytesMut::new());
                 return Ok(None);
             }
-            return Err(self.too_large(length));
+            return Err(self.rules.too_large());
         }
-        let bytes = PREFIX_BYTES.saturating_add(length);
+        let bytes = self.rules.cost(length);
         if self.rules.is_charged {
             self.charge = self.budgets.try_charge(bytes);
             if self.charge.is_none() {
@@ -201,19 +207,6 @@ impl BoundedBody {
     fn mark_busy(&mut self) {
         if let Some(call) = self.call.take() {
             call.mark_busy();
-        }
-    }
-
-    fn too_large(&self, length: usize) -> Error {
-        let max = self.rules.bytes_max;
-        let message = format!("the request message has {length} bytes; at most {max} bytes are allowed");
-        match self.rules.large_field {
-            Some(field) => {
-                let mut violations = Violations::default();
-                violations.add(field, message);
-                violations.because(Reason::PayloadTooLarge).into_error()
-            }
-            None => Error::limit_reached(Limit::RequestBytes, message),
         }
     }
 
@@ -258,6 +251,8 @@ impl BoundedBody {
         self.deadline = None;
         match &self.position {
             BodyPosition::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
+            // the charge stays until the message was translated
+            BodyPosition::Message(_) if self.rules.may_end_early => Poll::Ready(None),
             _ => self.fail(Error::new(
                 Reason::RequestMalformed,
                 "the request ends in the middle of a message; send it again",
@@ -274,7 +269,7 @@ impl BoundedBody {
     }
 }
 
-fn budget_exhausted() -> Error {
+pub(super) fn budget_exhausted() -> Error {
     Error::new(
         Reason::RateLimited,
         "the service is receiving as many request bytes as it can hold; nothing was done, send fewer large messages at the same time",

@@ -8,6 +8,7 @@
 mod answers;
 mod body;
 pub(crate) mod budgets;
+mod connect;
 mod prefix;
 pub(crate) mod read_counter;
 mod right;
@@ -21,23 +22,48 @@ use std::{
 
 use ::http::{Request, Response};
 use axum::body::Body;
-use futures_util::{TryFutureExt, future::MapOk};
+use futures_util::{
+    TryFutureExt,
+    future::{Either, MapOk, Ready, ready},
+};
 use tower::{Layer, Service};
 
 use self::{body::BoundedBody, budgets::Budgets, right::PublishRight, rules::RequestRules};
-use super::client::{Call, ClientConnection};
-use crate::{domain::Caller, grpc::skipped::Skipped, rooms::Rooms};
+use super::{
+    client::{Call, ClientConnection},
+    connect::ConnectCall,
+    other::OtherRules,
+};
+use crate::{
+    domain::Caller,
+    grpc::{self, ServedTypes, skipped::Skipped},
+    rooms::Rooms,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
     budgets: Arc<Budgets>,
     payload_bytes_max: usize,
     rooms: Rooms,
+    /// The rules for another service than those of the contract.
+    other: Option<(OtherRules, ServedTypes)>,
 }
 
 impl IntakeLayer {
     pub(super) fn new(rooms: Rooms, budgets: Arc<Budgets>) -> Self {
-        Self { budgets, payload_bytes_max: rooms.payload_bytes_max(), rooms }
+        Self { budgets, payload_bytes_max: rooms.payload_bytes_max(), rooms, other: None }
+    }
+
+    /// The same for another service, whose errors have no reasons.
+    pub(super) fn for_other(self, rules: OtherRules, served: &ServedTypes) -> Self {
+        Self { other: Some((rules, served.clone())), ..self }
+    }
+
+    fn rules(&self, path: &str) -> RequestRules {
+        let rules = RequestRules::of(path, self.payload_bytes_max);
+        let Some((other, served)) = &self.other else { return rules };
+        let is_stream = served.method(path).is_some_and(|method| method.has_request_stream);
+        RequestRules { bytes_max: other.request_bytes_max, is_stream, ..rules }
     }
 }
 
@@ -56,21 +82,33 @@ pub(super) struct Intake<S> {
     inner: S,
 }
 
+impl<S> Intake<S> {
+    /// What is done with an answer.
+    fn finish(&self) -> fn(Response<Body>) -> Response<Body> {
+        if self.layer.other.is_none() { answers::explain } else { answers::unexplain }
+    }
+}
+
 impl<S> Service<Request<Body>> for Intake<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = MapOk<S::Future, fn(Response<Body>) -> Response<Body>>;
+    type Future =
+        Either<MapOk<S::Future, fn(Response<Body>) -> Response<Body>>, Ready<Result<Response<Body>, Infallible>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let rules = RequestRules::of(request.uri().path(), self.layer.payload_bytes_max);
+        let rules = self.layer.rules(request.uri().path());
         let extensions = request.extensions_mut();
+        let connect = extensions.remove::<Arc<ConnectCall>>();
+        if let Some(fault) = connect.as_ref().and_then(|call| call.fault.as_ref()) {
+            return Either::Right(ready(Ok(self.finish()(grpc::status(fault.error()).into_http()))));
+        }
         // removed, so that the request does not keep the call open: the call ends with its answer
         let call = extensions.remove::<Arc<Call>>();
         let skipped = Skipped::default();
@@ -87,7 +125,15 @@ where
             call.mark_busy();
         }
         let right = caller.cloned().map(|caller| PublishRight::new(self.layer.rooms.clone(), caller));
-        let request = request.map(|body| Body::new(BoundedBody::new(body, rules, share, call, skipped, right)));
-        self.inner.call(request).map_ok(answers::explain)
+        let request = request.map(|body| {
+            let budgets = share.clone();
+            let bound = |body, rules| BoundedBody::new(body, rules, share, call, skipped, right);
+            match connect {
+                Some(connect) => connect::translated(body, rules, &connect, budgets, bound),
+                None => Body::new(bound(body, rules)),
+            }
+        });
+        let finish = self.finish();
+        Either::Left(self.inner.call(request).map_ok(finish))
     }
 }

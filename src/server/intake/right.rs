@@ -24,15 +24,17 @@ impl PublishRight {
         Self::Unchecked(Box::new((rooms, caller)))
     }
 
-    /// Ready when the service may receive the rest of the message that starts with `beginning`.
+    /// Ready when the service may receive the rest of the message that starts with `beginning`. `is_json`: the message is
+    /// JSON.
     ///
     /// # Errors
     /// When the caller may not publish in the room.
-    pub(super) fn poll(&mut self, beginning: &[u8], cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll(&mut self, beginning: &[u8], is_json: bool, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match std::mem::replace(self, Self::Settled) {
                 Self::Unchecked(asking) => {
-                    let Some(id) = grpc::room_id_at(beginning) else { return Poll::Ready(Ok(())) };
+                    let id = if is_json { grpc::room_id_in_json(beginning) } else { grpc::room_id_at(beginning) };
+                    let Some(id) = id else { return Poll::Ready(Ok(())) };
                     let (rooms, caller) = *asking;
                     *self = Self::Checking(Box::pin(async move {
                         rooms.may_publish(&caller, &RoomId::parse("room_id", id)?).await

@@ -1,10 +1,11 @@
 //! The bounds and checks that apply to the requests of each RPC.
 
 use crate::{
-    grpc,
+    error::{Error, Limit, Reason, Violations},
+    grpc::{self, framing::PREFIX_BYTES},
     limits::{
-        OPEN_REQUEST_BYTES_MAX, PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES, SKIPPED_MESSAGE_BYTES_MAX,
-        SMALL_REQUEST_BYTES_MAX,
+        JSON_BASE_BYTES, OPEN_REQUEST_BYTES_MAX, PUBLISH_BATCH_BYTES_MAX, REQUEST_SLACK_BYTES,
+        SKIPPED_MESSAGE_BYTES_MAX, SMALL_REQUEST_BYTES_MAX,
     },
     server::refusal::{is_always_served, is_reflection},
 };
@@ -24,6 +25,10 @@ pub(super) struct RequestRules {
     pub checks_right: bool,
     /// Whether the bytes are charged to the budgets.
     pub is_charged: bool,
+    /// Whether the messages are JSON.
+    pub is_json: bool,
+    /// Whether the end of the body ends the message, because its length was not known.
+    pub may_end_early: bool,
 }
 
 impl RequestRules {
@@ -36,6 +41,8 @@ impl RequestRules {
             drops_large: false,
             checks_right: false,
             is_charged: true,
+            is_json: false,
+            may_end_early: false,
         };
         if is_always_served(path) {
             let is_stream = is_reflection(path);
@@ -53,6 +60,30 @@ impl RequestRules {
             },
             Some("PublishStream") => Self { large_field: Some("publish.payload"), drops_large: true, ..payload },
             _ => small,
+        }
+    }
+
+    /// The rules for the same messages in JSON, where a payload takes a third more.
+    pub(super) fn in_json(self) -> Self {
+        Self { bytes_max: self.bytes_max + self.bytes_max / 2, is_json: true, ..self }
+    }
+
+    /// The bytes that are charged for a message of `length` bytes. A message in JSON is held beside its translation.
+    pub(super) fn cost(self, length: usize) -> usize {
+        let length = PREFIX_BYTES.saturating_add(length);
+        if self.is_json { length.saturating_mul(2).saturating_add(JSON_BASE_BYTES) } else { length }
+    }
+
+    /// The error for a message with more than `bytes_max` bytes.
+    pub(super) fn too_large(self) -> Error {
+        let message = format!("the request message has more than {} bytes, which is the limit", self.bytes_max);
+        match self.large_field {
+            Some(field) => {
+                let mut violations = Violations::default();
+                violations.add(field, message);
+                violations.because(Reason::PayloadTooLarge).into_error()
+            }
+            None => Error::limit_reached(Limit::RequestBytes, message),
         }
     }
 

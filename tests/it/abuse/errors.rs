@@ -170,17 +170,19 @@ async fn a_message_of_a_stream_that_is_too_large_is_answered_in_its_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_other_protocols_hear_what_is_spoken() {
-    // Goal: who speaks something else finds out at once. Method: content types of Connect, and others, with POST and GET, are
-    // answered 415 with a line of text; a room id that is no text is answered in JSON.
+    // Goal: who speaks something else finds out at once. Method: content types that no protocol has, or that do not fit the
+    // method or the version of HTTP, with POST and GET, are answered 415 with a line of text; a room id that is no text is
+    // answered in JSON.
     let nats = Nats::start().await;
     let unibus = Unibus::start(&nats).await;
     let url = format!("http://{}/unibus.v1.RoomService/GetRoom", unibus.address());
     let http = reqwest::Client::new();
     for kind in [
-        "application/json",
-        "application/proto",
         "application/connect+json",
         "application/connect+proto",
+        "application/connect+text",
+        "application/x-protobuf",
+        "application/jsonp",
         "text/plain",
         "application/grpc",
     ] {
@@ -189,7 +191,7 @@ async fn clients_of_other_protocols_hear_what_is_spoken() {
         let text = answer.text().await.unwrap();
         assert!(text.contains("gRPC") && text.lines().count() == 1, "{text:?}");
     }
-    let get = http.get(format!("{url}?connect=v1&encoding=json&message=%7B%7D")).send().await.unwrap();
+    let get = http.get(format!("{url}?connect=v1&encoding=text&message=%7B%7D")).send().await.unwrap();
     assert_eq!(get.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let strange = http.get(format!("http://{}/rooms/%ff/history", unibus.address())).send().await.unwrap();
     assert_eq!(strange.status(), StatusCode::BAD_REQUEST);
@@ -208,7 +210,7 @@ async fn every_answer_says_in_its_body_what_is_wrong() {
     let (main, admin) = (unibus.address(), unibus.server().admin_addr());
     let (history, rpc) = ("/rooms/lobby/history", "/unibus.v1.RoomService/GetRoom");
     let (missing, not_allowed) = (StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED);
-    let (get, web) = (Some("GET,HEAD"), "application/grpc-web");
+    let (get, web, reading) = (Some("GET,HEAD"), "application/grpc-web", Some("GET, POST"));
     for (address, method, path, kind, status, allow) in [
         (main, Method::GET, "/", "", missing, None),
         (main, Method::POST, "/rooms", "text/plain", missing, None),
@@ -216,10 +218,12 @@ async fn every_answer_says_in_its_body_what_is_wrong() {
         (main, Method::POST, history, "application/json", not_allowed, get),
         (main, Method::DELETE, history, "", not_allowed, get),
         (main, Method::OPTIONS, history, "", not_allowed, get),
-        (main, Method::OPTIONS, rpc, "", not_allowed, Some("POST")),
-        (main, Method::GET, rpc, web, not_allowed, Some("POST")),
-        (main, Method::PUT, rpc, web, not_allowed, Some("POST")),
-        (main, Method::PUT, rpc, "application/json", StatusCode::UNSUPPORTED_MEDIA_TYPE, None),
+        (main, Method::OPTIONS, rpc, "", not_allowed, reading),
+        (main, Method::GET, rpc, web, not_allowed, reading),
+        (main, Method::PUT, rpc, web, not_allowed, reading),
+        (main, Method::PUT, rpc, "application/json", not_allowed, reading),
+        (main, Method::PUT, "/unibus.v1.RoomService/Publish", web, not_allowed, Some("POST")),
+        (main, Method::GET, "/no.Service/Call", web, not_allowed, Some("POST")),
         (admin, Method::GET, "/", "", missing, None),
         (admin, Method::POST, "/livez", "", not_allowed, get),
     ] {
@@ -229,7 +233,7 @@ async fn every_answer_says_in_its_body_what_is_wrong() {
         assert_eq!(answer.status(), status, "{case}");
         assert_eq!(answer.headers().get("allow").map(|allow| allow.to_str().unwrap()), allow, "{case}");
         let is_json = answer.headers()["content-type"] == "application/json";
-        assert_eq!(is_json, address == main && path != rpc, "{case}");
+        assert_eq!(is_json, address == main && !path.contains('.'), "{case}");
         let text = answer.text().await.unwrap();
         assert!(!text.is_empty(), "{case}");
         if is_json {

@@ -1,6 +1,6 @@
 //! What callers do by malice or carelessness: it costs themselves, and nobody beside them.
 
-mod bodies;
+pub(crate) mod bodies;
 mod connections;
 mod errors;
 mod fuzz;

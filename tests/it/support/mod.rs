@@ -4,6 +4,7 @@ pub(crate) mod calls;
 mod certificates;
 mod cli;
 mod cluster;
+pub(crate) mod connect;
 mod consuming;
 pub(crate) mod cumulative;
 mod errors;

@@ -9,6 +9,7 @@ mod durables;
 mod fan_out;
 mod history;
 mod idle;
+mod json;
 mod latency;
 mod many_rooms;
 mod own_connections;
@@ -145,6 +146,12 @@ pub(crate) const ROWS: &[Row] = &[
         seconds: 110,
         what: "pages of history, one reader and 16",
         run: |scale| Box::pin(history::run(scale)),
+    },
+    Row {
+        name: "json",
+        seconds: 40,
+        what: "calls and a stream in JSON beside gRPC",
+        run: |scale| Box::pin(json::run(scale)),
     },
     Row {
         name: "upstream",

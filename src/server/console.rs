@@ -96,7 +96,7 @@ struct ConsoleFile {
 /// The page itself, which is served under its folder.
 const PAGE: &[u8] = include_bytes!("../../console/dist/index.html");
 
-const FILES: [ConsoleFile; 4] = [
+const FILES: [ConsoleFile; 5] = [
     ConsoleFile {
         path: "/console/app.js",
         kind: "text/javascript; charset=utf-8",
@@ -117,6 +117,8 @@ const FILES: [ConsoleFile; 4] = [
         kind: "text/plain; charset=utf-8",
         bytes: include_bytes!("../../console/dist/licenses.txt"),
     },
+    // the contract, for tools that read OpenAPI
+    ConsoleFile { path: "/openapi.json", kind: "application/json", bytes: include_bytes!("../../proto/openapi.json") },
 ];
 
 /// The policy of every answer but the page. The policy of the page also lets it connect.

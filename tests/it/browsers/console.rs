@@ -13,13 +13,14 @@ use unibus::Config;
 use crate::support::{Nats, Unibus};
 
 /// The files, each with its type.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("/console/", "text/html; charset=utf-8"),
     ("/console/app.js", "text/javascript; charset=utf-8"),
     ("/console/app.css", "text/css; charset=utf-8"),
     ("/console/icon.svg", "image/svg+xml"),
     ("/console/licenses.txt", "text/plain; charset=utf-8"),
     ("/console/settings.json", "application/json"),
+    ("/openapi.json", "application/json"),
 ];
 
 async fn with_console(nats: &Nats, change: impl FnOnce(&mut Config)) -> Unibus {

@@ -77,6 +77,14 @@ async fn every_unary_call_succeeds_in_json() {
         if method == "ListSubscribers" {
             let laptop = json!({ "roomId": "lobby", "subscriber": "laptop", "untilCaughtUp": true });
             http.stream("Subscribe", &laptop).await.frame("caughtUp").await;
+            let mut session = http.stream("OpenSession", &json!({})).await;
+            let id = session.frame("session").await["id"].clone();
+            let open = json!({ "open": { "subscribe": { "roomId": "lobby" } } });
+            let command = json!({ "sessionId": id, "number": "1", "commands": [open] });
+            assert_eq!(http.call("SessionCommand", &command).await.unwrap(), json!({}));
+            let opened = session.frame("consume").await;
+            assert_eq!(opened["opened"]["lastSequence"], "3", "{opened}");
+            called.insert("SessionCommand".to_owned());
         }
         let answer = http.call(method, &request).await.unwrap_or_else(|failure| panic!("{method}: {failure:?}"));
         assert_eq!(answer.pointer(place), Some(&expected), "{method}: {answer}");
@@ -97,6 +105,7 @@ async fn every_unary_call_fails_with_code_reason_and_details() {
         let (request, expected) = match &*method {
             "CreateRoom" => (json!({ "roomId": "a\u{7}" }), wrong),
             "ListRooms" => (json!({ "pageSize": -1 }), wrong),
+            "SessionCommand" => (json!({ "sessionId": "x", "commands": [{}] }), wrong),
             "UpdateRoom" => (json!({ "room": { "roomId": "nowhere", "labels": { "a": "b" } } }), missing),
             "PublishBatch" => (json!({ "roomId": "nowhere", "messages": [{}] }), missing),
             "SeekSubscriber" => (json!({ "roomId": "nowhere", "subscriber": "a", "position": { "all": {} } }), missing),
@@ -107,7 +116,11 @@ async fn every_unary_call_fails_with_code_reason_and_details() {
         let failure = http.call(&method, &request).await.expect_err(&method);
         assert_eq!(failure.brief(), expected, "{method}: {failure:?}");
         if expected == wrong {
-            let field = if method == "CreateRoom" { "room_id" } else { "page_size" };
+            let field = match &*method {
+                "CreateRoom" => "room_id",
+                "SessionCommand" => "session_id",
+                _ => "page_size",
+            };
             assert_eq!(failure.detail("google.rpc.BadRequest")["fieldViolations"][0]["field"], field, "{method}");
         }
     }

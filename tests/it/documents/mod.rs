@@ -5,6 +5,7 @@ mod config_file;
 mod contract;
 mod monitoring;
 mod names;
+mod openapi;
 mod pages;
 mod source;
 mod tables;

@@ -100,6 +100,8 @@ mod subscriptions;
 mod sync;
 #[cfg(feature = "server")]
 mod tokens;
+#[cfg(feature = "server")]
+mod traces;
 
 #[cfg(feature = "server")]
 #[doc(hidden)]
@@ -127,6 +129,7 @@ pub use self::{
     },
     shutdown::{ReloadSignals, StopSignals},
     tokens::TokenCommand,
+    traces::TracesConfig,
 };
 
 /// The generated client and messages of the contract, package `unibus.v1`.

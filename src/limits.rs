@@ -410,6 +410,19 @@ pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Lines of the log that wait to be read. Further lines are lost.
 pub const LOG_LINES_MAX: usize = 8192;
 
+/// Ended spans that wait for their export. Further spans are lost.
+pub const OTLP_SPANS_WAITING_MAX: usize = 8192;
+/// Spans that are exported together.
+pub const OTLP_BATCH_SPANS_MAX: usize = 512;
+/// How long an ended span waits for others before it is exported.
+pub const OTLP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the collector may take for the spans of one export.
+pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last spans may take when the service stops.
+pub const OTLP_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a `tracestate`. A longer one is ignored. W3C Trace Context asks for at least this number.
+pub const TRACESTATE_BYTES_MAX: usize = 512;
+
 /// Connections of the admin port.
 pub const ADMIN_CONNECTIONS_MAX: u32 = 64;
 /// How long a client of the admin port may take to send the head of a request, and how long its connection may be

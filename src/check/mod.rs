@@ -9,6 +9,7 @@ mod jetstream;
 mod machine;
 mod nats;
 mod report;
+mod traces;
 
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ impl CheckCommand {
         let of_files = async {
             let mut found = auth::check(&config).await;
             found.extend(certificates::check(&config).await);
+            found.extend(traces::check(&config).await);
             found
         };
         let of_machine = async {

@@ -28,9 +28,17 @@ use crate::{
     store::Store,
 };
 
+const HISTORY: &str = "/rooms/{id}/history";
+
 /// The route `GET /rooms/{id}/history?limit=N`.
 pub(crate) fn history_routes(rooms: Rooms) -> Router {
-    Router::new().route("/rooms/{id}/history", get(history)).with_state(rooms)
+    Router::new().route(HISTORY, get(history)).with_state(rooms)
+}
+
+/// The pattern of this path on the main port, if there is one.
+pub(crate) fn route_of(path: &str) -> Option<&'static str> {
+    let id = path.strip_prefix("/rooms/")?.strip_suffix("/history")?;
+    (!id.is_empty() && !id.contains('/')).then_some(HISTORY)
 }
 
 /// Makes the text of all metrics.

@@ -53,6 +53,10 @@ impl ServedMethods {
         MethodIndex(self.0.by_path.get(path).copied().unwrap_or(unknown))
     }
 
+    pub(crate) fn get(&self, MethodIndex(index): MethodIndex) -> Option<&ServedMethod> {
+        self.0.methods.get(index)
+    }
+
     pub(super) fn indexes(&self) -> impl Iterator<Item = MethodIndex> {
         (0..self.0.methods.len()).map(MethodIndex)
     }

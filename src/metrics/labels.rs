@@ -10,6 +10,12 @@ macro_rules! labels {
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
             pub(crate) enum $name { $($variant),+ }
 
+            impl $name {
+                pub(crate) fn name(self) -> &'static str {
+                    match self { $(Self::$variant => $value),+ }
+                }
+            }
+
             impl LabelSet for $name {
                 fn all() -> Vec<Self> {
                     vec![$(Self::$variant),+]
@@ -20,7 +26,7 @@ macro_rules! labels {
                 }
 
                 fn pairs(self) -> LabelPairs {
-                    vec![($label, match self { $(Self::$variant => $value),+ })]
+                    vec![($label, self.name())]
                 }
             }
         )+
@@ -131,6 +137,12 @@ labels! {
         Places = "--max-connections",
         Address = "--max-connections-per-address",
         Handshake = "tls_handshake",
+    }
+
+    /// Why spans were lost.
+    SpanLoss = "reason" {
+        Queue = "queue",
+        Export = "export",
     }
 
     /// A bound of the whole instance. A bound that a flag sets has the name of the flag.

@@ -24,7 +24,7 @@ use self::calls::{PerMethod, PerMethodAndCode, ServedMethods};
 pub(crate) use self::{
     labels::{
         CredentialsResult, GrpcCode, HttpClass, InstanceLimit, MissingBecause, NatsApi, NatsFailure, NatsLink,
-        RefusedConnection, RoomKind, SubscriptionKind,
+        RefusedConnection, RoomKind, SpanLoss, SubscriptionKind,
     },
     series::{CountReading, Counter, Histogram, PerLabel, Reading, ShardedCounter},
 };
@@ -178,6 +178,14 @@ declare! {
         storage_full: Reading = "unibus_storage_full", Reading::default();
     }
 
+    /// The export of traces.
+    TraceMetrics() {
+        /// Spans that the collector has taken
+        exported: Counter = "unibus_trace_spans_exported_total", Counter::default();
+        /// Spans that were lost: too many waited (`queue`), or the collector did not take them (`export`)
+        lost: PerLabel<SpanLoss, Counter> = "unibus_trace_spans_lost_total", PerLabel::default();
+    }
+
     /// What the instance holds now.
     UsageMetrics() {
         /// Whether the instance is ready, as `/readyz` says
@@ -252,6 +260,7 @@ pub(crate) struct Metrics {
     pub publish: Arc<PublishMetrics>,
     pub delivery: Arc<DeliveryMetrics>,
     pub nats: Arc<NatsMetrics>,
+    pub traces: Arc<TraceMetrics>,
     pub usage: UsageMetrics,
     process: ProcessMetrics,
     registry: Registry,
@@ -291,6 +300,7 @@ impl Metrics {
             publish: Arc::new(PublishMetrics::new()),
             delivery: Arc::new(DeliveryMetrics::new()),
             nats: Arc::new(NatsMetrics::new()),
+            traces: Arc::new(TraceMetrics::new()),
             usage: UsageMetrics::new(),
             process: ProcessMetrics::new(),
             registry: Registry::default(),
@@ -302,6 +312,7 @@ impl Metrics {
         metrics.publish.register(&mut registry);
         metrics.delivery.register(&mut registry);
         metrics.nats.register(&mut registry);
+        metrics.traces.register(&mut registry);
         metrics.usage.register(&mut registry);
         metrics.process.register(&mut registry);
         Self { registry, ..metrics }

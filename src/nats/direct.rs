@@ -9,7 +9,11 @@ use serde_json::json;
 use tokio::time;
 
 use super::{Nats, error::ApiError};
-use crate::{limits::NATS_REQUEST_TIMEOUT, metrics::NatsApi};
+use crate::{
+    limits::NATS_REQUEST_TIMEOUT,
+    metrics::NatsApi,
+    traces::{self, TraceStep},
+};
 
 /// The status of the last reply of a direct get.
 const END_OF_BATCH: u16 = 204;
@@ -34,10 +38,10 @@ impl Nats {
         request: &(impl Serialize + Sync),
         silence_max: Duration,
     ) -> Result<DirectAnswer, ApiError> {
-        let begun = time::Instant::now();
+        let (begun, span) = (time::Instant::now(), traces::step(TraceStep::JetStream(NatsApi::DirectGet)));
         // boxed, because it would make the futures of its callers larger
         let answer = Box::pin(self.read_directly(stream, request, silence_max)).await;
-        self.count(NatsApi::DirectGet, begun, &answer);
+        self.count(NatsApi::DirectGet, begun, &answer, span);
         answer
     }
 

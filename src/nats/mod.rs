@@ -51,6 +51,7 @@ use crate::{
     error::{Error, Reason, Result},
     limits::{NATS_GRACE, NATS_REQUEST_TIMEOUT, PAGES_UNDER_WAY_BYTES_MAX},
     metrics::{NatsApi, NatsLink, NatsMetrics},
+    traces::{self, StepSpan, TraceStep},
 };
 
 /// A connection to NATS that reconnects itself, with access to the other connections. Cheap to clone.
@@ -206,6 +207,7 @@ impl Nats {
         V: DeserializeOwned,
     {
         let (api, begun) = (NatsApi::of(&subject), time::Instant::now());
+        let span = traces::step(TraceStep::JetStream(api));
         let answer = match self.ready().await {
             Err(_) => Err(ApiError::Disconnected),
             // boxed, because it would make the futures of all callers larger
@@ -219,18 +221,23 @@ impl Nats {
                 }),
             },
         };
-        self.count(api, begun, &answer);
+        self.count(api, begun, &answer, span);
         answer
     }
 
-    /// Counts a request, its time and its failure.
-    fn count<T>(&self, api: NatsApi, begun: time::Instant, answer: &Result<T, ApiError>) {
+    /// Counts a request, its time and its failure, and ends its span.
+    fn count<T>(&self, api: NatsApi, begun: time::Instant, answer: &Result<T, ApiError>, mut span: StepSpan) {
         self.metrics.requests.inc(api);
         if let Ok(_) | Err(ApiError::Refused(_)) = answer {
             self.metrics.request_seconds.observe(begun.elapsed());
         }
         if let Err(error) = answer {
             self.metrics.failed(api, error.failure());
+            match error {
+                // such as a missing consumer
+                ApiError::Refused(_) => span.set_answer(error.failure().name()),
+                _ => span.fail(error.failure().name()),
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
         registry::known::Registered,
     },
     subscriptions::standing::expired,
+    traces::{self, TraceStep},
 };
 
 impl Rooms {
@@ -57,6 +58,15 @@ impl Rooms {
     /// Nothing was done: the room does not exist, there are too many messages or bytes, or the caller's rate does not
     /// allow them now.
     pub(crate) async fn publish_each(
+        &self,
+        caller: &Caller,
+        id: &RoomId,
+        drafts: Vec<Result<Draft>>,
+    ) -> Result<Vec<Result<Acknowledged>>> {
+        traces::traced(TraceStep::PublishEach, self.publish_each_untraced(caller, id, drafts)).await
+    }
+
+    async fn publish_each_untraced(
         &self,
         caller: &Caller,
         id: &RoomId,

@@ -21,6 +21,7 @@ use crate::{
         subscribers::session::SubscriberSession,
         subscription::{LogStart, Subscription, SubscriptionSource},
     },
+    traces::{self, TraceStep},
 };
 
 /// The options of a subscription.
@@ -39,7 +40,15 @@ impl Rooms {
     ///
     /// # Errors
     /// As the contract lists them. Nothing was changed.
-    pub(crate) async fn subscribe(&self, caller: &Caller, options: SubscribeOptions) -> Result<Subscription> {
+    pub(crate) fn subscribe(
+        &self,
+        caller: &Caller,
+        options: SubscribeOptions,
+    ) -> impl Future<Output = Result<Subscription>> + Send {
+        traces::traced(TraceStep::OpenSubscription, self.subscribe_untraced(caller, options))
+    }
+
+    async fn subscribe_untraced(&self, caller: &Caller, options: SubscribeOptions) -> Result<Subscription> {
         if self.draining.is_cancelled() {
             return Err(draining());
         }

@@ -36,6 +36,7 @@ use crate::{
     limits::REQUEST_ID_BYTES_MAX,
     metrics::Metrics,
     rooms::Rooms,
+    traces::Traces,
 };
 
 /// What the layers before the handlers work with.
@@ -44,6 +45,7 @@ pub(super) struct Layers {
     pub callers: Arc<Callers>,
     pub cross_origin: CrossOriginLayer,
     pub budgets: Arc<Budgets>,
+    pub traces: Traces,
 }
 
 /// Returns the service that answers calls, with every layer before it. `other`: another gRPC service beside that of the
@@ -67,7 +69,7 @@ pub(super) fn calls(
     + 'static,
 > {
     let of_answers = GrpcMetrics { calls: Arc::clone(&metrics.calls), delivery: Arc::clone(&metrics.delivery) };
-    let Layers { auth, callers, cross_origin, budgets } = layers;
+    let Layers { auth, callers, cross_origin, budgets, traces } = layers;
     let served = ServedTypes::read(other.as_ref().map(|other| other.rules.descriptors).as_slice())?;
     let intake = IntakeLayer::new(rooms.clone(), budgets);
     let others = other.map(|OtherService { routes, rules }| {
@@ -85,7 +87,7 @@ pub(super) fn calls(
         .fallback(no_such_path);
     Ok(tower::ServiceBuilder::new()
         .layer(ConnectLayer { served })
-        .layer(MeasureLayer { metrics: Arc::clone(&metrics.calls), methods: metrics.methods.clone() })
+        .layer(MeasureLayer { metrics: Arc::clone(&metrics.calls), methods: metrics.methods.clone(), traces })
         .layer(grpc::PreparedBodies)
         .layer(MapRequestLayer::new(checked_request_id::<tonic::body::Body>))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

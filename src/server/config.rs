@@ -20,6 +20,7 @@ use crate::{
     limits::HEARTBEAT_INTERVAL_MIN,
     nats::{connect::NatsConfig, embedded::EmbeddedNatsConfig},
     rooms::RoomsConfig,
+    traces::TracesConfig,
 };
 
 /// Rooms over gRPC on NATS JetStream.
@@ -93,6 +94,10 @@ pub struct Config {
     #[arg(long, env = "UNIBUS_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
 
+    /// The export of traces
+    #[command(flatten)]
+    pub traces: TracesConfig,
+
     /// What is logged: a level such as `info`, or levels of parts such as `info,unibus=debug`. Unset: what the variable
     /// `RUST_LOG` says, else `info,async_nats=warn`
     #[arg(long, env = "UNIBUS_LOG", value_name = "FILTER", value_parser = log_filter)]
@@ -154,6 +159,7 @@ impl Config {
         self.rooms.check(&mut wrong);
         self.keepalive.check(&mut wrong);
         flags::check("heartbeat_interval", not_too_often(self.heartbeat_interval), &mut wrong);
+        self.traces.check(&mut wrong);
         wrong.finish()?;
         let is_enforced = self.auth.mode == AuthMode::Enforce;
         self.connections = self.connections.in_force(is_enforced);
@@ -182,6 +188,7 @@ impl Default for Config {
             keepalive: KeepaliveConfig::default(),
             heartbeat_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),
+            traces: TracesConfig::default(),
             log: None,
             log_format: LogFormat::Text,
         }

@@ -34,8 +34,8 @@ const ANY: &str = "*";
 /// How long a browser may keep the answer to a preflight.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The fields of a request that a page may set: those of gRPC-Web, Connect and server-sent events.
-const REQUEST_FIELDS: [HeaderName; 8] = [
+/// The fields of a request that a page may set: those of gRPC-Web, Connect, server-sent events and W3C Trace Context.
+const REQUEST_FIELDS: [HeaderName; 10] = [
     AUTHORIZATION,
     CONTENT_TYPE,
     HeaderName::from_static("grpc-timeout"),
@@ -44,6 +44,8 @@ const REQUEST_FIELDS: [HeaderName; 8] = [
     HeaderName::from_static("connect-protocol-version"),
     HeaderName::from_static("connect-timeout-ms"),
     HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
 ];
 /// The fields of an answer that a page may read.
 const ANSWER_FIELDS: [HeaderName; 4] = [

@@ -1,4 +1,4 @@
-//! Measures each call of the main port: the outermost layer, so that refused calls are measured too.
+//! Measures each call of the main port, and traces it: the outermost layer, so that refused calls are measured too.
 //!
 //! A call of gRPC ends with the status in its trailers, or in its headers. Where neither comes, the client has given the call
 //! up.
@@ -20,16 +20,19 @@ use tower::{Layer, Service};
 use crate::{
     error::Reason,
     grpc::{self, GrpcProtocol},
+    http,
     metrics::{
         CallMetrics, GrpcCode, HttpClass,
         calls::{MethodIndex, ServedMethods},
     },
+    traces::{CallSpan, Called, Entered, Traces},
 };
 
 #[derive(Clone, Debug)]
 pub(super) struct MeasureLayer {
     pub metrics: Arc<CallMetrics>,
     pub methods: ServedMethods,
+    pub traces: Traces,
 }
 
 impl<S> Layer<S> for MeasureLayer {
@@ -61,7 +64,7 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let call = MeasuredCall::begin(&self.layer, request.uri().path(), request.headers());
+        let call = MeasuredCall::begin(&self.layer, &request);
         MeasuredAnswer { future: self.inner.call(request), call: Some(call) }
     }
 }
@@ -82,7 +85,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.future.poll(cx))?;
+        let response = {
+            let _entered = this.call.as_ref().and_then(MeasuredCall::enter);
+            ready!(this.future.poll(cx))?
+        };
         let protocol = GrpcProtocol::of(response.headers());
         let call = this.call.take().and_then(|call| call.answer(&response));
         Poll::Ready(Ok(response.map(|body| MeasuredBody { body, protocol, call })))
@@ -149,6 +155,8 @@ struct MeasuredCall {
     metrics: Arc<CallMetrics>,
     begun: Instant,
     outcome: CallOutcome,
+    /// `None`: the call is not traced.
+    span: Option<CallSpan>,
 }
 
 /// What is counted when the call is dropped.
@@ -159,10 +167,12 @@ enum CallOutcome {
 }
 
 impl MeasuredCall {
-    fn begin(layer: &MeasureLayer, path: &str, headers: &HeaderMap) -> Self {
+    fn begin<B>(layer: &MeasureLayer, request: &Request<B>) -> Self {
         let metrics = Arc::clone(&layer.metrics);
-        let outcome = if grpc::is_grpc(headers) {
-            let method = layer.methods.at(path);
+        let is_grpc = grpc::is_grpc(request.headers());
+        let span = layer.traces.call(request.headers(), || called(&layer.methods, request, is_grpc));
+        let outcome = if is_grpc {
+            let method = layer.methods.at(request.uri().path());
             if let Some(started) = metrics.started.of(method) {
                 started.inc();
             }
@@ -170,15 +180,23 @@ impl MeasuredCall {
         } else {
             CallOutcome::Http(HttpClass::Canceled)
         };
-        Self { metrics, begun: Instant::now(), outcome }
+        Self { metrics, begun: Instant::now(), outcome, span }
+    }
+
+    /// Makes the span of the call the current one.
+    fn enter(&self) -> Option<Entered> {
+        self.span.as_ref().map(CallSpan::enter)
     }
 
     /// Notes the head of the answer. Returns the call unless the head has ended it.
     fn answer<B>(mut self, response: &Response<B>) -> Option<Self> {
         if let CallOutcome::Http(class) = &mut self.outcome {
             *class = class_of(response.status());
+            if let Some(span) = &self.span {
+                span.set_http_status(response.status());
+            }
             if let Some(reason) = response.extensions().get::<Reason>() {
-                self.metrics.errors.inc(*reason);
+                self.fail(*reason);
             }
             return Some(self);
         }
@@ -194,8 +212,15 @@ impl MeasuredCall {
             if code != GrpcCode::Ok
                 && let Some(reason) = headers.and_then(grpc::reason_of)
             {
-                self.metrics.errors.inc(reason);
+                self.fail(reason);
             }
+        }
+    }
+
+    fn fail(&self, reason: Reason) {
+        self.metrics.errors.inc(reason);
+        if let Some(span) = &self.span {
+            span.set_reason(reason);
         }
     }
 }
@@ -215,6 +240,21 @@ impl Drop for MeasuredCall {
                 self.metrics.http_seconds.observe(time);
             }
         }
+        if let Some(span) = self.span.take() {
+            if let CallOutcome::Grpc(_, code) = self.outcome {
+                span.set_code(code);
+            }
+            span.end();
+        }
+    }
+}
+
+/// What the request calls, for its span. The path itself is the caller's, and is not told.
+fn called<'a, B>(methods: &'a ServedMethods, request: &'a Request<B>, is_grpc: bool) -> Called<'a> {
+    let path = request.uri().path();
+    match methods.get(methods.at(path)) {
+        Some(called) if is_grpc => Called::Rpc { system: "grpc", called },
+        _ => Called::Http { method: request.method(), route: http::route_of(path) },
     }
 }
 

@@ -68,6 +68,7 @@ use crate::{
     },
     rooms::{Rooms, RoomsSettings},
     store::Store,
+    traces::Traces,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -191,7 +192,8 @@ impl Server {
         let live =
             Live { auth: auth.clone(), callers: Arc::clone(&callers), origins: origins.clone(), rooms: rooms.clone() };
         let budgets = Arc::<Budgets>::default();
-        let layers = calls::Layers { auth, callers, cross_origin: origins, budgets: Arc::clone(&budgets) };
+        let traces = Traces::open(&config.traces, &metrics.traces, &tasks, &stop)?;
+        let layers = calls::Layers { auth, callers, cross_origin: origins, budgets: Arc::clone(&budgets), traces };
         let service = calls::calls(&rooms, &health, layers, &metrics, other)?;
         let bounds = Bounds {
             connections: config.connections,

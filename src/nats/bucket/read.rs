@@ -30,6 +30,7 @@ use crate::{
     limits::{REGISTRY_ATTEMPT_TIMEOUT, REGISTRY_READ_TIMEOUT},
     nats::error::{ApiError, unavailable},
     sync::lock,
+    traces::{self, TraceStep},
 };
 
 /// Maximum number of keys in one request. The server accepts 1024.
@@ -136,10 +137,15 @@ impl<T> JetStreamBucket<T> {
 
     async fn ask_directly(&self, key: &str) -> Result<Option<RawEntry>, ApiError> {
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.stream(), self.subject(key));
-        let reply = self.nats.client.request(subject, Bytes::new()).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => ApiError::NoResponders,
-            RequestErrorKind::TimedOut => ApiError::TimedOut,
-            _ => ApiError::Other(error.into()),
+        let mut span = traces::step(TraceStep::ReadRegistry);
+        let reply = self.nats.client.request(subject, Bytes::new()).await.map_err(|error| {
+            let error = match error.kind() {
+                RequestErrorKind::NoResponders => ApiError::NoResponders,
+                RequestErrorKind::TimedOut => ApiError::TimedOut,
+                _ => ApiError::Other(error.into()),
+            };
+            span.fail(error.failure().name());
+            error
         })?;
         match reply.status {
             Some(StatusCode::NOT_FOUND) => Ok(None),

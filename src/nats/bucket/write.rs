@@ -22,6 +22,7 @@ use crate::{
     limits::NATS_REQUEST_TIMEOUT,
     nats::error::{ApiError, is_full, unavailable},
     sync::lock,
+    traces::{self, TraceStep},
 };
 
 const OPERATION: &str = "KV-Operation";
@@ -148,6 +149,10 @@ impl<T> JetStreamBucket<T> {
 
     /// Repeats the write until its result is known, or the time is over.
     async fn write(&self, key: &str, change: KeyWrite) -> Result<Written> {
+        traces::traced(TraceStep::WriteRegistry, self.write_untraced(key, change)).await
+    }
+
+    async fn write_untraced(&self, key: &str, change: KeyWrite) -> Result<Written> {
         let KeyWrite { value, mut headers, expected, when_full } = change;
         // identifies this write, in case it is stored and its answer is lost
         let id = uuid::Uuid::new_v4().simple().to_string();

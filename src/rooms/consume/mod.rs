@@ -27,6 +27,7 @@ use crate::{
     domain::{Caller, RoomId, SubscriberId},
     error::{Error, Result},
     subscriptions::{frame::Frame, subscribers::session::SubscriberSession},
+    traces,
 };
 
 /// Maximum number of subscriptions of one stream that are opened concurrently.
@@ -109,7 +110,7 @@ impl Rooms {
         self.tasks
             .spawn(CommandReader::new(self.clone(), caller.clone(), Arc::clone(&queues), gone.clone()).run(commands));
         let gone = gone.drop_guard();
-        let (rooms, caller) = (self.clone(), caller.clone());
+        let (rooms, caller, span) = (self.clone(), caller.clone(), traces::current());
         stream! {
             let _gone = gone;
             let opens = Arc::new(Semaphore::new(OPENS_AT_ONCE));
@@ -118,8 +119,8 @@ impl Rooms {
                 match queues.next_step() {
                     Some(NextStep::Answer(answer)) => yield Ok(answer),
                     Some(NextStep::Open(options, flow)) => {
-                        let (opens, queues) = (Arc::clone(&opens), Arc::clone(&queues));
-                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, queues);
+                        let (opens, queues, span) = (Arc::clone(&opens), Arc::clone(&queues), span.clone());
+                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, queues, span);
                         open.push(Box::pin(frames));
                     }
                     Some(NextStep::End(end)) => {

@@ -18,12 +18,13 @@ use crate::{
         ending::SubscriptionEnd, frame::Frame, subscribers::session::SubscriberSession,
         subscription::SubscriptionSource,
     },
+    traces::{self, Parent},
 };
 
 /// Maximum encoded bytes of a room before the next room's turn. One message may exceed it.
 const TURN_BYTES: usize = 8 * 1024;
 
-/// The events of the subscription. `Closed` is the last. After it the room can be opened again.
+/// The events of the subscription, which is opened as a step of `span`. `Closed` is the last. After it the room can be opened again.
 pub(super) fn consumed(
     rooms: Rooms,
     caller: Caller,
@@ -31,11 +32,12 @@ pub(super) fn consumed(
     flow: Arc<Flow>,
     opens: Arc<Semaphore>,
     queues: Arc<ConsumeQueues>,
+    span: Option<Parent>,
 ) -> impl Stream<Item = Consumed> + Send {
     let room_id = options.room_id.clone();
     stream! {
         let closed = {
-            let mut frames = pin!(frames(rooms, caller, options, &flow, opens));
+            let mut frames = pin!(frames(rooms, caller, options, &flow, opens, span));
             loop {
                 match frames.next().await {
                     Some(Ok((frame, session))) => {
@@ -59,6 +61,7 @@ fn frames(
     options: SubscribeOptions,
     flow: &Flow,
     opens: Arc<Semaphore>,
+    span: Option<Parent>,
 ) -> impl Stream<Item = Result<(Frame, Option<Arc<SubscriberSession>>)>> + Send {
     stream! {
         let opening = async {
@@ -68,7 +71,7 @@ fn frames(
         let subscription = tokio::select! {
             biased;
             () = flow.closed() => return,
-            subscription = opening => match subscription {
+            subscription = traces::under(span, opening) => match subscription {
                 Ok(subscription) => subscription,
                 Err(error) => {
                     yield Err(error);

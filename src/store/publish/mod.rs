@@ -50,6 +50,7 @@ use crate::{
     error::{Error, Result},
     metrics::{PublishMetrics, RoomKind},
     nats::{Nats, error::unavailable, storage_gate::StorageGate},
+    traces::{self, TraceStep},
 };
 
 /// Publishes to all rooms for this process.
@@ -115,6 +116,7 @@ impl Publisher {
         let bytes = draft.bytes() as u64;
         let outgoing = self.seal(room, draft)?;
         let nats = &self.outbox.nats;
+        let mut span = traces::step(TraceStep::Send);
         let sending = async {
             nats.ready().await?;
             let (headers, payload) = (wire::headers(&outgoing), outgoing.draft.payload);
@@ -126,7 +128,8 @@ impl Publisher {
             };
             sent.map_err(|error| unavailable().because(error))
         };
-        time::timeout_at(deadline, sending).await.map_err(|elapsed| unavailable().because(elapsed))??;
+        let sent = time::timeout_at(deadline, sending).await.map_err(|elapsed| unavailable().because(elapsed));
+        sent.flatten().inspect_err(|error| span.fail(error.reason().name()))?;
         self.metrics.messages.inc(RoomKind::Ephemeral);
         self.metrics.bytes.inc_by(RoomKind::Ephemeral, bytes);
         Ok(acknowledged(0, false, Durability::None))

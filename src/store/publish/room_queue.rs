@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -26,6 +26,7 @@ use crate::{
     nats::error::unavailable,
     store::registry::known::Registered,
     sync::lock,
+    traces::{self, Parent},
 };
 
 /// The messages of one job. They are stored as a whole or not at all.
@@ -61,15 +62,23 @@ impl Work {
 
 /// The state of a job: waiting, sent to NATS, or taken back. The caller can take back a job that was not sent.
 #[derive(Debug, Default)]
-struct SendState(AtomicU8);
+struct SendState {
+    state: AtomicU8,
+    /// When a traced job was sent for the first time. `None`: the job is not traced.
+    sent_at: Option<OnceLock<Instant>>,
+}
 
 impl SendState {
     const WAITING: u8 = 0;
     const SENT: u8 = 1;
     const TAKEN_BACK: u8 = 2;
 
+    fn new(is_traced: bool) -> Self {
+        Self { state: AtomicU8::new(Self::WAITING), sent_at: is_traced.then(OnceLock::new) }
+    }
+
     fn leave_waiting(&self, to: u8) -> bool {
-        self.0.compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.state.compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -81,6 +90,25 @@ pub(super) struct Ticket {
     /// The worker of the queue, if this caller runs it while it waits.
     pub driver: Option<Driver>,
     pub deadline: Instant,
+    /// `None`: the publish is not traced.
+    trace: Option<Box<PublishTrace>>,
+}
+
+/// What the spans of a traced publish need. They are made when this is dropped.
+#[derive(Debug)]
+struct PublishTrace {
+    parent: Parent,
+    enqueued: Instant,
+    state: Arc<SendState>,
+    messages: usize,
+    failure: Option<&'static str>,
+}
+
+impl Drop for PublishTrace {
+    fn drop(&mut self) {
+        let sent = self.state.sent_at.as_ref().and_then(OnceLock::get).map(|sent| sent.into_std());
+        traces::publish_steps(&self.parent, self.enqueued.into_std(), sent, self.messages, self.failure);
+    }
 }
 
 impl Ticket {
@@ -89,6 +117,18 @@ impl Ticket {
     /// # Cancel safety
     /// A call that is dropped may have stored the messages.
     pub(super) async fn outcome(&mut self) -> Outcome {
+        let outcome = self.untraced_outcome().await;
+        if let Some(mut trace) = self.trace.take() {
+            trace.failure = match &outcome {
+                Outcome::Stored { .. } | Outcome::StoredUnnumbered => None,
+                Outcome::Refused(_) => Some("refused"),
+                Outcome::Failed(error) => Some(error.reason().name()),
+            };
+        }
+        outcome
+    }
+
+    async fn untraced_outcome(&mut self) -> Outcome {
         let (driver, outcome) = (&mut self.driver, &mut self.outcome);
         let outcome = async {
             if let Some(driver) = driver {
@@ -173,12 +213,16 @@ impl Job {
 
     /// Marks the job as sent, just before it is sent. False: the caller took it back.
     pub(super) fn begin(&self) -> bool {
-        self.state.leave_waiting(SendState::SENT)
+        let begins = self.state.leave_waiting(SendState::SENT);
+        if begins && let Some(sent_at) = &self.state.sent_at {
+            sent_at.get_or_init(Instant::now);
+        }
+        begins
     }
 
     /// Marks the job as waiting. It is certainly not stored, and will be sent again.
     pub(super) fn mark_waiting(&self) {
-        self.state.0.store(SendState::WAITING, Ordering::Release);
+        self.state.state.store(SendState::WAITING, Ordering::Release);
     }
 }
 
@@ -291,12 +335,12 @@ impl RoomQueue {
         deadline: Instant,
     ) -> Result<(Ticket, bool)> {
         let since = Instant::now();
-        let (messages, bytes) = match &work {
+        let (count, bytes) = match &work {
             Work::One(message) => (1, message.draft.bytes()),
             Work::All(messages) => (messages.len(), messages.iter().map(|message| message.draft.bytes()).sum()),
         };
         let share = |wanted: usize, all: usize| u32::try_from(wanted.min(all)).unwrap_or(u32::MAX);
-        let wanted = (share(messages, ROOM_QUEUE_MESSAGES_MAX), share(bytes, ROOM_QUEUE_BYTES_MAX));
+        let wanted = (share(count, ROOM_QUEUE_MESSAGES_MAX), share(bytes, ROOM_QUEUE_BYTES_MAX));
         let place = match self.try_place(wanted) {
             Some(place) => place,
             None => Box::pin(timeout_at(send_by(deadline), self.place(wanted)))
@@ -306,8 +350,14 @@ impl RoomQueue {
                 .ok_or_else(unavailable)?,
         };
         let (tell, outcome) = oneshot::channel();
-        let (registered, state) = (Arc::clone(registered), Arc::<SendState>::default());
-        let ticket = Ticket { outcome, state: Arc::clone(&state), driver: None, deadline };
+        // the messages of a stream or batch are not traced one by one
+        let parent = if order.is_none() { traces::current() } else { None };
+        let (registered, state) = (Arc::clone(registered), Arc::new(SendState::new(parent.is_some())));
+        let trace = parent.map(|parent| {
+            let state = Arc::clone(&state);
+            Box::new(PublishTrace { parent, enqueued: since, state, messages: count, failure: Some("given up") })
+        });
+        let ticket = Ticket { outcome, state: Arc::clone(&state), driver: None, deadline, trace };
         let may_join_run = acks == PublishAcks::Cumulative && work.is_plain();
         let job = Job { registered, work, order, may_join_run, bytes, since, deadline, tell, state, _place: place };
         let mut waiting = lock(&self.waiting);

@@ -88,6 +88,8 @@ async fn a_preflight_of_an_allowed_page_needs_no_token() {
                 "content-type",
                 "grpc-timeout",
                 "last-event-id",
+                "traceparent",
+                "tracestate",
                 "x-grpc-web",
                 "x-user-agent",
             ]

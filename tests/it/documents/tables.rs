@@ -216,6 +216,10 @@ const OTHER_FLAGS: &[&str] = &[
     "version",
 ];
 
+/// Variables that libraries of the service read.
+const OTHER_VARIABLES: &[&str] =
+    &["RUST_LOG", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_HEADERS", "SSL_CERT_FILE"];
+
 /// Every name in capitals that the service has: limits, reasons, codes, values of the contract's enums, variables.
 fn names_in_capitals() -> BTreeSet<String> {
     let limits = LIMITS.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
@@ -227,7 +231,7 @@ fn names_in_capitals() -> BTreeSet<String> {
     names.extend(
         Config::command().get_arguments().filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())),
     );
-    names.insert(String::from("RUST_LOG"));
+    names.extend(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
     names.extend(reference().lines().filter_map(|row| Some(row.strip_prefix("| `")?.split('`').next()?.to_owned())));
     names
 }

@@ -1,6 +1,9 @@
-//! What is secret never reaches a log, standard error, or the text of an error.
+//! What is secret never reaches a log, standard error, the text of an error, a metric, or a span.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use async_nats::ConnectOptions;
 use base64::{
@@ -10,14 +13,14 @@ use base64::{
 use futures_util::TryStreamExt;
 use nkeys::KeyPair;
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use unibus::v1::{
-    self, AddMemberRequest, DeleteMessageRequest, DeleteSubscriberRequest, HistoryRequest, PublishRequest,
-    PurgeRoomRequest, RemoveMemberRequest, SeekSubscriberRequest, UpdateRoomRequest,
+    self, AddMemberRequest, DeleteMessageRequest, DeleteSubscriberRequest, HistoryRequest, ListRoomsRequest,
+    PublishRequest, PurgeRoomRequest, RemoveMemberRequest, SeekSubscriberRequest, UpdateRoomRequest,
 };
 
 use crate::support::{
-    Client, Consuming, Credentials, Frames, Issuer, Nats, NatsOptions, Process, acknowledge,
+    Client, Collector, Consuming, Credentials, Frames, Issuer, Nats, NatsOptions, Process, acknowledge,
     calls::calls,
     connect_with, create_ephemeral, create_room, eventually, explicit, history, list_rooms, publish,
     publishing::{by_batch, by_stream, together},
@@ -171,11 +174,11 @@ async fn signing_keys(nats: &Nats) -> Secrets {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics() {
-    // Goal: logs, errors and metrics can be given away. Method: at the most talkative level, in JSON and in text, make every call of the
+async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_in_metrics_or_in_spans() {
+    // Goal: logs, errors, metrics and traces can be given away. Method: at the most talkative level, in JSON and in text, make every call of the
     // contract with and without success, with tokens that count and such that do not, over HTTP too, with NATS killed in
     // between; look for payloads, header values, message ids, tokens, the NATS password and the signing keys in every line,
-    // also encoded, and in every error; in the metrics also for the ids of rooms and members.
+    // also encoded, in every error, and in every span; in metrics and spans also for the ids of rooms and members.
     let login = ConnectOptions::with_user_and_password("ann".into(), PASSWORD.into());
     let users = format!("authorization {{ user: ann, password: \"{PASSWORD}\" }}\n");
     let set = prost_types::FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
@@ -183,7 +186,9 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics()
         let mut nats = NatsOptions::new().extra(&users).login(login.clone()).start().await;
         let issuer = Issuer::new();
         let (token, forged) = (issuer.token("ann"), Issuer::new().token("eve"));
+        let collector = Collector::start().await;
         let flags = [
+            format!("--otlp-endpoint={}", collector.url()),
             String::from("--nats-user=ann"),
             format!("--nats-password={PASSWORD}"),
             String::from("--auth=enforce"),
@@ -199,6 +204,11 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics()
             let stranger = connect_with(process.address(), Credentials::bearer(&credentials)).await;
             errors.push(list_rooms(&stranger, 0, "").await.unwrap_err());
         }
+        let mut with_headers = Request::new(ListRoomsRequest::default());
+        for name in ["x-canary", "baggage"] {
+            with_headers.metadata_mut().insert(name, format!("canary={VALUE}").parse().unwrap());
+        }
+        client.clone().list_rooms(with_headers).await.unwrap();
         let mut secrets: Secrets = vec![
             ("a payload", PAYLOAD.into()),
             ("a header value", VALUE.into()),
@@ -227,10 +237,14 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics()
 
         let log = process.stdout();
         assert!(log.iter().any(|line| line.contains("TRACE")), "the log is not at trace level");
+        let spans: BTreeSet<_> = collector.spans().into_iter().map(|span| span.name).collect();
         for method in set.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method) {
             let path = format!("RoomService/{}", method.name());
             assert!(log.iter().any(|line| line.contains(&path)), "{path} was not called, or is not logged");
+            assert!(spans.contains(&format!("unibus.v1.{path}")), "{path} is not in {spans:?}");
         }
+        let exported = collector.everything();
+        assert_kept(&secrets, "spans", &exported);
         assert_kept(&secrets, format, &log);
         assert_kept(&secrets, "standard error", &process.stderr());
         assert!(metrics.contains("unibus_published_messages_total{kind=\"persisted\"} "), "{metrics:.500}");
@@ -238,6 +252,7 @@ async fn no_secret_is_told_by_any_call_in_either_form_of_the_log_or_in_metrics()
         // the log may name rooms and members, but labels may not
         for id in ["\"ann\"", "lobby", "room-of-", "bystander", "x-canary"] {
             assert!(!metrics.contains(id), "{id} is in the metrics");
+            assert!(!exported.iter().any(|text| text.contains(id)), "{id} is in the spans");
         }
         assert!(errors.len() > 12 && errors.iter().any(|status| status.code() == Code::Unauthenticated), "{errors:?}");
         assert_kept(&secrets, "errors", &errors.iter().flat_map(told).collect::<Vec<_>>());

@@ -15,7 +15,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Certificates, Cluster, Issuer, Nats, NatsOptions, Process, Unibus, bare_stream, create_room, eventually, free_port,
+    Certificates, Cluster, Collector, Issuer, Nats, NatsOptions, Process, Unibus, bare_stream, create_room, eventually,
+    free_port,
 };
 
 /// The permissions of the documentation.
@@ -381,4 +382,18 @@ fn a_wrong_flag_ends_the_command_with_another_status() {
     assert_eq!(output.status.code(), Some(1), "{table}");
     assert!(table.lines().any(|line| line.starts_with("fail  nats")) && table.contains("1 failed"), "{table}");
     assert!(!table.contains('\u{1b}'), "colours are for terminals: {table:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_collector_of_traces_is_a_warning() {
+    // Goal: an operator learns that traces would be lost, and the service may start all the same. Method: an endpoint where a
+    // collector listens, one where nothing does, and none.
+    let (nats, collector) = (Nats::start().await, Collector::start().await);
+    let found = check_nats(&nats, &[&format!("--otlp-endpoint={}", collector.url())]).await;
+    assert_eq!((found.code, found.with("--otlp-endpoint", "ok").len()), (Some(0), 1), "{:#?}", found.findings);
+    let missing = check_nats(&nats, &[&format!("--otlp-endpoint=http://127.0.0.1:{}", free_port())]).await;
+    missing.assert("--otlp-endpoint", "warn", "cannot be reached");
+    assert_eq!(missing.code, Some(0));
+    let off = check_nats(&nats, &[]).await;
+    assert!(off.findings.iter().all(|finding| finding["check"] != "--otlp-endpoint"));
 }

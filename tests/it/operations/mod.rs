@@ -9,3 +9,4 @@ mod metrics;
 mod reload;
 mod restore;
 mod stop;
+mod traces;

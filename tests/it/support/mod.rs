@@ -4,6 +4,7 @@ pub(crate) mod calls;
 mod certificates;
 mod cli;
 mod cluster;
+mod collector;
 pub(crate) mod connect;
 mod consuming;
 pub(crate) mod cumulative;
@@ -33,6 +34,7 @@ pub(crate) use self::{
     certificates::{Certificates, Certified},
     cli::{Cli, Running},
     cluster::Cluster,
+    collector::{Collector, Trace},
     consuming::{CommandsBy, Consuming, session_of},
     errors::{assert_field, assert_status, fields, metadata, names_field, reason, status},
     eventually::{eventually, grows_by},

@@ -118,11 +118,16 @@ impl Service {
     /// Starts the service with this nats-server, and with its `--nats-sync`: with a server that syncs every write, the
     /// service commits in groups.
     pub(crate) async fn with_nats(nats: &Nats) -> Result<Self> {
+        Self::with_flags(nats, &[]).await
+    }
+
+    /// As [`Self::with_nats`], with further flags.
+    pub(crate) async fn with_flags(nats: &Nats, flags: &[&str]) -> Result<Self> {
         let sync = match nats.disk {
             Disk::Interval => "interval",
             Disk::Always => "always",
         };
-        Self::run(&["--nats-url", nats.url(), "--nats-sync", sync], None).await
+        Self::run(&[&["--nats-url", nats.url(), "--nats-sync", sync], flags].concat(), None).await
     }
 
     /// Starts the service with its embedded nats-server, on an empty directory.

@@ -20,6 +20,7 @@ mod publish_stream;
 mod publish_synced;
 mod stalled;
 mod start;
+mod traces;
 mod upstream;
 
 pub(crate) use many_rooms::create as create_rooms;
@@ -152,6 +153,12 @@ pub(crate) const ROWS: &[Row] = &[
         seconds: 40,
         what: "calls and a stream in JSON beside gRPC",
         run: |scale| Box::pin(json::run(scale)),
+    },
+    Row {
+        name: "traces",
+        seconds: 130,
+        what: "Publish and live fan-out with traces on and off",
+        run: |scale| Box::pin(traces::run(scale)),
     },
     Row {
         name: "upstream",

@@ -110,7 +110,7 @@ impl Exit {
             Self::Exhausted => "`RESOURCE_EXHAUSTED`: a limit, a rate or the storage is used up.",
             Self::Unavailable => "`UNAVAILABLE`: the service or NATS cannot serve now. Nothing was done. Try again.",
             Self::Timeout => "`DEADLINE_EXCEEDED`: no answer in time. The call may have taken effect.",
-            Self::Incomplete => "`sub` ended before `--count` messages had come.",
+            Self::Incomplete => "`sub` ended before `--count` messages had come, or `bench` lost messages.",
             Self::Damaged => {
                 "`import`: the file is damaged, not whole, of a later version of the format, or no file of `export`."
             }

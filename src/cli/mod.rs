@@ -6,6 +6,7 @@
 
 mod acks;
 mod backoff;
+mod bench;
 mod completions;
 mod connection;
 mod exit;
@@ -35,12 +36,13 @@ mod text;
 mod transfer;
 mod values;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, num::NonZero, process::ExitCode, thread::available_parallelism, time::Duration};
 
 use clap::Subcommand;
 use tokio::runtime;
 
 use self::{
+    bench::BenchCommand,
     completions::Completions,
     exit::Exit,
     failure::{CliResult, Failure},
@@ -83,6 +85,11 @@ pub(crate) enum ClientCommand {
     Export(Box<ExportCommand>),
     /// Publish the messages of an exported file into a room
     Import(Box<ImportCommand>),
+    /// Measure how fast the service publishes and delivers
+    ///
+    /// Publishers and subscribers run in this program. Each message has a stamp, so every delivery is checked: lost and
+    /// duplicated messages are counted, and lost ones make the command fail.
+    Bench(Box<BenchCommand>),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print all commands, flags and exit statuses as Markdown
@@ -105,6 +112,10 @@ pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
         ClientCommand::Subscriber(command) => call(&command.options.clone(), |session| command.action.run(session)),
         ClientCommand::Export(command) => call(&command.options.clone(), |session| command.run(session)),
         ClientCommand::Import(command) => call(&command.options.clone(), |session| command.run(session)),
+        ClientCommand::Bench(command) => {
+            let threads = available_parallelism().map_or(WORKER_THREADS, NonZero::get).max(WORKER_THREADS);
+            call_on(threads, &command.options.clone(), |session| command.run(session))
+        }
     };
     let exit = match done {
         Ok(()) => Exit::Done,
@@ -118,9 +129,18 @@ pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
 
 /// Runs a command that calls a service.
 fn call(options: &ClientOptions, work: impl AsyncFnOnce(Session) -> CliResult) -> (Printer, CliResult) {
+    call_on(WORKER_THREADS, options, work)
+}
+
+/// The same with this number of threads.
+fn call_on(
+    threads: usize,
+    options: &ClientOptions,
+    work: impl AsyncFnOnce(Session) -> CliResult,
+) -> (Printer, CliResult) {
     let out = options.printer();
     let done = Session::open(options, out.clone()).and_then(|session| {
-        let runtime = start_runtime().map_err(|error| {
+        let runtime = start_runtime(threads).map_err(|error| {
             Failure::new(Exit::Failed, format!("the threads of the command cannot be started: {error}"))
         })?;
         let done = runtime.block_on(work(session));
@@ -131,6 +151,6 @@ fn call(options: &ClientOptions, work: impl AsyncFnOnce(Session) -> CliResult) -
     (out, done)
 }
 
-fn start_runtime() -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()
+fn start_runtime(threads: usize) -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }

@@ -41,6 +41,36 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// A number with commas between groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number for ratios and rates.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
+pub(crate) fn as_float(number: u64) -> f64 {
+    number as f64
+}
+
+/// A rate such as `0.3`, `25.0` or `1,234`.
+pub(crate) fn rate(per_second: f64) -> String {
+    if per_second < 999.95 { format!("{per_second:.1}") } else { grouped(rounded(per_second)) }
+}
+
+/// The nearest whole number; 0 for a negative one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast keeps to the range of its type")]
+pub(crate) fn rounded(number: f64) -> u64 {
+    number.round() as u64
+}
+
 /// `yes` or `no`.
 pub(crate) fn yes_no(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
@@ -81,7 +111,21 @@ pub(crate) fn gap_reason(reason: i32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, count};
+    use super::{bytes, count, grouped, rate};
+
+    #[test]
+    fn digits_are_in_groups_of_three() {
+        for (given, expected) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+            (u64::MAX, "18,446,744,073,709,551,615"),
+        ] {
+            assert_eq!(grouped(given), expected);
+        }
+        assert_eq!([0.0, 0.26, 999.94, 999.96, 12_345.6].map(rate), ["0.0", "0.3", "999.9", "1,000", "12,346"]);
+    }
 
     #[test]
     fn bytes_are_short_and_never_1024() {

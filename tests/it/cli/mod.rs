@@ -1,5 +1,6 @@
 //! The commands that call a service: the built binary against a real service.
 
+mod bench;
 mod connection;
 mod damage;
 mod export;

@@ -76,6 +76,11 @@ impl Connector {
         self.timeout
     }
 
+    /// The URL of the service.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Whether a token goes to another machine over a connection that anyone on the way can read.
     pub(super) fn exposes_token(&self) -> bool {
         let uri = self.endpoint.uri();

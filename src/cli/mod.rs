@@ -33,6 +33,7 @@ mod style;
 mod subscribe;
 mod subscriber;
 mod text;
+mod top;
 mod transfer;
 mod values;
 
@@ -56,6 +57,7 @@ use self::{
     session::Session,
     subscribe::SubCommand,
     subscriber::SubscriberCommands,
+    top::TopCommand,
     transfer::{ExportCommand, ImportCommand},
 };
 
@@ -90,6 +92,10 @@ pub(crate) enum ClientCommand {
     /// Publishers and subscribers run in this program. Each message has a stamp, so every delivery is checked: lost and
     /// duplicated messages are counted, and lost ones make the command fail.
     Bench(Box<BenchCommand>),
+    /// Watch rooms with their rates, subscribers and lags
+    ///
+    /// On a terminal: arrows choose a room, Enter shows its subscribers, r, m, b, l and n choose the order, q ends.
+    Top(Box<TopCommand>),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print all commands, flags and exit statuses as Markdown
@@ -116,6 +122,7 @@ pub(crate) fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
             let threads = available_parallelism().map_or(WORKER_THREADS, NonZero::get).max(WORKER_THREADS);
             call_on(threads, &command.options.clone(), |session| command.run(session))
         }
+        ClientCommand::Top(command) => call(&command.options.clone(), |session| command.run(session)),
     };
     let exit = match done {
         Ok(()) => Exit::Done,

@@ -83,6 +83,11 @@ impl Printer {
         !self.is_quiet && self.form == Form::People && io::stderr().is_terminal()
     }
 
+    /// Whether standard output has colours.
+    pub(crate) fn has_colours(&self) -> bool {
+        self.colours
+    }
+
     /// The text in this style, for standard output.
     pub(crate) fn paint(&self, style: Style, text: &str) -> String {
         paint(style, text, self.colours)

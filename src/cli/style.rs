@@ -31,3 +31,9 @@ pub(crate) fn paint(style: Style, text: &str, is_coloured: bool) -> String {
     };
     format!("{ansi}{text}{ansi:#}")
 }
+
+/// The text with foreground and background exchanged.
+pub(crate) fn reverse(text: &str) -> String {
+    let ansi = AnsiStyle::new().invert();
+    format!("{ansi}{text}{ansi:#}")
+}

@@ -11,4 +11,5 @@ mod import_again;
 mod output;
 mod publish;
 mod rooms;
+mod top;
 mod transfer;

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::eventually;
+use super::{Terminal, eventually};
 
 /// How long a command may take: generous, for machines that are busy with other tests.
 const COMMAND_WAIT: Duration = Duration::from_secs(60);
@@ -140,6 +140,11 @@ impl Cli {
         let (stdout, reading_stdout) = lines(Box::new(child.stdout.take().expect("a pipe")));
         let (stderr, reading_stderr) = lines(Box::new(child.stderr.take().expect("a pipe")));
         Running { child, stdin, stdout, stderr, reading: [reading_stdout, reading_stderr] }
+    }
+
+    /// Starts a command on a terminal of this size.
+    pub(crate) fn on_terminal(&self, args: &[&str], lines: u16, columns: u16) -> Terminal {
+        Terminal::run(&self.command(args), lines, columns)
     }
 
     /// The home directory.

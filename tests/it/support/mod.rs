@@ -26,6 +26,7 @@ mod requests;
 mod scrape;
 mod spy;
 mod subscribers;
+mod terminal;
 mod tls;
 mod traffic;
 mod unibus;
@@ -56,6 +57,7 @@ pub(crate) use self::{
         acknowledge, client_with_window, client_with_window_as, durable_info, explicit, floor, floor_reaches, listed,
         starting, subscription,
     },
+    terminal::Terminal,
     tls::{TlsSocket, certificate_in, shown_certificate, tls_client, tls_endpoint, try_tls_client},
     traffic::{Circumstances, Traffic},
     unibus::{Client, Unibus, connect, connect_with, over},

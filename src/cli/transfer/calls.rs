@@ -55,8 +55,7 @@ pub(super) struct RoomCalls {
 
 impl RoomCalls {
     /// No connection yet.
-    pub(super) fn new(session: Session, room_id: String) -> Self {
-        let bar = TransferBar::hidden(&session.out);
+    pub(super) fn new(session: Session, room_id: String, bar: TransferBar) -> Self {
         let retries = Retries::new(Some(RETRY_TIME_MAX));
         Self { session, bar, room_id, channel: None, was_connected: false, retries }
     }

@@ -20,7 +20,7 @@ use crate::cli::{
 const STEP_MESSAGES: u64 = 10_000;
 
 /// Reads the file to its end. Fails if it is damaged.
-pub(super) async fn verify(file: &Path, bar: &mut TransferBar) -> CliResult<(FileHead, FileContent)> {
+pub(super) async fn verify(file: &Path, bar: &TransferBar) -> CliResult<(FileHead, FileContent)> {
     let name = file.display().to_string();
     let mut reader = records::open(file, &name).await?;
     let size = std::fs::metadata(file).map_or(0, |file| file.len());

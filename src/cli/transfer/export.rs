@@ -21,7 +21,7 @@ use super::{
     canonical::canonical,
     format::{BlockKind, FileContent, FileHead, MARK, VERSION, put_block},
     output_file::{LeftOver, OutputFile},
-    progress::BarUnit,
+    progress::{BarUnit, TransferBar},
     selection::SelectionFlags,
 };
 use crate::cli::{
@@ -78,7 +78,7 @@ impl ExportCommand {
             signal = signals.next() => return Err(Failure::signal(signal)),
         };
         let partial = output.partial().map(Path::to_owned);
-        let calls = RoomCalls::new(session.clone(), self.room.clone());
+        let calls = RoomCalls::new(session.clone(), self.room.clone(), TransferBar::hidden(&session.out));
         let mut export = Export { calls, output: Some(output), content: FileContent::new(), resumed: 0 };
         let done = {
             let mut work = pin!(export.run(&self.selection, left_over));

@@ -67,50 +67,49 @@ impl ImportCommand {
     /// Runs the command.
     pub(crate) async fn run(self, session: Session) -> CliResult {
         let mut signals = StopSignals::listen().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        let mut work = pin!(self.work(session.clone()));
-        tokio::select! {
+        let bar = TransferBar::hidden(&session.out);
+        let mut work = pin!(self.work(session, &bar));
+        let done = tokio::select! {
             done = &mut work => done,
-            signal = signals.next() => {
-                if !self.check {
-                    session.out.notice("interrupted; the same command goes on where this one ended");
-                }
-                Err(Failure::signal(signal))
-            }
+            signal = signals.next() => Err(Failure::signal(signal)),
+        };
+        bar.end();
+        let is_signal = |failure: &Failure| matches!(failure.exit(), Exit::Interrupted | Exit::Terminated);
+        if done.as_ref().is_err_and(is_signal) && !self.check {
+            bar.notice("interrupted; the same command goes on where this one ended");
         }
+        done
     }
 
-    async fn work(&self, session: Session) -> CliResult {
+    async fn work(&self, session: Session, bar: &TransferBar) -> CliResult {
         if self.check {
-            let mut bar = TransferBar::hidden(&session.out);
-            let (head, content) = check::verify(&self.file, &mut bar).await?;
+            let (head, content) = check::verify(&self.file, bar).await?;
             return check::report(&session.out, &self.file, &head, &content);
         }
         // nothing of a damaged file is imported
         let can_be_read_twice = std::fs::metadata(&self.file).is_ok_and(|file| file.is_file());
         if can_be_read_twice && !self.salvage {
             let hint = "Nothing was imported. --salvage imports the messages before the damage.";
-            let checked = check::verify(&self.file, &mut TransferBar::hidden(&session.out)).await;
+            let checked = check::verify(&self.file, bar).await;
             checked.map_err(|failure| if failure.exit() == Exit::Damaged { failure.hint(hint) } else { failure })?;
         }
         let records = FileRecords::open(&self.file, self.origin_headers).await?;
         let origin = records.head().room().unwrap_or_default();
         let room_id = self.room.clone().unwrap_or_else(|| origin.room_id.clone());
-        let mut calls = RoomCalls::new(session.clone(), room_id);
+        let mut calls = RoomCalls::new(session.clone(), room_id, bar.clone());
         if self.create {
             create(&mut calls, origin).await?;
         }
         let size = std::fs::metadata(&self.file).map_or(0, |file| file.len());
-        calls.bar.begin("import", BarUnit::Bytes, size, 0);
-        let bar = calls.bar.clone();
+        bar.begin("import", BarUnit::Bytes, size, 0);
         let mut target = RoomTarget::new(calls, records, self.append_after);
-        let imported = target.run().await;
-        bar.end();
-        let imported = imported.map_err(|failure| match failure.reason() {
+        let imported = target.run().await.map_err(|failure| match failure.reason() {
             Some("ROOM_NOT_FOUND") if !self.create => {
                 failure.hint("--create creates the room with the settings of the file.")
             }
             _ => failure,
         })?;
+        bar.end();
         self.report(&session, target.room_id(), &imported)?;
         match target.take_damage() {
             Some(damage) => Err(damage),

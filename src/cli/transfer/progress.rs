@@ -1,6 +1,8 @@
 //! A bar on the terminal that shows how far an export or import has come.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::cli::{output::Printer, text};
 
@@ -14,7 +16,7 @@ pub(super) enum BarUnit {
 impl BarUnit {
     fn template(self) -> &'static str {
         match self {
-            Self::Messages => "{prefix} [{bar:30}] {human_pos}/{human_len} messages, {per_sec}, {msg}, {eta} left",
+            Self::Messages => "{prefix} [{bar:30}] {human_pos}/{human_len} messages, {rate}, {msg}, {eta} left",
             Self::Bytes => {
                 "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {msg}, {eta} left"
             }
@@ -30,22 +32,23 @@ pub(super) struct TransferBar {
 }
 
 impl TransferBar {
-    /// A bar without a length.
+    /// A bar that is not shown yet.
     pub(super) fn hidden(out: &Printer) -> Self {
         Self { out: out.clone(), bar: ProgressBar::hidden() }
     }
 
-    /// Begins to show the bar, at a place that was reached earlier.
-    pub(super) fn begin(&mut self, what: &'static str, unit: BarUnit, length: u64, reached: u64) {
-        self.bar.finish_and_clear();
+    /// Begins to show the bar, at a place that was reached earlier. All clones show the same bar.
+    pub(super) fn begin(&self, what: &'static str, unit: BarUnit, length: u64, reached: u64) {
         let target = if self.out.has_watcher() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template(unit.template()).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar = ProgressBar::with_draw_target(Some(length), target)
-            .with_style(style.progress_chars("=> "))
-            .with_prefix(what)
-            .with_position(reached);
+        self.bar.set_style(style.progress_chars("=> ").with_key("rate", rate));
+        self.bar.set_prefix(what);
+        self.bar.set_length(length);
+        self.bar.reset();
+        self.bar.set_position(reached);
         // the rate is that of this run
         self.bar.reset_eta();
+        self.bar.set_draw_target(target);
     }
 
     /// Shows the place that is reached, and the bytes so far.
@@ -69,4 +72,9 @@ impl TransferBar {
     pub(super) fn notice(&self, text: &str) {
         self.bar.suspend(|| self.out.notice(text));
     }
+}
+
+/// Messages in a second, without the fraction.
+fn rate(state: &ProgressState, out: &mut dyn Write) {
+    let _ = write!(out, "{:.0}/s", state.per_sec());
 }

@@ -1,5 +1,7 @@
 //! `unibus import`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use unibus::v1::{BatchMessage, DeleteMessageRequest, Message};
 
@@ -227,4 +229,25 @@ async fn tight_bounds_are_respected_and_a_refused_record_is_named() {
     let exists = cli.run(&["import", "lobby.unibus", "--room", "short", "--create", "--json"]).await;
     assert_eq!((exists.status, &exists.error()["reason"]), (Some(7), &json!("ROOM_EXISTS")));
     lobby.unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_respects_the_rate_of_its_caller() {
+    // Goal: a caller with a small allowance can import, only slower. Method: a rate that is smaller than a batch; 1500 messages come
+    // in whole and in order, and take their time.
+    let issuer = Issuer::new();
+    let nats = Nats::start().await;
+    let open = issuer.guard(&nats, |_| {}).await;
+    let unibus = issuer.guard(&nats, |config| config.rooms.limits.publishes = Some(300)).await;
+    let alice = issuer.client(&open, "alice").await;
+    create_room(&alice, "lobby").await;
+    fill(&alice, "lobby", 1_500).await;
+    let cli = Cli::of(unibus.address()).with("UNIBUS_TOKEN", &issuer.token("alice"));
+    cli.ok(&["export", "lobby"]).await;
+    let begin = Instant::now();
+    cli.ok(&["import", "lobby.unibus", "--room", "copy", "--create"]).await;
+    assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(kept(&everything(&alice, "lobby").await) == kept(&everything(&alice, "copy").await));
+    unibus.shutdown().await.unwrap();
+    open.shutdown().await.unwrap();
 }

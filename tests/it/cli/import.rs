@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use unibus::v1::{BatchMessage, DeleteMessageRequest, Message};
 
-use super::transfer::{content, fill, kept, message, store};
+use super::transfer::{SOON, content, fill, kept, message, store};
 use crate::support::{
-    Cli, Issuer, Lobby, Nats, create_ephemeral, create_room, everything, list_rooms, publish, publish_n, sequences,
+    Cli, Issuer, Lobby, Nats, create_ephemeral, create_room, eventually, everything, list_rooms, publish, publish_n,
+    sequences,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,6 +214,22 @@ async fn tight_bounds_are_respected_and_a_refused_record_is_named() {
     assert_eq!(done[0]["lastSequence"], "711");
     assert_eq!(kept(&everything(&client, "short").await), kept(&original[704..]));
     assert_eq!(cli.json(&["import", "lobby.unibus", "--room", "short"]).await[0]["earlier"], "711");
+
+    // a room that has lost its first messages, and one that has lost all
+    assert_eq!(cli.json(&["export", "short"]).await[0]["firstSequence"], "705");
+    cli.ok(&["room", "create", "rest"]).await;
+    assert_eq!(cli.json(&["import", "short.unibus", "--room", "rest"]).await[0]["lastSequence"], "7");
+    assert_eq!(kept(&everything(&client, "rest").await), kept(&original[704..]));
+    cli.ok(&["room", "update", "rest", "--max-age", "100ms"]).await;
+    let is_empty = async || everything(&client, "rest").await.is_empty();
+    eventually(SOON, async || if is_empty().await { Ok(()) } else { Err("not yet expired".to_owned()) }).await;
+    assert_eq!(cli.json(&["export", "rest"]).await[0]["messages"], "0");
+    for _ in 0..2 {
+        let empty = cli.json(&["import", "rest.unibus", "--room", "nothing", "--create"]).await;
+        assert_eq!((&empty[0]["messages"], &empty[0]["lastSequence"]), (&json!("0"), &json!("0")));
+    }
+    // nothing is left that a second run could compare
+    assert_eq!(cli.run(&["import", "short.unibus", "--room", "rest"]).await.status, Some(7));
 
     cli.ok(&["room", "create", "small", "--max-message-bytes", "999"]).await;
     let refused = cli.run(&["import", "lobby.unibus", "--room", "small", "--json"]).await;

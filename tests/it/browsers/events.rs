@@ -60,13 +60,12 @@ impl Events {
                 self.text = rest;
                 return Some(block);
             }
-            match timeout(EVENT_WAIT, self.response.chunk()).await.expect("an event in time").expect("a whole body") {
-                Some(chunk) => self.text.push_str(str::from_utf8(&chunk).expect("UTF-8")),
-                None => {
-                    assert_eq!(self.text, "", "the response ends within an event");
-                    return None;
-                }
-            }
+            let chunk = timeout(EVENT_WAIT, self.response.chunk()).await.expect("an event in time");
+            let Some(chunk) = chunk.expect("a whole body") else {
+                assert_eq!(self.text, "", "the response ends within an event");
+                return None;
+            };
+            self.text.push_str(str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! proto/openapi.json is what the contract says, for tools that read OpenAPI.
+//! `proto/openapi.json` is what the contract says, for tools that read it.
 //!
 //! With `UNIBUS_WRITE_DOCS=1` the document is written instead of compared.
 

@@ -26,7 +26,7 @@ const FRAME_WAIT: Duration = Duration::from_secs(20);
 pub(crate) enum CommandsBy {
     /// On the request stream of Consume.
     Stream,
-    /// By calls of SessionCommand.
+    /// By calls of `SessionCommand`.
     Session,
 }
 
@@ -39,7 +39,7 @@ enum Commands {
     Session { client: Client, id: String, number: AtomicU64 },
 }
 
-/// An open call of Consume or OpenSession. Dropping it cancels the call.
+/// An open call of Consume or `OpenSession`. Dropping it cancels the call.
 pub(crate) struct Consuming {
     commands: Option<Commands>,
     frames: BoxStream<'static, Result<ConsumeResponse, Status>>,

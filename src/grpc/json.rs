@@ -14,6 +14,8 @@ use tonic_types::pb;
 use super::{codec::without_delay, framing::put, json_text::JsonText, types::ServedTypes};
 use crate::error::{Error, Reason};
 
+/// How many times as long JSON takes to translate as the same message in protobuf takes to decode, about.
+const SLOWNESS: usize = 8;
 /// Bytes that are enough for the first field of a `PublishStreamRequest` in JSON.
 pub(crate) const CORRELATION_JSON_BYTES_MAX: usize = 64;
 
@@ -31,7 +33,7 @@ impl MessageType {
     /// # Errors
     /// `REQUEST_MALFORMED`, when `json` is not JSON, or is not this message.
     pub(crate) fn framed_from_json(&self, json: &[u8]) -> Result<Bytes, Error> {
-        without_delay(json.len(), || {
+        without_delay(json.len().saturating_mul(SLOWNESS), || {
             let message = self.parse(json).map_err(|error| self.malformed(&error))?;
             let mut framed = BytesMut::new();
             put(&message, &mut framed);
@@ -58,7 +60,7 @@ impl MessageType {
     /// # Errors
     /// `INTERNAL`, when `message` is not this message.
     pub(crate) fn to_json(&self, message: Bytes) -> Result<JsonText, Error> {
-        without_delay(message.len(), || {
+        without_delay(message.len().saturating_mul(SLOWNESS), || {
             let message =
                 DynamicMessage::decode(self.0.clone(), message).map_err(|error| untranslatable(error.into()))?;
             JsonText::of(message).map_err(|error| untranslatable(error.into()))

@@ -146,6 +146,21 @@ mod tests {
     static PAGE: LazyLock<super::super::MessageType> =
         LazyLock::new(|| ServedTypes::read(&[]).unwrap().message("unibus.v1.HistoryResponse").unwrap());
 
+    #[test]
+    fn a_large_payload_is_shared_and_not_copied() {
+        let payload = Bytes::from(vec![7; LARGE_BYTES]);
+        let page =
+            v1::HistoryResponse { messages: vec![v1::Message { payload, ..Default::default() }], ..Default::default() };
+        let encoded = Bytes::from(page.encode_to_vec());
+        let text = PAGE.to_json(encoded.clone()).unwrap();
+        let shared = text.0.iter().find_map(|part| match part {
+            Part::Base64(bytes) => Some(bytes.as_ptr_range()),
+            Part::Text(_) => None,
+        });
+        let (shared, whole) = (shared.unwrap(), encoded.as_ptr_range());
+        assert!(whole.start < shared.start && shared.end <= whole.end);
+    }
+
     proptest! {
         #[test]
         fn the_pieces_together_are_the_json(

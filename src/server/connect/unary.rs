@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::Pin, sync::Arc};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body;
 use tonic::{Code, Status};
 
@@ -57,27 +57,24 @@ where
 
 /// Reads a body to its end. Returns its trailers; `None` when it breaks off.
 async fn read<B: Body<Data = Chunk>>(mut body: Pin<&mut B>, message: &mut Bytes) -> Option<HeaderMap> {
-    let mut gathered = BytesMut::new();
+    let mut pieces = Vec::new();
     loop {
         let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await?.ok()?;
         match frame.into_data() {
-            Ok(mut chunk) => {
-                let length = chunk.remaining();
-                let bytes = chunk.copy_to_bytes(length);
-                if message.is_empty() && gathered.is_empty() {
-                    *message = bytes;
-                } else {
-                    gathered.extend_from_slice(&std::mem::take(message));
-                    gathered.extend_from_slice(&bytes);
-                }
-            }
+            Ok(chunk) => pieces.push(chunk.bytes()),
             Err(frame) => {
-                if !gathered.is_empty() {
-                    *message = gathered.freeze();
-                }
+                *message = joined(&pieces);
                 return frame.into_trailers().ok();
             }
         }
+    }
+}
+
+/// The pieces as one, in memory of exactly their size.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    match pieces {
+        [one] => one.clone(),
+        pieces => pieces.concat().into(),
     }
 }
 

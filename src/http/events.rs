@@ -30,9 +30,11 @@ struct Events {
     metrics: Arc<DeliveryMetrics>,
 }
 
+pub(super) const EVENTS: &str = "/v1/rooms/{id}/events";
+
 /// The route `GET /v1/rooms/{id}/events`.
 pub(crate) fn event_routes(rooms: Rooms, metrics: Arc<DeliveryMetrics>) -> Router {
-    Router::new().route("/v1/rooms/{id}/events", get(events)).with_state(Events { rooms, metrics })
+    Router::new().route(EVENTS, get(events)).with_state(Events { rooms, metrics })
 }
 
 async fn events(

@@ -37,8 +37,11 @@ pub(crate) fn history_routes(rooms: Rooms) -> Router {
 
 /// The pattern of this path on the main port, if there is one.
 pub(crate) fn route_of(path: &str) -> Option<&'static str> {
-    let id = path.strip_prefix("/rooms/")?.strip_suffix("/history")?;
-    (!id.is_empty() && !id.contains('/')).then_some(HISTORY)
+    [HISTORY, events::EVENTS].into_iter().find(|route| {
+        let (before, after) = route.split_once("{id}").unwrap_or((route, ""));
+        let id = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
+    })
 }
 
 /// Makes the text of all metrics.
@@ -181,6 +184,22 @@ mod tests {
             prop_assert!(limit(&query) <= HISTORY_LIMIT_MAX);
             let given = format!("limit={value}");
             prop_assert!(limit(&given) <= HISTORY_LIMIT_MAX);
+        }
+    }
+
+    #[test]
+    fn a_path_has_the_pattern_of_its_route() {
+        for (path, expected) in [
+            ("/rooms/lobby/history", Some(HISTORY)),
+            ("/v1/rooms/a%2Fb/events", Some(events::EVENTS)),
+            ("/rooms//history", None),
+            ("/rooms/a/b/history", None),
+            ("/rooms/history", None),
+            ("/rooms/lobby/history/", None),
+            ("/v1/rooms/lobby/history", None),
+            ("", None),
+        ] {
+            assert_eq!(route_of(path), expected, "{path}");
         }
     }
 

@@ -17,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
+use super::connect::ConnectCall;
 use crate::{
     error::Reason,
     grpc::{self, GrpcProtocol},
@@ -253,7 +254,10 @@ impl Drop for MeasuredCall {
 fn called<'a, B>(methods: &'a ServedMethods, request: &'a Request<B>, is_grpc: bool) -> Called<'a> {
     let path = request.uri().path();
     match methods.get(methods.at(path)) {
-        Some(called) if is_grpc => Called::Rpc { system: "grpc", called },
+        Some(called) if is_grpc => {
+            let is_connect = request.extensions().get::<Arc<ConnectCall>>().is_some();
+            Called::Rpc { system: if is_connect { "connect_rpc" } else { "grpc" }, called }
+        }
         _ => Called::Http { method: request.method(), route: http::route_of(path) },
     }
 }

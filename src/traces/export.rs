@@ -101,7 +101,7 @@ impl SpanProcessor for Enqueue {
 }
 
 /// The task that sends spans to the collector.
-pub(super) struct Export {
+pub(super) struct SpanExport {
     exporter: opentelemetry_otlp::SpanExporter,
     queue: Arc<SpanQueue>,
     /// Spans that are being sent.
@@ -109,13 +109,13 @@ pub(super) struct Export {
     losses: Losses,
 }
 
-impl fmt::Debug for Export {
+impl fmt::Debug for SpanExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Export").finish_non_exhaustive()
+        f.debug_struct("SpanExport").finish_non_exhaustive()
     }
 }
 
-impl Export {
+impl SpanExport {
     /// Connects with the first batch.
     pub(super) fn new(endpoint: &str, resource: &Resource, queue: &Arc<SpanQueue>) -> Result<Self> {
         let channel = channel(endpoint)

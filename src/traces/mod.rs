@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 pub use self::config::TracesConfig;
-use self::export::{Export, SpanQueue};
+use self::export::{SpanExport, SpanQueue};
 pub(crate) use self::{
     call::{CallSpan, Called},
     config::authority,
@@ -55,7 +55,7 @@ impl Traces {
         let Some(endpoint) = &config.endpoint else { return Ok(Self::default()) };
         let resource = resource();
         let queue = Arc::new(SpanQueue::new(metrics));
-        let export = Export::new(endpoint, &resource, &queue)?;
+        let export = SpanExport::new(endpoint, &resource, &queue)?;
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample))))
             .with_span_processor(queue.processor())

@@ -149,9 +149,9 @@ async fn a_failed_call_tells_its_status_and_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_and_grpc_web_name_their_trace_too() {
-    // Goal: a trace that begins in a browser goes on. Method: the history over HTTP and a call over gRPC-Web, both with
-    // `traceparent` and `tracestate`.
+async fn http_grpc_web_and_connect_name_their_trace_too() {
+    // Goal: a trace that begins in a browser goes on. Method: the history over HTTP, server-sent events, and a call over gRPC-Web
+    // and by the Connect protocol, all with `traceparent` and `tracestate`.
     let (nats, collector) = (Nats::start().await, Collector::start().await);
     let unibus = traced(&nats, &collector, 0.0).await;
     let client = unibus.client().await;
@@ -170,6 +170,11 @@ async fn http_and_grpc_web_name_their_trace_too() {
     let call = call.header("content-type", "application/grpc-web+proto").header("x-grpc-web", "1").body(body);
     let answer = with_trace(call, 2).send().await.unwrap().bytes().await.unwrap();
     assert!(String::from_utf8_lossy(&answer).contains("grpc-status:0"));
+    let call = http.post(format!("http://{}/{SERVICE}/GetRoom", unibus.address()));
+    let call = call.header("content-type", "application/json").body(r#"{"roomId": "lobby"}"#);
+    assert_eq!(with_trace(call, 3).send().await.unwrap().status(), 200);
+    let events = http.get(format!("http://{}/v1/rooms/lobby/events", unibus.address()));
+    drop(with_trace(events, 4).send().await.unwrap());
 
     let name = "GET /rooms/{id}/history";
     let found = collector.trace(&trace(1), name, 2).await;
@@ -183,6 +188,11 @@ async fn http_and_grpc_web_name_their_trace_too() {
     let (found, call) = arrived(&collector, 2, "GetRoom", 2).await;
     assert_eq!(found.one(&call).attributes["rpc.grpc.status_code"], "0");
     assert_eq!(found.one(&call).trace_state, "vendor=7");
+    let (found, call) = arrived(&collector, 3, "GetRoom", 2).await;
+    assert_eq!(found.one(&call).attributes["rpc.system"], "connect_rpc");
+    let name = "GET /v1/rooms/{id}/events";
+    let found = collector.trace(&trace(4), name, 3).await;
+    assert_eq!(found.parts_of(name), ["open subscription"]);
     unibus.shutdown().await.unwrap();
 }
 

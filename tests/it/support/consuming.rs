@@ -36,7 +36,7 @@ impl CommandsBy {
 
 enum Commands {
     Stream(mpsc::Sender<ConsumeRequest>),
-    Session { client: Client, id: String, number: AtomicU64 },
+    Session { client: Box<Client>, id: String, number: AtomicU64 },
 }
 
 /// An open call of Consume or `OpenSession`. Dropping it cancels the call.
@@ -67,7 +67,7 @@ impl Consuming {
                 other => panic!("a frame of a session is {other:?}"),
             })
         });
-        let commands = Commands::Session { client: commander.clone(), id, number: AtomicU64::new(1) };
+        let commands = Commands::Session { client: Box::new(commander.clone()), id, number: AtomicU64::new(1) };
         Self { commands: Some(commands), frames: frames.boxed(), passed: HashMap::new() }
     }
 
@@ -100,7 +100,7 @@ impl Consuming {
                     commands: vec![ConsumeRequest { command }],
                     number: number.fetch_add(1, Ordering::Relaxed),
                 };
-                let taken = timeout(FRAME_WAIT, client.clone().session_command(request)).await;
+                let taken = timeout(FRAME_WAIT, Client::clone(client).session_command(request)).await;
                 taken.expect("in time").expect("an open session");
             }
         }

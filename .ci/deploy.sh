@@ -9,6 +9,7 @@ deploy_tools=$tools/deploy
 unibus=${CARGO_TARGET_DIR:-$PWD/target}/debug/unibus
 helm=$deploy_tools/helm-$helm_version/helm
 nats_server=
+nginx=$deploy_tools/debian/root/usr/sbin/nginx
 deploy_python=$deploy_tools/python/bin/python3
 
 # Unpacks Debian packages below "$1", without installing them.
@@ -27,13 +28,17 @@ unpack_debian() {
     )
 }
 
+bring_debian_programs() {
+    [ -x "$nginx" ] || unpack_debian "$deploy_tools/debian/root" nginx busybox-static
+}
+
 bring_package_tools() {
     step "tools for packages"
     mkdir -p "$deploy_tools"
     [ -x "$deploy_python" ] || python3 -m venv "$deploy_tools/python"
     within 300 "$deploy_python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
         --requirement .ci/deploy/requirements.txt
-    [ -x "$deploy_tools/debian/root/usr/sbin/nginx" ] || unpack_debian "$deploy_tools/debian/root" nginx busybox-static
+    bring_debian_programs
     # helm does not know its version when go builds it, so its folder tells
     [ -x "$helm" ] || GOBIN=${helm%/*} GOFLAGS=-mod=mod within 900 go install "helm.sh/helm/v3/cmd/helm@$helm_version"
     within 1200 cargo build --locked --bin unibus
@@ -74,7 +79,7 @@ package_image() {
 package_proxies() {
     step "nginx and envoy"
     within 400 "$deploy_python" .ci/deploy/proxies.py "$unibus" "$nats_server" \
-        "nginx=$deploy_tools/debian/root/usr/sbin/nginx" "envoy=$deploy_tools/python/bin/envoy"
+        "nginx=$nginx" "envoy=$deploy_tools/python/bin/envoy"
 }
 
 # All of the above.

@@ -104,4 +104,22 @@ describe.each(['http', 'https'])('over %s', (scheme) => {
     }
     await own.close();
   });
+
+  test('subscriptions end when the page stops them or goes away', async () => {
+    // Goal: nothing stays open for a page that is gone. Method: a page follows in every way, stops each, follows again, and is closed; the
+    // service counts its open subscriptions.
+    const { url } = service;
+    await tab.call(url, 'CreateRoom', { roomId: 'left', persist: true });
+    const own = await Tab.open(browser, site, url);
+    const has = (number: number) =>
+      expect.poll(() => service.metric('unibus_open_subscriptions'), { timeout: 10_000 }).toBe(number);
+    // those of the other tests have been stopped
+    await has(0);
+    for (const end of [() => Promise.all(WAYS.slice(0, 4).map((way) => own.stop(way))), () => own.close()]) {
+      for (const way of WAYS.slice(0, 4)) await own.follow(way, { service: url, way, rooms: ['left'] });
+      await has(4);
+      await end();
+      await has(0);
+    }
+  });
 });

@@ -129,6 +129,16 @@ export class Service {
     return (await answer.json()) as Answer['body'];
   }
 
+  /** The sum of a metric over its labels. */
+  async metric(name: string): Promise<number> {
+    const text = await (await fetch(`http://127.0.0.1:${this.adminPort}/metrics`)).text();
+    const lines = text
+      .split('\n')
+      .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
+    if (lines.length === 0) throw new Error(`no metric ${name}`);
+    return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
+  }
+
   /** Runs the command line of the service, as a native client. */
   async command(...words: string[]): Promise<string> {
     const [name = '', ...rest] = words;

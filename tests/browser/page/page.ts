@@ -26,6 +26,8 @@ class Feed {
   readonly frames: { at: number; frame: Frame }[] = [];
   /** Why it broke off, each time. */
   readonly breaks: string[] = [];
+  /** How often an EventSource gave up. */
+  closed = 0;
   /** Why it ended for good. */
   end: string | undefined;
   readonly #stop = new AbortController();
@@ -102,20 +104,27 @@ class Feed {
     }
   }
 
-  /** An EventSource begins again by itself. */
+  /** An EventSource begins again by itself after a lost connection, but not after another answer, such as that of a proxy. */
   #listen(): void {
-    const source = new EventSource(eventsUrl(this.wish.service, this.wish.rooms[0] ?? ''));
+    const after = this.#lastEventId === undefined ? '' : `?after=${encodeURIComponent(this.#lastEventId)}`;
+    const source = new EventSource(eventsUrl(this.wish.service, this.wish.rooms[0] ?? '') + after);
     this.#stop.signal.addEventListener('abort', () => {
       source.close();
       this.end = 'stopped';
     });
-    source.onmessage = ({ data }) => this.#take(JSON.parse(data));
+    source.onmessage = ({ data, lastEventId }) => {
+      this.#lastEventId = lastEventId;
+      this.#take(JSON.parse(data));
+    };
     for (const name of ['opened', 'caught_up', 'heartbeat', 'gap']) {
       source.addEventListener(name, ({ data }) => this.#take(JSON.parse(data)));
     }
     source.addEventListener('error', (event) => {
       this.breaks.push(event instanceof MessageEvent ? event.data : 'no connection');
-      if (source.readyState === EventSource.CLOSED) this.end = 'closed';
+      if (source.readyState !== EventSource.CLOSED) return;
+      this.closed += 1;
+      if (this.wish.resume) setTimeout(() => this.#listen(), 200);
+      else this.end = 'closed';
     });
   }
 }
@@ -140,7 +149,7 @@ const tools = {
   read(name: string, from: number) {
     const feed = feeds.get(name);
     if (feed === undefined) throw new Error(`no feed ${name}`);
-    return { frames: feed.frames.slice(from), breaks: feed.breaks, end: feed.end };
+    return { frames: feed.frames.slice(from), breaks: feed.breaks, closed: feed.closed, end: feed.end };
   },
   stop: (name: string) => feeds.get(name)?.stop(),
   /** Publishes with a generated client. Returns the sequence. */

@@ -56,6 +56,7 @@ export class Site {
 export interface Feed {
   frames: { at: number; frame: Frame }[];
   breaks: string[];
+  closed: number;
   end: string | undefined;
 }
 
@@ -104,8 +105,8 @@ export class Tab {
   async feed(name: string): Promise<Feed> {
     const before = this.#feeds.get(name)?.frames ?? [];
     const all = [name, before.length] as const;
-    const { frames, breaks, end } = await this.page.evaluate((all) => window.tools.read(...all), all);
-    const feed = { frames: [...before, ...frames], breaks, end };
+    const { frames, ...state } = await this.page.evaluate((all) => window.tools.read(...all), all);
+    const feed = { frames: [...before, ...frames], ...state };
     this.#feeds.set(name, feed);
     return feed;
   }

@@ -19,6 +19,8 @@ use crate::{
 };
 
 const TRACEPARENT: &str = "traceparent";
+/// Characters of a `traceparent`; one of a later version may be longer (W3C Trace Context, "traceparent Header").
+const TRACEPARENT_CHARS_MIN: usize = 55;
 
 /// What was called, in words of a closed set.
 #[derive(Debug)]
@@ -153,7 +155,9 @@ impl Extractor for TraceHeaders<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let mut values = self.0.get_all(key).iter();
         let value = values.next().filter(|value| value.len() <= TRACESTATE_BYTES_MAX)?;
-        if values.next().is_some() { None } else { value.to_str().ok() }
+        // the library would read a version of one digit
+        let is_cut_off = key == TRACEPARENT && value.len() < TRACEPARENT_CHARS_MIN;
+        if is_cut_off || values.next().is_some() { None } else { value.to_str().ok() }
     }
 
     fn keys(&self) -> Vec<&str> {

@@ -43,7 +43,11 @@ fn endpoint(given: &str) -> Result<String, String> {
     let url: Uri = given.parse().map_err(|_| FORM)?;
     let is_known = [&Scheme::HTTP, &Scheme::HTTPS].map(Some).contains(&url.scheme());
     let has_host = url.authority().is_some_and(|authority| {
-        !authority.host().is_empty() && !authority.as_str().contains('@') && authority.port_u16() != Some(0)
+        // `Authority` has no port where the number is too large
+        let port = authority.as_str().strip_prefix(authority.host());
+        let is_port =
+            |port: &str| port.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).is_some_and(|port| port > 0);
+        !authority.host().is_empty() && port.is_some_and(|port| port.is_empty() || is_port(port))
     });
     let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();
     if is_known && has_host && is_whole { Ok(given.to_owned()) } else { Err(FORM.to_owned()) }

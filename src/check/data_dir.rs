@@ -90,7 +90,7 @@ fn unusable(error: &EmbeddedError) -> Finding {
     Finding::fail(
         "--data-dir",
         format!("{error}{cause}"),
-        "give the directory to the user that runs the service, or name another one",
+        "give the directory to the user that runs the service, let nobody else write to it, or name another one",
     )
 }
 
@@ -127,6 +127,6 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Finding {
     Finding::fail(
         "--data-dir",
         format!("{} cannot be written: {error}", path.display()),
-        "give the directory to the user that runs the service, or name another one",
+        "give the directory to the user that runs the service, let nobody else write to it, or name another one",
     )
 }

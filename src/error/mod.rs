@@ -360,6 +360,24 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The causes, which only the log gets, from the nearest to the farthest.
+    pub(crate) fn causes(&self) -> Vec<String> {
+        let causes = std::iter::successors(self.source(), |&cause| cause.source());
+        causes.map(ToString::to_string).collect()
+    }
+
+    /// The error with its causes, for a line of the log about work that no call asked for.
+    pub(crate) fn with_causes(&self) -> String {
+        let causes = self.causes();
+        match self.reason() {
+            // its message sends callers to the log
+            Reason::Internal if !causes.is_empty() => format!("{}: {}", Reason::Internal.name(), causes.join(": ")),
+            _ => [vec![self.to_string()], causes].concat().join(": "),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.0.reason.name(), self.0.message)

@@ -1,6 +1,6 @@
 //! Makes every `Status` that the service returns.
 
-use std::{collections::HashMap, error::Error as _};
+use std::collections::HashMap;
 
 use prost::Message;
 use tonic::Status;
@@ -83,12 +83,7 @@ pub(super) fn ok() -> pb::Status {
 
 /// Logs the error with the causes that the caller does not receive.
 fn record(error: &Error) {
-    let mut causes = Vec::new();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        causes.push(cause.to_string());
-        source = cause.source();
-    }
+    let causes = error.causes();
     let reason = error.reason();
     if reason == Reason::Internal {
         error!(

@@ -54,7 +54,9 @@ impl Watchdog {
         match self.marks.ensure(&known.room).await {
             // deleted by another instance
             Err(error) if error.reason() == Reason::RoomNotFound => {}
-            Err(error) => warn!(room = %known.room.room_id, %error, "the stream of the room could not be checked"),
+            Err(error) => {
+                warn!(room = %known.room.room_id, error = error.with_causes(), "the stream of the room could not be checked")
+            }
             Ok(_) => {}
         }
     }

@@ -6,7 +6,7 @@ use async_nats::jetstream::kv;
 use serde::de::DeserializeOwned;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Buckets, WatchEvent, mark::BucketMark, watch::Watch};
 use crate::{
@@ -52,8 +52,14 @@ impl<T> JetStreamBucket<T> {
 impl<T: DeserializeOwned> JetStreamBucket<T> {
     /// Calls `apply` with every existing entry and then every change, until `stop`. Restarts after a failure.
     pub(super) async fn watch(&self, stop: CancellationToken, mut apply: impl FnMut(WatchEvent<T>)) {
-        let mut delay = Duration::from_millis(50);
+        let (mut delay, mut has_failed) = (Duration::from_millis(50), false);
         loop {
+            let mut apply = |event| {
+                if matches!(event, WatchEvent::Complete) && std::mem::take(&mut has_failed) {
+                    info!(bucket = self.config.bucket, "the watch of the bucket works again");
+                }
+                apply(event);
+            };
             let watched = tokio::select! {
                 () = stop.cancelled() => return,
                 watched = self.watch_once(&mut apply) => watched,
@@ -62,7 +68,9 @@ impl<T: DeserializeOwned> JetStreamBucket<T> {
                 // a watch that worked and then broke is restarted at once
                 Ok(()) => delay = Duration::from_millis(50),
                 Err(error) => {
-                    warn!(bucket = self.config.bucket, %error, "the watch of the bucket failed, trying again");
+                    let error = error.with_causes();
+                    warn!(bucket = self.config.bucket, error, "the watch of the bucket failed, trying again");
+                    has_failed = true;
                     delay = (delay * 2).min(Duration::from_secs(5));
                 }
             }

@@ -392,7 +392,11 @@ impl Worker {
                 if let (true, Some(job)) = (may_pass(&error), jobs.first())
                     && let Ok(Err(error)) = time::timeout_at(by, self.ensure(job)).await
                 {
-                    warn!(stream = &*self.queue.stream, %error, "the stream of the room could not be checked");
+                    warn!(
+                        stream = &*self.queue.stream,
+                        error = error.with_causes(),
+                        "the stream of the room could not be checked"
+                    );
                 }
                 self.queue.put_back(jobs);
             }

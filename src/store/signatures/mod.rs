@@ -99,7 +99,10 @@ impl Signatures {
             loop {
                 lacking.notified().await;
                 while let Err(error) = self.tend().await {
-                    warn!(%error, "the signing keys could not be written to their bucket, trying again");
+                    warn!(
+                        error = error.with_causes(),
+                        "the signing keys could not be written to their bucket, trying again"
+                    );
                     time::sleep(TEND_DELAY).await;
                 }
                 if let Some(complete) = complete.take() {

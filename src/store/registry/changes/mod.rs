@@ -172,7 +172,10 @@ impl Changes {
         let mut headers = HeaderMap::new();
         headers.insert(SIGNATURE_HEADER, signature);
         if let Err(error) = self.0.nats.client.publish_with_headers(envelope.subject, headers, body.into()).await {
-            warn!(%error, "a change could not be sent to the other instances; they will get it from their watch of the registry");
+            warn!(
+                %error,
+                "a change could not be sent to the other instances; they will get it from their watch of the registry"
+            );
         }
     }
 

@@ -55,7 +55,7 @@ impl Watchdog {
             // deleted by another instance
             Err(error) if error.reason() == Reason::RoomNotFound => {}
             Err(error) => {
-                warn!(room = %known.room.room_id, error = error.with_causes(), "the stream of the room could not be checked")
+                warn!(room = %known.room.room_id, error = error.with_causes(), "the stream of the room could not be checked");
             }
             Ok(_) => {}
         }

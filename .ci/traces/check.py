@@ -138,11 +138,12 @@ def run(unibus, nats_server, tools, directory, processes):
 
 
 def main():
-    unibus, nats_server, tools = sys.argv[1:]
+    # the programs run in a directory of their own
+    unibus, nats_server, tools = (pathlib.Path(given).resolve() for given in sys.argv[1:])
     processes = {}
     with tempfile.TemporaryDirectory() as directory:
         try:
-            run(unibus, nats_server, pathlib.Path(tools), pathlib.Path(directory), processes)
+            run(unibus, nats_server, tools, pathlib.Path(directory), processes)
         except (AssertionError, subprocess.SubprocessError) as failure:
             for name in processes:
                 log = pathlib.Path(directory, f"{name}.log").read_text(errors="replace")

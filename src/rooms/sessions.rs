@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Reason, Result},
     limits::{SESSION_QUEUE_COMMANDS_MAX, SESSION_QUEUE_WAIT_MAX},
     store::{
-        peers::PeerListener,
+        peers::{IncomingRequest, PeerListener},
         sessions::{CommandsOutcome, ForwardedCommands},
     },
     sync::lock,
@@ -127,15 +127,11 @@ impl Sessions {
     /// Serves the calls that other instances forward, until `stop`.
     pub(super) async fn serve(
         self: Arc<Self>,
-        mut peers: PeerListener<ForwardedCommands>,
+        peers: PeerListener<ForwardedCommands>,
         decode: DecodeCommands,
         stop: CancellationToken,
     ) {
-        let calls = futures_util::stream::poll_fn(move |cx| {
-            let next = std::pin::pin!(peers.next());
-            next.poll(cx).map(Some)
-        });
-        let serve = calls.for_each_concurrent(FORWARDED_AT_ONCE, |call| async {
+        let answer = |call: IncomingRequest<ForwardedCommands>| async {
             let ForwardedCommands { key, caller, number, request } = &call.request;
             let request = BASE64_STANDARD.decode(request).unwrap_or_default();
             let outcome = match decode(&request) {
@@ -143,11 +139,8 @@ impl Sessions {
                 Err(_) => CommandsOutcome::NotFound,
             };
             call.answer(&outcome).await;
-        });
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = serve => {}
-        }
+        };
+        peers.serve(FORWARDED_AT_ONCE, stop, answer).await;
     }
 }
 

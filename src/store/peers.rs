@@ -1,11 +1,13 @@
 //! Requests between the instances of the service, over core NATS. A request to an instance that has stopped fails at
 //! once, because nothing subscribes to its subject.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, pin::pin, sync::Arc};
 
 use async_nats::{Client, RequestErrorKind};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
@@ -48,11 +50,25 @@ pub(crate) struct PeerListener<C> {
 }
 
 impl<C: PeerCall> PeerListener<C> {
+    /// Answers requests until `stop`, at most `at_once` concurrently.
+    pub(crate) async fn serve<F: Future<Output = ()>>(
+        mut self,
+        at_once: usize,
+        stop: CancellationToken,
+        answer: impl Fn(IncomingRequest<C>) -> F,
+    ) {
+        let requests = stream::poll_fn(move |cx| pin!(self.next()).poll(cx).map(Some));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = requests.for_each_concurrent(at_once, answer) => {}
+        }
+    }
+
     /// Returns the next request.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub(crate) async fn next(&mut self) -> IncomingRequest<C> {
+    async fn next(&mut self) -> IncomingRequest<C> {
         loop {
             let message = self.requests.next().await;
             let Some(reply_to) = message.reply else { continue };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -32,16 +31,8 @@ impl Subscribers {
     }
 
     /// Serves the requests of other instances until `stop`.
-    pub(crate) async fn serve_peers(self: Arc<Self>, mut peers: PeerListener<PeerRequest>, stop: CancellationToken) {
-        let requests = stream::poll_fn(move |cx| {
-            let next = std::pin::pin!(peers.next());
-            next.poll(cx).map(Some)
-        });
-        let serve = requests.for_each_concurrent(WRITES_AT_ONCE, |asked| self.serve_peer(asked));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = serve => {}
-        }
+    pub(crate) async fn serve_peers(self: Arc<Self>, peers: PeerListener<PeerRequest>, stop: CancellationToken) {
+        peers.serve(WRITES_AT_ONCE, stop, |asked| self.serve_peer(asked)).await;
     }
 
     async fn serve_peer(&self, asked: IncomingRequest<PeerRequest>) {

@@ -1,50 +1,48 @@
 //! The frames of a subscription as server-sent events (WHATWG HTML, "Server-sent events"): each frame is an event whose
 //! data is the frame in proto3 JSON.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::{Arc, LazyLock},
-};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use async_stream::stream;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use futures_util::{Stream, StreamExt};
 use http::Response;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost::Message;
 
 use super::{
     frames::{self, Piece, pieces},
-    framing::PREFIX_BYTES,
+    framing::{PREFIX_BYTES, message_length},
+    json::MessageType,
+    json_text::JsonText,
     prepared::PreparedBody,
+    types::ServedTypes,
 };
 use crate::{
     error::{Error, Result},
     metrics::DeliveryMetrics,
     subscriptions::subscription::Subscription,
-    v1,
+    v1::{self, subscribe_response::Frame},
 };
 
 /// The first line: a client waits this many milliseconds before it connects again.
 const RETRY: &[u8] = b"retry: 1000\n\n";
-/// The frame whose events have an id, and no name of their own.
-const MESSAGE: &str = "message";
-
-/// The type of the frames. `None` is impossible: the build compiled the same descriptors.
-static FRAMES: LazyLock<Option<MessageDescriptor>> = LazyLock::new(|| {
-    let types = DescriptorPool::decode(v1::FILE_DESCRIPTOR_SET).ok()?;
-    types.get_message_by_name("unibus.v1.SubscribeResponse")
-});
+/// The message type of the frames.
+const FRAMES: &str = "unibus.v1.SubscribeResponse";
 
 /// The response that carries the frames of the subscription as events. If the subscription ends with an error, the last
 /// event is named `error`, and its data is what `describe` writes.
 pub(crate) fn event_stream(
     subscription: Subscription,
+    served: &ServedTypes,
     metrics: &Arc<DeliveryMetrics>,
     describe: fn(&Error) -> String,
 ) -> Response<axum::body::Body> {
     let first = Piece { bytes: Bytes::from_static(RETRY), messages: 0, taken: None };
-    let events = futures_util::stream::iter([Ok(first)]).chain(events(pieces(subscription, metrics), describe));
+    let events = futures_util::stream::iter([Ok(first)]).chain(events(
+        pieces(subscription, metrics),
+        served.message(FRAMES),
+        describe,
+    ));
     // of unknown length, because the prepared body takes its place
     let mut response = Response::new(axum::body::Body::from_stream(tokio_stream::empty::<Result<Bytes, Infallible>>()));
     response.extensions_mut().insert(PreparedBody::new(frames::body_without_status(Box::pin(events), metrics)));
@@ -53,17 +51,19 @@ pub(crate) fn event_stream(
 
 fn events(
     pieces: impl Stream<Item = Result<Piece>>,
+    frames: Option<MessageType>,
     describe: fn(&Error) -> String,
 ) -> impl Stream<Item = Result<Piece>> {
     stream! {
         let mut pieces = pin!(pieces);
         while let Some(piece) = pieces.next().await {
-            match piece.and_then(as_events) {
+            match piece.and_then(|piece| as_events(piece, frames.as_ref())) {
                 Ok(events) => yield Ok(events),
                 Err(error) => {
-                    let mut event = BytesMut::new();
-                    put_lines(&[("event", "error"), ("data", &describe(&error))], &mut event);
-                    yield Ok(Piece { bytes: event.freeze(), messages: 0, taken: None });
+                    let mut event = Vec::new();
+                    put_line("event", "error", &mut event);
+                    put_data(Bytes::from(describe(&error)).into(), &mut event);
+                    yield Ok(Piece { bytes: event.into(), messages: 0, taken: None });
                     return;
                 }
             }
@@ -71,46 +71,47 @@ fn events(
     }
 }
 
-fn as_events(Piece { bytes, messages, taken }: Piece) -> Result<Piece> {
-    let (mut events, mut rest) = (BytesMut::new(), bytes);
+fn as_events(Piece { bytes, messages, taken }: Piece, frames: Option<&MessageType>) -> Result<Piece> {
+    let frames = frames.ok_or_else(|| Error::internal().because("the contract has no frames"))?;
+    let (mut events, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {
-        put_event(&next_frame(&mut rest)?, &mut events)?;
+        put_event(next_frame(&mut rest)?, frames, &mut events)?;
     }
-    Ok(Piece { bytes: events.freeze(), messages, taken })
+    Ok(Piece { bytes: events.into(), messages, taken })
 }
 
-/// Takes the first gRPC message of `bytes`.
-fn next_frame(bytes: &mut Bytes) -> Result<DynamicMessage> {
-    let length = bytes.get(1..PREFIX_BYTES).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
-    let end = length.and_then(|length| usize::try_from(length).ok()).map(|length| PREFIX_BYTES + length);
-    let end = end.filter(|end| *end <= bytes.len()).ok_or_else(|| Error::internal().because("a frame is cut off"))?;
-    let frame = bytes.split_to(end).slice(PREFIX_BYTES..);
-    let kind = FRAMES.clone().ok_or_else(|| Error::internal().because("the contract has no frames"))?;
-    DynamicMessage::decode(kind, frame).map_err(|error| Error::internal().because(error))
+/// Takes the first gRPC message of `bytes`, without its prefix.
+fn next_frame(bytes: &mut Bytes) -> Result<Bytes> {
+    let end = message_length(bytes).map(|length| PREFIX_BYTES + length).filter(|end| *end <= bytes.len());
+    let end = end.ok_or_else(|| Error::internal().because("a frame is cut off"))?;
+    Ok(bytes.split_to(end).slice(PREFIX_BYTES..))
 }
 
-fn put_event(frame: &DynamicMessage, into: &mut BytesMut) -> Result<()> {
-    let data = serde_json::to_string(frame).map_err(|error| Error::internal().because(error))?;
-    let Some((field, value)) = frame.fields().next() else { return Ok(()) };
-    if field.name() != MESSAGE {
-        put_lines(&[("event", field.name()), ("data", &data)], into);
-        return Ok(());
-    }
-    let cursor = value.as_message().and_then(|message| message.get_field_by_name("cursor"));
-    match cursor.as_ref().and_then(|cursor| cursor.as_str()).filter(|cursor| !cursor.is_empty()) {
-        Some(cursor) => put_lines(&[("id", cursor), ("data", &data)], into),
+fn put_event(frame: Bytes, frames: &MessageType, into: &mut Vec<u8>) -> Result<()> {
+    let decoded = v1::SubscribeResponse::decode(frame.clone()).map_err(|error| Error::internal().because(error))?;
+    match decoded.frame {
         // a message of an ephemeral room
-        None => put_lines(&[("data", &data)], into),
+        Some(Frame::Message(message)) if message.cursor.is_empty() => {}
+        Some(Frame::Message(message)) => put_line("id", &message.cursor, into),
+        Some(Frame::Opened(_)) => put_line("event", "opened", into),
+        Some(Frame::CaughtUp(_)) => put_line("event", "caught_up", into),
+        Some(Frame::Heartbeat(_)) => put_line("event", "heartbeat", into),
+        Some(Frame::Gap(_)) => put_line("event", "gap", into),
+        None => return Ok(()),
     }
+    put_data(frames.to_json(frame)?, into);
     Ok(())
 }
 
-/// Appends an event. JSON and cursors have no line breaks.
-fn put_lines(lines: &[(&str, &str)], into: &mut BytesMut) {
-    for (name, value) in lines {
-        for part in [name, ": ", value, "\n"] {
-            into.put_slice(part.as_bytes());
-        }
+/// Appends the last line of an event and the empty line that ends it. JSON has no line breaks.
+fn put_data(mut json: JsonText, into: &mut Vec<u8>) {
+    into.put_slice(b"data: ");
+    json.take(json.len(), into);
+    into.put_slice(b"\n\n");
+}
+
+fn put_line(name: &str, value: &str, into: &mut Vec<u8>) {
+    for part in [name, ": ", value, "\n"] {
+        into.put_slice(part.as_bytes());
     }
-    into.put_u8(b'\n');
 }

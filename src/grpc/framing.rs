@@ -14,7 +14,7 @@ pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {
 }
 
 /// Appends the prefix of a gRPC message of `length` bytes.
-pub(super) fn put_prefix(flags: u8, length: usize, into: &mut BytesMut) {
+pub(crate) fn put_prefix(flags: u8, length: usize, into: &mut impl BufMut) {
     into.put_u8(flags);
     into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
@@ -26,4 +26,14 @@ pub(crate) fn framed(message: impl AsRef<[u8]>) -> Bytes {
     put_prefix(0, message.len(), &mut framed);
     framed.put_slice(message);
     framed.freeze()
+}
+
+/// The length of the message that a prefix announces, in bytes.
+pub(crate) fn length([_, length @ ..]: [u8; PREFIX_BYTES]) -> usize {
+    usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
+}
+
+/// The length of the message whose prefix `bytes` begin with; `None` when the prefix is incomplete.
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
+    bytes.first_chunk::<PREFIX_BYTES>().map(|prefix| length(*prefix))
 }

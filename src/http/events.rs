@@ -14,7 +14,7 @@ use super::{error_body, error_response, method_not_allowed};
 use crate::{
     domain::{AckMode, Caller, Cursor, RoomId, Start, SubscriberId},
     error::{Error, Result, Violations},
-    grpc,
+    grpc::{self, ServedTypes},
     metrics::DeliveryMetrics,
     rooms::{Rooms, subscribe::SubscribeOptions},
 };
@@ -27,18 +27,19 @@ const PARAMETERS: &str = "subscriber, ack_mode, after, from and until_caught_up"
 #[derive(Clone)]
 struct Events {
     rooms: Rooms,
+    served: ServedTypes,
     metrics: Arc<DeliveryMetrics>,
 }
 
 pub(super) const EVENTS: &str = "/v1/rooms/{id}/events";
 
 /// The route `GET /v1/rooms/{id}/events`.
-pub(crate) fn event_routes(rooms: Rooms, metrics: Arc<DeliveryMetrics>) -> Router {
-    Router::new().route(EVENTS, get(events)).with_state(Events { rooms, metrics })
+pub(crate) fn event_routes(rooms: Rooms, served: ServedTypes, metrics: Arc<DeliveryMetrics>) -> Router {
+    Router::new().route(EVENTS, get(events)).with_state(Events { rooms, served, metrics })
 }
 
 async fn events(
-    State(Events { rooms, metrics }): State<Events>,
+    State(Events { rooms, served, metrics }): State<Events>,
     id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     method: Method,
@@ -58,7 +59,8 @@ async fn events(
     };
     match subscription.await {
         Ok(subscription) => {
-            let mut response = grpc::event_stream(subscription, &metrics, |error| error_body(error).to_string());
+            let mut response =
+                grpc::event_stream(subscription, &served, &metrics, |error| error_body(error).to_string());
             for (name, value) in [
                 (header::CONTENT_TYPE, "text/event-stream"),
                 (header::CACHE_CONTROL, "no-store"),

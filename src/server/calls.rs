@@ -80,7 +80,7 @@ pub(super) fn calls(
         .merge(others.unwrap_or_default())
         .merge(http::history_routes(rooms.clone()).method_not_allowed_fallback(no_such_method))
         .merge(
-            http::event_routes(rooms.clone(), Arc::clone(&metrics.delivery))
+            http::event_routes(rooms.clone(), served.clone(), Arc::clone(&metrics.delivery))
                 .method_not_allowed_fallback(no_such_method),
         )
         .route_layer(MapResponseLayer::new(pieces::in_pieces))

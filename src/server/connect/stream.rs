@@ -19,7 +19,10 @@ use super::{
     errors,
 };
 use crate::{
-    grpc::{self, AnswerGuard, Chunk, JsonText, MessageType, ServedTypes, framing::PREFIX_BYTES},
+    grpc::{
+        self, AnswerGuard, Chunk, JsonText, MessageType, ServedTypes,
+        framing::{PREFIX_BYTES, message_length, put_prefix},
+    },
     limits::RESPONSE_PIECE_BYTES,
 };
 
@@ -171,18 +174,6 @@ fn next_message(rest: &mut Bytes, partial: &mut BytesMut) -> Option<Bytes> {
         }
         partial.extend_from_slice(&rest.split_to(missing.min(rest.len())));
     }
-}
-
-/// The length of the message that begins here; `None` when the prefix is incomplete.
-fn message_length(bytes: &[u8]) -> Option<usize> {
-    let [_, length @ ..] = bytes.first_chunk::<PREFIX_BYTES>()?;
-    usize::try_from(u32::from_be_bytes(*length)).ok()
-}
-
-/// Appends the prefix of a message of `length` bytes.
-fn put_prefix(flags: u8, length: usize, into: &mut impl BufMut) {
-    into.put_u8(flags);
-    into.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 fn last_message(status: &Status, trailers: &HeaderMap, served: &ServedTypes) -> Bytes {

@@ -15,7 +15,7 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     budgets::{CallBudgets, Charge},
-    prefix::{complete, length},
+    prefix::complete,
     right::PublishRight,
     rules::RequestRules,
 };
@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Limit, Reason},
     grpc::{
         CORRELATION_JSON_BYTES_MAX,
-        framing::{PREFIX_BYTES, framed},
+        framing::{PREFIX_BYTES, framed, length},
         skipped::{CORRELATION_BYTES_MAX, Skipped, stand_in},
         stand_in_json, status,
     },

@@ -12,14 +12,13 @@ use http_body::{Body as HttpBody, Frame};
 use super::{
     body::{BoundedBody, budget_exhausted},
     budgets::{CallBudgets, Charge},
-    prefix::length,
     rules::RequestRules,
 };
 use crate::{
     error::{Error, Reason},
     grpc::{
         JsonShape, MessageType,
-        framing::{PREFIX_BYTES, framed},
+        framing::{PREFIX_BYTES, framed, length},
         status,
     },
     limits::JSON_BASE_BYTES,

@@ -1,6 +1,6 @@
 //! Reads the prefixes of the gRPC messages of a request.
 
-use crate::grpc::framing::PREFIX_BYTES;
+use crate::grpc::framing::{PREFIX_BYTES, length};
 
 /// The bytes and the number of the complete messages at the beginning of `bytes`. Stops at a message longer than
 /// `bytes_max`.
@@ -14,9 +14,4 @@ pub(super) fn complete(bytes: &[u8], bytes_max: usize) -> (usize, u64) {
         }
     }
     (end, count)
-}
-
-/// The length of the message that a prefix announces, in bytes.
-pub(super) fn length([_, length @ ..]: [u8; PREFIX_BYTES]) -> usize {
-    usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX)
 }

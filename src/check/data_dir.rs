@@ -25,6 +25,9 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 const SYNC_SLOW: Duration = Duration::from_millis(20);
 /// Less free space than this many times the reserve is reported.
 const RESERVES_MIN: u64 = 4;
+/// The advice for a directory that the service cannot use.
+const OWN_DIRECTORY: &str =
+    "give the directory to the user that runs the service, let nobody else write to it, or name another one";
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![program(config.embedded.nats_server.clone()).await];
@@ -87,11 +90,7 @@ fn on_disk(path: &Path) -> Vec<Finding> {
 
 fn unusable(error: &EmbeddedError) -> Finding {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    Finding::fail(
-        "--data-dir",
-        format!("{error}{cause}"),
-        "give the directory to the user that runs the service, let nobody else write to it, or name another one",
-    )
+    Finding::fail("--data-dir", format!("{error}{cause}"), OWN_DIRECTORY)
 }
 
 fn space(path: &Path) -> Finding {
@@ -124,9 +123,5 @@ fn sync(path: &Path) -> Finding {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Finding {
-    Finding::fail(
-        "--data-dir",
-        format!("{} cannot be written: {error}", path.display()),
-        "give the directory to the user that runs the service, let nobody else write to it, or name another one",
-    )
+    Finding::fail("--data-dir", format!("{} cannot be written: {error}", path.display()), OWN_DIRECTORY)
 }

@@ -168,9 +168,7 @@ impl Rooms {
         reads.pay(page.messages.iter().map(|message| message.payload.len()).sum()).await;
         Ok((page, place))
     }
-}
 
-impl Rooms {
     /// Checks again what the caller may see, because NATS may have taken long to answer.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use tracing_subscriber::{
 };
 use unibus::{
     CheckCommand, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, ReloadSignals, Server,
-    StopSignals, TokenCommand,
+    StopSignals, TokenCommand, Violation,
 };
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
@@ -150,6 +150,21 @@ async fn serve(config: Config, sources: FlagSources) -> ExitCode {
     }
 }
 
+/// Says why the service cannot start, with the names of the flags in place of the names of the fields.
+fn start_problem(error: &unibus::Error) -> anyhow::Error {
+    let command = Arguments::command();
+    let mut text = format!("cannot start: {error}");
+    for Violation { field, .. } in error.violations() {
+        let is_flag = |flag: &&str| flag.replace('-', "_") == *field;
+        if let Some(flag) = command.get_arguments().filter_map(clap::Arg::get_long).find(is_flag) {
+            text = text.replace(&format!("`{field}`"), &format!("`--{flag}`"));
+        }
+    }
+    let causes = anyhow::Chain::new(error).skip(1).map(|cause| format!(": {cause}"));
+    text.extend(causes);
+    anyhow::Error::msg(text)
+}
+
 /// Minimum time between two warnings of lost log lines.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -184,7 +199,7 @@ async fn run(config: Config, mut sources: FlagSources, filter: LogFilter) -> any
     let mut signals = StopSignals::listen().context("cannot install the signal handlers")?;
     let mut reloads = ReloadSignals::listen().context("cannot install the signal handlers")?;
     let mut server = tokio::select! {
-        server = Server::bind(config) => server.context("cannot start")?,
+        server = Server::bind(config) => server.map_err(|error| start_problem(&error))?,
         signal = signals.next() => {
             info!(signal, "a signal stopped the service before it had started");
             return Ok(());

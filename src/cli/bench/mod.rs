@@ -84,6 +84,9 @@ pub(crate) struct BenchCommand {
     /// Store no messages: create ephemeral rooms
     #[arg(long)]
     ephemeral: bool,
+    /// Copies of each room's log in the NATS cluster: 1, 3 or 5. Default: 1
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["room", "ephemeral"])]
+    replicas: Option<u32>,
     /// Do not delete the rooms at the end
     #[arg(long)]
     keep: bool,
@@ -100,7 +103,7 @@ impl BenchCommand {
             return Bench { session, workload, is_persisted }.measure(&ids, &mut signals).await;
         }
         let bench = Bench { session, workload, is_persisted: !self.ephemeral };
-        let mut rooms = OwnRooms::new(self.rooms, bench.is_persisted);
+        let mut rooms = OwnRooms::new(self.rooms, bench.is_persisted, self.replicas.unwrap_or_default());
         let done = bench.in_own_rooms(&mut rooms, &mut signals).await;
         if rooms.made().is_empty() {
             return done;

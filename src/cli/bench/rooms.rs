@@ -22,19 +22,21 @@ const RANDOM_CHARACTERS: usize = 12;
 pub(super) struct OwnRooms {
     pub(super) ids: Vec<String>,
     persist: bool,
+    /// 0: the service's default.
+    replicas: u32,
     /// Those that may exist.
     tried: usize,
 }
 
 impl OwnRooms {
     /// Chooses the ids of this number of rooms. None of the rooms exists yet.
-    pub(super) fn new(count: u32, persist: bool) -> Self {
+    pub(super) fn new(count: u32, persist: bool, replicas: u32) -> Self {
         let random: String = Uuid::new_v4().simple().to_string().chars().take(RANDOM_CHARACTERS).collect();
         let ids = match count {
             1 => vec![format!("bench-{random}")],
             _ => (1..=count).map(|number| format!("bench-{random}-{number}")).collect(),
         };
-        Self { ids, persist, tried: 0 }
+        Self { ids, persist, replicas, tried: 0 }
     }
 
     /// Creates the next rooms. `false`: all rooms exist. A call that was begun is to be waited for, so that no room
@@ -42,11 +44,12 @@ impl OwnRooms {
     pub(super) async fn create_some(&mut self, session: &Session, client: &RoomClient) -> CliResult<bool> {
         let next: Vec<_> = self.ids.iter().skip(self.tried).take(CALLS_MAX).cloned().collect();
         self.tried += next.len();
-        let persist = self.persist;
+        let (persist, replicas) = (self.persist, self.replicas);
         let creating = next.iter().map(|room_id| async move {
             let request = CreateRoomRequest {
                 room_id: room_id.clone(),
                 persist,
+                replicas,
                 labels: HashMap::from([("made-by".to_owned(), "unibus-bench".to_owned())]),
                 ..CreateRoomRequest::default()
             };

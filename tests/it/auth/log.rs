@@ -92,8 +92,8 @@ async fn tokens_and_keys_never_reach_the_log() {
 
 #[test]
 fn a_failed_start_shows_no_key() {
-    // Goal: the first lines can be given away too. Method: a private key where a public one belongs, and a key set at a URL with
-    // a secret in it that nobody serves.
+    // Goal: the first lines can be given away too, and name the wrong flags. Method: a private key where a public one belongs,
+    // and a key set at a URL with a secret in it that nobody serves.
     let private = include_str!("../support/rsa.pem");
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("key.pem");
@@ -106,7 +106,7 @@ fn a_failed_start_shows_no_key() {
     assert!(!done.status.success());
     let told = [done.stdout, done.stderr].concat();
     let told = String::from_utf8_lossy(&told);
-    assert!(told.contains("auth_keys") && told.contains("auth_jwks"), "{told}");
+    assert!(told.contains("`--auth-keys`") && told.contains("`--auth-jwks`"), "{told}");
     for secret in private.lines().filter(|line| !line.starts_with('-')).chain(["canary-path", "canary-query"]) {
         assert!(!told.contains(secret), "{secret}: {told}");
     }

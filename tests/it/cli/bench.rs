@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use unibus::v1::{GetRoomRequest, PurgeRoomRequest};
 
 use crate::support::{
-    Cli, Client, Issuer, Lobby, Mode, Nats, Process, Proxy, Running, create_ephemeral, eventually, history, list_rooms,
+    Cli, Client, Cluster, Issuer, Lobby, Mode, Nats, Process, Proxy, Running, Unibus, create_ephemeral, eventually,
+    history, list_rooms,
 };
 
 /// How long something may take on a busy machine.
@@ -76,6 +77,22 @@ async fn the_counts_add_up_and_the_rooms_are_deleted() {
         assert_eq!(room_ids(&client).await, [""; 0]);
     }
     lobby.unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_have_as_many_copies_as_asked_for() {
+    // Goal: a cluster is measured with its copies. Method: rooms that are kept, on three servers; and copies that an ephemeral room
+    // cannot have.
+    let cluster = Cluster::start().await;
+    let urls = cluster.urls();
+    let unibus = Unibus::configured(|config| config.nats.url = Some(urls)).await;
+    let cli = Cli::of(unibus.address());
+    let ways = ["--replicas", "3", "--rooms", "2", "--messages", "100", "--warm-up", "0s", "--keep"];
+    assert_eq!(bench(&cli, &ways).await["sent"], json!(100));
+    let rooms = list_rooms(&unibus.client().await, 1000, "").await.unwrap().rooms;
+    assert_eq!(rooms.iter().map(|room| room.replicas).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(cli.run(&["bench", "--replicas", "3", "--ephemeral"]).await.status, Some(2));
+    unibus.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

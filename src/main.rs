@@ -24,8 +24,8 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 use unibus::{
-    CheckCommand, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, ReloadSignals, Server,
-    StopSignals, TokenCommand, Violation,
+    CheckCommand, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, Reason, ReloadSignals,
+    Server, StopSignals, TokenCommand, Violation,
 };
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
@@ -162,6 +162,9 @@ fn start_problem(error: &unibus::Error) -> anyhow::Error {
     }
     let causes = anyhow::Chain::new(error).skip(1).map(|cause| format!(": {cause}"));
     text.extend(causes);
+    if error.reason() == Reason::NatsUnavailable {
+        text.push_str("; `unibus check` with the same flags names what is wrong, also a missing permission");
+    }
     anyhow::Error::msg(text)
 }
 

@@ -2,6 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,13 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    Client, Process,
+    Client, Process, grows_by,
     http2::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, literal},
     publish,
 };
 
 /// What one stranger may cost the process, whatever it does.
 pub(crate) const STRANGER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of a segment to a client that reads nothing.
+const SEGMENT_BYTES: u32 = 536;
 
 /// The frames of a call of this method without its body, with these headers beside those of gRPC.
 pub(crate) fn call(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
@@ -89,8 +96,10 @@ impl Attacker {
     /// Sends all at once, and reads nothing at all.
     pub(crate) async fn deaf(address: SocketAddr, bytes: Vec<u8>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // what the kernel keeps for the client is no memory of the service
+        // what the kernel keeps for the client is no memory of the service: it keeps few bytes, because it sizes the buffer of
+        // the service's socket by the length of segments, which the client decides
         socket.set_recv_buffer_size(2048).expect("a small buffer");
+        socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT_BYTES).expect("short segments");
         let stream = socket.connect(address).await;
         let task = tokio::spawn(async move {
             let Ok(mut stream) = stream else { return };
@@ -115,6 +124,7 @@ impl Drop for Attacker {
 /// Publishes one message after the other.
 pub(crate) struct Innocent {
     stop: CancellationToken,
+    published: Arc<AtomicU64>,
     publishing: JoinHandle<(Vec<Duration>, Vec<Status>)>,
 }
 
@@ -122,20 +132,29 @@ impl Innocent {
     /// Begins, to this room.
     pub(crate) fn publishing(client: Client, room: &'static str) -> Self {
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let published = Arc::<AtomicU64>::default();
+        let (stopped, count) = (stop.clone(), Arc::clone(&published));
         let publishing = tokio::spawn(async move {
             let (mut took, mut failed) = (Vec::new(), Vec::new());
             while !stopped.is_cancelled() {
                 let begun = Instant::now();
                 match publish(&client, room, "innocent").await {
-                    Ok(_) => took.push(begun.elapsed()),
+                    Ok(_) => {
+                        took.push(begun.elapsed());
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
                     Err(status) => failed.push(status),
                 }
                 sleep(Duration::from_millis(10)).await;
             }
             (took, failed)
         });
-        Self { stop, publishing }
+        Self { stop, published, publishing }
+    }
+
+    /// Waits until so many more messages were published.
+    pub(crate) async fn until_published(&self, more: u64) {
+        grows_by(Duration::from_secs(60), &self.published, more).await;
     }
 
     /// Ends it: nothing failed, and nothing but few took long.

@@ -114,9 +114,9 @@ impl Holders {
         Ok(entries.filter(|entry| keys.contains(&entry.holding.value.key())).collect())
     }
 
-    /// Deletes the entry, unless it changed after `revision`.
-    pub(crate) async fn delete(&self, holding: &Holding, revision: u64) -> Result<()> {
-        self.bucket.delete(&holding.key(), revision).await.map(drop)
+    /// Deletes the entry. Returns false if it changed after `revision`, and still exists.
+    pub(crate) async fn delete(&self, holding: &Holding, revision: u64) -> Result<bool> {
+        self.bucket.delete(&holding.key(), revision).await
     }
 
     /// Makes `wanted` the holder. Returns the previous holder and the new revision. Keeps an unfinished start

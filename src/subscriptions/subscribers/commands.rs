@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Reason, Result},
     store::subscribers::{
         durables::not_found as subscriber_not_found,
+        holders::Holding,
         peers::{PeerReply, PeerRequest},
         subscriber::Subscriber,
     },
@@ -132,11 +133,27 @@ impl Subscribers {
                 // a holding with a session and no consumer belongs to a subscription that is being opened
                 if existed || holder.session.is_none() {
                     // last, because until then a newer subscription asks this instance, and waits
-                    self.store.holders.delete(&holder, revision).await?;
+                    self.delete_holding(holder, revision).await?;
                 }
                 if existed { Ok(Some(0)) } else { Err(subscriber_not_found(&subscriber.id)) }
             }
         }
+    }
+
+    /// Deletes the holding of a deleted subscriber. The end of its subscription may change the holding at the same time: a
+    /// holding that remained would keep the NATS name from other subscribers.
+    async fn delete_holding(&self, holder: Holding, mut revision: u64) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            if self.store.holders.delete(&holder, revision).await? {
+                return Ok(());
+            }
+            match self.store.holders.find_with_revision(&holder.subscriber).await? {
+                Some((found, newer)) if found.session.is_none() || found.session == holder.session => revision = newer,
+                // a newer subscription creates the subscriber again
+                Some(_) | None => return Ok(()),
+            }
+        }
+        Err(Error::new(Reason::Conflict, "other calls change the subscriber at this moment; call again"))
     }
 
     /// Moves the position to `sequence`, unless it is already further. A native program may have moved it.

@@ -166,8 +166,8 @@ impl Subscribers {
         if before.is_none()
             && self.store.subscriber(room, &subscriber.id, selector).await?.subscriber.name != subscriber.name
         {
-            // another call bound the subscriber under another NATS name at the same time
-            self.store.holders.delete(&holding, revision).await?;
+            // another call bound the subscriber under another NATS name at the same time; a newer claim keeps this one
+            let _has_newer_claim = !self.store.holders.delete(&holding, revision).await?;
             return Ok(None);
         }
         self.endpoints.add(&holding);

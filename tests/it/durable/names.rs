@@ -1,17 +1,18 @@
 //! Durable subscribers whose ids map to one name in NATS: each is one of its own, and its endpoint's alone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures_util::future::join_all;
+use tokio::time::sleep;
 use tonic::Code;
 use unibus::v1::{
     DeleteSubscriberRequest, ListSubscribersRequest, Role, SeekSubscriberRequest, Start, Subscriber, start::At,
 };
 
 use crate::support::{
-    Client, Frames, Issuer, Nats, Unibus, acknowledge, assert_status, create_room, explicit, floor, membership::add,
-    publish, publish_n, sequences,
+    Client, Frames, Issuer, Mode, Nats, Proxy, Unibus, acknowledge, assert_status, create_room, explicit, floor,
+    membership::add, publish, publish_n, sequences,
 };
 
 async fn listed(client: &Client) -> Vec<Subscriber> {
@@ -112,6 +113,30 @@ async fn nobody_keeps_a_subscriber_from_its_names() {
     assert_eq!(backlog(&other, "eve-x").await.len(), 3);
     let reserved = consumers(&ann, "eve-x").await.remove(0);
     assert!(reserved.starts_with("lobby_eve_x-"), "{reserved}");
+    unibus.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_free_when_its_subscriber_was_deleted_at_the_end_of_its_subscription() {
+    // Goal: a deletion leaves nothing of a subscriber, whatever else happens to it at that time. Method: a slow NATS; the
+    // subscription of `a-x` ends, and sooner or later in its end the subscriber is deleted; `a_x` then has the name that `a-x` had.
+    let nats = Nats::start().await;
+    let proxy = Proxy::start(nats.address()).await;
+    let url = proxy.nats_url();
+    let unibus = Unibus::configured(|config| config.nats.url = Some(url)).await;
+    let client = unibus.client().await;
+    create_room(&client, "lobby").await;
+    publish_n(&client, "lobby", 2).await;
+    proxy.set(Mode::Delay(Duration::from_millis(20)));
+    for number in 0..5 {
+        let (first, second) = (format!("a-{number}"), format!("a_{number}"));
+        let frames = Frames::open(&client, explicit("lobby", &first)).await.unwrap();
+        drop(frames);
+        sleep(Duration::from_millis(20 * number)).await;
+        delete(&client, &first).await;
+        assert_eq!(backlog(&client, &second).await, [1, 2]);
+        assert_eq!(consumers(&client, &second).await, [format!("lobby_a_{number}")], "{number}");
+    }
     unibus.shutdown().await.unwrap();
 }
 

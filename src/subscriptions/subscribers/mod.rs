@@ -174,6 +174,7 @@ impl Subscribers {
         holding.begins_at = holding.begins_at.or(before.as_ref().and_then(|before| before.begins_at));
         // a call that claimed the subscriber in between has created its consumer
         let is_new = *is_new && before.is_none();
+        let is_unused = is_new || before.as_ref().is_some_and(|before| before.begins_at.is_some());
         match before {
             Some(before) if before.instance == holding.instance => self.release(&key).await,
             Some(before) => self.ask_to_release(&before).await,
@@ -189,6 +190,7 @@ impl Subscribers {
             revision = recorded;
             self.store.create_binding(room, subscriber).await?
         };
+        let binding = if is_unused { self.as_unused(room, binding).await? } else { binding };
         let position = self.move_to_start(room, &holding, &binding).await?;
         if holding.begins_at.take().is_some()
             && let Some(settled) = self.store.holders.settle(&holding, revision).await?
@@ -231,9 +233,17 @@ impl Subscribers {
         self.store.holders.record(holding, revision).await
     }
 
+    /// Corrects the binding of a consumer that no subscription has used yet. If the first messages of the log were removed,
+    /// NATS sets the ack floor of a new consumer before the first stored message, and not to 0.
+    async fn as_unused(&self, room: &Room, binding: Binding) -> Result<Binding> {
+        let created = binding.created || binding.position < self.store.log_state(room).await?.first_sequence;
+        Ok(Binding { created, ..binding })
+    }
+
     /// Moves a consumer that is not at its start position yet. Returns the position.
     async fn move_to_start(&self, room: &Room, holding: &Holding, binding: &Binding) -> Result<u64> {
-        let Some(begins_at) = holding.begins_at.filter(|_| binding.position == 0) else { return Ok(binding.position) };
+        let is_at_start = binding.position == 0 || binding.created;
+        let Some(begins_at) = holding.begins_at.filter(|_| is_at_start) else { return Ok(binding.position) };
         let moved = self.store.move_to(room, &holding.subscriber, begins_at).await;
         if moved.is_err() && binding.created {
             // a subscriber at a wrong start position is worse than none

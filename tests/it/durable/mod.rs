@@ -1,6 +1,7 @@
 //! Durable subscribers: positions, acknowledgements, and who holds them.
 
 mod acknowledge;
+mod begin;
 mod delete;
 mod handover;
 mod list;

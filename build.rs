@@ -6,7 +6,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_file("unibus/v1/room_service.proto")?;
+    compiler.include_imports(true).include_source_info(true);
+    // nothing imports the details of errors: they are in the bytes of a status
+    compiler.open_files(["unibus/v1/room_service.proto", "google/rpc/error_details.proto"])?;
     fs::write(out_dir.join("unibus_descriptor.bin"), compiler.encode_file_descriptor_set())?;
     let has_server = env::var_os("CARGO_FEATURE_SERVER").is_some();
     let mut generator = tonic_prost_build::configure()

@@ -91,10 +91,14 @@ pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const DURATION_MAX: Duration = Duration::from_secs(3_153_600_000);
 /// Shortest `max_age` that the NATS server accepts.
 pub const MAX_AGE_MIN: Duration = Duration::from_millis(100);
-/// Time for which a room remembers a message id. A shorter `max_age` of the room shortens it.
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Time for which a room remembers a message id by default. A shorter `max_age` of the room shortens it.
+pub const DEDUPE_WINDOW_DEFAULT: Duration = Duration::from_secs(120);
+/// Shortest such time that a creator or an owner can choose.
+pub const DEDUPE_WINDOW_MIN: Duration = DEDUPE_WINDOW_DEFAULT;
+/// Longest such time that a creator or an owner can choose. The NATS server keeps the ids in memory.
+pub const DEDUPE_WINDOW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest difference between the time at which the service signed a message and the time at which NATS stored it. It
-/// is half of [`DUPLICATE_WINDOW`], so a message with an id is not stored a second time while its signature is valid.
+/// is half of [`DEDUPE_WINDOW_MIN`], so a message with an id is not stored a second time while its signature is valid.
 pub const SIGNATURE_TIME_TOLERANCE: Duration = Duration::from_secs(60);
 /// Consumers of the stream of a room. The service sets it, since the default of the NATS server is 1000.
 pub const CONSUMERS_PER_ROOM_MAX: i32 = 100_000;
@@ -445,7 +449,7 @@ const _: () = {
     let headers =
         HEADERS_BYTES_MAX + HEADERS_MAX * HEADER_FRAMING_BYTES + MESSAGE_ID_SCOPE_BYTES + MESSAGE_ID_CHARS_MAX;
     assert!(headers + SENDER_HEADERS_BYTES_MAX + JETSTREAM_HEADERS_BYTES_MAX <= HEADROOM_BYTES);
-    assert!(2 * SIGNATURE_TIME_TOLERANCE.as_secs() <= DUPLICATE_WINDOW.as_secs());
+    assert!(2 * SIGNATURE_TIME_TOLERANCE.as_secs() <= DEDUPE_WINDOW_MIN.as_secs());
     assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
     assert!(PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX);
     assert!(PUBLISH_BATCH_MESSAGES_MAX <= ROOM_QUEUE_MESSAGES_MAX && PUBLISH_BATCH_BYTES_MAX <= ROOM_QUEUE_BYTES_MAX);

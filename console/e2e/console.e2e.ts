@@ -35,6 +35,7 @@ test('a room is created, written to and watched live', async () => {
   await page.getByRole('button', { name: 'New room' }).click();
   await page.getByLabel('Room id').fill('first');
   await page.getByLabel('Largest age').fill('7d');
+  await page.getByLabel('Dedupe window').fill('12h');
   await watched.picture('new-room');
   await page.getByRole('button', { name: 'Create room' }).click();
   await page.locator('[data-status=live]').waitFor();
@@ -60,6 +61,7 @@ test('a room is created, written to and watched live', async () => {
   await watched.picture('live');
   const stored = await service.client().getRoom({ roomId: 'first' });
   expect(stored.room?.retention?.maxAge?.seconds).toBe(604_800n);
+  expect(stored.room?.dedupeWindow?.seconds).toBe(43_200n);
   await watched.close();
 });
 
@@ -186,7 +188,7 @@ test('subscribers are shown with their lag, moved and deleted', async () => {
 });
 
 test('a room is changed, purged and deleted', async () => {
-  // Goal: owners need no other tool. Method: labels and retention changed; a wrong value is told; purge; delete by typing the name.
+  // Goal: owners need no other tool. Method: labels, retention and dedupe window changed; a wrong value is told; purge; delete by typing the name.
   await room('doomed');
   await publish('doomed', ['1', '2', '3']);
   const watched = await open('#/room/doomed/settings');
@@ -195,6 +197,7 @@ test('a room is changed, purged and deleted', async () => {
   await page.getByText('A duration, such as').waitFor();
   expect(await page.getByRole('button', { name: 'Save' }).isDisabled()).toBe(true);
   await page.getByLabel('Largest age').fill('1h30m');
+  await page.getByLabel('Dedupe window').fill('1h');
   await page.getByLabel('Labels').fill('team=payments\nplain');
   await watched.picture('settings');
   await page.getByRole('button', { name: 'Save' }).click();
@@ -202,6 +205,7 @@ test('a room is changed, purged and deleted', async () => {
   const stored = await service.client().getRoom({ roomId: 'doomed' });
   expect(stored.room?.labels).toEqual({ team: 'payments', plain: '' });
   expect(stored.room?.retention?.maxAge?.seconds).toBe(5400n);
+  expect(stored.room?.dedupeWindow?.seconds).toBe(3600n);
 
   await page.getByRole('button', { name: 'Purge' }).click();
   await page.getByRole('button', { name: 'Purge all messages' }).click();

@@ -4,7 +4,7 @@ import { RoomSchema } from '../src/gen/unibus/v1/room_pb';
 import { SubscriberSchema } from '../src/gen/unibus/v1/subscription_pb';
 import { anchorOf } from '../src/pages/history';
 import { parseHeaders } from '../src/pages/publish';
-import { parseRetention, typedRetention } from '../src/pages/retention';
+import { parseRetention, parseWindow, typedRetention } from '../src/pages/retention';
 import { fits } from '../src/pages/rooms';
 import { parseLabels } from '../src/pages/settings';
 import { byLag } from '../src/pages/subscribers';
@@ -41,6 +41,12 @@ test('retention is typed as people write it', () => {
   expect(typedRetention(room.retention)).toEqual(typed);
   const wrong = parseRetention({ maxAge: 'soon', maxBytes: 'x', maxMessages: '-1', maxMessageBytes: '' });
   expect('problems' in wrong && Object.keys(wrong.problems)).toEqual(['maxAge', 'maxBytes', 'maxMessages']);
+});
+
+test('a dedupe window is typed as people write it, and may be left to the service', () => {
+  expect(parseWindow(' ')).toEqual({ value: undefined });
+  expect(parseWindow('1h 30m')).toEqual({ value: { seconds: 5400n, nanos: 0 } });
+  expect('problem' in parseWindow('long')).toBe(true);
 });
 
 test('the subscriber that is furthest behind comes first', () => {

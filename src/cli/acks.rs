@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time;
 use tonic::{Response, Status};
-use unibus::v1::{AcknowledgeRequest, AcknowledgeResponse};
+use unibus::v1::{AcknowledgeRequest, AcknowledgeResponse, Opened};
 
 use super::{
     connection::RoomClient,
@@ -22,6 +22,8 @@ pub(super) struct PrintedAcks {
     /// `None`: nothing is acknowledged.
     subscriber: Option<String>,
     timeout: Duration,
+    /// The generation of the subscription, if the service numbers them.
+    generation: Option<u64>,
     /// The newest position that was printed.
     printed: u64,
     /// The newest position that a call names.
@@ -34,12 +36,14 @@ pub(super) struct PrintedAcks {
 impl PrintedAcks {
     /// Acknowledges for this subscriber.
     pub(super) fn new(client: RoomClient, room_id: String, subscriber: Option<String>, timeout: Duration) -> Self {
-        Self { client, room_id, subscriber, timeout, printed: 0, asked: 0, confirmed: 0, call: None }
+        let (generation, call) = (None, None);
+        Self { client, room_id, subscriber, timeout, generation, printed: 0, asked: 0, confirmed: 0, call }
     }
 
     /// The subscriber is at this position, since it was opened or moved there.
-    pub(super) fn at(&mut self, position: u64) {
-        (self.printed, self.asked, self.confirmed) = (position, position, position);
+    pub(super) fn at(&mut self, opened: &Opened) {
+        self.generation = Some(opened.generation).filter(|generation| *generation > 0);
+        (self.printed, self.asked, self.confirmed) = (opened.position, opened.position, opened.position);
     }
 
     /// The newest position that the service has.
@@ -60,7 +64,8 @@ impl PrintedAcks {
             return;
         };
         self.asked = self.printed;
-        let request = AcknowledgeRequest { room_id: self.room_id.clone(), subscriber, sequence: self.printed };
+        let (room_id, sequence, generation) = (self.room_id.clone(), self.printed, self.generation);
+        let request = AcknowledgeRequest { room_id, subscriber, sequence, generation };
         let (mut client, timeout) = (self.client.clone(), self.timeout);
         self.call = Some(Box::pin(async move {
             let acknowledged = time::timeout(timeout, client.acknowledge(request)).await;

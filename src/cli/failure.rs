@@ -147,9 +147,9 @@ impl Failure {
         matches!(self.reason(), None | Some("OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"))
     }
 
-    /// When the same call may succeed.
+    /// When the same call may succeed with the same credentials.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.0.retry_after
+        self.0.retry_after.filter(|_| self.reason() != Some("CREDENTIALS_EXPIRED"))
     }
 
     /// Whether there is something to print.

@@ -213,7 +213,7 @@ impl Follower {
                 match frame {
                     Ok(Some(SubscribeResponse { frame: Some(Frame::Opened(opened)) })) => {
                         self.opened(&opened, is_open);
-                        acks.at(opened.position);
+                        acks.at(&opened);
                         is_open = true;
                         silence_max = interval(&opened).map_or(silence_max, |interval| interval.saturating_mul(2));
                     }

@@ -14,6 +14,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("subject", "--subject"),
     ("replicas", "--replicas"),
     ("room.replicas", "--replicas"),
+    ("dedupe_window", "--dedupe-window"),
+    ("room.dedupe_window", "--dedupe-window"),
     ("retention.max_age", "--max-age"),
     ("retention.max_bytes", "--max-bytes"),
     ("retention.max_messages", "--max-messages"),

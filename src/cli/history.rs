@@ -167,7 +167,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// Reads a page. If the service cannot give it now and says when it can, asks again.
     async fn read(&mut self, wanted: u64, anchor: Option<Anchor>) -> CliResult<HistoryResponse> {
-        let limit = i64::try_from(wanted.min(PAGE_MESSAGES_MAX)).unwrap_or_default();
+        let limit = i32::try_from(wanted.min(PAGE_MESSAGES_MAX)).unwrap_or_default();
         let request = HistoryRequest { room_id: self.room_id.to_owned(), limit, anchor };
         let what = format!("read the history of {}", self.room_id);
         let mut retries = RETRIES_MAX;

@@ -44,7 +44,7 @@ pub(crate) enum RoomAction {
     /// List the rooms of which you are a member
     #[command(visible_alias = "ls")]
     List,
-    /// Change the labels, bounds or replicas of a room
+    /// Change the labels, bounds, dedupe window or replicas of a room
     ///
     /// Only the given settings change. `none` removes a bound.
     Update(Box<RoomChanges>),
@@ -141,6 +141,7 @@ pub(super) fn described(room: &Room) -> Vec<(&'static str, String)> {
             ("Max size", size(retention.max_bytes.unsigned_abs())),
             ("Max messages", number(retention.max_messages)),
             ("Max message", size(u64::from(retention.max_message_bytes.unsigned_abs()))),
+            ("Dedupe window", room.dedupe_window.as_ref().map(text::duration).unwrap_or_default()),
             ("Replicas", room.replicas.to_string()),
             ("Message TTL", if room.allow_message_ttl { "allowed" } else { "not allowed" }.to_owned()),
         ]);

@@ -27,6 +27,9 @@ pub(crate) struct RoomSettings {
     subject: Option<String>,
     #[command(flatten)]
     bounds: BoundFlags,
+    /// How long the room remembers the id of a message: 2m to 24h. Default: 2m
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, conflicts_with = "ephemeral")]
+    dedupe_window: Option<Duration>,
     /// Copies of the messages in a NATS cluster: 1, 3 or 5
     #[arg(long, value_name = "COUNT", conflicts_with = "ephemeral")]
     replicas: Option<u32>,
@@ -94,6 +97,7 @@ impl RoomSettings {
             retention: (retention != Retention::default()).then_some(retention),
             replicas: self.replicas.unwrap_or_default(),
             allow_message_ttl: self.allow_message_ttl,
+            dedupe_window: self.dedupe_window.map(values::proto_duration),
             labels: self.labels.into_iter().collect(),
         }
     }
@@ -102,13 +106,16 @@ impl RoomSettings {
 /// The changes of a room.
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true).args([
-    "max_age", "max_bytes", "max_messages", "max_message_bytes", "replicas", "label", "remove_label", "remove_all_labels",
+    "max_age", "max_bytes", "max_messages", "max_message_bytes", "dedupe_window", "replicas", "label", "remove_label", "remove_all_labels",
 ])))]
 pub(crate) struct RoomChanges {
     /// Id of the room
     room: String,
     #[command(flatten)]
     bounds: BoundFlags,
+    /// How long the room remembers the id of a message: 2m to 24h
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    dedupe_window: Option<Duration>,
     /// Copies of the messages in a NATS cluster: 1, 3 or 5
     #[arg(long, value_name = "COUNT")]
     replicas: Option<u32>,
@@ -128,11 +135,13 @@ impl RoomChanges {
     pub(super) async fn run(self, session: &Session) -> CliResult {
         let changes_labels = self.remove_all_labels || !self.label.is_empty() || !self.remove_label.is_empty();
         let mut paths: Vec<_> = self.bounds.paths().collect();
+        paths.extend(self.dedupe_window.map(|_| "dedupe_window"));
         paths.extend(self.replicas.map(|_| "replicas"));
         paths.extend(changes_labels.then_some("labels"));
         let changed = Room {
             room_id: self.room.clone(),
             retention: Some(self.bounds.retention()),
+            dedupe_window: self.dedupe_window.map(values::proto_duration),
             replicas: self.replicas.unwrap_or_default(),
             labels: if changes_labels { self.labels(session).await? } else { HashMap::new() },
             ..Room::default()

@@ -34,6 +34,16 @@ pub enum AckMode {
     Auto,
 }
 
+/// An acknowledgement of a durable subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// Everything up to this sequence is processed.
+    pub sequence: u64,
+    /// The generation of the subscription that delivered the messages. The acknowledgement is refused if the subscriber
+    /// has a newer one. `None`: it always counts.
+    pub generation: Option<u64>,
+}
+
 /// The anchor of a history page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Anchor {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{NatsName, RoomId, StreamName, Subject, characters};
+use super::{DedupeWindow, NatsName, RoomId, StreamName, Subject, characters};
 use crate::{
     error::{Error, Result, Violations},
     limits::{LABEL_NAME_CHARS_MAX, LABELS_BYTES_MAX, LABELS_MAX, MAX_AGE_MIN, STORED_OVERHEAD_BYTES},
@@ -27,6 +27,9 @@ pub struct Room {
     /// Bounds on the stored messages, if the room is persisted.
     #[serde(default)]
     pub retention: Retention,
+    /// How long the room remembers message ids, if it is persisted.
+    #[serde(default, skip_serializing_if = "DedupeWindow::is_default")]
+    pub dedupe: DedupeWindow,
     /// The number of copies of the log in a cluster; 0 if the room is ephemeral.
     #[serde(default)]
     pub replicas: u32,
@@ -73,6 +76,7 @@ impl Room {
             room_id,
             persist: true,
             retention: Retention::default(),
+            dedupe: DedupeWindow::Default,
             replicas: 1,
             allow_message_ttl: false,
             labels: Labels::default(),
@@ -85,7 +89,7 @@ impl Room {
 }
 
 impl Room {
-    /// Whether a request for `other` asks for this room: all settings that a creator can choose are equal.
+    /// Whether a request for `other` asks for this room: all settings that a creator can choose are as requested.
     #[must_use]
     pub fn same_settings(&self, other: &Self) -> bool {
         let Self {
@@ -94,6 +98,7 @@ impl Room {
             subject,
             persist,
             retention,
+            dedupe,
             replicas,
             allow_message_ttl,
             labels,
@@ -107,9 +112,16 @@ impl Room {
             && *subject == other.subject
             && *persist == other.persist
             && *retention == other.retention
+            && dedupe.is_wanted(other.dedupe)
             && *replicas == other.replicas
             && *allow_message_ttl == other.allow_message_ttl
             && *labels == other.labels
+    }
+
+    /// How long the room remembers a message id, if it is persisted.
+    #[must_use]
+    pub fn dedupe_window(&self) -> Duration {
+        self.dedupe.length(self.retention.max_age)
     }
 
     /// The bytes that `max_bytes` leaves for the headers and payload of one message, as NATS encodes them; 0 if it
@@ -208,7 +220,7 @@ impl Labels {
 #[serde(default)]
 pub struct Retention {
     /// The largest age of a stored message.
-    #[serde(with = "duration_text", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "optional_duration_text", skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Duration>,
     /// The largest number of stored bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,15 +319,32 @@ pub(crate) mod rfc3339 {
     }
 }
 
-mod duration_text {
+/// Durations in stored JSON.
+pub(super) mod duration_text {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    pub(in crate::domain) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub(in crate::domain) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+mod optional_duration_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::duration_text;
+
     #[expect(clippy::ref_option, reason = "the signature is serde's")]
     pub(super) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match duration {
-            Some(duration) => serializer.collect_str(&humantime::format_duration(*duration)),
+            Some(duration) => duration_text::serialize(duration, serializer),
             None => serializer.serialize_none(),
         }
     }

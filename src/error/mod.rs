@@ -109,7 +109,7 @@ reasons! {
     LastOwner = "LAST_OWNER", FailedPrecondition;
     /// The position lies after the last sequence of the room. `last_sequence` in the metadata is the last sequence.
     PositionAfterEnd = "POSITION_AFTER_END", OutOfRange;
-    /// A newer subscription of the same durable subscriber was opened. `position` in the metadata is the position of the older one.
+    /// A newer subscription of the same durable subscriber was opened. If an open subscription ends with this reason, `position` in the metadata is its position. An acknowledgement of the older subscription was not carried out.
     TakenOver = "TAKEN_OVER", Aborted;
     /// The log of the room was deleted and created again. Earlier positions and cursors are invalid.
     RoomRecreated = "ROOM_RECREATED", Aborted;
@@ -202,10 +202,12 @@ impl Reason {
         match self {
             // the shortest time; the error itself may know a better one
             Self::NatsUnavailable | Self::RateLimited => Some(Duration::from_secs(1)),
-            Self::Draining | Self::SubscribeAgain | Self::Conflict => Some(Duration::from_millis(100)),
+            // expired credentials: with new ones
+            Self::CredentialsExpired | Self::Draining | Self::SubscribeAgain | Self::Conflict => {
+                Some(Duration::from_millis(100))
+            }
             Self::OutcomeUnknown | Self::Timeout => Some(Duration::from_millis(500)),
             Self::Unauthenticated
-            | Self::CredentialsExpired
             | Self::PermissionDenied
             | Self::SubscriberForeign
             | Self::MemberNotFound

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     delivery::Slice,
-    domain::{Caller, RoomId, SubscriberId},
+    domain::{Acknowledgement, Caller, RoomId, SubscriberId},
     error::{Error, Result},
     rooms::{
         Rooms,
@@ -77,7 +77,7 @@ fn unreadable(status: Status) -> Error {
 /// stream.
 pub(super) fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
     let Some(command) = request.command else {
-        return Err(Error::field("command", "must be one of open, ack, credit and close"));
+        return Err(Error::field("command", "must be one of open, ack, credit, close and ping"));
     };
     let room = |field: &str, id: String| RoomId::parse(field, id);
     Ok(match command {
@@ -94,7 +94,7 @@ pub(super) fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
             ConsumeCommand::Acknowledge {
                 room_id: room("ack.room_id", ack.room_id)?,
                 subscriber: given.transpose(),
-                sequence: ack.sequence,
+                acknowledgement: Acknowledgement { sequence: ack.sequence, generation: ack.generation },
             }
         }
         WireCommand::Credit(credit) => ConsumeCommand::Credit {
@@ -103,11 +103,13 @@ pub(super) fn command(request: v1::ConsumeRequest) -> Result<ConsumeCommand> {
             bytes: credit.bytes,
         },
         WireCommand::Close(close) => ConsumeCommand::Close { room_id: room("close.room_id", close.room_id)? },
+        WireCommand::Ping(ping) => ConsumeCommand::Ping { nonce: ping.nonce },
     })
 }
 
 fn piece(Consumed { room_id, event }: Consumed, envelope: FrameEnvelope, metrics: &GrpcMetrics) -> Piece {
     count(&event, metrics);
+    let room_id = room_id.map_or_else(String::new, String::from);
     let mut taken = None;
     let wire = match event {
         ConsumeEvent::Frame(frame, session) => {
@@ -130,9 +132,10 @@ fn piece(Consumed { room_id, event }: Consumed, envelope: FrameEnvelope, metrics
             closed
                 .map_or_else(|error| status::as_message(error.within(field_of(CommandKind::Open))), |()| status::ok()),
         ),
+        ConsumeEvent::Pong(nonce) => Wire::Pong(v1::ConsumePong { nonce }),
     };
     let mut bytes = BytesMut::new();
-    let response = v1::ConsumeResponse { room_id: room_id.into(), frame: Some(wire) };
+    let response = v1::ConsumeResponse { room_id, frame: Some(wire) };
     match envelope {
         FrameEnvelope::Consume => put(&response, &mut bytes),
         FrameEnvelope::Session => {
@@ -150,7 +153,7 @@ fn count(event: &ConsumeEvent, metrics: &GrpcMetrics) {
         ConsumeEvent::Rejected { error, .. } | ConsumeEvent::Closed(Err(error)) => {
             metrics.calls.errors.inc(error.reason());
         }
-        ConsumeEvent::Acknowledged(_) | ConsumeEvent::Closed(Ok(())) => {}
+        ConsumeEvent::Acknowledged(_) | ConsumeEvent::Closed(Ok(())) | ConsumeEvent::Pong(_) => {}
     }
 }
 
@@ -185,8 +188,7 @@ fn kind_of(kind: CommandKind) -> v1::ConsumeCommand {
 }
 
 /// Encodes messages with the id of their room before each.
-fn tagged(room_id: &RoomId, slice: &Slice, envelope: FrameEnvelope) -> Bytes {
-    let room_id = room_id.as_str();
+fn tagged(room_id: &str, slice: &Slice, envelope: FrameEnvelope) -> Bytes {
     let room_bytes = key_len(ROOM_ID_TAG) + encoded_len_varint(room_id.len() as u64) + room_id.len();
     let mut bytes = BytesMut::new();
     for encoded in slice.encoded() {

@@ -165,9 +165,15 @@ pub(super) fn count_gap(frame: &Frame, metrics: &DeliveryMetrics) {
 pub(super) fn wire(frame: Frame) -> Result<Wire, Slice> {
     Ok(match frame {
         Frame::Messages(slice) => return Err(slice),
-        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed } => {
-            let heartbeat_interval = heartbeat_interval.try_into().ok();
-            Wire::Opened(v1::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed })
+        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed, generation } => {
+            Wire::Opened(v1::Opened {
+                position,
+                first_sequence,
+                last_sequence,
+                heartbeat_interval: heartbeat_interval.try_into().ok(),
+                resumed,
+                generation,
+            })
         }
         Frame::CaughtUp { position } => Wire::CaughtUp(v1::CaughtUp { position }),
         Frame::Heartbeat { position } => Wire::Heartbeat(v1::Heartbeat { position }),

@@ -304,8 +304,8 @@ impl RoomService for Service {
         let call = async {
             let caller = caller(&request)?;
             let _turn = turn(request.extensions()).await;
-            let (room, subscriber, sequence) = convert::acknowledge(request.into_inner())?;
-            let position = self.rooms.acknowledge(&caller, &room, &subscriber, sequence).await?;
+            let (room, subscriber, acknowledgement) = convert::acknowledge(request.into_inner())?;
+            let position = self.rooms.acknowledge(&caller, &room, &subscriber, acknowledgement).await?;
             Ok(Response::new(v1::AcknowledgeResponse { position }))
         };
         call.await.map_err(status)

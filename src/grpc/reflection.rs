@@ -77,14 +77,14 @@ impl Files {
             self.add_message(scope, message, place);
         }
         for declared in &file.enum_type {
-            self.symbols.insert(within(scope, declared.name()), place);
+            self.add_symbol(within(scope, declared.name()), place);
         }
         for service in &file.service {
             let name = within(scope, service.name());
             for method in &service.method {
-                self.symbols.insert(within(&name, method.name()), place);
+                self.add_symbol(within(&name, method.name()), place);
             }
-            self.symbols.insert(name.clone(), place);
+            self.add_symbol(name.clone(), place);
             self.services.push(name);
         }
     }
@@ -95,12 +95,17 @@ impl Files {
             self.add_message(&name, nested, place);
         }
         for declared in &message.enum_type {
-            self.symbols.insert(within(&name, declared.name()), place);
+            self.add_symbol(within(&name, declared.name()), place);
         }
         for field in &message.field {
-            self.symbols.insert(within(&name, field.name()), place);
+            self.add_symbol(within(&name, field.name()), place);
         }
-        self.symbols.insert(name, place);
+        self.add_symbol(name, place);
+    }
+
+    /// The first file that declares a symbol counts: the contract has files of its own for messages of `google.rpc`.
+    fn add_symbol(&mut self, name: String, place: usize) {
+        self.symbols.entry(name).or_insert(place);
     }
 
     fn file(&self, place: Option<&usize>) -> MessageResponse {

@@ -77,6 +77,11 @@ fn is_disk_full(error: &jetstream::Error) -> bool {
     ["no space left on device", "error creating store"].iter().any(|sign| text.contains(sign))
 }
 
+/// Returns true if the server has a limit on the window of message ids. The error code covers every wrong setting.
+fn is_window_too_long(error: &jetstream::Error) -> bool {
+    error.to_string().contains("duplicates window can not be larger then server limit")
+}
+
 /// Converts refusals of JetStream that the operation does not handle itself. Codes: nats-server `errors.json`.
 fn refused(error: &jetstream::Error) -> Error {
     const SYSTEM_UNAVAILABLE: u64 = 10008;
@@ -100,6 +105,10 @@ fn refused(error: &jetstream::Error) -> Error {
                 "the NATS server or account has no storage left; remove messages, bound the retention of rooms, or raise max_file",
             )
         }
+        ErrorCode::STREAM_INVALID_CONFIG if is_window_too_long(error) => Error::field(
+            "dedupe_window",
+            "is longer than the NATS server allows; give a shorter one, or raise duplicate_window in its jetstream limits",
+        ),
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS => Error::new(
             Reason::ReplicasUnavailable,
             "`replicas`: the NATS cluster has too few servers; give a smaller number",

@@ -7,7 +7,7 @@ use super::{
     access::{Admitted, Right},
 };
 use crate::{
-    domain::{AckMode, Caller, RoomId, Start, SubscriberId, Visible},
+    domain::{AckMode, Acknowledgement, Caller, RoomId, Start, SubscriberId, Visible},
     error::{Error, Reason, Result},
     metrics::SubscriptionKind,
     store::{
@@ -102,24 +102,24 @@ impl Rooms {
         })
     }
 
-    /// Acknowledges everything up to and including `sequence`. Returns the position.
+    /// Acknowledges everything up to and including a sequence. Returns the position.
     ///
     /// # Errors
     /// `ROOM_NOT_FOUND`, `PERMISSION_DENIED`, `ROOM_NOT_PERSISTED`, `SUBSCRIBER_FOREIGN`, `SUBSCRIBER_NOT_FOUND`,
-    /// `POSITION_AFTER_END`.
+    /// `POSITION_AFTER_END`, `TAKEN_OVER`.
     pub(crate) async fn acknowledge(
         &self,
         caller: &Caller,
         id: &RoomId,
         subscriber: &SubscriberId,
-        sequence: u64,
+        acknowledgement: Acknowledgement,
     ) -> Result<u64> {
         let Admitted { registered, .. } = self.permit_persisted(caller, id, Right::Read).await?;
         let selector = self.require_own_subscriber(caller, &registered.room, subscriber)?;
         let state = self.store.log_state(&registered.room).await?;
-        self.check_end("sequence", sequence, &registered.room, state).await?;
+        self.check_end("sequence", acknowledgement.sequence, &registered.room, state).await?;
         let subscriber = self.subscribers.find(&registered.room, subscriber, &selector).await?;
-        self.subscribers.acknowledge(&registered.room, &subscriber, sequence).await
+        self.subscribers.acknowledge(&registered.room, &subscriber, acknowledgement).await
     }
 
     async fn open_log(

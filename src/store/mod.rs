@@ -35,7 +35,7 @@ use self::{
         high_water_marks::{self, HighWaterMarks},
         history::{self, PageLimits},
         reader::LogReader,
-        streams,
+        streams::{self, FoundStream},
     },
     peers::{PeerListener, Peers},
     publish::{Publisher, order::PublishOrder, pending::Pending},
@@ -228,12 +228,9 @@ impl Store {
         self.nats.require_jetstream()
     }
 
-    /// Refuses a room that would adopt a log with messages.
-    ///
-    /// # Errors
-    /// `PERMISSION_DENIED`.
-    pub(crate) async fn check_adopts_nothing(&self, room: &Room) -> Result<()> {
-        streams::check_holds_nothing(&self.nats, room).await
+    /// The stream that a new room would adopt.
+    pub(crate) async fn adoptable(&self, room: &Room) -> Result<Option<FoundStream>> {
+        streams::find(&self.nats, room).await
     }
 
     /// Creates or adopts the room's log.

@@ -18,6 +18,8 @@ pub(crate) enum Frame {
         last_sequence: u64,
         heartbeat_interval: Duration,
         resumed: bool,
+        /// 0 without a durable subscriber.
+        generation: u64,
     },
     /// Messages that are sent together.
     Messages(Slice),

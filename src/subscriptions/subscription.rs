@@ -71,7 +71,8 @@ impl Subscription {
     /// that it lost.
     pub(crate) fn frames(self) -> Frames {
         let Self { resumed, ending, source, heartbeat_interval, until_caught_up, .. } = self;
-        let settings = FrameSettings { heartbeat_interval, until_caught_up };
+        let generation = ending.session.as_ref().map_or(0, |session| session.generation());
+        let settings = FrameSettings { heartbeat_interval, until_caught_up, generation };
         match source {
             SubscriptionSource::Log(start) => Box::pin(log_frames(start, resumed, ending, settings)),
             SubscriptionSource::Ephemeral(tap, reads) => Box::pin(ephemeral_frames(tap, reads, ending, settings)),
@@ -84,6 +85,7 @@ impl Subscription {
 struct FrameSettings {
     heartbeat_interval: Duration,
     until_caught_up: bool,
+    generation: u64,
 }
 
 impl FrameSettings {
@@ -94,6 +96,7 @@ impl FrameSettings {
             last_sequence: state.last_sequence,
             heartbeat_interval: self.heartbeat_interval,
             resumed,
+            generation: self.generation,
         }
     }
 }
@@ -198,7 +201,7 @@ fn log_frames(
     ending: Ending,
     settings: FrameSettings,
 ) -> impl Stream<Item = Result<Frame>> + Send {
-    let FrameSettings { heartbeat_interval, until_caught_up } = settings;
+    let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
         let hidden = start.hidden;
         yield Ok(settings.opened(start.position, &start.state, hidden, resumed));
@@ -374,7 +377,7 @@ fn ephemeral_frames(
         let ring = tap.ring();
         EphemeralDelivery::open(ring.last(), ring.disconnections())
     };
-    let FrameSettings { heartbeat_interval, until_caught_up } = settings;
+    let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
         yield Ok(settings.opened(0, &RoomState::default(), 0, false));
         yield Ok(Frame::CaughtUp { position: 0 });

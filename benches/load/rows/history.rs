@@ -178,7 +178,7 @@ async fn beside_each_other(outcome: &mut Outcome, scale: &Scale, log: &Log<'_>, 
 }
 
 pub(super) async fn page(mut client: Client, room: &str, limit: u64) -> Result<()> {
-    let request = HistoryRequest { room_id: room.to_owned(), limit: i64::try_from(limit)?, anchor: None };
+    let request = HistoryRequest { room_id: room.to_owned(), limit: i32::try_from(limit)?, anchor: None };
     let page = client.history(request).await?.into_inner();
     ensure!(page.messages.len() as u64 == limit, "a page of {}", page.messages.len());
     Ok(())

@@ -6,9 +6,11 @@ import { Problem, toast } from '../ui/parts';
 import {
   EMPTY_RETENTION,
   parseRetention,
+  parseWindow,
   ReplicasField,
   RetentionFields,
   type TypedRetention,
+  WindowField,
 } from './retention';
 
 interface CreateProps {
@@ -20,20 +22,26 @@ export function CreateRoomDialog({ onClose, onCreated }: CreateProps) {
   const [id, setId] = useState('');
   const [persist, setPersist] = useState(true);
   const [typed, setTyped] = useState<TypedRetention>(EMPTY_RETENTION);
+  const [typedWindow, setTypedWindow] = useState('');
   const [replicas, setReplicas] = useState('1');
   const [failure, setFailure] = useState<Failure | undefined>(undefined);
   const [isBusy, setBusy] = useState(false);
   const retention = parseRetention(typed);
+  const dedupeWindow = parseWindow(typedWindow);
   const submit = async (event: Event) => {
     event.preventDefault();
-    if ('problems' in retention || isBusy) return;
+    if ('problems' in retention || 'problem' in dedupeWindow || isBusy) return;
     setBusy(true);
     const outcome = await call((rooms, options) =>
       rooms.createRoom(
         {
           roomId: id.trim(),
           persist,
-          ...(persist && { retention: retention.value, replicas: Number(replicas) }),
+          ...(persist && {
+            retention: retention.value,
+            ...(dedupeWindow.value && { dedupeWindow: dedupeWindow.value }),
+            replicas: Number(replicas),
+          }),
         },
         options,
       ),
@@ -82,6 +90,7 @@ export function CreateRoomDialog({ onClose, onCreated }: CreateProps) {
               problems={'problems' in retention ? retention.problems : {}}
               onChange={setTyped}
             />
+            <WindowField typed={typedWindow} onChange={setTypedWindow} />
             <ReplicasField replicas={replicas} onChange={setReplicas} />
           </>
         )}
@@ -90,7 +99,11 @@ export function CreateRoomDialog({ onClose, onCreated }: CreateProps) {
           <button type="button" onClick={onClose}>
             Cancel
           </button>
-          <button type="submit" class="primary" disabled={isBusy || 'problems' in retention}>
+          <button
+            type="submit"
+            class="primary"
+            disabled={isBusy || 'problems' in retention || 'problem' in dedupeWindow}
+          >
             Create room
           </button>
         </footer>

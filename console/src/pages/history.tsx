@@ -15,7 +15,7 @@ import { Empty, Loading, Problem, toast } from '../ui/parts';
 type Anchor = NonNullable<MessageInitShape<typeof HistoryRequestSchema>['anchor']>;
 
 /** The messages of a page. */
-const LIMIT = 100n;
+const LIMIT = 100;
 const NEWEST: Anchor = { case: undefined };
 
 /** The anchor of a place that was typed: a sequence, or a time. Nothing if it is neither. */

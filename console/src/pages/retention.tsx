@@ -1,4 +1,5 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { DurationSchema } from '@bufbuild/protobuf/wkt';
 import { duration, parseBytes, parseDuration } from '../format';
 import type { Retention, RetentionSchema } from '../gen/unibus/v1/room_pb';
 
@@ -43,14 +44,25 @@ export function parseRetention(typed: TypedRetention): ParsedRetention {
   if (Object.keys(problems).length > 0) return { problems };
   return {
     value: {
-      ...(maxAge !== undefined && {
-        maxAge: { seconds: BigInt(Math.floor(maxAge / 1000)), nanos: (maxAge % 1000) * 1_000_000 },
-      }),
+      ...(maxAge !== undefined && { maxAge: span(maxAge) }),
       maxBytes: maxBytes ?? 0n,
       maxMessages: maxMessages ?? 0n,
       maxMessageBytes: Number(maxMessageBytes ?? 0n),
     },
   };
+}
+
+function span(milliseconds: number): MessageInitShape<typeof DurationSchema> {
+  return { seconds: BigInt(Math.floor(milliseconds / 1000)), nanos: (milliseconds % 1000) * 1_000_000 };
+}
+
+/** A typed dedupe window. Empty: the default. */
+export function parseWindow(
+  typed: string,
+): { value: MessageInitShape<typeof DurationSchema> | undefined } | { problem: string } {
+  if (typed.trim() === '') return { value: undefined };
+  const window = parseDuration(typed);
+  return window === undefined ? { problem: 'A duration, such as 1h' } : { value: span(window) };
 }
 
 /** The bounds of a room as a person would type them. */
@@ -104,6 +116,29 @@ export function RetentionFields({ typed, problems, onChange }: FieldsProps) {
         </label>
       ))}
     </fieldset>
+  );
+}
+
+interface WindowProps {
+  typed: string;
+  onChange: (typed: string) => void;
+}
+
+export function WindowField({ typed, onChange }: WindowProps) {
+  const parsed = parseWindow(typed);
+  return (
+    <label class="field">
+      <span>Dedupe window of message ids (2m to 24h)</span>
+      <input
+        name="dedupeWindow"
+        autocomplete="off"
+        placeholder="2m"
+        value={typed}
+        aria-invalid={'problem' in parsed}
+        onInput={(event) => onChange(event.currentTarget.value)}
+      />
+      {'problem' in parsed && <span class="field-problem">{parsed.problem}</span>}
+    </label>
   );
 }
 

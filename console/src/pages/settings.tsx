@@ -1,12 +1,19 @@
 import { useState } from 'preact/hooks';
 import type { Failure } from '../errors';
-import { count, dateTime, milliseconds } from '../format';
+import { count, dateTime, duration, milliseconds } from '../format';
 import type { Room } from '../gen/unibus/v1/room_pb';
 import { go } from '../router';
 import { call } from '../service';
 import { Confirm } from '../ui/dialog';
 import { Problem, toast } from '../ui/parts';
-import { parseRetention, ReplicasField, RetentionFields, typedRetention } from './retention';
+import {
+  parseRetention,
+  parseWindow,
+  ReplicasField,
+  RetentionFields,
+  typedRetention,
+  WindowField,
+} from './retention';
 
 /** Labels that were typed as lines `name=value`. */
 export function parseLabels(typed: string): Record<string, string> {
@@ -130,20 +137,29 @@ export function SettingsTab({ room, changed }: SettingsProps) {
 function SettingsForm({ room, changed }: SettingsProps) {
   const [labels, setLabels] = useState(() => typedLabels(room.labels));
   const [typed, setTyped] = useState(() => typedRetention(room.retention));
+  const present = room.dedupeWindow ? duration(room.dedupeWindow) : '';
+  const [typedWindow, setTypedWindow] = useState(present);
   const [replicas, setReplicas] = useState(`${room.replicas || 1}`);
   const [failure, setFailure] = useState<Failure | undefined>(undefined);
   const [isBusy, setBusy] = useState(false);
   const retention = parseRetention(typed);
+  const dedupeWindow = parseWindow(typedWindow);
   const submit = async (event: Event) => {
     event.preventDefault();
-    if ('problems' in retention || isBusy) return;
+    if ('problems' in retention || 'problem' in dedupeWindow || isBusy) return;
     setBusy(true);
     const wanted = {
       roomId: room.roomId,
       labels: parseLabels(labels),
-      ...(room.persist && { retention: retention.value, replicas: Number(replicas) }),
+      ...(room.persist && {
+        retention: retention.value,
+        ...(dedupeWindow.value && { dedupeWindow: dedupeWindow.value }),
+        replicas: Number(replicas),
+      }),
     };
     const paths = room.persist ? ['labels', 'retention', 'replicas'] : ['labels'];
+    // the service shortens a default with the largest age; what nobody typed stays as it is
+    if (room.persist && typedWindow !== present) paths.push('dedupe_window');
     const outcome = await call((rooms, options) =>
       rooms.updateRoom({ room: wanted, updateMask: { paths } }, options),
     );
@@ -162,6 +178,7 @@ function SettingsForm({ room, changed }: SettingsProps) {
             problems={'problems' in retention ? retention.problems : {}}
             onChange={setTyped}
           />
+          <WindowField typed={typedWindow} onChange={setTypedWindow} />
           <ReplicasField replicas={replicas} onChange={setReplicas} />
         </>
       )}
@@ -178,7 +195,11 @@ function SettingsForm({ room, changed }: SettingsProps) {
       </label>
       {failure && <Problem failure={failure} />}
       <footer>
-        <button type="submit" class="primary" disabled={isBusy || 'problems' in retention}>
+        <button
+          type="submit"
+          class="primary"
+          disabled={isBusy || 'problems' in retention || 'problem' in dedupeWindow}
+        >
           Save
         </button>
       </footer>

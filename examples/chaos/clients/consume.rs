@@ -175,7 +175,7 @@ impl Stream<'_> {
                 self.ask(commands, room);
                 return;
             }
-            None => return,
+            Some(Wire::Pong(_)) | None => return,
         };
         let (mut ack, mut credit) = (None, false);
         match &frame {
@@ -195,7 +195,12 @@ impl Stream<'_> {
         open.subscription.frames.push((at, frame));
         if let Some(sequence) = ack {
             open.acks.push((sequence, at));
-            let command = AcknowledgeRequest { room_id: response.room_id.clone(), subscriber: String::new(), sequence };
+            let command = AcknowledgeRequest {
+                room_id: response.room_id.clone(),
+                subscriber: String::new(),
+                sequence,
+                generation: None,
+            };
             send(commands, Command::Ack(command));
         }
         if credit {

@@ -40,7 +40,7 @@ async fn page(
         Anchor::After(sequence) => Some(history_request::Anchor::AfterSequence(sequence)),
     };
     let request =
-        HistoryRequest { room_id: scene.room_id(room), limit: i64::try_from(limit).unwrap_or(1), anchor: wire };
+        HistoryRequest { room_id: scene.room_id(room), limit: i32::try_from(limit).unwrap_or(1), anchor: wire };
     let Some(mut client) = scene.shared(instance) else { return Err(Failure::default()) };
     let asked = scene.now();
     let answer = scene.call("History", room, instance, client.history(scene.request(request))).await?;

@@ -267,7 +267,8 @@ async fn acknowledge(
     durable: String,
     sequence: u64,
 ) -> Ack {
-    let request = AcknowledgeRequest { room_id: scene.room_id(room), subscriber: durable.clone(), sequence };
+    let request =
+        AcknowledgeRequest { room_id: scene.room_id(room), subscriber: durable.clone(), sequence, generation: None };
     let started = scene.now();
     let answer = scene.call("Acknowledge", room, instance, client.acknowledge(scene.request(request))).await;
     Ack { durable, sequence, started, ended: scene.now(), answer: answer.map(|answer| answer.position) }

@@ -21,7 +21,7 @@ use crate::cli::{
 /// How long calls are tried again without any success: long enough for a service that is replaced.
 pub(super) const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 /// Messages on a page: the largest page that the service gives.
-pub(super) const PAGE_MESSAGES_MAX: i64 = 1000;
+pub(super) const PAGE_MESSAGES_MAX: i32 = 1000;
 
 /// `unibus.v1.HistoryResponse` with messages that are still encoded, so that they keep fields which this program does not
 /// know.
@@ -131,7 +131,7 @@ impl RoomCalls {
     }
 
     /// Reads a page of at most `limit` messages, still encoded.
-    pub(super) async fn page(&mut self, limit: i64, anchor: Anchor) -> CliResult<EncodedMessages> {
+    pub(super) async fn page(&mut self, limit: i32, anchor: Anchor) -> CliResult<EncodedMessages> {
         let what = format!("read the messages of {}", self.room_id);
         let request = HistoryRequest { room_id: self.room_id.clone(), limit, anchor: Some(anchor) };
         let session = self.session.clone();

@@ -153,6 +153,7 @@ async fn create(calls: &mut RoomCalls, origin: Room) -> CliResult {
         persist: true,
         subject: String::new(),
         retention: origin.retention,
+        dedupe_window: origin.dedupe_window,
         replicas: origin.replicas,
         allow_message_ttl: origin.allow_message_ttl,
         labels: origin.labels,

@@ -34,12 +34,15 @@ pub(in crate::grpc) fn update_room(request: v1::UpdateRoomRequest) -> UpdateRoom
         max_messages: Some(wanted.max_messages).filter(|messages| *messages != 0),
         max_message_bytes: Some(wanted.max_message_bytes).filter(|bytes| *bytes != 0),
     };
+    let dedupe_window = room.dedupe_window.filter(|_| fields.contains(&RoomField::DedupeWindow));
+    let dedupe_window = dedupe_window.and_then(|window| violations.check(duration("room.dedupe_window", window)));
     let fixed = Fixed { persist: room.persist, subject: room.subject, allow_message_ttl: room.allow_message_ttl };
     UpdateRoom {
         room_id: room.room_id,
         fields,
         labels: room.labels.into_iter().collect(),
         retention,
+        dedupe_window,
         replicas: room.replicas,
         // a mask that names single fields ignores all other fields
         fixed: if covers_all_fields { fixed } else { Fixed::default() },
@@ -56,6 +59,7 @@ fn fields_that_are_set(room: &v1::Room) -> Vec<RoomField> {
         (RoomField::MaxBytes, retention.max_bytes != 0),
         (RoomField::MaxMessages, retention.max_messages != 0),
         (RoomField::MaxMessageBytes, retention.max_message_bytes != 0),
+        (RoomField::DedupeWindow, room.dedupe_window.is_some()),
         (RoomField::Replicas, room.replicas != 0),
     ]
     .into_iter()
@@ -73,7 +77,7 @@ fn fields_of_mask(paths: &[String], violations: &mut Violations) -> Vec<RoomFiel
         match path.as_str() {
             "*" => {
                 fields.extend(RETENTION);
-                fields.extend([RoomField::Labels, RoomField::Replicas]);
+                fields.extend([RoomField::Labels, RoomField::DedupeWindow, RoomField::Replicas]);
             }
             "labels" => fields.push(RoomField::Labels),
             "retention" => fields.extend(RETENTION),
@@ -81,6 +85,7 @@ fn fields_of_mask(paths: &[String], violations: &mut Violations) -> Vec<RoomFiel
             "retention.max_bytes" => fields.push(RoomField::MaxBytes),
             "retention.max_messages" => fields.push(RoomField::MaxMessages),
             "retention.max_message_bytes" => fields.push(RoomField::MaxMessageBytes),
+            "dedupe_window" => fields.push(RoomField::DedupeWindow),
             "replicas" => fields.push(RoomField::Replicas),
             other => violations.add(format!("update_mask[{}]", shortened(other)), problem(other)),
         }
@@ -98,7 +103,7 @@ fn problem(path: &str) -> &'static str {
             "is set by the service and cannot change; leave it out of the mask"
         }
         "labels" => "labels can only change together; use the path `labels`",
-        _ => "is not a field that can change; use labels, retention, a field of retention, or replicas",
+        _ => "is not a field that can change; use labels, retention, a field of retention, dedupe_window, or replicas",
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) use self::publish::{
 };
 use crate::{
     domain::{
-        AckMode, Anchor, Cursor, Gap, GapReason, Message, Page, Retention, Room, RoomId, RoomState, Start, SubscriberId,
+        AckMode, Acknowledgement, Anchor, Cursor, Gap, GapReason, Message, Page, Retention, Room, RoomId, RoomState,
+        Start, SubscriberId,
     },
     error::{Error, Result, Violations},
     limits::{DURATION_MAX, HISTORY_LIMIT_MAX},
@@ -34,11 +35,13 @@ pub(super) fn room_id(id: String) -> Result<RoomId> {
 pub(super) fn create_room(request: v1::CreateRoomRequest) -> CreateRoom {
     let mut violations = Violations::default();
     let retention = retention(request.retention.unwrap_or_default(), &mut violations);
+    let dedupe_window = request.dedupe_window.and_then(|window| violations.check(duration("dedupe_window", window)));
     CreateRoom {
         room_id: request.room_id,
         persist: request.persist,
         subject: request.subject,
         retention,
+        dedupe_window,
         replicas: request.replicas,
         allow_message_ttl: request.allow_message_ttl,
         labels: request.labels.into_iter().collect(),
@@ -86,12 +89,14 @@ pub(super) fn room(room: Room, state: Option<RoomState>) -> v1::Room {
         max_messages: room.retention.max_messages.unwrap_or_default(),
         max_message_bytes: room.retention.max_message_bytes.unwrap_or_default(),
     });
+    let dedupe_window = room.persist.then(|| room.dedupe_window().try_into().ok()).flatten();
     v1::Room {
         room_id: room.room_id.into(),
         stream: if room.persist { room.stream.into() } else { String::new() },
         persist: room.persist,
         subject: room.subject.to_string(),
         retention,
+        dedupe_window,
         replicas: room.replicas,
         allow_message_ttl: room.allow_message_ttl,
         labels: room.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
@@ -175,12 +180,13 @@ fn start(field: &str, start: Option<v1::Start>) -> Result<Start> {
     })
 }
 
-pub(super) fn acknowledge(request: v1::AcknowledgeRequest) -> Result<(RoomId, SubscriberId, u64)> {
+pub(super) fn acknowledge(request: v1::AcknowledgeRequest) -> Result<(RoomId, SubscriberId, Acknowledgement)> {
     let mut violations = Violations::default();
     let room_id = violations.check(room_id(request.room_id));
     let subscriber = violations.check(SubscriberId::parse("subscriber", request.subscriber));
+    let acknowledgement = Acknowledgement { sequence: request.sequence, generation: request.generation };
     match (room_id, subscriber) {
-        (Some(room_id), Some(subscriber)) => Ok((room_id, subscriber, request.sequence)),
+        (Some(room_id), Some(subscriber)) => Ok((room_id, subscriber, acknowledgement)),
         _ => Err(violations.into_error()),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Two sides share a [`ConsumeQueues`]. The reader is a task that reads the client's commands, so that acknowledgements
 //! become durable even while the client reads nothing. The sending side is part of the response stream: it polls the
-//! streams of the rooms in turn. No queue grows while the client is slow: waiting acknowledgements of a subscriber
-//! are merged, and so are their confirmations.
+//! streams of the rooms in turn. Answers to commands are sent before messages. No queue grows while the client is slow:
+//! waiting acknowledgements of a subscriber are merged, and so are their confirmations, and beyond a number of waiting
+//! answers no command is read.
 
 pub(crate) mod flow;
 mod queues;
@@ -24,7 +25,7 @@ use self::{
 };
 use super::{Rooms, subscribe::SubscribeOptions};
 use crate::{
-    domain::{Caller, RoomId, SubscriberId},
+    domain::{Acknowledgement, Caller, RoomId, SubscriberId},
     error::{Error, Result},
     subscriptions::{frame::Frame, subscribers::session::SubscriberSession},
     traces,
@@ -46,7 +47,7 @@ pub(crate) enum ConsumeCommand {
     Acknowledge {
         room_id: RoomId,
         subscriber: Result<Option<SubscriberId>>,
-        sequence: u64,
+        acknowledgement: Acknowledgement,
     },
     Credit {
         room_id: RoomId,
@@ -55,6 +56,10 @@ pub(crate) enum ConsumeCommand {
     },
     Close {
         room_id: RoomId,
+    },
+    /// Asks for a [`ConsumeEvent::Pong`].
+    Ping {
+        nonce: u64,
     },
 }
 
@@ -67,10 +72,11 @@ pub(crate) enum CommandKind {
     Close,
 }
 
-/// An event of one of the client's rooms.
+/// An event of one of the client's rooms, or of the stream itself.
 #[derive(Debug)]
 pub(crate) struct Consumed {
-    pub room_id: RoomId,
+    /// `None` for [`ConsumeEvent::Pong`].
+    pub room_id: Option<RoomId>,
     pub event: ConsumeEvent,
 }
 
@@ -89,6 +95,8 @@ pub(crate) enum ConsumeEvent {
     },
     /// The room's subscription ended, or could not be opened.
     Closed(Result<()>),
+    /// The answer to a ping.
+    Pong(u64),
 }
 
 impl Rooms {

@@ -117,9 +117,10 @@ impl ConsumeQueues {
         self.inner().open.remove(room_id);
     }
 
-    /// Queues an answer for the client. Waiting confirmations of a room are merged.
+    /// Queues an answer that belongs to a room. Waiting confirmations of a room are merged.
     pub(super) fn answer(&self, room_id: RoomId, event: ConsumeEvent) {
         let mut inner = self.inner();
+        let room_id = Some(room_id);
         if let ConsumeEvent::Acknowledged(position) = event {
             let waiting = inner.answers.iter_mut().filter(|answer| answer.room_id == room_id);
             let confirmed = waiting.filter_map(|answer| match &mut answer.event {
@@ -132,6 +133,12 @@ impl ConsumeQueues {
             }
         }
         inner.answers.push_back(Consumed { room_id, event });
+        self.step.notify_one();
+    }
+
+    /// Queues the answer to a ping.
+    pub(super) fn pong(&self, nonce: u64) {
+        self.inner().answers.push_back(Consumed { room_id: None, event: ConsumeEvent::Pong(nonce) });
         self.step.notify_one();
     }
 

@@ -15,7 +15,7 @@ use super::{
     queues::ConsumeQueues,
 };
 use crate::{
-    domain::{Caller, RoomId, SubscriberId},
+    domain::{Acknowledgement, Caller, RoomId, SubscriberId},
     error::{Error, Reason, Result},
     limits::CONSUME_ANSWERS_MAX,
     rooms::{Rooms, access::expires_at, subscribe::SubscribeOptions},
@@ -40,7 +40,7 @@ pub(super) struct CommandReader {
     gone: CancellationToken,
     under_way: FuturesUnordered<Pin<Box<dyn Future<Output = AckOutcome> + Send>>>,
     /// Waiting acknowledgements. Those of one subscriber run one after the other.
-    waiting: HashMap<AckKey, VecDeque<u64>>,
+    waiting: HashMap<AckKey, VecDeque<Acknowledgement>>,
     waiting_count: usize,
     /// Rooms to close when their acknowledgements have finished.
     closing: HashSet<RoomId>,
@@ -87,10 +87,10 @@ impl CommandReader {
     fn carry_out(&mut self, command: ConsumeCommand) {
         match command {
             ConsumeCommand::Open { room_id, options, credit } => self.open(room_id, options, credit),
-            ConsumeCommand::Acknowledge { room_id, subscriber, sequence } => {
+            ConsumeCommand::Acknowledge { room_id, subscriber, acknowledgement } => {
                 match subscriber.and_then(|subscriber| self.subscriber(&room_id, subscriber)) {
-                    Ok(subscriber) => self.acknowledge((room_id, subscriber), sequence),
-                    Err(error) => self.reject(room_id, CommandKind::Acknowledge, sequence, error),
+                    Ok(subscriber) => self.acknowledge((room_id, subscriber), acknowledgement),
+                    Err(error) => self.reject(room_id, CommandKind::Acknowledge, acknowledgement.sequence, error),
                 }
             }
             ConsumeCommand::Credit { room_id, messages, bytes } => match self.queues.find(&room_id) {
@@ -101,6 +101,7 @@ impl CommandReader {
                 Some(flow) => self.close(room_id, &flow),
                 None => self.reject(room_id, CommandKind::Close, 0, not_open()),
             },
+            ConsumeCommand::Ping { nonce } => self.queues.pong(nonce),
         }
     }
 
@@ -140,28 +141,30 @@ impl CommandReader {
         }
     }
 
-    fn acknowledge(&mut self, key: AckKey, sequence: u64) {
+    fn acknowledge(&mut self, key: AckKey, given: Acknowledgement) {
         let Some(waiting) = self.waiting.get_mut(&key) else {
             self.waiting.insert(key.clone(), VecDeque::new());
-            return self.begin(key, sequence);
+            return self.begin(key, given);
         };
-        // only acknowledgements that cannot fail by themselves are merged
+        // only acknowledgements that cannot fail by themselves are merged, and only with those that have the same fate
         let flow = self.queues.find(&key.0);
         let sure = |sequence| flow.as_ref().is_some_and(|flow| flow.was_reported(sequence));
         match waiting.back_mut() {
-            Some(last) if sure(*last) && sure(sequence) => *last = sequence.max(*last),
+            Some(last) if last.generation == given.generation && sure(last.sequence) && sure(given.sequence) => {
+                last.sequence = given.sequence.max(last.sequence);
+            }
             Some(_) | None => {
-                waiting.push_back(sequence);
+                waiting.push_back(given);
                 self.waiting_count += 1;
             }
         }
     }
 
-    fn begin(&mut self, key: AckKey, sequence: u64) {
+    fn begin(&mut self, key: AckKey, given: Acknowledgement) {
         let (rooms, caller) = (self.rooms.clone(), self.caller.clone());
         self.under_way.push(Box::pin(async move {
-            let position = rooms.acknowledge(&caller, &key.0, &key.1, sequence).await;
-            AckOutcome { key, sequence, position }
+            let position = rooms.acknowledge(&caller, &key.0, &key.1, given).await;
+            AckOutcome { key, sequence: given.sequence, position }
         }));
     }
 

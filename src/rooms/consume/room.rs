@@ -41,7 +41,7 @@ pub(super) fn consumed(
             loop {
                 match frames.next().await {
                     Some(Ok((frame, session))) => {
-                        yield Consumed { room_id: room_id.clone(), event: ConsumeEvent::Frame(frame, session) };
+                        yield Consumed { room_id: Some(room_id.clone()), event: ConsumeEvent::Frame(frame, session) };
                     }
                     Some(Err(error)) => break Err(error),
                     None => break Ok(()),
@@ -49,7 +49,7 @@ pub(super) fn consumed(
             }
         };
         queues.remove(&room_id);
-        yield Consumed { room_id, event: ConsumeEvent::Closed(closed) };
+        yield Consumed { room_id: Some(room_id), event: ConsumeEvent::Closed(closed) };
     }
 }
 

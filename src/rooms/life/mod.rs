@@ -3,7 +3,10 @@
 pub(crate) mod removal;
 pub(crate) mod update;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     Rooms,
@@ -11,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, Labels, MemberId, NatsName, NewRoom, Retention, Role, Room, RoomId, RoomState, StreamName, Subject,
-        Visible,
+        Caller, DedupeWindow, Labels, MemberId, NatsName, NewRoom, Retention, Role, Room, RoomId, RoomState,
+        StreamName, Subject, Visible,
     },
     error::{Error, Reason, Result, Violations},
     limits::{HISTORY_PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX},
@@ -30,6 +33,8 @@ pub(crate) struct CreateRoom {
     pub persist: bool,
     pub subject: String,
     pub retention: Retention,
+    /// How long the room remembers message ids; `None` is the default.
+    pub dedupe_window: Option<Duration>,
     pub replicas: u32,
     pub allow_message_ttl: bool,
     pub labels: Vec<(String, String)>,
@@ -59,12 +64,16 @@ impl CreateRoom {
         };
         let labels = violations.check(Labels::parse("labels", self.labels));
         let mut replicas = self.replicas;
+        let mut dedupe = DedupeWindow::Default;
         if self.persist {
             self.retention.check("retention", payload_bytes_max, &mut violations);
+            let max_age = self.retention.max_age;
+            dedupe = DedupeWindow::choose(self.dedupe_window, max_age, "dedupe_window", &mut violations);
             replicas = check_replicas("replicas", replicas, &mut violations);
         } else {
             for (field, given) in [
                 ("retention", self.retention != Retention::default()),
+                ("dedupe_window", self.dedupe_window.is_some()),
                 ("replicas", replicas != 0),
                 ("allow_message_ttl", self.allow_message_ttl),
             ] {
@@ -81,6 +90,7 @@ impl CreateRoom {
                     subject,
                     persist: self.persist,
                     retention: self.retention,
+                    dedupe,
                     replicas,
                     allow_message_ttl: self.allow_message_ttl,
                     labels,
@@ -173,29 +183,36 @@ impl Rooms {
     /// Names the room and registers it, unless it exists.
     async fn register(&self, caller: &Caller, new: &NewRoom) -> Result<Registration> {
         let registry = &self.store.registry;
-        let claimed = match registry.name(new).await? {
+        let mut claimed = match registry.name(new).await? {
             NameClaim::Claimed(claimed) => claimed,
             NameClaim::Found(found) => return Ok(found),
         };
-        let room = &claimed.room;
-        let checked = async {
-            if room.persist {
-                // its subject may be longer than the preferred one
-                self.store.check_bounds(room, caller, "retention")?;
-                if restricted(caller).is_some() {
-                    // before the registration, which would make existing messages readable
-                    self.store.check_adopts_nothing(room).await?;
-                }
+        match self.checked(caller, &claimed.room).await {
+            Ok(dedupe) => {
+                claimed.room.dedupe = dedupe;
+                registry.register(new, &claimed).await
             }
-            Ok(())
-        };
-        match checked.await {
-            Ok(()) => registry.register(new, &claimed).await,
             Err(error) => {
                 let _ = registry.release(&claimed).await;
                 Err(error)
             }
         }
+    }
+
+    /// Checks a named room before its registration. Returns how long it remembers message ids.
+    async fn checked(&self, caller: &Caller, room: &Room) -> Result<DedupeWindow> {
+        if !room.persist {
+            return Ok(room.dedupe);
+        }
+        // its subject may be longer than the preferred one
+        self.store.check_bounds(room, caller, "retention")?;
+        let Some(found) = self.store.adoptable(room).await? else { return Ok(room.dedupe) };
+        if restricted(caller).is_some() {
+            // the registration would make existing messages readable
+            found.require_empty()?;
+        }
+        let adopted = found.dedupe_window(room.retention.max_age).filter(|_| room.dedupe.is_default());
+        Ok(adopted.unwrap_or(room.dedupe))
     }
 
     /// Removes the registration of a room whose log was refused. If the log may exist, the registration stays: other

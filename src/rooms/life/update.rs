@@ -1,7 +1,9 @@
-//! Changes the settings of an existing room: labels, retention, replicas.
+//! Changes the settings of an existing room: labels, retention, dedupe window, replicas.
+
+use std::time::Duration;
 
 use crate::{
-    domain::{Caller, Labels, Retention, Room, RoomId, RoomState},
+    domain::{Caller, DedupeWindow, Labels, Retention, Room, RoomId, RoomState},
     error::{Error, Reason, Result, Violations},
     rooms::{
         Rooms,
@@ -22,6 +24,7 @@ pub(crate) enum RoomField {
     MaxBytes,
     MaxMessages,
     MaxMessageBytes,
+    DedupeWindow,
     Replicas,
 }
 
@@ -33,6 +36,8 @@ pub(crate) struct UpdateRoom {
     pub fields: Vec<RoomField>,
     pub labels: Vec<(String, String)>,
     pub retention: Retention,
+    /// How long the room remembers message ids; `None` is the default.
+    pub dedupe_window: Option<Duration>,
     pub replicas: u32,
     /// The fixed settings that the caller repeats. They must match.
     pub fixed: Fixed,
@@ -54,8 +59,8 @@ impl UpdateRoom {
     }
 
     /// Returns `room` with the requested changes. Adds every problem to `violations`.
-    fn apply(&self, room: &Room, payload_bytes_max: usize, violations: &mut Violations) -> Room {
-        let mut room = room.clone();
+    fn apply(&self, before: &Room, payload_bytes_max: usize, violations: &mut Violations) -> Room {
+        let mut room = before.clone();
         for (field, differs) in [
             ("room.persist", self.fixed.persist && !room.persist),
             ("room.subject", !self.fixed.subject.is_empty() && self.fixed.subject != room.subject.as_str()),
@@ -85,14 +90,18 @@ impl UpdateRoom {
         }
         if room.persist {
             room.retention.check("room.retention", payload_bytes_max, violations);
+            self.apply_dedupe_window(&mut room, before, violations);
             if self.wants(RoomField::Replicas) {
                 room.replicas = check_replicas("room.replicas", self.replicas, violations);
             }
         } else {
             let replicas = self.wants(RoomField::Replicas) && self.replicas != 0;
-            for (field, given) in
-                [("room.retention", room.retention != Retention::default()), ("room.replicas", replicas)]
-            {
+            let dedupe_window = self.wants(RoomField::DedupeWindow) && self.dedupe_window.is_some();
+            for (field, given) in [
+                ("room.retention", room.retention != Retention::default()),
+                ("room.dedupe_window", dedupe_window),
+                ("room.replicas", replicas),
+            ] {
                 if given {
                     violations.add(field, "is only for persisted rooms, and this room is ephemeral; leave it out");
                 }
@@ -100,6 +109,30 @@ impl UpdateRoom {
         }
         room
     }
+
+    /// Changes how long the room remembers message ids. A caller that repeats the length that the room had changes
+    /// nothing. A chosen length prevents a shorter `max_age`; any other length becomes as short.
+    fn apply_dedupe_window(&self, room: &mut Room, before: &Room, violations: &mut Violations) {
+        let max_age = room.retention.max_age;
+        if self.wants(RoomField::DedupeWindow) && self.dedupe_window != Some(before.dedupe_window()) {
+            room.dedupe = DedupeWindow::choose(self.dedupe_window, max_age, "room.dedupe_window", violations);
+            return;
+        }
+        if let (DedupeWindow::Chosen(length), Some(max_age)) = (room.dedupe, max_age)
+            && length > max_age
+        {
+            let length = humantime::format_duration(length);
+            violations.add(
+                "room.retention.max_age",
+                format!("is shorter than the `dedupe_window` of the room, {length}; shorten or reset that too"),
+            );
+        }
+    }
+}
+
+/// The error of a field that NATS refused, with the path of the field in the request.
+fn in_room(error: Error) -> Error {
+    if error.reason() == Reason::InvalidField { error.within("room") } else { error }
 }
 
 impl Rooms {
@@ -125,7 +158,7 @@ impl Rooms {
             if room.persist {
                 self.store.check_bounds(&room, caller, "room.retention")?;
                 // the log first, because NATS may refuse the change, and the registry must stay true
-                self.store.update_log(&room).await?;
+                self.store.update_log(&room).await.map_err(in_room)?;
             }
             if room == registered.room {
                 return self.describe(&registered, visible).await;

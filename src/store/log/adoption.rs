@@ -41,12 +41,13 @@ fn is_adoptable(config: &Config, room: &Room) -> bool {
         max_age: _,
         max_consumers: _,
         num_replicas: _,
-        duplicate_window: _,
         discard: _,
         discard_new_per_subject: _,
         allow_direct: _,
         allow_atomic_publish: _,
         metadata: _,
+        // kept if a room can have it
+        duplicate_window: _,
         // kept
         description: _,
         republish: _,

@@ -1,6 +1,9 @@
 //! The stream of a persisted room: created, adopted, repaired, changed, emptied, described, deleted.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -16,9 +19,9 @@ use super::{
     turn,
 };
 use crate::{
-    domain::{Room, RoomState, rfc3339},
+    domain::{DedupeWindow, Room, RoomState, rfc3339},
     error::{Error, Reason, Result},
-    limits::{CONSUMERS_PER_ROOM_MAX, DUPLICATE_WINDOW, HEADROOM_BYTES},
+    limits::{CONSUMERS_PER_ROOM_MAX, HEADROOM_BYTES},
     nats::{Nats, error::ApiError},
     store::names::METADATA_ROOM,
 };
@@ -91,16 +94,38 @@ pub(in crate::store) async fn create(nats: &Nats, room: &Room) -> Result<RoomSta
     }
 }
 
-/// # Errors
-/// `PERMISSION_DENIED` if a stream with the room's name holds messages.
-pub(in crate::store) async fn check_holds_nothing(nats: &Nats, room: &Room) -> Result<()> {
-    if info(nats, room).await?.is_none_or(|found| found.state.messages == 0) {
-        return Ok(());
+/// A stream with the name of a room that is being created.
+#[derive(Debug)]
+pub(crate) struct FoundStream {
+    messages: u64,
+    /// How long the stream remembers message ids.
+    duplicate_window: Duration,
+}
+
+impl FoundStream {
+    /// # Errors
+    /// `PERMISSION_DENIED` if the stream holds messages.
+    pub(crate) fn require_empty(&self) -> Result<()> {
+        if self.messages == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::PermissionDenied,
+            "`room_id`: a NATS stream with the name of the room holds messages, so only an administrator may create the room; choose another id",
+        ))
     }
-    Err(Error::new(
-        Reason::PermissionDenied,
-        "`room_id`: a NATS stream with the name of the room holds messages, so only an administrator may create the room; choose another id",
-    ))
+
+    /// The window of the stream, if a room with this `max_age` can have it.
+    pub(crate) fn dedupe_window(&self, max_age: Option<Duration>) -> Option<DedupeWindow> {
+        DedupeWindow::adopt(self.duplicate_window, max_age)
+    }
+}
+
+/// The stream with the room's name, which another program created.
+pub(in crate::store) async fn find(nats: &Nats, room: &Room) -> Result<Option<FoundStream>> {
+    let found = info(nats, room).await?;
+    Ok(found
+        .map(|found| FoundStream { messages: found.state.messages, duplicate_window: found.config.duplicate_window }))
 }
 
 async fn adopt(nats: &Nats, room: &Room) -> Result<RoomState> {
@@ -302,8 +327,6 @@ async fn info_with(nats: &Nats, room: &Room, request: &serde_json::Value) -> Res
 /// repair.
 fn settings(room: &Room, base: Config) -> Config {
     let retention = &room.retention;
-    let max_age = retention.max_age.unwrap_or_default();
-    let duplicate_window = if max_age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(max_age) };
     // a create-or-update of another program removes the metadata and this setting; if the metadata exists, the
     // account or an operator set this value
     let is_own = base.max_consumers > 0 && base.metadata.contains_key(METADATA_ROOM);
@@ -324,13 +347,13 @@ fn settings(room: &Room, base: Config) -> Config {
         consumer_limits: None,
         first_sequence: None,
         num_replicas: room.replicas.try_into().unwrap_or(1),
-        max_age,
+        max_age: retention.max_age.unwrap_or_default(),
         max_bytes: retention.max_bytes.unwrap_or(-1),
         max_messages: retention.max_messages.unwrap_or(-1),
         max_messages_per_subject: -1,
         max_message_size: message_size_max(room),
         max_consumers: if is_own { base.max_consumers } else { CONSUMERS_PER_ROOM_MAX },
-        duplicate_window,
+        duplicate_window: room.dedupe_window(),
         allow_direct: true,
         allow_atomic_publish: true,
         allow_batch_publish: true,

@@ -95,7 +95,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::domain::{Labels, Retention, Room, StreamName, Subject};
+    use crate::domain::{DedupeWindow, Labels, Retention, Room, StreamName, Subject};
     use crate::nats::bucket::{WatchEvent, follow::apply};
 
     fn lobby() -> RoomId {
@@ -110,6 +110,7 @@ mod tests {
             room_id: lobby(),
             persist: true,
             retention: Retention::default(),
+            dedupe: DedupeWindow::Default,
             replicas: 1,
             allow_message_ttl: false,
             labels: Labels::parse("labels", [("revision".to_owned(), revision.to_string())]).unwrap(),

@@ -7,6 +7,10 @@
 //! that lock before each move, and moves the position only if it is the holder. The request to NATS (`CONSUMER.RESET`)
 //! carries only a sequence, so NATS cannot check the holder. One case therefore remains: an instance that freezes
 //! between its check and its request can move the position after another instance has become the holder.
+//!
+//! The subscriptions of a subscriber have numbers, their generations: the revision of the bucket with which each became
+//! the subscriber's newest. Revisions grow in the whole bucket, so the generations grow across instances, restarts, and
+//! deletions of the subscriber.
 
 use std::time::SystemTime;
 
@@ -37,12 +41,42 @@ pub(crate) struct Holding {
     /// The start position of a subscriber that is being created. Its consumer may exist and not be there yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins_at: Option<u64>,
+    /// The generation of the newest subscription, which may have ended. In the bucket, the entry that a subscription is
+    /// opened with does not have it, because it is the revision of that entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 impl Holding {
     /// The subscriber's key in the bucket.
     pub(crate) fn key(&self) -> String {
         self.subscriber.key()
+    }
+
+    /// Refuses an acknowledgement of a subscription that is older than the newest one.
+    ///
+    /// # Errors
+    /// `TAKEN_OVER`.
+    pub(crate) fn check_generation(&self, given: Option<u64>) -> Result<()> {
+        if given.is_some() && given < self.generation { Err(taken_over()) } else { Ok(()) }
+    }
+}
+
+/// The error for an acknowledgement of a subscription that is no longer the newest.
+pub(crate) fn taken_over() -> Error {
+    Error::new(
+        Reason::TakenOver,
+        "`generation`: a newer subscription of the subscriber took over, so the acknowledgement does not count; the position is unchanged",
+    )
+}
+
+impl Versioned<Holding> {
+    /// The entry as it was read, with the generation that its revision stands for.
+    fn with_generation(mut self) -> Self {
+        if self.value.session.is_some() {
+            self.value.generation.get_or_insert(self.revision);
+        }
+        self
     }
 }
 
@@ -90,8 +124,12 @@ impl Holders {
 
     /// The holding with this NATS name, whichever subscriber it belongs to.
     pub(in crate::store) async fn named(&self, room: &RoomId, name: &NatsName) -> Result<Option<Versioned<Holding>>> {
-        let found = self.bucket.get(&key(room, name)).await?;
+        let found = self.read(&key(room, name)).await?;
         Ok(found.filter(|found| found.value.subscriber.name == *name))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Versioned<Holding>>> {
+        Ok(self.bucket.get(key).await?.map(Versioned::with_generation))
     }
 
     /// As [`Self::find`], with the revision that [`Self::delete`] needs.
@@ -109,7 +147,9 @@ impl Holders {
     ) -> Result<Vec<HolderEntry>> {
         let keys: Vec<String> = names.into_iter().map(|name| key(room, name)).collect();
         let found = self.bucket.get_many(&keys).await?;
-        let entries = found.into_iter().map(|(holding, changed_at)| HolderEntry { holding, changed_at });
+        let entries = found
+            .into_iter()
+            .map(|(holding, changed_at)| HolderEntry { holding: holding.with_generation(), changed_at });
         // an entry counts under its own name alone
         Ok(entries.filter(|entry| keys.contains(&entry.holding.value.key())).collect())
     }
@@ -119,13 +159,14 @@ impl Holders {
         self.bucket.delete(&holding.key(), revision).await
     }
 
-    /// Makes `wanted` the holder. Returns the previous holder and the new revision. Keeps an unfinished start
-    /// position. Returns `None` if another subscriber got the NATS name meanwhile.
+    /// Makes `wanted` the holder. Returns the previous holder and the new revision, which is the generation of the
+    /// subscription if `wanted` opens one. Keeps an unfinished start position. Returns `None` if another subscriber got
+    /// the NATS name meanwhile.
     ///
     /// # Errors
     /// `CONFLICT`.
     pub(crate) async fn claim(&self, wanted: &Holding) -> Result<Option<(Option<Holding>, u64)>> {
-        let entry = self.bucket.get(&wanted.key()).await?;
+        let entry = self.read(&wanted.key()).await?;
         self.claim_as_read(wanted, entry).await
     }
 
@@ -144,11 +185,16 @@ impl Holders {
             let revision = entry.as_ref().map(|found| found.revision);
             let before = entry.map(|found| found.value);
             let begun = before.as_ref().and_then(|before| before.begins_at);
-            let wanted = Holding { begins_at: wanted.begins_at.or(begun), ..wanted.clone() };
+            let newest = before.as_ref().and_then(|before| before.generation);
+            let wanted = Holding {
+                begins_at: wanted.begins_at.or(begun),
+                generation: if wanted.session.is_some() { None } else { newest },
+                ..wanted.clone()
+            };
             if let Some(revision) = self.bucket.put(&key, &wanted, revision).await? {
                 return Ok(Some((before, revision)));
             }
-            entry = self.bucket.get(&key).await?;
+            entry = self.read(&key).await?;
         }
         Err(Error::new(
             Reason::Conflict,
@@ -170,7 +216,7 @@ impl Holders {
     /// Records that the subscription of `before` has ended, if it is still the open one.
     pub(crate) async fn close(&self, before: &Holding) -> Result<()> {
         let key = before.key();
-        match self.bucket.get(&key).await? {
+        match self.read(&key).await? {
             Some(found) if found.value == *before => {
                 let closed = Holding { session: None, ..before.clone() };
                 self.bucket.put(&key, &closed, Some(found.revision)).await.map(drop)

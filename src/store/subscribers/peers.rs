@@ -15,7 +15,13 @@ pub(crate) enum PeerRequest {
     /// End the open subscription, write its position, and stop holding the subscriber.
     Release { subscriber: Subscriber },
     /// Everything up to the sequence is processed.
-    Acknowledge { subscriber: Subscriber, sequence: u64 },
+    Acknowledge {
+        subscriber: Subscriber,
+        sequence: u64,
+        /// See [`Acknowledgement::generation`](crate::domain::Acknowledgement::generation).
+        #[serde(default)]
+        generation: Option<u64>,
+    },
     /// Set the position, in either direction.
     Seek { subscriber: Subscriber, position: u64 },
     /// End the open subscription, and delete the subscriber.

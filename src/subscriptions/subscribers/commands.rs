@@ -2,11 +2,11 @@
 
 use super::{Subscribers, key, session::SessionEnd};
 use crate::{
-    domain::Room,
+    domain::{Acknowledgement, Room},
     error::{Error, Reason, Result},
     store::subscribers::{
         durables::not_found as subscriber_not_found,
-        holders::Holding,
+        holders::{Holding, taken_over},
         peers::{PeerReply, PeerRequest},
         subscriber::Subscriber,
     },
@@ -19,7 +19,7 @@ const ATTEMPTS: usize = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HolderCommand {
     /// Everything up to this sequence is processed.
-    Acknowledge(u64),
+    Acknowledge(Acknowledgement),
     /// Set the position, in either direction.
     Seek(u64),
     /// Delete the subscriber.
@@ -27,12 +27,17 @@ pub(super) enum HolderCommand {
 }
 
 impl Subscribers {
-    /// Moves the position forwards to `sequence` and returns the position.
+    /// Moves the position forwards to the acknowledged sequence and returns the position.
     ///
     /// # Errors
-    /// `SUBSCRIBER_NOT_FOUND`, `TIMEOUT`, `CONFLICT`.
-    pub(crate) async fn acknowledge(&self, room: &Room, subscriber: &Subscriber, sequence: u64) -> Result<u64> {
-        self.command(room, subscriber, HolderCommand::Acknowledge(sequence)).await
+    /// `SUBSCRIBER_NOT_FOUND`, `TAKEN_OVER`, `TIMEOUT`, `CONFLICT`.
+    pub(crate) async fn acknowledge(
+        &self,
+        room: &Room,
+        subscriber: &Subscriber,
+        acknowledgement: Acknowledgement,
+    ) -> Result<u64> {
+        self.command(room, subscriber, HolderCommand::Acknowledge(acknowledgement)).await
     }
 
     /// Moves the position in either direction and returns it. The caller has checked `position` against the end of
@@ -58,6 +63,10 @@ impl Subscribers {
                 return Ok(position);
             }
             let holder = self.store.holders.find(subscriber).await?;
+            if let (Some(holder), HolderCommand::Acknowledge(acknowledgement)) = (&holder, command) {
+                // the newest generation never becomes smaller
+                holder.check_generation(acknowledgement.generation)?;
+            }
             let is_held = holder.is_some();
             if let Some(holder) = holder.filter(|holder| holder.instance != self.store.instance()) {
                 match self.store.peers.ask(&holder.instance, &request(subscriber, command)).await? {
@@ -102,7 +111,8 @@ impl Subscribers {
         }
         let session = self.sessions().get(&key).cloned();
         match command {
-            HolderCommand::Acknowledge(sequence) => {
+            HolderCommand::Acknowledge(Acknowledgement { sequence, generation }) => {
+                holder.check_generation(generation)?;
                 let moved = self.move_forwards(room, subscriber, sequence).await;
                 let known = session.as_ref().map_or(0, |session| session.written());
                 let position = self.or_recreate(moved, session.as_ref(), sequence.max(known)).await?;
@@ -169,7 +179,9 @@ impl Subscribers {
 fn request(subscriber: &Subscriber, command: HolderCommand) -> PeerRequest {
     let subscriber = subscriber.clone();
     match command {
-        HolderCommand::Acknowledge(sequence) => PeerRequest::Acknowledge { subscriber, sequence },
+        HolderCommand::Acknowledge(Acknowledgement { sequence, generation }) => {
+            PeerRequest::Acknowledge { subscriber, sequence, generation }
+        }
         HolderCommand::Seek(position) => PeerRequest::Seek { subscriber, position },
         HolderCommand::Delete => PeerRequest::Delete { subscriber },
     }
@@ -178,6 +190,9 @@ fn request(subscriber: &Subscriber, command: HolderCommand) -> PeerRequest {
 fn failed(subscriber: &Subscriber, reason: String) -> Error {
     if reason == Reason::SubscriberNotFound.name() {
         return subscriber_not_found(&subscriber.id);
+    }
+    if reason == Reason::TakenOver.name() {
+        return taken_over();
     }
     Error::new(
         Reason::Timeout,

@@ -171,6 +171,7 @@ impl Subscribers {
             return Ok(None);
         }
         self.endpoints.add(&holding);
+        holding.generation = Some(revision);
         holding.begins_at = holding.begins_at.or(before.as_ref().and_then(|before| before.begins_at));
         // a call that claimed the subscriber in between has created its consumer
         let is_new = *is_new && before.is_none();
@@ -254,7 +255,8 @@ impl Subscribers {
 
     /// A holding with this instance as the holder.
     fn holding(&self, subscriber: &Subscriber, session: Option<String>) -> Holding {
-        Holding { subscriber: subscriber.clone(), instance: self.store.instance().to_owned(), session, begins_at: None }
+        let (subscriber, instance) = (subscriber.clone(), self.store.instance().to_owned());
+        Holding { subscriber, instance, session, begins_at: None, generation: None }
     }
 
     fn keep_newest(&self, key: SubscriberKey, session: &Arc<SessionState>) {

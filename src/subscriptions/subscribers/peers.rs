@@ -6,12 +6,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Subscribers, WRITES_AT_ONCE, commands::HolderCommand, key, session::SessionEnd};
-use crate::store::{
-    peers::{IncomingRequest, PeerListener},
-    subscribers::{
-        holders::{HolderChange, Holding},
-        peers::{PeerReply, PeerRequest},
-        subscriber::Subscriber,
+use crate::{
+    domain::Acknowledgement,
+    store::{
+        peers::{IncomingRequest, PeerListener},
+        subscribers::{
+            holders::{HolderChange, Holding},
+            peers::{PeerReply, PeerRequest},
+            subscriber::Subscriber,
+        },
     },
 };
 
@@ -41,8 +44,9 @@ impl Subscribers {
                 self.release(&key(&subscriber)).await;
                 PeerReply::Released
             }
-            PeerRequest::Acknowledge { subscriber, sequence } => {
-                self.command_of_peer(&subscriber, HolderCommand::Acknowledge(sequence)).await
+            PeerRequest::Acknowledge { subscriber, sequence, generation } => {
+                let acknowledgement = Acknowledgement { sequence, generation };
+                self.command_of_peer(&subscriber, HolderCommand::Acknowledge(acknowledgement)).await
             }
             PeerRequest::Seek { subscriber, position } => {
                 self.command_of_peer(&subscriber, HolderCommand::Seek(position)).await

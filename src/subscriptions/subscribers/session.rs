@@ -241,6 +241,11 @@ impl SessionState {
 }
 
 impl SubscriberSession {
+    /// The number of this subscription among those of the subscriber: a newer one has a greater number.
+    pub(crate) fn generation(&self) -> u64 {
+        self.inner.holding.generation.unwrap_or_default()
+    }
+
     /// The mark of a frame that is sent now and ends at `position`.
     pub(crate) fn seek_position(&self, position: u64) -> SeekPosition {
         SeekPosition { seek: self.seek_number(), position }

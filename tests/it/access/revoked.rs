@@ -9,6 +9,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
 use unibus::v1::{
     PublishStreamRequest, PublishStreamResponse, Role, consume_response, publish_stream_response::Outcome,
 };
@@ -297,6 +298,7 @@ async fn streams_end_when_the_credentials_with_which_they_were_opened_expire() {
     let wait = Duration::from_secs(6);
     let end = assert_status::<()>(Err(frames.end(wait).await), Code::Unauthenticated, "CREDENTIALS_EXPIRED");
     assert_eq!(metadata(&end, "position"), "1");
+    assert!(end.get_details_retry_info().is_some(), "{end:?}");
     assert!(seconds_from_now(0) >= expires && seconds_from_now(0) <= expires + 1, "not at its time");
     assert_status::<()>(Err(live.end(REVOKED_WITHIN).await), Code::Unauthenticated, "CREDENTIALS_EXPIRED");
     assert_eq!(Code::from(closed(&mut consuming, "lobby").await.code), Code::Unauthenticated);

@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
 
 use crate::support::{
     Client, Credentials, Issuer, Nats, Unibus, assert_status, connect, connect_with, list_rooms, seconds_from_now,
@@ -31,7 +32,7 @@ async fn a_token_of_each_algorithm_lets_its_holder_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_token_a_forged_one_and_an_expired_one_are_refused() {
     // Goal: nobody comes in without a proof that counts now. Method: a token of another's key, one that has expired and is
-    // the holder's own, and none; only the expired one hears more than the rest.
+    // the holder's own, and none; only the expired one hears more than the rest: that the call may succeed again.
     let nats = Nats::start().await;
     let issuer = Issuer::new();
     let unibus = issuer.guard(&nats, |_| {}).await;
@@ -42,7 +43,11 @@ async fn no_token_a_forged_one_and_an_expired_one_are_refused() {
     assert_eq!(nobody.message(), forged.message());
     let expired = issuer.sign(&json!({ "sub": "ann", "exp": seconds_from_now(-60) }));
     let expired = list_rooms(&holder(&unibus, &expired).await, 0, "").await;
-    assert_status(expired, Code::Unauthenticated, "CREDENTIALS_EXPIRED");
+    let expired = assert_status(expired, Code::Unauthenticated, "CREDENTIALS_EXPIRED");
+    assert!(expired.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
+    for refused in [&nobody, &forged] {
+        assert!(refused.get_details_retry_info().is_none());
+    }
     let expired = Issuer::new().sign(&json!({ "sub": "ann", "exp": seconds_from_now(-60) }));
     let expired = list_rooms(&holder(&unibus, &expired).await, 0, "").await;
     assert_status(expired, Code::Unauthenticated, "UNAUTHENTICATED");

@@ -17,7 +17,8 @@ async fn an_import_keeps_order_payloads_headers_and_message_ids() {
     // service through a file; the settings of the room with --create; the file of the copy differs only by what is new.
     let (lobby, client) = Lobby::without_room().await;
     let cli = Cli::of(lobby.unibus.address());
-    let settings = ["--max-age", "30d", "--max-messages", "20000", "--label", "team=shop", "--allow-message-ttl"];
+    let settings =
+        ["--max-age=30d", "--max-messages=20000", "--dedupe-window=12h", "--label=team=shop", "--allow-message-ttl"];
     cli.ok(&[&["room", "create", "lobby"][..], &settings].concat()).await;
     fill(&client, "lobby", 9_999).await;
     publish(&client, "lobby", vec![0xab; 900_000]).await.unwrap();
@@ -38,7 +39,8 @@ async fn an_import_keeps_order_payloads_headers_and_message_ids() {
     let rooms = [&client, &far_client].map(async |client| list_rooms(client, 10, "").await.unwrap().rooms.remove(0));
     let [one, other] = rooms;
     let (one, other) = (one.await, other.await);
-    assert_eq!((one.retention, one.labels), (other.retention, other.labels));
+    assert_eq!(one.dedupe_window.map(|window| window.seconds), Some(12 * 3600));
+    assert_eq!((one.retention, one.labels, one.dedupe_window), (other.retention, other.labels, other.dedupe_window));
     assert!(other.allow_message_ttl);
 
     // a part of a room with holes, from standard input, into another room

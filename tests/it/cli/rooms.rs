@@ -11,11 +11,12 @@ async fn a_room_is_created_shown_changed_purged_and_deleted() {
     let (lobby, client) = Lobby::without_room().await;
     let cli = Cli::of(lobby.unibus.address());
     let bounds = ["--max-age", "1h", "--max-bytes", "64MiB", "--max-messages", "1000", "--max-message-bytes", "10kB"];
-    let create = [&["room", "create", "ops"][..], &bounds, &["--label", "team=a", "--label", "tier=1"]].concat();
+    let labels = ["--label", "team=a", "--label", "tier=1"];
+    let create = [&["room", "create", "ops", "--dedupe-window", "30m"][..], &bounds, &labels].concat();
     let created = cli.json(&create).await;
     let retention =
         json!({ "maxAge": "3600s", "maxBytes": "67108864", "maxMessages": "1000", "maxMessageBytes": 10_000 });
-    assert_eq!(created[0]["retention"], retention);
+    assert_eq!((&created[0]["retention"], &created[0]["dedupeWindow"]), (&retention, &json!("1800s")));
     assert_eq!((&created[0]["persist"], &created[0]["labels"]), (&json!(true), &json!({ "team": "a", "tier": "1" })));
     // the same command again changes nothing
     cli.ok(&create).await;
@@ -26,6 +27,8 @@ async fn a_room_is_created_shown_changed_purged_and_deleted() {
     assert_eq!(updated[0]["labels"], json!({ "tier": "2" }));
     assert_eq!(updated[0]["retention"].get("maxAge"), None);
     assert_eq!(updated[0]["retention"]["maxBytes"], "67108864");
+    let window = cli.json(&["room", "update", "ops", "--dedupe-window", "24h"]).await;
+    assert_eq!((&window[0]["dedupeWindow"], &window[0]["labels"]), (&json!("86400s"), &json!({ "tier": "2" })));
     let cleared = cli.json(&["room", "update", "ops", "--remove-all-labels"]).await;
     assert_eq!((&cleared[0]["labels"], &cleared[0]["retention"]["maxMessages"]), (&json!({}), &json!("1000")));
 

@@ -34,7 +34,7 @@ fn successes() -> Vec<(&'static str, Value, &'static str, Value)> {
             "/room/labels/k",
             json!("v"),
         ),
-        ("History", json!({ "roomId": "lobby", "limit": "2" }), "/messages/0/payload", json!(base64("two"))),
+        ("History", json!({ "roomId": "lobby", "limit": 2 }), "/messages/0/payload", json!(base64("two"))),
         (
             "AddMember",
             json!({ "roomId": "lobby", "memberId": "bob", "role": "ROLE_WRITER" }),

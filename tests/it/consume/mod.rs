@@ -5,5 +5,6 @@ mod credit;
 mod ends;
 mod fairness;
 mod order;
+mod pings;
 mod rooms;
 mod session;

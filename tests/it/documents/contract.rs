@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 use unibus::{Reason, v1};
 
 use crate::access::table;
@@ -42,6 +42,43 @@ fn statuses(comment: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = comment.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':'));
     lines
         .filter_map(move |(status, _)| status.split_once(' ').filter(|(code, reason)| is_name(code) && is_name(reason)))
+}
+
+/// The messages of the package `google.rpc`.
+fn google_rpc(descriptors: &[u8]) -> Vec<DescriptorProto> {
+    let files = FileDescriptorSet::decode(descriptors).unwrap().file.into_iter();
+    files.filter(|file| file.package() == "google.rpc").flat_map(|file| file.message_type).collect()
+}
+
+/// Asserts that every field of the shipped message is one of the original.
+fn assert_same_wire(shipped: &DescriptorProto, original: &DescriptorProto) {
+    let fields = |message: &DescriptorProto| -> BTreeSet<_> {
+        let fields = message.field.iter();
+        let fields = fields.map(|field| (field.number(), field.name().to_owned(), field.r#type(), field.label()));
+        fields.collect()
+    };
+    let others: Vec<_> = fields(shipped).difference(&fields(original)).cloned().collect();
+    assert!(others.is_empty(), "{}: {others:?}", shipped.name());
+    for nested in &shipped.nested_type {
+        let of_original = original.nested_type.iter().find(|found| found.name() == nested.name());
+        assert_same_wire(nested, of_original.unwrap_or_else(|| panic!("{} in {}", nested.name(), shipped.name())));
+    }
+}
+
+#[test]
+fn the_shipped_messages_of_google_rpc_are_those_of_the_package() {
+    // Goal: a client reads the details of an error with the files beside the contract as with any library. Method: compare each
+    // field that is shipped, by number, name and type, with the package as a library has it; a status and the details that
+    // the service sends are among them.
+    let original = google_rpc(tonic_types::pb::FILE_DESCRIPTOR_SET);
+    let mut shipped = Vec::new();
+    for message in google_rpc(v1::FILE_DESCRIPTOR_SET) {
+        let found = original.iter().find(|found| found.name() == message.name()).expect("a message of the package");
+        assert_same_wire(&message, found);
+        shipped.push(message.name().to_owned());
+    }
+    shipped.sort_unstable();
+    assert_eq!(shipped, ["BadRequest", "ErrorInfo", "RetryInfo", "Status"]);
 }
 
 #[test]

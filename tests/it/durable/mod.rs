@@ -3,6 +3,7 @@
 mod acknowledge;
 mod begin;
 mod delete;
+mod generations;
 mod handover;
 mod list;
 mod names;

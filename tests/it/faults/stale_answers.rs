@@ -173,7 +173,8 @@ async fn what_was_delivered_can_be_acknowledged_through_any_instance() {
     let acknowledging = async {
         for number in 0..300_usize {
             let sequence = reader.messages(1).await[0].sequence;
-            let request = AcknowledgeRequest { room_id: "lobby".into(), subscriber: "ann".into(), sequence };
+            let request =
+                AcknowledgeRequest { room_id: "lobby".into(), subscriber: "ann".into(), sequence, generation: None };
             let answer = clients[number % 3].clone().acknowledge(request).await;
             assert_eq!(
                 answer.unwrap_or_else(|status| panic!("{sequence}: {status:?}")).into_inner().position,

@@ -31,7 +31,7 @@ async fn read(spy: &mut Spy) -> Vec<String> {
 }
 
 /// Waits until pages of the room come from memory.
-async fn comes_from_memory(spy: &mut Spy, client: &Client, limit: i64) {
+async fn comes_from_memory(spy: &mut Spy, client: &Client, limit: i32) {
     eventually(SOON, async || {
         read(spy).await;
         history(client, "lobby", limit).await;
@@ -139,7 +139,7 @@ impl Two {
     }
 
     /// Compares a page of the active room with the same page from the log, unless the log changes meanwhile.
-    async fn compare(&self, who: &[Client; 2], limit: i64, anchor: Option<&Anchor>) {
+    async fn compare(&self, who: &[Client; 2], limit: i32, anchor: Option<&Anchor>) {
         for _ in 0..20 {
             let before = page(&who[1], "lobby", limit, anchor.cloned()).await.unwrap();
             let found = page(&who[0], "lobby", limit, anchor.cloned()).await.unwrap();

@@ -5,7 +5,7 @@ use unibus::v1::{HistoryResponse, Message, TimeRange, history_request::Anchor};
 
 use crate::support::{Client, Lobby, Nats, create_room, history, page, publish_n, sequences};
 
-async fn at(client: &Client, limit: i64, anchor: Anchor) -> HistoryResponse {
+async fn at(client: &Client, limit: i32, anchor: Anchor) -> HistoryResponse {
     page(client, "lobby", limit, anchor).await.unwrap()
 }
 

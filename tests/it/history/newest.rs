@@ -66,10 +66,10 @@ async fn limits_are_clamped_and_never_refused() {
         (999, 999),
         (1000, 1000),
         (1001, 1000),
-        (i64::MAX, 1000),
+        (i32::MAX, 1000),
         (0, 200),
         (-1, 200),
-        (i64::MIN, 200),
+        (i32::MIN, 200),
     ];
     for (limit, count) in cases {
         let page = history(&client, "lobby", limit).await;
@@ -131,7 +131,8 @@ async fn reading_history_moves_no_subscriber() {
     };
     let mut frames = Frames::open(&client, ann.clone()).await.unwrap();
     frames.until_caught_up().await;
-    let request = AcknowledgeRequest { room_id: "lobby".into(), subscriber: "ann".into(), sequence: 3 };
+    let request =
+        AcknowledgeRequest { room_id: "lobby".into(), subscriber: "ann".into(), sequence: 3, generation: None };
     client.acknowledge(request).await.unwrap();
     drop(frames);
     publish_n(&client, "lobby", 3).await;

@@ -18,7 +18,7 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    async fn page(&self, limit: i64, anchor: Option<Anchor>) -> HistoryResponse {
+    async fn page(&self, limit: i32, anchor: Option<Anchor>) -> HistoryResponse {
         let found = page(self.client, self.room_id, limit, anchor).await.unwrap();
         assert_eq!(found.older_cursor.is_empty(), !found.has_older, "{found:?}");
         assert!(!found.newer_cursor.is_empty(), "{found:?}");
@@ -26,7 +26,7 @@ impl Seen<'_> {
     }
 
     /// Follows the cursors from the page with this anchor to both ends; the cursor at the newest one.
-    async fn walk(&self, limit: i64, anchor: Option<Anchor>) -> String {
+    async fn walk(&self, limit: i32, anchor: Option<Anchor>) -> String {
         let case = format!("{:?} by {limit} from {anchor:?}", self.room_id);
         let start = self.page(limit, anchor).await;
         let mut read = sequences(&start.messages);

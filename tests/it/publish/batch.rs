@@ -32,7 +32,7 @@ async fn a_batch_may_have_a_thousand_messages() {
         assert!(stored.iter().all(|stored| !stored.duplicate && stored.published_at.is_some()));
         assert_eq!(stored.iter().map(|stored| stored.sequence).collect::<Vec<_>>(), expected(last));
         last += count as u64;
-        let kept = history(&client, "lobby", i64::try_from(count).unwrap()).await.messages;
+        let kept = history(&client, "lobby", i32::try_from(count).unwrap()).await.messages;
         assert_eq!(payloads(&kept), (1..=count).map(|number| number.to_string()).collect::<Vec<_>>());
     }
 

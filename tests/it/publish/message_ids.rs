@@ -19,11 +19,13 @@ async fn is_known(client: &Client, room_id: &str, id: &str) -> bool {
     stored.await.into_inner().duplicate
 }
 
-/// Rooms with messages of which some were erased, purged, or have expired.
-async fn prepared(nats: &Nats, client: &mut Client) {
+/// Rooms with messages of which some were erased, purged, or have expired. Their window is the default or a day.
+async fn prepared(nats: &Nats, client: &mut Client, has_long_window: bool) {
+    let window = prost_types::Duration { seconds: 24 * 3600, nanos: 0 };
     for room_id in ["lobby", "purged", "short"] {
         let request = unibus::v1::CreateRoomRequest {
             allow_message_ttl: room_id == "short",
+            dedupe_window: has_long_window.then_some(window),
             ..crate::support::persisted(room_id)
         };
         client.create_room(request).await.unwrap();
@@ -52,13 +54,15 @@ const GONE: [(&str, &str); 5] =
 async fn an_id_outlives_its_message_while_nats_runs() {
     // Goal: within the window a retry is no new message, also when the message is gone. Method: erase, purge, let expire; then
     // publish again with each id.
-    let (lobby, mut client) = Lobby::without_room().await;
-    prepared(&lobby.nats, &mut client).await;
-    for (room_id, id) in GONE {
-        assert!(is_known(&client, room_id, id).await, "{id} in {room_id}");
-    }
-    for id in ["first", "third"] {
-        assert!(is_known(&client, "lobby", id).await, "{id}");
+    for has_long_window in [false, true] {
+        let (lobby, mut client) = Lobby::without_room().await;
+        prepared(&lobby.nats, &mut client, has_long_window).await;
+        for (room_id, id) in GONE {
+            assert!(is_known(&client, room_id, id).await, "{id} in {room_id}");
+        }
+        for id in ["first", "third"] {
+            assert!(is_known(&client, "lobby", id).await, "{id}");
+        }
     }
 }
 
@@ -66,12 +70,12 @@ async fn an_id_outlives_its_message_while_nats_runs() {
 async fn after_a_restart_of_nats_the_ids_of_stored_messages_are_known() {
     // Goal: the exact promise: a restarted server knows the ids of the messages that it still stores, and no others. Method: the
     // same after a clean stop and after SIGKILL, with and without synced writes.
-    for (clean, synced) in [(true, false), (false, false), (false, true)] {
+    for (clean, synced, has_long_window) in [(true, false, true), (false, false, false), (false, true, true)] {
         let options = if synced { NatsOptions::new().sync_always() } else { NatsOptions::new() };
         let mut nats = options.start().await;
         let unibus = Unibus::start(&nats).await;
         let mut client = unibus.client().await;
-        prepared(&nats, &mut client).await;
+        prepared(&nats, &mut client, has_long_window).await;
         create_room(&client, "late").await;
         if clean {
             nats.stop().await;
@@ -84,6 +88,32 @@ async fn after_a_restart_of_nats_the_ids_of_stored_messages_are_known() {
             assert!(!is_known(&client, room_id, id).await, "{id} in {room_id}, {clean}");
             assert!(is_known(&client, room_id, id).await, "{id} in {room_id}, {clean}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_of_the_embedded_server_the_ids_of_stored_messages_are_known() {
+    // Goal: the same promise without a NATS server of one's own. Method: an id of a stored message, of one that a purge
+    // removed, and of one that was erased; the service ends with its nats-server and starts again on the same data.
+    let data_dir = tempfile::TempDir::new().unwrap();
+    let unibus = Unibus::try_embedded_in(data_dir.path()).await.unwrap();
+    let mut client = unibus.client().await;
+    let window = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let request = unibus::v1::CreateRoomRequest { dedupe_window: window, ..crate::support::persisted("lobby") };
+    client.create_room(request).await.unwrap();
+    for id in ["purged", "erased", "stored"] {
+        client.publish(named("lobby", id)).await.unwrap();
+    }
+    client.purge_room(PurgeRoomRequest { room_id: "lobby".into(), up_to_sequence: Some(1) }).await.unwrap();
+    client.delete_message(DeleteMessageRequest { room_id: "lobby".into(), sequence: 2 }).await.unwrap();
+    for id in ["purged", "erased", "stored"] {
+        assert!(is_known(&client, "lobby", id).await, "{id}");
+    }
+    unibus.shutdown().await.unwrap();
+    let unibus = Unibus::try_embedded_in(data_dir.path()).await.unwrap();
+    let client = unibus.client().await;
+    for (id, known) in [("purged", false), ("erased", false), ("stored", true)] {
+        assert_eq!(is_known(&client, "lobby", id).await, known, "{id}");
     }
 }
 

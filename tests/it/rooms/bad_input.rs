@@ -134,7 +134,12 @@ async fn a_bad_subscriber_is_refused() {
         assert_field(subscribe(&client, request).await, "subscriber", &subscriber);
     }
     for subscriber in bad_names(126).into_iter().chain([String::new()]) {
-        let request = AcknowledgeRequest { room_id: "lobby".into(), subscriber: subscriber.clone(), sequence: 1 };
+        let request = AcknowledgeRequest {
+            room_id: "lobby".into(),
+            subscriber: subscriber.clone(),
+            sequence: 1,
+            generation: None,
+        };
         assert_field(client.acknowledge(request).await, "subscriber", &subscriber);
     }
 }

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bad_input;
+mod dedupe_window;
 mod delete_message;
 mod field_paths;
 mod instances;

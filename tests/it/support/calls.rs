@@ -175,7 +175,7 @@ const CALLS: &[Call] = &[
         allowed: [NO, NO, MISSING, MISSING, MISSING, MISSING],
         allowed_with_anothers: Some([NO, NO, NO, NO, NO, NO]),
         make: |mut client, Target { room_id, subscriber }| {
-            let request = AcknowledgeRequest { room_id, subscriber, sequence: 1 };
+            let request = AcknowledgeRequest { room_id, subscriber, sequence: 1, generation: None };
             Box::pin(async move { client.acknowledge(request).await.map(drop) })
         },
     },

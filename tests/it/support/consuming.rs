@@ -11,9 +11,9 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use unibus::v1::{
-    AcknowledgeRequest, ConsumeClose, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumeRejected, ConsumeRequest,
-    ConsumeResponse, Message, OpenSessionRequest, OpenSessionResponse, Opened, Session, SessionCommandRequest,
-    SubscribeRequest, consume_request::Command, consume_response::Frame, open_session_response,
+    AcknowledgeRequest, ConsumeClose, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected,
+    ConsumeRequest, ConsumeResponse, Message, OpenSessionRequest, OpenSessionResponse, Opened, Session,
+    SessionCommandRequest, SubscribeRequest, consume_request::Command, consume_response::Frame, open_session_response,
 };
 
 use super::{Client, errors::status};
@@ -137,8 +137,26 @@ impl Consuming {
     }
 
     pub(crate) async fn acknowledge_as(&self, room_id: &str, subscriber: &str, sequence: u64) {
-        let ack = AcknowledgeRequest { room_id: room_id.into(), subscriber: subscriber.into(), sequence };
-        self.send(Some(Command::Ack(ack))).await;
+        self.acknowledge_of(room_id, subscriber, sequence, None).await;
+    }
+
+    /// Acknowledges what the subscription with this generation delivered.
+    pub(crate) async fn acknowledge_of(&self, room_id: &str, subscriber: &str, sequence: u64, generation: Option<u64>) {
+        let (room_id, subscriber) = (room_id.into(), subscriber.into());
+        self.send(Some(Command::Ack(AcknowledgeRequest { room_id, subscriber, sequence, generation }))).await;
+    }
+
+    /// Sends a ping.
+    pub(crate) async fn ping(&self, nonce: u64) {
+        self.send(Some(Command::Ping(ConsumePing { nonce }))).await;
+    }
+
+    /// The answer to a ping: the next frame that belongs to no room.
+    pub(crate) async fn pong(&mut self) -> u64 {
+        match self.next_of("").await {
+            Frame::Pong(pong) => pong.nonce,
+            other => panic!("instead of a pong: {other:?}"),
+        }
     }
 
     pub(crate) async fn credit(&self, room_id: &str, messages: u32, bytes: u64) {

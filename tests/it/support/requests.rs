@@ -49,7 +49,7 @@ pub(crate) async fn publish_n(client: &Client, room_id: &str, count: usize) {
 }
 
 /// The newest page of a room.
-pub(crate) async fn history(client: &Client, room_id: &str, limit: i64) -> HistoryResponse {
+pub(crate) async fn history(client: &Client, room_id: &str, limit: i32) -> HistoryResponse {
     page(client, room_id, limit, None).await.unwrap()
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn history(client: &Client, room_id: &str, limit: i64) -> Histo
 pub(crate) async fn page(
     client: &Client,
     room_id: &str,
-    limit: i64,
+    limit: i32,
     anchor: impl Into<Option<Anchor>>,
 ) -> Result<HistoryResponse, Status> {
     let request = HistoryRequest { room_id: room_id.into(), limit, anchor: anchor.into() };

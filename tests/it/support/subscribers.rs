@@ -35,7 +35,19 @@ pub(crate) async fn acknowledge(
     subscriber: &str,
     sequence: u64,
 ) -> Result<u64, Status> {
-    let request = AcknowledgeRequest { room_id: room_id.into(), subscriber: subscriber.into(), sequence };
+    acknowledge_of(client, room_id, subscriber, sequence, None).await
+}
+
+/// Acknowledges what the subscription with this generation delivered.
+pub(crate) async fn acknowledge_of(
+    client: &Client,
+    room_id: &str,
+    subscriber: &str,
+    sequence: u64,
+    generation: impl Into<Option<u64>>,
+) -> Result<u64, Status> {
+    let (room_id, subscriber, generation) = (room_id.into(), subscriber.into(), generation.into());
+    let request = AcknowledgeRequest { room_id, subscriber, sequence, generation };
     let response = client.clone().acknowledge(request).await?;
     Ok(response.into_inner().position)
 }

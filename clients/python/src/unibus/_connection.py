@@ -1,0 +1,282 @@
+"""The channel to the service, tokens, and calls that are attempted until they succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import ipaddress
+import math
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+
+from unibus._errors import Outcome, UnibusError, error_from_rpc, failure
+from unibus._retry import MAX_PAUSE, Backoff, now
+from unibus.v1.room_service_pb2_grpc import RoomServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from unibus.v1.room_service_pb2_grpc import RoomServiceAsyncStub
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+T = TypeVar("T")
+Pem = bytes | str | os.PathLike[str]
+"""A PEM text as bytes, or the path of a PEM file."""
+TokenSupplier = Callable[[], "str | Awaitable[str]"]
+"""A function, also an async one, that returns a token. It is called for each attempt of each call (U8)."""
+Metadata = tuple[tuple[str, str], ...]
+
+VERSION = "0.1.0"
+MIB = 1024 * 1024
+
+
+class Connection:
+    """One HTTP/2 connection to the service. It is made when the first call needs it, and made again when it breaks."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        ca: Pem | None,
+        certificate: Pem | None,
+        private_key: Pem | None,
+        token: str | TokenSupplier | None,
+        plaintext_token: bool,
+        attempt_timeout: float,
+        call_timeout: float,
+        receive_limit: int,
+    ) -> None:
+        self._target, self._host, self._secure = parse_address(address)
+        self._token = token
+        self.attempt_timeout = attempt_timeout
+        self.call_timeout = call_timeout
+        self._receive_limit = receive_limit
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: RoomServiceAsyncStub | None = None
+        self.closed = False
+        if self._secure:
+            if (certificate is None) != (private_key is None):
+                raise ValueError("a client certificate needs its private key, and a private key its certificate")
+            roots = system_roots() if ca is None else read_pem(ca)
+            self._credentials = grpc.ssl_channel_credentials(
+                roots,
+                None if private_key is None else read_pem(private_key),
+                None if certificate is None else read_pem(certificate),
+            )
+        elif ca is not None or certificate is not None or private_key is not None:
+            raise ValueError("certificates need an https address")
+        elif token is not None and not (plaintext_token and is_loopback(self._host)):
+            raise ValueError("a token is sent over plaintext only to a loopback address, and only with plaintext_token=True")
+
+    @property
+    def stub(self) -> RoomServiceAsyncStub:
+        """The generated stub. Raises if the client was closed."""
+        if self.closed:
+            raise closed_error()
+        if self._stub is None:
+            self._stub = RoomServiceStub(self._open())
+        return self._stub
+
+    def _open(self) -> grpc.aio.Channel:
+        options: list[tuple[str, int | str]] = [
+            ("grpc.primary_user_agent", f"unibus-python/{VERSION}"),
+            ("grpc.max_receive_message_length", self._receive_limit),  # U7
+            ("grpc.keepalive_time_ms", 20_000),  # U6
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),  # otherwise only two pings go out while nothing is sent
+            ("grpc.initial_reconnect_backoff_ms", 100),  # U4; gRPC adds up to a fifth
+            ("grpc.max_reconnect_backoff_ms", 1_600),
+            ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name the time that one connection may take
+            ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if is_loopback(self._host):
+            options.append(("grpc.enable_http_proxy", 0))
+        if self._secure:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=options)
+        else:
+            self._channel = grpc.aio.insecure_channel(self._target, options=options)
+        return self._channel
+
+    async def close(self) -> None:
+        """Ends all calls and closes the connection."""
+        self.closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    @property
+    def renews_tokens(self) -> bool:
+        return callable(self._token)
+
+    async def token(self) -> str | None:
+        """The token for the next attempt (U8)."""
+        if not callable(self._token):
+            return self._token
+        try:
+            supplied = self._token()
+            return await within(_await(supplied), self.attempt_timeout) if inspect.isawaitable(supplied) else supplied
+        except Exception as cause:
+            message = f"the supplier of tokens failed: {cause!r}"
+            raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
+
+    async def reachable(self) -> None:
+        """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4)."""
+        if self._channel is not None and not self.closed:
+            state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                with contextlib.suppress(TimeoutError):
+                    await within(self._channel.wait_for_state_change(state), MAX_PAUSE)
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Req, Res],
+        request: Req,
+        *,
+        timeout: float | None = None,
+        total: float | None = None,
+        begin_within: float = math.inf,
+        repeat_unknown: bool = True,
+    ) -> Res:
+        """Attempts a call until it succeeds, fails finally, or its time is up (U9).
+
+        All attempts together take at most `total` and `timeout`, and none begins later than `begin_within`.
+        """
+        attempts = Attempts(self)
+        begin = now()
+        end = begin + min(self.call_timeout if total is None else total, math.inf if timeout is None else timeout)
+        last: UnibusError | None = None
+        while True:
+            limit = min(self.attempt_timeout, max(0.001, end - now()))
+            try:
+                return await self._attempt(method, request, await attempts.credentials(), limit)
+            except UnibusError as error:
+                if last is not None:
+                    if limit < self.attempt_timeout and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise last from None  # this attempt was cut short, so the one before tells more
+                    error.outcome_unknown |= last.outcome_unknown
+                last = error
+                if error.outcome_unknown and not repeat_unknown:
+                    raise
+                pause = attempts.pause(error)
+                if now() + pause >= min(end, begin + begin_within):
+                    raise
+            await asyncio.sleep(pause)
+            await self.reachable()
+
+    async def _attempt(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, metadata: Metadata, timeout: float
+    ) -> Res:
+        if self.closed:
+            raise closed_error()
+        try:
+            return await method(request, timeout=timeout, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from None
+        except asyncio.CancelledError:
+            # close() cancels the calls of the channel; that must not look like a cancel of this task
+            if self.closed and not being_cancelled():
+                raise closed_error() from None
+            raise
+
+
+class Attempts:
+    """The attempts of one call or stream: their pauses (U4) and tokens (U8)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._backoff = Backoff()
+        self._token: str | None = None
+        self._refused: UnibusError | None = None
+
+    async def credentials(self) -> Metadata:
+        """The metadata for the next attempt. Raises the last error if the supplier repeats a refused token."""
+        token = await self._connection.token()
+        if self._refused is not None and token == self._token:
+            self._refused.outcome = Outcome.FINAL
+            raise self._refused
+        self._token, self._refused = token, None
+        return () if token is None else (("authorization", f"Bearer {token}"),)
+
+    def pause(self, error: UnibusError) -> float:
+        """The pause after an outcome. Raises it if it is final."""
+        if error.outcome is Outcome.NEW_TOKEN:
+            if not self._connection.renews_tokens:
+                error.outcome = Outcome.FINAL
+            self._refused = error
+        if error.outcome is Outcome.FINAL:
+            raise error
+        return self._backoff.pause(error.retry_after)
+
+    def reset(self) -> None:
+        self._backoff.reset()
+
+
+async def within(work: Coroutine[object, object, T], seconds: float) -> T:
+    """The result of the work, or TimeoutError. Unlike asyncio.wait_for before 3.12 it never loses a cancel (U3)."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not done:
+        raise TimeoutError(f"no result in {seconds} s")
+    return task.result()
+
+
+async def _await(value: Awaitable[T]) -> T:
+    return await value
+
+
+def being_cancelled() -> bool:
+    """Whether somebody cancels the current task. Python 3.10 cannot tell, and then the answer is no."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0
+
+
+def closed_error() -> UnibusError:
+    return UnibusError(grpc.StatusCode.CANCELLED, "the client is closed", outcome=Outcome.FINAL)
+
+
+def parse_address(address: str) -> tuple[str, str, bool]:
+    """The gRPC target, the host, and whether TLS is used (U5)."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"the address must be https://host:port or http://host:port, not {address!r}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"the address must have a host and a port only, not {address!r}")
+    secure = parts.scheme == "https"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"dns:///{host}:{parts.port or (443 if secure else 80)}", parts.hostname, secure
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_pem(pem: Pem) -> bytes:
+    return pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+
+
+def system_roots() -> bytes | None:
+    """The certificate authorities of the system. None if there are none: gRPC then uses those that it brings."""
+    paths = ssl.get_default_verify_paths()
+    files = [Path(paths.cafile)] if paths.cafile else []
+    if not files and paths.capath:
+        files = sorted(Path(paths.capath).glob("*.[0-9]"))
+    roots = b"\n".join(file.read_bytes() for file in files)
+    if not roots:  # Windows has no such files
+        certificates = ssl.create_default_context().get_ca_certs(binary_form=True)
+        roots = "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in certificates).encode()
+    return roots or None

@@ -1,0 +1,120 @@
+"""Messages, one at a time: with ids of their own, so that an attempt can be repeated (U11, U12)."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unibus._errors import UnibusError
+from unibus._retry import now
+from unibus._types import Published, duration, published_of
+from unibus.v1 import room_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
+    from unibus._connection import Connection
+
+DEFAULT_WINDOW = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the settings of a room allow a publisher to do."""
+
+    persist: bool
+    window: float
+    """How long the room remembers an id, in seconds."""
+
+    def begin_within(self, attempt_timeout: float, publish_timeout: float | None) -> float:
+        """The time after the first attempt in which further attempts may begin."""
+        longest = math.inf if publish_timeout is None else publish_timeout
+        return min(longest, max(0.0, self.window - attempt_timeout))
+
+
+class Policies:
+    """The policies of rooms. The service is asked once for each room (U12)."""
+
+    def __init__(self, connection: Connection, publish_timeout: float | None) -> None:
+        self._connection = connection
+        self._known: dict[str, Policy] = {}
+        self.publish_timeout = publish_timeout
+
+    async def get(self, room_id: str, timeout: float | None = None) -> Policy:
+        policy = self._known.get(room_id)
+        if policy is None:
+            request = pb.GetRoomRequest(room_id=room_id)
+            room = (await self._connection.call(self._connection.stub.GetRoom, request, timeout=timeout)).room
+            window = room.dedupe_window.ToNanoseconds() / 1e9 or DEFAULT_WINDOW
+            policy = Policy(True, window) if room.persist else Policy(False, self._connection.call_timeout)
+            self._known[room_id] = policy
+        return policy
+
+    def known(self, room_id: str) -> Policy | None:
+        return self._known.get(room_id)
+
+    def forget(self, room_id: str) -> None:
+        self._known.pop(room_id, None)
+
+    def learn(self, room_id: str, error: UnibusError) -> bool:
+        """Forgets a room that is not what it was. Whether it refused the id that the client made."""
+        refused = error.reason == "ROOM_NOT_PERSISTED" or (
+            error.reason == "INVALID_FIELD" and any(field.endswith("message_id") for field in error.fields)
+        )
+        if refused or error.reason == "ROOM_NOT_FOUND":
+            self.forget(room_id)
+        return refused
+
+
+def new_id() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)
+
+
+def publish_request(
+    room_id: str,
+    payload: bytes,
+    headers: Mapping[str, str] | None,
+    message_id: str,
+    expected_last_sequence: int | None,
+    ttl: timedelta | None,
+) -> pb.PublishRequest:
+    return pb.PublishRequest(
+        room_id=room_id,
+        payload=payload,
+        headers=headers or {},
+        message_id=message_id,
+        expected_last_sequence=expected_last_sequence,
+        ttl=None if ttl is None else duration(ttl),
+    )
+
+
+async def publish(
+    connection: Connection, policies: Policies, request: pb.PublishRequest, timeout: float | None
+) -> Published:
+    """Publishes until the message is stored, is refused, or the room may not remember its id any more (U11)."""
+    end = math.inf if timeout is None else now() + timeout
+    own_id = not request.message_id
+    while True:
+        policy = await policies.get(request.room_id, None if timeout is None else end - now())
+        if own_id:
+            request.message_id = new_id() if policy.persist else ""
+        try:
+            response = await connection.call(
+                connection.stub.Publish,
+                request,
+                total=end - now(),
+                begin_within=policy.begin_within(connection.attempt_timeout, policies.publish_timeout),
+                repeat_unknown=policy.persist,
+            )
+        except UnibusError as error:
+            if policies.learn(request.room_id, error) and own_id and policy.persist:
+                continue  # nothing was done: the room is ephemeral now, so its messages have no id
+            error.message_id = request.message_id
+            raise
+        if response.sequence and not policy.persist:
+            policies.forget(request.room_id)  # the room was created again, as a persisted one
+        return published_of(response, request.message_id)

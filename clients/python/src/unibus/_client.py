@@ -1,0 +1,127 @@
+"""The client: one connection to the service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from unibus._connection import MIB, Connection, Pem, TokenSupplier
+from unibus._publish import Policies, new_id
+from unibus._room import Room
+from unibus._types import Retention, RoomInfo, duration, retention_proto, room_of
+from unibus.v1 import room_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import timedelta
+    from types import TracebackType
+
+    from unibus._publisher import Publisher
+    from unibus._subscription import Subscription
+
+
+def connect(
+    address: str,
+    *,
+    ca: Pem | None = None,
+    certificate: Pem | None = None,
+    private_key: Pem | None = None,
+    token: str | TokenSupplier | None = None,
+    plaintext_token: bool = False,
+    attempt_timeout: float = 10.0,
+    call_timeout: float = 60.0,
+    publish_timeout: float | None = None,
+    receive_limit: int = 16 * MIB,
+) -> Client:
+    """Makes a client for a service. It connects when the first call needs it, and again whenever it must.
+
+    `https://host:port` uses TLS with the authorities of the system, or with `ca`; `certificate` and `private_key` are those
+    of the client (U5). `http://host:port` is plaintext, and takes a token only for a loopback address, and only if
+    `plaintext_token` is set. `token` is a token, or a function, also an async one, that is called for each attempt of each
+    call (U8). Times are in seconds: of one attempt, of all attempts of a call (U9), and of all attempts of a publish, which
+    is at most what the room's `dedupe_window` allows (U11). `receive_limit` bounds a received message in bytes (U7).
+
+    Raises ValueError if the arguments do not fit each other.
+    """
+    connection = Connection(
+        address,
+        ca=ca,
+        certificate=certificate,
+        private_key=private_key,
+        token=token,
+        plaintext_token=plaintext_token,
+        attempt_timeout=attempt_timeout,
+        call_timeout=call_timeout,
+        receive_limit=receive_limit,
+    )
+    return Client(connection, Policies(connection, publish_timeout))
+
+
+class Client:
+    """A connection to a service. Use it with `async with`, or call `close`. It belongs to one event loop."""
+
+    def __init__(self, connection: Connection, policies: Policies) -> None:
+        self._connection = connection
+        self._policies = policies
+        self._owned: set[Publisher | Subscription] = set()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all subscriptions and publishers, then the connection (U27)."""
+        try:
+            await asyncio.gather(*(owned.close() for owned in list(self._owned)), return_exceptions=True)
+        finally:
+            await self._connection.close()
+
+    def room(self, room_id: str) -> Room:
+        """The handle of a room, without a call."""
+        return Room(self._connection, self._policies, self._owned, room_id)
+
+    async def create_room(
+        self,
+        room_id: str = "",
+        *,
+        persist: bool = True,
+        dedupe_window: timedelta | None = None,
+        retention: Retention | None = None,
+        replicas: int = 0,
+        labels: Mapping[str, str] | None = None,
+        subject: str = "",
+        allow_message_ttl: bool = False,
+        timeout: float | None = None,
+    ) -> Room:
+        """Creates a room, or returns the one that exists with the same settings.
+
+        Without a `room_id` the client makes one, so that the call can be repeated (U10).
+        """
+        request = pb.CreateRoomRequest(
+            room_id=room_id or new_id(),
+            persist=persist,
+            subject=subject,
+            retention=None if retention is None else retention_proto(retention),
+            replicas=replicas,
+            allow_message_ttl=allow_message_ttl,
+            labels=labels or {},
+            dedupe_window=None if dedupe_window is None else duration(dedupe_window),
+        )
+        response = await self._connection.call(self._connection.stub.CreateRoom, request, timeout=timeout)
+        self._policies.forget(response.room.room_id)
+        return self.room(response.room.room_id)
+
+    async def rooms(self) -> AsyncIterator[RoomInfo]:
+        """Iterates over the rooms of which the caller is a member, by ascending id."""
+        request = pb.ListRoomsRequest()
+        while True:
+            page = await self._connection.call(self._connection.stub.ListRooms, request)
+            for room in page.rooms:
+                yield room_of(room)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

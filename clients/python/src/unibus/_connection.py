@@ -91,6 +91,7 @@ class Connection:
             ("grpc.max_receive_message_length", self._receive_limit),  # U7
             ("grpc.keepalive_time_ms", 20_000),  # U6
             ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),  # the time for the answer is in truth this one
             ("grpc.http2.max_pings_without_data", 0),  # otherwise only two pings go out while nothing is sent
             ("grpc.initial_reconnect_backoff_ms", 100),  # U4; gRPC adds up to a fifth
             ("grpc.max_reconnect_backoff_ms", 1_600),

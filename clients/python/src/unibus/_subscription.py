@@ -122,7 +122,8 @@ class Subscription:
         self._timer: asyncio.TimerHandle | None = None
         self._ack_backoff = Backoff()
         self._current: Item | None = None  # of the iterator
-        self._handling = False  # by run()
+        self.handling = False
+        """Whether `run` is used."""
         self._user: asyncio.Task[object] | None = None  # runs the iterator or run()
         self._workers: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()  # no message is in the hands of the program
@@ -166,7 +167,7 @@ class Subscription:
         A message counts as processed when its handler has returned. A handler that fails ends the subscription with its
         error, after the others have returned (U21). A cancel of this call cancels the handlers.
         """
-        self._handling = True
+        self.handling = True
         async with self:
             if concurrency <= 1:
                 async for message in self:
@@ -182,7 +183,7 @@ class Subscription:
                 await handler(item.message)
             except BaseException as error:
                 failed.append(error)
-                self._stop()
+                self.request_stop()
                 if not isinstance(error, Exception):
                     raise
             else:
@@ -214,11 +215,11 @@ class Subscription:
         An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. From
         inside a handler, close only asks for the end, and the handler should return.
         """
-        self._stop()
+        self.request_stop()
         task = asyncio.current_task()
-        if self._handling and (task is self._user or task in self._workers):
+        if self.handling and (task is self._user or task in self._workers):
             return
-        if self._handling:
+        if self.handling:
             await self._idle.wait()
         elif task is not self._user:
             with contextlib.suppress(TimeoutError):
@@ -226,7 +227,7 @@ class Subscription:
         await self._finish()
 
     async def _finish(self) -> None:
-        self._stop()
+        self.request_stop()
         async with self._shut:
             await self._shutdown()
 
@@ -236,7 +237,8 @@ class Subscription:
             self._owned.add(self)
             self._pump = asyncio.create_task(self._keep_open())
 
-    def _stop(self) -> None:
+    def request_stop(self) -> None:
+        """Begins no further message."""
         self._stopping = True
         self._ready.set()
 

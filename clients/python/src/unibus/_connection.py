@@ -117,13 +117,13 @@ class Connection:
     def renews_tokens(self) -> bool:
         return callable(self._token)
 
-    async def token(self) -> str | None:
+    async def token(self, timeout: float) -> str | None:
         """The token for the next attempt (U8)."""
         if not callable(self._token):
             return self._token
         try:
             supplied = self._token()
-            return await within(_await(supplied), self.attempt_timeout) if inspect.isawaitable(supplied) else supplied
+            return await within(_await(supplied), timeout) if inspect.isawaitable(supplied) else supplied
         except Exception as cause:
             message = f"the supplier of tokens failed: {cause!r}"
             raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
@@ -153,12 +153,18 @@ class Connection:
         attempts = Attempts(self)
         begin = now()
         end = begin + min(self.call_timeout if total is None else total, math.inf if timeout is None else timeout)
+        latest = min(end, begin + begin_within)
         last: UnibusError | None = None
         while True:
             limit = min(self.attempt_timeout, max(0.001, end - now()))
             try:
-                return await self._attempt(method, request, await attempts.credentials(), limit)
+                metadata = await attempts.credentials(limit)
+                if last is not None and now() > latest:
+                    raise last
+                return await self._attempt(method, request, metadata, limit)
             except UnibusError as error:
+                if error is last:
+                    raise
                 if last is not None:
                     if limit < self.attempt_timeout and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                         raise last from None  # this attempt was cut short, so the one before tells more
@@ -167,7 +173,7 @@ class Connection:
                 if error.outcome_unknown and not repeat_unknown:
                     raise
                 pause = attempts.pause(error)
-                if now() + pause >= min(end, begin + begin_within):
+                if now() + pause >= latest:
                     raise
             await asyncio.sleep(pause)
             await self.reachable()
@@ -197,9 +203,9 @@ class Attempts:
         self._token: str | None = None
         self._refused: UnibusError | None = None
 
-    async def credentials(self) -> Metadata:
+    async def credentials(self, timeout: float | None = None) -> Metadata:
         """The metadata for the next attempt. Raises the last error if the supplier repeats a refused token."""
-        token = await self._connection.token()
+        token = await self._connection.token(self._connection.attempt_timeout if timeout is None else timeout)
         if self._refused is not None and token == self._token:
             self._refused.outcome = Outcome.FINAL
             raise self._refused
@@ -231,6 +237,14 @@ async def within(work: Coroutine[object, object, T], seconds: float) -> T:
     if not done:
         raise TimeoutError(f"no result in {seconds} s")
     return task.result()
+
+
+def end_of(reader: asyncio.Task[UnibusError | None]) -> UnibusError | None:
+    """What a finished reader of a stream returned, or what its failure means."""
+    if reader.cancelled():
+        return closed_error()  # nobody else cancels it
+    error = reader.exception()
+    return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
 
 
 async def _await(value: Awaitable[T]) -> T:

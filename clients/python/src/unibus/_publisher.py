@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from unibus._connection import MIB, Attempts, closed_error, within
+from unibus._connection import MIB, Attempts, end_of, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._publish import Policies, Policy, new_id, publish_request
 from unibus._retry import now
@@ -38,7 +38,9 @@ class Entry:
     request: pb.PublishRequest
     own_id: bool
     begun: float
+    """When it was first sent. Before that, when the program gave it."""
     result: asyncio.Future[Published]
+    tried: bool = False
     sent: float | None = None
     """When it was sent over the stream that is open now."""
     unknown: bool = False
@@ -125,6 +127,7 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._restart: UnibusError | None = None
+        self._last: UnibusError | None = None  # the newest end of a stream
 
     async def __aenter__(self) -> Publisher:
         return self
@@ -215,6 +218,7 @@ class Publisher:
             if not self._unanswered:
                 continue
             error = error or failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
+            self._last = error
             self._after(error)
             try:
                 pause = attempts.pause(error)
@@ -223,7 +227,9 @@ class Publisher:
                     self._fail(entry, final)
                 attempts = Attempts(self._connection)
                 continue
-            self._expire(error)
+            for entry in self._unanswered:
+                if self._too_late(entry):
+                    self._fail(entry, error)
             await asyncio.sleep(pause)
             await self._connection.reachable()
 
@@ -237,14 +243,13 @@ class Publisher:
                 if not entry.request.message_id:
                     self._fail(entry, error)  # an ephemeral room would get it twice (U12)
 
-    def _expire(self, error: UnibusError) -> None:
-        """Fails the messages that may not be sent again, since the room may forget their ids (U11)."""
+    def _too_late(self, entry: Entry) -> bool:
+        """Whether the room may forget the id of the message before another attempt ends (U11)."""
         policy = self._policies.known(self._room_id)
-        if policy is not None:
-            limit = policy.begin_within(self._connection.attempt_timeout, self._policies.publish_timeout)
-            for entry in self._unanswered:
-                if now() > entry.begun + limit:
-                    self._fail(entry, error)
+        if policy is None or self._last is None:
+            return False
+        limit = policy.begin_within(self._connection.attempt_timeout, self._policies.publish_timeout)
+        return now() > entry.begun + (limit if entry.tried else max(limit, self._connection.call_timeout))
 
     async def _stream(self, attempts: Attempts, policy: Policy) -> UnibusError | None:
         """Runs one stream until it ends. Returns why."""
@@ -267,7 +272,7 @@ class Publisher:
                 sent = self._unanswered.oldest_sent()
                 if sent is not None and ticked - max(sent, awake) > self._connection.attempt_timeout:
                     return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
-            return closed_error() if reader.cancelled() else reader.result()
+            return end_of(reader)
         finally:
             writer.cancel()
             reader.cancel()
@@ -281,7 +286,12 @@ class Publisher:
                 self._more.clear()
                 await self._more.wait()
                 continue
+            if self._last is not None and self._too_late(entry):
+                self._fail(entry, self._last)
+                continue
             entry.sent = now()
+            if not entry.tried:
+                entry.tried, entry.begun = True, entry.sent
             request = pb.PublishStreamRequest(correlation_id=entry.number, publish=entry.request, acks=pb.PUBLISH_ACKS_EACH)
             await call.write(request)
         await call.done_writing()  # the answers to what was sent come before the end

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from unibus._connection import Attempts, closed_error, within
+from unibus._connection import Attempts, end_of, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._progress import Progress, Watch
 from unibus._retry import Backoff, now
@@ -381,7 +381,7 @@ class Subscription:
                     return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the subscription was silent for too long")
                 if verdict == "ping":
                     outbox.put_nowait(pb.ConsumeRequest(ping=pb.ConsumePing(nonce=1)))
-            return closed_error() if reader.cancelled() else reader.result()
+            return end_of(reader)
         finally:
             if self._outbox is outbox and now() - begun >= STABLE:
                 attempts.reset()

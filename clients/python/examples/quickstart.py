@@ -1,18 +1,19 @@
-"""Subscribes for ever, resumes after the last acknowledgement, and acknowledges what is handled."""
+"""Subscribes for ever, resumes after the last acknowledgement, and acknowledges what is handled. Ctrl-C ends it."""
 
 import asyncio
-import sys
+import contextlib
 
 import unibus
 
 
 async def handle(message: unibus.Message) -> None:
-    print(message.sequence, message.payload.decode())
+    print(message.sequence, message.payload.decode(), flush=True)
 
 
-async def main(address: str, room: str, subscriber: str) -> None:
-    async with unibus.connect(address) as client:
-        await client.room(room).subscribe(subscriber).run(handle)
+async def main() -> None:
+    async with unibus.connect("http://127.0.0.1:50051") as client:
+        await client.room("orders").subscribe("billing").run(handle)
 
 
-asyncio.run(main(*sys.argv[1:]))
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main())

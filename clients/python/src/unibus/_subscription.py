@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from unibus._connection import Connection
 
+    ConsumeCall = grpc.aio.StreamStreamCall[pb.ConsumeRequest, pb.ConsumeResponse]
+    Outbox = asyncio.Queue[pb.ConsumeRequest | None]
+
 Handler = Callable[[Message], Awaitable[object]]
 EventHandler = Callable[[Event], "Awaitable[object] | None"]
-ConsumeCall = Any  # grpc.aio.StreamStreamCall[pb.ConsumeRequest, pb.ConsumeResponse]
-
 STABLE = 10.0
 """A subscription that was open so long, in seconds, begins with the shortest pause again (U15)."""
 NEW_LOG = frozenset({"CURSOR_EXPIRED", "POSITION_AFTER_END"})
@@ -113,7 +114,7 @@ class Subscription:
         self._credit = Credit(limits.read_ahead, limits.read_ahead_bytes)
         self._inbox: deque[Item | Event] = deque()
         self._ready = asyncio.Event()
-        self._outbox: asyncio.Queue[pb.ConsumeRequest | None] | None = None  # while the subscription is open
+        self._outbox: Outbox | None = None  # while the subscription is open
         self._pump: asyncio.Task[None] | None = None
         self._ended = False
         self._error: BaseException | None = None
@@ -122,6 +123,7 @@ class Subscription:
         self._timer: asyncio.TimerHandle | None = None
         self._ack_backoff = Backoff()
         self._current: Item | None = None  # of the iterator
+        self._used = False
         self.handling = False
         """Whether `run` is used."""
         self._user: asyncio.Task[object] | None = None  # runs the iterator or run()
@@ -132,6 +134,8 @@ class Subscription:
     # --- the program's side
 
     async def __aenter__(self) -> Subscription:
+        if self._used:
+            raise RuntimeError("a subscription is used once: make another one with Room.subscribe")
         self._begin()
         return self
 
@@ -232,6 +236,7 @@ class Subscription:
             await self._shutdown()
 
     def _begin(self) -> None:
+        self._used = True
         self._user = asyncio.current_task()
         if self._pump is None and not self._stopping:
             self._owned.add(self)
@@ -365,7 +370,7 @@ class Subscription:
             call: ConsumeCall = self._connection.stub.Consume(metadata=metadata)
         except UnibusError as error:
             return error
-        outbox: asyncio.Queue[pb.ConsumeRequest | None] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(self._open_request())
         watch = Watch(now())
         begun = now()
@@ -405,7 +410,7 @@ class Subscription:
     async def _read(
         self,
         call: ConsumeCall,
-        outbox: asyncio.Queue[pb.ConsumeRequest | None],
+        outbox: Outbox,
         watch: Watch,
         attempts: Attempts,
     ) -> UnibusError | None:
@@ -447,7 +452,7 @@ class Subscription:
     def _ended_by_service() -> UnibusError:
         return failure(grpc.StatusCode.UNAVAILABLE, "the service ended the subscription")
 
-    def _opened(self, frame: subscription_pb2.Opened, outbox: asyncio.Queue[pb.ConsumeRequest | None]) -> None:
+    def _opened(self, frame: subscription_pb2.Opened, outbox: Outbox) -> None:
         self._outbox = outbox
         events = self._progress.opened(frame)
         if any(isinstance(event, Moved) for event in events):
@@ -480,7 +485,7 @@ class Subscription:
         return None
 
 
-async def _write(call: ConsumeCall, outbox: asyncio.Queue[pb.ConsumeRequest | None]) -> None:
+async def _write(call: ConsumeCall, outbox: Outbox) -> None:
     while (request := await outbox.get()) is not None:
         await call.write(request)
     await call.done_writing()

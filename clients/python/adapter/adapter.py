@@ -23,8 +23,7 @@ publishers: dict[str, unibus.Publisher] = {}
 subscriptions: dict[str, tuple[unibus.Subscription, asyncio.Task[None]]] = {}
 
 
-class HandlerError(Exception):
-    pass
+class HandlerError(Exception): ...
 
 
 def emit(line: Fields) -> None:
@@ -115,11 +114,10 @@ async def get_room(room: unibus.Room, _: Fields) -> Fields:
 
 
 async def publish(room: unibus.Room, f: Fields) -> Fields:
-    options = {"headers": f.get("headers"), "message_id": f.get("message_id", "")}
-    timeout = f["timeout_ms"] / 1000 if "timeout_ms" in f else None
+    options: Fields = {name: f[name] for name in ("headers", "message_id") if name in f}
+    options |= {"timeout": f["timeout_ms"] / 1000} if "timeout_ms" in f else {}
     expected = number(f, "expected_last_sequence")
-    payload = base64.b64decode(f["payload"])
-    return published(await room.publish(payload, expected_last_sequence=expected, timeout=timeout, **options))
+    return published(await room.publish(base64.b64decode(f["payload"]), expected_last_sequence=expected, **options))
 
 
 async def publisher_open(room: unibus.Room, f: Fields) -> None:
@@ -207,8 +205,7 @@ async def seek(room: unibus.Room, f: Fields) -> Fields:
 
 
 async def hello(_: Fields) -> Fields:
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf"))
-    return {"language": "python", "runtime": platform.python_version(), "library": libraries}
+    return {"language": "python", "runtime": platform.python_version(), "library": f"grpcio {version('grpcio')}"}
 
 
 async def sealing(f: Fields) -> Fields:

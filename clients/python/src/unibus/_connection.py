@@ -128,13 +128,13 @@ class Connection:
             message = f"the supplier of tokens failed: {cause!r}"
             raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
 
-    async def reachable(self) -> None:
+    async def reachable(self, longest: float = MAX_PAUSE) -> None:
         """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4)."""
         if self._channel is not None and not self.closed:
             state = self._channel.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 with contextlib.suppress(TimeoutError):
-                    await within(self._channel.wait_for_state_change(state), MAX_PAUSE)
+                    await within(self._channel.wait_for_state_change(state), min(longest, MAX_PAUSE))
 
     async def call(
         self,
@@ -157,40 +157,42 @@ class Connection:
         last: UnibusError | None = None
         while True:
             limit = min(self.attempt_timeout, max(0.001, end - now()))
-            try:
-                metadata = await attempts.credentials(limit)
-                if last is not None and now() > latest:
-                    raise last
-                return await self._attempt(method, request, metadata, limit)
-            except UnibusError as error:
-                if error is last:
-                    raise
-                if last is not None:
-                    if limit < self.attempt_timeout and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                        raise last from None  # this attempt was cut short, so the one before tells more
-                    error.outcome_unknown |= last.outcome_unknown
-                last = error
-                if error.outcome_unknown and not repeat_unknown:
-                    raise
-                pause = attempts.pause(error)
-                if now() + pause >= latest:
-                    raise
+            outcome = await self._attempt(method, request, attempts, limit)
+            if not isinstance(outcome, UnibusError):
+                return outcome
+            if last is not None:
+                if limit < self.attempt_timeout and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise last  # this attempt was cut short, so the one before tells more
+                outcome.outcome_unknown |= last.outcome_unknown
+            last = outcome
+            if last.outcome_unknown and not repeat_unknown:
+                raise last
+            pause = attempts.pause(last)
+            if now() + pause >= latest:
+                raise last
             await asyncio.sleep(pause)
-            await self.reachable()
+            await self.reachable(latest - now())
+            if now() >= latest:
+                raise last
 
     async def _attempt(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, metadata: Metadata, timeout: float
-    ) -> Res:
-        if self.closed:
-            raise closed_error()
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, attempts: Attempts, timeout: float
+    ) -> Res | UnibusError:
+        """One attempt. An error is returned and not raised, since its traceback would keep the call of gRPC alive."""
+        end = now() + timeout
         try:
-            return await method(request, timeout=timeout, metadata=metadata)
+            metadata = await attempts.credentials(timeout)
+            if self.closed:
+                return closed_error()
+            return await method(request, timeout=max(0.001, end - now()), metadata=metadata)
+        except UnibusError as error:
+            return error
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from None
+            return error_from_rpc(error)
         except asyncio.CancelledError:
             # close() cancels the calls of the channel; that must not look like a cancel of this task
             if self.closed and not being_cancelled():
-                raise closed_error() from None
+                return closed_error()
             raise
 
 

@@ -7,27 +7,29 @@ first, so that a subscription acknowledges what was handled. A process must not 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import unibus
-from unibus._connection import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-    from datetime import timedelta
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from unibus import Event, Member, Message, Published, Retention, Role, RoomInfo, Start, Subscriber
-    from unibus._connection import Pem
-    from unibus._types import Time
+    from unibus import Message
 
 __all__ = ["Client", "Publisher", "Room", "Subscription", "connect"]
 
+Inner = TypeVar("Inner")
+Inner_co = TypeVar("Inner_co", covariant=True)
+P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
 CANCEL_TIMEOUT = 10.0
 _END: Any = object()
 
@@ -70,9 +72,90 @@ class _Portal:
     def post(self, work: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(work)
 
+    def future(self, answer: asyncio.Future[T]) -> Future[T]:
+        """A future of this thread for one of the event loop."""
+        copy: Future[T] = Future()
+
+        def done(answer: asyncio.Future[T]) -> None:
+            if not copy.set_running_or_notify_cancel():
+                return
+            error = answer.exception()
+            if error is None:
+                copy.set_result(answer.result())
+            else:
+                copy.set_exception(error)
+
+        self._loop.call_soon_threadsafe(answer.add_done_callback, done)
+        return copy
+
     def iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         while (value := self.call(anext(values, _END))) is not _END:
             yield value
+
+
+class _Face(Protocol[Inner_co]):
+    """Stands for an object that belongs to the event loop."""
+
+    @property
+    def _portal(self) -> _Portal: ...
+    @property
+    def _inner(self) -> Inner_co: ...
+
+
+def _blocking(method: Callable[Concatenate[Inner, P], Awaitable[T]]) -> Callable[Concatenate[_Face[Inner], P], T]:
+    """The method with the same parameters, which waits for its result."""
+
+    @functools.wraps(method)
+    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._portal.call(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def _wrapping(
+    method: Callable[Concatenate[Inner, P], Awaitable[T]], wrap: Callable[[_Portal, T], U]
+) -> Callable[Concatenate[_Face[Inner], P], U]:
+    """The method with the same parameters, which waits for its result and wraps it."""
+
+    @functools.wraps(method)
+    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
+        return wrap(self._portal, self._portal.call(method(self._inner, *args, **kwargs)))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[Inner, P], AsyncIterator[T]],
+) -> Callable[Concatenate[_Face[Inner], P], Iterator[T]]:
+    """The method with the same parameters, as an iterator that waits for each value."""
+
+    @functools.wraps(method)
+    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._portal.iterate(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def _making(
+    method: Callable[Concatenate[Inner, P], T], wrap: Callable[[_Portal, T], U]
+) -> Callable[Concatenate[_Face[Inner], P], U]:
+    """The method with the same parameters, whose result is wrapped. Functions that it takes run in other threads."""
+
+    @functools.wraps(method)
+    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
+        kwargs.update(_in_threads(kwargs))
+        return wrap(self._portal, method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def _in_threads(options: Mapping[str, object]) -> dict[str, object]:
+    """The options that are functions, so that they cannot block the event loop."""
+    return {
+        name: functools.partial(asyncio.to_thread, option)
+        for name, option in options.items()
+        if callable(option) and not inspect.iscoroutinefunction(option)
+    }
 
 
 class _Closing:
@@ -84,274 +167,46 @@ class _Closing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def close(self) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-
-def connect(
-    address: str,
-    *,
-    ca: Pem | None = None,
-    certificate: Pem | None = None,
-    private_key: Pem | None = None,
-    token: str | Callable[[], str] | None = None,
-    plaintext_token: bool = False,
-    attempt_timeout: float = 10.0,
-    call_timeout: float = 60.0,
-    publish_timeout: float | None = None,
-    receive_limit: int = 16 * MIB,
-) -> Client:
-    """See `unibus.connect`. A function for tokens runs in another thread."""
-    client = unibus.connect(
-        address,
-        ca=ca,
-        certificate=certificate,
-        private_key=private_key,
-        token=(lambda: asyncio.to_thread(token)) if callable(token) else token,
-        plaintext_token=plaintext_token,
-        attempt_timeout=attempt_timeout,
-        call_timeout=call_timeout,
-        publish_timeout=publish_timeout,
-        receive_limit=receive_limit,
-    )
-    return Client(_Portal.shared(), client)
-
-
-class Client(_Closing):
-    """See `unibus.Client`. It may be used by several threads."""
-
-    def __init__(self, portal: _Portal, client: unibus.Client) -> None:
-        self._portal = portal
-        self._client = client
-
-    def close(self) -> None:
-        self._portal.call(self._client.close())
-
-    def room(self, room_id: str) -> Room:
-        return Room(self._portal, self._client.room(room_id))
-
-    def create_room(
-        self,
-        room_id: str = "",
-        *,
-        persist: bool = True,
-        dedupe_window: timedelta | None = None,
-        retention: Retention | None = None,
-        replicas: int = 0,
-        labels: Mapping[str, str] | None = None,
-        subject: str = "",
-        allow_message_ttl: bool = False,
-        timeout: float | None = None,
-    ) -> Room:
-        created = self._client.create_room(
-            room_id,
-            persist=persist,
-            dedupe_window=dedupe_window,
-            retention=retention,
-            replicas=replicas,
-            labels=labels,
-            subject=subject,
-            allow_message_ttl=allow_message_ttl,
-            timeout=timeout,
-        )
-        return Room(self._portal, self._portal.call(created))
-
-    def rooms(self) -> Iterator[RoomInfo]:
-        return self._portal.iterate(self._client.rooms())
-
-
-class Room:
-    """See `unibus.Room`."""
-
-    def __init__(self, portal: _Portal, room: unibus.Room) -> None:
-        self._portal = portal
-        self._room = room
-        self.id = room.id
-
-    def __repr__(self) -> str:
-        return repr(self._room)
-
-    def info(self, *, timeout: float | None = None) -> RoomInfo:
-        return self._portal.call(self._room.info(timeout=timeout))
-
-    def update(
-        self,
-        *,
-        labels: Mapping[str, str] | None = None,
-        retention: Retention | None = None,
-        dedupe_window: timedelta | None = None,
-        replicas: int | None = None,
-        timeout: float | None = None,
-    ) -> RoomInfo:
-        changed = self._room.update(
-            labels=labels, retention=retention, dedupe_window=dedupe_window, replicas=replicas, timeout=timeout
-        )
-        return self._portal.call(changed)
-
-    def delete(self, *, timeout: float | None = None) -> None:
-        self._portal.call(self._room.delete(timeout=timeout))
-
-    def purge(self, *, up_to: int | None = None, timeout: float | None = None) -> int:
-        return self._portal.call(self._room.purge(up_to=up_to, timeout=timeout))
-
-    def delete_message(self, sequence: int, *, timeout: float | None = None) -> None:
-        self._portal.call(self._room.delete_message(sequence, timeout=timeout))
-
-    def publish(
-        self,
-        payload: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str = "",
-        expected_last_sequence: int | None = None,
-        ttl: timedelta | None = None,
-        timeout: float | None = None,
-    ) -> Published:
-        published = self._room.publish(
-            payload,
-            headers=headers,
-            message_id=message_id,
-            expected_last_sequence=expected_last_sequence,
-            ttl=ttl,
-            timeout=timeout,
-        )
-        return self._portal.call(published)
-
-    def publisher(
-        self, *, max_unanswered: int = 1024, max_unanswered_bytes: int = 4 * MIB, close_timeout: float = 10.0
-    ) -> Publisher:
-        made = self._room.publisher(
-            max_unanswered=max_unanswered, max_unanswered_bytes=max_unanswered_bytes, close_timeout=close_timeout
-        )
-        return Publisher(self._portal, made)
-
-    def subscribe(
-        self,
-        subscriber: str = "",
-        *,
-        start: Start | None = None,
-        until_caught_up: bool = False,
-        on_event: Callable[[Event], object] | None = None,
-        read_ahead: int = 256,
-        read_ahead_bytes: int = 4 * MIB,
-        ack_count: int = 100,
-        ack_interval: float = 0.2,
-        ack_timeout: float = 5.0,
-    ) -> Subscription:
-        """See `unibus.Room.subscribe`. `on_event` runs in another thread."""
-        made = self._room.subscribe(
-            subscriber,
-            start=start,
-            until_caught_up=until_caught_up,
-            on_event=None if on_event is None else lambda event: asyncio.to_thread(on_event, event),
-            read_ahead=read_ahead,
-            read_ahead_bytes=read_ahead_bytes,
-            ack_count=ack_count,
-            ack_interval=ack_interval,
-            ack_timeout=ack_timeout,
-        )
-        return Subscription(self._portal, made)
-
-    def history(
-        self,
-        *,
-        after: int | str | None = None,
-        before: int | str | None = None,
-        start: Time | None = None,
-        end: Time | None = None,
-        backwards: bool = False,
-        page_size: int = 200,
-    ) -> Iterator[Message]:
-        messages = self._room.history(
-            after=after, before=before, start=start, end=end, backwards=backwards, page_size=page_size
-        )
-        return self._portal.iterate(messages)
-
-    def add_member(self, member: str, role: Role, *, visible_from: int = 0, timeout: float | None = None) -> Member:
-        return self._portal.call(self._room.add_member(member, role, visible_from=visible_from, timeout=timeout))
-
-    def remove_member(self, member: str, *, timeout: float | None = None) -> None:
-        self._portal.call(self._room.remove_member(member, timeout=timeout))
-
-    def members(self) -> Iterator[Member]:
-        return self._portal.iterate(self._room.members())
-
-    def subscribers(self) -> Iterator[Subscriber]:
-        return self._portal.iterate(self._room.subscribers())
-
-    def seek_subscriber(self, subscriber: str, position: Start, *, timeout: float | None = None) -> int:
-        return self._portal.call(self._room.seek_subscriber(subscriber, position, timeout=timeout))
-
-    def delete_subscriber(self, subscriber: str, *, timeout: float | None = None) -> None:
-        self._portal.call(self._room.delete_subscriber(subscriber, timeout=timeout))
+        def close(self) -> None: ...
 
 
 class Publisher(_Closing):
-    """See `unibus.Publisher`."""
+    """See `unibus.Publisher`. The futures of `send` are those of `concurrent.futures`."""
 
-    def __init__(self, portal: _Portal, publisher: unibus.Publisher) -> None:
+    def __init__(self, portal: _Portal, inner: unibus.Publisher) -> None:
         self._portal = portal
-        self._publisher = publisher
+        self._inner = inner
 
-    def close(self) -> None:
-        self._portal.call(self._publisher.close())
-
-    def flush(self) -> None:
-        self._portal.call(self._publisher.flush())
-
-    def send(
-        self,
-        payload: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str = "",
-        expected_last_sequence: int | None = None,
-        ttl: timedelta | None = None,
-    ) -> Future[Published]:
-        async def send() -> Future[Published]:
-            answer = await self._publisher.send(
-                payload, headers=headers, message_id=message_id, expected_last_sequence=expected_last_sequence, ttl=ttl
-            )
-            copy: Future[Published] = Future()
-            answer.add_done_callback(lambda done: _copy(done, copy))
-            return copy
-
-        return self._portal.call(send())
-
-
-def _copy(answer: asyncio.Future[Published], copy: Future[Published]) -> None:
-    if not copy.set_running_or_notify_cancel():
-        return
-    error = answer.exception()
-    if error is None:
-        copy.set_result(answer.result())
-    else:
-        copy.set_exception(error)
+    close = _blocking(unibus.Publisher.close)
+    flush = _blocking(unibus.Publisher.flush)
+    send = _wrapping(unibus.Publisher.send, _Portal.future)
 
 
 class Subscription(_Closing):
     """See `unibus.Subscription`: iterate over it in a `with` block, or call `run`."""
 
-    def __init__(self, portal: _Portal, subscription: unibus.Subscription) -> None:
+    def __init__(self, portal: _Portal, inner: unibus.Subscription) -> None:
         self._portal = portal
-        self._subscription = subscription
+        self._inner = inner
         self._mine = threading.local()  # whether this thread iterates, or runs a handler
 
     def __enter__(self) -> Self:
         async def begin() -> None:
-            await self._subscription.__aenter__()
+            await self._inner.__aenter__()
 
         self._portal.call(begin())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._portal.call(self._subscription.__aexit__(kind, error, trace))
+        self._portal.call(self._inner.__aexit__(kind, error, trace))
 
     def __iter__(self) -> Iterator[Message]:
         return self
 
     def __next__(self) -> Message:
-        message = self._portal.call(anext(self._subscription, _END))
+        message = self._portal.call(anext(self._inner, _END))
         if message is _END:
             raise StopIteration
         self._mine.iterates = True
@@ -368,7 +223,7 @@ class Subscription(_Closing):
                 self._mine.handles = False
 
         if concurrency <= 1:
-            self._subscription.handling = True  # close waits for the handler
+            self._inner.handling = True  # close waits for the handler
             with self:
                 for message in self:
                     handle(message)
@@ -378,13 +233,69 @@ class Subscription(_Closing):
             async def in_thread(message: Message) -> None:
                 await asyncio.get_running_loop().run_in_executor(threads, handle, message)
 
-            self._portal.call(self._subscription.run(in_thread, concurrency=concurrency))
+            self._portal.call(self._inner.run(in_thread, concurrency=concurrency))
 
     def close(self) -> None:
         """See `unibus.Subscription.close`."""
         if getattr(self._mine, "handles", False):
-            self._portal.post(self._subscription.request_stop)
+            self._portal.post(self._inner.request_stop)
         elif getattr(self._mine, "iterates", False):
-            self._portal.call(self._subscription.__aexit__(None, None, None))
+            self._portal.call(self._inner.__aexit__(None, None, None))
         else:
-            self._portal.call(self._subscription.close())
+            self._portal.call(self._inner.close())
+
+
+class Room:
+    """See `unibus.Room`."""
+
+    def __init__(self, portal: _Portal, inner: unibus.Room) -> None:
+        self._portal = portal
+        self._inner = inner
+        self.id = inner.id
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    info = _blocking(unibus.Room.info)
+    update = _blocking(unibus.Room.update)
+    delete = _blocking(unibus.Room.delete)
+    purge = _blocking(unibus.Room.purge)
+    delete_message = _blocking(unibus.Room.delete_message)
+    publish = _blocking(unibus.Room.publish)
+    history = _iterating(unibus.Room.history)
+    add_member = _blocking(unibus.Room.add_member)
+    remove_member = _blocking(unibus.Room.remove_member)
+    members = _iterating(unibus.Room.members)
+    subscribers = _iterating(unibus.Room.subscribers)
+    seek_subscriber = _blocking(unibus.Room.seek_subscriber)
+    delete_subscriber = _blocking(unibus.Room.delete_subscriber)
+
+    publisher = _making(unibus.Room.publisher, Publisher)
+    subscribe = _making(unibus.Room.subscribe, Subscription)
+
+
+class Client(_Closing):
+    """See `unibus.Client`. It may be used by several threads."""
+
+    def __init__(self, portal: _Portal, inner: unibus.Client) -> None:
+        self._portal = portal
+        self._inner = inner
+
+    def room(self, room_id: str) -> Room:
+        return Room(self._portal, self._inner.room(room_id))
+
+    close = _blocking(unibus.Client.close)
+    rooms = _iterating(unibus.Client.rooms)
+    create_room = _wrapping(unibus.Client.create_room, Room)
+
+
+def _connecting(connect: Callable[P, unibus.Client]) -> Callable[P, Client]:
+    @functools.wraps(connect)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Client:
+        kwargs.update(_in_threads(kwargs))
+        return Client(_Portal.shared(), connect(*args, **kwargs))
+
+    return call
+
+
+connect = _connecting(unibus.connect)

@@ -44,7 +44,7 @@ step "wheel"
 rm -rf dist .wheel
 within 120 python -m build --no-isolation --outdir dist . >/dev/null
 within 60 python3 -m venv .wheel
-within 180 .wheel/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+within 180 .wheel/bin/pip install --quiet --disable-pip-version-check --constraint requirements-dev.txt dist/*.whl
 # the wheel brings what it needs, types included, and does not shadow the namespace google
 (cd / && "$OLDPWD/.wheel/bin/python" - <<'END'
 import importlib.resources

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import math
 import secrets
 from dataclasses import dataclass
@@ -41,16 +43,35 @@ class Policies:
     def __init__(self, connection: Connection, publish_timeout: float | None) -> None:
         self._connection = connection
         self._known: dict[str, Policy] = {}
+        self._asked: dict[str, asyncio.Task[Policy | UnibusError]] = {}
         self.publish_timeout = publish_timeout
 
     async def get(self, room_id: str, timeout: float | None = None) -> Policy:
-        policy = self._known.get(room_id)
-        if policy is None:
-            request = pb.GetRoomRequest(room_id=room_id)
+        """The policy of a room. Callers without a deadline of their own share one call."""
+        if (policy := self._known.get(room_id)) is not None:
+            return policy
+        if timeout is not None:
+            answer = await self._ask(room_id, timeout)
+        else:
+            if room_id not in self._asked:
+                task = self._asked[room_id] = asyncio.create_task(self._ask(room_id, None))
+                task.add_done_callback(lambda _: self._asked.pop(room_id))
+            answer = await asyncio.shield(self._asked[room_id])
+        if isinstance(answer, Policy):
+            return answer
+        error = copy.copy(answer)
+        error.outcome_unknown = False  # nothing was published
+        raise error
+
+    async def _ask(self, room_id: str, timeout: float | None) -> Policy | UnibusError:
+        request = pb.GetRoomRequest(room_id=room_id)
+        try:
             room = (await self._connection.call(self._connection.stub.GetRoom, request, timeout=timeout)).room
-            window = room.dedupe_window.ToNanoseconds() / 1e9 or DEFAULT_WINDOW
-            policy = Policy(True, window) if room.persist else Policy(False, self._connection.call_timeout)
-            self._known[room_id] = policy
+        except UnibusError as error:
+            return error
+        window = room.dedupe_window.ToNanoseconds() / 1e9 or DEFAULT_WINDOW
+        policy = Policy(True, window) if room.persist else Policy(False, self._connection.call_timeout)
+        self._known[room_id] = policy
         return policy
 
     def known(self, room_id: str) -> Policy | None:

@@ -308,6 +308,8 @@ class Publisher:
                     self._refused(entry, error_from_status(response.error))
                 else:
                     attempts.reset()
+                    if response.result.sequence and not entry.request.message_id:
+                        self._policies.forget(self._room_id)  # the room was created again, as a persisted one
                     self._finish(entry, published_of(response.result, entry.request.message_id))
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error)

@@ -47,11 +47,12 @@ within 60 python3 -m venv .wheel
 within 180 .wheel/bin/pip install --quiet --disable-pip-version-check --constraint requirements-dev.txt dist/*.whl
 # the wheel brings what it needs, types included, and does not shadow the namespace google
 (cd / && "$OLDPWD/.wheel/bin/python" - <<'END'
-import importlib.resources
+import importlib.metadata, importlib.resources
 import unibus, unibus.sync, google.rpc.status_pb2
 from unibus.v1 import room_service_pb2_grpc
 assert importlib.resources.files("unibus").joinpath("py.typed").is_file()
 assert importlib.resources.files("unibus.v1").joinpath("message_pb2.pyi").is_file()
+assert importlib.metadata.metadata("unibus-client").get_all("License-File") == ["LICENSE-APACHE", "LICENSE-MIT"]
 try:
     unibus.connect("http://192.0.2.1:1", token="t", plaintext_token=True)
 except ValueError as error:

@@ -1,8 +1,7 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from unibus import Gap, Moved, Opened, Start
-from unibus._progress import Progress, Watch
-from unibus._subscription import Credit
+from unibus._progress import Credit, Progress, Watch
 from unibus.v1 import subscription_pb2 as pb
 
 

@@ -1,4 +1,4 @@
-"""What a subscription knows about its messages: position, duplicates, acknowledgements, silence. Nothing here does I/O."""
+"""What a subscription knows about its messages: position, duplicates, acknowledgements, credit, silence. No I/O."""
 
 from __future__ import annotations
 
@@ -154,6 +154,36 @@ class Progress:
     def unconfirmed(self) -> int | None:
         """The sequence that is processed, and whose acknowledgement is not confirmed."""
         return self._processed if self._durable and self._processed > self._confirmed else None
+
+
+class Credit:
+    """How much the service may send: what is read and not processed counts, over all streams (U24)."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        self._limits = (messages, size)
+        self._held = [0, 0]
+        self._returned = [0, 0]
+
+    def open(self) -> tuple[int, int]:
+        """The credit for a new stream. It is never 0, which would mean no bound."""
+        self._returned = [0, 0]
+        return max(1, self._limits[0] - self._held[0]), max(1, self._limits[1] - self._held[1])
+
+    def take(self, size: int) -> None:
+        self._held[0] += 1
+        self._held[1] += size
+
+    def give(self, size: int) -> tuple[int, int] | None:
+        """A message is processed. Returns the credit to send, once there is enough of it."""
+        self._held[0] -= 1
+        self._held[1] -= size
+        self._returned[0] += 1
+        self._returned[1] += size
+        if self._returned[0] * 4 < self._limits[0] and self._returned[1] * 4 < self._limits[1]:
+            return None
+        messages, total = self._returned
+        self._returned = [0, 0]
+        return messages, total
 
 
 class Watch:

@@ -14,7 +14,7 @@ import grpc
 
 from unibus._connection import Attempts, end_of, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
-from unibus._progress import Progress, Watch
+from unibus._progress import Credit, Progress, Watch
 from unibus._retry import Backoff, now
 from unibus._types import CaughtUp, Disconnected, Event, Message, Moved, Recreated, Start, message_of
 from unibus.v1 import room_service_pb2 as pb
@@ -52,36 +52,6 @@ class Item:
 
     message: Message
     epoch: int
-
-
-class Credit:
-    """How much the service may send: what is read and not processed counts, over all streams (U24)."""
-
-    def __init__(self, messages: int, size: int) -> None:
-        self._limits = (messages, size)
-        self._held = [0, 0]
-        self._returned = [0, 0]
-
-    def open(self) -> tuple[int, int]:
-        """The credit for a new stream. It is never 0, which would mean no bound."""
-        self._returned = [0, 0]
-        return max(1, self._limits[0] - self._held[0]), max(1, self._limits[1] - self._held[1])
-
-    def take(self, size: int) -> None:
-        self._held[0] += 1
-        self._held[1] += size
-
-    def give(self, size: int) -> tuple[int, int] | None:
-        """A message is processed. Returns the credit to send, once there is enough of it."""
-        self._held[0] -= 1
-        self._held[1] -= size
-        self._returned[0] += 1
-        self._returned[1] += size
-        if self._returned[0] * 4 < self._limits[0] and self._returned[1] * 4 < self._limits[1]:
-            return None
-        messages, total = self._returned
-        self._returned = [0, 0]
-        return messages, total
 
 
 class Subscription:

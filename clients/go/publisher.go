@@ -1,0 +1,437 @@
+package unibus
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/unibus-rs/unibus/clients/go/unibusv1"
+)
+
+// Publisher publishes messages to one room without waiting for each answer (U13), and keeps their order (U14). It is made by
+// Room.Publisher and must be closed.
+type Publisher struct {
+	room        *Room
+	maxMessages int
+	maxBytes    int
+	ctx         context.Context // ends when the publisher gives up
+	cancel      context.CancelFunc
+	work        chan struct{} // wakes the goroutine that sends
+	done        chan struct{} // closed when the goroutine of the publisher has ended
+
+	mu         sync.Mutex
+	unanswered []*Pending // in the order of the program; the first `sent` of them were sent on the open stream
+	sent       int
+	bytes      int           // payloads of all unanswered messages
+	last       uint64        // the number of the newest message
+	answered   chan struct{} // closed and replaced at each answer
+	failed     error         // the first failure since the last Flush
+	closing    bool
+	drain      *Error // an outcome after which the open stream sends nothing more, and a new one sends again
+	silence    *time.Timer
+}
+
+// Pending is a message that a Publisher has taken: a future of its answer.
+type Pending struct {
+	number    uint64
+	request   *unibusv1.PublishRequest
+	id        string // made by the client; empty if the program gave one
+	taken     time.Time
+	unknown   bool // an attempt had an unknown outcome
+	done      chan struct{}
+	published Published
+	err       error
+}
+
+// Done is closed when the message is answered.
+func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Wait waits for the answer. If ctx ends first, the message is published nevertheless.
+func (p *Pending) Wait(ctx context.Context) (Published, error) {
+	select {
+	case <-p.done:
+		return p.published, p.err
+	case <-ctx.Done():
+		return Published{}, ctx.Err()
+	}
+}
+
+// PublisherOption is an option of a Publisher.
+type PublisherOption func(*Publisher)
+
+// WithWindow bounds the unanswered messages of a publisher and the bytes of their payloads (U13). The defaults are 1024 and
+// 4 MiB. A single larger message is sent alone.
+func WithWindow(messages, bytes int) PublisherOption {
+	return func(p *Publisher) { p.maxMessages, p.maxBytes = max(messages, 1), bytes }
+}
+
+// Publisher opens a publisher. It connects with the first message.
+func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
+	if err := r.client.hold(); err != nil {
+		return nil, err
+	}
+	p := &Publisher{
+		room: r, maxMessages: 1024, maxBytes: 4 << 20,
+		work: make(chan struct{}, 1), done: make(chan struct{}), answered: make(chan struct{}),
+	}
+	for _, opt := range opts {
+		opt(p)
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.silence = time.AfterFunc(time.Hour, func() {})
+	p.silence.Stop()
+	stop := context.AfterFunc(r.client.closing, func() { p.Close(context.Background()) })
+	go func() {
+		defer r.client.open.Done()
+		defer close(p.done)
+		defer stop()
+		p.run()
+	}()
+	return p, nil
+}
+
+// Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher copies the
+// payload.
+func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOption) (*Pending, error) {
+	m := &Pending{request: p.room.message(bytes.Clone(payload), opts), done: make(chan struct{})}
+	if m.request.MessageId == "" {
+		m.id = randomID()
+	}
+	for {
+		p.mu.Lock()
+		if p.closing {
+			p.mu.Unlock()
+			return nil, ErrClosed
+		}
+		if len(p.unanswered) == 0 || len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes {
+			p.last++
+			m.number, m.taken = p.last, time.Now()
+			p.unanswered = append(p.unanswered, m)
+			p.bytes += len(payload)
+			p.mu.Unlock()
+			wake(p.work)
+			return m, nil
+		}
+		answered := p.answered
+		p.mu.Unlock()
+		select {
+		case <-answered:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Flush waits until every message that was sent before is answered (U14). It returns the first error with which a message
+// failed since the last Flush, so that a program that looks at no Pending misses none.
+func (p *Publisher) Flush(ctx context.Context) error {
+	p.mu.Lock()
+	last := p.last
+	for len(p.unanswered) > 0 && p.unanswered[0].number <= last {
+		answered := p.answered
+		p.mu.Unlock()
+		select {
+		case <-answered:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.mu.Lock()
+	}
+	defer p.mu.Unlock()
+	err := p.failed
+	p.failed = nil
+	return err
+}
+
+// Close takes no further messages, flushes, and ends the publisher. It waits at most as long as ctx and the time of all
+// attempts of a call allow: messages that are then unanswered fail with an unknown outcome (U14).
+func (p *Publisher) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	wake(p.work)
+	ctx, cancel := context.WithTimeout(ctx, p.room.client.options.total)
+	defer cancel()
+	err := p.Flush(ctx)
+	if ctx.Err() != nil {
+		p.cancel()
+	}
+	<-p.done
+	p.failAll(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"), true)
+	if late := p.Flush(context.Background()); late != nil {
+		err = late
+	}
+	return err
+}
+
+// run opens a stream as often as there is something to send.
+func (p *Publisher) run() {
+	login := login{client: p.room.client}
+	var pauses backOff
+	defer p.cancel()
+	for p.hasWork() {
+		policy, err := p.room.policy(p.ctx)
+		if err == nil {
+			err = p.stream(&login, policy, &pauses)
+		}
+		if err == nil || p.ctx.Err() != nil {
+			continue
+		}
+		e := fromError(err)
+		if !login.again(e) {
+			p.failAll(e, false)
+			continue
+		}
+		p.expire(policy, e)
+		sleep(p.ctx, p.room.client.closed, pauses.next(e.RetryAfter))
+	}
+}
+
+// hasWork waits for an unanswered message. It is false when the publisher has ended.
+func (p *Publisher) hasWork() bool {
+	for {
+		p.mu.Lock()
+		some, closing := len(p.unanswered) > 0, p.closing
+		p.mu.Unlock()
+		switch {
+		case p.ctx.Err() != nil, closing && !some:
+			return false
+		case some:
+			return true
+		}
+		select {
+		case <-p.work:
+		case <-p.ctx.Done():
+		}
+	}
+}
+
+// stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil if the
+// program needs no stream at the end.
+func (p *Publisher) stream(login *login, policy publishPolicy, pauses *backOff) error {
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	defer cancel(nil)
+	attempt := p.room.client.options.attempt
+	p.begin(time.AfterFunc(attempt, func() {
+		cancel(failure(codes.DeadlineExceeded, "no answer for %v", attempt))
+	}))
+	defer p.silence.Stop()
+	err := func() error {
+		ctx, err := login.context(ctx)
+		if err != nil {
+			return err
+		}
+		stream, err := p.room.client.service.PublishStream(ctx)
+		if err != nil {
+			return err
+		}
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			p.write(ctx, stream, policy)
+		}()
+		defer func() {
+			cancel(nil)
+			<-written
+		}()
+		for {
+			answer, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			p.answer(login, policy, answer)
+			pauses.failures = 0
+		}
+	}()
+	if cause := context.Cause(ctx); cause != nil && cause != context.Canceled {
+		err = cause
+	}
+	return p.end(policy, err)
+}
+
+// begin makes all unanswered messages unsent, for a new stream.
+func (p *Publisher) begin(silence *time.Timer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sent, p.drain, p.silence = 0, nil, silence
+}
+
+// prepare gives the message its id, unless the room is ephemeral (U12).
+func (p *Pending) prepare(policy publishPolicy) {
+	if p.id == "" {
+		return
+	}
+	p.request.MessageId = ""
+	if policy.persist {
+		p.request.MessageId = p.id
+	}
+}
+
+// write sends messages as they come.
+func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient, policy publishPolicy) {
+	for {
+		p.mu.Lock()
+		var next *Pending
+		over := p.drain != nil || p.closing && p.sent == len(p.unanswered)
+		if !over && p.sent < len(p.unanswered) {
+			next = p.unanswered[p.sent]
+			p.sent++
+			if p.sent == 1 {
+				p.silence.Reset(p.room.client.options.attempt)
+			}
+			next.prepare(policy)
+		}
+		p.mu.Unlock()
+		switch {
+		case over:
+			stream.CloseSend()
+			return
+		case next != nil:
+			request := &unibusv1.PublishStreamRequest{CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH}
+			if stream.Send(request) != nil {
+				return // Recv has the reason
+			}
+		default:
+			select {
+			case <-p.work:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// answer takes one answer of the stream.
+func (p *Publisher) answer(login *login, policy publishPolicy, answer *unibusv1.PublishStreamResponse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := p.find(answer.GetCorrelationId())
+	if i >= p.sent {
+		return
+	}
+	m := p.unanswered[i]
+	if status := answer.GetError(); status != nil {
+		e := fromStatus(status)
+		m.unknown = m.unknown || e.OutcomeUnknown
+		again := policy.repeats(login, e)
+		if isOutdated(e) {
+			p.room.client.forget(p.room.id)
+			again = again || m.request.MessageId != "" && m.id != "" && e.Reason != "ROOM_NOT_FOUND"
+		}
+		if again {
+			if p.drain == nil {
+				p.drain = e
+				if e.Class == Final {
+					e.Class = Again // as an unknown outcome is (U11)
+				}
+				wake(p.work)
+			}
+		} else {
+			p.resolve(i, Published{}, e)
+		}
+	} else {
+		p.resolve(i, newPublished(answer.GetResult(), m.request.MessageId), nil)
+	}
+	if p.sent > 0 {
+		p.silence.Reset(p.room.client.options.attempt)
+	} else {
+		p.silence.Stop()
+	}
+}
+
+// find returns the place of a message among the unanswered ones.
+func (p *Publisher) find(number uint64) int {
+	return sort.Search(len(p.unanswered), func(i int) bool { return p.unanswered[i].number >= number })
+}
+
+// end says what the end of a stream means for the messages that were sent on it.
+func (p *Publisher) end(policy publishPolicy, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == io.EOF && p.drain != nil {
+		return p.drain
+	}
+	if len(p.unanswered) == 0 {
+		return nil // such as the end of an idle stream
+	}
+	if err == io.EOF {
+		err = failure(codes.Unavailable, "the service ended the stream")
+	}
+	e := fromError(err)
+	for i := p.sent - 1; i >= 0 && e.OutcomeUnknown; i-- {
+		p.unanswered[i].unknown = true
+		if !policy.persist {
+			p.resolve(i, Published{}, e)
+		}
+	}
+	return e
+}
+
+// expire fails the messages for which the next attempt could end after the room's window (U11).
+func (p *Publisher) expire(policy publishPolicy, e *Error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := &p.room.client.options
+	limit := o.total
+	if policy.persist {
+		limit = policy.window - o.attempt
+	}
+	if o.publish != 0 {
+		limit = min(limit, o.publish)
+	}
+	for len(p.unanswered) > 0 && time.Since(p.unanswered[0].taken) > limit {
+		p.resolve(0, Published{}, e)
+	}
+}
+
+// failAll fails all unanswered messages.
+func (p *Publisher) failAll(e *Error, unknown bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.unanswered) > 0 {
+		m := p.unanswered[0]
+		m.unknown = m.unknown || unknown
+		p.resolve(0, Published{}, e)
+	}
+}
+
+// resolve answers an unanswered message.
+func (p *Publisher) resolve(i int, published Published, e *Error) {
+	m := p.unanswered[i]
+	if e != nil {
+		own := *e
+		own.OutcomeUnknown, own.MessageID = m.unknown, m.request.MessageId
+		m.err = &own
+		if p.failed == nil {
+			p.failed = m.err
+		}
+	}
+	m.published = published
+	if i == 0 {
+		p.unanswered[0] = nil
+		p.unanswered = p.unanswered[1:]
+	} else {
+		p.unanswered = slices.Delete(p.unanswered, i, i+1)
+	}
+	if i < p.sent {
+		p.sent--
+	}
+	p.bytes -= len(m.request.Payload)
+	close(m.done)
+	close(p.answered)
+	p.answered = make(chan struct{})
+}
+
+// wake wakes the goroutine that waits for a channel of capacity one, now or the next time.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

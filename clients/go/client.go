@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -95,10 +96,15 @@ func WithCertificateFiles(certificate, key string) Option {
 	}
 }
 
-// WithTimeouts sets the time of one attempt and of all attempts of a call (U9). The defaults are 10 s and 60 s. For Publish
-// the second one only shortens the time that the room's window allows (U11); its default is then the window.
-func WithTimeouts(attempt, total time.Duration) Option {
-	return func(o *clientOptions) { o.attempt, o.total, o.publish = attempt, total, total }
+// WithAttemptTimeout sets the time of one attempt of a call (U9). The default is 10 s.
+func WithAttemptTimeout(limit time.Duration) Option {
+	return func(o *clientOptions) { o.attempt = limit }
+}
+
+// WithCallTimeout sets the time of all attempts of a call (U9). The default is 60 s. For a message it only shortens the time
+// that the room's window allows (U11).
+func WithCallTimeout(limit time.Duration) Option {
+	return func(o *clientOptions) { o.total, o.publish = limit, limit }
 }
 
 // WithMaxReceiveSize sets the size of the largest answer that the client reads (U7). The default is 16 MiB.
@@ -115,7 +121,7 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	}
 	address, transport, err := o.transport(target)
 	if err != nil {
-		return nil, fmt.Errorf("unibus: %w", err)
+		return nil, &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
 	}
 	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(transport),
@@ -130,7 +136,7 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		grpc.WithDisableServiceConfig(),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("unibus: %w", err)
+		return nil, &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
 	}
 	c := &Client{options: o, conn: conn, service: unibusv1.NewRoomServiceClient(conn), policies: map[string]publishPolicy{}}
 	c.closing, c.close = context.WithCancel(context.Background())

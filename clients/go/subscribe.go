@@ -183,10 +183,13 @@ func (s *subscription) deliver(ctx context.Context, handler Handler) error {
 			s.handle(ctx, handler, it)
 			<-slots
 		default:
+			begun := make(chan struct{}) // goroutines do not run in the order in which they are made
 			running.Go(func() {
+				close(begun)
 				s.handle(ctx, handler, it)
 				<-slots
 			})
+			<-begun
 		}
 	}
 }

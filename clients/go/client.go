@@ -28,14 +28,13 @@ type Client struct {
 	conn    *grpc.ClientConn
 	service unibusv1.RoomServiceClient
 
-	closing context.Context // ends when Close begins
-	close   context.CancelFunc
-	closed  context.Context // ends when the connection is closed: calls that are then open end with ErrClosed
-	kill    context.CancelFunc
+	// These end one after the other when the client is closed. They end subscriptions, publishers, and calls.
+	closing, flushing, closed context.Context
+	close, flush, kill        context.CancelFunc
 
-	mu       sync.Mutex
-	open     sync.WaitGroup // subscriptions and publishers that Close waits for
-	policies map[string]publishPolicy
+	mu                        sync.Mutex
+	subscriptions, publishers sync.WaitGroup
+	policies                  map[string]publishPolicy
 }
 
 type clientOptions struct {
@@ -140,6 +139,7 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	}
 	c := &Client{options: o, conn: conn, service: unibusv1.NewRoomServiceClient(conn), policies: map[string]publishPolicy{}}
 	c.closing, c.close = context.WithCancel(context.Background())
+	c.flushing, c.flush = context.WithCancel(context.Background())
 	c.closed, c.kill = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -176,24 +176,26 @@ func isLoopback(host string) bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// Close closes all subscriptions and publishers in order, then the connection (U27). It waits for running handlers, so do not
-// call it in a handler.
+// Close closes all subscriptions in order, then all publishers, then the connection (U27). It waits for running handlers, so
+// do not call it in a handler.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.close()
 	c.mu.Unlock()
-	c.open.Wait()
+	c.subscriptions.Wait()
+	c.flush()
+	c.publishers.Wait()
 	c.kill()
 	return c.conn.Close()
 }
 
 // hold registers a subscription or a publisher that Close waits for.
-func (c *Client) hold() error {
+func (c *Client) hold(group *sync.WaitGroup) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing.Err() != nil {
 		return ErrClosed
 	}
-	c.open.Add(1)
+	group.Add(1)
 	return nil
 }

@@ -46,7 +46,9 @@ func Since(t time.Time) HistoryOption { return func(h *history) { h.since = t } 
 func Until(t time.Time) HistoryOption { return func(h *history) { h.until = t } }
 
 // WithPageSize sets how many messages are fetched at once: 200 unless it is set, at most 1000.
-func WithPageSize(messages int) HistoryOption { return func(h *history) { h.limit = int32(messages) } }
+func WithPageSize(messages int) HistoryOption {
+	return func(h *history) { h.limit = int32(min(messages, 1000)) }
+}
 
 // History yields the stored messages of the room: all of them from the oldest to the newest, unless options say otherwise. It
 // yields each message once, and skips nothing that is stored, whatever is published or removed meanwhile (U28). The last pair

@@ -83,7 +83,7 @@ func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOptio
 		}
 		if isOutdated(e) {
 			c.forget(r.id)
-			if own && policy.persist && e.Reason != "ROOM_NOT_FOUND" {
+			if now, err := r.policy(ctx); err == nil && own && policy.persist && !now.persist {
 				return r.Publish(ctx, payload, opts...) // nothing was done, since the room is ephemeral now
 			}
 		}

@@ -73,7 +73,7 @@ func WithWindow(messages, bytes int) PublisherOption {
 
 // Publisher opens a publisher. It connects with the first message.
 func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
-	if err := r.client.hold(); err != nil {
+	if err := r.client.hold(&r.client.publishers); err != nil {
 		return nil, err
 	}
 	p := &Publisher{
@@ -84,11 +84,9 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 		opt(p)
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.silence = time.AfterFunc(time.Hour, func() {})
-	p.silence.Stop()
-	stop := context.AfterFunc(r.client.closing, func() { p.Close(context.Background()) })
+	stop := context.AfterFunc(r.client.flushing, func() { p.Close(context.Background()) })
 	go func() {
-		defer r.client.open.Done()
+		defer r.client.publishers.Done()
 		defer close(p.done)
 		defer stop()
 		p.run()
@@ -222,37 +220,37 @@ func (p *Publisher) stream(login *login, policy publishPolicy, pauses *backOff) 
 		cancel(failure(codes.DeadlineExceeded, "no answer for %v", attempt))
 	}))
 	defer p.silence.Stop()
-	err := func() error {
-		ctx, err := login.context(ctx)
-		if err != nil {
-			return err
-		}
-		stream, err := p.room.client.service.PublishStream(ctx)
-		if err != nil {
-			return err
-		}
-		written := make(chan struct{})
-		go func() {
-			defer close(written)
-			p.write(ctx, stream, policy)
-		}()
-		defer func() {
-			cancel(nil)
-			<-written
-		}()
-		for {
-			answer, err := stream.Recv()
-			if err != nil {
-				return err
-			}
-			p.answer(login, policy, answer)
-			pauses.failures = 0
-		}
-	}()
-	if cause := context.Cause(ctx); cause != nil && cause != context.Canceled {
+	err := p.exchange(ctx, login, policy, pauses)
+	if cause, ok := context.Cause(ctx).(*Error); ok {
 		err = cause
 	}
 	return p.end(policy, err)
+}
+
+// exchange sends and receives on one stream until it ends.
+func (p *Publisher) exchange(ctx context.Context, login *login, policy publishPolicy, pauses *backOff) error {
+	ctx, err := login.context(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := p.room.client.service.PublishStream(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	var writer sync.WaitGroup
+	writer.Go(func() { p.write(ctx, stream, policy) })
+	defer writer.Wait()
+	defer cancel()
+	for {
+		answer, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		p.answer(login, policy, answer)
+		pauses.failures = 0
+	}
 }
 
 // begin makes all unanswered messages unsent, for a new stream.

@@ -154,10 +154,10 @@ func newSubscription(ctx context.Context, r *Room, name string, o subscribeOptio
 
 func (s *subscription) run(ctx context.Context, handler Handler) error {
 	defer s.cancel() // also if a handler panics
-	if err := s.client.hold(); err != nil {
+	if err := s.client.hold(&s.client.subscriptions); err != nil {
 		return err
 	}
-	defer s.client.open.Done()
+	defer s.client.subscriptions.Done()
 	go s.receive()
 	return s.finish(s.deliver(ctx, handler))
 }

@@ -1,0 +1,224 @@
+package unibus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/unibus-rs/unibus/clients/go/unibusv1"
+)
+
+// wire is a stream on which nothing is received. It notes what is sent.
+type wire struct {
+	sent   []string // payload and id
+	closed bool
+	full   func() // called after each message
+}
+
+func (w *wire) Send(r *unibusv1.PublishStreamRequest) error {
+	text := string(r.Publish.Payload)
+	if r.Publish.MessageId != "" {
+		text += "#"
+	}
+	w.sent = append(w.sent, text)
+	w.full()
+	return nil
+}
+func (w *wire) CloseSend() error                               { w.closed = true; return nil }
+func (w *wire) Recv() (*unibusv1.PublishStreamResponse, error) { return nil, io.EOF }
+func (w *wire) Context() context.Context                       { return context.Background() }
+func (w *wire) Header() (metadata.MD, error)                   { return nil, nil }
+func (w *wire) Trailer() metadata.MD                           { return nil }
+func (w *wire) RecvMsg(any) error                              { return io.EOF }
+func (w *wire) SendMsg(any) error                              { return nil }
+
+// bench is a publisher without a connection, with the messages "1", "2", ...
+type bench struct {
+	*Publisher
+	login    login
+	policy   publishPolicy
+	messages []*Pending
+}
+
+func newBench(t *testing.T, persist bool, messages int) *bench {
+	c := testClient(t)
+	b := &bench{
+		Publisher: &Publisher{room: c.Room("r"), maxMessages: 1024, maxBytes: 4 << 20, work: make(chan struct{}, 1), answered: make(chan struct{})},
+		login:     login{client: c}, policy: publishPolicy{persist, 2 * time.Minute},
+	}
+	for i := range messages {
+		m, err := b.Send(t.Context(), fmt.Append(nil, i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.messages = append(b.messages, m)
+	}
+	return b
+}
+
+// stream sends all messages that are due on a new stream, and returns them.
+func (b *bench) stream() string {
+	b.begin(time.NewTimer(time.Hour))
+	return b.more()
+}
+
+func (b *bench) more() string {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &wire{}
+	w.full = func() {
+		if b.sent == len(b.unanswered) {
+			cancel()
+		}
+	}
+	if b.sent == len(b.unanswered) && b.drain == nil {
+		cancel()
+	}
+	for len(b.work) > 0 {
+		<-b.work
+	}
+	b.write(ctx, w, b.policy)
+	if w.closed {
+		w.sent = append(w.sent, "end")
+	}
+	return strings.Join(w.sent, " ")
+}
+
+func (b *bench) ok(i int, sequence uint64) {
+	b.answer(&b.login, b.policy, &unibusv1.PublishStreamResponse{
+		CorrelationId: b.messages[i-1].number, Outcome: &unibusv1.PublishStreamResponse_Result{Result: &unibusv1.PublishResponse{Sequence: sequence}},
+	})
+}
+
+func (b *bench) fail(i int, s *status.Status) {
+	b.answer(&b.login, b.policy, &unibusv1.PublishStreamResponse{
+		CorrelationId: b.messages[i-1].number, Outcome: &unibusv1.PublishStreamResponse_Error{Error: s.Proto()},
+	})
+}
+
+// results tells what has become of the messages.
+func (b *bench) results() string {
+	var all []string
+	for _, m := range b.messages {
+		var e *Error
+		switch {
+		case !isClosed(m.done):
+			all = append(all, "-")
+		case errors.As(m.err, &e) && e.OutcomeUnknown:
+			all = append(all, "unknown")
+		case m.err != nil:
+			all = append(all, e.Reason)
+		default:
+			all = append(all, fmt.Sprint(m.published.Sequence))
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func expect(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %q, not %q", what, got, want)
+	}
+}
+
+// U13, U14: after a broken stream all unanswered messages are sent again, in their order, with their ids, before later ones.
+func TestResend(t *testing.T) {
+	b := newBench(t, true, 4)
+	expect(t, "first stream", b.stream(), "1# 2# 3# 4#")
+	ids := []string{b.messages[1].request.MessageId, b.messages[2].request.MessageId}
+	b.ok(1, 11)
+	if e := fromError(b.end(b.policy, status.Error(codes.Unavailable, "broken"))); e.Class != Again {
+		t.Error(e)
+	}
+	m, _ := b.Send(t.Context(), []byte("5"))
+	b.messages = append(b.messages, m)
+	expect(t, "second stream", b.stream(), "2# 3# 4# 5#")
+	if ids[0] != b.messages[1].request.MessageId || ids[1] != b.messages[2].request.MessageId || ids[0] == ids[1] || len(ids[0]) != 32 {
+		t.Error("the ids changed")
+	}
+	for i := 2; i <= 5; i++ {
+		b.ok(i, uint64(i+10))
+	}
+	expect(t, "results", b.results(), "11 12 13 14 15")
+}
+
+// U13, U14: an outcome of the class again inside a stream ends the stream and is repeated on the next one. Other answers count.
+func TestAgainInsideAStream(t *testing.T) {
+	b := newBench(t, true, 5)
+	b.stream()
+	b.ok(1, 11)
+	b.fail(2, statusWith(codes.Unavailable, domain, "NATS_UNAVAILABLE", time.Second))
+	b.fail(3, statusWith(codes.InvalidArgument, domain, "PAYLOAD_TOO_LARGE", -1))
+	b.ok(4, 12)
+	expect(t, "after the outcome", b.more(), "end")
+	if e := fromError(b.end(b.policy, io.EOF)); e.Reason != "NATS_UNAVAILABLE" || e.RetryAfter != time.Second {
+		t.Error(e)
+	}
+	expect(t, "next stream", b.stream(), "2# 5#")
+	b.ok(2, 13)
+	b.ok(5, 14)
+	expect(t, "results", b.results(), "11 13 PAYLOAD_TOO_LARGE 12 14")
+}
+
+// U12: a message of an ephemeral room has no id, and is not repeated after an unknown outcome.
+func TestEphemeralMessages(t *testing.T) {
+	b := newBench(t, false, 4)
+	expect(t, "first stream", b.stream(), "1 2 3 4")
+	b.ok(1, 0)
+	b.fail(2, statusWith(codes.Unavailable, domain, "NATS_UNAVAILABLE", 0))
+	b.fail(3, statusWith(codes.DeadlineExceeded, domain, "OUTCOME_UNKNOWN", 0))
+	b.end(b.policy, statusWith(codes.Unavailable, domain, "DRAINING", 0).Err())
+	expect(t, "results", b.results(), "0 - unknown -")
+	expect(t, "second stream", b.stream(), "2 4")
+	b.end(b.policy, status.Error(codes.Unavailable, "broken"))
+	expect(t, "results", b.results(), "0 unknown unknown unknown")
+}
+
+// U11: a message fails before the room could forget its id, with an unknown outcome and the id.
+func TestWindowEnds(t *testing.T) {
+	b := newBench(t, true, 3)
+	b.stream()
+	e := fromError(b.end(b.policy, status.Error(codes.Unavailable, "broken")))
+	b.messages[0].taken = time.Now().Add(-111 * time.Second)
+	b.messages[1].taken = time.Now().Add(-109 * time.Second)
+	b.expire(b.policy, e)
+	expect(t, "results", b.results(), "unknown - -")
+	errors.As(b.messages[0].err, &e)
+	if e.MessageID == "" || e.Class != Again {
+		t.Errorf("%+v", e)
+	}
+	if err := b.failed; !errors.Is(err, b.messages[0].err) {
+		t.Error(err)
+	}
+}
+
+// U13: sending waits while too many messages or bytes are unanswered.
+func TestWindow(t *testing.T) {
+	b := newBench(t, true, 0)
+	b.maxMessages, b.maxBytes = 3, 10
+	full := func(size int) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		m, err := b.Send(ctx, make([]byte, size))
+		if err == nil {
+			b.messages = append(b.messages, m)
+		}
+		return err != nil
+	}
+	if full(100) || !full(0) {
+		t.Error("one large message is taken, and nothing beside it")
+	}
+	b.stream()
+	b.ok(1, 1)
+	if full(4) || full(4) || !full(4) || full(2) || !full(0) {
+		t.Errorf("messages: %d, bytes: %d", len(b.unanswered), b.bytes)
+	}
+}

@@ -218,7 +218,12 @@ func TestWindow(t *testing.T) {
 	}
 	b.stream()
 	b.ok(1, 1)
-	if full(4) || full(4) || !full(4) || full(2) || !full(0) {
-		t.Errorf("messages: %d, bytes: %d", len(b.unanswered), b.bytes)
+	for i, want := range []struct {
+		size int
+		full bool
+	}{{4, false}, {4, false}, {4, true}, {2, false}, {0, true}} {
+		if full(want.size) != want.full {
+			t.Errorf("%d: messages: %d, bytes: %d", i, len(b.unanswered), b.bytes)
+		}
 	}
 }

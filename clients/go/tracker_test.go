@@ -163,9 +163,7 @@ func TestGapsAndPlaces(t *testing.T) {
 	if g, ok := track.gap(Gap{Dropped: 3}); !ok || g.Dropped != 3 {
 		t.Error("a gap of an ephemeral room is not reported")
 	}
-	if track.begin(message(0)) == nil || track.begin(message(0)) == nil {
-		t.Error("messages of ephemeral rooms are taken for repeated ones")
-	}
+	begin(t, &track, 0, 0) // messages of ephemeral rooms have no sequence
 }
 
 // U29: sequences beyond 2^53 and 2^63 are exact.

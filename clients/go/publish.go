@@ -69,10 +69,11 @@ func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOptio
 	if own {
 		request.MessageId = policy.newID()
 	}
-	limited, cancel := policy.context(ctx, &c.options)
+	all, last := policy.times(&c.options)
+	latest := time.Now().Add(last)
+	limited, cancel := context.WithTimeout(ctx, all)
 	defer cancel()
 	a := newAttempts(limited, c)
-	latest := policy.latest(time.Now(), &c.options)
 	for {
 		answer, e := attempt(a, c.service.Publish, request)
 		if e == nil {
@@ -167,22 +168,15 @@ func (p publishPolicy) repeats(l *login, e *Error) bool {
 	return l.again(e)
 }
 
-// latest returns the time after which no attempt begins, since it might end after the room's window (U11).
-func (p publishPolicy) latest(began time.Time, o *clientOptions) time.Time {
+// times returns the time of all attempts, and the time after which no further one begins: it must end within the room's window
+// (U11). The program can make both shorter.
+func (p publishPolicy) times(o *clientOptions) (all, last time.Duration) {
 	if !p.persist {
-		return time.Time{}
+		return o.total, o.total
 	}
-	return began.Add(p.window - o.attempt)
-}
-
-// context bounds all attempts. In a persisted room the window does so, unless the program wants less.
-func (p publishPolicy) context(ctx context.Context, o *clientOptions) (context.Context, context.CancelFunc) {
-	limit := o.publish
-	if limit == 0 && !p.persist {
-		limit = o.total
+	all = p.window
+	if o.publish != 0 {
+		all = min(all, o.publish)
 	}
-	if limit == 0 {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, limit)
+	return all, min(all, p.window-o.attempt)
 }

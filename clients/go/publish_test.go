@@ -26,13 +26,21 @@ func TestPublishPolicy(t *testing.T) {
 			t.Errorf("persist %v, %v: %v", test.persist, test.e, got)
 		}
 	}
-	now := time.Now()
-	o := &clientOptions{attempt: 10 * time.Second}
-	if latest := (publishPolicy{true, 2 * time.Minute}).latest(now, o); latest != now.Add(110*time.Second) {
-		t.Errorf("the last attempt begins %v after the first", latest.Sub(now))
-	}
-	if !(publishPolicy{}).latest(now, o).IsZero() {
-		t.Error("an ephemeral room has no window")
+	for _, test := range []struct {
+		policy    publishPolicy
+		program   time.Duration
+		all, last time.Duration
+	}{
+		{publishPolicy{true, 2 * time.Minute}, 0, 2 * time.Minute, 110 * time.Second},
+		{publishPolicy{true, 2 * time.Minute}, 5 * time.Second, 5 * time.Second, 5 * time.Second},
+		{publishPolicy{true, 2 * time.Minute}, time.Hour, 2 * time.Minute, 110 * time.Second},
+		{publishPolicy{true, 24 * time.Hour}, 0, 24 * time.Hour, 24*time.Hour - 10*time.Second},
+		{publishPolicy{}, 0, time.Minute, time.Minute},
+	} {
+		o := &clientOptions{attempt: 10 * time.Second, total: time.Minute, publish: test.program}
+		if all, last := test.policy.times(o); all != test.all || last != test.last {
+			t.Errorf("%+v: all attempts have %v, the last one begins after %v", test, all, last)
+		}
 	}
 }
 

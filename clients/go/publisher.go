@@ -23,7 +23,12 @@ type Publisher struct {
 	ctx         context.Context // ends when the publisher gives up
 	cancel      context.CancelFunc
 	work        chan struct{} // wakes the goroutine that sends
-	done        chan struct{} // closed when the goroutine of the publisher has ended
+	done        chan struct{} // closed when run has ended
+
+	// of the goroutine of run
+	login  login
+	pauses backOff
+	policy publishPolicy
 
 	mu         sync.Mutex
 	unanswered []*Pending // in the order of the program; the first `sent` of them were sent on the open stream
@@ -77,7 +82,7 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 		return nil, err
 	}
 	p := &Publisher{
-		room: r, maxMessages: 1024, maxBytes: 4 << 20,
+		room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client},
 		work: make(chan struct{}, 1), done: make(chan struct{}), answered: make(chan struct{}),
 	}
 	for _, opt := range opts {
@@ -170,24 +175,23 @@ func (p *Publisher) Close(ctx context.Context) error {
 
 // run opens a stream as often as there is something to send.
 func (p *Publisher) run() {
-	login := login{client: p.room.client}
-	var pauses backOff
 	defer p.cancel()
 	for p.hasWork() {
 		policy, err := p.room.policy(p.ctx)
-		if err == nil {
-			err = p.stream(&login, policy, &pauses)
+		if p.policy = policy; err == nil {
+			err = p.stream()
 		}
 		if err == nil || p.ctx.Err() != nil {
 			continue
 		}
 		e := fromError(err)
-		if !login.again(e) {
+		if !p.login.again(e) {
 			p.failAll(e, false)
 			continue
 		}
-		p.expire(policy, e)
-		sleep(p.ctx, p.room.client.closed, pauses.next(e.RetryAfter))
+		pause := p.pauses.next(e.RetryAfter)
+		p.expire(time.Now().Add(pause), e)
+		sleep(p.ctx, p.room.client.closed, pause)
 	}
 }
 
@@ -212,7 +216,7 @@ func (p *Publisher) hasWork() bool {
 
 // stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil if the
 // program needs no stream at the end.
-func (p *Publisher) stream(login *login, policy publishPolicy, pauses *backOff) error {
+func (p *Publisher) stream() error {
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
 	attempt := p.room.client.options.attempt
@@ -220,16 +224,16 @@ func (p *Publisher) stream(login *login, policy publishPolicy, pauses *backOff) 
 		cancel(failure(codes.DeadlineExceeded, "no answer for %v", attempt))
 	}))
 	defer p.silence.Stop()
-	err := p.exchange(ctx, login, policy, pauses)
+	err := p.exchange(ctx)
 	if cause, ok := context.Cause(ctx).(*Error); ok {
 		err = cause
 	}
-	return p.end(policy, err)
+	return p.end(err)
 }
 
 // exchange sends and receives on one stream until it ends.
-func (p *Publisher) exchange(ctx context.Context, login *login, policy publishPolicy, pauses *backOff) error {
-	ctx, err := login.context(ctx)
+func (p *Publisher) exchange(ctx context.Context) error {
+	ctx, err := p.login.context(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,7 +244,7 @@ func (p *Publisher) exchange(ctx context.Context, login *login, policy publishPo
 		return err
 	}
 	var writer sync.WaitGroup
-	writer.Go(func() { p.write(ctx, stream, policy) })
+	writer.Go(func() { p.write(ctx, stream) })
 	defer writer.Wait()
 	defer cancel()
 	for {
@@ -248,8 +252,7 @@ func (p *Publisher) exchange(ctx context.Context, login *login, policy publishPo
 		if err != nil {
 			return err
 		}
-		p.answer(login, policy, answer)
-		pauses.failures = 0
+		p.answer(answer)
 	}
 }
 
@@ -272,7 +275,7 @@ func (p *Pending) prepare(policy publishPolicy) {
 }
 
 // write sends messages as they come.
-func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient, policy publishPolicy) {
+func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient) {
 	for {
 		p.mu.Lock()
 		var next *Pending
@@ -283,7 +286,7 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 			if p.sent == 1 {
 				p.silence.Reset(p.room.client.options.attempt)
 			}
-			next.prepare(policy)
+			next.prepare(p.policy)
 		}
 		p.mu.Unlock()
 		switch {
@@ -306,7 +309,7 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 }
 
 // answer takes one answer of the stream.
-func (p *Publisher) answer(login *login, policy publishPolicy, answer *unibusv1.PublishStreamResponse) {
+func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i := p.find(answer.GetCorrelationId())
@@ -317,7 +320,7 @@ func (p *Publisher) answer(login *login, policy publishPolicy, answer *unibusv1.
 	if status := answer.GetError(); status != nil {
 		e := fromStatus(status)
 		m.unknown = m.unknown || e.OutcomeUnknown
-		again := policy.repeats(login, e)
+		again := p.policy.repeats(&p.login, e)
 		if isOutdated(e) {
 			p.room.client.forget(p.room.id)
 			again = again || m.request.MessageId != "" && m.id != "" && e.Reason != "ROOM_NOT_FOUND"
@@ -334,6 +337,7 @@ func (p *Publisher) answer(login *login, policy publishPolicy, answer *unibusv1.
 			p.resolve(i, Published{}, e)
 		}
 	} else {
+		p.pauses.failures = 0
 		p.resolve(i, newPublished(answer.GetResult(), m.request.MessageId), nil)
 	}
 	if p.sent > 0 {
@@ -349,7 +353,7 @@ func (p *Publisher) find(number uint64) int {
 }
 
 // end says what the end of a stream means for the messages that were sent on it.
-func (p *Publisher) end(policy publishPolicy, err error) error {
+func (p *Publisher) end(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == io.EOF && p.drain != nil {
@@ -364,26 +368,19 @@ func (p *Publisher) end(policy publishPolicy, err error) error {
 	e := fromError(err)
 	for i := p.sent - 1; i >= 0 && e.OutcomeUnknown; i-- {
 		p.unanswered[i].unknown = true
-		if !policy.persist {
+		if !p.policy.persist {
 			p.resolve(i, Published{}, e)
 		}
 	}
 	return e
 }
 
-// expire fails the messages for which the next attempt could end after the room's window (U11).
-func (p *Publisher) expire(policy publishPolicy, e *Error) {
+// expire fails the messages for which an attempt that begins then could end after the room's window (U11).
+func (p *Publisher) expire(then time.Time, e *Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	o := &p.room.client.options
-	limit := o.total
-	if policy.persist {
-		limit = policy.window - o.attempt
-	}
-	if o.publish != 0 {
-		limit = min(limit, o.publish)
-	}
-	for len(p.unanswered) > 0 && time.Since(p.unanswered[0].taken) > limit {
+	_, last := p.policy.times(&p.room.client.options)
+	for len(p.unanswered) > 0 && then.Sub(p.unanswered[0].taken) > last {
 		p.resolve(0, Published{}, e)
 	}
 }

@@ -43,16 +43,14 @@ func (w *wire) SendMsg(any) error                              { return nil }
 // bench is a publisher without a connection, with the messages "1", "2", ...
 type bench struct {
 	*Publisher
-	login    login
-	policy   publishPolicy
 	messages []*Pending
 }
 
 func newBench(t *testing.T, persist bool, messages int) *bench {
 	c := testClient(t)
 	b := &bench{
-		Publisher: &Publisher{room: c.Room("r"), maxMessages: 1024, maxBytes: 4 << 20, work: make(chan struct{}, 1), answered: make(chan struct{})},
-		login:     login{client: c}, policy: publishPolicy{persist, 2 * time.Minute},
+		Publisher: &Publisher{room: c.Room("r"), maxMessages: 1024, maxBytes: 4 << 20, work: make(chan struct{}, 1), answered: make(chan struct{}),
+			login: login{client: c}, policy: publishPolicy{persist, 2 * time.Minute}},
 	}
 	for i := range messages {
 		m, err := b.Send(t.Context(), fmt.Append(nil, i+1))
@@ -84,7 +82,7 @@ func (b *bench) more() string {
 	for len(b.work) > 0 {
 		<-b.work
 	}
-	b.write(ctx, w, b.policy)
+	b.write(ctx, w)
 	if w.closed {
 		w.sent = append(w.sent, "end")
 	}
@@ -92,13 +90,13 @@ func (b *bench) more() string {
 }
 
 func (b *bench) ok(i int, sequence uint64) {
-	b.answer(&b.login, b.policy, &unibusv1.PublishStreamResponse{
+	b.answer(&unibusv1.PublishStreamResponse{
 		CorrelationId: b.messages[i-1].number, Outcome: &unibusv1.PublishStreamResponse_Result{Result: &unibusv1.PublishResponse{Sequence: sequence}},
 	})
 }
 
 func (b *bench) fail(i int, s *status.Status) {
-	b.answer(&b.login, b.policy, &unibusv1.PublishStreamResponse{
+	b.answer(&unibusv1.PublishStreamResponse{
 		CorrelationId: b.messages[i-1].number, Outcome: &unibusv1.PublishStreamResponse_Error{Error: s.Proto()},
 	})
 }
@@ -135,7 +133,7 @@ func TestResend(t *testing.T) {
 	expect(t, "first stream", b.stream(), "1# 2# 3# 4#")
 	ids := []string{b.messages[1].request.MessageId, b.messages[2].request.MessageId}
 	b.ok(1, 11)
-	if e := fromError(b.end(b.policy, status.Error(codes.Unavailable, "broken"))); e.Class != Again {
+	if e := fromError(b.end(status.Error(codes.Unavailable, "broken"))); e.Class != Again {
 		t.Error(e)
 	}
 	m, _ := b.Send(t.Context(), []byte("5"))
@@ -159,7 +157,7 @@ func TestAgainInsideAStream(t *testing.T) {
 	b.fail(3, statusWith(codes.InvalidArgument, domain, "PAYLOAD_TOO_LARGE", -1))
 	b.ok(4, 12)
 	expect(t, "after the outcome", b.more(), "end")
-	if e := fromError(b.end(b.policy, io.EOF)); e.Reason != "NATS_UNAVAILABLE" || e.RetryAfter != time.Second {
+	if e := fromError(b.end(io.EOF)); e.Reason != "NATS_UNAVAILABLE" || e.RetryAfter != time.Second {
 		t.Error(e)
 	}
 	expect(t, "next stream", b.stream(), "2# 5#")
@@ -175,10 +173,10 @@ func TestEphemeralMessages(t *testing.T) {
 	b.ok(1, 0)
 	b.fail(2, statusWith(codes.Unavailable, domain, "NATS_UNAVAILABLE", 0))
 	b.fail(3, statusWith(codes.DeadlineExceeded, domain, "OUTCOME_UNKNOWN", 0))
-	b.end(b.policy, statusWith(codes.Unavailable, domain, "DRAINING", 0).Err())
+	b.end(statusWith(codes.Unavailable, domain, "DRAINING", 0).Err())
 	expect(t, "results", b.results(), "0 - unknown -")
 	expect(t, "second stream", b.stream(), "2 4")
-	b.end(b.policy, status.Error(codes.Unavailable, "broken"))
+	b.end(status.Error(codes.Unavailable, "broken"))
 	expect(t, "results", b.results(), "0 unknown unknown unknown")
 }
 
@@ -186,10 +184,10 @@ func TestEphemeralMessages(t *testing.T) {
 func TestWindowEnds(t *testing.T) {
 	b := newBench(t, true, 3)
 	b.stream()
-	e := fromError(b.end(b.policy, status.Error(codes.Unavailable, "broken")))
+	e := fromError(b.end(status.Error(codes.Unavailable, "broken")))
 	b.messages[0].taken = time.Now().Add(-111 * time.Second)
 	b.messages[1].taken = time.Now().Add(-109 * time.Second)
-	b.expire(b.policy, e)
+	b.expire(time.Now(), e)
 	expect(t, "results", b.results(), "unknown - -")
 	errors.As(b.messages[0].err, &e)
 	if e.MessageID == "" || e.Class != Again {

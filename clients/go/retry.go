@@ -36,7 +36,8 @@ type method[Q, R any] func(ctx context.Context, request *Q, opts ...grpc.CallOpt
 
 // call makes a call until it succeeds, fails finally, or its time is up (U9).
 func call[Q, R any](ctx context.Context, c *Client, rule repeat, method method[Q, R], request *Q) (*R, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.options.total)
+	latest := time.Now().Add(c.options.total)
+	ctx, cancel := context.WithDeadline(ctx, latest)
 	defer cancel()
 	a := newAttempts(ctx, c)
 	for {
@@ -46,7 +47,7 @@ func call[Q, R any](ctx context.Context, c *Client, rule repeat, method method[Q
 			return answer, nil
 		case a.unknown && rule.done != "" && e.Reason == rule.done:
 			return new(R), nil
-		case a.unknown && rule.never, !a.login.again(e), !a.pause(e, time.Time{}):
+		case a.unknown && rule.never, !a.login.again(e), !a.pause(e, latest):
 			return nil, a.failed(e)
 		}
 	}
@@ -83,15 +84,14 @@ func attempt[Q, R any](a *attempts, method method[Q, R], request *Q) (*R, *Error
 	return nil, e
 }
 
-// pause waits before the next attempt. It is false if there is none, since the time is up or the next attempt would begin
-// later than `latest`, if that is set.
+// pause waits before the next attempt. It is false if there is none, since it would begin later than `latest`.
 func (a *attempts) pause(e *Error, latest time.Time) bool {
 	if a.client.closed.Err() != nil || a.ctx.Err() != nil {
 		return false
 	}
 	a.last = e
 	pause := a.backOff.next(e.RetryAfter)
-	if !latest.IsZero() && time.Now().Add(pause).After(latest) {
+	if time.Now().Add(pause).After(latest) {
 		return false
 	}
 	return sleep(a.ctx, a.client.closed, pause)

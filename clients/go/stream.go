@@ -32,11 +32,8 @@ type streamState struct {
 // receive opens the subscription again and again, until it ends (U15).
 func (s *subscription) receive() {
 	defer close(s.received)
-	login := login{client: s.client}
-	var pauses backOff
 	for {
-		err := s.attempt(&login)
-		if again, pause := s.broken(err, &login, &pauses); !again || !sleep(s.ctx, s.client.closed, pause) {
+		if again, pause := s.broken(s.attempt()); !again || !sleep(s.ctx, s.client.closed, pause) {
 			s.end()
 			return
 		}
@@ -44,7 +41,7 @@ func (s *subscription) receive() {
 }
 
 // broken decides what follows after the end of a stream.
-func (s *subscription) broken(err error, login *login, pauses *backOff) (again bool, pause time.Duration) {
+func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	steadily := s.stream.open && time.Since(s.stream.openedAt) > steady
@@ -53,18 +50,18 @@ func (s *subscription) broken(err error, login *login, pauses *backOff) (again b
 		return false, 0
 	}
 	if s.stream.message || steadily {
-		pauses.failures = 0
+		s.pauses.failures = 0
 	}
 	e := fromError(err)
 	recreated := e.Reason == "ROOM_RECREATED" || !s.restart && (e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END")
-	if !recreated && !login.again(e) {
+	if !recreated && !s.login.again(e) {
 		s.err = e
 		if s.track.durable {
 			s.queue = nil // for the next subscription of this name
 		}
 		return false, 0
 	}
-	pause = pauses.next(e.RetryAfter)
+	pause = s.pauses.next(e.RetryAfter)
 	s.push(item{event: Disconnected{e, pause}})
 	if recreated { // U26
 		s.drop()
@@ -88,20 +85,20 @@ func (s *subscription) end() {
 }
 
 // attempt opens one stream and receives its frames until it ends.
-func (s *subscription) attempt(login *login) error {
+func (s *subscription) attempt() error {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	dog := newWatchdog(time.Now())
 	go s.watch(ctx, cancel, dog)
-	err := s.consume(ctx, login, dog)
+	err := s.consume(ctx, dog)
 	if cause, ok := context.Cause(ctx).(*Error); ok {
 		return cause // the watchdog's (U3)
 	}
 	return err
 }
 
-func (s *subscription) consume(ctx context.Context, login *login, dog *watchdog) error {
-	ctx, err := login.context(ctx)
+func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
+	ctx, err := s.login.context(ctx)
 	if err != nil {
 		return err
 	}

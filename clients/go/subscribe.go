@@ -120,6 +120,10 @@ type subscription struct {
 	commands chan struct{} // wakes the goroutine that sends
 	received chan struct{} // closed when no more is received
 
+	// of the goroutine that receives
+	login  login
+	pauses backOff
+
 	mu        sync.Mutex
 	track     tracker
 	queue     []item // received and not yet given to a handler
@@ -145,7 +149,7 @@ var errStopped = errors.New("stopped")
 
 func newSubscription(ctx context.Context, r *Room, name string, o subscribeOptions) *subscription {
 	s := &subscription{
-		subscribeOptions: o, client: r.client, room: r, name: name, restart: true, track: tracker{durable: name != ""},
+		subscribeOptions: o, client: r.client, room: r, name: name, login: login{client: r.client}, restart: true, track: tracker{durable: name != ""},
 		queued: make(chan struct{}, 1), commands: make(chan struct{}, 1), received: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -116,8 +116,7 @@ func TestReconnection(t *testing.T) {
 	receiveMessages(t, s, 1, 2, 3, 4)
 	same(t, "first", handled(t, s), "Opened", "1", "2", "3", "4")
 	receiveMessages(t, s, 5, 6)
-	login, pauses := &login{client: s.client}, &backOff{}
-	if again, _ := s.broken(failure(codes.Unavailable, "broken"), login, pauses); !again {
+	if again, _ := s.broken(failure(codes.Unavailable, "broken")); !again {
 		t.Fatal("not again")
 	}
 	request := s.opening().GetOpen()
@@ -164,7 +163,7 @@ func TestEndsOfStreams(t *testing.T) {
 		receiveMessages(t, s, 6)
 		handled(t, s)
 		err := fromStatus(statusWith(test.code, domain, test.reason, test.retry).Proto())
-		again, pause := s.broken(err, &login{client: s.client}, &backOff{})
+		again, pause := s.broken(err)
 		if again != test.again || again && (pause < 50*time.Millisecond || pause > 100*time.Millisecond) {
 			t.Errorf("%s: %v, %v", test.reason, again, pause)
 		}
@@ -180,7 +179,7 @@ func TestEndsOfStreams(t *testing.T) {
 		}
 	}
 	s := newSubscription(t.Context(), testClient(t).Room("r"), "", subscribeOptions{start: FromAfterCursor("x")})
-	if again, _ := s.broken(&Error{Reason: "CURSOR_EXPIRED"}, &login{client: s.client}, &backOff{}); again {
+	if again, _ := s.broken(&Error{Reason: "CURSOR_EXPIRED"}); again {
 		t.Error("a cursor of the program that has expired is final")
 	}
 }

@@ -6,9 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -18,22 +17,15 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
-// object is a JSON object.
+// object is a JSON object. An absent field is the zero value.
 type object map[string]any
 
-func (o object) text(name string) string { s, _ := o[name].(string); return s }
-func (o object) flag(name string) bool   { b, _ := o[name].(bool); return b }
 func (o object) has(name string) bool    { return o[name] != nil }
+func (o object) flag(name string) bool   { b, _ := o[name].(bool); return b }
+func (o object) text(name string) string { s, _ := o[name].(string); return s }
 func (o object) bytes(name string) []byte {
 	b, _ := base64.StdEncoding.DecodeString(o.text(name))
 	return b
-}
-func (o object) number(name string) uint64 {
-	if f, ok := o[name].(float64); ok {
-		return uint64(f)
-	}
-	n, _ := strconv.ParseUint(o.text(name), 10, 64)
-	return n
 }
 func (o object) time(name string) time.Time {
 	t, _ := time.Parse(time.RFC3339Nano, o.text(name))
@@ -42,42 +34,38 @@ func (o object) time(name string) time.Time {
 func (o object) milliseconds(name string) time.Duration {
 	return time.Duration(o.number(name)) * time.Millisecond
 }
-
+func (o object) number(name string) uint64 {
+	n, _ := strconv.ParseUint(fmt.Sprint(o[name]), 10, 64)
+	return n
+}
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 
+func add[O any](opts []O, given bool, opt O) []O {
+	if given {
+		opts = append(opts, opt)
+	}
+	return opts
+}
+
 func connect(r object) (*unibus.Client, error) {
-	opts := []unibus.Option{}
-	if r.has("ca") {
-		opts = append(opts, unibus.WithCAFile(r.text("ca")))
+	read := func(context.Context) (string, error) {
+		token, err := os.ReadFile(r.text("token_file"))
+		return strings.TrimSpace(string(token)), err
 	}
-	if r.has("cert") {
-		opts = append(opts, unibus.WithCertificateFiles(r.text("cert"), r.text("key")))
-	}
-	if r.has("token") {
-		opts = append(opts, unibus.WithToken(r.text("token")))
-	}
-	if r.has("token_file") {
-		opts = append(opts, unibus.WithTokenFunc(func(context.Context) (string, error) {
-			token, err := os.ReadFile(r.text("token_file"))
-			return strings.TrimSpace(string(token)), err
-		}))
-	}
-	if r.flag("plaintext_token") {
-		opts = append(opts, unibus.WithPlaintextToken())
-	}
-	if r.has("attempt_ms") {
-		opts = append(opts, unibus.WithAttemptTimeout(r.milliseconds("attempt_ms")))
-	}
-	if r.has("total_ms") {
-		opts = append(opts, unibus.WithCallTimeout(r.milliseconds("total_ms")))
-	}
+	var opts []unibus.Option
+	opts = add(opts, r.has("ca"), unibus.WithCAFile(r.text("ca")))
+	opts = add(opts, r.has("cert"), unibus.WithCertificateFiles(r.text("cert"), r.text("key")))
+	opts = add(opts, r.has("token"), unibus.WithToken(r.text("token")))
+	opts = add(opts, r.has("token_file"), unibus.WithTokenFunc(read))
+	opts = add(opts, r.flag("plaintext_token"), unibus.WithPlaintextToken())
+	opts = add(opts, r.has("attempt_ms"), unibus.WithAttemptTimeout(r.milliseconds("attempt_ms")))
+	opts = add(opts, r.has("total_ms"), unibus.WithCallTimeout(r.milliseconds("total_ms")))
 	return unibus.Dial(r.text("address"), opts...)
 }
 
-func place(start any) unibus.Start {
-	s, _ := start.(map[string]any)
-	o := object(s)
-	switch {
+func place(r object) unibus.Start {
+	start, _ := r["start"].(map[string]any)
+	switch o := object(start); {
 	case o.has("all"):
 		return unibus.FromAll()
 	case o.has("new"):
@@ -95,42 +83,37 @@ func place(start any) unibus.Start {
 }
 
 func messageOptions(r object) (opts []unibus.PublishOption) {
-	if r.has("message_id") {
-		opts = append(opts, unibus.WithMessageID(r.text("message_id")))
-	}
-	if r.has("expected_last_sequence") {
-		opts = append(opts, unibus.WithExpectedLastSequence(r.number("expected_last_sequence")))
-	}
-	if headers, ok := r["headers"].(map[string]any); ok {
-		texts := map[string]string{}
-		for name, value := range headers {
-			texts[name] = fmt.Sprint(value)
+	headers := map[string]string{}
+	if given, ok := r["headers"].(map[string]any); ok {
+		for name := range given {
+			headers[name] = object(given).text(name)
 		}
-		opts = append(opts, unibus.WithHeaders(texts))
 	}
-	return opts
+	opts = add(opts, true, unibus.WithHeaders(headers))
+	opts = add(opts, r.has("message_id"), unibus.WithMessageID(r.text("message_id")))
+	return add(opts, r.has("expected_last_sequence"), unibus.WithExpectedLastSequence(r.number("expected_last_sequence")))
+}
+
+func answer(p unibus.Published) object {
+	return object{"sequence": decimal(p.Sequence), "duplicate": p.Duplicate, "message_id": p.MessageID}
 }
 
 func subscribe(ctx context.Context, room *unibus.Room, r object, stop <-chan struct{}) error {
-	line := func(kind string, value any) { write(object{"sub": r["sub"], kind: value}) }
-	opts := []unibus.SubscribeOption{unibus.WithStart(place(r["start"])), unibus.WithStop(stop),
-		unibus.WithEvents(func(e unibus.Event) { line("event", event(e)) }), unibus.WithConcurrency(int(r.number("concurrency")))}
-	if r.flag("until_caught_up") {
-		opts = append(opts, unibus.UntilCaughtUp())
-	}
-	if r.has("prefetch") {
-		opts = append(opts, unibus.WithReadAhead(uint32(r.number("prefetch")), 4<<20))
-	}
+	events := func(e unibus.Event) { write(object{"sub": r["sub"], "event": describeEvent(e)}) }
+	opts := []unibus.SubscribeOption{unibus.WithStart(place(r)), unibus.WithStop(stop), unibus.WithEvents(events)}
+	opts = add(opts, r.has("concurrency"), unibus.WithConcurrency(int(r.number("concurrency"))))
+	opts = add(opts, r.has("prefetch"), unibus.WithReadAhead(uint32(r.number("prefetch")), 4<<20))
+	opts = add(opts, r.flag("until_caught_up"), unibus.UntilCaughtUp())
 	handler := func(_ context.Context, m *unibus.Message) error {
 		output <- struct{}{} // first of all, so that the lines show in which order handlers begin
-		writeLocked(object{"sub": r["sub"], "message": object{"sequence": decimal(m.Sequence), "payload": m.Payload, "headers": m.Headers, "message_id": m.MessageID,
-			"sender": m.Sender, "cursor": m.Cursor, "published_at": m.PublishedAt.Format("2006-01-02T15:04:05.000000000Z")}})
+		writeLocked(object{"sub": r["sub"], "message": object{"sequence": decimal(m.Sequence), "payload": m.Payload, "headers": m.Headers,
+			"message_id": m.MessageID, "sender": m.Sender, "cursor": m.Cursor, "published_at": m.PublishedAt.Format(time.RFC3339Nano)}})
 		<-output
 		time.Sleep(r.milliseconds("handler_ms"))
 		if r.has("fail_at") && m.Sequence == r.number("fail_at") {
 			return errHandler
 		}
-		line("done", decimal(m.Sequence))
+		write(object{"sub": r["sub"], "done": decimal(m.Sequence)})
 		return nil
 	}
 	if !r.flag("iterator") {
@@ -150,9 +133,8 @@ func subscribe(ctx context.Context, room *unibus.Room, r object, stop <-chan str
 func history(room *unibus.Room, r object) (object, error) {
 	opts := []unibus.HistoryOption{unibus.After(r.number("after_sequence")), unibus.Before(r.number("before_sequence")),
 		unibus.Since(r.time("start_time")), unibus.Until(r.time("end_time")), unibus.WithPageSize(int(r.number("page_size")))}
-	if r.text("direction") == "backwards" {
-		opts = append(opts, unibus.Backwards())
-	}
+	backwards := r.text("direction") == "backwards"
+	opts = add(opts, backwards, unibus.Backwards())
 	count, first, last, ordered, digest := uint64(0), uint64(0), uint64(0), true, sha256.New()
 	for m, err := range room.History(ctx, opts...) {
 		if err != nil {
@@ -160,12 +142,12 @@ func history(room *unibus.Room, r object) (object, error) {
 		}
 		if count == 0 {
 			first = m.Sequence
-		} else if m.Sequence == last || m.Sequence < last != (r.text("direction") == "backwards") {
-			ordered = false
+		} else {
+			ordered = ordered && m.Sequence != last && m.Sequence < last == backwards
 		}
 		last = m.Sequence
 		fmt.Fprintf(digest, "%d\n%s", m.Sequence, m.Payload)
-		if count++; r.has("max") && count == r.number("max") {
+		if count++; count == r.number("max") {
 			break
 		}
 	}
@@ -173,52 +155,35 @@ func history(room *unibus.Room, r object) (object, error) {
 		"digest": hex.EncodeToString(digest.Sum(nil))}, nil
 }
 
-func call(client *unibus.Client, handle func() *unibus.Room, r object) (object, error) {
-	switch r.text("op") {
-	case "hello":
-		library := object{}
-		build, _ := debug.ReadBuildInfo()
-		for _, d := range build.Deps {
-			library[d.Path] = d.Version
-		}
-		return object{"language": "go", "runtime": runtime.Version(), "library": library}, nil
-	case "seal":
-		sealed, err := encryption.Seal(r.bytes("key"), r.text("room"), r.text("sender"), r.bytes("payload"))
-		return object{"sealed": sealed}, err
-	case "open":
-		payload, err := encryption.Open(r.bytes("key"), r.text("room"), r.text("sender"), r.bytes("sealed"))
-		return object{"payload": payload}, err
-	case "close":
-		return nil, client.Close()
-	case "create_room":
-		opts := []unibus.RoomOption{}
-		if !r.flag("persist") {
-			opts = append(opts, unibus.Ephemeral())
-		}
-		if r.has("dedupe_window_ms") {
-			opts = append(opts, unibus.WithDedupeWindow(r.milliseconds("dedupe_window_ms")))
-		}
-		if r.has("max_messages") || r.has("max_age_ms") {
-			opts = append(opts, unibus.WithRetention(unibus.Retention{MaxMessages: int64(r.number("max_messages")), MaxAge: r.milliseconds("max_age_ms")}))
-		}
-		room, err := client.CreateRoom(ctx, r.text("room"), opts...)
+// list gives a list as a field.
+func list[T any](name string, elements iter.Seq2[T, error], one func(T) object) (object, error) {
+	all := []object{}
+	for element, err := range elements {
 		if err != nil {
 			return nil, err
 		}
-		return object{"room": room.ID()}, nil
+		all = append(all, one(element))
 	}
-	room := handle()
+	return object{name: all}, nil
+}
+
+func call(client *unibus.Client, room *unibus.Room, r object) (object, error) {
 	switch r.text("op") {
+	case "create_room":
+		var opts []unibus.RoomOption
+		opts = add(opts, !r.flag("persist"), unibus.Ephemeral())
+		opts = add(opts, r.has("dedupe_window_ms"), unibus.WithDedupeWindow(r.milliseconds("dedupe_window_ms")))
+		retention := unibus.Retention{MaxMessages: int64(r.number("max_messages")), MaxAge: r.milliseconds("max_age_ms")}
+		opts = add(opts, retention != unibus.Retention{}, unibus.WithRetention(retention))
+		_, err := client.CreateRoom(ctx, r.text("room"), opts...)
+		return object{"room": r.text("room")}, err
 	case "get_room":
 		info, err := room.Info(ctx)
-		if err != nil {
-			return nil, err
+		if err != nil || info.State == nil {
+			return object{"persist": false}, err
 		}
-		ok := object{"persist": info.Persist, "dedupe_window_ms": info.DedupeWindow.Milliseconds()}
-		if s := info.State; s != nil {
-			ok["first_sequence"], ok["last_sequence"], ok["messages"] = decimal(s.FirstSequence), decimal(s.LastSequence), decimal(s.Messages)
-		}
-		return ok, nil
+		return object{"persist": info.Persist, "dedupe_window_ms": info.DedupeWindow.Milliseconds(), "messages": decimal(info.State.Messages),
+			"first_sequence": decimal(info.State.FirstSequence), "last_sequence": decimal(info.State.LastSequence)}, nil
 	case "delete_room":
 		return nil, room.Delete(ctx)
 	case "purge_room":
@@ -229,7 +194,7 @@ func call(client *unibus.Client, handle func() *unibus.Room, r object) (object, 
 	case "delete_message":
 		return nil, room.DeleteMessage(ctx, r.number("sequence"))
 	case "publish":
-		limited, cancel := ctx, context.CancelFunc(func() {})
+		limited, cancel := context.WithCancel(ctx)
 		if r.has("timeout_ms") {
 			limited, cancel = context.WithTimeout(ctx, r.milliseconds("timeout_ms"))
 		}
@@ -244,26 +209,22 @@ func call(client *unibus.Client, handle func() *unibus.Room, r object) (object, 
 	case "remove_member":
 		return nil, room.RemoveMember(ctx, r.text("member"))
 	case "list_members":
-		members := []object{}
-		for m, err := range room.Members(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			members = append(members, object{"member": m.ID, "role": strings.ToLower(strings.TrimPrefix(m.Role.String(), "ROLE_"))})
-		}
-		return object{"members": members}, nil
-	case "seek":
-		position, err := room.SeekSubscriber(ctx, r.text("subscriber"), place(r["start"]))
-		return object{"position": decimal(position)}, err
+		return list("members", room.Members(ctx), func(m unibus.Member) object {
+			return object{"member": m.ID, "role": strings.ToLower(strings.TrimPrefix(m.Role.String(), "ROLE_"))}
+		})
 	case "list_subscribers":
-		subscribers := []object{}
-		for s, err := range room.Subscribers(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			subscribers = append(subscribers, object{"subscriber": s.Name, "position": decimal(s.Position), "lag": decimal(s.Lag), "open": s.Open})
-		}
-		return object{"subscribers": subscribers}, nil
+		return list("subscribers", room.Subscribers(ctx), func(s unibus.Subscriber) object {
+			return object{"subscriber": s.Name, "position": decimal(s.Position), "lag": decimal(s.Lag), "open": s.Open}
+		})
+	case "seek":
+		position, err := room.SeekSubscriber(ctx, r.text("subscriber"), place(r))
+		return object{"position": decimal(position)}, err
+	case "seal":
+		sealed, err := encryption.Seal(r.bytes("key"), r.text("room"), r.text("sender"), r.bytes("payload"))
+		return object{"sealed": sealed}, err
+	case "open":
+		payload, err := encryption.Open(r.bytes("key"), r.text("room"), r.text("sender"), r.bytes("sealed"))
+		return object{"payload": payload}, err
 	}
 	return nil, fmt.Errorf("unknown op %q", r.text("op"))
 }

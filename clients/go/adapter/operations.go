@@ -175,8 +175,11 @@ func call(client *unibus.Client, room *unibus.Room, r object) (object, error) {
 		opts = add(opts, r.has("dedupe_window_ms"), unibus.WithDedupeWindow(r.milliseconds("dedupe_window_ms")))
 		retention := unibus.Retention{MaxMessages: int64(r.number("max_messages")), MaxAge: r.milliseconds("max_age_ms")}
 		opts = add(opts, retention != unibus.Retention{}, unibus.WithRetention(retention))
-		_, err := client.CreateRoom(ctx, r.text("room"), opts...)
-		return object{"room": r.text("room")}, err
+		made, err := client.CreateRoom(ctx, r.text("room"), opts...)
+		if err != nil {
+			return nil, err
+		}
+		return object{"room": made.ID()}, nil
 	case "get_room":
 		info, err := room.Info(ctx)
 		if err != nil || info.State == nil {

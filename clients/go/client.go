@@ -22,6 +22,9 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
+// Version is the version of this package.
+const Version = "0.1.0"
+
 // Client is a connection to the service. It reconnects by itself and is made once for each program.
 type Client struct {
 	options clientOptions
@@ -58,8 +61,9 @@ func WithToken(token string) Option {
 	}
 }
 
-// WithTokenFunc calls token for each attempt of each call (U8). The function keeps a token for as long as it is valid, and
-// fetches a new one in time. If it fails, the client tries again later. It may be called by several goroutines at once.
+// WithTokenFunc calls token for each attempt of each call (U8). The function keeps a token for as long as it is
+// valid, and fetches a new one in time. If it fails, the client tries again later. It may be called by several
+// goroutines at once.
 func WithTokenFunc(token func(ctx context.Context) (string, error)) Option {
 	return func(o *clientOptions) { o.token, o.fixedToken = token, false }
 }
@@ -82,8 +86,8 @@ func WithCAFile(path string) Option {
 	}
 }
 
-// WithCertificateFiles presents a client certificate from PEM files (U5). The files are read for each connection, so that
-// they can be renewed.
+// WithCertificateFiles presents a client certificate from PEM files (U5). The files are read for each connection, so
+// that they can be renewed.
 func WithCertificateFiles(certificate, key string) Option {
 	return func(o *clientOptions) {
 		_, err := tls.LoadX509KeyPair(certificate, key)
@@ -100,8 +104,8 @@ func WithAttemptTimeout(limit time.Duration) Option {
 	return func(o *clientOptions) { o.attempt = limit }
 }
 
-// WithCallTimeout sets the time of all attempts of a call (U9). The default is 60 s. For a message it only shortens the time
-// that the room's window allows (U11).
+// WithCallTimeout sets the time of all attempts of a call (U9). The default is 60 s. For a message it only shortens
+// the time that the room's window allows (U11).
 func WithCallTimeout(limit time.Duration) Option {
 	return func(o *clientOptions) { o.total, o.publish = limit, limit }
 }
@@ -109,11 +113,14 @@ func WithCallTimeout(limit time.Duration) Option {
 // WithMaxReceiveSize sets the size of the largest answer that the client reads (U7). The default is 16 MiB.
 func WithMaxReceiveSize(bytes int) Option { return func(o *clientOptions) { o.maxReceive = bytes } }
 
-// Dial makes a client for a service at https://host:port, or at http://host:port in plaintext (U5). It does no I/O: the first
-// call connects.
+// Dial makes a client for a service at https://host:port, or at http://host:port in plaintext (U5). It does no I/O:
+// the first call connects.
 func Dial(target string, opts ...Option) (*Client, error) {
 	o := clientOptions{
-		tls: &tls.Config{MinVersion: tls.VersionTLS12}, attempt: 10 * time.Second, total: time.Minute, maxReceive: 16 << 20,
+		tls:        &tls.Config{MinVersion: tls.VersionTLS12},
+		attempt:    10 * time.Second,
+		total:      time.Minute,
+		maxReceive: 16 << 20,
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -127,17 +134,19 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}), // U6
 		// The default waits up to two minutes after a long outage. With its jitter this one waits at most 2 s (U4).
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 1600 * time.Millisecond},
+			Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 2, Jitter: 0.2, MaxDelay: longestPause * 4 / 5},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		// A call waits for the connection, so that it is made as soon as the connection is back.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.maxReceive), grpc.WaitForReady(true)), // U7
 		grpc.WithDisableServiceConfig(),
+		grpc.WithUserAgent("unibus-go/"+Version),
 	)
 	if err != nil {
 		return nil, &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
 	}
-	c := &Client{options: o, conn: conn, service: unibusv1.NewRoomServiceClient(conn), policies: map[string]publishPolicy{}}
+	c := &Client{options: o, conn: conn, policies: map[string]publishPolicy{}}
+	c.service = unibusv1.NewRoomServiceClient(conn)
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.flushing, c.flush = context.WithCancel(context.Background())
 	c.closed, c.kill = context.WithCancel(context.Background())
@@ -165,7 +174,7 @@ func (o *clientOptions) transport(target string) (string, credentials.TransportC
 			port = "80"
 		}
 		if o.token != nil && !(o.plaintextToken && isLoopback(u.Hostname())) {
-			return "", nil, fmt.Errorf("a token is not sent to %s in plaintext: use https, or WithPlaintextToken to a loopback address", target)
+			return "", nil, fmt.Errorf("no token is sent to %s in plaintext, but with WithPlaintextToken to loopback", target)
 		}
 		return "dns:///" + net.JoinHostPort(u.Hostname(), port), insecure.NewCredentials(), nil
 	}
@@ -176,8 +185,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// Close closes all subscriptions in order, then all publishers, then the connection (U27). It waits for running handlers, so
-// do not call it in a handler.
+// Close closes all subscriptions in order, then all publishers, then the connection (U27). It waits for running
+// handlers, so do not call it in a handler.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.close()

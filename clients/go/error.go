@@ -35,8 +35,8 @@ func (c Class) String() string {
 type Error struct {
 	// Code is the gRPC code.
 	Code codes.Code
-	// Reason is the reason of the service's ErrorInfo, one of the closed list in docs/errors.md. It is empty if the failure
-	// does not come from the service. Match on it and never on Message.
+	// Reason is the reason of the service's ErrorInfo, one of the closed list in docs/errors.md. It is empty if the
+	// failure does not come from the service. Match on it and never on Message.
 	Reason string
 	// Message is for people.
 	Message string
@@ -126,7 +126,8 @@ func classify(code codes.Code, reason string, retry bool) Class {
 	return Final
 }
 
-// fromError gives every error of grpc-go and of this package as an *Error. The caller has excluded a cancel by the program.
+// fromError gives every error of grpc-go and of this package as an *Error. The caller has excluded a cancel by the
+// program.
 func fromError(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {

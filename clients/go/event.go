@@ -6,7 +6,8 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
-// Event is what a subscription tells beside messages (U25): one of Opened, CaughtUp, Gap, Moved, Recreated and Disconnected.
+// Event is what a subscription tells beside messages (U25): one of Opened, CaughtUp, Gap, Moved, Recreated and
+// Disconnected.
 type Event interface{ isEvent() }
 
 // Opened says that the subscription is open. It comes again after each reconnection.
@@ -44,10 +45,12 @@ const (
 	GapDisconnected = unibusv1.GapReason_GAP_REASON_DISCONNECTED
 )
 
-// Moved says that somebody moved the subscriber (U22). Messages follow after the new position, also those that came before.
+// Moved says that somebody moved the subscriber (U22). Messages follow after the new position, also those that came
+// before.
 type Moved struct{ Position uint64 }
 
-// Recreated says that the room was deleted and created again (U26). Its messages follow from the beginning of the new log.
+// Recreated says that the room was deleted and created again (U26). Its messages follow from the beginning of the new
+// log.
 type Recreated struct{}
 
 // Disconnected says that the subscription was interrupted, or that an attempt to open it again failed (U15).

@@ -50,9 +50,9 @@ func WithPageSize(messages int) HistoryOption {
 	return func(h *history) { h.limit = int32(min(messages, 1000)) }
 }
 
-// History yields the stored messages of the room: all of them from the oldest to the newest, unless options say otherwise. It
-// yields each message once, and skips nothing that is stored, whatever is published or removed meanwhile (U28). The last pair
-// has the error, if there is one.
+// History yields the stored messages of the room: all of them from the oldest to the newest, unless options say
+// otherwise. It yields each message once, and skips nothing that is stored, whatever is published or removed
+// meanwhile (U28). The last pair has the error, if there is one.
 func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Message, error] {
 	var h history
 	for _, opt := range opts {
@@ -61,7 +61,7 @@ func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Me
 	return func(yield func(*Message, error) bool) {
 		request := h.first(r.id)
 		if h.afterCursor != "" && h.backwards || h.beforeCursor != "" && !h.backwards {
-			yield(nil, &Error{Code: codes.InvalidArgument, Message: "AfterCursor is for reading forwards, BeforeCursor for Backwards"})
+			yield(nil, &Error{Code: codes.InvalidArgument, Message: "AfterCursor is not for Backwards, BeforeCursor is"})
 			return
 		}
 		for request != nil {

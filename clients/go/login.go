@@ -7,8 +7,8 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// login is the token of one call, one subscription or one publisher, over its attempts (U8). The token is put into the
-// metadata here and not by the per-call credentials of grpc-go, which refuse every plaintext connection.
+// login is the token of one call, one subscription or one publisher, over its attempts (U8). The token is put into
+// the metadata here and not by the per-call credentials of grpc-go, which refuse every plaintext connection.
 type login struct {
 	client  *Client
 	token   string
@@ -36,8 +36,8 @@ func (l *login) context(ctx context.Context) (context.Context, error) {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), nil
 }
 
-// again says whether another attempt can help after an outcome. An outcome that asks for a new token becomes final if there
-// can be none.
+// again says whether another attempt can help after an outcome. An outcome that asks for a new token becomes final if
+// there can be none.
 func (l *login) again(e *Error) bool {
 	if e.Class != NewToken {
 		return e.Class == Again

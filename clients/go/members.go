@@ -33,7 +33,8 @@ func newMember(m *unibusv1.Member) Member {
 // Members yields the members of the room, by ascending id.
 func (r *Room) Members(ctx context.Context) iter.Seq2[Member, error] {
 	return pages(func(token string) ([]Member, string, error) {
-		answer, err := call(ctx, r.client, repeat{}, r.client.service.ListMembers, &unibusv1.ListMembersRequest{RoomId: r.id, PageToken: token})
+		answer, err := call(ctx, r.client, repeat{}, r.client.service.ListMembers,
+			&unibusv1.ListMembersRequest{RoomId: r.id, PageToken: token})
 		return convert(answer.GetMembers(), newMember), answer.GetNextPageToken(), err
 	})
 }
@@ -85,8 +86,8 @@ func (r *Room) Subscribers(ctx context.Context) iter.Seq2[Subscriber, error] {
 	})
 }
 
-// SeekSubscriber moves a durable subscriber, forwards or back, and returns its new position. Its open subscription follows
-// (U22).
+// SeekSubscriber moves a durable subscriber, forwards or back, and returns its new position. Its open subscription
+// follows (U22).
 func (r *Room) SeekSubscriber(ctx context.Context, name string, to Start) (uint64, error) {
 	answer, err := call(ctx, r.client, repeat{}, r.client.service.SeekSubscriber,
 		&unibusv1.SeekSubscriberRequest{RoomId: r.id, Subscriber: name, Position: to.at})

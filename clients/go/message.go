@@ -34,7 +34,8 @@ func newMessage(m *unibusv1.Message) *Message {
 	}
 }
 
-// Start is a place in a room's log at which a subscription begins. The zero value is FromAll, and in an ephemeral room FromNew.
+// Start is a place in a room's log at which a subscription begins. The zero value is FromAll, and in an ephemeral
+// room FromNew.
 type Start struct{ at *unibusv1.Start }
 
 // FromAll starts with the oldest stored message.

@@ -19,8 +19,8 @@ func WithHeaders(headers map[string]string) PublishOption {
 	return func(r *unibusv1.PublishRequest) { r.Headers = maps.Clone(headers) }
 }
 
-// WithMessageID gives the message an id. Without it the client makes one. A second message of the same sender with the same id
-// is not stored within the room's window.
+// WithMessageID gives the message an id. Without it the client makes one. A second message of the same sender with
+// the same id is not stored within the room's window.
 func WithMessageID(id string) PublishOption {
 	return func(r *unibusv1.PublishRequest) { r.MessageId = id }
 }
@@ -42,8 +42,8 @@ type Durability = unibusv1.Durability
 type Published struct {
 	// Sequence is the place of the message in the log. It is 0 in an ephemeral room.
 	Sequence uint64
-	// Duplicate is true if the message was stored earlier under its id: by another call, or by an attempt of this one whose
-	// answer was lost.
+	// Duplicate is true if the message was stored earlier under its id: by another call, or by an attempt of this one
+	// whose answer was lost.
 	Duplicate   bool
 	MessageID   string
 	PublishedAt time.Time
@@ -54,8 +54,9 @@ func newPublished(r *unibusv1.PublishResponse, id string) Published {
 	return Published{r.GetSequence(), r.GetDuplicate(), id, r.GetPublishedAt().AsTime(), r.GetDurability()}
 }
 
-// Publish publishes a message and waits until it is stored. It repeats a message whose outcome is unknown with the same id, as
-// long as the room remembers ids (U11). In an ephemeral room it repeats only what was certainly not sent (U12).
+// Publish publishes a message and waits until it is stored. It repeats a message whose outcome is unknown with the
+// same id, as long as the room remembers ids (U11). In an ephemeral room it repeats only what was certainly not sent
+// (U12).
 //
 // If ctx ends first, the message may be stored.
 func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOption) (Published, error) {
@@ -94,7 +95,8 @@ func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOptio
 	}
 }
 
-// message makes the request for a message. The payload is copied by grpc-go when it is sent, so it must not change before.
+// message makes the request for a message. The payload is copied by grpc-go when it is sent, so it must not change
+// before.
 func (r *Room) message(payload []byte, opts []PublishOption) *unibusv1.PublishRequest {
 	request := &unibusv1.PublishRequest{RoomId: r.id, Payload: payload}
 	for _, opt := range opts {
@@ -159,8 +161,8 @@ func (p publishPolicy) newID() string {
 	return ""
 }
 
-// repeats says whether a message may be published again after an outcome: after every unknown outcome in a persisted room
-// (U11), and in an ephemeral room only if nothing was done (U12).
+// repeats says whether a message may be published again after an outcome: after every unknown outcome in a persisted
+// room (U11), and in an ephemeral room only if nothing was done (U12).
 func (p publishPolicy) repeats(l *login, e *Error) bool {
 	if e.OutcomeUnknown {
 		return p.persist
@@ -168,8 +170,8 @@ func (p publishPolicy) repeats(l *login, e *Error) bool {
 	return l.again(e)
 }
 
-// times returns the time of all attempts, and the time after which no further one begins: it must end within the room's window
-// (U11). The program can make both shorter.
+// times returns the time of all attempts, and the time after which no further one begins: it must end within the
+// room's window (U11). The program can make both shorter.
 func (p publishPolicy) times(o *clientOptions) (all, last time.Duration) {
 	if !p.persist {
 		return o.total, o.total

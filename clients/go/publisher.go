@@ -14,8 +14,8 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
-// Publisher publishes messages to one room without waiting for each answer (U13), and keeps their order (U14). It is made by
-// Room.Publisher and must be closed.
+// Publisher publishes messages to one room without waiting for each answer (U13), and keeps their order (U14). It is
+// made by Room.Publisher and must be closed.
 type Publisher struct {
 	room        *Room
 	maxMessages int
@@ -70,8 +70,8 @@ func (p *Pending) Wait(ctx context.Context) (Published, error) {
 // PublisherOption is an option of a Publisher.
 type PublisherOption func(*Publisher)
 
-// WithWindow bounds the unanswered messages of a publisher and the bytes of their payloads (U13). The defaults are 1024 and
-// 4 MiB. A single larger message is sent alone.
+// WithWindow bounds the unanswered messages of a publisher and the bytes of their payloads (U13). The defaults are
+// 1024 and 4 MiB. A single larger message is sent alone.
 func WithWindow(messages, bytes int) PublisherOption {
 	return func(p *Publisher) { p.maxMessages, p.maxBytes = max(messages, 1), bytes }
 }
@@ -99,8 +99,8 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	return p, nil
 }
 
-// Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher copies the
-// payload.
+// Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher
+// copies the payload.
 func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOption) (*Pending, error) {
 	m := &Pending{request: p.room.message(bytes.Clone(payload), opts), done: make(chan struct{})}
 	if m.request.MessageId == "" {
@@ -131,8 +131,8 @@ func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOpt
 	}
 }
 
-// Flush waits until every message that was sent before is answered (U14). It returns the first error with which a message
-// failed since the last Flush, so that a program that looks at no Pending misses none.
+// Flush waits until every message that was sent before is answered (U14). It returns the first error with which a
+// message failed since the last Flush, so that a program that looks at no Pending misses none.
 func (p *Publisher) Flush(ctx context.Context) error {
 	p.mu.Lock()
 	last := p.last
@@ -152,8 +152,8 @@ func (p *Publisher) Flush(ctx context.Context) error {
 	return err
 }
 
-// Close takes no further messages, flushes, and ends the publisher. It waits at most as long as ctx and the time of all
-// attempts of a call allow: messages that are then unanswered fail with an unknown outcome (U14).
+// Close takes no further messages, flushes, and ends the publisher. It waits at most as long as ctx and the time of
+// all attempts of a call allow: messages that are then unanswered fail with an unknown outcome (U14).
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closing = true
@@ -214,8 +214,8 @@ func (p *Publisher) hasWork() bool {
 	}
 }
 
-// stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil if the
-// program needs no stream at the end.
+// stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil
+// if the program needs no stream at the end.
 func (p *Publisher) stream() error {
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
@@ -294,8 +294,9 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 			stream.CloseSend()
 			return
 		case next != nil:
-			request := &unibusv1.PublishStreamRequest{CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH}
-			if stream.Send(request) != nil {
+			if stream.Send(&unibusv1.PublishStreamRequest{
+				CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
+			}) != nil {
 				return // Recv has the reason
 			}
 		default:

@@ -127,7 +127,8 @@ func expect(t *testing.T, what, got, want string) {
 	}
 }
 
-// U13, U14: after a broken stream all unanswered messages are sent again, in their order, with their ids, before later ones.
+// U13, U14: after a broken stream all unanswered messages are sent again, in their order, with their ids, before
+// later ones.
 func TestResend(t *testing.T) {
 	b := newBench(t, true, 4)
 	expect(t, "first stream", b.stream(), "1# 2# 3# 4#")
@@ -148,7 +149,8 @@ func TestResend(t *testing.T) {
 	expect(t, "results", b.results(), "11 12 13 14 15")
 }
 
-// U13, U14: an outcome of the class again inside a stream ends the stream and is repeated on the next one. Other answers count.
+// U13, U14: an outcome of the class again inside a stream ends the stream and is repeated on the next one. Other
+// answers count.
 func TestAgainInsideAStream(t *testing.T) {
 	b := newBench(t, true, 5)
 	b.stream()

@@ -18,7 +18,8 @@ const (
 // backOff counts attempts that failed one after the other.
 type backOff struct{ failures int }
 
-// next returns the pause before the next attempt: half of it is random, and it is never shorter than the service asks.
+// next returns the pause before the next attempt: half of it is random, and it is never shorter than the service
+// asks.
 func (b *backOff) next(retryAfter time.Duration) time.Duration {
 	pause := min(firstPause<<min(b.failures, 10), longestPause)
 	b.failures++

@@ -96,8 +96,8 @@ func WithRetention(b Retention) RoomOption {
 	}
 }
 
-// WithDedupeWindow sets how long the room remembers the ids of messages: from 2 minutes, the default, to 24 hours. For so long
-// a message with an unknown outcome can be repeated (U11).
+// WithDedupeWindow sets how long the room remembers the ids of messages: from 2 minutes, the default, to 24 hours.
+// For so long a message with an unknown outcome can be repeated (U11).
 func WithDedupeWindow(window time.Duration) RoomOption {
 	return func(s *roomSettings) {
 		s.room.DedupeWindow = durationpb.New(window)
@@ -137,8 +137,8 @@ func WithSubject(subject string) RoomOption {
 	}
 }
 
-// CreateRoom creates a room, or returns the one that exists with these settings. The room is persisted, unless Ephemeral is
-// given. An empty id gives the room an id that the client makes (U10).
+// CreateRoom creates a room, or returns the one that exists with these settings. The room is persisted, unless
+// Ephemeral is given. An empty id gives the room an id that the client makes (U10).
 func (c *Client) CreateRoom(ctx context.Context, id string, opts ...RoomOption) (*Room, error) {
 	if id == "" {
 		id = randomID()
@@ -192,22 +192,26 @@ func (r *Room) Update(ctx context.Context, opts ...RoomOption) (*RoomInfo, error
 
 // Delete deletes the room with its messages, subscribers and members.
 func (r *Room) Delete(ctx context.Context) error {
-	_, err := call(ctx, r.client, repeat{done: "ROOM_NOT_FOUND"}, r.client.service.DeleteRoom, &unibusv1.DeleteRoomRequest{RoomId: r.id})
+	_, err := call(ctx, r.client, repeat{done: "ROOM_NOT_FOUND"}, r.client.service.DeleteRoom,
+		&unibusv1.DeleteRoomRequest{RoomId: r.id})
 	if err == nil {
 		r.client.forget(r.id)
 	}
 	return err
 }
 
-// Purge removes all messages. It is not repeated after an unknown outcome, since it would remove later messages too (U10).
+// Purge removes all messages. It is not repeated after an unknown outcome, since it would remove later messages too
+// (U10).
 func (r *Room) Purge(ctx context.Context) error {
-	_, err := call(ctx, r.client, repeat{never: true}, r.client.service.PurgeRoom, &unibusv1.PurgeRoomRequest{RoomId: r.id})
+	_, err := call(ctx, r.client, repeat{never: true}, r.client.service.PurgeRoom,
+		&unibusv1.PurgeRoomRequest{RoomId: r.id})
 	return err
 }
 
 // PurgeUpTo removes all messages up to and including a sequence.
 func (r *Room) PurgeUpTo(ctx context.Context, sequence uint64) error {
-	_, err := call(ctx, r.client, repeat{}, r.client.service.PurgeRoom, &unibusv1.PurgeRoomRequest{RoomId: r.id, UpToSequence: &sequence})
+	_, err := call(ctx, r.client, repeat{}, r.client.service.PurgeRoom,
+		&unibusv1.PurgeRoomRequest{RoomId: r.id, UpToSequence: &sequence})
 	return err
 }
 

@@ -53,7 +53,8 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 		s.pauses.failures = 0
 	}
 	e := fromError(err)
-	recreated := e.Reason == "ROOM_RECREATED" || !s.restart && (e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END")
+	noPlace := e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END"
+	recreated := e.Reason == "ROOM_RECREATED" || noPlace && !s.restart
 	if !recreated && !s.login.again(e) {
 		s.err = e
 		if s.track.durable {
@@ -131,7 +132,7 @@ func (s *subscription) watch(ctx context.Context, cancel context.CancelCauseFunc
 	for sleep(ctx, s.client.closed, dog.interval()) {
 		switch dog.tick(time.Now()) {
 		case silent:
-			cancel(failure(codes.DeadlineExceeded, "no frame came in time, %v after the attempt began", time.Since(began).Round(time.Millisecond)))
+			cancel(failure(codes.DeadlineExceeded, "no frame came in time on a stream of %v", time.Since(began).Round(time.Millisecond)))
 		case frozen:
 			s.mu.Lock()
 			s.stream.ping = s.stream.open
@@ -156,7 +157,8 @@ func (s *subscription) opening() *unibusv1.ConsumeRequest {
 	}
 	return &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Open{Open: &unibusv1.ConsumeOpen{
 		Subscribe: &unibusv1.SubscribeRequest{
-			RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT, Start: start.at, UntilCaughtUp: s.untilCaughtUp,
+			RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT,
+			Start: start.at, UntilCaughtUp: s.untilCaughtUp,
 		},
 		CreditMessages: messages, CreditBytes: s.readBytes,
 	}}}
@@ -320,13 +322,13 @@ func (s *subscription) due(now time.Time) (commands []*unibusv1.ConsumeRequest, 
 		}
 		if wait = at.Sub(now); wait <= 0 {
 			st.ackSince, wait = time.Time{}, time.Hour
-			commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Ack{Ack: s.acknowledgement(s.track.acknowledge())}})
+			ack := s.acknowledgement(s.track.acknowledge())
+			commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Ack{Ack: ack}})
 		}
 	}
 	if st.backMessages >= max(s.readMessages/4, 1) || st.backBytes >= max(s.readBytes/4, 1) {
-		commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Credit{Credit: &unibusv1.ConsumeCredit{
-			RoomId: s.room.id, Messages: st.backMessages, Bytes: st.backBytes,
-		}}})
+		credit := &unibusv1.ConsumeCredit{RoomId: s.room.id, Messages: st.backMessages, Bytes: st.backBytes}
+		commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Credit{Credit: credit}})
 		st.backMessages, st.backBytes = 0, 0
 	}
 	if st.ping {
@@ -335,7 +337,8 @@ func (s *subscription) due(now time.Time) (commands []*unibusv1.ConsumeRequest, 
 	}
 	last = s.finishing && !s.track.due()
 	if last && !st.closed {
-		commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Close{Close: &unibusv1.ConsumeClose{RoomId: s.room.id}}})
+		end := &unibusv1.ConsumeClose{RoomId: s.room.id}
+		commands = append(commands, &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Close{Close: end}})
 	}
 	return commands, wait, last
 }

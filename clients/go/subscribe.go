@@ -10,8 +10,8 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
-// Handler processes a message. The message counts as processed when the handler returns nil (U19). If it returns an error, the
-// subscription ends with that error, and the message comes again with the next one (U21).
+// Handler processes a message. The message counts as processed when the handler returns nil (U19). If it returns an
+// error, the subscription ends with that error, and the message comes again with the next one (U21).
 type Handler func(ctx context.Context, m *Message) error
 
 // SubscribeOption is an option of a subscription.
@@ -38,14 +38,15 @@ func WithConcurrency(handlers int) SubscribeOption {
 	return func(o *subscribeOptions) { o.concurrency = max(handlers, 1) }
 }
 
-// WithReadAhead bounds the messages that the client has read and not processed, and their payloads (U24). The defaults are 256
-// messages and 4 MiB. One message may exceed the second bound.
+// WithReadAhead bounds the messages that the client has read and not processed, and their payloads (U24). The
+// defaults are 256 messages and 4 MiB. One message may exceed the second bound. There is always one message for each
+// handler.
 func WithReadAhead(messages uint32, bytes uint64) SubscribeOption {
 	return func(o *subscribeOptions) { o.readMessages, o.readBytes = max(messages, 1), max(bytes, 1) }
 }
 
-// WithAckBatch says after how many messages, and after which time, the client acknowledges (U20). The defaults are 100 and
-// 200 ms.
+// WithAckBatch says after how many messages, and after which time, the client acknowledges (U20). The defaults are
+// 100 and 200 ms.
 func WithAckBatch(messages int, interval time.Duration) SubscribeOption {
 	return func(o *subscribeOptions) { o.ackCount, o.ackInterval = messages, interval }
 }
@@ -55,7 +56,8 @@ func WithAckWait(limit time.Duration) SubscribeOption {
 	return func(o *subscribeOptions) { o.ackWait = limit }
 }
 
-// WithEvents calls a function for each event, in order with the messages (U25). It holds up the messages, so it must be quick.
+// WithEvents calls a function for each event, in order with the messages (U25). It holds up the messages, so it must
+// be quick.
 func WithEvents(events func(Event)) SubscribeOption {
 	return func(o *subscribeOptions) { o.events = events }
 }
@@ -63,18 +65,19 @@ func WithEvents(events func(Event)) SubscribeOption {
 // UntilCaughtUp ends the subscription without an error after the messages that are stored when it is opened.
 func UntilCaughtUp() SubscribeOption { return func(o *subscribeOptions) { o.untilCaughtUp = true } }
 
-// WithStop ends the subscription in order and without an error when the channel is closed: the contexts of running handlers
-// are not cancelled (U27).
+// WithStop ends the subscription in order and without an error when the channel is closed: the contexts of running
+// handlers are not cancelled (U27).
 func WithStop(stop <-chan struct{}) SubscribeOption {
 	return func(o *subscribeOptions) { o.stop = stop }
 }
 
-// Subscribe gives the messages of the room to a handler, one after the other and in order, until ctx ends, the handler fails
-// (U21), or an error is final. It connects again after every other error, renews the token, and goes on where it was (U15).
+// Subscribe gives the messages of the room to a handler, one after the other and in order, until ctx ends, the
+// handler fails (U21), or an error is final. It connects again after every other error, renews the token, and goes on
+// where it was (U15).
 //
-// With a name the service keeps the position of the durable subscriber, and the next subscription of this name goes on there.
-// Two programs must not use one name at the same time: the newer one takes over, and the older one ends with TAKEN_OVER.
-// Without a name the position is lost when Subscribe returns.
+// With a name the service keeps the position of the durable subscriber, and the next subscription of this name goes
+// on there. Two programs must not use one name at the same time: the newer one takes over, and the older one ends
+// with TAKEN_OVER. Without a name the position is lost when Subscribe returns.
 //
 // When ctx ends, Subscribe waits for running handlers, which see the end of ctx, and for the confirmation of the last
 // acknowledgement. Then it returns ctx.Err(). When the client is closed it does the same, and returns nil (U27).
@@ -86,11 +89,13 @@ func (r *Room) Subscribe(ctx context.Context, name string, handler Handler, opts
 	for _, opt := range opts {
 		opt(&o)
 	}
+	o.readMessages = max(o.readMessages, uint32(o.concurrency))
 	return newSubscription(ctx, r, name, o).run(ctx, handler)
 }
 
-// Messages is Subscribe as an iterator. A message counts as processed when the loop asks for the next one (U19): a message at
-// which the loop is left comes again with the next subscription. The last pair has the error, if there is one.
+// Messages is Subscribe as an iterator. A message counts as processed when the loop asks for the next one (U19): a
+// message at which the loop is left comes again with the next subscription. The last pair has the error, if there is
+// one.
 func (r *Room) Messages(ctx context.Context, name string, opts ...SubscribeOption) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		left := errors.New("the loop was left")
@@ -149,7 +154,8 @@ var errStopped = errors.New("stopped")
 
 func newSubscription(ctx context.Context, r *Room, name string, o subscribeOptions) *subscription {
 	s := &subscription{
-		subscribeOptions: o, client: r.client, room: r, name: name, login: login{client: r.client}, restart: true, track: tracker{durable: name != ""},
+		subscribeOptions: o, client: r.client, room: r, name: name,
+		login: login{client: r.client}, restart: true, track: tracker{durable: name != ""},
 		queued: make(chan struct{}, 1), commands: make(chan struct{}, 1), received: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -166,8 +172,8 @@ func (s *subscription) run(ctx context.Context, handler Handler) error {
 	return s.finish(s.deliver(ctx, handler))
 }
 
-// deliver gives messages to handlers until the subscription ends, and waits for the handlers. It returns errStopped, or why the
-// subscription has ended.
+// deliver gives messages to handlers until the subscription ends, and waits for the handlers. It returns errStopped,
+// or why the subscription has ended.
 func (s *subscription) deliver(ctx context.Context, handler Handler) error {
 	var running sync.WaitGroup
 	defer running.Wait()

@@ -86,7 +86,8 @@ func same(t *testing.T, what string, got []string, want ...string) {
 	}
 }
 
-// U20, U24: acknowledgements are batched by count and by time, and carry the generation. Credit is given back in batches.
+// U20, U24: acknowledgements are batched by count and by time, and carry the generation. Credit is given back in
+// batches.
 func TestCommands(t *testing.T) {
 	s, now := open(t, "d", 0), time.Now()
 	receiveMessages(t, s, 1)

@@ -1,7 +1,7 @@
 package unibus
 
-// tracker knows where a subscription is: what was given to handlers, what they have processed, and what the service has
-// confirmed. It does no I/O and has no clock.
+// tracker knows where a subscription is: what was given to handlers, what they have processed, and what the service
+// has confirmed. It does no I/O and has no clock.
 type tracker struct {
 	seen     uint64 // every message up to this sequence was given to a handler or reported as missing (U22)
 	position uint64 // where to resume before the first message (U18)
@@ -22,7 +22,8 @@ type delivery struct {
 	done     bool
 }
 
-// opened begins a subscription, or goes on after a reconnection. It says whether the subscriber was moved meanwhile (U22).
+// opened begins a subscription, or goes on after a reconnection. It says whether the subscriber was moved meanwhile
+// (U22).
 func (t *tracker) opened(position uint64) (moved bool) {
 	if position < t.confirmed {
 		t.moved(position)
@@ -60,7 +61,8 @@ func (t *tracker) begin(m *Message) *delivery {
 	return d
 }
 
-// done notes that a message is processed, and moves the watermark over all messages that are processed without a hole (U19).
+// done notes that a message is processed, and moves the watermark over all messages that are processed without a hole
+// (U19).
 func (t *tracker) done(d *delivery) {
 	d.done = true
 	for len(t.running) > 0 && t.running[0].done {
@@ -90,8 +92,9 @@ func (t *tracker) passed(position uint64) {
 	t.position = max(t.position, position)
 }
 
-// resume returns the start position after a reconnection (U18). A durable subscriber resumes at the position that the service
-// keeps. For it this one counts only if it was deleted; the cursor then also shows whether the room is the same.
+// resume returns the start position after a reconnection (U18). A durable subscriber resumes at the position that the
+// service keeps. For it this one counts only if it was deleted; the cursor then also shows whether the room is the
+// same.
 func (t *tracker) resume() Start {
 	if t.cursor != "" {
 		return FromAfterCursor(t.cursor)

@@ -95,8 +95,8 @@ func TestEachMessageOnce(t *testing.T) {
 	}
 }
 
-// U22: a position before the last confirmed acknowledgement means that the subscriber was moved, and running handlers have no
-// effect any more.
+// U22: a position before the last confirmed acknowledgement means that the subscriber was moved, and running handlers
+// have no effect any more.
 func TestMoved(t *testing.T) {
 	track := tracker{durable: true}
 	track.opened(0)

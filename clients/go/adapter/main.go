@@ -63,7 +63,8 @@ func main() {
 
 // begin carries out a request. What takes time goes on beside the next requests.
 func (a *adapter) begin(r object) {
-	p, s, client, room := a.publishers[r.text("publisher")], a.subs[r.text("sub")], a.client, func() *unibus.Room { return a.client.Room(r.text("room")) }
+	p, s, client := a.publishers[r.text("publisher")], a.subs[r.text("sub")], a.client
+	room := func() *unibus.Room { return client.Room(r.text("room")) }
 	var err error
 	switch r.text("op") {
 	case "hello":

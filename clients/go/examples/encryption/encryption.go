@@ -1,9 +1,9 @@
-// Package encryption shows how programs hide payloads from the service and from NATS. A message that one of the clients of
-// unibus has sealed this way can be opened by all others.
+// Package encryption shows how programs hide payloads from the service and from NATS. A message that one of the
+// clients of unibus has sealed this way can be opened by all others.
 //
-// Its limits: there is no key exchange, so the key must be given to the programs in another way. One key is good for 2^32
-// messages, since the nonces are random. Nothing stops the service from repeating, reordering or dropping messages. The sender
-// is the one that the service has verified (Message.Sender).
+// Its limits: there is no key exchange, so the key must be given to the programs in another way. One key is good for
+// 2^32 messages, since the nonces are random. Nothing stops the service from repeating, reordering or dropping
+// messages. The sender is the one that the service has verified (Message.Sender).
 package encryption
 
 import (
@@ -16,7 +16,8 @@ import (
 
 const version = 1
 
-// Seal encrypts a payload with a key of 32 bytes, so that it can be opened only as a message of this sender in this room.
+// Seal encrypts a payload with a key of 32 bytes, so that it can be opened only as a message of this sender in this
+// room.
 func Seal(key []byte, room, sender string, payload []byte) ([]byte, error) {
 	aead, err := newAEAD(key)
 	if err != nil {

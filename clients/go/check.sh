@@ -19,7 +19,7 @@ buf=${BUF:-$PWD/../../target/ci/node_modules/.bin/buf}
 if ! [ -x "$buf" ]; then
     within 300 npm install --prefix ../../target/ci --no-save --no-audit --no-fund --silent "@bufbuild/buf@$buf_version"
 fi
-within 120 "$buf" generate --output "$work"
+within 300 "$buf" generate --output "$work"
 diff -r "$work/unibusv1" unibusv1
 
 step "examples in README.md"

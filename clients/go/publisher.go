@@ -238,9 +238,9 @@ func (p *Publisher) exchange(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := p.room.client.service.PublishStream(ctx)
 	if err != nil {
-		cancel()
 		return err
 	}
 	var writer sync.WaitGroup

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -52,6 +53,7 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 	if s.stream.message || steadily {
 		s.pauses.failures = 0
 	}
+	s.stream.message = false
 	e := fromError(err)
 	noPlace := e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END"
 	recreated := e.Reason == "ROOM_RECREATED" || noPlace && !s.restart
@@ -103,6 +105,8 @@ func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := s.client.service.Consume(ctx)
 	if err != nil {
 		return err
@@ -110,7 +114,10 @@ func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	if err := stream.Send(s.opening()); err != nil && err != io.EOF {
 		return err
 	}
-	go s.send(ctx, stream)
+	var sender sync.WaitGroup
+	sender.Go(func() { s.send(ctx, stream) })
+	defer sender.Wait() // else it could take commands of the next stream
+	defer cancel()
 	for {
 		response, err := stream.Recv()
 		if err == io.EOF {

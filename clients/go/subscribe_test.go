@@ -168,6 +168,11 @@ func TestEndsOfStreams(t *testing.T) {
 		if again != test.again || again && (pause < 50*time.Millisecond || pause > 100*time.Millisecond) {
 			t.Errorf("%s: %v, %v", test.reason, again, pause)
 		}
+		if again {
+			if s.broken(failure(codes.Unavailable, "broken")); s.pauses.failures != 2 {
+				t.Errorf("%s: %d failures in a row", test.reason, s.pauses.failures)
+			}
+		}
 		start := s.opening().GetOpen().GetSubscribe().GetStart()
 		if test.recreated != (start.GetAll() != nil) || test.recreated == (start.GetAfterCursor() == "c6") {
 			t.Errorf("%s: %v", test.reason, start)

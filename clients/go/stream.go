@@ -280,6 +280,7 @@ func (s *subscription) giveBack(it item) {
 	if it.stream == s.stream.number {
 		s.stream.backMessages++
 		s.stream.backBytes += uint64(len(it.message.Payload))
+		wake(s.commands)
 	}
 }
 

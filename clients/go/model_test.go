@@ -19,7 +19,7 @@ type world struct {
 	last, position  uint64 // of the log and of the subscriber
 	sent            uint64 // the newest message on the stream
 	credit          int
-	acks            []uint64 // on their way
+	acks            []uint64        // on their way
 	given           map[uint64]bool // since the last move
 	processed       uint64          // everything up to it is processed, since the last move
 	waiting         map[uint64]bool // processed, but not everything before it

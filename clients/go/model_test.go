@@ -141,6 +141,21 @@ func (w *world) readAhead() (n int) {
 	return n
 }
 
+// settle lets all happen that can happen, with or without confirmations.
+func (w *world) settle(confirm bool) {
+	for range 20 + 10*w.last {
+		w.send()
+		w.take()
+		w.take()
+		w.finish()
+		w.sender()
+		if confirm {
+			w.confirm()
+		}
+		w.now = w.now.Add(50 * time.Millisecond)
+	}
+}
+
 // U19, U20, U22, U24: whatever the order of events, no message is given twice between two moves, nothing is acknowledged that
 // is not processed, the read-ahead is bounded, and in the end all messages are processed and acknowledged.
 func TestAnyOrderOfEvents(t *testing.T) {
@@ -174,15 +189,9 @@ func TestAnyOrderOfEvents(t *testing.T) {
 				t.Fatalf("%d: %d messages are read ahead", seed, n)
 			}
 		}
-		for range 20 + 10*w.last {
-			w.send()
-			w.take()
-			w.take()
-			w.finish()
-			w.sender()
-			w.confirm()
-			w.now = w.now.Add(50 * time.Millisecond)
-		}
+		w.settle(false)
+		w.breaks(false)
+		w.settle(true)
 		if w.processed != w.last || w.position != w.last || w.s.track.confirmed != w.last {
 			t.Fatalf("%d: %d of %d are processed, the position is %d, confirmed is %d", seed, w.processed, w.last, w.position, w.s.track.confirmed)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +228,74 @@ func TestWindow(t *testing.T) {
 			t.Errorf("%d: messages: %d, bytes: %d", i, len(b.unanswered), b.bytes)
 		}
 	}
+}
+
+// U11, U13, U14: whatever breaks, each message is stored once, under the sequence of its answer, and in order as long as the
+// service refuses nothing.
+func TestAnyOrderOfBreaks(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		b := newBench(t, true, 0)
+		var log []string             // ids in the order in which they were stored
+		var wireIn, wireOut []uint64 // numbers of messages, and of answers that are on their way
+		refuses := seed%2 == 0
+		b.begin(time.NewTimer(time.Hour))
+		broken := func(err error) {
+			for n := r.IntN(len(wireIn) + 1); n > 0; n-- { // some arrive, and their answers do not
+				store(&log, b, wireIn[0])
+				wireIn = wireIn[1:]
+			}
+			wireIn, wireOut = nil, nil
+			b.end(err)
+			b.begin(time.NewTimer(time.Hour))
+		}
+		for step := 0; step < 400 || len(b.unanswered) > 0; step++ {
+			if step > 50_000 {
+				t.Fatalf("%d: %d messages are never answered", seed, len(b.unanswered))
+			}
+			switch n := r.IntN(10); {
+			case n < 3 && step < 400:
+				m, _ := b.Send(t.Context(), []byte("x"))
+				b.messages = append(b.messages, m)
+			case n < 5:
+				before := b.sent
+				b.more()
+				for _, m := range b.unanswered[before:b.sent] {
+					wireIn = append(wireIn, m.number)
+				}
+			case n < 7 && len(wireIn) > 0:
+				if store(&log, b, wireIn[0]); refuses && r.IntN(10) == 0 {
+					b.fail(int(wireIn[0]), statusWith(codes.DeadlineExceeded, domain, "OUTCOME_UNKNOWN", 0))
+				} else {
+					wireOut = append(wireOut, wireIn[0])
+				}
+				wireIn = wireIn[1:]
+			case n < 9 && len(wireOut) > 0:
+				b.ok(int(wireOut[0]), store(&log, b, wireOut[0]))
+				wireOut = wireOut[1:]
+			case r.IntN(5) == 0:
+				broken(status.Error(codes.Unavailable, "broken"))
+			case b.drain != nil && len(wireIn)+len(wireOut) == 0:
+				broken(io.EOF)
+			}
+		}
+		if len(log) != len(b.messages) {
+			t.Fatalf("%d: %d of %d are stored", seed, len(log), len(b.messages))
+		}
+		for i, m := range b.messages {
+			if m.err != nil || m.published.Sequence != uint64(i+1) {
+				t.Fatalf("%d: message %d: sequence %d, %v", seed, i+1, m.published.Sequence, m.err)
+			}
+		}
+	}
+}
+
+// store does what the room does with a message: an id that it knows is not stored again. It returns the sequence.
+func store(log *[]string, b *bench, number uint64) uint64 {
+	id := b.messages[number-1].request.MessageId
+	if i := slices.Index(*log, id); i >= 0 {
+		return uint64(i + 1)
+	}
+	*log = append(*log, id)
+	return uint64(len(*log))
 }

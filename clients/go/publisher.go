@@ -178,7 +178,8 @@ func (p *Publisher) run() {
 	defer p.cancel()
 	for p.hasWork() {
 		policy, err := p.room.policy(p.ctx)
-		if p.policy = policy; err == nil {
+		if err == nil {
+			p.policy = policy
 			err = p.stream()
 		}
 		if err == nil || p.ctx.Err() != nil {
@@ -314,7 +315,7 @@ func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i := p.find(answer.GetCorrelationId())
-	if i >= p.sent {
+	if i >= p.sent || p.unanswered[i].number != answer.GetCorrelationId() {
 		return
 	}
 	m := p.unanswered[i]

@@ -50,7 +50,7 @@ type Room struct {
 	State *RoomState `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"`
 	// The name of the NATS stream that holds the log. Empty in an ephemeral room.
 	Stream string `protobuf:"bytes,11,opt,name=stream,proto3" json:"stream,omitempty"`
-	// How long the room remembers a `message_id` (see PublishRequest.message_id). Unset in an ephemeral room.
+	// How long the room remembers a message id: see PublishRequest.message_id. Unset in an ephemeral room.
 	DedupeWindow  *durationpb.Duration `protobuf:"bytes,12,opt,name=dedupe_window,json=dedupeWindow,proto3" json:"dedupe_window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

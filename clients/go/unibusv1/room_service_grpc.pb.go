@@ -53,7 +53,7 @@ const (
 //
 // Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
 // `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-// `google.rpc.RetryInfo` is present where the same call may succeed later.
+// `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 //
 // The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
 // also end with these statuses:
@@ -127,7 +127,7 @@ type RoomServiceClient interface {
 	// Statuses:
 	// - INVALID_ARGUMENT INVALID_FIELD: `page_size` or `page_token` is wrong.
 	ListRooms(ctx context.Context, in *ListRoomsRequest, opts ...grpc.CallOption) (*ListRoomsResponse, error)
-	// Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+	// Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
 	// exceed tighter bounds have been removed.
 	//
 	// Requires: owner.
@@ -764,7 +764,7 @@ func (c *roomServiceClient) SeekSubscriber(ctx context.Context, in *SeekSubscrib
 //
 // Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
 // `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-// `google.rpc.RetryInfo` is present where the same call may succeed later.
+// `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 //
 // The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
 // also end with these statuses:
@@ -838,7 +838,7 @@ type RoomServiceServer interface {
 	// Statuses:
 	// - INVALID_ARGUMENT INVALID_FIELD: `page_size` or `page_token` is wrong.
 	ListRooms(context.Context, *ListRoomsRequest) (*ListRoomsResponse, error)
-	// Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+	// Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
 	// exceed tighter bounds have been removed.
 	//
 	// Requires: owner.

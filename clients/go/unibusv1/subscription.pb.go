@@ -317,8 +317,9 @@ type Opened struct {
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	// True if an existing durable subscriber resumed. `start` was then ignored.
 	Resumed bool `protobuf:"varint,5,opt,name=resumed,proto3" json:"resumed,omitempty"`
-	// The number of this subscription among those of the durable subscriber: a newer one has a greater number. For
-	// AcknowledgeRequest.generation. 0 without a durable subscriber.
+	// The number of this subscription among those of the durable subscriber, for AcknowledgeRequest.generation. A subscription
+	// that is opened later has a greater number, at whatever instance, and also if the subscriber was deleted in between. A
+	// seek does not change it. 0 without a durable subscriber.
 	Generation    uint64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

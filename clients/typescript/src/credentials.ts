@@ -1,0 +1,63 @@
+// Tokens: asked for before each attempt, and kept away from plaintext connections (U5, U8).
+
+import { invalid, UnibusError } from './error.js';
+
+/** A token, or a function that the client calls for each attempt of each call (U8). */
+export type TokenSource = string | (() => string | Promise<string>);
+
+/** A token that was refused, and how. */
+export interface Refusal {
+  token: string | undefined;
+  error: UnibusError;
+}
+
+export class Credentials {
+  constructor(private readonly source: TokenSource | undefined) {}
+
+  /** The token for the next attempt. Fails with the refusal, as final, if it is the token that was just refused. */
+  async token(refusal?: Refusal): Promise<string | undefined> {
+    let token: string | undefined;
+    try {
+      token = (typeof this.source === 'function' ? await this.source() : this.source)?.trim();
+    } catch (cause) {
+      const message = `the token function failed: ${cause}`;
+      throw new UnibusError({ code: 'UNAVAILABLE', message, outcomeUnknown: false }, cause);
+    }
+    if (refusal && refusal.token === token) throw refusal.error.with({ outcomeClass: 'final' });
+    return token;
+  }
+}
+
+/** The refusal that the next attempt must avoid, if the error is one. */
+export const refusalOf = (error: UnibusError, token: string | undefined): Refusal | undefined =>
+  error.outcomeClass === 'new_token' ? { token, error } : undefined;
+
+/** The header of a call. */
+export const authorization = (token: string | undefined): Record<string, string> =>
+  token ? { authorization: `Bearer ${token}` } : {};
+
+const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
+
+/** The origin of an address. Refuses to send a token where others can read it, before anything is sent (U5). */
+export function checkedOrigin(
+  address: string,
+  token: TokenSource | undefined,
+  allowPlaintextToken = false,
+): string {
+  let url: URL;
+  try {
+    url = new URL(address);
+  } catch {
+    throw invalid('address', `${address} is not an address such as https://unibus.example.com:50051`);
+  }
+  if (url.protocol === 'https:') return url.origin;
+  if (url.protocol !== 'http:')
+    throw invalid('address', `${address} begins neither with https:// nor http://`);
+  if (token === undefined || (allowPlaintextToken && LOOPBACK.test(url.hostname))) return url.origin;
+  throw invalid(
+    'token',
+    allowPlaintextToken
+      ? `a token is sent without TLS only to this machine, not to ${url.hostname}`
+      : 'a token is sent without TLS only with allowPlaintextToken, to this machine',
+  );
+}

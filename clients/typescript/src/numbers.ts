@@ -1,0 +1,9 @@
+// Numbers of the program, checked before they are sent: a number that cannot be encoded would look like a broken connection.
+
+import { invalid } from './error.js';
+
+/** An unsigned number of 64 bits (U29). */
+export function uint64(field: string, value: bigint): bigint {
+  if (typeof value === 'bigint' && value === BigInt.asUintN(64, value)) return value;
+  throw invalid(field, `${field} must be a bigint from 0 to 2^64 - 1`);
+}

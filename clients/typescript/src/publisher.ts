@@ -1,0 +1,242 @@
+// Many messages without waiting for each (U13, U14).
+
+import type { Caller } from './caller.js';
+import { authorization, type Refusal, refusalOf } from './credentials.js';
+import { closedReason, UnibusError } from './error.js';
+import type { PublishOutcome } from './gen/unibus/v1/room_service_pb.js';
+import { type Entry, Outbox } from './outbox.js';
+import { type MessageOptions, type Published, publishedOf, randomId, requestOf } from './publish.js';
+import type { RoomSettings, Settings } from './settings.js';
+import { Backoff, Deferred, linked, sleep, timedOut, unless } from './time.js';
+import { Watchdog } from './watchdog.js';
+
+/** Options of a publisher. */
+export interface PublisherOptions {
+  /** The largest number of messages that are sent and unanswered: 1024. */
+  windowMessages?: number | undefined;
+  /** The most bytes of payloads that are sent and unanswered: 4 MiB. */
+  windowBytes?: number | undefined;
+}
+
+/** The outcome of one message. */
+export type Outcome = PublishOutcome['outcome'];
+
+/** One stream or one batch of a publisher, as the wire sees it. */
+export interface Round {
+  readonly roomId: string;
+  readonly headers: Record<string, string>;
+  readonly signal: AbortSignal;
+  /** The next message to send. Waits for one. Undefined: send no more, and read the answers that are missing. */
+  next(): Promise<Entry | undefined>;
+  /** The next message to send, if there is one now. */
+  take(): Entry | undefined;
+  answer(correlationId: bigint, outcome: Outcome): void;
+}
+
+/** Sends messages until there are no more or the stream breaks. */
+export type RunRound = (caller: Caller, round: Round) => Promise<void>;
+
+/** Publishes to one room in the order in which `publish` is called, without waiting for each message. Close it at the end. */
+export class Publisher {
+  readonly #outbox: Outbox;
+  readonly #backoff = new Backoff();
+  readonly #stop = new AbortController();
+  readonly #running: Promise<void>;
+  #change = new Deferred<void>();
+  #closing = false;
+  #known: Settings = { persist: true, windowMs: 120_000 };
+
+  /** Made by `Room.publisher`. */
+  constructor(
+    readonly roomId: string,
+    private readonly caller: Caller,
+    private readonly settings: RoomSettings,
+    private readonly runRound: RunRound,
+    { windowMessages = 1024, windowBytes = 4 << 20 }: PublisherOptions,
+    private readonly onClosed: (publisher: Publisher) => void,
+  ) {
+    this.#outbox = new Outbox({ messages: windowMessages, bytes: windowBytes });
+    this.#running = linked([this.#stop.signal, caller.closed], (signal) => this.#run(signal));
+  }
+
+  /**
+   * Gives a message to the publisher. Resolves when it is stored. Rejects if it is refused, or if its outcome stays unknown (U11);
+   * other messages go on. Wait for `ready` before the next call to bound the memory.
+   */
+  publish(payload: Uint8Array | string, options: MessageOptions = {}): Promise<Published> {
+    if (this.#closing) return Promise.reject(closedReason('publisher'));
+    const entry = this.#outbox.add(requestOf(this.roomId, payload, options));
+    this.#changed();
+    return entry.future.promise;
+  }
+
+  /** Resolves when fewer messages and bytes are unanswered than the window allows. */
+  get ready(): Promise<void> {
+    return this.#when(() => this.#outbox.hasRoom);
+  }
+
+  /** Resolves when every message that was given so far is answered, with whatever outcome (U14). */
+  async flush(): Promise<void> {
+    await Promise.allSettled(this.#outbox.all.map(({ future }) => future.promise));
+  }
+
+  /** Flushes and ends the publisher. Messages that are unanswered after the time fail with an unknown outcome (U14). */
+  async close({ timeoutMs = this.caller.limits.totalMs }: { timeoutMs?: number } = {}): Promise<void> {
+    this.#closing = true;
+    this.#changed();
+    const timer = setTimeout(() => this.#stop.abort(timedOut('the publisher was closed')), timeoutMs);
+    await this.#running;
+    clearTimeout(timer);
+    this.onClosed(this);
+  }
+
+  /** Closes the publisher at the end of an `await using` block. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = new Deferred();
+  }
+
+  async #when(what: () => boolean, signal?: AbortSignal): Promise<void> {
+    while (!what()) await (signal ? unless(this.#change.promise, signal) : this.#change.promise);
+  }
+
+  /** Runs rounds until the publisher is closed. */
+  async #run(stop: AbortSignal): Promise<void> {
+    let refusal: Refusal | undefined;
+    try {
+      for (;;) {
+        await this.#when(() => this.#outbox.size > 0 || this.#closing, stop);
+        if (this.#outbox.size === 0) return;
+        refusal = await this.#round(stop, refusal);
+      }
+    } catch {
+      // only the end of the time or of the client comes here
+      const error = UnibusError.from(stop.reason).with({ outcomeUnknown: true });
+      for (const entry of [...this.#outbox.all]) this.#fail(entry, error);
+    } finally {
+      this.#closing = true;
+    }
+  }
+
+  /** One stream and what follows it: failures of messages whose time is up, and the pause before the next stream. */
+  async #round(stop: AbortSignal, refusal: Refusal | undefined): Promise<Refusal | undefined> {
+    let token: string | undefined;
+    let problem: UnibusError | undefined;
+    try {
+      this.#known = await this.settings.get(this.roomId, { signal: stop });
+      token = await unless(this.caller.credentials.token(refusal), stop);
+      problem = await linked([stop], (signal, abort) => this.#stream(token, signal, abort));
+    } catch (thrown) {
+      stop.throwIfAborted();
+      problem = UnibusError.from(thrown);
+    }
+    if (problem === undefined) return undefined;
+    const pause = this.#backoff.next(problem);
+    this.#afterStream(problem, pause);
+    await sleep(pause, stop);
+    return refusalOf(problem, token);
+  }
+
+  /** Runs one stream. Returns the error of a message that must be sent again. */
+  async #stream(
+    token: string | undefined,
+    signal: AbortSignal,
+    abort: (reason: unknown) => void,
+  ): Promise<UnibusError | undefined> {
+    let problem: UnibusError | undefined;
+    // one attempt of a message ends when no answer came for so long
+    const watchdog = new Watchdog(this.caller.limits.attemptMs, {
+      idle: () => this.#outbox.sent === 0,
+      silent: abort,
+    });
+    const take = (): Entry | undefined => {
+      const entry = problem ? undefined : this.#outbox.take();
+      if (entry === undefined) return undefined;
+      if (entry.ownId)
+        entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
+      entry.begun ??= performance.now();
+      return entry;
+    };
+    const over = () =>
+      problem !== undefined || signal.aborted || (this.#closing && this.#outbox.unsent === 0);
+    try {
+      await this.runRound(this.caller, {
+        roomId: this.roomId,
+        headers: authorization(token),
+        signal,
+        take,
+        next: async () => {
+          for (;;) {
+            const entry = take();
+            if (entry || over()) return entry;
+            await unless(this.#change.promise, signal);
+          }
+        },
+        answer: (correlationId, outcome) => {
+          watchdog.heard();
+          problem = this.#answer(correlationId, outcome) ?? problem;
+          this.#changed();
+        },
+      });
+    } catch (thrown) {
+      throw signal.aborted ? signal.reason : thrown;
+    } finally {
+      watchdog.stop();
+    }
+    if (problem || this.#outbox.sent === 0) return problem;
+    return new UnibusError({
+      code: 'UNAVAILABLE',
+      message: 'the stream ended without an answer to each message',
+    });
+  }
+
+  /** Settles the future of an answered message. Returns the error if the message must be sent again. */
+  #answer(correlationId: bigint, outcome: Outcome): UnibusError | undefined {
+    const entry = this.#outbox.find(correlationId);
+    if (entry === undefined) return undefined;
+    if (outcome.case === 'result') {
+      this.#backoff.reset();
+      this.#outbox.remove(entry);
+      entry.future.resolve(publishedOf(outcome.value, entry.message.messageId));
+      if (!entry.message.messageId && outcome.value.sequence) this.settings.forget(this.roomId);
+      return undefined;
+    }
+    if (outcome.case !== 'error') return undefined;
+    const error = UnibusError.fromStatus(outcome.value);
+    if (this.settings.learn(this.roomId, error) && entry.ownId && !entry.unknown && !entry.renamed) {
+      entry.renamed = true;
+      return error.with({ outcomeClass: 'again' });
+    }
+    const again = entry.repeatable(error);
+    entry.unknown ||= error.outcomeUnknown;
+    if (again) return error;
+    this.#fail(entry, error);
+    return undefined;
+  }
+
+  /** Fails messages that must not be sent again. The others go first on the next stream. */
+  #afterStream(error: UnibusError, pause: number): void {
+    this.settings.learn(this.roomId, error);
+    const { attemptMs, publishMs = Number.POSITIVE_INFINITY } = this.caller.limits;
+    const lastBegin = Math.min(this.#known.windowMs - attemptMs, publishMs);
+    const next = performance.now() + pause;
+    const sent = this.#outbox.sent;
+    for (const [at, entry] of [...this.#outbox.all].entries()) {
+      const concerned = at < sent || sent === 0;
+      const again = !concerned || entry.repeatable(error);
+      if (at < sent) entry.unknown ||= error.outcomeUnknown;
+      if (!again || next - (entry.begun ?? next) > lastBegin) this.#fail(entry, error);
+    }
+    this.#outbox.rewind();
+  }
+
+  #fail(entry: Entry, error: UnibusError): void {
+    this.#outbox.remove(entry);
+    entry.fail(error);
+    this.#changed();
+  }
+}

@@ -1,0 +1,71 @@
+// Notices that nothing comes any more (U16), and that this process stood still (U17).
+
+import { timedOut } from './time.js';
+
+const TICK_MS = 250;
+// a tick that comes late counts for no more
+const COUNTED_MS = 1000;
+const PAUSE_MS = 5000;
+
+/** What a watchdog does. */
+export interface Alarms {
+  /** Nothing came in time. */
+  silent(error: Error): void;
+  /** The process stood still: asks for a sign of life, which must come in 5 s. */
+  paused?(): void;
+  /** Whether nothing is awaited now. */
+  idle?(): boolean;
+}
+
+/**
+ * Counts the time in which the program could have read something. After a pause of the process it counts anew, and asks whether the
+ * stream still works.
+ */
+export class Watchdog {
+  readonly #timer: ReturnType<typeof setInterval>;
+  #silentMs = 0;
+  #limitMs: number;
+  #last: number;
+
+  constructor(
+    /** The limit, until `heard` gives another one. */
+    private calmMs: number,
+    private readonly alarms: Alarms,
+    // a clock that goes on while the machine sleeps; when somebody sets it, the price is one ping
+    private readonly clock: () => number = Date.now,
+  ) {
+    this.#limitMs = calmMs;
+    this.#last = clock();
+    this.#timer = setInterval(() => this.tick(), TICK_MS);
+  }
+
+  /** Something came. */
+  heard(limitMs = this.calmMs): void {
+    this.calmMs = limitMs;
+    this.#limitMs = limitMs;
+    this.#silentMs = 0;
+  }
+
+  /** Looks at the clock. */
+  tick(): void {
+    const now = this.clock();
+    const passed = now - this.#last;
+    this.#last = now;
+    if (this.alarms.idle?.()) {
+      this.heard();
+    } else if (passed > PAUSE_MS || passed < 0) {
+      this.#silentMs = 0;
+      this.#limitMs = Math.min(this.calmMs, PAUSE_MS);
+      this.alarms.paused?.();
+    } else {
+      this.#silentMs += Math.min(passed, COUNTED_MS);
+      if (this.#silentMs <= this.#limitMs) return;
+      this.stop();
+      this.alarms.silent(timedOut(`nothing came for ${this.#limitMs} ms`));
+    }
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+}

@@ -1,0 +1,86 @@
+// A client of one service: what the entries for Node and for browsers have in common.
+
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { Transport } from '@connectrpc/connect';
+import { Caller, type CallOptions } from './caller.js';
+import { Credentials, type TokenSource } from './credentials.js';
+import { closedReason } from './error.js';
+import type { Room as RoomInfo } from './gen/unibus/v1/room_pb.js';
+import type { CreateRoomRequestSchema } from './gen/unibus/v1/room_service_pb.js';
+import { pages } from './pages.js';
+import { randomId } from './publish.js';
+import { Room, type Shared } from './room.js';
+import { RoomSettings } from './settings.js';
+import type { Wire } from './wire.js';
+
+/** Options of a client, in Node and in browsers. */
+export interface ClientOptions {
+  /** The token of each call, or a function that gives it (U8). */
+  token?: TokenSource | undefined;
+  /** Sends the token without TLS, to this machine only (U5). */
+  allowPlaintextToken?: boolean | undefined;
+  /** The time of one attempt of a call: 10 s (U9). */
+  attemptTimeoutMs?: number | undefined;
+  /** The time of all attempts of a call: 60 s (U9). */
+  totalTimeoutMs?: number | undefined;
+  /** The time of all attempts of a publish, if it is shorter than the room's `dedupeWindow` allows (U11). */
+  publishTimeoutMs?: number | undefined;
+}
+
+/** Settings of a room that is created. */
+export type NewRoom = Omit<
+  MessageInitShape<typeof CreateRoomRequestSchema>,
+  '$typeName' | '$unknown' | 'roomId'
+>;
+
+/** A client of one service. Make one with `connect` and close it at the end. */
+export class Client {
+  readonly #shared: Shared;
+  readonly #closed: AbortController;
+
+  /** Made by `connect`. */
+  constructor(transport: Transport, wire: Wire, options: ClientOptions) {
+    const { attemptTimeoutMs = 10_000, totalTimeoutMs = 60_000, publishTimeoutMs } = options;
+    this.#closed = new AbortController();
+    const limits = { attemptMs: attemptTimeoutMs, totalMs: totalTimeoutMs, publishMs: publishTimeoutMs };
+    const caller = new Caller(transport, new Credentials(options.token), limits, this.#closed.signal);
+    this.#shared = { caller, wire, settings: new RoomSettings(caller), open: new Set() };
+  }
+
+  /** A handle of a room, without asking the service. */
+  room(id: string): Room {
+    return new Room(id, this.#shared);
+  }
+
+  /** Creates a room. The same call again returns the room that exists. Without an id the client makes one (U10). */
+  async createRoom(settings: NewRoom & { id?: string }, options?: CallOptions): Promise<RoomInfo> {
+    const { id = randomId(), ...more } = settings;
+    const request = { ...more, roomId: id } as MessageInitShape<typeof CreateRoomRequestSchema>;
+    const answer = await this.#shared.caller.call(
+      (stub, attempt) => stub.createRoom(request, attempt),
+      options,
+    );
+    this.#shared.settings.forget(id);
+    return answer?.room as RoomInfo;
+  }
+
+  /** The rooms of which the caller is a member, by ascending id. */
+  rooms(options?: CallOptions): AsyncGenerator<RoomInfo, void> {
+    return pages(async (pageToken) => {
+      const answer = await this.#shared.caller.call((stub, at) => stub.listRooms({ pageToken }, at), options);
+      return { items: answer?.rooms, next: answer?.nextPageToken };
+    });
+  }
+
+  /** Closes all subscriptions and publishers in order, then the connection (U27). */
+  async close(): Promise<void> {
+    await Promise.allSettled([...this.#shared.open].map((each) => each.close()));
+    this.#closed.abort(closedReason('client'));
+    this.#shared.wire.close();
+  }
+
+  /** Closes the client at the end of an `await using` block. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -225,9 +225,10 @@ export class Publisher {
     const lastBegin = Math.min(this.#known.windowMs - attemptMs, publishMs);
     const next = performance.now() + pause;
     const sent = this.#outbox.sent;
+    // if nothing could be sent, every message has the same outcome
+    const hopeless = sent === 0 && error.outcomeClass === 'final';
     for (const [at, entry] of [...this.#outbox.all].entries()) {
-      const concerned = at < sent || sent === 0;
-      const again = !concerned || entry.repeatable(error);
+      const again = at < sent ? entry.repeatable(error) : !hopeless;
       if (at < sent) entry.unknown ||= error.outcomeUnknown;
       if (!again || next - (entry.begun ?? next) > lastBegin) this.#fail(entry, error);
     }

@@ -11,7 +11,7 @@ import { GapReason, type Opened } from './gen/unibus/v1/subscription_pb.js';
 import { uint64 } from './numbers.js';
 import { Position, type StartInit } from './position.js';
 import type { RoomSettings } from './settings.js';
-import { Backoff, Deferred, sleep, unless } from './time.js';
+import { Backoff, Deferred, onAbort, sleep, unless } from './time.js';
 import type { Frame, Lane, Wire } from './wire.js';
 
 /**
@@ -172,15 +172,12 @@ export class Subscription {
       const error = signal?.aborted ? signal.reason : closed.reason;
       this.#outcome.resolve({ error, cancelled: true });
     };
-    signal?.addEventListener('abort', cancel);
-    closed.addEventListener('abort', cancel);
-    if (signal?.aborted || closed.aborted) cancel();
-    else void this.#follow().then(this.#outcome.resolve);
+    const undo = [signal, closed].map((each) => each && onAbort(each, cancel));
+    if (!signal?.aborted && !closed.aborted) void this.#follow().then(this.#outcome.resolve);
 
     const { error, drain, cancelled } = await this.#outcome.promise;
     this.#stop.abort();
-    signal?.removeEventListener('abort', cancel);
-    closed.removeEventListener('abort', cancel);
+    for (const each of undo) each?.();
     if (!drain) this.#queue.length = 0;
     if (cancelled) {
       this.#acknowledge();

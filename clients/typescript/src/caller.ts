@@ -38,6 +38,14 @@ export interface Policy {
   lastBeginMs?: number;
 }
 
+/** What calls and streams say of the connection that they share. */
+export interface Health {
+  /** Something came. */
+  heard(): void;
+  /** A call or a stream got nothing for so long. */
+  silent(ms: number): void;
+}
+
 /** Time limits of calls. */
 export interface Limits {
   attemptMs: number;
@@ -56,6 +64,7 @@ export class Caller {
     readonly limits: Limits,
     /** Aborted when the client is closed. */
     readonly closed: AbortSignal,
+    readonly health: Health,
   ) {
     this.stub = createClient(RoomService, transport);
   }
@@ -93,6 +102,8 @@ export class Caller {
         signal?.throwIfAborted();
         this.closed.throwIfAborted();
         let error = UnibusError.from(thrown);
+        if (error.code === 'DEADLINE_EXCEEDED' && error.reason === '' && error.outcomeUnknown)
+          this.health.silent(attemptMs);
         if (unknown && error.reason === policy.goneReason) return undefined;
         unknown ||= error.outcomeUnknown;
         if (unknown !== error.outcomeUnknown) error = error.with({ outcomeUnknown: unknown });
@@ -122,7 +133,10 @@ export class Caller {
       used.token = await unless(this.credentials.token(refusal), signal);
       what = timedOut(`no answer in ${Math.round(ms)} ms`);
       const timeoutMs = Math.max(1, Math.ceil(ms - (performance.now() - begun)));
-      return await unless(make(this.stub, { headers: authorization(used.token), signal, timeoutMs }), signal);
+      const options = { headers: authorization(used.token), signal, timeoutMs };
+      const answer = await unless(make(this.stub, options), signal);
+      this.health.heard();
+      return answer;
     } finally {
       clearTimeout(timer);
     }

@@ -43,7 +43,8 @@ export class Client {
     const { attemptTimeoutMs = 10_000, totalTimeoutMs = 60_000, publishTimeoutMs } = options;
     this.#closed = new AbortController();
     const limits = { attemptMs: attemptTimeoutMs, totalMs: totalTimeoutMs, publishMs: publishTimeoutMs };
-    const caller = new Caller(transport, new Credentials(options.token), limits, this.#closed.signal);
+    const credentials = new Credentials(options.token);
+    const caller = new Caller(transport, credentials, limits, this.#closed.signal, wire.health);
     this.#shared = { caller, wire, settings: new RoomSettings(caller), open: new Set() };
   }
 

@@ -46,7 +46,10 @@ export class ConsumeLane implements Lane {
   readonly #commands = new Commands();
   readonly #abort = new AbortController();
   readonly #watchdog = new Watchdog(OPENING_MS, {
-    silent: (error) => this.#abort.abort(error),
+    silent: (error, ms) => {
+      this.caller.health.silent(ms);
+      this.#abort.abort(error);
+    },
     paused: () => this.send({ case: 'ping', value: { nonce: 1n } }),
   });
   #listener: Listener | undefined;
@@ -81,6 +84,7 @@ export class ConsumeLane implements Lane {
       this.#token = await unless(this.caller.credentials.token(refusal), signal);
       const options = { headers: authorization(this.#token), signal };
       for await (const { frame } of this.caller.stub.consume(this.#commands, options)) {
+        this.caller.health.heard();
         this.#watchdog.heard(
           frame.case === 'opened' && frame.value.heartbeatInterval
             ? 2 * durationMs(frame.value.heartbeatInterval)

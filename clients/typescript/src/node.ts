@@ -1,6 +1,7 @@
 // The entry for Node: gRPC over HTTP/2.
 
 import type { SecureClientSessionOptions } from 'node:http2';
+import { Code, ConnectError } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { Client, type ClientOptions } from './client.js';
 import { ConsumeLane, publishStream } from './consume.js';
@@ -34,12 +35,23 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
     Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined),
   );
   const sessionManager = new Http2SessionManager(baseUrl, KEEPALIVE, { ...http2, ...tls });
+  let heardAt = Date.now();
   const transport = createGrpcTransport({ baseUrl, sessionManager, readMaxBytes: receiveLimitBytes });
   return new Client(
     transport,
     {
       open: (...all) => new ConsumeLane(...all),
       runRound: publishStream,
+      health: {
+        heard() {
+          heardAt = Date.now();
+        },
+        // a new attempt over a connection that is half open would be lost too; the clocks of the two sides differ a little
+        silent(ms) {
+          if (Date.now() - heardAt >= 0.9 * ms)
+            sessionManager.abort(new ConnectError('the connection was silent', Code.Unavailable));
+        },
+      },
       close: () => sessionManager.abort(),
     },
     options,

@@ -151,10 +151,13 @@ export class Publisher {
     // one attempt of a message ends when no answer came for so long
     const watchdog = new Watchdog(this.caller.limits.attemptMs, {
       idle: () => this.#outbox.sent === 0,
-      silent: abort,
+      silent: (error, ms) => {
+        this.caller.health.silent(ms);
+        abort(error);
+      },
     });
     const take = (): Entry | undefined => {
-      const entry = problem ? undefined : this.#outbox.take();
+      const entry = problem || signal.aborted ? undefined : this.#outbox.take();
       if (entry === undefined) return undefined;
       if (entry.ownId)
         entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
@@ -178,6 +181,7 @@ export class Publisher {
         },
         answer: (correlationId, outcome) => {
           watchdog.heard();
+          this.caller.health.heard();
           problem = this.#answer(correlationId, outcome) ?? problem;
           this.#changed();
         },
@@ -186,6 +190,8 @@ export class Publisher {
       throw signal.aborted ? signal.reason : thrown;
     } finally {
       watchdog.stop();
+      // the library may still wait for the next request of this stream: it must not take a message of the next one
+      abort(closedReason('stream'));
     }
     if (problem || this.#outbox.sent === 0) return problem;
     return new UnibusError({

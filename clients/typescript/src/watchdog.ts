@@ -10,7 +10,7 @@ const PAUSE_MS = 5000;
 /** What a watchdog does. */
 export interface Alarms {
   /** Nothing came in time. */
-  silent(error: Error): void;
+  silent(error: Error, ms: number): void;
   /** The process stood still: asks for a sign of life, which must come in 5 s. */
   paused?(): void;
   /** Whether nothing is awaited now. */
@@ -61,7 +61,7 @@ export class Watchdog {
       this.#silentMs += Math.min(passed, COUNTED_MS);
       if (this.#silentMs <= this.#limitMs) return;
       this.stop();
-      this.alarms.silent(timedOut(`nothing came for ${this.#limitMs} ms`));
+      this.alarms.silent(timedOut(`nothing came for ${this.#limitMs} ms`), this.#limitMs);
     }
   }
 

@@ -1,7 +1,7 @@
 // How the frames of a subscription come: over a stream of its own (Node), or over a session that rooms share (browsers).
 
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { Caller } from './caller.js';
+import type { Caller, Health } from './caller.js';
 import type { Refusal } from './credentials.js';
 import type { UnibusError } from './error.js';
 import type {
@@ -35,6 +35,7 @@ export interface Lane {
 export interface Wire {
   open(caller: Caller, roomId: string, open: Open, refusal: Refusal | undefined, listener: Listener): Lane;
   runRound: RunRound;
+  health: Health;
   /** Drops all connections. */
   close(): void;
 }

@@ -27,6 +27,9 @@ export interface ConnectOptions extends ClientOptions {
 // would wait longer and longer between its attempts (U4)
 const KEEPALIVE = { pingIntervalMs: 20_000, pingTimeoutMs: 10_000, connectTimeoutMs: 5000 };
 
+// Node resets streams of a connection that has more than 10 MB under way, which one large message has
+const SESSION_MB = 1024;
+
 /** Makes a client of the service at an address such as `https://unibus.example.com:50051`. It connects with the first call. */
 export function connect(address: string, options: ConnectOptions = {}): Client {
   const { ca, cert, key, http2, receiveLimitBytes = 16 << 20 } = options;
@@ -34,7 +37,11 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
   const tls = Object.fromEntries(
     Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined),
   );
-  const sessionManager = new Http2SessionManager(baseUrl, KEEPALIVE, { ...http2, ...tls });
+  const sessionManager = new Http2SessionManager(baseUrl, KEEPALIVE, {
+    maxSessionMemory: SESSION_MB,
+    ...http2,
+    ...tls,
+  });
   let heardAt = Date.now();
   const transport = createGrpcTransport({ baseUrl, sessionManager, readMaxBytes: receiveLimitBytes });
   return new Client(

@@ -50,16 +50,14 @@ afterAll(async () => {
 
 const lines = () => page.evaluate(() => window.unibus.read());
 const follow = (options: ConnectOptions, rooms: string[], subscriber?: string) =>
-  page.evaluate(
-    ([url, options, rooms, subscriber]) => window.unibus.follow(url, options, rooms, subscriber),
-    [service.url, options, rooms, subscriber] as const,
-  );
-const publish = (room: string, texts: string[]) =>
-  page.evaluate(([url, room, texts]) => window.unibus.publish(url, room, texts), [
+  page.evaluate(([url, options, rooms, subscriber]) => window.unibus.follow(url, options, rooms, subscriber), [
     service.url,
-    room,
-    texts,
+    options,
+    rooms,
+    subscriber,
   ] as const);
+const publish = (room: string, texts: string[]) =>
+  page.evaluate(([url, room, texts]) => window.unibus.publish(url, room, texts), [service.url, room, texts] as const);
 const messages = async (room: string) =>
   (await lines()).filter((line) => /^\S+ \d+ /.test(line) && line.startsWith(`${room} `));
 
@@ -81,9 +79,7 @@ for (const protocol of ['connect', 'grpc-web'] as const) {
     for (const room of ROOMS) {
       const wanted = ['before', 'away', 'after'].flatMap(texts);
       const own = async () =>
-        (await messages(room))
-          .filter((line) => line.includes(protocol))
-          .map((line) => line.replace(/^\S+ \d+ /, ''));
+        (await messages(room)).filter((line) => line.includes(protocol)).map((line) => line.replace(/^\S+ \d+ /, ''));
       await expect.poll(own, { timeout: 20_000 }).toEqual(wanted);
     }
     const opened = (await lines()).filter((line) => line.endsWith(' opened'));

@@ -89,14 +89,7 @@ export class Caller {
       const used: { token?: string | undefined } = {};
       try {
         return await linked([signal, this.closed], (linkedSignal, abort) =>
-          this.#attempt(
-            make,
-            Math.min(attemptMs, end - performance.now()),
-            linkedSignal,
-            abort,
-            refusal,
-            used,
-          ),
+          this.#attempt(make, Math.min(attemptMs, end - performance.now()), linkedSignal, abort, refusal, used),
         );
       } catch (thrown) {
         signal?.throwIfAborted();

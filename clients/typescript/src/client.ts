@@ -28,10 +28,7 @@ export interface ClientOptions {
 }
 
 /** Settings of a room that is created. */
-export type NewRoom = Omit<
-  MessageInitShape<typeof CreateRoomRequestSchema>,
-  '$typeName' | '$unknown' | 'roomId'
->;
+export type NewRoom = Omit<MessageInitShape<typeof CreateRoomRequestSchema>, '$typeName' | '$unknown' | 'roomId'>;
 
 /** A client of one service. Make one with `connect` and close it at the end. */
 export class Client {
@@ -57,10 +54,7 @@ export class Client {
   async createRoom(settings: NewRoom & { id?: string }, options?: CallOptions): Promise<RoomInfo> {
     const { id = randomId(), ...more } = settings;
     const request = { ...more, roomId: id } as MessageInitShape<typeof CreateRoomRequestSchema>;
-    const answer = await this.#shared.caller.call(
-      (stub, attempt) => stub.createRoom(request, attempt),
-      options,
-    );
+    const answer = await this.#shared.caller.call((stub, attempt) => stub.createRoom(request, attempt), options);
     this.#shared.settings.forget(id);
     return answer?.room as RoomInfo;
   }

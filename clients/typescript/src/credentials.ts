@@ -39,11 +39,7 @@ export const authorization = (token: string | undefined): Record<string, string>
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
 
 /** The origin of an address. Refuses to send a token where others can read it, before anything is sent (U5). */
-export function checkedOrigin(
-  address: string,
-  token: TokenSource | undefined,
-  allowPlaintextToken = false,
-): string {
+export function checkedOrigin(address: string, token: TokenSource | undefined, allowPlaintextToken = false): string {
   let url: URL;
   try {
     url = new URL(address);
@@ -51,8 +47,7 @@ export function checkedOrigin(
     throw invalid('address', `${address} is not an address such as https://unibus.example.com:50051`);
   }
   if (url.protocol === 'https:') return url.origin;
-  if (url.protocol !== 'http:')
-    throw invalid('address', `${address} begins neither with https:// nor http://`);
+  if (url.protocol !== 'http:') throw invalid('address', `${address} begins neither with https:// nor http://`);
   if (token === undefined || (allowPlaintextToken && LOOPBACK.test(url.hostname))) return url.origin;
   throw invalid(
     'token',

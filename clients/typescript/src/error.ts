@@ -97,8 +97,7 @@ export class UnibusError extends Error {
     this.retryAfterMs = what.retryAfterMs;
     this.outcomeClass = what.outcomeClass ?? classify(what);
     this.outcomeUnknown =
-      what.outcomeUnknown ??
-      (this.reason === '' ? this.outcomeClass === 'again' : UNKNOWN_REASONS.has(this.reason));
+      what.outcomeUnknown ?? (this.reason === '' ? this.outcomeClass === 'again' : UNKNOWN_REASONS.has(this.reason));
     this.messageId = what.messageId;
   }
 
@@ -166,5 +165,4 @@ export const invalid = (field: string, message: string): UnibusError =>
   new UnibusError({ code: 'INVALID_ARGUMENT', message, fields: [field] });
 
 /** The reason of calls after the client was closed (U3). */
-export const closedReason = (what: string): DOMException =>
-  new DOMException(`the ${what} is closed`, 'AbortError');
+export const closedReason = (what: string): DOMException => new DOMException(`the ${what} is closed`, 'AbortError');

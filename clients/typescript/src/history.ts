@@ -31,11 +31,7 @@ export interface HistoryOptions extends CallOptions {
 type Anchor = NonNullable<MessageInitShape<typeof HistoryRequestSchema>['anchor']>;
 
 /** Yields each message once, whatever is stored or purged between two pages. Ends at the end of the log (U28). */
-export async function* history(
-  caller: Caller,
-  roomId: string,
-  options: HistoryOptions,
-): AsyncGenerator<Message, void> {
+export async function* history(caller: Caller, roomId: string, options: HistoryOptions): AsyncGenerator<Message, void> {
   const { direction = 'forwards', pageSize = 200 } = options;
   const start = options.startTime && timeOf(options.startTime);
   const end = options.endTime && timeOf(options.endTime);
@@ -62,23 +58,19 @@ export async function* history(
       if (!early && !late) yield message;
     }
     if (!(forwards ? hasNewer : hasOlder)) return;
-    anchor = forwards
-      ? { case: 'afterCursor', value: newerCursor }
-      : { case: 'beforeCursor', value: olderCursor };
+    anchor = forwards ? { case: 'afterCursor', value: newerCursor } : { case: 'beforeCursor', value: olderCursor };
   }
 }
 
 function firstForwards({ afterSequence, afterCursor }: HistoryOptions, start: Timestamp | undefined): Anchor {
   if (afterCursor !== undefined) return { case: 'afterCursor', value: afterCursor };
-  if (afterSequence !== undefined)
-    return { case: 'afterSequence', value: uint64('afterSequence', afterSequence) };
+  if (afterSequence !== undefined) return { case: 'afterSequence', value: uint64('afterSequence', afterSequence) };
   return start ? { case: 'timeRange', value: { start } } : { case: 'afterSequence', value: 0n };
 }
 
 function firstBackwards({ beforeSequence, beforeCursor }: HistoryOptions): Anchor {
   if (beforeCursor !== undefined) return { case: 'beforeCursor', value: beforeCursor };
-  if (beforeSequence !== undefined)
-    return { case: 'beforeSequence', value: uint64('beforeSequence', beforeSequence) };
+  if (beforeSequence !== undefined) return { case: 'beforeSequence', value: uint64('beforeSequence', beforeSequence) };
   return { case: undefined };
 }
 

@@ -34,9 +34,7 @@ const SESSION_MB = 1024;
 export function connect(address: string, options: ConnectOptions = {}): Client {
   const { ca, cert, key, http2, receiveLimitBytes = 16 << 20 } = options;
   const baseUrl = checkedOrigin(address, options.token, options.allowPlaintextToken);
-  const tls = Object.fromEntries(
-    Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined),
-  );
+  const tls = Object.fromEntries(Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined));
   const sessionManager = new Http2SessionManager(baseUrl, KEEPALIVE, {
     maxSessionMemory: SESSION_MB,
     ...http2,

@@ -159,13 +159,11 @@ export class Publisher {
     const take = (): Entry | undefined => {
       const entry = problem || signal.aborted ? undefined : this.#outbox.take();
       if (entry === undefined) return undefined;
-      if (entry.ownId)
-        entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
+      if (entry.ownId) entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
       entry.begun ??= performance.now();
       return entry;
     };
-    const over = () =>
-      problem !== undefined || signal.aborted || (this.#closing && this.#outbox.unsent === 0);
+    const over = () => problem !== undefined || signal.aborted || (this.#closing && this.#outbox.unsent === 0);
     try {
       await this.runRound(this.caller, {
         roomId: this.roomId,

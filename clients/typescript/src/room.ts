@@ -91,10 +91,7 @@ export class Room {
   }
 
   /** Publishes a message: stored once, also when an attempt is repeated (U11). A text is sent in UTF-8. */
-  async publish(
-    payload: Uint8Array | string,
-    options: MessageOptions & CallOptions = {},
-  ): Promise<Published> {
+  async publish(payload: Uint8Array | string, options: MessageOptions & CallOptions = {}): Promise<Published> {
     const { caller, settings } = this.#shared;
     return publish(caller, settings, requestOf(this.id, payload, options), options);
   }
@@ -102,9 +99,7 @@ export class Room {
   /** Publishes without waiting for each message, in order (U13, U14). */
   publisher(options: PublisherOptions = {}): Publisher {
     const { caller, settings, wire, open } = this.#shared;
-    const publisher = new Publisher(this.id, caller, settings, wire.runRound, options, () =>
-      open.delete(publisher),
-    );
+    const publisher = new Publisher(this.id, caller, settings, wire.runRound, options, () => open.delete(publisher));
     open.add(publisher);
     return publisher;
   }
@@ -176,10 +171,6 @@ export class Room {
   async deleteSubscriber(subscriber: string, options?: CallOptions): Promise<void> {
     const request = { roomId: this.id, subscriber };
     const policy = { goneReason: 'SUBSCRIBER_NOT_FOUND' };
-    await this.#shared.caller.call(
-      (stub, attempt) => stub.deleteSubscriber(request, attempt),
-      options,
-      policy,
-    );
+    await this.#shared.caller.call((stub, attempt) => stub.deleteSubscriber(request, attempt), options, policy);
   }
 }

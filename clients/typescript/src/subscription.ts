@@ -84,8 +84,7 @@ export function startOf(start: StartAt | undefined): StartInit {
 }
 
 /** A time of the program, with all its digits (U29). */
-export const timeOf = (time: Timestamp | Date): Timestamp =>
-  time instanceof Date ? timestampFromDate(time) : time;
+export const timeOf = (time: Timestamp | Date): Timestamp => (time instanceof Date ? timestampFromDate(time) : time);
 
 type Item = { message: Message } | { event: SubscriptionEvent };
 
@@ -203,8 +202,7 @@ export class Subscription {
       const { error, token } = await this.#attempt(refusal);
       if (this.#stop.signal.aborted) return {};
       if (error === undefined && this.options.untilCaughtUp) return { drain: true };
-      const problem =
-        error ?? new UnibusError({ code: 'UNAVAILABLE', message: 'the subscription was closed' });
+      const problem = error ?? new UnibusError({ code: 'UNAVAILABLE', message: 'the subscription was closed' });
       const pauseMs = this.#backoff.next(problem);
       if (this.#position.recreated(problem)) this.#report({ type: 'recreated' });
       else if (problem.outcomeClass === 'final') return { error: problem };
@@ -236,8 +234,7 @@ export class Subscription {
       end: (error, token) => ended.resolve({ error, token }),
     });
     const outcome = await ended.promise;
-    if (this.#openSince !== undefined && performance.now() - this.#openSince >= SUCCESS_MS)
-      this.#backoff.reset();
+    if (this.#openSince !== undefined && performance.now() - this.#openSince >= SUCCESS_MS) this.#backoff.reset();
     this.#openSince = undefined;
     this.#lane = undefined;
     this.#changed();

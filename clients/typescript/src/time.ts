@@ -72,9 +72,7 @@ export async function linked<T>(
   work: (signal: AbortSignal, abort: (reason: unknown) => void) => Promise<T>,
 ): Promise<T> {
   const controller = new AbortController();
-  const undo = signals.flatMap((signal) =>
-    signal ? [onAbort(signal, () => controller.abort(signal.reason))] : [],
-  );
+  const undo = signals.flatMap((signal) => (signal ? [onAbort(signal, () => controller.abort(signal.reason))] : []));
   try {
     return await work(controller.signal, (reason) => controller.abort(reason));
   } finally {

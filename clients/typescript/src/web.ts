@@ -21,9 +21,7 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
   const baseUrl = checkedOrigin(address, options.token, options.allowPlaintextToken);
   const transportOptions = { baseUrl, useBinaryFormat: true, ...(fetch && { fetch }) };
   const transport =
-    protocol === 'grpc-web'
-      ? createGrpcWebTransport(transportOptions)
-      : createConnectTransport(transportOptions);
+    protocol === 'grpc-web' ? createGrpcWebTransport(transportOptions) : createConnectTransport(transportOptions);
   const sessions = new Sessions();
   return new Client(
     transport,

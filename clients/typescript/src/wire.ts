@@ -4,11 +4,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Caller, Health } from './caller.js';
 import type { Refusal } from './credentials.js';
 import type { UnibusError } from './error.js';
-import type {
-  ConsumeOpenSchema,
-  ConsumeRequestSchema,
-  ConsumeResponse,
-} from './gen/unibus/v1/room_service_pb.js';
+import type { ConsumeOpenSchema, ConsumeRequestSchema, ConsumeResponse } from './gen/unibus/v1/room_service_pb.js';
 import type { RunRound } from './publisher.js';
 
 export type Open = MessageInitShape<typeof ConsumeOpenSchema>;

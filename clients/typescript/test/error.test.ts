@@ -3,11 +3,7 @@ import { anyPack, durationFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { expect, test } from 'vitest';
 import { UnibusError } from '../src/error.js';
-import {
-  BadRequestSchema,
-  ErrorInfoSchema,
-  RetryInfoSchema,
-} from '../src/gen/google/rpc/error_details_pb.js';
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../src/gen/google/rpc/error_details_pb.js';
 import { StatusSchema } from '../src/gen/google/rpc/status_pb.js';
 
 interface Row {
@@ -83,10 +79,7 @@ test.each(ROWS)('$code $reason is $outcomeClass, in a stream and from a call', (
 
 test('wrong fields are named, and a detail that cannot be read is left out', () => {
   // Goal: U2. Method: a status with BadRequest, and with bytes that are no message.
-  const info = anyPack(
-    ErrorInfoSchema,
-    create(ErrorInfoSchema, { domain: 'unibus.v1', reason: 'INVALID_FIELD' }),
-  );
+  const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { domain: 'unibus.v1', reason: 'INVALID_FIELD' }));
   const wrong = create(BadRequestSchema, { fieldViolations: [{ field: 'a.b' }, { field: 'c' }] });
   const broken = { typeUrl: 'type.googleapis.com/google.rpc.RetryInfo', value: new Uint8Array([255]) };
   const details = [info, anyPack(BadRequestSchema, wrong), broken];

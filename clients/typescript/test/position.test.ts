@@ -7,10 +7,8 @@ import { GapSchema, OpenedSchema } from '../src/gen/unibus/v1/subscription_pb.js
 import { Position, Watermark } from '../src/position.js';
 
 const ALL = { at: { case: 'all', value: {} } } as const;
-const opened = (position: bigint, resumed = true) =>
-  create(OpenedSchema, { position, resumed, generation: 1n });
-const message = (sequence: bigint) =>
-  create(MessageSchema, { sequence, cursor: sequence ? `c${sequence}` : '' });
+const opened = (position: bigint, resumed = true) => create(OpenedSchema, { position, resumed, generation: 1n });
+const message = (sequence: bigint) => create(MessageSchema, { sequence, cursor: sequence ? `c${sequence}` : '' });
 const gap = (fromSequence: bigint, toSequence: bigint) => create(GapSchema, { fromSequence, toSequence });
 const reason = (reason: string) => new UnibusError({ code: 'ABORTED', message: '', reason });
 

@@ -54,6 +54,7 @@ export class ConsumeLane implements Lane {
   });
   #listener: Listener | undefined;
   #token: string | undefined;
+  #closing: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly caller: Caller,
@@ -75,7 +76,7 @@ export class ConsumeLane implements Lane {
     this.#listener = undefined;
     this.send({ case: 'close', value: { roomId: this.roomId } });
     this.#commands.end();
-    setTimeout(() => this.#abort.abort(), CLOSING_MS);
+    this.#closing = setTimeout(() => this.#abort.abort(), CLOSING_MS);
   }
 
   async #run(refusal: Refusal | undefined): Promise<void> {
@@ -103,6 +104,7 @@ export class ConsumeLane implements Lane {
     } finally {
       this.#watchdog.stop();
       this.#commands.end();
+      clearTimeout(this.#closing);
     }
   }
 

@@ -13,16 +13,17 @@ export class Entry {
   unknown = false;
   /** Whether it got another id because its room is another one now. */
   renamed = false;
+  /** Bytes of the payload, and of headers with what each costs. */
+  readonly size: number;
 
   constructor(
     readonly correlationId: bigint,
     readonly message: Outgoing,
     /** Whether the client makes the id of the message. */
     readonly ownId: boolean,
-  ) {}
-
-  get size(): number {
-    return this.message.payload.length;
+  ) {
+    const headers = Object.entries(message.headers);
+    this.size = headers.reduce((sum, [name, value]) => sum + name.length + value.length + 64, message.payload.length);
   }
 
   /** Whether it may be sent again after this error: with an id always, without one only if nothing was done (U11, U12). */

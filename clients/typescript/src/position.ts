@@ -9,6 +9,8 @@ export type StartInit = MessageInitShape<typeof StartSchema>;
 
 /** The messages whose handlers run, and the sequence up to which every handler has returned (U19). */
 export class Watermark {
+  /** How many messages are processed up to there. */
+  count = 0;
   readonly #begun: { sequence: bigint; done: boolean }[] = [];
 
   constructor(public value = 0n) {}
@@ -19,7 +21,11 @@ export class Watermark {
     this.#begun.push(entry);
     return () => {
       entry.done = true;
-      while (this.#begun[0]?.done) this.value = this.#begun.shift()?.sequence ?? this.value;
+      for (let first = this.#begun[0]; first?.done; first = this.#begun[0]) {
+        this.value = first.sequence;
+        this.count += 1;
+        this.#begun.shift();
+      }
     };
   }
 }

@@ -63,8 +63,8 @@ export class Publisher {
    * Gives a message to the publisher. Resolves when it is stored. Rejects if it is refused, or if its outcome stays unknown (U11);
    * other messages go on. Wait for `ready` before the next call to bound the memory.
    */
-  publish(payload: Uint8Array | string, options: MessageOptions = {}): Promise<Published> {
-    if (this.#closing) return Promise.reject(closedReason('publisher'));
+  async publish(payload: Uint8Array | string, options: MessageOptions = {}): Promise<Published> {
+    if (this.#closing) throw closedReason('publisher');
     const entry = this.#outbox.add(requestOf(this.roomId, payload, options));
     this.#changed();
     return entry.future.promise;

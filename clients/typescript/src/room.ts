@@ -107,10 +107,10 @@ export class Room {
   /** Calls the handler for each message, for ever (U15). Wait for `ended` of the subscription to learn why it ended. */
   subscribe(options: SubscribeOptions, handler: Handler): Subscription {
     const { caller, settings, wire, open } = this.#shared;
-    const subscription = new Subscription(this.id, caller, wire, settings, options, handler);
+    const subscription = new Subscription(this.id, caller, wire, settings, options, handler, () =>
+      open.delete(subscription),
+    );
     open.add(subscription);
-    const forget = () => open.delete(subscription);
-    subscription.ended.then(forget, forget);
     return subscription;
   }
 

@@ -127,7 +127,7 @@ export class Subscription {
   #openSince: number | undefined;
   #endAttempt: (ended: Ended) => void = () => {};
   #persisted = true;
-  #unacknowledged = 0;
+  #acknowledged = 0;
   #ackTimer: ReturnType<typeof setTimeout> | undefined;
   #change = new Deferred<void>();
 
@@ -139,6 +139,7 @@ export class Subscription {
     private readonly settings: RoomSettings,
     private readonly options: SubscribeOptions,
     private readonly handler: Handler,
+    onEnded: () => void,
   ) {
     const { concurrency = 1, prefetchMessages = 256, prefetchBytes = 4 << 20 } = options;
     for (const [name, value] of Object.entries({ concurrency, prefetchMessages, prefetchBytes })) {
@@ -147,7 +148,7 @@ export class Subscription {
     this.#concurrency = concurrency;
     this.#credit = new Credit(prefetchMessages, prefetchBytes);
     this.#position = new Position(!!options.subscriber, startOf(options.start));
-    this.ended = this.#run();
+    this.ended = this.#run().finally(onEnded);
   }
 
   /**
@@ -368,8 +369,7 @@ export class Subscription {
   #scheduleAcknowledgement(): void {
     if (this.#position.toAcknowledge === undefined) return;
     const { ackMessages = 100, ackIntervalMs = 200 } = this.options;
-    this.#unacknowledged += 1;
-    if (this.#unacknowledged >= ackMessages) this.#acknowledge();
+    if (this.#position.processed.count - this.#acknowledged >= ackMessages) this.#acknowledge();
     else this.#ackTimer ??= setTimeout(() => this.#acknowledge(), ackIntervalMs);
   }
 
@@ -377,7 +377,7 @@ export class Subscription {
   #acknowledge(): void {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
-    this.#unacknowledged = 0;
+    this.#acknowledged = this.#position.processed.count;
     const value = this.#acknowledgement();
     if (value === undefined) return;
     // before `opened` the generation is not known, and what is processed is acknowledged then

@@ -93,8 +93,6 @@ interface Outcome {
   error?: unknown;
   /** The messages that wait are given to the handler first. */
   drain?: boolean;
-  /** Nothing is waited for. */
-  cancelled?: boolean;
 }
 
 /** How one attempt ended. */
@@ -121,7 +119,10 @@ export class Subscription {
   readonly #queue: Item[] = [];
   readonly #outcome = new Deferred<Outcome>();
   readonly #stop = new AbortController();
+  /** A handler has failed. */
   #failure: { error: unknown } | undefined;
+  /** The program has cancelled: nothing is waited for. */
+  #cancelled: { error: unknown } | undefined;
   #running = 0;
   #lane: Lane | undefined;
   #openSince: number | undefined;
@@ -169,26 +170,27 @@ export class Subscription {
     const { signal } = this.options;
     const { closed } = this.caller;
     const cancel = () => {
-      const error = signal?.aborted ? signal.reason : closed.reason;
-      this.#outcome.resolve({ error, cancelled: true });
+      this.#cancelled ??= { error: signal?.aborted ? signal.reason : closed.reason };
+      this.#outcome.resolve({});
+      this.#changed();
     };
     const undo = [signal, closed].map((each) => each && onAbort(each, cancel));
-    if (!signal?.aborted && !closed.aborted) void this.#follow().then(this.#outcome.resolve);
+    if (!this.#cancelled) void this.#follow().then(this.#outcome.resolve);
 
-    const { error, drain, cancelled } = await this.#outcome.promise;
+    const outcome = await this.#outcome.promise;
     this.#stop.abort();
-    for (const each of undo) each?.();
-    if (!drain) this.#queue.length = 0;
-    if (cancelled) {
-      this.#acknowledge();
-    } else {
-      while (this.#running > 0 || (this.#queue.length > 0 && !this.#failure)) await this.#change.promise;
-      await this.#flush();
+    if (!outcome.drain) this.#queue.length = 0;
+    while (!this.#cancelled && (this.#running > 0 || (this.#queue.length > 0 && !this.#failure))) {
+      await this.#change.promise;
     }
+    if (this.#cancelled) this.#acknowledge();
+    else await this.#flush();
+    for (const each of undo) each?.();
     clearTimeout(this.#ackTimer);
+    this.#queue.length = 0;
     this.#lane?.close();
-    const thrown = this.#failure ? this.#failure.error : error;
-    if (thrown !== undefined && thrown !== STOP) throw thrown;
+    const { error } = this.#cancelled ?? this.#failure ?? outcome;
+    if (error !== undefined && error !== STOP) throw error;
   }
 
   #changed(): void {
@@ -425,7 +427,7 @@ export class Subscription {
     const timer = setTimeout(() => limit.abort(), ackTimeoutMs);
     try {
       this.#acknowledge();
-      while (this.#position.toAcknowledge !== undefined) {
+      while (this.#position.toAcknowledge !== undefined && !this.#cancelled) {
         if (this.#lane) await unless(this.#change.promise, limit.signal);
         else await this.#acknowledgeByCall(limit.signal);
       }

@@ -12,12 +12,14 @@ import {
   type Timestamp,
   type UnibusError,
 } from '@unibus/client';
+import { connect as connectNode } from '@unibus/client/node';
 import { connect as connectWeb, type ConnectOptions as WebOptions } from '@unibus/client/web';
 import { expectTypeOf, test } from 'vitest';
 
 test('both entries make the same client, each with its own options', () => {
   expectTypeOf(connect).returns.toEqualTypeOf<Client>();
   expectTypeOf(connectWeb).returns.toEqualTypeOf<Client>();
+  expectTypeOf(connectNode).toEqualTypeOf<typeof connect>();
   expectTypeOf<ConnectOptions>().toHaveProperty('ca');
   expectTypeOf<WebOptions>().not.toHaveProperty('ca');
   expectTypeOf<WebOptions>().toHaveProperty('protocol');

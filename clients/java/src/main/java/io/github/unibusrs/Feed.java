@@ -1,0 +1,618 @@
+package io.github.unibusrs;
+
+import io.github.unibusrs.UnibusException.Outcome;
+import io.github.unibusrs.v1.AcknowledgeRequest;
+import io.github.unibusrs.v1.ConsumeCommand;
+import io.github.unibusrs.v1.ConsumeCredit;
+import io.github.unibusrs.v1.ConsumeOpen;
+import io.github.unibusrs.v1.ConsumePing;
+import io.github.unibusrs.v1.ConsumeRejected;
+import io.github.unibusrs.v1.ConsumeRequest;
+import io.github.unibusrs.v1.ConsumeResponse;
+import io.github.unibusrs.v1.Opened;
+import io.github.unibusrs.v1.RoomServiceGrpc;
+import io.github.unibusrs.v1.SubscribeRequest;
+import io.grpc.CallOptions;
+import io.grpc.ClientCall;
+import io.grpc.Metadata;
+import io.grpc.Status;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.locks.ReentrantLock;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The engine of a subscription: one {@code Consume} stream after the other, a queue of what came,
+ * and the handlers. {@link Progress} decides what is delivered and acknowledged.
+ */
+final class Feed {
+  private static final Duration OPEN_LIMIT = Duration.ofSeconds(15);
+  private static final Duration FREEZE = Duration.ofSeconds(5);
+  private static final Duration TICK = Duration.ofMillis(250);
+
+  /** The subscription whose code runs on this thread: it cannot wait for itself. */
+  private static final ThreadLocal<@Nullable Feed> RUNNING = new ThreadLocal<>();
+
+  /** What waits for the program, in order. */
+  private sealed interface Item {}
+
+  private record Arrived(Message message, Progress.Ticket ticket) implements Item {}
+
+  private record Happened(Event event) implements Item {}
+
+  private record End(@Nullable UnibusException error) implements Item {}
+
+  private final Calls calls;
+  private final SubscriptionBuilder.Plan plan;
+  private final AsyncMessageHandler handler;
+  private final CompletableFuture<Void> done = new CompletableFuture<>();
+  private final CompletableFuture<Void> ended = new CompletableFuture<>();
+
+  private final ReentrantLock lock = new ReentrantLock();
+  private final Progress progress;
+  private final Credentials credentials;
+  private final Backoff backoff = new Backoff();
+  private final ArrayDeque<Item> queue = new ArrayDeque<>();
+  private @Nullable Stream stream;
+  private long generation;
+
+  /** The watchdog: no frame for longer than the limit breaks the stream (U16). */
+  private boolean watching;
+
+  private long lastFrame;
+  private Duration limit = OPEN_LIMIT;
+  private long lastTick = System.nanoTime();
+  private long lastClock = System.currentTimeMillis();
+
+  private boolean dispatching;
+  private int running;
+
+  /** Messages that were not given back as credit: they wait, or their handlers run (U24). */
+  private int heldMessages;
+
+  private long heldBytes;
+  private int owedMessages;
+  private long owedBytes;
+  private boolean ackTimer;
+
+  /** No further handler begins. */
+  private boolean stopping;
+
+  private boolean flushing;
+  private boolean finished;
+  private @Nullable Throwable failure;
+  private long flushBegan;
+
+  Feed(Calls calls, SubscriptionBuilder.Plan plan, AsyncMessageHandler handler) {
+    this.calls = calls;
+    this.plan = plan;
+    this.handler = handler;
+    this.progress = new Progress(!plan.subscriber().isEmpty(), plan.start());
+    this.credentials = calls.connection().credentials();
+  }
+
+  void start() {
+    done.whenComplete(
+        (value, e) -> {
+          if (done.isCancelled()) {
+            closing();
+          }
+        });
+    locked(
+        () -> {
+          connect();
+          tick();
+        });
+  }
+
+  CompletableFuture<Void> done() {
+    return done;
+  }
+
+  /** Closes in order, without waiting. */
+  CompletableFuture<Void> closing() {
+    locked(this::stop);
+    return ended.copy();
+  }
+
+  /** Closes in order. The future is complete at once if a handler of this subscription asks. */
+  CompletableFuture<Void> close() {
+    var closing = closing();
+    return RUNNING.get() == this ? CompletableFuture.completedFuture(null) : closing;
+  }
+
+  static boolean isInHandler() {
+    return RUNNING.get() != null;
+  }
+
+  // Everything below runs with the lock, except what runs code of the program.
+
+  private void locked(Runnable task) {
+    lock.lock();
+    try {
+      task.run();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void later(Duration pause, Runnable task) {
+    calls.connection().later(pause, () -> locked(task));
+  }
+
+  private static Duration since(long time) {
+    return Duration.ofNanos(System.nanoTime() - time);
+  }
+
+  private static boolean isLonger(Duration a, Duration b) {
+    return a.compareTo(b) > 0;
+  }
+
+  // The stream.
+
+  private void connect() {
+    if (stopping) {
+      return;
+    }
+    watch(OPEN_LIMIT);
+    credentials
+        .next(calls.settings().attempt())
+        .whenComplete((token, e) -> locked(() -> connect(token, e)));
+  }
+
+  private void connect(@Nullable String token, @Nullable Throwable failed) {
+    if (stopping || !watching || stream != null) {
+      return;
+    }
+    if (failed != null) {
+      broken(Futures.error(failed));
+      return;
+    }
+    stream = new Stream(token);
+    owedMessages = 0;
+    owedBytes = 0;
+    stream.send(
+        ConsumeRequest.newBuilder()
+            .setOpen(
+                ConsumeOpen.newBuilder()
+                    .setSubscribe(
+                        SubscribeRequest.newBuilder()
+                            .setRoomId(plan.roomId())
+                            .setSubscriber(plan.subscriber())
+                            .setStart(progress.start().toWire())
+                            .setUntilCaughtUp(plan.untilCaughtUp()))
+                    .setCreditMessages(Math.max(1, plan.readAheadMessages() - heldMessages))
+                    .setCreditBytes(Math.max(1, plan.readAheadBytes() - heldBytes))));
+  }
+
+  private void watch(Duration time) {
+    watching = true;
+    lastFrame = System.nanoTime();
+    limit = time;
+  }
+
+  private void tick() {
+    if (finished) {
+      return;
+    }
+    var clock = System.currentTimeMillis();
+    var asleep = Duration.ofMillis(clock - lastClock);
+    var frozen = isLonger(since(lastTick), FREEZE) || isLonger(asleep, FREEZE);
+    lastTick = System.nanoTime();
+    lastClock = clock;
+    if (frozen && watching) {
+      // The time in which nothing could be read does not count. Is the stream alive (U17)?
+      if (stream != null && stream.open) {
+        stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.newBuilder().setNonce(clock)));
+        watch(FREEZE);
+      } else {
+        watch(limit);
+      }
+    } else if (watching && isLonger(since(lastFrame), limit)) {
+      broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
+    }
+    later(TICK, this::tick);
+  }
+
+  private void frame(Stream from, ConsumeResponse frame) {
+    if (from != stream) {
+      return;
+    }
+    watch(from.heartbeat);
+    switch (frame.getFrameCase()) {
+      case OPENED -> opened(from, frame.getOpened());
+      case MESSAGE -> message(Message.of(frame.getMessage()));
+      case CAUGHT_UP -> {
+        from.caughtUp = true;
+        progress.reached(frame.getCaughtUp().getPosition());
+        happened(new Event.CaughtUp(frame.getCaughtUp().getPosition()));
+      }
+      case HEARTBEAT -> progress.reached(frame.getHeartbeat().getPosition());
+      case GAP -> {
+        var gap = progress.missing(Event.Gap.of(frame.getGap()));
+        if (gap != null) {
+          happened(gap);
+        }
+      }
+      case ACKED -> progress.acked(frame.getAcked().getPosition());
+      case CLOSED -> closed(from, frame.getClosed());
+      case REJECTED -> rejected(frame.getRejected());
+      default -> {}
+    }
+  }
+
+  private void opened(Stream from, Opened frame) {
+    from.heartbeat = Wire.duration(frame.getHeartbeatInterval()).multipliedBy(2);
+    watch(from.heartbeat);
+    generation = frame.getGeneration();
+    for (var event : progress.opened(frame, from.open)) {
+      if (event instanceof Event.Moved) {
+        // What waits was sent before the move, and comes again if it lies behind the new position.
+        dropMessages();
+      }
+      happened(event);
+    }
+    from.open = true;
+    from.openedAt = System.nanoTime();
+    acknowledge();
+  }
+
+  private void message(Message message) {
+    backoff.reset();
+    var ticket = progress.take(message);
+    hold(message, 1);
+    if (ticket == null) {
+      giveBack(message);
+    } else {
+      queue.add(new Arrived(message, ticket));
+      dispatch();
+    }
+  }
+
+  private void closed(Stream from, com.google.rpc.Status status) {
+    if (status.getCode() != 0) {
+      broken(UnibusException.of(status));
+    } else if (plan.untilCaughtUp() && from.caughtUp) {
+      watching = false;
+      queue.add(new End(null));
+      dispatch();
+    } else if (!flushing) {
+      broken(UnibusException.of(Status.Code.UNAVAILABLE, "the service closed the subscription"));
+    }
+  }
+
+  private void rejected(ConsumeRejected rejected) {
+    if (rejected.getCommand() != ConsumeCommand.CONSUME_COMMAND_ACK) {
+      return;
+    }
+    var error = UnibusException.of(rejected.getError());
+    if (error.getOutcome() == Outcome.AGAIN) {
+      progress.unacked();
+      later(backoff.next(error), this::acknowledge);
+    } else if (error.getReason().equals("TAKEN_OVER")
+        || error.getCode() == Status.Code.PERMISSION_DENIED) {
+      broken(error);
+    }
+    // Other reasons say that the subscription ends: `closed` says so too, and better.
+  }
+
+  private void streamEnded(Stream from, Status status, Metadata trailers) {
+    if (from != stream) {
+      return;
+    }
+    if (flushing) {
+      stream = null;
+      flushByCall();
+    } else if (!watching) {
+      stream = null;
+    } else {
+      broken(
+          status.isOk()
+              ? UnibusException.of(Status.Code.UNAVAILABLE, "the stream ended")
+              : UnibusException.of(status, trailers));
+    }
+  }
+
+  /** The stream is of no use any more: subscribes again after a pause, or ends (U15). */
+  private void broken(UnibusException why) {
+    var last = stream;
+    stream = null;
+    watching = false;
+    if (last != null) {
+      last.call.cancel("the stream is broken", null);
+      if (last.open && isLonger(since(last.openedAt), Duration.ofSeconds(10))) {
+        backoff.reset();
+      }
+    }
+    if (flushing) {
+      flushByCall();
+      return;
+    }
+    var error = credentials.judge(why);
+    if (progress.isNewLog(error)) {
+      progress.recreated();
+      happened(new Event.Recreated());
+      later(backoff.next(error), this::connect);
+    } else if (error.getOutcome() == Outcome.FINAL) {
+      if (!plan.subscriber().isEmpty()) {
+        dropMessages();
+      }
+      queue.add(new End(error));
+      dispatch();
+    } else {
+      var pause = backoff.next(error);
+      happened(new Event.Disconnected(error, pause));
+      later(pause, this::connect);
+    }
+  }
+
+  // Credit (U24).
+
+  private void hold(Message message, int sign) {
+    heldMessages += sign;
+    heldBytes += (long) sign * message.payload().size();
+  }
+
+  private void giveBack(Message message) {
+    hold(message, -1);
+    owedMessages++;
+    owedBytes += message.payload().size();
+    var isMuch =
+        owedMessages * 4L >= plan.readAheadMessages() || owedBytes * 4 >= plan.readAheadBytes();
+    if (isMuch && stream != null && stream.open && !stopping) {
+      stream.send(
+          ConsumeRequest.newBuilder()
+              .setCredit(
+                  ConsumeCredit.newBuilder()
+                      .setRoomId(plan.roomId())
+                      .setMessages(owedMessages)
+                      .setBytes(owedBytes)));
+      owedMessages = 0;
+      owedBytes = 0;
+    }
+  }
+
+  // Acknowledgements (U19, U20).
+
+  private void acknowledgeSoon() {
+    if (!progress.owesAck()) {
+      return;
+    }
+    if (progress.unsent() >= plan.ackMessages()) {
+      acknowledge();
+    } else if (!ackTimer) {
+      ackTimer = true;
+      later(
+          plan.ackTime(),
+          () -> {
+            ackTimer = false;
+            acknowledge();
+          });
+    }
+  }
+
+  private void acknowledge() {
+    if (progress.owesAck() && stream != null && stream.open && !stream.halfClosed) {
+      stream.send(ConsumeRequest.newBuilder().setAck(acknowledgement()));
+    }
+  }
+
+  private AcknowledgeRequest.Builder acknowledgement() {
+    var ack =
+        AcknowledgeRequest.newBuilder()
+            .setRoomId(plan.roomId())
+            .setSubscriber(plan.subscriber())
+            .setSequence(progress.ack());
+    if (generation != 0) {
+      ack.setGeneration(generation);
+    }
+    return ack;
+  }
+
+  // Handlers (U21, U23).
+
+  private void happened(Event event) {
+    queue.add(new Happened(event));
+    dispatch();
+  }
+
+  private void dropMessages() {
+    for (var item : queue) {
+      if (item instanceof Arrived arrived) {
+        hold(arrived.message, -1);
+        owedMessages++;
+        owedBytes += arrived.message.payload().size();
+      }
+    }
+    queue.removeIf(item -> item instanceof Arrived);
+  }
+
+  private void dispatch() {
+    if (!dispatching && !stopping && !queue.isEmpty() && running < plan.concurrency()) {
+      dispatching = true;
+      calls.connection().handlers().execute(this::run);
+    }
+  }
+
+  /** Gives items to the program, one after the other, as long as handlers may begin. */
+  private void run() {
+    RUNNING.set(this);
+    try {
+      for (var item = next(); item != null; item = next()) {
+        if (item instanceof Happened happened) {
+          report(happened.event);
+        } else if (item instanceof Arrived arrived) {
+          handle(arrived);
+        }
+      }
+    } finally {
+      RUNNING.remove();
+    }
+  }
+
+  private @Nullable Item next() {
+    lock.lock();
+    try {
+      var item = stopping || running >= plan.concurrency() ? null : queue.peek();
+      if (item instanceof End end) {
+        item = null;
+        failure = end.error;
+        stop();
+      }
+      if (item == null) {
+        dispatching = false;
+      } else {
+        queue.remove();
+        running++;
+      }
+      return item;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void report(Event event) {
+    Throwable thrown = null;
+    try {
+      plan.onEvent().accept(event);
+    } catch (Throwable e) {
+      thrown = e;
+    }
+    handled(null, thrown);
+  }
+
+  private void handle(Arrived arrived) {
+    try {
+      handler.handle(arrived.message).whenComplete((value, e) -> handled(arrived, e));
+    } catch (Throwable e) {
+      handled(arrived, e);
+    }
+  }
+
+  private void handled(@Nullable Arrived arrived, @Nullable Throwable thrown) {
+    locked(
+        () -> {
+          running--;
+          if (arrived != null) {
+            if (thrown == null) {
+              progress.done(arrived.ticket);
+              acknowledgeSoon();
+            }
+            giveBack(arrived.message);
+          }
+          // A loop that was left cancels its last message: that is no failure.
+          var isLeft = stopping && thrown instanceof CancellationException;
+          if (thrown != null && !isLeft) {
+            failure = failure == null ? Futures.cause(thrown) : failure;
+            stop();
+          } else if (stopping) {
+            flush();
+          } else {
+            dispatch();
+          }
+        });
+  }
+
+  // The end (U27).
+
+  /** No further handler begins; when the running ones have returned, the rest is acknowledged. */
+  private void stop() {
+    stopping = true;
+    queue.clear();
+    flush();
+  }
+
+  private void flush() {
+    if (running > 0 || flushing) {
+      return;
+    }
+    flushing = true;
+    flushBegan = System.nanoTime();
+    var open = stream;
+    if (open == null || !open.open) {
+      flushByCall();
+      return;
+    }
+    acknowledge();
+    open.halfClosed = true;
+    open.call.halfClose();
+    later(plan.closeTimeout(), this::finish);
+  }
+
+  /** Without a stream, a call of its own acknowledges. */
+  private void flushByCall() {
+    var left = plan.closeTimeout().minus(since(flushBegan));
+    var isTakenOver = failure instanceof UnibusException e && e.getReason().equals("TAKEN_OVER");
+    if (progress.isFlushed() || isTakenOver || left.isNegative() || left.isZero()) {
+      finish();
+      return;
+    }
+    new Calls(calls.connection(), calls.settings().within(left))
+        .call(RoomServiceGrpc.getAcknowledgeMethod(), acknowledgement().build(), r -> r)
+        .whenComplete((value, e) -> locked(this::finish));
+  }
+
+  private void finish() {
+    if (finished) {
+      return;
+    }
+    finished = true;
+    watching = false;
+    if (stream != null) {
+      stream.call.cancel("the subscription has ended", null);
+      stream = null;
+    }
+    var reason = failure;
+    calls
+        .connection()
+        .handlers()
+        .execute(
+            () -> {
+              if (reason == null) {
+                done.complete(null);
+              } else {
+                done.completeExceptionally(reason);
+              }
+              ended.complete(null);
+            });
+  }
+
+  CompletableFuture<Void> ended() {
+    return ended;
+  }
+
+  /** One stream of the service. */
+  private final class Stream extends ClientCall.Listener<ConsumeResponse> {
+    final ClientCall<ConsumeRequest, ConsumeResponse> call;
+    Duration heartbeat = OPEN_LIMIT;
+    boolean open;
+    boolean caughtUp;
+    boolean halfClosed;
+    long openedAt;
+
+    Stream(@Nullable String token) {
+      var method = RoomServiceGrpc.getConsumeMethod();
+      call = calls.connection().call(method, CallOptions.DEFAULT, token, this);
+      call.request(16);
+    }
+
+    void send(ConsumeRequest.Builder request) {
+      if (!halfClosed) {
+        call.sendMessage(request.build());
+      }
+    }
+
+    @Override
+    public void onMessage(ConsumeResponse response) {
+      locked(() -> frame(this, response));
+      call.request(1);
+    }
+
+    @Override
+    public void onClose(Status status, Metadata trailers) {
+      locked(() -> streamEnded(this, status, trailers));
+    }
+  }
+}

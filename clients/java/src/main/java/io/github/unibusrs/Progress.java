@@ -1,0 +1,216 @@
+package io.github.unibusrs;
+
+import io.github.unibusrs.v1.Opened;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * How far a subscription is: where it resumes, what it delivered, what it may acknowledge. Does no
+ * I/O. All sequences are unsigned.
+ */
+final class Progress {
+  /** A message that was given to the program, or waits for it. */
+  static final class Ticket {
+    private final long sequence;
+    private final int life;
+    private boolean done;
+
+    private Ticket(long sequence, int life) {
+      this.sequence = sequence;
+      this.life = life;
+    }
+  }
+
+  private final boolean durable;
+  private Start start;
+
+  /** Whether the subscription was open before, in this log. */
+  private boolean opened;
+
+  private boolean ephemeral;
+
+  /** The position of the newest frame. */
+  private long reached;
+
+  /** The newest message that was taken, and its cursor. */
+  private long taken;
+
+  private String cursor = "";
+
+  /** The last sequence that was reported as missing. */
+  private long missing;
+
+  /** Tickets of an earlier life, before a move or a new log, move no position. */
+  private int life;
+
+  private final ArrayDeque<Ticket> tickets = new ArrayDeque<>();
+  private long processed;
+  private long sent;
+  private long confirmed;
+  private int unsent;
+
+  Progress(boolean durable, @Nullable Start start) {
+    this.durable = durable;
+    this.start = start == null ? Start.unset() : start;
+  }
+
+  private static boolean less(long a, long b) {
+    return Long.compareUnsigned(a, b) < 0;
+  }
+
+  private static long max(long a, long b) {
+    return less(a, b) ? b : a;
+  }
+
+  /** Where the next attempt begins (U18). */
+  Start start() {
+    if (durable || !opened || ephemeral) {
+      return start;
+    }
+    return cursor.isEmpty() ? Start.afterSequence(reached) : Start.afterCursor(cursor);
+  }
+
+  /**
+   * The subscription is open.
+   *
+   * @param again whether this is a further {@code opened} on the same stream
+   * @return what to report
+   */
+  List<Event> opened(Opened frame, boolean again) {
+    var events = new ArrayList<Event>();
+    var position = frame.getPosition();
+    if (!again) {
+      events.add(new Event.Opened(position, frame.getResumed()));
+    }
+    ephemeral = frame.getFirstSequence() == 0;
+    if (ephemeral && opened) {
+      events.add(new Event.Gap(0, 0, "DISCONNECTED", 0));
+    } else if (durable && opened && !again && !frame.getResumed()) {
+      // The subscriber is a new one: it was deleted, or the room was.
+      var isNewLog = less(frame.getLastSequence(), max(taken, confirmed));
+      moveTo(position);
+      events.add(isNewLog ? new Event.Recreated() : new Event.Moved(position));
+    } else if (durable && (again || (opened && less(position, confirmed)))) {
+      moveTo(position);
+      events.add(new Event.Moved(position));
+    }
+    opened = true;
+    reached = position;
+    if (durable) {
+      confirmed = max(confirmed, position);
+      sent = position;
+    }
+    return events;
+  }
+
+  /** Delivers from this position, also what was delivered before (U22). */
+  private void moveTo(long position) {
+    life++;
+    tickets.clear();
+    unsent = 0;
+    taken = position;
+    missing = position;
+    processed = position;
+    confirmed = position;
+    cursor = "";
+  }
+
+  /** Whether this error means that the room has another log than before (U26). */
+  boolean isNewLog(UnibusException error) {
+    return switch (error.getReason()) {
+      case "ROOM_RECREATED" -> true;
+      case "CURSOR_EXPIRED", "POSITION_AFTER_END" -> opened && !durable;
+      default -> false;
+    };
+  }
+
+  /** Begins with the new log (U26). */
+  void recreated() {
+    moveTo(0);
+    reached = 0;
+    opened = false;
+    start = Start.all();
+  }
+
+  /** A frame said that all sequences up to this one came. */
+  void reached(long position) {
+    reached = position;
+  }
+
+  /** Takes a message, unless it was taken before (U22). */
+  @Nullable Ticket take(Message message) {
+    var sequence = message.sequence();
+    if (sequence != 0) {
+      if (!less(taken, sequence)) {
+        return null;
+      }
+      taken = sequence;
+      reached = sequence;
+      cursor = message.cursor();
+    }
+    var ticket = new Ticket(sequence, life);
+    tickets.add(ticket);
+    return ticket;
+  }
+
+  /** The part of the gap that was not reported before (U18); null if nothing is left. */
+  Event.@Nullable Gap missing(Event.Gap gap) {
+    if (gap.to() == 0) {
+      return gap;
+    }
+    var known = max(taken, missing);
+    if (!less(known, gap.to())) {
+      return null;
+    }
+    missing = gap.to();
+    reached = gap.to();
+    var from = less(known, gap.from()) ? gap.from() : known + 1;
+    return new Event.Gap(from, gap.to(), gap.reason(), gap.dropped());
+  }
+
+  /** The message is processed (U19). */
+  void done(Ticket ticket) {
+    ticket.done = true;
+    if (ticket.life != life) {
+      return;
+    }
+    for (var first = tickets.peek(); first != null && first.done; first = tickets.peek()) {
+      tickets.remove();
+      processed = max(processed, first.sequence);
+      unsent++;
+    }
+  }
+
+  /** Whether there is something to acknowledge. */
+  boolean owesAck() {
+    return durable && less(sent, processed);
+  }
+
+  /** The number of messages since the last acknowledgement (U20). */
+  int unsent() {
+    return unsent;
+  }
+
+  /** The highest sequence up to which every message is processed, to be acknowledged now. */
+  long ack() {
+    sent = processed;
+    unsent = 0;
+    return processed;
+  }
+
+  void acked(long position) {
+    confirmed = max(confirmed, position);
+  }
+
+  /** An acknowledgement was not carried out, and is to be repeated (U20). */
+  void unacked() {
+    sent = confirmed;
+  }
+
+  /** Whether every processed message is confirmed. */
+  boolean isFlushed() {
+    return !durable || !less(confirmed, processed);
+  }
+}

@@ -1,0 +1,232 @@
+package io.github.unibusrs;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.Metadata;
+import io.grpc.Status;
+import io.grpc.protobuf.ProtoUtils;
+import java.time.Duration;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The one type of error (U2): a failed call, an error inside a stream, or a failure of the library.
+ *
+ * <p>A cancel by the program is no error of this type: it is a {@link
+ * java.util.concurrent.CancellationException} (U3).
+ */
+public final class UnibusException extends RuntimeException {
+  private static final long serialVersionUID = 1;
+  private static final String DOMAIN = "unibus.v1";
+  private static final Metadata.Key<com.google.rpc.Status> DETAILS =
+      ProtoUtils.keyForProto(com.google.rpc.Status.getDefaultInstance());
+
+  /** The classes of outcomes (U1). */
+  public enum Outcome {
+    /** The same request may succeed later. */
+    AGAIN,
+    /** The request may succeed with another token. */
+    NEW_TOKEN,
+    /** Repeating the request unchanged does not help. */
+    FINAL
+  }
+
+  private final Status.Code code;
+  private final Details details;
+  private final Outcome outcome;
+  private final boolean outcomeUnknown;
+  private final String messageId;
+
+  private UnibusException(
+      String message,
+      @Nullable Throwable cause,
+      Status.Code code,
+      Details details,
+      Outcome outcome,
+      boolean outcomeUnknown,
+      String messageId) {
+    super(message, cause);
+    this.code = code;
+    this.details = details;
+    this.outcome = outcome;
+    this.outcomeUnknown = outcomeUnknown;
+    this.messageId = messageId;
+  }
+
+  /** The error of a call that ended with this status and these trailers. */
+  static UnibusException of(Status status, @Nullable Metadata trailers) {
+    com.google.rpc.Status sent = null;
+    try {
+      sent = trailers == null ? null : trailers.get(DETAILS);
+    } catch (IllegalArgumentException malformed) {
+      // Then there are no details.
+    }
+    var details = sent == null ? Details.NONE : Details.of(sent.getDetailsList());
+    var text = status.getDescription() == null ? status.getCode().name() : status.getDescription();
+    return of(status.getCode(), text, details, status.getCause());
+  }
+
+  /** The error that a frame of a stream carries. */
+  static UnibusException of(com.google.rpc.Status status) {
+    return of(
+        Status.fromCodeValue(status.getCode()).getCode(),
+        status.getMessage(),
+        Details.of(status.getDetailsList()),
+        null);
+  }
+
+  /** A failure that the client itself found. */
+  static UnibusException of(Status.Code code, String message) {
+    return of(code, message, Details.NONE, null);
+  }
+
+  private static UnibusException of(
+      Status.Code code, String text, Details details, @Nullable Throwable cause) {
+    var outcome = classify(code, details.reason, details.retryAfter != null);
+    var unknown = leavesOpen(details.reason, outcome);
+    return new UnibusException(text, cause, code, details, outcome, unknown, "");
+  }
+
+  /** A failure before anything was sent: it is repeated, and nothing was done. */
+  static UnibusException notSent(String message, @Nullable Throwable cause) {
+    return new UnibusException(
+        message, cause, Status.Code.UNAVAILABLE, Details.NONE, Outcome.AGAIN, false, "");
+  }
+
+  /** The table of U1. */
+  static Outcome classify(Status.Code code, String reason, boolean hasRetryInfo) {
+    if (reason.equals("UNAUTHENTICATED") || reason.equals("CREDENTIALS_EXPIRED")) {
+      return Outcome.NEW_TOKEN;
+    }
+    if (!reason.isEmpty()) {
+      return hasRetryInfo ? Outcome.AGAIN : Outcome.FINAL;
+    }
+    return switch (code) {
+      case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, UNKNOWN, INTERNAL, ABORTED -> Outcome.AGAIN;
+      case UNAUTHENTICATED -> Outcome.NEW_TOKEN;
+      default -> Outcome.FINAL;
+    };
+  }
+
+  /** Whether the request may have taken effect (U11). */
+  private static boolean leavesOpen(String reason, Outcome outcome) {
+    return reason.isEmpty()
+        ? outcome == Outcome.AGAIN
+        : Set.of("OUTCOME_UNKNOWN", "TIMEOUT", "INTERNAL").contains(reason);
+  }
+
+  /** The same error, of the class final. */
+  UnibusException asFinal() {
+    return copy(this, Outcome.FINAL, outcomeUnknown, messageId);
+  }
+
+  /** The same error for a message: earlier attempts may have left its outcome unknown. */
+  UnibusException forMessage(String id, boolean unknown) {
+    return copy(this, outcome, unknown, id);
+  }
+
+  /** The same error with the stack of the current thread, for a call that blocks. */
+  UnibusException here() {
+    return copy(this, outcome, outcomeUnknown, messageId);
+  }
+
+  private static UnibusException copy(
+      UnibusException e, Outcome outcome, boolean unknown, String messageId) {
+    return new UnibusException(e.text(), e, e.code, e.details, outcome, unknown, messageId);
+  }
+
+  private String text() {
+    return String.valueOf(super.getMessage());
+  }
+
+  /** The code of gRPC. */
+  public Status.Code getCode() {
+    return code;
+  }
+
+  /** The reason of {@code ErrorInfo}, as in {@code docs/errors.md}; empty without one. */
+  public String getReason() {
+    return details.reason;
+  }
+
+  /** The metadata of {@code ErrorInfo}. */
+  public Map<String, String> getMetadata() {
+    return details.metadata;
+  }
+
+  /** The paths of the wrong fields, from {@code BadRequest}, with what is wrong. */
+  public Map<String, String> getFields() {
+    return details.fields;
+  }
+
+  /** The time of {@code RetryInfo}. */
+  public @Nullable Duration getRetryAfter() {
+    return details.retryAfter;
+  }
+
+  /** The class of the outcome (U1). */
+  public Outcome getOutcome() {
+    return outcome;
+  }
+
+  /** Whether the request may have taken effect although it failed (U11). */
+  public boolean isOutcomeUnknown() {
+    return outcomeUnknown;
+  }
+
+  /** The id of the message that could not be published, to look for it; empty otherwise. */
+  public String getMessageId() {
+    return messageId;
+  }
+
+  @Override
+  public String getMessage() {
+    var id = messageId.isEmpty() ? "" : " (message id " + messageId + ")";
+    var unknown = outcomeUnknown ? ", outcome unknown" : "";
+    return code + " " + details.reason + ": " + text() + unknown + id;
+  }
+
+  /** The details that the service attaches to a status. */
+  private record Details(
+      String reason,
+      Map<String, String> metadata,
+      Map<String, String> fields,
+      @Nullable Duration retryAfter)
+      implements java.io.Serializable {
+    static final Details NONE = new Details("", Map.of(), Map.of(), null);
+
+    static Details of(List<Any> list) {
+      var found = NONE;
+      var isOurs = false;
+      for (var any : list) {
+        try {
+          if (any.is(ErrorInfo.class)) {
+            var info = any.unpack(ErrorInfo.class);
+            if (info.getDomain().equals(DOMAIN)) {
+              isOurs = true;
+              var metadata = Map.copyOf(info.getMetadataMap());
+              found = new Details(info.getReason(), metadata, found.fields, found.retryAfter);
+            }
+          } else if (any.is(BadRequest.class)) {
+            var fields = new java.util.LinkedHashMap<String, String>();
+            for (var wrong : any.unpack(BadRequest.class).getFieldViolationsList()) {
+              fields.put(wrong.getField(), wrong.getDescription());
+            }
+            found = new Details(found.reason, found.metadata, fields, found.retryAfter);
+          } else if (any.is(RetryInfo.class)) {
+            var delay = Wire.duration(any.unpack(RetryInfo.class).getRetryDelay());
+            found = new Details(found.reason, found.metadata, found.fields, delay);
+          }
+        } catch (InvalidProtocolBufferException malformed) {
+          // A detail that cannot be read is no detail.
+        }
+      }
+      return isOurs ? found : NONE;
+    }
+  }
+}

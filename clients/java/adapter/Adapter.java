@@ -1,6 +1,7 @@
 import com.google.gson.JsonArray;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
+import io.github.unibusrs.AsyncMessageHandler;
 import io.github.unibusrs.ClientBuilder;
 import io.github.unibusrs.Event;
 import io.github.unibusrs.History;
@@ -40,6 +41,7 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.function.Consumer;
 
 /** The adapter of the conformance suite: JSON lines over standard input and output. */
 public final class Adapter {
@@ -300,9 +302,9 @@ public final class Adapter {
     if (in.has("prefetch")) {
       builder.readAhead((int) in.number("prefetch", 256), 4 << 20);
     }
-    MessageHandler handler =
+    Consumer<Message> begin = message -> print(line(sub, "message", message(message)));
+    MessageHandler finish =
         message -> {
-          print(line(sub, "message", message(message)));
           Thread.sleep(in.number("handler_ms", 0));
           if (in.has("fail_at") && in.sequence("fail_at") == message.sequence()) {
             throw new Planned();
@@ -312,18 +314,42 @@ public final class Adapter {
           done.addProperty("done", text(message.sequence()));
           print(done);
         };
+    MessageHandler handler =
+        message -> {
+          begin.accept(message);
+          finish.handle(message);
+        };
     if (in.flag("iterator")) {
       var messages = builder.iterate();
       var thread = new Thread(() -> iterate(sub, messages, handler));
       subscriptions.put(sub, new OpenSubscription(messages.subscription(), messages, thread));
       thread.start();
     } else {
-      var started = builder.concurrency((int) in.number("concurrency", 1)).start(handler);
+      var concurrency = (int) in.number("concurrency", 1);
+      builder.concurrency(concurrency);
+      // With several handlers at once, the lines are in order only if one thread begins them.
+      var started =
+          concurrency == 1 ? builder.start(handler) : builder.startAsync(begun(begin, finish));
       subscriptions.put(sub, new OpenSubscription(started, null, null));
       started
           .done()
           .whenComplete((v, e) -> started.closeAsync().thenRun(() -> print(ended(sub, e))));
     }
+  }
+
+  private static AsyncMessageHandler begun(Consumer<Message> begin, MessageHandler finish) {
+    return message -> {
+      begin.accept(message);
+      return CompletableFuture.runAsync(
+          () -> {
+            try {
+              finish.handle(message);
+            } catch (Exception e) {
+              throw new CompletionException(e);
+            }
+          },
+          POOL);
+    };
   }
 
   private static void iterate(String sub, Messages messages, MessageHandler handler) {

@@ -7,7 +7,7 @@ import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import io.grpc.Metadata;
 import io.grpc.Status;
-import io.grpc.protobuf.ProtoUtils;
+import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
@@ -23,8 +23,6 @@ import org.jspecify.annotations.Nullable;
 public final class UnibusException extends RuntimeException {
   private static final long serialVersionUID = 1;
   private static final String DOMAIN = "unibus.v1";
-  private static final Metadata.Key<com.google.rpc.Status> DETAILS =
-      ProtoUtils.keyForProto(com.google.rpc.Status.getDefaultInstance());
 
   /** The classes of outcomes (U1). */
   public enum Outcome {
@@ -60,13 +58,13 @@ public final class UnibusException extends RuntimeException {
 
   /** The error of a call that ended with this status and these trailers. */
   static UnibusException of(Status status, @Nullable Metadata trailers) {
-    com.google.rpc.Status sent = null;
+    var details = Details.NONE;
     try {
-      sent = trailers == null ? null : trailers.get(DETAILS);
+      var sent = StatusProto.fromStatusAndTrailers(status, trailers);
+      details = Details.of(sent.getDetailsList());
     } catch (IllegalArgumentException malformed) {
       // Then there are no details.
     }
-    var details = sent == null ? Details.NONE : Details.of(sent.getDetailsList());
     var text = status.getDescription() == null ? status.getCode().name() : status.getDescription();
     return of(status.getCode(), text, details, status.getCause());
   }

@@ -17,7 +17,6 @@ import io.grpc.ClientCall;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import java.time.Duration;
-import java.util.ArrayDeque;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.locks.ReentrantLock;
@@ -27,26 +26,13 @@ import org.jspecify.annotations.Nullable;
  * The engine of a subscription: one {@code Consume} stream after the other, a queue of what came,
  * and the handlers. {@link Progress} decides what is delivered and acknowledged.
  */
-final class Feed {
+final class Feed implements Handlers.Listener {
   private static final Duration OPEN_LIMIT = Duration.ofSeconds(15);
   private static final Duration FREEZE = Duration.ofSeconds(5);
-  private static final Duration TICK = Duration.ofMillis(250);
-
-  /** The subscription whose code runs on this thread: it cannot wait for itself. */
-  private static final ThreadLocal<@Nullable Feed> RUNNING = new ThreadLocal<>();
-
-  /** What waits for the program, in order. */
-  private sealed interface Item {}
-
-  private record Arrived(Message message, Progress.Ticket ticket) implements Item {}
-
-  private record Happened(Event event) implements Item {}
-
-  private record End(@Nullable UnibusException error) implements Item {}
+  private static final Duration TICK = Duration.ofMillis(500);
 
   private final Calls calls;
   private final SubscriptionBuilder.Plan plan;
-  private final AsyncMessageHandler handler;
   private final CompletableFuture<Void> done = new CompletableFuture<>();
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
 
@@ -54,7 +40,7 @@ final class Feed {
   private final Progress progress;
   private final Credentials credentials;
   private final Backoff backoff = new Backoff();
-  private final ArrayDeque<Item> queue = new ArrayDeque<>();
+  private final Handlers handlers;
   private @Nullable Stream stream;
   private long generation;
 
@@ -66,9 +52,6 @@ final class Feed {
   private long lastTick = System.nanoTime();
   private long lastClock = System.currentTimeMillis();
 
-  private boolean dispatching;
-  private int running;
-
   /** Messages that were not given back as credit: they wait, or their handlers run (U24). */
   private int heldMessages;
 
@@ -76,9 +59,6 @@ final class Feed {
   private int owedMessages;
   private long owedBytes;
   private boolean ackTimer;
-
-  /** No further handler begins. */
-  private boolean stopping;
 
   private boolean flushing;
   private boolean finished;
@@ -88,9 +68,10 @@ final class Feed {
   Feed(Calls calls, SubscriptionBuilder.Plan plan, AsyncMessageHandler handler) {
     this.calls = calls;
     this.plan = plan;
-    this.handler = handler;
     this.progress = new Progress(!plan.subscriber().isEmpty(), plan.start());
     this.credentials = calls.connection().credentials();
+    var threads = calls.connection().handlers();
+    this.handlers = new Handlers(lock, threads, plan.concurrency(), handler, plan.onEvent(), this);
   }
 
   void start() {
@@ -117,17 +98,13 @@ final class Feed {
     return ended.copy();
   }
 
-  /** Closes in order. The future is complete at once if a handler of this subscription asks. */
+  /** Closes in order. The future is complete at once if a handler asks. */
   CompletableFuture<Void> close() {
     var closing = closing();
-    return RUNNING.get() == this ? CompletableFuture.completedFuture(null) : closing;
+    return Handlers.isInHandler() ? CompletableFuture.completedFuture(null) : closing;
   }
 
-  static boolean isInHandler() {
-    return RUNNING.get() != null;
-  }
-
-  // Everything below runs with the lock, except what runs code of the program.
+  // Everything below runs with the lock.
 
   private void locked(Runnable task) {
     lock.lock();
@@ -153,7 +130,7 @@ final class Feed {
   // The stream.
 
   private void connect() {
-    if (stopping) {
+    if (handlers.isStopped()) {
       return;
     }
     watch(OPEN_LIMIT);
@@ -163,7 +140,7 @@ final class Feed {
   }
 
   private void connect(@Nullable String token, @Nullable Throwable failed) {
-    if (stopping || !watching || stream != null) {
+    if (handlers.isStopped() || !watching || stream != null) {
       return;
     }
     if (failed != null) {
@@ -266,8 +243,7 @@ final class Feed {
     if (ticket == null) {
       giveBack(message);
     } else {
-      queue.add(new Arrived(message, ticket));
-      dispatch();
+      handlers.add(new Handlers.Arrived(message, ticket));
     }
   }
 
@@ -276,8 +252,7 @@ final class Feed {
       broken(UnibusException.of(status));
     } else if (plan.untilCaughtUp() && from.caughtUp) {
       watching = false;
-      queue.add(new End(null));
-      dispatch();
+      handlers.add(new Handlers.End(null));
     } else if (!flushing) {
       broken(UnibusException.of(Status.Code.UNAVAILABLE, "the service closed the subscription"));
     }
@@ -339,8 +314,7 @@ final class Feed {
       if (!plan.subscriber().isEmpty()) {
         dropMessages();
       }
-      queue.add(new End(error));
-      dispatch();
+      handlers.add(new Handlers.End(error));
     } else {
       var pause = backoff.next(error);
       happened(new Event.Disconnected(error, pause));
@@ -361,7 +335,7 @@ final class Feed {
     owedBytes += message.payload().size();
     var isMuch =
         owedMessages * 4L >= plan.readAheadMessages() || owedBytes * 4 >= plan.readAheadBytes();
-    if (isMuch && stream != null && stream.open && !stopping) {
+    if (isMuch && stream != null && stream.open && !handlers.isStopped()) {
       stream.send(
           ConsumeRequest.newBuilder()
               .setCredit(
@@ -414,118 +388,48 @@ final class Feed {
   // Handlers (U21, U23).
 
   private void happened(Event event) {
-    queue.add(new Happened(event));
-    dispatch();
+    handlers.add(new Handlers.Happened(event));
   }
 
   private void dropMessages() {
-    for (var item : queue) {
-      if (item instanceof Arrived arrived) {
-        hold(arrived.message, -1);
-        owedMessages++;
-        owedBytes += arrived.message.payload().size();
+    handlers.dropMessages(this::giveBack);
+  }
+
+  @Override
+  public void handled(Handlers.Item item, @Nullable Throwable thrown) {
+    if (item instanceof Handlers.Arrived arrived) {
+      if (thrown == null) {
+        progress.done(arrived.ticket());
+        acknowledgeSoon();
       }
+      giveBack(arrived.message());
     }
-    queue.removeIf(item -> item instanceof Arrived);
-  }
-
-  private void dispatch() {
-    if (!dispatching && !stopping && !queue.isEmpty() && running < plan.concurrency()) {
-      dispatching = true;
-      calls.connection().handlers().execute(this::run);
-    }
-  }
-
-  /** Gives items to the program, one after the other, as long as handlers may begin. */
-  private void run() {
-    RUNNING.set(this);
-    try {
-      for (var item = next(); item != null; item = next()) {
-        if (item instanceof Happened happened) {
-          report(happened.event);
-        } else if (item instanceof Arrived arrived) {
-          handle(arrived);
-        }
-      }
-    } finally {
-      RUNNING.remove();
+    // A loop that was left cancels its last message: that is no failure.
+    var isLeft = handlers.isStopped() && thrown instanceof CancellationException;
+    if (thrown != null && !isLeft) {
+      failure = failure == null ? thrown : failure;
+      stop();
+    } else if (handlers.isStopped()) {
+      flush();
     }
   }
 
-  private @Nullable Item next() {
-    lock.lock();
-    try {
-      var item = stopping || running >= plan.concurrency() ? null : queue.peek();
-      if (item instanceof End end) {
-        item = null;
-        failure = end.error;
-        stop();
-      }
-      if (item == null) {
-        dispatching = false;
-      } else {
-        queue.remove();
-        running++;
-      }
-      return item;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  private void report(Event event) {
-    Throwable thrown = null;
-    try {
-      plan.onEvent().accept(event);
-    } catch (Throwable e) {
-      thrown = e;
-    }
-    handled(null, thrown);
-  }
-
-  private void handle(Arrived arrived) {
-    try {
-      handler.handle(arrived.message).whenComplete((value, e) -> handled(arrived, e));
-    } catch (Throwable e) {
-      handled(arrived, e);
-    }
-  }
-
-  private void handled(@Nullable Arrived arrived, @Nullable Throwable thrown) {
-    locked(
-        () -> {
-          running--;
-          if (arrived != null) {
-            if (thrown == null) {
-              progress.done(arrived.ticket);
-              acknowledgeSoon();
-            }
-            giveBack(arrived.message);
-          }
-          // A loop that was left cancels its last message: that is no failure.
-          var isLeft = stopping && thrown instanceof CancellationException;
-          if (thrown != null && !isLeft) {
-            failure = failure == null ? Futures.cause(thrown) : failure;
-            stop();
-          } else if (stopping) {
-            flush();
-          } else {
-            dispatch();
-          }
-        });
+  @Override
+  public void ended(@Nullable UnibusException error) {
+    failure = error;
+    flush();
   }
 
   // The end (U27).
 
   /** No further handler begins; when the running ones have returned, the rest is acknowledged. */
   private void stop() {
-    stopping = true;
-    queue.clear();
+    handlers.stop();
     flush();
   }
 
   private void flush() {
-    if (running > 0 || flushing) {
+    if (!handlers.isIdle() || flushing) {
       return;
     }
     flushing = true;

@@ -365,7 +365,13 @@ public final class Publisher implements AutoCloseable {
 
   private void complete(Runnable task) {
     space.signalAll();
-    answers = answers.thenRunAsync(task, calls.connection().handlers());
+    answers =
+        answers.handleAsync(
+            (value, e) -> {
+              task.run();
+              return null;
+            },
+            calls.connection().handlers());
   }
 
   private void locked(Runnable task) {

@@ -1,10 +1,6 @@
 package io.github.unibusrs;
 
 import java.time.Duration;
-import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionStage;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.Executor;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
@@ -99,9 +95,7 @@ public final class SubscriptionBuilder {
   /** Subscribes. The handler runs on threads of the client and may block. */
   public Subscription start(MessageHandler handler) {
     var threads = calls.connection().handlers();
-    return concurrency == 1
-        ? startAsync(message -> run(handler, message))
-        : startAsync(message -> runBeside(threads, handler, message));
+    return startAsync(Handlers.blocking(handler, concurrency, threads));
   }
 
   /** Subscribes. The handler must not block: a message is processed when its stage completes. */
@@ -130,40 +124,5 @@ public final class SubscriptionBuilder {
         ackTime,
         closeTimeout,
         onEvent);
-  }
-
-  private static CompletionStage<?> run(MessageHandler handler, Message message) {
-    try {
-      handler.handle(message);
-      return CompletableFuture.completedFuture(null);
-    } catch (Throwable e) {
-      return CompletableFuture.failedFuture(e);
-    }
-  }
-
-  /** Begins the handler on another thread, and returns when it has begun: so the order is kept. */
-  private static CompletionStage<?> runBeside(
-      Executor threads, MessageHandler handler, Message message) {
-    var begun = new CountDownLatch(1);
-    var result = new CompletableFuture<Object>();
-    threads.execute(
-        () -> {
-          begun.countDown();
-          run(handler, message)
-              .whenComplete(
-                  (value, e) -> {
-                    if (e == null) {
-                      result.complete(null);
-                    } else {
-                      result.completeExceptionally(e);
-                    }
-                  });
-        });
-    try {
-      begun.await();
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-    }
-    return result;
   }
 }

@@ -105,7 +105,7 @@ public final class UnibusClient implements AutoCloseable {
    */
   @Override
   public void close() {
-    if (Feed.isInHandler()) {
+    if (Handlers.isInHandler()) {
       var thread = new Thread(this::closeNow, "unibus-close");
       thread.setDaemon(true);
       thread.start();

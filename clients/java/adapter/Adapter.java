@@ -53,7 +53,7 @@ public final class Adapter {
 
   /** What takes no time begins on the thread that reads; all others run beside. */
   private void request(Fields in) {
-    var isQuick = in.text("op").matches("connect|subscribe|publisher_open");
+    var isQuick = in.text("op").matches("hello|connect|subscribe|publisher_open");
     Executor where = isQuick ? Runnable::run : orders.getOrDefault(in.text("publisher"), POOL);
     where.execute(
         () -> {

@@ -1,12 +1,7 @@
-import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 import io.github.unibusrs.*;
-import java.io.BufferedReader;
-import java.io.FileDescriptor;
-import java.io.FileOutputStream;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
+import java.io.*;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
 import java.security.MessageDigest;
@@ -16,9 +11,7 @@ import java.util.concurrent.*;
 import java.util.stream.StreamSupport;
 
 /** The adapter of the conformance suite: JSON lines over standard input and output. */
-public final class Adapter {
-  private static final PrintStream OUT = new PrintStream(new FileOutputStream(FileDescriptor.out));
-  private static final Gson GSON = new Gson();
+final class Adapter {
   private static final ExecutorService POOL = Executors.newCachedThreadPool();
   private final Map<String, Publisher> publishers = new ConcurrentHashMap<>();
 
@@ -31,19 +24,11 @@ public final class Adapter {
   private final Map<String, Runnable> cancels = new ConcurrentHashMap<>();
   private UnibusClient client;
 
-  private Adapter() {}
-
-  /** What a handler throws because of `fail_at`. */
-  private static final class Planned extends Exception {
-    private static final long serialVersionUID = 1;
-  }
-
-  /** Runs until standard input ends. */
   public static void main(String[] args) throws Exception {
     var adapter = new Adapter();
     var lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     for (var line = lines.readLine(); line != null; line = lines.readLine()) {
-      adapter.request(new Fields(JsonParser.parseString(line).getAsJsonObject()));
+      adapter.request(new Lines.Fields(JsonParser.parseString(line).getAsJsonObject()));
     }
     if (adapter.client != null) {
       adapter.client.close();
@@ -52,7 +37,7 @@ public final class Adapter {
   }
 
   /** What takes no time begins on the thread that reads; all others run beside. */
-  private void request(Fields in) {
+  private void request(Lines.Fields in) {
     var isQuick = in.text("op").matches("hello|connect|subscribe|publisher_open");
     Executor where = isQuick ? Runnable::run : orders.getOrDefault(in.text("publisher"), POOL);
     where.execute(
@@ -65,144 +50,143 @@ public final class Adapter {
           } catch (Throwable e) {
             result = CompletableFuture.failedFuture(e);
           }
+          var id = in.json().get("id");
           result.whenComplete(
               (ok, e) ->
-                  print(
-                      e == null
-                          ? map("id", in.id(), "ok", ok)
-                          : map("id", in.id(), "error", error(e))));
+                  Lines.print(
+                      "id", id, e == null ? "ok" : "error", e == null ? ok : Lines.error(e)));
         });
   }
 
-  private Object call(Fields in, Room room) throws Exception {
-    var none = Map.of();
+  private Object call(Lines.Fields in, Room room) throws Exception {
+    var done = Lines.json();
+    var publisher = publishers.get(in.text("publisher"));
     switch (in.text("op")) {
       case "hello":
         var grpc =
             "grpc-java " + io.grpc.ManagedChannel.class.getPackage().getImplementationVersion();
-        return map(
+        return Lines.json(
             "language", "java", "runtime", System.getProperty("java.version"), "library", grpc);
       case "connect":
         client = connect(in);
-        return none;
+        return done;
       case "create_room":
         var bounds = Retention.NONE.withMaxMessages(in.number("max_messages", 0));
         bounds = in.has("max_age_ms") ? bounds.withMaxAge(in.millis("max_age_ms")) : bounds;
-        var settings = in.flag("persist") ? RoomSettings.persisted() : RoomSettings.ephemeral();
-        settings = settings.withRetention(bounds);
+        var settings =
+            (in.flag("persist") ? RoomSettings.persisted() : RoomSettings.ephemeral())
+                .withRetention(bounds);
         settings =
             in.has("dedupe_window_ms")
                 ? settings.withDedupeWindow(in.millis("dedupe_window_ms"))
                 : settings;
-        return map(
+        return Lines.json(
             "room",
-            (in.has("room") ? client.createRoom(room.id(), settings) : client.createRoom(settings))
+            (room != null ? client.createRoom(room.id(), settings) : client.createRoom(settings))
                 .id());
       case "get_room":
         var info = room.info();
-        var window = Optional.ofNullable(info.dedupeWindow()).map(Duration::toMillis).orElse(0L);
-        return map(
+        var window =
+            Optional.ofNullable(info.dedupeWindow()).map(Duration::toMillis).orElse(0L).intValue();
+        return Lines.json(
             "persist",
             info.persist(),
             "dedupe_window_ms",
             window,
             "first_sequence",
-            text(info.firstSequence()),
+            info.firstSequence(),
             "last_sequence",
-            text(info.lastSequence()),
+            info.lastSequence(),
             "messages",
-            text(info.messages()));
+            info.messages());
       case "delete_room":
         room.delete();
-        return none;
+        return done;
       case "purge_room":
-        var purged = in.has("up_to") ? room.purgeUpTo(in.sequence("up_to")) : room.purge();
-        return map("purged", text(purged));
+        return Lines.json(
+            "purged", in.has("up_to") ? room.purgeUpTo(in.sequence("up_to")) : room.purge());
       case "delete_message":
         room.deleteMessage(in.sequence("sequence"));
-        return none;
+        return done;
       case "publish":
         var limited = in.has("timeout_ms") ? room.withTimeout(in.millis("timeout_ms")) : room;
-        return published(limited.publish(outgoing(in)));
+        return Lines.published(limited.publish(outgoing(in)));
       case "publisher_open":
         var limits = Publisher.Options.DEFAULT.withMessages((int) in.number("window", 1024));
         publishers.put(in.text("publisher"), room.publisher(limits));
         orders.put(in.text("publisher"), Executors.newSingleThreadExecutor());
-        return none;
+        return done;
       case "publisher_send":
-        return publishers
-            .get(in.text("publisher"))
-            .publish(outgoing(in))
-            .thenApply(Adapter::published);
+        return publisher.publish(outgoing(in)).thenApply(Lines::published);
       case "publisher_flush":
-        publishers.get(in.text("publisher")).flush();
-        return none;
+        publisher.flush();
+        return done;
       case "publisher_close":
-        publishers.get(in.text("publisher")).close();
-        return none;
+        publisher.close();
+        return done;
       case "subscribe":
         subscribe(in, in.text("sub"), room);
-        return none;
+        return done;
       case "unsubscribe":
         closes.get(in.text("sub")).run();
-        return none;
+        return done;
       case "cancel":
         cancels.get(in.text("sub")).run();
-        return none;
+        return done;
       case "history":
         return history(in, room.history());
       case "add_member":
         room.addMember(in.text("member"), Role.valueOf(in.text("role").toUpperCase()));
-        return none;
+        return done;
       case "remove_member":
         room.removeMember(in.text("member"));
-        return none;
+        return done;
       case "list_members":
         var members = StreamSupport.stream(room.members().spliterator(), false);
-        return map(
+        return Lines.json(
             "members",
             members
-                .map(m -> map("member", m.memberId(), "role", m.role().name().toLowerCase()))
+                .map(m -> Lines.json("member", m.memberId(), "role", m.role().name().toLowerCase()))
                 .toList());
       case "seek":
-        return map("position", text(room.seek(in.text("subscriber"), in.start())));
+        return Lines.json("position", room.seek(in.text("subscriber"), in.start()));
       case "list_subscribers":
         var all = StreamSupport.stream(room.subscribers().spliterator(), false);
-        return map(
+        return Lines.json(
             "subscribers",
             all.map(
                     s ->
-                        map(
+                        Lines.json(
                             "subscriber",
                             s.subscriber(),
                             "position",
-                            text(s.position()),
+                            s.position(),
                             "lag",
-                            text(s.lag()),
+                            s.lag(),
                             "open",
                             s.isOpen()))
                 .toList());
       case "seal":
-        return map(
+        return Lines.json(
             "sealed",
-            base64(
+            Lines.base64(
                 Encryption.seal(
                     in.bytes("key"), in.text("room"), in.text("sender"), in.bytes("payload"))));
       case "open":
-        return map(
+        return Lines.json(
             "payload",
-            base64(
+            Lines.base64(
                 Encryption.open(
                     in.bytes("key"), in.text("room"), in.text("sender"), in.bytes("sealed"))));
       case "close":
         client.close();
-        return none;
+        return done;
       default:
         throw new IllegalArgumentException("unknown op " + in.text("op"));
     }
   }
 
-  private static UnibusClient connect(Fields in) {
+  private static UnibusClient connect(Lines.Fields in) {
     var builder = UnibusClient.builder(in.text("address"));
     in.with("ca", ca -> builder.trustedAuthorities(Path.of(ca)));
     in.with("cert", cert -> builder.clientCertificate(Path.of(cert), Path.of(in.text("key"))));
@@ -216,44 +200,41 @@ public final class Adapter {
     return (in.flag("plaintext_token") ? builder.allowPlaintextToken() : builder).build();
   }
 
-  private static Outgoing outgoing(Fields in) {
+  private static Outgoing outgoing(Lines.Fields in) {
     var message = Outgoing.of(in.bytes("payload")).withMessageId(in.text("message_id"));
     var headers = new HashMap<String, String>();
     if (in.has("headers")) {
-      in.json
+      in.json()
           .getAsJsonObject("headers")
           .entrySet()
           .forEach(h -> headers.put(h.getKey(), h.getValue().getAsString()));
     }
-    message = message.withHeaders(headers);
     var last = "expected_last_sequence";
-    return in.has(last) ? message.withExpectedLastSequence(in.sequence(last)) : message;
+    return (in.has(last) ? message.withExpectedLastSequence(in.sequence(last)) : message)
+        .withHeaders(headers);
   }
 
-  private static Map<String, Object> published(PublishResult r) {
-    return map(
-        "sequence", text(r.sequence()), "duplicate", r.duplicate(), "message_id", r.messageId());
-  }
-
-  private void subscribe(Fields in, String sub, Room room) {
+  private void subscribe(Lines.Fields in, String sub, Room room) {
     var builder =
-        room.subscription().onEvent(event -> print(map("sub", sub, "event", event(event))));
+        room.subscription().onEvent(event -> Lines.print("sub", sub, "event", Lines.event(event)));
     in.with("subscriber", builder::durable);
     in.with("prefetch", messages -> builder.readAhead(Integer.parseInt(messages), 4 << 20));
-    if (in.has("start")) {
-      builder.from(in.start());
-    }
-    if (in.flag("until_caught_up")) {
-      builder.untilCaughtUp();
-    }
-    MessageHandler begin = m -> print(map("sub", sub, "message", message(m)));
+    in.with("start", start -> builder.from(in.start()));
+    in.with(
+        "until_caught_up",
+        until -> {
+          if (in.flag("until_caught_up")) {
+            builder.untilCaughtUp();
+          }
+        });
+    MessageHandler begin = m -> Lines.print("sub", sub, "message", Lines.message(m));
     MessageHandler finish =
         m -> {
           Thread.sleep(in.number("handler_ms", 0));
-          if (in.text("fail_at").equals(text(m.sequence()))) {
-            throw new Planned();
+          if (in.text("fail_at").equals(Long.toUnsignedString(m.sequence()))) {
+            throw new Lines.Planned();
           }
-          print(map("sub", sub, "done", text(m.sequence())));
+          Lines.print("sub", sub, "done", m.sequence());
         };
     if (in.flag("iterator")) {
       var messages = builder.iterate();
@@ -263,35 +244,37 @@ public final class Adapter {
       loop.start();
       return;
     }
-    // One thread begins the handlers, so that the lines are in order also if several run at once.
-    var several = in.number("concurrency", 1) > 1;
-    var started =
-        !several
-            ? builder.start(
-                m -> {
-                  begin.handle(m);
-                  finish.handle(m);
-                })
-            : builder
-                .concurrency((int) in.number("concurrency", 1))
-                .startAsync(
-                    m -> {
-                      begin.handle(m);
-                      return CompletableFuture.supplyAsync(() -> run(finish, m), POOL)
-                          .thenCompose(f -> f);
-                    });
+    // With several handlers at once, this thread begins them, so that the lines are in order.
+    var concurrency = (int) in.number("concurrency", 1);
+    MessageHandler both =
+        m -> {
+          begin.handle(m);
+          finish.handle(m);
+        };
+    AsyncMessageHandler beside =
+        m -> {
+          begin.handle(m);
+          return run(finish, m);
+        };
+    builder.concurrency(concurrency);
+    var started = concurrency == 1 ? builder.start(both) : builder.startAsync(beside);
     closes.put(sub, started::close);
     cancels.put(sub, () -> started.done().cancel(true));
-    started.done().whenComplete((v, e) -> started.closeAsync().thenRun(() -> print(ended(sub, e))));
+    started.done().whenComplete((v, e) -> started.closeAsync().thenRun(() -> Lines.ended(sub, e)));
   }
 
-  private static CompletableFuture<Void> run(MessageHandler handler, Message message) {
-    try {
-      handler.handle(message);
-      return CompletableFuture.completedFuture(null);
-    } catch (Exception e) {
-      return CompletableFuture.failedFuture(e);
-    }
+  private static CompletionStage<?> run(MessageHandler handler, Message message) {
+    var result = new CompletableFuture<Void>();
+    POOL.execute(
+        () -> {
+          try {
+            handler.handle(message);
+            result.complete(null);
+          } catch (Exception e) {
+            result.completeExceptionally(e);
+          }
+        });
+    return result;
   }
 
   private static void loop(
@@ -305,58 +288,10 @@ public final class Adapter {
     } catch (Exception e) {
       failure = e instanceof InterruptedException ? new CancellationException() : e;
     }
-    print(ended(sub, failure));
+    Lines.ended(sub, failure);
   }
 
-  private static Map<String, Object> ended(String sub, Throwable failure) {
-    return map("sub", sub, "ended", failure == null ? Map.of() : map("error", error(failure)));
-  }
-
-  private static Map<String, Object> message(Message m) {
-    return map(
-        "sequence",
-        text(m.sequence()),
-        "payload",
-        base64(m.bytes()),
-        "headers",
-        m.headers(),
-        "message_id",
-        m.messageId(),
-        "sender",
-        m.sender(),
-        "cursor",
-        m.cursor(),
-        "published_at",
-        m.publishedAt().toString());
-  }
-
-  private static Map<String, Object> event(Event event) {
-    if (event instanceof Event.Opened e) {
-      return map("type", "opened", "position", text(e.position()), "resumed", e.resumed());
-    } else if (event instanceof Event.CaughtUp e) {
-      return map("type", "caught_up", "position", text(e.position()));
-    } else if (event instanceof Event.Gap e) {
-      return map(
-          "type",
-          "gap",
-          "from",
-          text(e.from()),
-          "to",
-          text(e.to()),
-          "reason",
-          e.reason(),
-          "dropped",
-          text(e.dropped()));
-    } else if (event instanceof Event.Moved e) {
-      return map("type", "moved", "position", text(e.position()));
-    } else if (event instanceof Event.Disconnected e) {
-      return map(
-          "type", "disconnected", "error", error(e.error()), "pause_ms", e.pause().toMillis());
-    }
-    return map("type", "recreated");
-  }
-
-  private static Map<String, Object> history(Fields in, History history) throws Exception {
+  private static JsonObject history(Lines.Fields in, History history) throws Exception {
     var backwards = in.text("direction").equals("backwards");
     var walk =
         (backwards ? history.backwards() : history).pageSize((int) in.number("page_size", 200));
@@ -375,143 +310,19 @@ public final class Adapter {
       ordered &= count == 0 || (backwards ? order < 0 : order > 0);
       last = message.sequence();
       first = count == 0 ? last : first;
-      digest.update((text(last) + "\n").getBytes(StandardCharsets.UTF_8));
+      digest.update((Long.toUnsignedString(last) + "\n").getBytes(StandardCharsets.UTF_8));
       digest.update(message.bytes());
     }
-    return map(
+    return Lines.json(
         "count",
-        text(count),
+        count,
         "first",
-        text(first),
+        first,
         "last",
-        text(last),
+        last,
         "ordered",
         ordered,
         "digest",
         HexFormat.of().formatHex(digest.digest()));
-  }
-
-  private static Map<String, Object> error(Throwable failure) {
-    var cause =
-        failure instanceof CompletionException && failure.getCause() != null
-            ? failure.getCause()
-            : failure;
-    if (cause instanceof UnibusException e) {
-      return map(
-          "code",
-          e.getCode().name(),
-          "reason",
-          e.getReason(),
-          "class",
-          e.getOutcome().name().toLowerCase(),
-          "outcome_unknown",
-          e.isOutcomeUnknown(),
-          "cancelled",
-          false,
-          "message",
-          e.getMessage(),
-          "metadata",
-          e.getMetadata(),
-          "fields",
-          e.getFields().keySet());
-    }
-    var isCancel = cause instanceof CancellationException;
-    return map(
-        "code",
-        cause instanceof Planned ? "HANDLER" : isCancel ? "CANCELLED" : "ADAPTER",
-        "reason",
-        "",
-        "class",
-        "final",
-        "outcome_unknown",
-        false,
-        "cancelled",
-        isCancel,
-        "message",
-        String.valueOf(cause),
-        "metadata",
-        Map.of(),
-        "fields",
-        List.of());
-  }
-
-  private static Map<String, Object> map(Object... pairs) {
-    var map = new LinkedHashMap<String, Object>();
-    for (var i = 0; i < pairs.length; i += 2) {
-      map.put((String) pairs[i], pairs[i + 1]);
-    }
-    return map;
-  }
-
-  private static String text(long unsigned) {
-    return Long.toUnsignedString(unsigned);
-  }
-
-  private static String base64(byte[] bytes) {
-    return Base64.getEncoder().encodeToString(bytes);
-  }
-
-  private static void print(Object line) {
-    var bytes = (GSON.toJson(line) + "\n").getBytes(StandardCharsets.UTF_8);
-    synchronized (OUT) {
-      OUT.write(bytes, 0, bytes.length);
-      OUT.flush();
-    }
-  }
-
-  /** The fields of a request. */
-  private record Fields(JsonObject json) {
-    Object id() {
-      return json.get("id");
-    }
-
-    boolean has(String name) {
-      return json.has(name) && !json.get(name).isJsonNull();
-    }
-
-    String text(String name) {
-      return has(name) ? json.get(name).getAsString() : "";
-    }
-
-    void with(String name, java.util.function.Consumer<String> use) {
-      if (has(name)) {
-        use.accept(text(name));
-      }
-    }
-
-    boolean flag(String name) {
-      return has(name) && json.get(name).getAsBoolean();
-    }
-
-    long number(String name, long otherwise) {
-      return has(name) ? json.get(name).getAsLong() : otherwise;
-    }
-
-    Duration millis(String name) {
-      return Duration.ofMillis(number(name, 0));
-    }
-
-    long sequence(String name) {
-      return Long.parseUnsignedLong(text(name));
-    }
-
-    byte[] bytes(String name) {
-      return Base64.getDecoder().decode(text(name));
-    }
-
-    Start start() {
-      var at = new Fields(json.getAsJsonObject("start"));
-      return at.has("all")
-          ? Start.all()
-          : at.has("new")
-              ? Start.onlyNew()
-              : at.has("after_sequence")
-                  ? Start.afterSequence(at.sequence("after_sequence"))
-                  : at.has("after_cursor")
-                      ? Start.afterCursor(at.text("after_cursor"))
-                      : at.has("since")
-                          ? Start.since(Instant.parse(at.text("since")))
-                          : Start.last(at.sequence("last"));
-    }
   }
 }

@@ -25,6 +25,10 @@ import org.jspecify.annotations.Nullable;
 /** Configures a {@link UnibusClient}. */
 public final class ClientBuilder {
   private static final int MAX_MESSAGE_BYTES = 16 << 20;
+
+  /** Errors may name many wrong fields, in the trailers. */
+  private static final int MAX_DETAILS_BYTES = 64 << 10;
+
   private static final AtomicLong THREADS = new AtomicLong();
 
   private final String address;
@@ -139,6 +143,7 @@ public final class ClientBuilder {
             .executor(threads)
             .userAgent("unibus-java/0.1.0")
             .maxInboundMessageSize(maxMessageBytes)
+            .maxInboundMetadataSize(MAX_DETAILS_BYTES)
             .keepAliveTime(20, TimeUnit.SECONDS)
             .keepAliveTimeout(10, TimeUnit.SECONDS)
             .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, 10_000)

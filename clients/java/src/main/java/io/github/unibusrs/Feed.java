@@ -47,7 +47,7 @@ final class Feed implements Handlers.Listener {
   /** The watchdog: no frame for longer than the limit breaks the stream (U16). */
   private boolean watching;
 
-  private long lastFrame;
+  private Duration silence = Duration.ZERO;
   private Duration limit = OPEN_LIMIT;
   private long lastTick = System.nanoTime();
   private long lastClock = System.currentTimeMillis();
@@ -166,7 +166,7 @@ final class Feed implements Handlers.Listener {
 
   private void watch(Duration time) {
     watching = true;
-    lastFrame = System.nanoTime();
+    silence = Duration.ZERO;
     limit = time;
   }
 
@@ -176,18 +176,21 @@ final class Feed implements Handlers.Listener {
     }
     var clock = System.currentTimeMillis();
     var asleep = Duration.ofMillis(clock - lastClock);
-    var frozen = isLonger(since(lastTick), FREEZE) || isLonger(asleep, FREEZE);
+    var awake = since(lastTick);
+    var frozen = isLonger(awake, FREEZE) || isLonger(asleep, FREEZE);
+    // Time in which the process could not run is time in which it did not read: it does not count.
+    silence = silence.plus(Wire.min(awake, TICK.multipliedBy(2)));
     lastTick = System.nanoTime();
     lastClock = clock;
     if (frozen && watching) {
-      // The time in which nothing could be read does not count. Is the stream alive (U17)?
+      // Is the stream alive (U17)?
       if (stream != null && stream.open) {
         stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.newBuilder().setNonce(clock)));
         watch(FREEZE);
       } else {
         watch(limit);
       }
-    } else if (watching && isLonger(since(lastFrame), limit)) {
+    } else if (watching && isLonger(silence, limit)) {
       broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
     }
     later(TICK, this::tick);

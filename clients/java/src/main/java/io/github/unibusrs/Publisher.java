@@ -179,14 +179,15 @@ public final class Publisher implements AutoCloseable {
     lock.lock();
     try {
       var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "the publisher was closed");
+      if (stream != null && state == State.OPEN && unanswered.isEmpty()) {
+        stream.call.halfClose();
+      } else if (stream != null) {
+        stream.call.cancel(late.getMessage(), null);
+      }
+      stream = null;
       for (var entry : unanswered.all()) {
         entry.unknown = true;
         fail(entry, late);
-      }
-      if (stream != null) {
-        stream.call.halfClose();
-        stream.call.cancel("the publisher was closed", null);
-        stream = null;
       }
     } finally {
       lock.unlock();
@@ -228,7 +229,7 @@ public final class Publisher implements AutoCloseable {
         .get(roomId)
         .thenCompose(
             known -> {
-              room = known;
+              locked(() -> room = known);
               return credentials.next(limit);
             })
         .whenComplete((token, e) -> locked(() -> begun(token, e)));
@@ -238,6 +239,8 @@ public final class Publisher implements AutoCloseable {
     if (failure != null) {
       // Nothing was sent, so no message has an unknown outcome by this.
       broken(Futures.error(failure).forMessage("", false));
+    } else if (unanswered.isEmpty()) {
+      state = State.IDLE;
     } else {
       stream = new Stream(token);
       state = State.OPEN;
@@ -280,7 +283,7 @@ public final class Publisher implements AutoCloseable {
     unanswered.repeat(entry);
     if (state == State.OPEN) {
       state = State.DRAINING;
-      from.why = error;
+      from.why = isOther ? UnibusException.notSent("the room has changed", error) : error;
       from.call.halfClose();
     }
   }
@@ -322,18 +325,17 @@ public final class Publisher implements AutoCloseable {
     }
   }
 
-  /** Fails the messages for which no attempt may begin any more (U11). */
+  /** Fails the messages that wait, and for which no attempt may begin any more (U11). */
   private void expire() {
-    for (var entry : unanswered.all()) {
-      var settings = calls.settings();
-      var window = room == null || !room.persist() ? null : room.dedupeWindow();
-      var limit = window == null ? settings.total() : window.minus(settings.attempt());
-      if (settings.publish() != null) {
-        limit = Wire.min(limit, settings.publish());
-      }
-      var error = entry.lastError;
-      if (error != null && entry.age().compareTo(limit) > 0) {
-        fail(entry, error);
+    var settings = calls.settings();
+    var window = room == null || !room.persist() ? null : room.dedupeWindow();
+    var limit = window == null ? settings.total() : window.minus(settings.attempt());
+    var shorter = settings.publish();
+    var longest = shorter == null ? limit : Wire.min(limit, shorter);
+    for (var entry : unanswered.waiting()) {
+      if (entry.age().compareTo(longest) > 0) {
+        var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "not published in time");
+        fail(entry, entry.lastError == null ? late : entry.lastError);
       }
     }
   }
@@ -350,6 +352,9 @@ public final class Publisher implements AutoCloseable {
               && Duration.ofNanos(System.nanoTime() - since).compareTo(limit) > 0) {
             open.call.cancel("no answer in time", null);
             closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
+          }
+          if (state == State.BUSY) {
+            expire();
           }
           if (!unanswered.isEmpty()) {
             calls.connection().later(TICK, this::tick);

@@ -82,6 +82,10 @@ final class Unanswered {
     return a - b > 0 ? a : b;
   }
 
+  List<Entry> waiting() {
+    return List.copyOf(waiting.values());
+  }
+
   List<Entry> sent() {
     return List.copyOf(sent.values());
   }

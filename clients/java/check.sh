@@ -25,6 +25,19 @@ find src examples adapter -name '*.java' -print0 |
 step "stubs, lints as errors, unit tests, adapter, examples (Java and Kotlin), jars, javadoc without warnings"
 timeout 900 mvn -B -ntp -Pkotlin package | grep -vE '^\[INFO\] *$|^\[INFO\] -+|Copying|Nothing to|skip'
 
+step "buf generates the same classes as Maven"
+repository=${MAVEN_REPOSITORY:-$HOME/.m2/repository}
+ln -sf "$(echo "$repository"/com/google/protobuf/protoc/*/protoc-3.25.9-linux-*.exe)" target/tools/protoc
+ln -sf "$(echo "$repository"/io/grpc/protoc-gen-grpc-java/1.83.1/*-linux-*.exe)" target/tools/protoc-gen-grpc-java
+chmod +x "$(readlink target/tools/protoc)" "$(readlink target/tools/protoc-gen-grpc-java)"
+buf=${BUF:-$PWD/../../target/ci/node_modules/.bin/buf}
+if [[ ! -x $buf ]]; then
+    timeout 300 npm install --no-save --silent --no-audit --no-fund --prefix ../../target/ci @bufbuild/buf@1.75.0
+fi
+rm -rf target/buf
+PATH=$PWD/target/tools:$PATH timeout 60 "$buf" generate
+diff <(cd target/buf && find . -name '*.java' | sort) <(cd target/generated-sources/protobuf && find . -name '*.java' | sort)
+
 step "google.rpc comes from one place"
 if unzip -l target/unibus-client-*.jar | grep -q 'com/google/rpc'; then
     echo "the jar has classes of google.rpc, which proto-google-common-protos has too" >&2

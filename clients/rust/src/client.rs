@@ -1,0 +1,181 @@
+//! The client, and how it is made.
+
+use std::{error::Error as StdError, fmt, future, sync::Arc, time::Duration};
+
+use unibus::v1::{self, ListRoomsRequest};
+
+use crate::{
+    connection::{Connection, Settings},
+    error::Result,
+    retry::{Repeat, Times},
+    room::{NewRoom, Room},
+};
+
+/// One service, and everything that the program has open there. Cheap to clone.
+///
+/// Nothing is sent before the first call, and the connection is made again whenever it is lost. The client belongs to the
+/// runtime of tokio in which it was made.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) times: Times,
+}
+
+impl Client {
+    /// A client without credentials: `https://host:port`, or `http://host:port` for plaintext (U5).
+    pub fn new(address: impl Into<String>) -> Result<Self> {
+        Self::builder(address).build()
+    }
+
+    /// Begins a client with options.
+    pub fn builder(address: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            settings: Settings {
+                address: address.into(),
+                ca: None,
+                identity: None,
+                token: None,
+                allows_plaintext_token: false,
+                receive_limit: 16 * 1024 * 1024,
+                attempt: Duration::from_secs(10),
+            },
+            total: Duration::from_secs(60),
+        }
+    }
+
+    /// The same client, whose calls take less or more time: `attempt` for one attempt, `total` for all attempts together
+    /// (U9).
+    #[must_use]
+    pub fn with_times(&self, attempt: Duration, total: Duration) -> Self {
+        Self { connection: self.connection.clone(), times: Times { attempt, total } }
+    }
+
+    /// A room. Nothing is sent, so the room need not exist yet.
+    pub fn room(&self, id: impl Into<Arc<str>>) -> Room {
+        Room { client: self.clone(), id: id.into() }
+    }
+
+    /// Creates a room, or finds the same room that exists already. If it has no id, the client makes one, so that a repeated
+    /// call makes no second room (U10).
+    pub async fn create_room(&self, room: NewRoom) -> Result<Room> {
+        let request = room.into_request()?;
+        let call = async move |mut stub: crate::connection::Stub, request| stub.create_room(request).await;
+        let created = self.connection.call(self.times, Repeat::Always, request.clone(), call).await?;
+        let id = created.room.map_or(request.room_id, |room| room.room_id);
+        self.connection.forget_facts(&id);
+        Ok(self.room(id))
+    }
+
+    /// The rooms of which the caller is a member, by ascending id, without their state.
+    pub async fn rooms(&self) -> Result<Vec<v1::Room>> {
+        let (mut rooms, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = ListRoomsRequest { page_size: 0, page_token };
+            let call = |mut stub: crate::connection::Stub, request| async move { stub.list_rooms(request).await };
+            let page = self.connection.call(self.times, Repeat::Always, request, call).await?;
+            rooms.extend(page.rooms);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(rooms);
+            }
+        }
+    }
+
+    /// Closes all subscriptions and publishers in an orderly way, then the client (U27). Later calls fail.
+    ///
+    /// Waits for running handlers, so a handler must not wait for it.
+    pub async fn close(&self) {
+        self.connection.closing.cancel();
+        self.connection.tasks.close();
+        self.connection.tasks.wait().await;
+        self.connection.closed.cancel();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+/// The options of a client.
+#[must_use]
+pub struct ClientBuilder {
+    settings: Settings,
+    total: Duration,
+}
+
+impl ClientBuilder {
+    /// Trusts this certificate authority (PEM) in place of those of the system (U5).
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.settings.ca = Some(pem.into());
+        self
+    }
+
+    /// Shows the service a client certificate (PEM).
+    pub fn client_certificate(mut self, certificate_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {
+        self.settings.identity = Some((certificate_pem.into(), key_pem.into()));
+        self
+    }
+
+    /// Sends this token with each call. When it expires, calls fail and subscriptions end.
+    pub fn token(self, token: impl Into<String>) -> Self {
+        let token = token.into();
+        self.token_from(move || future::ready(Ok::<_, std::convert::Infallible>(token.clone())))
+    }
+
+    /// Asks this function for a token for each attempt of each call, and again after a token was refused (U8).
+    ///
+    /// Let it return a token from memory or a file, and renew that token some time before it expires.
+    pub fn token_from<F, E>(mut self, supplier: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        self.settings.token = Some(Box::new(move || {
+            let token = supplier();
+            Box::pin(async move { token.await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// Allows a token without TLS, if the address is one of this machine (U5).
+    pub fn allow_plaintext_token(mut self) -> Self {
+        self.settings.allows_plaintext_token = true;
+        self
+    }
+
+    /// The largest message that the client reads, 16 MiB by default (U7).
+    pub fn receive_limit(mut self, bytes: usize) -> Self {
+        self.settings.receive_limit = bytes;
+        self
+    }
+
+    /// The time of one attempt of a call, 10 s by default (U9).
+    pub fn attempt_time(mut self, time: Duration) -> Self {
+        self.settings.attempt = time;
+        self
+    }
+
+    /// The time of all attempts of a call together, 60 s by default (U9).
+    pub fn total_time(mut self, time: Duration) -> Self {
+        self.total = time;
+        self
+    }
+
+    /// Makes the client. Nothing is sent.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the address or a certificate cannot be used, if a token would go over plaintext (U5), and
+    /// outside of tokio's runtime.
+    pub fn build(self) -> Result<Client> {
+        let times = Times { attempt: self.settings.attempt, total: self.total };
+        Ok(Client { connection: Arc::new(Connection::new(self.settings)?), times })
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("address", &self.settings.address).finish_non_exhaustive()
+    }
+}

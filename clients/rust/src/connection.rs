@@ -1,0 +1,225 @@
+//! The connection to one service: TLS, credentials, receive limit, keepalive (U5 to U8).
+
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    fmt,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{runtime::Handle, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Code, Request,
+    metadata::AsciiMetadataValue,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+};
+use unibus::v1::room_service_client::RoomServiceClient;
+
+use crate::{
+    error::{Error, Result},
+    publish::RoomFacts,
+};
+
+/// How long the service may be silent before it gets a ping (U6).
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the service may take to answer a ping (U6).
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The generated client.
+pub(crate) type Stub = RoomServiceClient<Channel>;
+/// A function that gives the token of an attempt (U8).
+pub(crate) type TokenSupplier =
+    Box<dyn Fn() -> BoxFuture<'static, Result<String, Box<dyn StdError + Send + Sync>>> + Send + Sync>;
+
+/// What the program chose about a connection.
+pub(crate) struct Settings {
+    pub(crate) address: String,
+    pub(crate) ca: Option<Vec<u8>>,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) token: Option<TokenSupplier>,
+    pub(crate) allows_plaintext_token: bool,
+    pub(crate) receive_limit: usize,
+    pub(crate) attempt: Duration,
+}
+
+/// The connection, and what all handles of a client share.
+pub(crate) struct Connection {
+    endpoint: Endpoint,
+    channel: Mutex<Numbered>,
+    token: Option<TokenSupplier>,
+    token_limit: Duration,
+    receive_limit: usize,
+    /// Subscriptions and publishers.
+    pub(crate) tasks: TaskTracker,
+    /// Tells the tasks to end in an orderly way (U27).
+    pub(crate) closing: CancellationToken,
+    /// Ends all calls: the tasks have ended.
+    pub(crate) closed: CancellationToken,
+    pub(crate) facts: Mutex<HashMap<String, RoomFacts>>,
+}
+
+/// One connection of HTTP/2 after the other.
+#[derive(Clone)]
+struct Numbered {
+    number: u64,
+    channel: Channel,
+}
+
+impl Connection {
+    /// Checks the settings. Nothing is sent.
+    pub(crate) fn new(settings: Settings) -> Result<Self> {
+        Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
+        let wrong = |error: &dyn fmt::Display| Error::invalid(format!("{}: {error}", settings.address));
+        let endpoint = Endpoint::from_shared(settings.address.clone()).map_err(|error| wrong(&error))?;
+        let is_tls = match endpoint.uri().scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(wrong(&"must begin with https:// or http://")),
+        };
+        let has_token = settings.token.is_some();
+        if has_token && !is_tls && !(settings.allows_plaintext_token && is_loopback(endpoint.uri())) {
+            return Err(wrong(&"a token goes only over https, or to this machine if the program allows it"));
+        }
+        if !is_tls && (settings.ca.is_some() || settings.identity.is_some()) {
+            return Err(wrong(&"has certificates, so it must begin with https://"));
+        }
+        let endpoint = endpoint
+            .connect_timeout(settings.attempt)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .user_agent(concat!("unibus-client-rust/", env!("CARGO_PKG_VERSION")))
+            .map_err(|error| wrong(&error))?;
+        let endpoint = match is_tls {
+            true => endpoint.tls_config(tls(settings.ca, settings.identity)).map_err(|error| {
+                let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                Error::invalid(format!("certificates: {error} {cause}"))
+            })?,
+            false => endpoint,
+        };
+        Ok(Self {
+            channel: Mutex::new(Numbered { number: 0, channel: endpoint.connect_lazy() }),
+            endpoint,
+            token: settings.token,
+            token_limit: settings.attempt,
+            receive_limit: settings.receive_limit,
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
+            facts: Mutex::default(),
+        })
+    }
+
+    /// The generated client on the present connection, with the number of the connection.
+    pub(crate) fn stub(&self) -> (u64, Stub) {
+        let Numbered { number, channel } = self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (number, RoomServiceClient::new(channel).max_decoding_message_size(self.receive_limit))
+    }
+
+    /// Later calls use a new connection in place of this one, which may be dead without the system knowing it. The calls on
+    /// the old one go on.
+    pub(crate) fn renew(&self, number: u64) {
+        let mut present = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.number == number {
+            *present = Numbered { number: number + 1, channel: self.endpoint.connect_lazy() };
+        }
+    }
+
+    /// Asks the program for a token (U8).
+    pub(crate) async fn token(&self) -> Result<Option<String>> {
+        let Some(supplier) = &self.token else { return Ok(None) };
+        let failed = |cause: &dyn fmt::Display| Error::unsent(Code::Unavailable, format!("no token: {cause}"));
+        match time::timeout(self.token_limit, supplier()).await {
+            Ok(Ok(token)) => Ok(Some(token)),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(failed(&"its function did not return in time")),
+        }
+    }
+
+    /// A request with the credentials of the caller.
+    #[expect(clippy::unused_self, reason = "reads as a sentence")]
+    pub(crate) fn request<Q>(&self, request: Q, token: Option<&str>) -> Result<Request<Q>> {
+        let mut request = Request::new(request);
+        if let Some(token) = token {
+            let header: AsciiMetadataValue = format!("Bearer {}", token.trim())
+                .parse()
+                .map_err(|_| Error::invalid("the token has characters that no token has"))?;
+            request.metadata_mut().insert("authorization", header);
+        }
+        Ok(request)
+    }
+
+    /// Ends a call when the program closes the client (U3).
+    pub(crate) async fn unless_closed<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let ended = self.closed.run_until_cancelled(call).await;
+        ended.unwrap_or_else(|| Err(Error::cancelled("the client is closed")))
+    }
+}
+
+fn tls(ca: Option<Vec<u8>>, identity: Option<(Vec<u8>, Vec<u8>)>) -> ClientTlsConfig {
+    let tls = match ca {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match identity {
+        Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+        None => tls,
+    }
+}
+
+/// Whether nobody on a network can read what is sent to this address.
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(address: &str) -> Settings {
+        Settings {
+            address: address.to_owned(),
+            ca: None,
+            identity: None,
+            token: Some(Box::new(|| Box::pin(async { Ok("secret".to_owned()) }))),
+            allows_plaintext_token: false,
+            receive_limit: 1024,
+            attempt: Duration::from_secs(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_goes_only_where_nobody_can_read_it() {
+        for (address, allows, is_accepted) in [
+            ("https://bus.example.com", false, true),
+            ("http://127.0.0.1:1", true, true),
+            ("http://[::1]:1", true, true),
+            ("http://localhost:1", true, true),
+            ("http://127.0.0.1:1", false, false),
+            ("http://bus.example.com", true, false),
+            ("http://127.0.0.1.example.com", true, false),
+        ] {
+            let made = Connection::new(Settings { allows_plaintext_token: allows, ..settings(address) });
+            assert_eq!(made.is_ok(), is_accepted, "{address} {allows}");
+        }
+        assert!(Connection::new(Settings { token: None, ..settings("http://bus.example.com") }).is_ok());
+        assert!(Connection::new(settings("bus.example.com:1")).is_err());
+    }
+
+    #[test]
+    fn without_a_runtime_there_is_an_error_in_place_of_a_panic() {
+        assert!(Connection::new(settings("https://bus.example.com")).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_dead_connection_is_replaced_once() {
+        let Ok(connection) = Connection::new(settings("https://bus.example.com")) else { unreachable!() };
+        connection.renew(0);
+        connection.renew(0);
+        assert_eq!(connection.stub().0, 1);
+    }
+}

@@ -1,0 +1,339 @@
+//! What can go wrong, and what to do about it (U1, U2, U3).
+
+use std::{collections::HashMap, error::Error as StdError, fmt, iter, time::Duration};
+
+use tonic::{Code, Status, TimeoutExpired};
+use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
+
+/// The domain of the reasons of the service.
+const DOMAIN: &str = "unibus.v1";
+
+/// The outcome of a call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What to do after an error (U1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The same call may succeed later.
+    Again,
+    /// The same call may succeed with another token.
+    NewToken,
+    /// The same call does not succeed.
+    Final,
+}
+
+/// A failed call, an error inside a stream, or a failure of the transport: all are this type (U2).
+///
+/// Match on [`reason`](Self::reason), then on [`code`](Self::code), never on the message. The reasons are those of
+/// [docs/errors.md](https://github.com/unibus-rs/unibus/blob/main/docs/errors.md).
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(#[source] Box<Report>);
+
+/// A wrong field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// The path of the field in the request, such as `retention.max_age`.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+#[derive(Clone, Debug)]
+struct Report {
+    code: Code,
+    reason: String,
+    message: String,
+    metadata: HashMap<String, String>,
+    fields: Vec<FieldViolation>,
+    retry_after: Option<Duration>,
+    class: Class,
+    is_outcome_unknown: bool,
+    is_cancelled: bool,
+    message_id: String,
+    status: Option<Status>,
+}
+
+impl Error {
+    /// The gRPC code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The reason that the service gave. Empty if the error is not one of the service.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.0.reason
+    }
+
+    /// A text for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The values that belong to the reason, such as `last_sequence` of `SEQUENCE_MISMATCH`.
+    #[must_use]
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.0.metadata
+    }
+
+    /// The wrong fields of the request.
+    #[must_use]
+    pub fn fields(&self) -> &[FieldViolation] {
+        &self.0.fields
+    }
+
+    /// When the same call may succeed, if the service said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// What to do after this error (U1). The client has already done it, as far as its time allowed.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// Whether the call may have taken effect although it failed (U11).
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.0.is_outcome_unknown
+    }
+
+    /// Whether the program itself ended the call: it closed the client or the publisher (U3).
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled
+    }
+
+    /// The id of the message that could not be published. Empty for other errors, and in an ephemeral room. If the outcome
+    /// is unknown, a message with this id may be stored (U11).
+    #[must_use]
+    pub fn message_id(&self) -> &str {
+        &self.0.message_id
+    }
+
+    /// A failure that the client itself noticed. It has no `ErrorInfo`.
+    pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
+        Self::new(code, message.into(), ErrorDetails::new(), None)
+    }
+
+    /// The program closed what the call belongs to.
+    pub(crate) fn cancelled(message: &str) -> Self {
+        let mut error = Self::local(Code::Cancelled, message);
+        (error.0.class, error.0.is_cancelled, error.0.is_outcome_unknown) = (Class::Final, true, false);
+        error
+    }
+
+    /// The call did nothing for which the program would have to look.
+    pub(crate) fn undone(mut self) -> Self {
+        self.0.is_outcome_unknown = false;
+        self
+    }
+
+    /// Nothing was sent.
+    pub(crate) fn unsent(code: Code, message: impl Into<String>) -> Self {
+        Self::local(code, message).undone()
+    }
+
+    /// The program gave a value that no call accepts.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::local(Code::InvalidArgument, message)
+    }
+
+    /// A `google.rpc.Status` inside a stream.
+    pub(crate) fn from_frame(status: &tonic_types::Status) -> Self {
+        Self::new(Code::from(status.code), status.message.clone(), status.get_error_details(), None)
+    }
+
+    /// The error of a message with this id. The outcome stays unknown if that of an earlier attempt was.
+    pub(crate) fn of_message(mut self, id: &str, was_unknown: bool) -> Self {
+        id.clone_into(&mut self.0.message_id);
+        self.0.is_outcome_unknown |= was_unknown;
+        self
+    }
+
+    /// The token was refused, and there is no other one.
+    pub(crate) fn finally(mut self) -> Self {
+        self.0.class = Class::Final;
+        self
+    }
+
+    /// Whether the service named this field as wrong.
+    pub(crate) fn names_field(&self, name: &str) -> bool {
+        self.0.fields.iter().any(|wrong| wrong.field == name || wrong.field.ends_with(&format!(".{name}")))
+    }
+
+    fn new(code: Code, message: String, details: ErrorDetails, status: Option<Status>) -> Self {
+        let info = details.error_info().filter(|info| info.domain == DOMAIN).cloned();
+        let reason = info.as_ref().map(|info| info.reason.as_str());
+        let retry_info = details.retry_info().cloned();
+        let class = classify(code, reason, retry_info.is_some());
+        let is_outcome_unknown = match reason {
+            Some(reason) => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
+            None => class == Class::Again,
+        };
+        let violations = details.bad_request().map(|wrong| wrong.field_violations.clone()).unwrap_or_default();
+        let field =
+            |wrong: tonic_types::FieldViolation| FieldViolation { field: wrong.field, description: wrong.description };
+        let reason = reason.unwrap_or_default().to_owned();
+        Self(Box::new(Report {
+            code,
+            reason,
+            message,
+            metadata: info.map(|info| info.metadata).unwrap_or_default(),
+            fields: violations.into_iter().map(field).collect(),
+            retry_after: retry_info.and_then(|info| info.retry_delay),
+            class,
+            is_outcome_unknown,
+            is_cancelled: false,
+            message_id: String::new(),
+            status,
+        }))
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let code = match status.code() {
+            // the deadline of the call, which is no cancel (U3)
+            Code::Cancelled if is_deadline(&status) => Code::DeadlineExceeded,
+            // the library's code for a message that is larger than the receive limit (U7); the service's has details
+            Code::OutOfRange if details.error_info().is_none() => Code::ResourceExhausted,
+            code => code,
+        };
+        Self::new(code, status.message().to_owned(), details, Some(status))
+    }
+}
+
+fn is_deadline(status: &Status) -> bool {
+    let causes = iter::successors(status.source(), |&error| error.source());
+    causes.into_iter().any(<dyn StdError>::is::<TimeoutExpired>)
+}
+
+/// The class of an outcome (U1).
+fn classify(code: Code, reason: Option<&str>, has_retry_info: bool) -> Class {
+    match (reason, code) {
+        (Some("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED"), _) => Class::NewToken,
+        (Some(_), _) if has_retry_info => Class::Again,
+        (Some(_), _) => Class::Final,
+        (
+            None,
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+            | Code::Aborted,
+        ) => Class::Again,
+        (None, Code::Unauthenticated) => Class::NewToken,
+        (None, _) => Class::Final,
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, reason, message, .. } = self;
+        match reason.as_str() {
+            "" => write!(f, "{code:?}: {message}")?,
+            reason => write!(f, "{code:?} {reason}: {message}")?,
+        }
+        for FieldViolation { field, description } in &self.fields {
+            write!(f, "; {field}: {description}")?;
+        }
+        match (self.is_outcome_unknown, self.message_id.as_str()) {
+            (false, _) => Ok(()),
+            (true, "") => f.write_str("; the outcome is unknown"),
+            (true, id) => write!(f, "; the outcome of message {id} is unknown"),
+        }
+    }
+}
+
+impl StdError for Report {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.status.as_ref().and_then(StdError::source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    fn service(code: Code, reason: &str, retry: bool) -> Error {
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        if retry {
+            details.set_retry_info(Some(Duration::from_millis(100)));
+        }
+        Status::with_error_details(code, "text", details).into()
+    }
+
+    #[test]
+    fn the_reason_decides_never_the_code_alone() {
+        use Class::{Again, Final, NewToken};
+        for (code, reason, retry, class, unknown) in [
+            (Code::Unauthenticated, "UNAUTHENTICATED", false, NewToken, false),
+            (Code::Unauthenticated, "CREDENTIALS_EXPIRED", true, NewToken, false),
+            (Code::Aborted, "TAKEN_OVER", false, Final, false),
+            (Code::Aborted, "ROOM_RECREATED", false, Final, false),
+            (Code::Aborted, "CONFLICT", true, Again, false),
+            (Code::ResourceExhausted, "RATE_LIMITED", true, Again, false),
+            (Code::ResourceExhausted, "LIMIT_REACHED", false, Final, false),
+            (Code::DeadlineExceeded, "OUTCOME_UNKNOWN", true, Again, true),
+            (Code::DeadlineExceeded, "TIMEOUT", true, Again, true),
+            (Code::Internal, "INTERNAL", false, Final, true),
+            (Code::Unavailable, "DRAINING", true, Again, false),
+        ] {
+            let error = service(code, reason, retry);
+            assert_eq!((error.class(), error.is_outcome_unknown()), (class, unknown), "{reason}");
+            assert_eq!(error.reason(), reason);
+        }
+    }
+
+    #[test]
+    fn without_a_reason_of_the_service_the_code_decides() {
+        use Class::{Again, Final, NewToken};
+        for (code, class) in [
+            (Code::Unavailable, Again),
+            (Code::DeadlineExceeded, Again),
+            (Code::Cancelled, Again),
+            (Code::Unknown, Again),
+            (Code::Internal, Again),
+            (Code::Aborted, Again),
+            (Code::Unauthenticated, NewToken),
+            (Code::ResourceExhausted, Final),
+            (Code::PermissionDenied, Final),
+            (Code::Unimplemented, Final),
+        ] {
+            let error = Error::from(Status::new(code, "text"));
+            assert_eq!((error.class(), error.is_outcome_unknown()), (class, class == Again), "{code:?}");
+        }
+        let foreign = ErrorDetails::with_error_info("TAKEN_OVER", "other.example", HashMap::new());
+        let error = Error::from(Status::with_error_details(Code::Aborted, "text", foreign));
+        assert_eq!((error.class(), error.reason()), (Again, ""));
+    }
+
+    #[test]
+    fn a_status_inside_a_stream_is_the_same_error() {
+        let details = ErrorDetails::with_bad_request_violation("publish.message_id", "too long");
+        let status = Status::with_error_details(Code::InvalidArgument, "text", details);
+        let Ok(frame) = tonic_types::Status::decode(status.details()) else { unreachable!() };
+        let error = Error::from_frame(&frame);
+        assert_eq!((error.code(), error.class()), (Code::InvalidArgument, Class::Final));
+        assert!(error.names_field("message_id") && !error.names_field("id"));
+        let unknown = Error::local(Code::Unavailable, "gone").of_message("a", false);
+        assert_eq!(unknown.to_string(), "Unavailable: gone; the outcome of message a is unknown");
+        assert!(service(Code::Unavailable, "DRAINING", true).of_message("a", true).is_outcome_unknown());
+    }
+
+    #[test]
+    fn a_cancel_of_the_program_is_none_of_the_classes_to_repeat() {
+        let error = Error::cancelled("the client is closed");
+        assert_eq!((error.class(), error.is_cancelled(), error.is_outcome_unknown()), (Class::Final, true, false));
+    }
+}

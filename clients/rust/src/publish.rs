@@ -1,0 +1,268 @@
+//! One message, published once (U11, U12).
+
+use std::{collections::HashMap, sync::PoisonError, time::Duration};
+
+use bytes::Bytes;
+use prost_types::Timestamp;
+use tokio::time::{self, Instant};
+use unibus::v1::{Durability, GetRoomRequest, PublishRequest, PublishResponse};
+
+use crate::{
+    Room,
+    connection::Connection,
+    error::{Class, Error, Result},
+    ids::random_id,
+    retry::{Backoff, Repeat, Times, Tokens},
+    room::duration,
+};
+
+/// The window of a room whose service does not tell it.
+const WINDOW_DEFAULT: Duration = Duration::from_secs(120);
+/// The rooms that a client remembers.
+const FACTS_MAX: usize = 4096;
+
+/// A message to publish. Text and bytes are messages too: `room.publish("hello")`.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct NewMessage {
+    pub(crate) payload: Bytes,
+    headers: HashMap<String, String>,
+    message_id: String,
+    expected_last_sequence: Option<u64>,
+    ttl: Option<Duration>,
+    pub(crate) within: Option<Duration>,
+}
+
+impl NewMessage {
+    /// A message with this payload.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self { payload: payload.into(), ..Self::default() }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// The id by which the room knows the message. Without one the client makes one (U11).
+    pub fn message_id(mut self, id: impl Into<String>) -> Self {
+        self.message_id = id.into();
+        self
+    }
+
+    /// Stores the message only if this is the last sequence of the room. 0: only if nothing was ever stored.
+    pub fn expected_last_sequence(mut self, sequence: u64) -> Self {
+        self.expected_last_sequence = Some(sequence);
+        self
+    }
+
+    /// How long the message stays stored: whole seconds. The room must allow it.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Gives up after this time. By default the client tries as long as the room's `dedupe_window` allows, less one attempt
+    /// (U11).
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
+    /// The request, with an id if the room is persisted.
+    pub(crate) fn request(&self, room: &Room, facts: &RoomFacts) -> Result<PublishRequest> {
+        let message_id = match self.message_id.as_str() {
+            "" if facts.persist => random_id()?,
+            id => id.to_owned(),
+        };
+        Ok(PublishRequest {
+            room_id: room.room_id(),
+            payload: self.payload.clone(),
+            headers: self.headers.clone(),
+            message_id,
+            expected_last_sequence: self.expected_last_sequence,
+            ttl: self.ttl.map(duration).transpose()?,
+        })
+    }
+
+    pub(crate) fn has_own_id(&self) -> bool {
+        !self.message_id.is_empty()
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for NewMessage {
+    fn from(payload: T) -> Self {
+        Self::new(payload)
+    }
+}
+
+/// A message that is stored, or in an ephemeral room sent.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The sequence of the message. 0 in an ephemeral room.
+    pub sequence: u64,
+    /// Whether a message with this id was stored earlier. After a repeated attempt that is success (U11).
+    pub duplicate: bool,
+    /// The id of the message. Empty in an ephemeral room.
+    pub message_id: String,
+    /// When the service learned that the message is stored.
+    pub published_at: Option<Timestamp>,
+    /// What the stored message survives.
+    pub durability: Durability,
+}
+
+impl Published {
+    pub(crate) fn new(answer: PublishResponse, message_id: String) -> Self {
+        let durability = answer.durability();
+        let PublishResponse { sequence, duplicate, published_at, .. } = answer;
+        Self { sequence, duplicate, message_id, published_at, durability }
+    }
+}
+
+/// What a publisher must know of a room (U12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RoomFacts {
+    pub(crate) persist: bool,
+    pub(crate) dedupe_window: Duration,
+}
+
+impl RoomFacts {
+    /// Whether the message may be published again after this error (U11, U12).
+    pub(crate) fn may_repeat(&self, error: &Error) -> bool {
+        match self.persist {
+            true => error.class() != Class::Final || (error.is_outcome_unknown() && !error.is_cancelled()),
+            false => error.class() != Class::Final && !error.is_outcome_unknown(),
+        }
+    }
+
+    /// The last moment at which an attempt may begin, if the first one began at `first` (U11).
+    pub(crate) fn last_begin(&self, first: Instant, times: Times) -> Instant {
+        match self.persist {
+            true => first + self.dedupe_window.saturating_sub(times.attempt),
+            false => first + times.total,
+        }
+    }
+
+    /// Whether this error says that the room is another one than these facts say.
+    pub(crate) fn is_doubted_by(error: &Error) -> bool {
+        // ROOM_NOT_PERSISTED is the service's answer to a `message_id` in an ephemeral room
+        matches!(error.reason(), "ROOM_NOT_FOUND" | "ROOM_NOT_PERSISTED") || error.names_field("message_id")
+    }
+}
+
+impl Connection {
+    /// Asks once what kind of room it is (U12).
+    pub(crate) async fn facts(&self, room: &Room, times: Times) -> Result<RoomFacts> {
+        if let Some(&facts) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(room.id()) {
+            return Ok(facts);
+        }
+        let request = GetRoomRequest { room_id: room.room_id() };
+        let answer = self
+            .call(times, Repeat::Always, request, |mut stub, request| async move { stub.get_room(request).await })
+            .await
+            .map_err(Error::undone)?;
+        let found = answer.room.unwrap_or_default();
+        let time = |duration: prost_types::Duration| Duration::try_from(duration).ok();
+        let max_age = found.retention.and_then(|retention| retention.max_age).and_then(time);
+        let default = WINDOW_DEFAULT.min(max_age.filter(|age| !age.is_zero()).unwrap_or(Duration::MAX));
+        let dedupe_window = found.dedupe_window.and_then(time).unwrap_or(default);
+        let facts = RoomFacts { persist: found.persist, dedupe_window };
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= FACTS_MAX {
+            known.clear();
+        }
+        known.insert(found.room_id, facts);
+        Ok(facts)
+    }
+
+    /// The next publish asks again.
+    pub(crate) fn forget_facts(&self, room_id: &str) {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).remove(room_id);
+    }
+}
+
+impl Room {
+    /// Publishes a message once, however often the connection breaks (U11).
+    ///
+    /// For many messages a [`Publisher`](crate::Publisher) is faster, and keeps their order.
+    ///
+    /// # Errors
+    /// [`Error::is_outcome_unknown`] tells whether the message may be stored all the same, under
+    /// [`Error::message_id`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the message may be stored.
+    pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Published> {
+        let (connection, times, message) = (&self.client.connection, self.client.times, message.into());
+        let deadline = message.within.map(|within| Instant::now() + within);
+        let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
+        let facts_times = |times: Times| Times { total: times.total.min(remaining()), ..times };
+        let mut facts = connection.facts(self, facts_times(times)).await?;
+        let mut request = message.request(self, &facts)?;
+        let first = Instant::now();
+        let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
+        loop {
+            let limit = times.attempt.min(remaining());
+            let attempt = connection.attempt(limit, &mut tokens, request.clone(), &|mut stub, request| async move {
+                stub.publish(request).await
+            });
+            let error = match attempt.await {
+                Ok(answer) => return Ok(Published::new(answer, request.message_id)),
+                Err(error) => error,
+            };
+            was_unknown |= error.is_outcome_unknown();
+            if RoomFacts::is_doubted_by(&error) {
+                connection.forget_facts(self.id());
+                if facts.persist && !message.has_own_id() && error.reason() != "ROOM_NOT_FOUND" {
+                    facts = connection.facts(self, facts_times(times)).await?;
+                    if !facts.persist {
+                        request.message_id.clear();
+                        continue;
+                    }
+                }
+            }
+            let next = Instant::now() + backoff.next(&error);
+            let is_late = next > facts.last_begin(first, times) || deadline.is_some_and(|end| next >= end);
+            if is_late || !facts.may_repeat(&error) {
+                return Err(error.of_message(&request.message_id, was_unknown));
+            }
+            time::sleep_until(next).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    const TIMES: Times = Times { attempt: Duration::from_secs(10), total: Duration::from_secs(60) };
+
+    #[test]
+    fn only_a_persisted_room_repeats_an_unknown_outcome() {
+        let persisted = RoomFacts { persist: true, dedupe_window: WINDOW_DEFAULT };
+        let ephemeral = RoomFacts { persist: false, ..persisted };
+        for (error, stored, sent) in [
+            (Error::local(Code::Unavailable, "broken"), true, false),
+            (Error::unsent(Code::Unavailable, "no token"), true, true),
+            (Error::local(Code::PermissionDenied, "no"), false, false),
+            (Error::cancelled("closed"), false, false),
+        ] {
+            assert_eq!((persisted.may_repeat(&error), ephemeral.may_repeat(&error)), (stored, sent), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_begins_only_if_it_ends_within_the_window() {
+        let first = Instant::now();
+        let persisted = RoomFacts { persist: true, dedupe_window: WINDOW_DEFAULT };
+        assert_eq!(persisted.last_begin(first, TIMES) - first, Duration::from_secs(110));
+        let small = RoomFacts { dedupe_window: Duration::from_secs(1), ..persisted };
+        assert_eq!(small.last_begin(first, TIMES), first);
+        let ephemeral = RoomFacts { persist: false, ..persisted };
+        assert_eq!(ephemeral.last_begin(first, TIMES) - first, Duration::from_secs(60));
+    }
+}

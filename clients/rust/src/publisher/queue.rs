@@ -1,0 +1,277 @@
+//! The messages of a publisher that are not answered yet, without I/O (U13, U14).
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+use unibus::v1::{
+    PublishAcks, PublishRequest, PublishStreamRequest, PublishStreamResponse, publish_stream_response::Outcome,
+};
+
+use crate::{
+    Published,
+    error::{Class, Error, Result},
+    publish::RoomFacts,
+    retry::Times,
+};
+
+/// What a message came to: its ticket, and the outcome.
+pub(super) type Answer<T> = (T, Result<Published>);
+
+/// Unanswered messages, in the order in which the program gave them.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    entries: VecDeque<Entry<T>>,
+    next_number: u64,
+    /// A message on the stream must be repeated. Nothing more is sent before the stream has answered the others, so that the
+    /// message goes before later ones.
+    holds_back: bool,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    number: u64,
+    request: PublishRequest,
+    has_own_id: bool,
+    ticket: T,
+    /// Whether the message is on the present stream.
+    is_sent: bool,
+    /// When its first attempt began.
+    began: Option<Instant>,
+    /// The program's own deadline.
+    deadline: Option<Instant>,
+    was_unknown: bool,
+    last_error: Option<Error>,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new() -> Self {
+        Self { entries: VecDeque::new(), next_number: 1, holds_back: false }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the stream owes an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.entries.iter().any(|entry| entry.is_sent)
+    }
+
+    /// Whether nothing may be sent before a pause.
+    pub(super) fn holds_back(&self) -> bool {
+        self.holds_back
+    }
+
+    /// The pause is over.
+    pub(super) fn go_on(&mut self) {
+        self.holds_back = false;
+    }
+
+    pub(super) fn push(&mut self, request: PublishRequest, has_own_id: bool, deadline: Option<Instant>, ticket: T) {
+        let (number, is_sent, began, was_unknown, last_error) = (self.next_number, false, None, false, None);
+        self.next_number += 1;
+        let entry = Entry { number, request, has_own_id, ticket, is_sent, began, deadline, was_unknown, last_error };
+        self.entries.push_back(entry);
+    }
+
+    /// The next message for the stream.
+    pub(super) fn next(&mut self, now: Instant) -> Option<PublishStreamRequest> {
+        if self.holds_back {
+            return None;
+        }
+        // the messages of a stream are sent in their order, so those that are not sent are at the end
+        let at = self.entries.partition_point(|entry| entry.is_sent);
+        let entry = self.entries.get_mut(at)?;
+        entry.is_sent = true;
+        entry.began.get_or_insert(now);
+        let acks = PublishAcks::Each.into();
+        Some(PublishStreamRequest { correlation_id: entry.number, publish: Some(entry.request.clone()), acks })
+    }
+
+    /// Takes an answer of the stream. With an error, nothing more is sent before a pause: the message must be repeated, or the
+    /// room is another one than the facts say.
+    pub(super) fn answer(
+        &mut self,
+        answer: PublishStreamResponse,
+        facts: RoomFacts,
+    ) -> (Option<Answer<T>>, Option<Error>) {
+        let found = self.entries.iter_mut().enumerate().find(|(_, entry)| entry.number == answer.correlation_id);
+        let Some((at, entry)) = found else { return (None, None) };
+        let outcome = match answer.outcome {
+            Some(Outcome::Result(stored)) => Ok(Published::new(stored, entry.request.message_id.clone())),
+            Some(Outcome::Error(status)) => Err(Error::from_frame(&status)),
+            Some(Outcome::Through(_)) | None => return (None, None),
+        };
+        let Err(error) = &outcome else { return (self.entries.remove(at).map(|entry| entry.end(outcome)), None) };
+        entry.was_unknown |= error.is_outcome_unknown();
+        let is_doubted = RoomFacts::is_doubted_by(error);
+        let is_misnamed = is_doubted && facts.persist && !entry.has_own_id && error.reason() != "ROOM_NOT_FOUND";
+        let may_repeat = facts.may_repeat(error) || is_misnamed;
+        let obstacle = (may_repeat || is_doubted).then(|| error.clone());
+        self.holds_back |= obstacle.is_some();
+        if may_repeat {
+            (entry.is_sent, entry.last_error) = (false, Some(error.clone()));
+            return (None, obstacle);
+        }
+        (self.entries.remove(at).map(|entry| entry.end(outcome)), obstacle)
+    }
+
+    /// The stream broke, or could not be opened. Returns the messages that cannot be repeated.
+    pub(super) fn broken(&mut self, error: &Error, now: Instant, facts: RoomFacts) -> Vec<Answer<T>> {
+        self.holds_back = false;
+        let may_repeat = facts.may_repeat(error);
+        self.remove(|entry| {
+            let was_on_stream = std::mem::take(&mut entry.is_sent);
+            entry.began.get_or_insert(now);
+            entry.was_unknown |= was_on_stream && error.is_outcome_unknown();
+            entry.last_error = Some(error.clone());
+            // without an id only what was on the stream can be stored already
+            let is_safe = facts.persist || !was_on_stream || !error.is_outcome_unknown();
+            (error.class() == Class::Final && !may_repeat) || !is_safe
+        })
+    }
+
+    /// Ends the messages whose time is up (U11).
+    pub(super) fn expire(&mut self, now: Instant, facts: RoomFacts, times: Times) -> Vec<Answer<T>> {
+        self.remove(|entry| {
+            let is_late = entry.began.is_some_and(|began| now > facts.last_begin(began, times));
+            let is_over = entry.deadline.is_some_and(|deadline| now >= deadline);
+            !entry.is_sent && (is_over || (is_late && entry.last_error.is_some()))
+        })
+    }
+
+    /// Ends all messages.
+    pub(super) fn end(&mut self, error: &Error) -> Vec<Answer<T>> {
+        self.remove(|entry| {
+            entry.was_unknown |= entry.began.is_some();
+            entry.last_error = Some(error.clone());
+            true
+        })
+    }
+
+    /// The room turned out to be ephemeral: its messages have no ids (U12).
+    pub(super) fn remove_ids(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.has_own_id) {
+            entry.request.message_id.clear();
+        }
+    }
+
+    fn remove(&mut self, mut is_over: impl FnMut(&mut Entry<T>) -> bool) -> Vec<Answer<T>> {
+        let (mut kept, mut removed) = (VecDeque::with_capacity(self.entries.len()), Vec::new());
+        for mut entry in self.entries.drain(..) {
+            if is_over(&mut entry) {
+                let late = || Error::unsent(tonic::Code::DeadlineExceeded, "the time of the message is up");
+                let error = entry.last_error.take().unwrap_or_else(late);
+                removed.push(entry.end(Err(error)));
+            } else {
+                kept.push_back(entry);
+            }
+        }
+        self.entries = kept;
+        removed
+    }
+}
+
+impl<T> Entry<T> {
+    fn end(self, outcome: Result<Published>) -> Answer<T> {
+        (self.ticket, outcome.map_err(|error| error.of_message(&self.request.message_id, self.was_unknown)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
+    use unibus::v1::PublishResponse;
+
+    use super::*;
+
+    const STORED: RoomFacts = RoomFacts { persist: true, dedupe_window: Duration::from_secs(120) };
+    const EPHEMERAL: RoomFacts = RoomFacts { persist: false, ..STORED };
+    const TIMES: Times = Times { attempt: Duration::from_secs(10), total: Duration::from_secs(60) };
+
+    fn queue_of(ids: &[&'static str]) -> Queue<&'static str> {
+        let mut queue = Queue::new();
+        for &id in ids {
+            let request = PublishRequest { message_id: id.to_owned(), ..PublishRequest::default() };
+            queue.push(request, false, None, id);
+        }
+        queue
+    }
+
+    fn send_all(queue: &mut Queue<&'static str>, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| queue.next(now)).map(|request| request.correlation_id).collect()
+    }
+
+    fn stored(correlation_id: u64) -> PublishStreamResponse {
+        let result = PublishResponse { sequence: correlation_id, ..PublishResponse::default() };
+        PublishStreamResponse { correlation_id, outcome: Some(Outcome::Result(result)) }
+    }
+
+    fn refused(correlation_id: u64, code: Code, reason: &str, retry: bool) -> PublishStreamResponse {
+        use prost::Message as _;
+        let mut details = ErrorDetails::with_error_info(reason, "unibus.v1", HashMap::new());
+        if retry {
+            details.set_retry_info(Some(Duration::from_millis(100)));
+        }
+        let status = Status::with_error_details(code, "text", details);
+        let status = tonic_types::Status::decode(status.details()).unwrap_or_default();
+        PublishStreamResponse { correlation_id, outcome: Some(Outcome::Error(status)) }
+    }
+
+    #[test]
+    fn after_a_break_all_unanswered_messages_go_again_in_their_order_before_later_ones() {
+        let (mut queue, now) = (queue_of(&["a", "b", "c"]), Instant::now());
+        assert_eq!(send_all(&mut queue, now), [1, 2, 3]);
+        assert!(queue.answer(stored(1), STORED).0.is_some_and(|(ticket, outcome)| ticket == "a" && outcome.is_ok()));
+        assert!(queue.broken(&Error::local(Code::Unavailable, "broken"), now, STORED).is_empty());
+        queue.push(PublishRequest::default(), false, None, "d");
+        assert_eq!(send_all(&mut queue, now), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_message_to_repeat_goes_before_later_ones() {
+        let (mut queue, now) = (queue_of(&["a", "b"]), Instant::now());
+        assert_eq!(send_all(&mut queue, now), [1, 2]);
+        let (answer, obstacle) = queue.answer(refused(1, Code::Unavailable, "NATS_UNAVAILABLE", true), STORED);
+        assert!(answer.is_none() && obstacle.is_some() && queue.holds_back());
+        queue.push(PublishRequest::default(), false, None, "c");
+        assert!(send_all(&mut queue, now).is_empty() && queue.is_waiting());
+        assert!(queue.answer(stored(2), STORED).0.is_some() && !queue.is_waiting());
+        queue.go_on();
+        assert_eq!(send_all(&mut queue, now), [1, 3]);
+    }
+
+    #[test]
+    fn a_message_that_fails_ends_no_other() {
+        let (mut queue, now) = (queue_of(&["a", "b"]), Instant::now());
+        send_all(&mut queue, now);
+        let (answer, obstacle) = queue.answer(refused(1, Code::InvalidArgument, "PAYLOAD_TOO_LARGE", false), STORED);
+        let Some(("a", Err(error))) = answer else { unreachable!() };
+        assert_eq!((error.reason(), error.message_id(), error.is_outcome_unknown()), ("PAYLOAD_TOO_LARGE", "a", false));
+        assert!(obstacle.is_none() && queue.answer(stored(2), STORED).0.is_some() && queue.is_empty());
+    }
+
+    #[test]
+    fn in_an_ephemeral_room_an_unknown_outcome_is_final() {
+        let (mut queue, now) = (queue_of(&["a", "b"]), Instant::now());
+        queue.next(now);
+        let ended = queue.broken(&Error::local(Code::Unavailable, "broken"), now, EPHEMERAL);
+        let [("a", Err(error))] = ended.as_slice() else { unreachable!() };
+        assert!(error.is_outcome_unknown());
+        assert_eq!(send_all(&mut queue, now), [2]);
+    }
+
+    #[test]
+    fn after_its_window_a_message_fails_with_an_unknown_outcome() {
+        let (mut queue, now) = (queue_of(&["a"]), Instant::now());
+        queue.next(now);
+        queue.broken(&Error::local(Code::Unavailable, "broken"), now, STORED);
+        assert!(queue.expire(now + Duration::from_secs(110), STORED, TIMES).is_empty());
+        let ended = queue.expire(now + Duration::from_secs(111), STORED, TIMES);
+        let [("a", Err(error))] = ended.as_slice() else { unreachable!() };
+        assert!(error.is_outcome_unknown() && error.message_id() == "a");
+    }
+}

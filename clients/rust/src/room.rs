@@ -1,0 +1,194 @@
+//! One room: its life, its settings, the removal of messages.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{Request, Response, Status};
+use unibus::v1::{
+    self, CreateRoomRequest, DeleteMessageRequest, DeleteRoomRequest, GetRoomRequest, PurgeRoomRequest, Retention,
+    UpdateRoomRequest,
+};
+
+use crate::{
+    client::Client,
+    connection::Stub,
+    error::{Error, Result},
+    ids::random_id,
+    retry::Repeat,
+};
+
+/// A room of a service. Cheap to clone. Made by [`Client::room`].
+#[derive(Clone, Debug)]
+pub struct Room {
+    pub(crate) client: Client,
+    pub(crate) id: Arc<str>,
+}
+
+impl Room {
+    /// The id of the room.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The settings of the room, and what it holds.
+    pub async fn get(&self) -> Result<v1::Room> {
+        let request = GetRoomRequest { room_id: self.room_id() };
+        let call = self.call(Repeat::Always, request, |mut stub, request| async move { stub.get_room(request).await });
+        Ok(call.await?.room.unwrap_or_default())
+    }
+
+    /// Changes the settings that `paths` names, such as `retention.max_age`, to those of `room`. Returns the room after the
+    /// call. Without paths the settings that `room` has are changed.
+    pub async fn update(&self, room: v1::Room, paths: &[&str]) -> Result<v1::Room> {
+        let room = v1::Room { room_id: self.room_id(), ..room };
+        let paths: Vec<_> = paths.iter().map(|&path| path.to_owned()).collect();
+        let update_mask = (!paths.is_empty()).then_some(prost_types::FieldMask { paths });
+        let request = UpdateRoomRequest { room: Some(room), update_mask };
+        let call =
+            self.call(Repeat::Always, request, |mut stub, request| async move { stub.update_room(request).await });
+        let room = call.await?.room.unwrap_or_default();
+        self.client.connection.forget_facts(&self.id);
+        Ok(room)
+    }
+
+    /// Deletes the room with its messages, subscribers and members (U10).
+    pub async fn delete(&self) -> Result<()> {
+        let request = DeleteRoomRequest { room_id: self.room_id() };
+        let call = self.call(Repeat::UntilGone("ROOM_NOT_FOUND"), request, |mut stub, request| async move {
+            stub.delete_room(request).await
+        });
+        call.await?;
+        self.client.connection.forget_facts(&self.id);
+        Ok(())
+    }
+
+    /// Removes all stored messages, and returns their number. Not repeated after an unknown outcome, since it would remove
+    /// later messages too (U10).
+    pub async fn purge(&self) -> Result<u64> {
+        self.purge_by(None, Repeat::UnlessUnknown).await
+    }
+
+    /// Removes all messages up to this sequence, and returns their number.
+    pub async fn purge_up_to(&self, sequence: u64) -> Result<u64> {
+        self.purge_by(Some(sequence), Repeat::Always).await
+    }
+
+    async fn purge_by(&self, up_to_sequence: Option<u64>, repeat: Repeat) -> Result<u64> {
+        let request = PurgeRoomRequest { room_id: self.room_id(), up_to_sequence };
+        let call = self.call(repeat, request, |mut stub, request| async move { stub.purge_room(request).await });
+        Ok(call.await?.purged)
+    }
+
+    /// Erases one stored message (U10).
+    pub async fn delete_message(&self, sequence: u64) -> Result<()> {
+        let request = DeleteMessageRequest { room_id: self.room_id(), sequence };
+        let call = self.call(Repeat::UntilGone("MESSAGE_NOT_FOUND"), request, |mut stub, request| async move {
+            stub.delete_message(request).await
+        });
+        call.await.map(drop)
+    }
+
+    pub(crate) fn room_id(&self) -> String {
+        self.id.as_ref().to_owned()
+    }
+
+    /// A call with the times of the client (U9).
+    pub(crate) async fn call<Q, A, F>(
+        &self,
+        repeat: Repeat,
+        request: Q,
+        call: impl Fn(Stub, Request<Q>) -> F,
+    ) -> Result<A>
+    where
+        Q: Clone,
+        A: Default,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.client.connection.call(self.client.times, repeat, request, call).await
+    }
+}
+
+/// The settings of a new room, for [`Client::create_room`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct NewRoom {
+    request: CreateRoomRequest,
+    max_age: Option<Duration>,
+    dedupe_window: Option<Duration>,
+}
+
+impl NewRoom {
+    /// A room that stores its messages. Without an id the client makes one.
+    pub fn persisted(id: impl Into<String>) -> Self {
+        let request = CreateRoomRequest { room_id: id.into(), persist: true, ..CreateRoomRequest::default() };
+        Self { request, max_age: None, dedupe_window: None }
+    }
+
+    /// A room whose messages reach only the subscriptions that are open.
+    pub fn ephemeral(id: impl Into<String>) -> Self {
+        let mut room = Self::persisted(id);
+        room.request.persist = false;
+        room
+    }
+
+    /// How long the room remembers ids of messages: for that time a publish with an unknown outcome can be repeated (U11).
+    pub fn dedupe_window(mut self, window: Duration) -> Self {
+        self.dedupe_window = Some(window);
+        self
+    }
+
+    /// The largest age of a stored message.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// The largest number of stored messages.
+    pub fn max_messages(mut self, messages: i64) -> Self {
+        self.retention().max_messages = messages;
+        self
+    }
+
+    /// The largest total size of the stored messages.
+    pub fn max_bytes(mut self, bytes: i64) -> Self {
+        self.retention().max_bytes = bytes;
+        self
+    }
+
+    /// The copies of the log in a NATS cluster: 1, 3 or 5.
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.request.replicas = replicas;
+        self
+    }
+
+    /// Allows messages to have a lifetime of their own.
+    pub fn allow_message_ttl(mut self) -> Self {
+        self.request.allow_message_ttl = true;
+        self
+    }
+
+    /// Adds a label.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.request.labels.insert(name.into(), value.into());
+        self
+    }
+
+    fn retention(&mut self) -> &mut Retention {
+        self.request.retention.get_or_insert_default()
+    }
+
+    pub(crate) fn into_request(mut self) -> Result<CreateRoomRequest> {
+        if self.request.room_id.is_empty() {
+            self.request.room_id = random_id()?;
+        }
+        if let Some(age) = self.max_age {
+            self.retention().max_age = Some(duration(age)?);
+        }
+        self.request.dedupe_window = self.dedupe_window.map(duration).transpose()?;
+        Ok(self.request)
+    }
+}
+
+pub(crate) fn duration(duration: Duration) -> Result<prost_types::Duration> {
+    duration.try_into().map_err(|error| Error::invalid(format!("a duration: {error}")))
+}

@@ -1,23 +1,27 @@
 //! A client.
+
 mod client;
 mod connection;
 mod error;
+mod history;
 mod ids;
 mod members;
 mod publish;
 mod publisher;
-pub use publisher::*;
 mod retry;
 mod room;
-pub use client::*;
-pub use error::*;
-pub use publish::*;
-pub use room::*;
-/// s
-#[derive(Clone, Debug)]
-pub struct Start;
-impl From<Start> for unibus::v1::Start {
-    fn from(_: Start) -> Self {
-        Self::default()
-    }
-}
+mod subscription;
+
+pub use prost_types::Timestamp;
+pub use tonic::Code;
+pub use unibus::v1::{self, Durability, GapReason, Member, Message, Role, Subscriber};
+
+pub use self::{
+    client::{Client, ClientBuilder},
+    error::{Class, Error, FieldViolation, Result},
+    history::History,
+    publish::{NewMessage, Published},
+    publisher::{PublishSink, Publisher, PublisherBuilder, Receipt},
+    room::{NewRoom, Room},
+    subscription::{Event, Messages, Start, Subscribe},
+};

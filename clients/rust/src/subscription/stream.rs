@@ -1,0 +1,310 @@
+//! One `Consume` stream with one room.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+use unibus::v1::{
+    AcknowledgeRequest, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected, ConsumeRequest,
+    ConsumeResponse, Gap, GapReason, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
+};
+
+use super::{
+    Event,
+    engine::{Plan, silent},
+    mailbox::Mailbox,
+    pulse::{PULSE, Pause, Pulse},
+};
+use crate::{
+    connection::Stub,
+    error::{Class, Error, Result},
+    retry::Tokens,
+};
+
+/// How long `opened` may take (U16).
+const OPENED_LIMIT: Duration = Duration::from_secs(15);
+/// How long the service may take to answer after the client was frozen (U17).
+const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// Commands that wait for the connection.
+const COMMANDS_MAX: usize = 64;
+
+/// An open stream.
+pub(super) struct OpenStream<'a> {
+    plan: &'a Plan,
+    mailbox: &'a Arc<Mailbox>,
+    frames: Streaming<ConsumeResponse>,
+    /// `None` after the half-close.
+    commands: Option<mpsc::Sender<ConsumeRequest>>,
+    /// Keeps the connection.
+    _stub: Stub,
+    connection_number: u64,
+    opened_at: Option<Instant>,
+    last_frame: Instant,
+    silence_limit: Duration,
+    pong_by: Option<Instant>,
+    pulse: Pulse,
+    has_progressed: bool,
+    /// The subscription has ended with OK after `caught_up`.
+    is_complete: bool,
+}
+
+impl<'a> OpenStream<'a> {
+    /// Opens the stream, and asks for the subscription.
+    pub(super) async fn open(plan: &'a Plan, mailbox: &'a Arc<Mailbox>, tokens: &mut Tokens) -> Result<Self> {
+        let connection = &plan.room.client.connection;
+        let token = tokens.next(connection).await?;
+        let (commands, sent) = mpsc::channel(COMMANDS_MAX);
+        let open = {
+            let mut state = mailbox.state();
+            let credit = state.first_credit(plan.read_ahead);
+            ConsumeOpen {
+                subscribe: Some(SubscribeRequest {
+                    room_id: plan.room.room_id(),
+                    subscriber: plan.subscriber.clone(),
+                    ack_mode: 0,
+                    start: state.position.start(plan.start.as_ref()),
+                    until_caught_up: plan.until_caught_up,
+                }),
+                credit_messages: credit.messages,
+                credit_bytes: credit.bytes,
+            }
+        };
+        let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
+        let request = connection.request(ReceiverStream::new(sent), token.as_deref())?;
+        let (connection_number, mut stub) = connection.stub();
+        let now = Instant::now();
+        let frames = match time::timeout(OPENED_LIMIT, stub.consume(request)).await {
+            Ok(answer) => answer?.into_inner(),
+            Err(_) => {
+                connection.renew(connection_number);
+                return Err(silent("the subscription did not open in time"));
+            }
+        };
+        Ok(Self {
+            plan,
+            mailbox,
+            frames,
+            commands: Some(commands),
+            _stub: stub,
+            connection_number,
+            opened_at: None,
+            last_frame: now,
+            silence_limit: OPENED_LIMIT,
+            pong_by: None,
+            pulse: Pulse::new(),
+            has_progressed: false,
+            is_complete: false,
+        })
+    }
+
+    /// When `opened` came.
+    pub(super) fn opened_at(&self) -> Option<Instant> {
+        self.opened_at
+    }
+
+    /// Whether a message came.
+    pub(super) fn has_progressed(&self) -> bool {
+        self.has_progressed
+    }
+
+    /// Receives until the subscription is closed or complete (`Ok`), or the stream breaks.
+    pub(super) async fn run(&mut self) -> Result<()> {
+        let mailbox = self.mailbox.clone();
+        let mut is_closing = false;
+        loop {
+            let now = Instant::now();
+            let pause = self.pulse.feel(now, SystemTime::now());
+            if pause != Pause::None {
+                // the watchdog counts only time in which the client could read
+                self.last_frame = now;
+            }
+            if pause == Pause::Long && !self.is_complete {
+                self.pong_by = Some(now + PONG_LIMIT);
+                self.command(Command::Ping(ConsumePing { nonce: 0 }));
+            }
+            self.send_due(now);
+            if self.is_over(is_closing) {
+                return Ok(());
+            }
+            let silent_at = self.silent_at();
+            let ack_at = mailbox.state().position.ack_at().filter(|&at| at > now);
+            let wake_at = [Some(now + PULSE), silent_at, ack_at].into_iter().flatten().min().unwrap_or(now + PULSE);
+            tokio::select! {
+                biased;
+                frame = self.frames.message() => match frame? {
+                    Some(ConsumeResponse { frame: Some(frame), .. }) => self.frame(frame)?,
+                    Some(ConsumeResponse { frame: None, .. }) => {}
+                    None => return Err(silent("the stream has ended")),
+                },
+                () = mailbox.work.notified() => {}
+                () = mailbox.closing.cancelled(), if !is_closing => {
+                    is_closing = true;
+                    mailbox.state().close();
+                }
+                () = time::sleep_until(wake_at) => {
+                    let now = Instant::now();
+                    let was_reading = self.pulse.pause(now, SystemTime::now()) == Pause::None;
+                    if was_reading && silent_at.is_some_and(|at| at <= now) {
+                        self.plan.room.client.connection.renew(self.connection_number);
+                        return Err(silent("no frame in time"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Half-closes the stream, and waits for the confirmation of the last acknowledgement (U20).
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        if !self.mailbox.state().position.has_unconfirmed() {
+            return Ok(());
+        }
+        self.acknowledge();
+        self.commands = None;
+        let limit = self.plan.flush_time;
+        let confirmed = async {
+            while let Ok(Some(response)) = self.frames.message().await {
+                match response.frame {
+                    Some(Frame::Closed(_)) | None => {}
+                    Some(frame) => self.frame(frame)?,
+                }
+            }
+            Ok(())
+        };
+        time::timeout(limit, confirmed).await.unwrap_or(Ok(()))
+    }
+
+    /// Whether the subscription ends here.
+    fn is_over(&self, is_closing: bool) -> bool {
+        let state = self.mailbox.state();
+        match is_closing {
+            true => !(self.plan.waits_for_handlers && state.is_busy()),
+            false => self.is_complete && state.is_empty(),
+        }
+    }
+
+    /// When the watchdog ends the stream.
+    fn silent_at(&self) -> Option<Instant> {
+        // after the subscription has ended nothing need come
+        let silent_at = (!self.is_complete).then(|| self.last_frame + self.silence_limit);
+        silent_at.into_iter().chain(self.pong_by).min()
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<()> {
+        (self.last_frame, self.pong_by) = (Instant::now(), None);
+        let mut state = self.mailbox.state();
+        match frame {
+            Frame::Opened(opened) => {
+                drop(state);
+                self.opened(&opened);
+            }
+            Frame::Message(message) => {
+                self.has_progressed = true;
+                state.message(message);
+            }
+            Frame::CaughtUp(caught_up) => {
+                state.position.reached(caught_up.position);
+                state.event(Event::CaughtUp { position: caught_up.position });
+            }
+            Frame::Heartbeat(heartbeat) => state.position.reached(heartbeat.position),
+            Frame::Gap(gap) => {
+                if let Some(gap) = state.position.gap(gap) {
+                    state.event(gap.into());
+                }
+            }
+            Frame::Acked(acked) => state.position.confirmed(acked.position),
+            Frame::Closed(status) if status.code == Code::Ok as i32 => {
+                self.is_complete = self.plan.until_caught_up;
+                if !self.is_complete {
+                    return Err(silent("the service closed the subscription"));
+                }
+            }
+            Frame::Closed(status) => return Err(Error::from_frame(&status)),
+            Frame::Rejected(rejected) => {
+                drop(state);
+                return self.rejected(&rejected);
+            }
+            Frame::Pong(_) => {}
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, opened: &Opened) {
+        let interval = opened.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
+        self.silence_limit = interval.map_or(self.silence_limit, |interval| 2 * interval);
+        let is_first = self.opened_at.is_none();
+        self.opened_at.get_or_insert_with(Instant::now);
+        let mut state = self.mailbox.state();
+        let was_open = state.position.was_open();
+        let was_moved = state.position.opened(opened, is_first, Instant::now());
+        if is_first {
+            state.event(Event::Opened { position: opened.position, resumed: opened.resumed || was_open });
+            if was_open && state.position.is_ephemeral() {
+                let reason = GapReason::Disconnected.into();
+                state.event(Gap { reason, ..Gap::default() }.into());
+            }
+        }
+        if was_moved {
+            // they come again, or lie before the new position
+            state.take_back();
+            state.event(Event::Moved { position: opened.position });
+        }
+    }
+
+    fn rejected(&mut self, rejected: &ConsumeRejected) -> Result<()> {
+        let error = rejected.error.as_ref().map(Error::from_frame);
+        let Some(error) = error.filter(|_| rejected.command() == ConsumeCommand::Ack) else { return Ok(()) };
+        if error.class() == Class::Again {
+            let pause = error.retry_after().unwrap_or_default();
+            self.mailbox.state().position.ask_again(Instant::now() + pause);
+        }
+        // otherwise `closed` follows, and says how the subscription goes on
+        match error.reason() {
+            "TAKEN_OVER" => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what is due: acknowledgements and credit.
+    fn send_due(&mut self, now: Instant) {
+        let (ack, credit) = {
+            let mut state = self.mailbox.state();
+            (state.position.due_ack(now), state.due_credit(self.plan.read_ahead))
+        };
+        if ack.is_some() && self.opened_at.is_some() {
+            self.acknowledge();
+        }
+        if let Some(credit) = credit.filter(|_| self.opened_at.is_some() && !self.is_complete) {
+            let (room_id, messages, bytes) = (self.plan.room.room_id(), credit.messages, credit.bytes);
+            if self.command(Command::Credit(ConsumeCredit { room_id, messages, bytes })) {
+                self.mailbox.state().credited();
+            }
+        }
+    }
+
+    /// Acknowledges everything that is processed.
+    fn acknowledge(&mut self) {
+        let ack = self.mailbox.state().position.ack();
+        let acknowledge = AcknowledgeRequest {
+            room_id: self.plan.room.room_id(),
+            subscriber: self.plan.subscriber.clone(),
+            sequence: ack.sequence,
+            generation: ack.generation,
+        };
+        if self.command(Command::Ack(acknowledge)) {
+            self.mailbox.state().position.asked(ack);
+        }
+    }
+
+    /// Whether the command goes out. Otherwise the connection takes nothing at this moment, and the command is sent later.
+    fn command(&mut self, command: Command) -> bool {
+        let request = ConsumeRequest { command: Some(command) };
+        self.commands.as_ref().is_some_and(|commands| commands.try_send(request).is_ok())
+    }
+}

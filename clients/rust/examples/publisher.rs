@@ -1,0 +1,32 @@
+//! Publishes the lines of standard input, each of them once, in order, without waiting for each answer.
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+use unibus_client::{Client, Error, NewRoom, Published};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let client = Client::new("http://127.0.0.1:50051")?;
+    let publisher = client.create_room(NewRoom::persisted("orders")).await?.publisher().start();
+    let (mut lines, mut receipts) = (BufReader::new(stdin()).lines(), FuturesUnordered::new());
+    let mut at_end = false;
+    while !(at_end && receipts.is_empty()) {
+        tokio::select! {
+            Some(outcome) = receipts.next() => report(outcome),
+            line = lines.next_line(), if !at_end => match line? {
+                Some(line) => receipts.push(publisher.send(line).await?),
+                None => at_end = true,
+            },
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+fn report(outcome: Result<Published, Error>) {
+    match outcome {
+        Ok(published) => println!("stored as {}", published.sequence),
+        Err(error) if error.is_outcome_unknown() => eprintln!("perhaps stored: {error}"),
+        Err(error) => eprintln!("not stored: {error}"),
+    }
+}

@@ -287,7 +287,9 @@ impl Adapter {
         let (sub, pause, fail_at) = (name.clone(), request.millis("handler_ms"), request.number("fail_at"));
         let handler = async move |message: Message| {
             print(&json!({"sub": sub, "message": message_json(&message)}));
-            time::sleep(pause.unwrap_or_default()).await;
+            if let Some(pause) = pause {
+                time::sleep(pause).await;
+            }
             if fail_at == Some(message.sequence) {
                 return Err(Failure::Handler);
             }

@@ -87,7 +87,8 @@ impl Engine {
             };
             self.tokens.note(&error);
             let pause = self.backoff.next(&error);
-            match Next::after(&error, self.mailbox.state().position.was_open()) {
+            let was_open = self.mailbox.state().position.was_open();
+            match Next::after(&error, was_open) {
                 Next::End => {
                     if error.reason() == "TAKEN_OVER" {
                         // the other program gets them

@@ -202,6 +202,8 @@ impl From<Status> for Error {
         let code = match status.code() {
             // the deadline of the call, which is no cancel (U3)
             Code::Cancelled if is_deadline(&status) => Code::DeadlineExceeded,
+            // the connection broke, which is no cancel either
+            Code::Cancelled if status.source().is_some() => Code::Unavailable,
             // the library's code for a message that is larger than the receive limit (U7); the service's has details
             Code::OutOfRange if details.error_info().is_none() => Code::ResourceExhausted,
             code => code,
@@ -241,9 +243,6 @@ impl fmt::Display for Report {
         match reason.as_str() {
             "" => write!(f, "{code:?}: {message}")?,
             reason => write!(f, "{code:?} {reason}: {message}")?,
-        }
-        for FieldViolation { field, description } in &self.fields {
-            write!(f, "; {field}: {description}")?;
         }
         match (self.is_outcome_unknown, self.message_id.as_str()) {
             (false, _) => Ok(()),

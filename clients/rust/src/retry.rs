@@ -149,13 +149,15 @@ impl Connection {
             let mut request = self.request(request, token.as_deref())?;
             request.set_timeout(limit);
             let (generation, stub) = self.stub();
-            match time::timeout(limit, call(stub, request)).await {
-                Ok(answer) => Ok(answer?.into_inner()),
-                Err(_) => {
+            let late = |_| Err(Status::deadline_exceeded("no answer in time"));
+            let answer = time::timeout(limit, call(stub, request)).await.unwrap_or_else(late);
+            answer.map(Response::into_inner).map_err(|status| {
+                let error = Error::from(status);
+                if error.code() == Code::DeadlineExceeded && error.reason().is_empty() {
                     self.renew(generation);
-                    Err(Error::local(Code::DeadlineExceeded, "no answer in time"))
                 }
-            }
+                error
+            })
         };
         let answer = self.unless_closed(attempt).await;
         if let Err(error) = &answer {

@@ -75,8 +75,11 @@ impl Position {
     }
 
     /// Where the next subscription starts, if the program asked to start at `first` (U18).
+    ///
+    /// The service ignores it while it keeps a position. Where somebody deleted the subscriber, or the whole room, it says
+    /// where the client was: a cursor of a deleted log is refused, so that no message of the new one is taken for an old one.
     pub(super) fn start(&self, first: Option<&v1::Start>) -> Option<v1::Start> {
-        if self.is_durable || self.is_ephemeral {
+        if self.is_ephemeral {
             return first.cloned();
         }
         let after_last = self.cursor.clone().map(At::AfterCursor);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
-use futures_util::{StreamExt, TryStreamExt, pin_mut};
+use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -19,12 +19,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use unibus_client::{
-    Class, Client, Error, Event, GapReason, Message, NewMessage, NewRoom, Published, Role, Room, Start,
+    Class, Client, ClientBuilder, Error, Event, GapReason, History, Message, NewMessage, NewRoom, Published, Role,
+    Room, Start, Subscribe,
 };
 
 #[allow(dead_code, reason = "an example with a main of its own")]
 #[path = "../examples/encryption.rs"]
 mod encryption;
+
+/// The window of bytes, where a request sets that of messages.
+const BYTES: u32 = 4 * 1024 * 1024;
 
 type Outcome = Result<Value, Failure>;
 
@@ -93,6 +97,9 @@ impl Request {
         let value = self.0.get(name)?;
         value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))
     }
+    fn count(&self, name: &str) -> Option<u32> {
+        self.number(name).and_then(|number| number.try_into().ok())
+    }
     fn millis(&self, name: &str) -> Option<Duration> {
         self.number(name).map(Duration::from_millis)
     }
@@ -114,6 +121,14 @@ impl Request {
             let after = start.number("after_sequence").map(Start::AfterSequence);
             after.or(start.number("last").map(Start::Last))
         })
+    }
+}
+
+/// Sets an option of a builder, if the request has it.
+fn with<B, T>(builder: B, value: Option<T>, set: impl FnOnce(B, T) -> B) -> B {
+    match value {
+        Some(value) => set(builder, value),
+        None => builder,
     }
 }
 
@@ -169,23 +184,18 @@ impl Adapter {
             }
             "create_room" => {
                 let id = request.text("room").unwrap_or_default();
-                let mut new = if request.flag("persist") { NewRoom::persisted(id) } else { NewRoom::ephemeral(id) };
-                if let Some(window) = request.millis("dedupe_window_ms") {
-                    new = new.dedupe_window(window);
-                }
-                if let Some(age) = request.millis("max_age_ms") {
-                    new = new.max_age(age);
-                }
-                if let Some(messages) = request.number("max_messages") {
-                    new = new.max_messages(messages.try_into().unwrap_or(i64::MAX));
-                }
+                let new = if request.flag("persist") { NewRoom::persisted(id) } else { NewRoom::ephemeral(id) };
+                let new = with(new, request.millis("dedupe_window_ms"), NewRoom::dedupe_window);
+                let new = with(new, request.millis("max_age_ms"), NewRoom::max_age);
+                let messages = request.number("max_messages").and_then(|messages| messages.try_into().ok());
+                let new = with(new, messages, NewRoom::max_messages);
                 json!({"room": self.client()?.create_room(new).await?.id()})
             }
             "get_room" => {
                 let room = room()?.get().await?;
                 let window = room.dedupe_window.and_then(|window| Duration::try_from(window).ok());
                 let state = room.state.unwrap_or_default();
-                json!({"persist": room.persist, "dedupe_window_ms": window.unwrap_or_default().as_millis() as u64,
+                json!({"persist": room.persist, "dedupe_window_ms": window.unwrap_or_default().as_millis(),
                     "first_sequence": state.first_sequence.to_string(), "last_sequence": state.last_sequence.to_string(),
                     "messages": state.messages})
             }
@@ -230,9 +240,9 @@ impl Adapter {
                 let found = lock(&self.subscriptions).get(&request.need("sub")?).cloned();
                 let found = found.ok_or_else(|| Failure::Adapter("no such sub".to_owned()))?;
                 if op == "cancel" {
-                    found.cancel.cancel()
+                    found.cancel.cancel();
                 } else {
-                    found.close.cancel()
+                    found.close.cancel();
                 }
                 found.ended.cancelled().await;
                 json!({})
@@ -269,21 +279,16 @@ impl Adapter {
         };
         let close = subscription.close.clone();
         let sub = name.clone();
-        let mut options = room
+        let options = room
             .subscribe()
             .durable(request.text("subscriber").unwrap_or_default())
-            .concurrency(request.number("concurrency").unwrap_or(1) as usize)
             .close_on(async move { close.cancelled().await })
             .on_event(move |event| print(&json!({"sub": sub, "event": event_json(event)})));
-        if let Some(start) = request.start()? {
-            options = options.start(start);
-        }
-        if request.flag("until_caught_up") {
-            options = options.until_caught_up();
-        }
-        if let Some(messages) = request.number("prefetch") {
-            options = options.read_ahead(messages as u32, 4 * 1024 * 1024);
-        }
+        let options = with(options, request.count("concurrency"), |options, count| options.concurrency(count as usize));
+        let options = with(options, request.start()?, Subscribe::start);
+        let options =
+            with(options, request.count("prefetch"), |options, count| options.read_ahead(count, BYTES.into()));
+        let options = if request.flag("until_caught_up") { options.until_caught_up() } else { options };
         let (sub, pause, fail_at) = (name.clone(), request.millis("handler_ms"), request.number("fail_at"));
         let handler = async move |message: Message| {
             print(&json!({"sub": sub, "message": message_json(&message)}));
@@ -323,10 +328,8 @@ impl Adapter {
 
     /// Starts a publisher. Its requests are taken in their order.
     fn open_publisher(&self, request: &Request, tasks: &mut JoinSet<()>) -> Outcome {
-        let mut builder = self.client()?.room(request.need("room")?).publisher();
-        if let Some(window) = request.number("window") {
-            builder = builder.window(window as u32, 4 * 1024 * 1024);
-        }
+        let builder = self.client()?.room(request.need("room")?).publisher();
+        let builder = with(builder, request.count("window"), |builder, count| builder.window(count, BYTES));
         let (publisher, (sender, mut requests)) =
             (Arc::new(builder.start()), mpsc::channel::<(Value, Request)>(100_000));
         lock(&self.publishers).insert(request.need("publisher")?, sender);
@@ -362,29 +365,18 @@ impl Adapter {
 
 fn connect(request: &Request) -> Result<Client, Failure> {
     let read = |path: &str| std::fs::read(path).map_err(|error| Failure::Adapter(format!("{path}: {error}")));
-    let mut builder = Client::builder(request.need("address")?);
-    if let Some(ca) = request.text("ca") {
-        builder = builder.ca_certificate(read(&ca)?);
-    }
-    if let (Some(cert), Some(key)) = (request.text("cert"), request.text("key")) {
-        builder = builder.client_certificate(read(&cert)?, read(&key)?);
-    }
-    if let Some(token) = request.text("token") {
-        builder = builder.token(token);
-    }
-    if let Some(file) = request.text("token_file") {
-        builder = builder.token_from(move || tokio::fs::read_to_string(file.clone()));
-    }
-    if request.flag("plaintext_token") {
-        builder = builder.allow_plaintext_token();
-    }
-    if let Some(time) = request.millis("attempt_ms") {
-        builder = builder.attempt_time(time);
-    }
-    if let Some(time) = request.millis("total_ms") {
-        builder = builder.total_time(time);
-    }
-    Ok(builder.build()?)
+    let builder = Client::builder(request.need("address")?);
+    let builder = with(builder, request.text("ca").map(|ca| read(&ca)).transpose()?, ClientBuilder::ca_certificate);
+    let identity = request.text("cert").zip(request.text("key"));
+    let identity = identity.map(|(cert, key)| Ok::<_, Failure>((read(&cert)?, read(&key)?))).transpose()?;
+    let builder = with(builder, identity, |builder, (cert, key)| builder.client_certificate(cert, key));
+    let builder = with(builder, request.text("token"), ClientBuilder::token);
+    let builder = with(builder, request.text("token_file"), |builder, file| {
+        builder.token_from(move || tokio::fs::read_to_string(file.clone()))
+    });
+    let builder = if request.flag("plaintext_token") { builder.allow_plaintext_token() } else { builder };
+    let builder = with(builder, request.millis("attempt_ms"), ClientBuilder::attempt_time);
+    Ok(with(builder, request.millis("total_ms"), ClientBuilder::total_time).build()?)
 }
 
 fn message(request: &Request) -> Result<NewMessage, Failure> {
@@ -392,16 +384,9 @@ fn message(request: &Request) -> Result<NewMessage, Failure> {
     for (name, value) in request.0.get("headers").and_then(Value::as_object).into_iter().flatten() {
         message = message.header(name, value.as_str().unwrap_or_default());
     }
-    if let Some(id) = request.text("message_id") {
-        message = message.message_id(id);
-    }
-    if let Some(sequence) = request.number("expected_last_sequence") {
-        message = message.expected_last_sequence(sequence);
-    }
-    Ok(match request.millis("timeout_ms") {
-        Some(within) => message.within(within),
-        None => message,
-    })
+    let message = with(message, request.text("message_id"), NewMessage::message_id);
+    let message = with(message, request.number("expected_last_sequence"), NewMessage::expected_last_sequence);
+    Ok(with(message, request.millis("timeout_ms"), NewMessage::within))
 }
 
 fn message_json(message: &Message) -> Value {
@@ -424,7 +409,7 @@ fn event_json(event: Event) -> Value {
         Event::Moved { position } => json!({"type": "moved", "position": position.to_string()}),
         Event::Recreated => json!({"type": "recreated"}),
         Event::Disconnected { error, pause } => {
-            json!({"type": "disconnected", "error": error_json(&error), "pause_ms": pause.as_millis() as u64})
+            json!({"type": "disconnected", "error": error_json(&error), "pause_ms": pause.as_millis()})
         }
         _ => json!({"type": "unknown"}),
     }
@@ -434,24 +419,14 @@ async fn history(room: &Room, request: &Request) -> Outcome {
     let time =
         |text: String| text.parse::<unibus_client::Timestamp>().map_err(|error| Failure::Adapter(error.to_string()));
     let is_backwards = request.text("direction").as_deref() == Some("backwards");
-    let mut history = if is_backwards { room.history().backwards() } else { room.history() };
-    if let Some(sequence) = request.number("after_sequence") {
-        history = history.after_sequence(sequence);
-    }
-    if let Some(sequence) = request.number("before_sequence") {
-        history = history.before_sequence(sequence);
-    }
-    if let Some(text) = request.text("start_time") {
-        history = history.since(time(text)?);
-    }
-    if let Some(text) = request.text("end_time") {
-        history = history.until(time(text)?);
-    }
-    if let Some(messages) = request.number("page_size") {
-        history = history.page_size(messages.try_into().unwrap_or(u16::MAX));
-    }
-    let messages = history.messages().take(request.number("max").map_or(usize::MAX, |max| max as usize));
-    pin_mut!(messages);
+    let history = if is_backwards { room.history().backwards() } else { room.history() };
+    let history = with(history, request.number("after_sequence"), History::after_sequence);
+    let history = with(history, request.number("before_sequence"), History::before_sequence);
+    let history = with(history, request.text("start_time").map(time).transpose()?, History::since);
+    let history = with(history, request.text("end_time").map(time).transpose()?, History::until);
+    let page_size = request.number("page_size").map(|messages| messages.try_into().unwrap_or(u16::MAX));
+    let messages = with(history, page_size, History::page_size).messages();
+    let mut messages = messages.take(request.count("max").map_or(usize::MAX, |max| max as usize));
     let (mut digest, mut count, mut first, mut last, mut ordered) = (Sha256::new(), 0_u64, 0, 0, true);
     while let Some(message) = messages.try_next().await? {
         let is_next = count == 0 || if is_backwards { message.sequence < last } else { message.sequence > last };
@@ -460,7 +435,7 @@ async fn history(room: &Room, request: &Request) -> Outcome {
         digest.update(format!("{last}\n"));
         digest.update(&message.payload);
     }
-    let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = format!("{:x}", digest.finalize());
     Ok(
         json!({"count": count, "first": first.to_string(), "last": last.to_string(), "ordered": ordered, "digest": digest}),
     )

@@ -7,6 +7,8 @@
 //! since nonces are random. Nothing stops the service from replaying, reordering or dropping messages. `sender` is what the
 //! service has verified ([`unibus_client::Message::sender`]); it is empty if the service runs without authorisation.
 
+#![allow(clippy::print_stdout)]
+
 use aes_gcm::{
     AeadCore, Aes256Gcm, Key, KeyInit,
     aead::{Aead, OsRng, Payload},

@@ -1,5 +1,7 @@
 //! Publishes the lines of standard input, each of them once, in order, without waiting for each answer.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use unibus_client::{Client, Error, NewRoom, Published};

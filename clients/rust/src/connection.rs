@@ -93,12 +93,13 @@ impl Connection {
             .keep_alive_timeout(PING_TIMEOUT)
             .user_agent(concat!("unibus-client-rust/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| wrong(&error))?;
-        let endpoint = match is_tls {
-            true => endpoint.tls_config(tls(settings.ca, settings.identity)).map_err(|error| {
+        let endpoint = if is_tls {
+            endpoint.tls_config(tls(settings.ca, settings.identity)).map_err(|error| {
                 let cause = error.source().map(ToString::to_string).unwrap_or_default();
                 Error::invalid(format!("certificates: {error} {cause}"))
-            })?,
-            false => endpoint,
+            })?
+        } else {
+            endpoint
         };
         Ok(Self {
             channel: Mutex::new(Numbered { number: 0, channel: endpoint.connect_lazy() }),

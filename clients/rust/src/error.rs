@@ -118,7 +118,7 @@ impl Error {
 
     /// A failure that the client itself noticed. It has no `ErrorInfo`.
     pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
-        Self::new(code, message.into(), ErrorDetails::new(), None)
+        Self::new(code, message.into(), &ErrorDetails::new(), None)
     }
 
     /// The program closed what the call belongs to.
@@ -146,7 +146,7 @@ impl Error {
 
     /// A `google.rpc.Status` inside a stream.
     pub(crate) fn from_frame(status: &tonic_types::Status) -> Self {
-        Self::new(Code::from(status.code), status.message.clone(), status.get_error_details(), None)
+        Self::new(Code::from(status.code), status.message.clone(), &status.get_error_details(), None)
     }
 
     /// The error of a message with this id. The outcome stays unknown if that of an earlier attempt was.
@@ -167,7 +167,7 @@ impl Error {
         self.0.fields.iter().any(|wrong| wrong.field == name || wrong.field.ends_with(&format!(".{name}")))
     }
 
-    fn new(code: Code, message: String, details: ErrorDetails, status: Option<Status>) -> Self {
+    fn new(code: Code, message: String, details: &ErrorDetails, status: Option<Status>) -> Self {
         let info = details.error_info().filter(|info| info.domain == DOMAIN).cloned();
         let reason = info.as_ref().map(|info| info.reason.as_str());
         let retry_info = details.retry_info().cloned();
@@ -208,7 +208,7 @@ impl From<Status> for Error {
             Code::OutOfRange if details.error_info().is_none() => Code::ResourceExhausted,
             code => code,
         };
-        Self::new(code, status.message().to_owned(), details, Some(status))
+        Self::new(code, status.message().to_owned(), &details, Some(status))
     }
 }
 
@@ -219,22 +219,22 @@ fn is_deadline(status: &Status) -> bool {
 
 /// The class of an outcome (U1).
 fn classify(code: Code, reason: Option<&str>, has_retry_info: bool) -> Class {
-    match (reason, code) {
-        (Some("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED"), _) => Class::NewToken,
-        (Some(_), _) if has_retry_info => Class::Again,
-        (Some(_), _) => Class::Final,
-        (
-            None,
-            Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::Internal
-            | Code::Aborted,
-        ) => Class::Again,
-        (None, Code::Unauthenticated) => Class::NewToken,
-        (None, _) => Class::Final,
+    if matches!((reason, code), (Some("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED"), _) | (None, Code::Unauthenticated)) {
+        return Class::NewToken;
     }
+    let may_succeed = match reason {
+        Some(_) => has_retry_info,
+        None => matches!(
+            code,
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::Internal
+                | Code::Aborted
+        ),
+    };
+    if may_succeed { Class::Again } else { Class::Final }
 }
 
 impl fmt::Display for Report {

@@ -136,9 +136,10 @@ impl History {
 
     /// The place of the page after this one; `None` at the end of the log.
     fn after_page(&self, page: &HistoryResponse) -> Option<Anchor> {
-        match self.is_backwards {
-            true => page.has_older.then(|| Anchor::BeforeCursor(page.older_cursor.clone())),
-            false => page.has_newer.then(|| Anchor::AfterCursor(page.newer_cursor.clone())),
+        if self.is_backwards {
+            page.has_older.then(|| Anchor::BeforeCursor(page.older_cursor.clone()))
+        } else {
+            page.has_newer.then(|| Anchor::AfterCursor(page.newer_cursor.clone()))
         }
     }
 }

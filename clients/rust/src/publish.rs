@@ -131,18 +131,17 @@ pub(crate) struct RoomFacts {
 impl RoomFacts {
     /// Whether the message may be published again after this error (U11, U12).
     pub(crate) fn may_repeat(&self, error: &Error) -> bool {
-        match self.persist {
-            true => error.class() != Class::Final || (error.is_outcome_unknown() && !error.is_cancelled()),
-            false => error.class() != Class::Final && !error.is_outcome_unknown(),
+        let may_succeed = error.class() != Class::Final;
+        if self.persist {
+            may_succeed || error.is_outcome_unknown()
+        } else {
+            may_succeed && !error.is_outcome_unknown()
         }
     }
 
     /// The last moment at which an attempt may begin, if the first one began at `first` (U11).
     pub(crate) fn last_begin(&self, first: Instant, times: Times) -> Instant {
-        match self.persist {
-            true => first + self.dedupe_window.saturating_sub(times.attempt),
-            false => first + times.total,
-        }
+        first + if self.persist { self.dedupe_window.saturating_sub(times.attempt) } else { times.total }
     }
 
     /// Whether this error says that the room is another one than these facts say.

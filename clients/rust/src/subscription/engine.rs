@@ -73,7 +73,7 @@ impl Engine {
     /// Runs until the subscription ends or is dropped.
     pub(super) async fn run(mut self) {
         let mailbox = self.mailbox.clone();
-        if let Some(end) = mailbox.dropped.run_until_cancelled(self.keep_open()).await {
+        if let Some(end) = mailbox.dropped.run_until_cancelled(Box::pin(self.keep_open())).await {
             mailbox.end(end);
         }
     }

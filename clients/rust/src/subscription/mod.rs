@@ -213,6 +213,7 @@ impl Subscribe {
     }
 
     /// The messages as a `Stream`. A message is acknowledged when the program asks for the next one (U19).
+    #[must_use]
     pub fn messages(self) -> Messages {
         program::Messages::open(self, false)
     }

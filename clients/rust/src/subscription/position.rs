@@ -220,6 +220,8 @@ pub(super) struct Ack {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::*;
 
     const BATCH: AckBatch = AckBatch { messages: 3, time: Duration::from_millis(200) };

@@ -80,13 +80,11 @@ impl<'a> OpenStream<'a> {
         let request = connection.request(ReceiverStream::new(sent), token.as_deref())?;
         let (connection_number, mut stub) = connection.stub();
         let now = Instant::now();
-        let frames = match time::timeout(OPENED_LIMIT, stub.consume(request)).await {
-            Ok(answer) => answer?.into_inner(),
-            Err(_) => {
-                connection.renew(connection_number);
-                return Err(silent("the subscription did not open in time"));
-            }
-        };
+        let answer = time::timeout(OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
+            connection.renew(connection_number);
+            silent("the subscription did not open in time")
+        })?;
+        let frames = answer?.into_inner();
         Ok(Self {
             plan,
             mailbox,
@@ -183,9 +181,10 @@ impl<'a> OpenStream<'a> {
     /// Whether the subscription ends here.
     fn is_over(&self, is_closing: bool) -> bool {
         let state = self.mailbox.state();
-        match is_closing {
-            true => !(self.plan.waits_for_handlers && state.is_busy()),
-            false => self.is_complete && state.is_empty(),
+        if is_closing {
+            !(self.plan.waits_for_handlers && state.is_busy())
+        } else {
+            self.is_complete && state.is_empty()
         }
     }
 

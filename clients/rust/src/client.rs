@@ -7,7 +7,7 @@ use unibus::v1::{self, ListRoomsRequest};
 use crate::{
     connection::{Connection, Settings},
     error::Result,
-    retry::{Repeat, Times},
+    retry::{Times, call},
     room::{NewRoom, Room},
 };
 
@@ -59,8 +59,7 @@ impl Client {
     /// call makes no second room (U10).
     pub async fn create_room(&self, room: NewRoom) -> Result<Room> {
         let request = room.into_request()?;
-        let call = async move |mut stub: crate::connection::Stub, request| stub.create_room(request).await;
-        let created = self.connection.call(self.times, Repeat::Always, request.clone(), call).await?;
+        let created = call!(self, Always, create_room, request.clone())?;
         let id = created.room.map_or(request.room_id, |room| room.room_id);
         self.connection.forget_facts(&id);
         Ok(self.room(id))
@@ -71,8 +70,7 @@ impl Client {
         let (mut rooms, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = ListRoomsRequest { page_size: 0, page_token };
-            let call = |mut stub: crate::connection::Stub, request| async move { stub.list_rooms(request).await };
-            let page = self.connection.call(self.times, Repeat::Always, request, call).await?;
+            let page = call!(self, Always, list_rooms, request)?;
             rooms.extend(page.rooms);
             page_token = page.next_page_token;
             if page_token.is_empty() {

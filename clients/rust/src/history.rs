@@ -7,7 +7,7 @@ use futures_util::stream;
 use prost_types::Timestamp;
 use unibus::v1::{HistoryRequest, HistoryResponse, Message, TimeRange, history_request::Anchor};
 
-use crate::{Room, error::Result, retry::Repeat};
+use crate::{Room, error::Result, retry::call};
 
 impl Room {
     /// Begins to read the stored messages: forwards from the oldest one, unless the options say otherwise.
@@ -173,9 +173,7 @@ impl Walk {
             };
             let (room, limit) = (&self.history.room, if turns { 1 } else { i32::from(self.history.page_size) });
             let request = HistoryRequest { room_id: room.room_id(), limit, anchor };
-            let call =
-                room.call(Repeat::Always, request, |mut stub, request| async move { stub.history(request).await });
-            let mut page = call.await?;
+            let mut page = call!(room.client, Always, history, request)?;
             self.next = self.history.after_page(&page).map(Page::At);
             if !turns {
                 if self.history.is_backwards {

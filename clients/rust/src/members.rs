@@ -5,7 +5,7 @@ use unibus::v1::{
     Role, SeekSubscriberRequest, Subscriber,
 };
 
-use crate::{Room, Start, error::Result, retry::Repeat};
+use crate::{Room, Start, error::Result, retry::call};
 
 impl Room {
     /// Adds a member, or changes its role.
@@ -17,18 +17,13 @@ impl Room {
     pub async fn add_member_from(&self, member_id: impl Into<String>, role: Role, visible_from: u64) -> Result<Member> {
         let member_id = member_id.into();
         let request = AddMemberRequest { room_id: self.room_id(), member_id, role: role.into(), visible_from };
-        let call =
-            self.call(Repeat::Always, request, |mut stub, request| async move { stub.add_member(request).await });
-        Ok(call.await?.member.unwrap_or_default())
+        Ok(call!(self.client, Always, add_member, request)?.member.unwrap_or_default())
     }
 
     /// Removes a member (U10).
     pub async fn remove_member(&self, member_id: impl Into<String>) -> Result<()> {
         let request = RemoveMemberRequest { room_id: self.room_id(), member_id: member_id.into() };
-        let call = self.call(Repeat::UntilGone("MEMBER_NOT_FOUND"), request, |mut stub, request| async move {
-            stub.remove_member(request).await
-        });
-        call.await.map(drop)
+        call!(self.client, UntilGone("MEMBER_NOT_FOUND"), remove_member, request).map(drop)
     }
 
     /// All members, by ascending id.
@@ -36,9 +31,7 @@ impl Room {
         let (mut members, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = ListMembersRequest { room_id: self.room_id(), page_size: 1000, page_token };
-            let call =
-                self.call(Repeat::Always, request, |mut stub, request| async move { stub.list_members(request).await });
-            let page = call.await?;
+            let page = call!(self.client, Always, list_members, request)?;
             members.extend(page.members);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -52,9 +45,7 @@ impl Room {
         let (mut subscribers, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = ListSubscribersRequest { room_id: self.room_id(), page_size: 1000, page_token };
-            let call = self
-                .call(Repeat::Always, request, |mut stub, request| async move { stub.list_subscribers(request).await });
-            let page = call.await?;
+            let page = call!(self.client, Always, list_subscribers, request)?;
             subscribers.extend(page.subscribers);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -66,10 +57,7 @@ impl Room {
     /// Deletes a durable subscriber with its position (U10).
     pub async fn delete_subscriber(&self, subscriber: impl Into<String>) -> Result<()> {
         let request = DeleteSubscriberRequest { room_id: self.room_id(), subscriber: subscriber.into() };
-        let call = self.call(Repeat::UntilGone("SUBSCRIBER_NOT_FOUND"), request, |mut stub, request| async move {
-            stub.delete_subscriber(request).await
-        });
-        call.await.map(drop)
+        call!(self.client, UntilGone("SUBSCRIBER_NOT_FOUND"), delete_subscriber, request).map(drop)
     }
 
     /// Moves a durable subscriber, forwards or back, and returns its position: the messages after it come next. An open
@@ -77,8 +65,6 @@ impl Room {
     pub async fn seek_subscriber(&self, subscriber: impl Into<String>, to: Start) -> Result<u64> {
         let (room_id, subscriber) = (self.room_id(), subscriber.into());
         let request = SeekSubscriberRequest { room_id, subscriber, position: Some(to.into()) };
-        let call =
-            self.call(Repeat::Always, request, |mut stub, request| async move { stub.seek_subscriber(request).await });
-        Ok(call.await?.position)
+        Ok(call!(self.client, Always, seek_subscriber, request)?.position)
     }
 }

@@ -1,6 +1,10 @@
 //! One message, published once (U11, U12).
 
-use std::{collections::HashMap, sync::PoisonError, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use prost_types::Timestamp;
@@ -12,7 +16,7 @@ use crate::{
     connection::Connection,
     error::{Class, Error, Result},
     ids::random_id,
-    retry::{Backoff, Repeat, Times, Tokens},
+    retry::{Backoff, Times, Tokens, call},
     room::duration,
 };
 
@@ -152,23 +156,31 @@ impl RoomFacts {
 }
 
 impl Connection {
+    fn known_rooms(&self) -> MutexGuard<'_, HashMap<String, RoomFacts>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next publish asks again.
+    pub(crate) fn forget_facts(&self, room_id: &str) {
+        self.known_rooms().remove(room_id);
+    }
+}
+
+impl Room {
     /// Asks once what kind of room it is (U12).
-    pub(crate) async fn facts(&self, room: &Room, times: Times) -> Result<RoomFacts> {
-        if let Some(&facts) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(room.id()) {
+    pub(crate) async fn facts(&self, total: Duration) -> Result<RoomFacts> {
+        let client = self.client.with_times(self.client.times.attempt, total);
+        if let Some(&facts) = client.connection.known_rooms().get(self.id()) {
             return Ok(facts);
         }
-        let request = GetRoomRequest { room_id: room.room_id() };
-        let answer = self
-            .call(times, Repeat::Always, request, |mut stub, request| async move { stub.get_room(request).await })
-            .await
-            .map_err(Error::undone)?;
-        let found = answer.room.unwrap_or_default();
+        let request = GetRoomRequest { room_id: self.room_id() };
+        let found = call!(client, Always, get_room, request).map_err(Error::undone)?.room.unwrap_or_default();
         let time = |duration: prost_types::Duration| Duration::try_from(duration).ok();
         let max_age = found.retention.and_then(|retention| retention.max_age).and_then(time);
         let default = WINDOW_DEFAULT.min(max_age.filter(|age| !age.is_zero()).unwrap_or(Duration::MAX));
         let dedupe_window = found.dedupe_window.and_then(time).unwrap_or(default);
         let facts = RoomFacts { persist: found.persist, dedupe_window };
-        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = client.connection.known_rooms();
         if known.len() >= FACTS_MAX {
             known.clear();
         }
@@ -176,13 +188,6 @@ impl Connection {
         Ok(facts)
     }
 
-    /// The next publish asks again.
-    pub(crate) fn forget_facts(&self, room_id: &str) {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).remove(room_id);
-    }
-}
-
-impl Room {
     /// Publishes a message once, however often the connection breaks (U11).
     ///
     /// For many messages a [`Publisher`](crate::Publisher) is faster, and keeps their order.
@@ -197,8 +202,7 @@ impl Room {
         let (connection, times, message) = (&self.client.connection, self.client.times, message.into());
         let deadline = message.within.map(|within| Instant::now() + within);
         let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        let facts_times = |times: Times| Times { total: times.total.min(remaining()), ..times };
-        let mut facts = connection.facts(self, facts_times(times)).await?;
+        let mut facts = self.facts(times.total.min(remaining())).await?;
         let mut request = message.request(self, &facts)?;
         let first = Instant::now();
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
@@ -215,7 +219,7 @@ impl Room {
             if RoomFacts::is_doubted_by(&error) {
                 connection.forget_facts(self.id());
                 if facts.persist && !message.has_own_id() && error.reason() != "ROOM_NOT_FOUND" {
-                    facts = connection.facts(self, facts_times(times)).await?;
+                    facts = self.facts(times.total.min(remaining())).await?;
                     if !facts.persist {
                         request.message_id.clear();
                         continue;

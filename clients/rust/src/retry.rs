@@ -98,6 +98,16 @@ impl Repeat {
     }
 }
 
+/// Calls one method with the times of a client: `call!(client, Always, get_room, request)`.
+macro_rules! call {
+    ($client:expr, $repeat:ident $(($gone:literal))?, $method:ident, $request:expr) => {{
+        let call = |mut stub: $crate::connection::Stub, request| async move { stub.$method(request).await };
+        let repeat = $crate::retry::Repeat::$repeat $(($gone))?;
+        $client.connection.call($client.times, repeat, $request, call).await
+    }};
+}
+pub(crate) use call;
+
 impl Connection {
     /// Calls until it succeeds, fails finally, or the time is up (U9).
     pub(crate) async fn call<Q, A, F>(

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status};
 use unibus::v1::{
     self, CreateRoomRequest, DeleteMessageRequest, DeleteRoomRequest, GetRoomRequest, PurgeRoomRequest, Retention,
     UpdateRoomRequest,
@@ -10,10 +9,9 @@ use unibus::v1::{
 
 use crate::{
     client::Client,
-    connection::Stub,
     error::{Error, Result},
     ids::random_id,
-    retry::Repeat,
+    retry::call,
 };
 
 /// A room of a service. Cheap to clone. Made by [`Client::room`].
@@ -33,8 +31,7 @@ impl Room {
     /// The settings of the room, and what it holds.
     pub async fn get(&self) -> Result<v1::Room> {
         let request = GetRoomRequest { room_id: self.room_id() };
-        let call = self.call(Repeat::Always, request, |mut stub, request| async move { stub.get_room(request).await });
-        Ok(call.await?.room.unwrap_or_default())
+        Ok(call!(self.client, Always, get_room, request)?.room.unwrap_or_default())
     }
 
     /// Changes the settings that `paths` names, such as `retention.max_age`, to those of `room`. Returns the room after the
@@ -44,9 +41,7 @@ impl Room {
         let paths: Vec<_> = paths.iter().map(|&path| path.to_owned()).collect();
         let update_mask = (!paths.is_empty()).then_some(prost_types::FieldMask { paths });
         let request = UpdateRoomRequest { room: Some(room), update_mask };
-        let call =
-            self.call(Repeat::Always, request, |mut stub, request| async move { stub.update_room(request).await });
-        let room = call.await?.room.unwrap_or_default();
+        let room = call!(self.client, Always, update_room, request)?.room.unwrap_or_default();
         self.client.connection.forget_facts(&self.id);
         Ok(room)
     }
@@ -54,10 +49,7 @@ impl Room {
     /// Deletes the room with its messages, subscribers and members (U10).
     pub async fn delete(&self) -> Result<()> {
         let request = DeleteRoomRequest { room_id: self.room_id() };
-        let call = self.call(Repeat::UntilGone("ROOM_NOT_FOUND"), request, |mut stub, request| async move {
-            stub.delete_room(request).await
-        });
-        call.await?;
+        call!(self.client, UntilGone("ROOM_NOT_FOUND"), delete_room, request)?;
         self.client.connection.forget_facts(&self.id);
         Ok(())
     }
@@ -65,46 +57,24 @@ impl Room {
     /// Removes all stored messages, and returns their number. Not repeated after an unknown outcome, since it would remove
     /// later messages too (U10).
     pub async fn purge(&self) -> Result<u64> {
-        self.purge_by(None, Repeat::UnlessUnknown).await
+        let request = PurgeRoomRequest { room_id: self.room_id(), up_to_sequence: None };
+        Ok(call!(self.client, UnlessUnknown, purge_room, request)?.purged)
     }
 
     /// Removes all messages up to this sequence, and returns their number.
     pub async fn purge_up_to(&self, sequence: u64) -> Result<u64> {
-        self.purge_by(Some(sequence), Repeat::Always).await
-    }
-
-    async fn purge_by(&self, up_to_sequence: Option<u64>, repeat: Repeat) -> Result<u64> {
-        let request = PurgeRoomRequest { room_id: self.room_id(), up_to_sequence };
-        let call = self.call(repeat, request, |mut stub, request| async move { stub.purge_room(request).await });
-        Ok(call.await?.purged)
+        let request = PurgeRoomRequest { room_id: self.room_id(), up_to_sequence: Some(sequence) };
+        Ok(call!(self.client, Always, purge_room, request)?.purged)
     }
 
     /// Erases one stored message (U10).
     pub async fn delete_message(&self, sequence: u64) -> Result<()> {
         let request = DeleteMessageRequest { room_id: self.room_id(), sequence };
-        let call = self.call(Repeat::UntilGone("MESSAGE_NOT_FOUND"), request, |mut stub, request| async move {
-            stub.delete_message(request).await
-        });
-        call.await.map(drop)
+        call!(self.client, UntilGone("MESSAGE_NOT_FOUND"), delete_message, request).map(drop)
     }
 
     pub(crate) fn room_id(&self) -> String {
         self.id.as_ref().to_owned()
-    }
-
-    /// A call with the times of the client (U9).
-    pub(crate) async fn call<Q, A, F>(
-        &self,
-        repeat: Repeat,
-        request: Q,
-        call: impl Fn(Stub, Request<Q>) -> F,
-    ) -> Result<A>
-    where
-        Q: Clone,
-        A: Default,
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        self.client.connection.call(self.client.times, repeat, request, call).await
     }
 }
 

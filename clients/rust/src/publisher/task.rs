@@ -124,7 +124,7 @@ impl PublisherTask {
     /// Asks what kind of room it is. If that fails, all messages fail.
     async fn find_facts(&mut self) -> Option<RoomFacts> {
         if self.facts.is_none() {
-            match self.room.client.connection.facts(&self.room, self.room.client.times).await {
+            match self.room.facts(self.room.client.times.total).await {
                 Ok(facts) => self.facts = Some(facts),
                 Err(error) => resolve(self.queue.end(&error)),
             }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Room,
     error::{Class, Error, Result},
-    retry::{Backoff, Repeat, Times, Tokens},
+    retry::{Backoff, Tokens, call},
 };
 
 /// A subscription that was open for this long was a success (U15).
@@ -156,12 +156,9 @@ impl Engine {
             sequence: ack.sequence,
             generation: ack.generation,
         };
-        let times = Times { attempt: self.plan.flush_time, total: self.plan.flush_time };
-        let call = room
-            .client
-            .connection
-            .call(times, Repeat::Always, request, |mut stub, request| async move { stub.acknowledge(request).await });
-        match time::timeout(self.plan.flush_time, call).await {
+        let (limit, client) =
+            (self.plan.flush_time, room.client.with_times(self.plan.flush_time, self.plan.flush_time));
+        match time::timeout(limit, async { call!(client, Always, acknowledge, request) }).await {
             Ok(Err(error)) if error.class() == Class::Final => Err(error),
             // what is not confirmed comes again
             _ => Ok(()),

@@ -27,8 +27,8 @@ pub enum Class {
 /// Match on [`reason`](Self::reason), then on [`code`](Self::code), never on the message. The reasons are those of
 /// [docs/errors.md](https://github.com/unibus-rs/unibus/blob/main/docs/errors.md).
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(#[source] Box<Report>);
+#[error(transparent)]
+pub struct Error(Box<Report>);
 
 /// A wrong field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -73,8 +73,10 @@ impl Engine {
     /// Runs until the subscription ends or is dropped.
     pub(super) async fn run(mut self) {
         let mailbox = self.mailbox.clone();
-        if let Some(end) = mailbox.dropped.run_until_cancelled(Box::pin(self.keep_open())).await {
-            mailbox.end(end);
+        match mailbox.dropped.run_until_cancelled(Box::pin(self.keep_open())).await {
+            Some(end) => mailbox.end(end),
+            // nobody waits for it, but what is processed need not come again
+            None => drop(self.acknowledge().await),
         }
     }
 
@@ -142,6 +144,11 @@ impl Engine {
         while self.plan.waits_for_handlers && self.mailbox.state().is_busy() {
             self.mailbox.work.notified().await;
         }
+        self.acknowledge().await
+    }
+
+    /// Acknowledges what is processed and not confirmed, by a call of its own.
+    async fn acknowledge(&self) -> Result<()> {
         let ack = {
             let state = self.mailbox.state();
             if !state.position.has_unconfirmed() {

@@ -207,7 +207,8 @@ impl Subscribe {
     /// error of the service, such as `TAKEN_OVER`.
     ///
     /// # Cancel safety
-    /// If the future is dropped, running handlers are dropped, and the last acknowledgements may be lost.
+    /// If the future is dropped, running handlers are dropped with it. What is processed is acknowledged in the background, as
+    /// far as the runtime lives that long.
     pub async fn run<E: From<Error>>(self, handler: impl AsyncFn(v1::Message) -> Result<(), E>) -> Result<(), E> {
         program::run(self, handler).await
     }
@@ -233,6 +234,10 @@ impl Subscribe {
                     () = dropped.cancelled() => {}
                 }
             });
+        }
+        if connection.closing.is_cancelled() {
+            mailbox.end(Err(Error::cancelled("the client is closed")));
+            return (mailbox, self.on_event);
         }
         connection.tasks.spawn(Engine::new(self.plan, mailbox.clone()).run());
         (mailbox, self.on_event)

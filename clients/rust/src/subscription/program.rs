@@ -65,7 +65,7 @@ pub(super) async fn run<E: From<Error>>(
 /// [`Subscribe::concurrency`] with [`Subscribe::run`].
 ///
 /// The stream ends with an error that is final, or after [`close`](Self::close), `close_on` or `until_caught_up`. Dropping
-/// it ends the subscription at once; the last acknowledgements may be lost.
+/// it ends the subscription at once; what is processed is acknowledged in the background, as far as the runtime lives that long.
 pub struct Messages {
     mailbox: Arc<Mailbox>,
     on_event: Option<OnEvent>,

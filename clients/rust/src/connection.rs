@@ -140,24 +140,23 @@ impl Connection {
         }
     }
 
-    /// A request with the credentials of the caller.
-    #[expect(clippy::unused_self, reason = "reads as a sentence")]
-    pub(crate) fn request<Q>(&self, request: Q, token: Option<&str>) -> Result<Request<Q>> {
-        let mut request = Request::new(request);
-        if let Some(token) = token {
-            let header: AsciiMetadataValue = format!("Bearer {}", token.trim())
-                .parse()
-                .map_err(|_| Error::invalid("the token has characters that no token has"))?;
-            request.metadata_mut().insert("authorization", header);
-        }
-        Ok(request)
-    }
-
     /// Ends a call when the program closes the client (U3).
     pub(crate) async fn unless_closed<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let ended = self.closed.run_until_cancelled(call).await;
         ended.unwrap_or_else(|| Err(Error::cancelled("the client is closed")))
     }
+}
+
+/// A request with the credentials of the caller.
+pub(crate) fn with_token<Q>(request: Q, token: Option<&str>) -> Result<Request<Q>> {
+    let mut request = Request::new(request);
+    if let Some(token) = token {
+        let header: AsciiMetadataValue = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| Error::invalid("the token has characters that no token has"))?;
+        request.metadata_mut().insert("authorization", header);
+    }
+    Ok(request)
 }
 
 fn tls(ca: Option<Vec<u8>>, identity: Option<(Vec<u8>, Vec<u8>)>) -> ClientTlsConfig {

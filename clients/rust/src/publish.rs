@@ -219,7 +219,8 @@ impl Room {
             if RoomFacts::is_doubted_by(&error) {
                 connection.forget_facts(self.id());
                 if facts.persist && !message.has_own_id() && error.reason() != "ROOM_NOT_FOUND" {
-                    facts = self.facts(times.total.min(remaining())).await?;
+                    let unknown = |error: Error| error.of_message(&request.message_id, was_unknown);
+                    facts = self.facts(times.total.min(remaining())).await.map_err(unknown)?;
                     if !facts.persist {
                         request.message_id.clear();
                         continue;

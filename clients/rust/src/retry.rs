@@ -6,7 +6,7 @@ use tokio::time::{self, Instant};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    connection::{Connection, Stub},
+    connection::{Connection, Stub, with_token},
     error::{Class, Error, Result},
 };
 
@@ -156,7 +156,7 @@ impl Connection {
     {
         let attempt = async {
             let token = tokens.next(self).await?;
-            let mut request = self.request(request, token.as_deref())?;
+            let mut request = with_token(request, token.as_deref())?;
             request.set_timeout(limit);
             let (generation, stub) = self.stub();
             let late = |_| Err(Status::deadline_exceeded("no answer in time"));

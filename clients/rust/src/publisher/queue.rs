@@ -136,7 +136,8 @@ impl<T> Queue<T> {
         self.remove(|entry| {
             let is_late = entry.began.is_some_and(|began| now > facts.last_begin(began, times));
             let is_over = entry.deadline.is_some_and(|deadline| now >= deadline);
-            !entry.is_sent && (is_over || (is_late && entry.last_error.is_some()))
+            entry.was_unknown |= is_over && entry.is_sent;
+            is_over || (is_late && !entry.is_sent && entry.last_error.is_some())
         })
     }
 
@@ -262,6 +263,20 @@ mod tests {
         let [("a", Err(error))] = ended.as_slice() else { unreachable!() };
         assert!(error.is_outcome_unknown());
         assert_eq!(send_all(&mut queue, now), [2]);
+    }
+
+    #[test]
+    fn a_deadline_of_the_program_ends_a_message_on_the_stream() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.push(PublishRequest::default(), false, Some(now), "sent");
+        queue.push(PublishRequest::default(), false, Some(now + Duration::from_secs(1)), "later");
+        queue.next(now);
+        let ended = queue.expire(now, STORED, TIMES);
+        let [("sent", Err(error))] = ended.as_slice() else { unreachable!() };
+        assert!(error.is_outcome_unknown() && queue.answer(stored(1), STORED).0.is_none());
+        let ended = queue.expire(now + Duration::from_secs(1), STORED, TIMES);
+        let [("later", Err(error))] = ended.as_slice() else { unreachable!() };
+        assert!(!error.is_outcome_unknown());
     }
 
     #[test]

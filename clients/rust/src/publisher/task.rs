@@ -14,6 +14,7 @@ use unibus::v1::PublishStreamResponse;
 use super::queue::{Answer, Queue};
 use crate::{
     NewMessage, Published, Room,
+    connection::with_token,
     error::{Error, Result},
     publish::RoomFacts,
     retry::{Backoff, Tokens},
@@ -71,13 +72,18 @@ impl PublisherTask {
             () = dropped.cancelled() => Some(Error::cancelled("the publisher was dropped before the answer")),
         };
         self.inbox.close();
+        if let Some(error) = error {
+            self.end(&error);
+        }
+        ended.cancel();
+    }
+
+    /// Ends all messages that the program has given.
+    fn end(&mut self, error: &Error) {
         while let Ok(input) = self.inbox.try_recv() {
             self.take(input);
         }
-        if let Some(error) = error {
-            resolve(self.queue.end(&error));
-        }
-        ended.cancel();
+        resolve(self.queue.end(error));
     }
 
     async fn work(&mut self, closing: &CancellationToken) {
@@ -121,12 +127,12 @@ impl PublisherTask {
         }
     }
 
-    /// Asks what kind of room it is. If that fails, all messages fail.
+    /// Asks what kind of room it is. If that fails, all messages fail that the program gave until then.
     async fn find_facts(&mut self) -> Option<RoomFacts> {
         if self.facts.is_none() {
             match self.room.facts(self.room.client.times.total).await {
                 Ok(facts) => self.facts = Some(facts),
-                Err(error) => resolve(self.queue.end(&error)),
+                Err(error) => self.end(&error),
             }
             if self.facts.is_some_and(|facts| !facts.persist) {
                 self.queue.remove_ids();
@@ -141,7 +147,7 @@ impl PublisherTask {
         let token = self.tokens.next(&connection).await?;
         let (requests, sent) = mpsc::channel(self.window);
         let (number, mut stub) = connection.stub();
-        let request = connection.request(ReceiverStream::new(sent), token.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
         let late = || {
             connection.renew(number);
             Error::local(Code::DeadlineExceeded, "no answer in time")

@@ -23,7 +23,7 @@ use super::{
     pulse::{PULSE, Pause, Pulse},
 };
 use crate::{
-    connection::Stub,
+    connection::{Stub, with_token},
     error::{Class, Error, Result},
     retry::Tokens,
 };
@@ -77,7 +77,7 @@ impl<'a> OpenStream<'a> {
             }
         };
         let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
-        let request = connection.request(ReceiverStream::new(sent), token.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
         let (connection_number, mut stub) = connection.stub();
         let now = Instant::now();
         let answer = time::timeout(OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
@@ -167,10 +167,11 @@ impl<'a> OpenStream<'a> {
         self.commands = None;
         let limit = self.plan.flush_time;
         let confirmed = async {
-            while let Ok(Some(response)) = self.frames.message().await {
-                match response.frame {
-                    Some(Frame::Closed(_)) | None => {}
-                    Some(frame) => self.frame(frame)?,
+            while self.mailbox.state().position.has_unconfirmed() {
+                match self.frames.message().await {
+                    Ok(Some(ConsumeResponse { frame: Some(Frame::Closed(_)) | None, .. })) => {}
+                    Ok(Some(ConsumeResponse { frame: Some(frame), .. })) => self.frame(frame)?,
+                    Ok(None) | Err(_) => break,
                 }
             }
             Ok(())

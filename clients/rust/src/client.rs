@@ -124,7 +124,8 @@ impl ClientBuilder {
 
     /// Asks this function for a token for each attempt of each call, and again after a token was refused (U8).
     ///
-    /// Let it return a token from memory or a file, and renew that token some time before it expires.
+    /// Let it return a token from memory or a file, and renew that token some time before it expires: if the function returns
+    /// the token that was just refused, the call fails, and a subscription ends.
     pub fn token_from<F, E>(mut self, supplier: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<String, E>> + Send + 'static,

@@ -151,9 +151,10 @@ impl Connection {
 pub(crate) fn with_token<Q>(request: Q, token: Option<&str>) -> Result<Request<Q>> {
     let mut request = Request::new(request);
     if let Some(token) = token {
-        let header: AsciiMetadataValue = format!("Bearer {}", token.trim())
+        let mut header: AsciiMetadataValue = format!("Bearer {}", token.trim())
             .parse()
             .map_err(|_| Error::invalid("the token has characters that no token has"))?;
+        header.set_sensitive(true);
         request.metadata_mut().insert("authorization", header);
     }
     Ok(request)

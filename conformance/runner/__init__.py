@@ -1,0 +1,1 @@
+"""Runs the conformance scenarios against the service and the clients."""

@@ -29,11 +29,3 @@ async def exchange(port: int, subject: str, body: bytes) -> Fields:
         raise Failed("NATS closed the connection")
     finally:
         writer.close()
-
-
-async def create_stream(port: int, name: str, subject: str, settings: Fields) -> None:
-    """Creates a stream of JetStream, as a native program does."""
-    config = {"name": name, "subjects": [subject], "storage": "file", "retention": "limits", "num_replicas": 1, **settings}
-    answer = await request(port, f"$JS.API.STREAM.CREATE.{name}", json.dumps(config).encode())
-    if "error" in answer:
-        raise Failed(f"NATS did not create {name}: {answer['error']}")

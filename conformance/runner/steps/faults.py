@@ -1,6 +1,7 @@
 """What goes wrong: networks, processes, credentials."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -70,14 +71,15 @@ async def step_token(world: World, step: Fields) -> None:
 
 
 @verb
-async def step_native_stream(world: World, step: Fields) -> None:
-    """`{native_stream = "UNIBUS_r", subject = "unibus.room.r", first_seq = "..."}`: a stream that a native program makes."""
+async def step_native_purge(world: World, step: Fields) -> None:
+    """`{native_purge = "UNIBUS_r", before = "9007199254740993"}`: a native program removes all messages before this sequence.
+    The next message gets at least this sequence."""
     if world.nats is None:
         raise Failed("the scenario needs setup.nats")
-    settings = {key: value for key, value in step.items() if key not in ("native_stream", "subject")}
-    if "first_seq" in settings:
-        settings["first_seq"] = int(settings["first_seq"])
-    await nats.create_stream(world.nats.port, step["native_stream"], step["subject"], settings)
+    body = json.dumps({"seq": int(step["before"])}).encode()
+    answer = await nats.request(world.nats.port, f"$JS.API.STREAM.PURGE.{step['native_purge']}", body)
+    if "error" in answer:
+        raise Failed(f"NATS did not purge: {answer['error']}")
 
 
 @verb

@@ -7,9 +7,7 @@ from .matching import Failed
 
 
 async def output(*command: str) -> str:
-    running = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     printed, errors = await running.communicate()
     if running.returncode:
         raise Failed(f"{' '.join(command)} failed: {errors.decode(errors='replace')}")

@@ -51,17 +51,14 @@ def difference(expected: Any, seen: Any, path: str = "") -> str | None:
 def equal(expected: Any, seen: Any) -> bool:
     if expected == "*":
         return seen not in (None, "", False)
+    if expected == "":
+        return seen in (None, "")
     if isinstance(expected, bool) or isinstance(seen, bool):
         return bool(expected) is bool(seen)
     if isinstance(expected, str) and (compared := COMPARISON.fullmatch(expected)):
-        if seen is None:
-            return False
-        return int(seen) >= int(compared[2]) if compared[1] == ">=" else int(seen) <= int(compared[2])
-    if expected == "":
-        return seen in (None, "")
-    if isinstance(expected, str) and "|" in expected:
-        return str(seen) in expected.split("|")
-    return seen is not None and str(expected) == str(seen)
+        bound = int(compared[2])
+        return seen is not None and (int(seen) >= bound if compared[1] == ">=" else int(seen) <= bound)
+    return seen is not None and str(seen) in str(expected).split("|")
 
 
 def brief(value: Any) -> str:

@@ -22,10 +22,13 @@ def unit_tested() -> dict[str, str]:
 
 def problems(scenarios: list[Scenario]) -> list[str]:
     """Cited points that do not exist, and points that nothing checks."""
-    points = defined()
+    points, listed = defined(), unit_tested()
     cited = {point for scenario in scenarios for point in scenario.points}
-    found = [f"{one.name} cites {point}, which does not exist" for one in scenarios for point in one.points if point not in points]
-    listed = unit_tested()
-    found += [f"no scenario cites {point}, and unit-tested.toml does not list it" for point in points if point not in cited | set(listed)]
-    found += [f"unit-tested.toml lists {point}, which a scenario cites" for point in listed if point in cited]
-    return found + [f"unit-tested.toml lists {point}, which does not exist" for point in listed if point not in points]
+    missing = [point for point in points if point not in cited | listed.keys()]
+    wrong = [
+        *((f"{one.name} cites {point}", "does not exist") for one in scenarios for point in one.points if point not in points),
+        *((f"unit-tested.toml lists {point}", "does not exist") for point in listed if point not in points),
+        *((f"unit-tested.toml lists {point}", "a scenario cites it") for point in listed if point in cited),
+        *((f"no scenario cites {point}", "unit-tested.toml does not list it") for point in missing),
+    ]
+    return [f"{what}: {why}" for what, why in wrong]

@@ -135,7 +135,7 @@ class Proxy:
                 link.swallows = True
             if self.mode == "mute" and answers:
                 link.mutes = True
-            if not (link.swallows or link.mutes and answers):
+            if not (link.swallows or (link.mutes and answers)):
                 sink.write(data)
                 await sink.drain()
         if not link.swallows and sink.can_write_eof():

@@ -61,9 +61,7 @@ def rpc(name: str) -> Rpc:
 
 def to_json(message: Message) -> Fields:
     """64-bit numbers become strings, and fields have the names of the contract."""
-    return json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def error_of(code: str, message: str, status: status_pb2.Status | None) -> Fields:

@@ -94,7 +94,7 @@ class Suite:
     async def attempt(self, scenario: Scenario, language: str, peer: str, result: Result) -> tuple[float, str | None]:
         """Runs the scenario once. Its time, and why it failed."""
         folder = Path(tempfile.mkdtemp(prefix=f"{language}-{scenario.name}-", dir=self.options.logs))
-        world = World(scenario, self.programs, folder, language, peer, self.options.bounded)
+        world = World(scenario, self.programs, folder, language=language, peer=peer, bounded=self.options.bounded)
         began = time.monotonic()
         failure: str | None = None
         try:

@@ -52,7 +52,7 @@ class Feed:
 class World:
     """The set-up of one scenario, which `close` takes down."""
 
-    def __init__(self, scenario: Scenario, programs: Programs, folder: Path, language: str, peer: str, bounded: bool) -> None:
+    def __init__(self, scenario: Scenario, programs: Programs, folder: Path, *, language: str, peer: str, bounded: bool) -> None:
         self.scenario = scenario
         self.programs = programs
         self.folder = folder
@@ -82,8 +82,8 @@ class World:
             self.stubs = Stubs(self.programs.server)
             return
         await self.open_services()
-        for name, options in self.scenario.clients.items():
-            options = dict(options)
+        for name, given in self.scenario.clients.items():
+            options = dict(given)
             language = options.pop("language", self.language)
             language = self.peer if language == "peer" else language
             program = self.programs.adapters / language

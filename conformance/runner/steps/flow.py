@@ -2,14 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
 from ..matching import Failed, Fields
 from ..world import World
-from .verbs import WITHIN, verb
-
-# set by the package, which knows all verbs
-run_steps: Callable[[World, list[Fields]], Awaitable[None]]
+from .verbs import WITHIN, run_steps, verb
 
 
 @verb

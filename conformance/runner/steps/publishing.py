@@ -66,7 +66,7 @@ async def step_stored(world: World, step: Fields) -> None:
     numbers = range(1, len(feed.answers) + 1)
     answers = [answer.result()["ok"]["sequence"] for answer in feed.answers]
     expected = list(zip((feed.payload(i) for i in numbers), answers, strict=True))
-    if seen == expected or step.get("any_order") and sorted(seen) == sorted(expected):
+    if seen == expected or (step.get("any_order") and sorted(seen) == sorted(expected)):
         return
     names = [payload for payload, _ in seen]
     wrong = {

@@ -88,13 +88,16 @@ def span(text: str) -> list[int]:
 
 @verb
 async def step_delivered(world: World, step: Fields) -> None:
-    """`{delivered = "s", exactly = "1..100"}`: each of these sequences came once, in this order, and nothing else did. Several
-    subscriptions: together they got each at least once, and each of them in order."""
+    """`{delivered = "s", exactly = "1..100"}`: each of these sequences came once, in this order, and nothing else did. With
+    `swapped = 3`, for handlers that run at once, a message may come up to three places early or late. Several subscriptions:
+    together they got each at least once, and each of them in order."""
     names = [step["delivered"]] if isinstance(step["delivered"], str) else step["delivered"]
     expected = span(step["exactly"])
     logs = [world.log_of(name) for name in names]
     if len(logs) == 1:
         seen = logs[0].sequences()
+        if "swapped" in step and all(abs(one - other) <= step["swapped"] for one, other in zip(seen, expected, strict=False)):
+            seen.sort()
         if seen != expected:
             wrong = [pair for pair in zip(seen, expected, strict=False) if pair[0] != pair[1]][:3]
             lost, extra = sorted(set(expected) - set(seen))[:10], sorted(set(seen) - set(expected))[:10]
@@ -141,13 +144,10 @@ def concurrency(log: SubscriptionLog) -> int:
 
 @verb
 async def step_concurrency(world: World, step: Fields) -> None:
-    """`{concurrency = "s", exactly = 4}`: so many handlers ran at once, and messages were begun in order."""
-    log = world.log_of(step["concurrency"])
-    most, sequences = concurrency(log), log.sequences()
+    """`{concurrency = "s", exactly = 4}`: at most, and at times, so many handlers ran at once."""
+    most = concurrency(world.log_of(step["concurrency"]))
     if most != step["exactly"]:
         raise Failed(f"{most} handlers ran at once")
-    if sequences != sorted(sequences):
-        raise Failed(f"messages were begun out of order: {sequences[:50]}")
 
 
 @verb

@@ -1,10 +1,10 @@
-"""The table of verbs."""
+"""The table of verbs, and how steps are run."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from ..matching import Failed, Fields
+from ..matching import Failed, Fields, brief
 from ..world import World
 
 Step = Callable[[World, Fields], Awaitable[None]]
@@ -25,3 +25,26 @@ async def until(reason: Callable[[], Awaitable[str | None]], seconds: float, pau
         if time.monotonic() > end:
             raise Failed(f"after {seconds} s {last}")
         await asyncio.sleep(pause)
+
+
+def verb_of(step: Fields) -> str:
+    """The first key of the step."""
+    first = next(iter(step), "")
+    if first not in VERBS:
+        raise Failed(f"{first!r} is no verb: {brief(step)}")
+    return first
+
+
+async def run_steps(world: World, steps: list[Fields]) -> None:
+    """Runs steps one after the other, unless one of the background tasks fails."""
+    for step in steps:
+        verb = verb_of(step)
+        try:
+            await VERBS[verb](world, world.expanded(step))
+        except (Failed, TimeoutError) as failed:
+            reason = str(failed) or "took too long"
+            raise Failed(f"{reason}\n    in the step {brief(step)}") from failed
+        for name, task in list(world.tasks.items()):
+            if task.done() and not task.cancelled() and (failure := task.exception()):
+                raise Failed(f"{name} failed: {failure}")
+        await asyncio.sleep(0)

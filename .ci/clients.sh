@@ -1,0 +1,57 @@
+# shellcheck shell=bash
+# Checks the clients, for .ci/run, which reads this file: each client by itself, all of them together by the conformance suite,
+# and the quick starts of docs/clients.md as printed. It prints how long each part took.
+
+languages=(go typescript python java rust)
+
+clients() {
+    step "clients"
+    bring_tools
+    export BUF=$buf
+    within 900 cargo build --locked --bin unibus
+    local language
+    for language in "${languages[@]}"; do
+        timed "clients/$language/check.sh" within 600 "clients/$language/check.sh"
+    done
+    timed "the runner" runner_checks
+    timed "the bounded conformance suite" within 600 conformance/run --bounded --jobs 8 --json target/conformance/matrix.json
+    timed "the quick starts" within 300 conformance/run --quick-starts
+}
+
+# timed NAME COMMAND: runs the command, and prints how long it took.
+timed() {
+    local name=$1 begin=$SECONDS
+    shift
+    step "$name"
+    "$@"
+    printf -- '--- %s: %s s\n' "$name" $((SECONDS - begin))
+}
+
+# Lints, types and tests of the runner, and whether the scenarios cite all points of docs/clients.md.
+runner_checks() {
+    within 300 conformance/run --check
+    (
+        cd conformance
+        export PATH=$PWD/../target/conformance/python/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+        within 60 ruff format --check .
+        within 60 ruff check .
+        within 300 mypy
+        within 120 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .
+    )
+}
+
+# protoc and the plugins of Debian, for docs/stubs.md.
+bring_protoc() {
+    # shellcheck disable=SC2154 # .ci/run sets it
+    local root=$tools/protoc/root programs=$tools/protoc/bin program
+    if [ ! -x "$programs/grpc_php_plugin" ]; then
+        unpack_debian "$root" protobuf-compiler protobuf-compiler-grpc libprotoc32 libprotobuf32 libprotobuf-dev libgrpc29
+        mkdir -p "$programs"
+        for program in protoc grpc_ruby_plugin grpc_php_plugin; do
+            printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$root/usr/lib/$(uname -m)-linux-gnu" "$root/usr/bin/$program" \
+                >"$programs/$program"
+            chmod +x "$programs/$program"
+        done
+    fi
+    export PATH=$programs:$PATH
+}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import stubs
+from . import quickstarts, stubs
 from .matching import Failed, Fields
 from .points import problems
 from .scenario import ROOT, Scenario, load_all
@@ -26,7 +26,7 @@ WORK = ROOT / "target" / "conformance"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="conformance/run", description="Runs the conformance scenarios.")
     add = parser.add_argument
-    add("--language", action="append", choices=LANGUAGES, help="a client; may be repeated; default: all")
+    add("--language", action="append", help="a client; may be repeated; default: all")
     add("--scenario", action="append", metavar="NAME", help="a scenario, or the begin of its name; may be repeated; default: all")
     add("--part", choices=["client", "server"], help="only the scenarios of clients, or of the contract alone")
     add("--bounded", action="store_true", help="the shorter run of CI")
@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     add("--no-build", action="store_true", help="does not run clients/LANGUAGE/build.sh")
     add("--keep", action="store_true", help="also keeps the logs of scenarios that pass")
     add("--list", action="store_true", help="prints the scenarios with their goals")
+    add("--quick-starts", action="store_true", help="runs the quick starts of docs/clients.md instead")
     add("--check", action="store_true", help="checks the scenarios: their steps, and that they cite all points")
     return parser.parse_args()
 
@@ -92,6 +93,24 @@ def build(languages: list[str]) -> None:
         subprocess.run([str(ROOT / "clients" / language / "build.sh")], check=True, stdout=sys.stderr)
 
 
+def run_quick_starts(given: argparse.Namespace) -> None:
+    languages = given.language or LANGUAGES
+    if not given.no_build:
+        build(languages)
+    stubs.generate(WORK / "stubs")
+    try:
+        asyncio.run(quickstarts.run_all(languages, str(service_program(given)), nats_server(given)))
+    except Failed as failed:
+        sys.exit(str(failed))
+
+
+def service_program(given: argparse.Namespace) -> Path:
+    program = Path(given.service or TARGET / "debug" / "unibus").resolve()
+    if shutil.which(program) is None:
+        sys.exit(f"{program} does not exist: run cargo build --bin unibus")
+    return program
+
+
 def main() -> None:
     given = arguments()
     if given.check:
@@ -101,15 +120,18 @@ def main() -> None:
         for one in scenarios:
             print(f"{one.name:<34}{one.goal}")
         return
+    if given.quick_starts:
+        run_quick_starts(given)
+        return
     languages = [] if all(one.part == "server" for one in scenarios) else given.language or LANGUAGES
     adapters = (given.adapters or ROOT / "conformance" / "adapters").resolve()
     if given.adapters is None and not given.no_build:
         build(languages)
     stubs.generate(WORK / "stubs")
-    service = str(Path(given.service or TARGET / "debug" / "unibus").resolve())
-    if not given.server and shutil.which(service) is None:
-        sys.exit(f"{service} does not exist: run cargo build --bin unibus")
-    programs = Programs(service, "" if given.server else nats_server(given), adapters, given.server)
+    if given.server:
+        programs = Programs("", "", adapters, given.server)
+    else:
+        programs = Programs(str(service_program(given)), nats_server(given), adapters)
     logs = WORK / "logs" / datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
     logs.mkdir(parents=True)
     options = Options(languages, given.bounded, given.repeat, given.jobs, logs, given.keep)

@@ -54,18 +54,26 @@ class Proxy:
         self.delay = 0.0
         self.connections = 0  # that were ever accepted
         self.links: set[Link] = set()
+        self.accepted: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
         self.server: asyncio.Server | None = None
 
     async def start(self) -> None:
         if self.server is None:
-            self.server = await asyncio.start_server(self.accept, "127.0.0.1", self.port)
+            self.server = await asyncio.start_server(self.accepting, "127.0.0.1", self.port)
 
     async def stop(self) -> None:
         if self.server is not None:
             self.server.close()
             self.server = None
         self.cut()
+
+    async def close(self) -> None:
+        """Stops, and waits until nothing of it runs."""
+        await self.stop()
+        for task in self.accepted:
+            task.cancel()
+        await asyncio.gather(*self.accepted, return_exceptions=True)
 
     def cut(self) -> None:
         """Resets all connections."""
@@ -92,6 +100,11 @@ class Proxy:
             self.cut()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def accepting(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self.accept(reader, client))
+        self.accepted.add(task)
+        task.add_done_callback(self.accepted.discard)
 
     async def accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1

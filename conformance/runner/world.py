@@ -167,7 +167,7 @@ class World:
         if self.stubs is not None:
             await self.stubs.close()
         if self.proxy is not None:
-            await self.proxy.stop()
+            await self.proxy.close()
         await asyncio.gather(*(service.kill() for service in self.services), return_exceptions=True)
         if self.nats is not None:
             with contextlib.suppress(Failed):

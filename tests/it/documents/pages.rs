@@ -28,8 +28,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("CONTRIBUTING.md", ".ci/run", "runs these checks itself"),
 ];
 
-/// Languages of blocks that are not commands.
-const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml"];
+/// Languages of blocks that are not commands. `.ci/run clients` runs the quick starts in the languages of the clients.
+const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml", "go", "typescript", "python", "java", "kotlin", "xml"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -125,7 +125,7 @@ impl Document {
 
 /// Folders of this repository whose paths the documents name.
 const FOLDERS: &[&str] =
-    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "console", "deploy", ".ci", ".cargo"];
+    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "conformance", "console", "deploy", ".ci", ".cargo"];
 
 /// The paths in backticks that name no file or folder of `existing`, and how many paths there are in all. A path begins
 /// with a folder of the repository, or is the end of the path of a Rust source.

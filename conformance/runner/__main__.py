@@ -19,6 +19,8 @@ from .suite import Options, Suite
 from .world import Programs
 
 LANGUAGES = ["go", "typescript", "python", "java", "rust"]
+# the transport of browsers, in Node
+ALL = [*LANGUAGES, "typescript-web"]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 WORK = ROOT / "target" / "conformance"
 
@@ -42,6 +44,7 @@ def arguments() -> argparse.Namespace:
     add("--keep", action="store_true", help="also keeps the logs of scenarios that pass")
     add("--list", action="store_true", help="prints the scenarios with their goals")
     add("--quick-starts", action="store_true", help="runs the quick starts of docs/clients.md instead")
+    add("--write-quick-starts", action="store_true", help="writes the quick starts of the clients into docs/clients.md")
     add("--check", action="store_true", help="checks the scenarios: their steps, and that they cite all points")
     return parser.parse_args()
 
@@ -89,7 +92,7 @@ def nats_server(given: argparse.Namespace) -> str:
 
 
 def build(languages: list[str]) -> None:
-    for language in languages:
+    for language in dict.fromkeys(language.removesuffix("-web") for language in languages):
         subprocess.run([str(ROOT / "clients" / language / "build.sh")], check=True, stdout=sys.stderr)
 
 
@@ -120,10 +123,13 @@ def main() -> None:
         for one in scenarios:
             print(f"{one.name:<34}{one.goal}")
         return
+    if given.write_quick_starts:
+        quickstarts.write_document()
+        return
     if given.quick_starts:
         run_quick_starts(given)
         return
-    languages = [] if all(one.part == "server" for one in scenarios) else given.language or LANGUAGES
+    languages = [] if all(one.part == "server" for one in scenarios) else given.language or ALL
     adapters = (given.adapters or ROOT / "conformance" / "adapters").resolve()
     if given.adapters is None and not given.no_build:
         build(languages)

@@ -58,6 +58,14 @@ def printed(language: str) -> str:
     return str(found[0])
 
 
+def write_document() -> None:
+    """Writes the files into the document."""
+    for start in QUICK_STARTS:
+        text = DOCUMENT.read_text()
+        old, new = f"```{start.language}\n{printed(start.language)}```\n", f"```{start.language}\n{start.text()}```\n"
+        DOCUMENT.write_text(text.replace(old, new, 1))
+
+
 def check_text(start: QuickStart) -> None:
     """The document prints the file, and the program is short."""
     if printed(start.language) != start.text():

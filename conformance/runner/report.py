@@ -87,6 +87,9 @@ class Report:
         for name, *cells in rows[1:]:
             points = ", ".join(scenarios[name].points) if name in scenarios else ""
             lines.append(f"| `{name}` | {points} | {' | '.join(cells)} |")
+        skipped = [one for one in self.results if one.skipped]
+        lines += [""] if skipped else []
+        lines += [f"`{one.scenario}` does not apply to {one.language}: {one.skipped}." for one in skipped]
         return "\n".join(lines)
 
     def update_readme(self, scenarios: dict[str, Scenario]) -> None:

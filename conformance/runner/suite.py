@@ -72,7 +72,7 @@ class Suite:
         result = Result(scenario.name, language, skipped=scenario.skip.get(language, ""))
         peers = [""]
         if scenario.peers:
-            peers = [other for other in self.options.languages if other != language]
+            peers = [other for other in self.options.languages if other != language and other not in scenario.skip]
             result.skipped = result.skipped or ("" if peers else "needs a second language")
         if result.skipped:
             return result

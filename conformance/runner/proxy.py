@@ -53,6 +53,7 @@ class Proxy:
         self.mode = "pass"
         self.delay = 0.0
         self.connections = 0  # that were ever accepted
+        self.passed = {"requests": 0, "answers": 0}  # bytes
         self.links: set[Link] = set()
         self.accepted: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
@@ -149,6 +150,7 @@ class Proxy:
             if self.mode == "mute" and answers:
                 link.mutes = True
             if not (link.swallows or (link.mutes and answers)):
+                self.passed["answers" if answers else "requests"] += len(data)
                 sink.write(data)
                 await sink.drain()
         if not link.swallows and sink.can_write_eof():

@@ -72,7 +72,7 @@ class Suite:
         result = Result(scenario.name, language, skipped=scenario.skip.get(language, ""))
         peers = [""]
         if scenario.peers:
-            peers = [other for other in self.options.languages if other != language and other not in scenario.skip]
+            peers = partners([one for one in self.options.languages if one not in scenario.skip], language)
             result.skipped = result.skipped or ("" if peers else "needs a second language")
         if result.skipped:
             return result
@@ -116,3 +116,11 @@ class Suite:
         elif not self.options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         return took, failure
+
+
+def partners(languages: list[str], language: str) -> list[str]:
+    """The next languages in a circle, half of them, so that each pair of languages meets."""
+    if language not in languages:
+        return []
+    place, count = languages.index(language), len(languages)
+    return [languages[(place + step) % count] for step in range(1, count // 2 + 1)]

@@ -11,6 +11,7 @@ from runner.proxy import MODES, Proxy
 from runner.report import Report, Result
 from runner.scenario import load_all, substituted
 from runner.steps.subscriptions import nanoseconds, span
+from runner.suite import partners
 
 
 class Comparisons(unittest.TestCase):
@@ -77,6 +78,17 @@ class Matrix(unittest.TestCase):
         report = Report([good, bad], ["go", "java"], {}, bounded=True, repeat=2)
         self.assertEqual(report.rows(), [["scenario", "go", "java"], ["s", "2.0 s", "FAILED 1/2"]])
         self.assertEqual(report.failed, [bad])
+
+
+class Pairs(unittest.TestCase):
+    """Each language meets each other one."""
+
+    def test_every_pair_meets(self) -> None:
+        for count in range(1, 7):
+            languages = [str(number) for number in range(count)]
+            pairs = {frozenset((one, other)) for one in languages for other in partners(languages, one)}
+            self.assertEqual(len(pairs), count * (count - 1) // 2, count)
+            self.assertTrue(all(len(pair) == 2 for pair in pairs))
 
 
 class Faults(unittest.IsolatedAsyncioTestCase):

@@ -20,6 +20,16 @@ async def step_proxy(world: World, step: Fields) -> None:
 
 
 @verb
+async def step_passed(world: World, step: Fields) -> None:
+    """`{passed = "answers", at_least = 1, at_most = 5000}`: bytes that the proxy has passed on."""
+    if world.proxy is None:
+        raise Failed("the scenario has no proxy")
+    passed = world.proxy.passed[step["passed"]]
+    if not step["at_least"] <= passed <= step["at_most"]:
+        raise Failed(f"{passed} bytes have passed")
+
+
+@verb
 async def step_service(world: World, step: Fields) -> None:
     """`{service = "kill"}`: kill, start, restart (by a kill), terminate (a drain), freeze, thaw, kill_nats. `instance` chooses
     one of several, from 0."""

@@ -2,20 +2,34 @@
 # Checks the clients, for .ci/run, which reads this file: each client by itself, all of them together by the conformance suite,
 # and the quick starts of docs/clients.md as printed. It prints how long each part took.
 
-languages=(go typescript python java rust)
-
 clients() {
     step "clients"
     bring_tools
     export BUF=$buf
     within 900 cargo build --locked --bin unibus
-    local language
-    for language in "${languages[@]}"; do
-        timed "clients/$language/check.sh" within 600 "clients/$language/check.sh"
-    done
+    # two lanes, since much of it waits for downloads
+    local pids=() failed=
+    check_in_order go java & pids+=($!)
+    check_in_order typescript python rust & pids+=($!)
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+    [ -z "$failed" ] || exit 1
     timed "the runner" runner_checks
-    timed "the bounded conformance suite" within 600 conformance/run --bounded --jobs 8 --json target/conformance/matrix.json
+    timed "the bounded conformance suite" within 600 conformance/run --bounded --json target/conformance/matrix.json
     timed "the quick starts" within 300 conformance/run --quick-starts
+}
+
+# check_in_order LANGUAGE...: runs the check of each client, and prints its output when it has ended.
+check_in_order() {
+    local language output
+    for language in "$@"; do
+        output=$tools/check-$language.log
+        if ! timed "clients/$language/check.sh" within 600 "clients/$language/check.sh" >"$output" 2>&1; then
+            cat "$output"
+            printf '!!! clients/%s/check.sh failed\n' "$language"
+            return 1
+        fi
+        cat "$output"
+    done
 }
 
 # timed NAME COMMAND: runs the command, and prints how long it took.
@@ -24,7 +38,10 @@ timed() {
     shift
     step "$name"
     "$@"
+    # a failure comes here only if the caller asks for the status
+    local status=$?
     printf -- '--- %s: %s s\n' "$name" $((SECONDS - begin))
+    return "$status"
 }
 
 # Lints, types and tests of the runner, and whether the scenarios cite all points of docs/clients.md.

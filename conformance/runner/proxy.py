@@ -82,10 +82,10 @@ class Proxy:
             link.reset()
 
     async def set(self, mode: str, delay_ms: float) -> None:
-        self.delay = delay_ms / 1000
         if mode == "cut":
             self.cut()
             return
+        self.delay = delay_ms / 1000
         if mode not in MODES:
             raise Failed(f"the proxy has no mode {mode}; modes: cut, {', '.join(MODES)}")
         if mode == "half_open":

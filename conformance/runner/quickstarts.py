@@ -96,6 +96,7 @@ async def run(start: QuickStart, folder: Path, program: str, nats_server: str) -
     output = folder / "output"
     await service.start()
     stubs = Stubs(ADDRESS)
+    await stubs.call("CreateRoom", {"room_id": ROOM, "persist": True})
     with output.open("wb") as log:
         running = await asyncio.create_subprocess_exec(
             *start.command, cwd=start.folder, stdout=log, stderr=log, start_new_session=True
@@ -117,7 +118,6 @@ async def run(start: QuickStart, folder: Path, program: str, nats_server: str) -
         return None if found == [(SUBSCRIBER, "2")] else f"it did not acknowledge: {found}"
 
     try:
-        await stubs.call("CreateRoom", {"room_id": ROOM, "persist": True})
         await publish_and_see(1)
         await service.do("restart")
         await publish_and_see(2)

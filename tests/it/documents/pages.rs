@@ -26,10 +26,14 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         ".ci/run chaos runs the program with fewer episodes",
     ),
     ("CONTRIBUTING.md", ".ci/run", "runs these checks itself"),
+    ("clients/go/README.md", "go get", "the module is not published; .ci/run clients builds it"),
+    ("clients/typescript/README.md", "npm install", "the package is not published; .ci/run clients builds it"),
+    ("clients/typescript/README.md", "./check.sh", ".ci/run clients runs it"),
+    ("clients/python/README.md", "pip install", "the package is not published; .ci/run clients builds it"),
 ];
 
 /// Languages of blocks that are not commands. `.ci/run clients` runs the quick starts in the languages of the clients.
-const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml", "go", "typescript", "python", "java", "kotlin", "xml"];
+const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml", "go", "typescript", "ts", "python", "java", "kotlin", "xml"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -39,7 +43,7 @@ fn sources(dir: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a readable directory") {
         let path = entry.expect("a readable entry").path();
         let name = path.file_name().expect("a name").to_string_lossy();
-        let is_foreign = ["target", "node_modules", ".git"].contains(&&*name) || name.starts_with("unibus-data");
+        let is_foreign = ["target", "node_modules", ".venv", ".git"].contains(&&*name) || name.starts_with("unibus-data");
         if path.is_dir() && !is_foreign {
             sources(&path, extension, found);
         } else if path.extension().is_some_and(|end| end == extension) {
@@ -154,7 +158,7 @@ fn existing_paths() -> BTreeSet<String> {
         for entry in fs::read_dir(dir).expect("a readable directory") {
             let path = entry.expect("a readable entry").path();
             found.insert(path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned());
-            if path.is_dir() && path.file_name().is_none_or(|name| name != "node_modules") {
+            if path.is_dir() && path.file_name().is_none_or(|name| name != "node_modules" && name != ".venv") {
                 add(&path, found);
             }
         }

@@ -33,7 +33,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
 ];
 
 /// Languages of blocks that are not commands. `.ci/run clients` runs the quick starts in the languages of the clients.
-const NOT_COMMANDS: &[&str] = &["text", "json", "rust", "toml", "yaml", "go", "typescript", "ts", "python", "java", "kotlin", "xml"];
+const NOT_COMMANDS: &[&str] =
+    &["text", "json", "rust", "toml", "yaml", "go", "typescript", "ts", "python", "java", "kotlin", "xml"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -43,7 +44,8 @@ fn sources(dir: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a readable directory") {
         let path = entry.expect("a readable entry").path();
         let name = path.file_name().expect("a name").to_string_lossy();
-        let is_foreign = ["target", "node_modules", ".venv", ".git"].contains(&&*name) || name.starts_with("unibus-data");
+        let is_foreign =
+            ["target", "node_modules", ".venv", ".git"].contains(&&*name) || name.starts_with("unibus-data");
         if path.is_dir() && !is_foreign {
             sources(&path, extension, found);
         } else if path.extension().is_some_and(|end| end == extension) {
@@ -128,8 +130,20 @@ impl Document {
 }
 
 /// Folders of this repository whose paths the documents name.
-const FOLDERS: &[&str] =
-    &["src", "tests", "examples", "benches", "docs", "proto", "clients", "conformance", "console", "deploy", ".ci", ".cargo"];
+const FOLDERS: &[&str] = &[
+    "src",
+    "tests",
+    "examples",
+    "benches",
+    "docs",
+    "proto",
+    "clients",
+    "conformance",
+    "console",
+    "deploy",
+    ".ci",
+    ".cargo",
+];
 
 /// The paths in backticks that name no file or folder of `existing`, and how many paths there are in all. A path begins
 /// with a folder of the repository, or is the end of the path of a Rust source.

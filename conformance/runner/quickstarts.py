@@ -87,7 +87,7 @@ async def run_all(languages: list[str], program: str, nats_server: str) -> None:
             check_text(start)
             with tempfile.TemporaryDirectory(prefix="unibus-quickstart-") as folder:
                 await run(start, Path(folder), program, nats_server)
-            print(f"{start.language:<12}quick start {time.monotonic() - began:6.1f} s  ok", flush=True)
+            print(f"{start.language:<16}quick start {time.monotonic() - began:6.1f} s  ok", flush=True)
 
 
 async def run(start: QuickStart, folder: Path, program: str, nats_server: str) -> None:

@@ -88,7 +88,7 @@ class Suite:
             result.passed += failure is None
             result.failed += failure is not None
             told = "ok" if failure is None else f"FAILED\n  {failure}\n  logs: {result.logs[-1]}"
-            print(f"{language:<12}{scenario.name:<34}{seconds:6.1f} s  {told}", flush=True)
+            print(f"{language:<16}{scenario.name:<34}{seconds:6.1f} s  {told}", flush=True)
         return result
 
     async def attempt(self, scenario: Scenario, language: str, peer: str, result: Result) -> tuple[float, str | None]:

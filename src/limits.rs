@@ -328,6 +328,11 @@ pub const OTHER_DESCRIPTORS: u64 = 64;
 /// Bytes of a page that are handed to the HTTP/2 library at once. The bytes that the client has not read yet stay
 /// charged to the caller.
 pub const RESPONSE_PIECE_BYTES: usize = 16 * 1024;
+/// Bytes from which a message of an answer is compressed, for clients of the Connect protocol that take it.
+pub const COMPRESSED_BYTES_MIN: usize = 1024;
+/// Bytes up to which a message of a stream is compressed, because its compressed form is held for each subscription. A
+/// larger message is sent as it is.
+pub const COMPRESSED_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Default of `--max-connections-per-address` with `--auth enforce`.
 pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 256;
 /// Connections of one source address beyond `--max-connections-per-address` whose calls are answered with
@@ -370,6 +375,9 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of the request messages that the service is receiving from one caller; with `--auth off` on one connection.
 /// A larger message is received alone.
 pub const REQUEST_BYTES_PER_CALLER_MAX: usize = 16 * 1024 * 1024;
+/// Compressed request messages that are inflated at the same time. Each caller inflates one; with `--auth off` each
+/// connection does. The others wait.
+pub const INFLATIONS_MAX: usize = 4;
 /// Request messages of all callers that wait for a share of [`REQUEST_BYTES_MAX`]. Further ones are refused.
 pub const REQUESTS_WAITING_MAX: usize = 256;
 /// Request messages of one caller that wait for a share of [`REQUEST_BYTES_MAX`]. Further ones are refused.

@@ -109,7 +109,7 @@ impl<U: Message + Default> Decoder for Bounded<U> {
 }
 
 /// Translates a message that costs as much as one of `bytes` bytes in protobuf. A large message does not delay other calls meanwhile.
-pub(super) fn without_delay<T>(bytes: usize, translate: impl FnOnce() -> T) -> T {
+pub(crate) fn without_delay<T>(bytes: usize, translate: impl FnOnce() -> T) -> T {
     if bytes >= LARGE_REQUEST_BYTES && may_block() {
         #[expect(clippy::disallowed_methods, reason = "the runtime has several threads, as was just asked")]
         return block_in_place(translate);

@@ -4,6 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// Bytes of the prefix of each gRPC message: a flag for compression (1) and the length (4).
 pub(crate) const PREFIX_BYTES: usize = 5;
+/// The flag in a prefix that marks a compressed message.
+pub(crate) const COMPRESSED_FLAG: u8 = 1;
 
 /// Appends a gRPC message with its prefix.
 pub(super) fn put(response: &impl prost::Message, into: &mut BytesMut) {

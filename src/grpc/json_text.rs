@@ -18,10 +18,10 @@ const MARKER_BYTES: usize = 18;
 static SECRET: LazyLock<[u8; 16]> = LazyLock::new(|| uuid::Uuid::new_v4().into_bytes());
 
 /// JSON, or any other text, that is written piece by piece.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct JsonText(VecDeque<Part>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Part {
     Text(Bytes),
     /// Bytes that are written in base64.

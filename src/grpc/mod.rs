@@ -38,7 +38,7 @@ use tower::{Layer, util::MapResponseLayer};
 
 pub(crate) use self::{
     chunk::{AnswerGuard, Chunk},
-    codec::Codec,
+    codec::{Codec, without_delay},
     events::event_stream,
     frames::encode_message,
     health::Health,

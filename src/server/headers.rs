@@ -7,9 +7,11 @@ use crate::limits::HEADER_FIELDS_MAX;
 /// The fields that the service and its libraries read.
 const READ: &[&str] = &[
     "accept",
+    "accept-encoding",
     "access-control-request-headers",
     "access-control-request-method",
     "authorization",
+    "connect-accept-encoding",
     "connect-content-encoding",
     "connect-protocol-version",
     "connect-timeout-ms",

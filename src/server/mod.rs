@@ -8,6 +8,7 @@ mod calls;
 mod client;
 mod client_socket;
 mod coalesce;
+mod compression;
 pub(crate) mod config;
 mod connect;
 mod connections;

@@ -38,6 +38,10 @@ pub(in crate::server) struct ConnectCall {
     pub codec: ConnectCodec,
     /// Whether each message has a prefix, as in the streaming form of the protocol. The prefix is that of gRPC.
     pub has_envelopes: bool,
+    /// Whether the messages of the request may be compressed with gzip.
+    pub is_compressed: bool,
+    /// Whether the client takes messages that are compressed with gzip.
+    pub takes_compressed: bool,
     /// `None` when nothing serves the path.
     pub types: Option<MethodTypes>,
     pub fault: Option<HeadFault>,
@@ -63,7 +67,7 @@ impl HeadFault {
             Self::Timeout => malformed("`connect-timeout-ms` must be a number of at most 10 digits".to_owned()),
             Self::Compression => Error::new(
                 Reason::NotSupported,
-                "the service does not support the compression of the request; send it as it is (identity)",
+                "the service does not support the compression of the request; use `gzip`, or send it as it is (`identity`)",
             ),
             Self::Query(parameter) => malformed(format!("the query parameter `{parameter}` is missing or wrong")),
         }

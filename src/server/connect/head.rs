@@ -11,17 +11,21 @@ use super::{
     call::{ConnectCall, ConnectCodec, HeadFault},
     query::GetQuery,
 };
-use crate::grpc::{MethodTypes, ServedTypes};
+use crate::{
+    grpc::{MethodTypes, ServedTypes},
+    server::compression,
+};
 
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
-const STREAM_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+pub(super) const STREAM_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+pub(super) const STREAM_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 /// Fields of the Connect protocol that mean nothing to gRPC, and fields of gRPC that mean nothing in the Connect protocol.
 const NOT_PASSED_ON: [HeaderName; 9] = [
     PROTOCOL_VERSION,
     TIMEOUT,
     STREAM_ENCODING,
-    HeaderName::from_static("connect-accept-encoding"),
+    STREAM_ACCEPT_ENCODING,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
     HeaderName::from_static("grpc-timeout"),
@@ -95,26 +99,42 @@ fn post<B>(request: &Request<B>, types: Option<&MethodTypes>) -> RequestHead {
             return RequestHead::Forbidden(ForbiddenHead::HttpVersion);
         }
     }
-    let encoding = headers.get(if has_envelopes { STREAM_ENCODING } else { header::CONTENT_ENCODING });
+    let is_compressed =
+        compression::is_gzip(headers, if has_envelopes { STREAM_ENCODING } else { header::CONTENT_ENCODING });
     let fault = if !is_version_1(headers) {
         Some(HeadFault::Version)
-    } else if !matches!(encoding.map(HeaderValue::as_bytes), None | Some(b"" | b"identity")) {
+    } else if is_compressed.is_none() {
         Some(HeadFault::Compression)
     } else {
         timeout(headers).err()
     };
-    RequestHead::Call(ConnectCall { codec, has_envelopes, types: types.cloned(), fault })
+    RequestHead::Call(ConnectCall {
+        codec,
+        has_envelopes,
+        is_compressed: is_compressed.unwrap_or_default(),
+        takes_compressed: takes_compressed(headers, has_envelopes),
+        types: types.cloned(),
+        fault,
+    })
+}
+
+/// Whether the client takes compressed messages.
+fn takes_compressed(headers: &HeaderMap, has_envelopes: bool) -> bool {
+    compression::lists_gzip(headers, if has_envelopes { STREAM_ACCEPT_ENCODING } else { header::ACCEPT_ENCODING })
 }
 
 fn get(query: &str, headers: &HeaderMap, types: &MethodTypes) -> RequestHead {
     let query = GetQuery::parse(query);
     let Some(codec) = query.codec() else { return RequestHead::Forbidden(ForbiddenHead::MediaType) };
-    let (message, fault) = match query.message() {
-        _ if !is_version_1(headers) => (Bytes::new(), Some(HeadFault::Version)),
-        Ok(message) => (message, timeout(headers).err()),
-        Err(fault) => (Bytes::new(), Some(fault)),
+    let ((message, is_compressed), fault) = match query.message() {
+        _ if !is_version_1(headers) => ((Bytes::new(), false), Some(HeadFault::Version)),
+        Ok(found) => (found, timeout(headers).err()),
+        Err(fault) => ((Bytes::new(), false), Some(fault)),
     };
-    RequestHead::Get(ConnectCall { codec, has_envelopes: false, types: Some(types.clone()), fault }, message)
+    let has_envelopes = false;
+    let takes_compressed = takes_compressed(headers, has_envelopes);
+    let types = Some(types.clone());
+    RequestHead::Get(ConnectCall { codec, has_envelopes, is_compressed, takes_compressed, types, fault }, message)
 }
 
 /// The codec that the content type names, and whether each message has a prefix; `None` for the content types of other

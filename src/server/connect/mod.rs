@@ -8,6 +8,9 @@
 //! Messages are translated by their descriptors (`grpc::json`). The frames of a subscription are encoded once for all
 //! subscribers, and translated for each subscriber that wants JSON.
 //!
+//! Requests and answers may be compressed with gzip. Requests are inflated where they are received. A tower layer for
+//! compression knows neither the envelopes of this protocol, nor the budgets of callers.
+//!
 //! # Why no library
 //!
 //! Libraries that serve this protocol in Rust (`connectrpc`, `connectrpc-axum`, `axum-connect`) generate message types and
@@ -20,6 +23,7 @@
 mod body;
 mod call;
 mod codes;
+mod deflate;
 mod errors;
 mod head;
 mod query;
@@ -44,7 +48,7 @@ use tower::{Layer, Service};
 
 use self::{body::ConnectBody, head::RequestHead};
 pub(super) use self::{
-    call::{ConnectCall, ConnectCodec},
+    call::{ConnectCall, ConnectCodec, HeadFault},
     head::{ForbiddenHead, is_method},
     request::OneMessage,
 };

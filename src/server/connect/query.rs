@@ -10,6 +10,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode;
 
 use super::call::{ConnectCodec, HeadFault};
+use crate::server::compression;
 
 /// Base64 in a query: the alphabet for URLs, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -52,23 +53,22 @@ impl<'a> GetQuery<'a> {
         ConnectCodec::named(std::str::from_utf8(self.encoding.as_deref()?).ok()?)
     }
 
-    /// The message.
+    /// The message, and whether it is compressed with gzip.
     ///
     /// # Errors
     /// When a parameter is missing or wrong.
-    pub(super) fn message(&self) -> Result<Bytes, HeadFault> {
+    pub(super) fn message(&self) -> Result<(Bytes, bool), HeadFault> {
         if self.connect.as_deref().is_some_and(|version| version != b"v1") {
             return Err(HeadFault::Version);
         }
-        if !matches!(self.compression.as_deref(), None | Some(b"" | b"identity")) {
-            return Err(HeadFault::Compression);
-        }
+        let is_compressed = compression::named(self.compression.as_deref()).ok_or(HeadFault::Compression)?;
         let message = self.message.as_deref().ok_or(HeadFault::Query("message"))?;
-        match self.base64.as_deref() {
-            Some(b"1") => BASE64.decode(message).map(Bytes::from).map_err(|_| HeadFault::Query("message")),
-            None | Some(b"" | b"0") => Ok(Bytes::copy_from_slice(message)),
-            Some(_) => Err(HeadFault::Query("base64")),
-        }
+        let message = match self.base64.as_deref() {
+            Some(b"1") => BASE64.decode(message).map(Bytes::from).map_err(|_| HeadFault::Query("message"))?,
+            None | Some(b"" | b"0") => Bytes::copy_from_slice(message),
+            Some(_) => return Err(HeadFault::Query("base64")),
+        };
+        Ok((message, is_compressed))
     }
 }
 
@@ -97,11 +97,14 @@ mod tests {
             ("encoding=json", Err(HeadFault::Query("message"))),
             ("message=!&base64=1", Err(HeadFault::Query("message"))),
             ("message=a&base64=2", Err(HeadFault::Query("base64"))),
-            ("message=a&compression=gzip", Err(HeadFault::Compression)),
+            ("message=a&compression=br", Err(HeadFault::Compression)),
             ("message=a&connect=v2", Err(HeadFault::Version)),
         ] {
-            assert_eq!(GetQuery::parse(query).message().as_deref(), expected.as_deref(), "{query}");
+            let found = GetQuery::parse(query).message();
+            assert_eq!(found, expected.map(|message| (Bytes::from_static(message), false)), "{query}");
         }
+        let compressed = GetQuery::parse("message=_-8&base64=1&compression=gzip").message();
+        assert_eq!(compressed, Ok((Bytes::from_static(&[0xff, 0xef]), true)));
         assert_eq!(GetQuery::parse("encoding=json").codec(), Some(ConnectCodec::Json));
         assert_eq!(GetQuery::parse("encoding=text").codec(), None);
     }

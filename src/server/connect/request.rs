@@ -6,10 +6,10 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::grpc::framing::PREFIX_BYTES;
+use crate::grpc::framing::{COMPRESSED_FLAG, PREFIX_BYTES, put_prefix};
 
 /// A body that is one message. Its prefix announces the length of the body, or `bytes_max` when the client does not tell
 /// the length.
@@ -20,12 +20,15 @@ pub(in crate::server) struct OneMessage {
 
 impl OneMessage {
     /// Adds the prefix. Also returns whether the prefix announces the true length.
-    pub(in crate::server) fn new(inner: Body, bytes_max: usize) -> (Self, bool) {
+    pub(in crate::server) fn new(inner: Body, bytes_max: usize, is_compressed: bool) -> (Self, bool) {
         let exact = inner.size_hint().exact();
         let length = exact.unwrap_or(bytes_max as u64);
         let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
-        prefix.put_u8(0);
-        prefix.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        put_prefix(
+            if is_compressed { COMPRESSED_FLAG } else { 0 },
+            usize::try_from(length).unwrap_or(usize::MAX),
+            &mut prefix,
+        );
         (Self { inner, prefix: Some(prefix.freeze()) }, exact.is_some())
     }
 }

@@ -15,15 +15,18 @@ use tonic::Status;
 
 use super::{
     body::ConnectBody,
-    call::{ConnectCall, ConnectCodec},
-    errors,
+    call::{ConnectCall, ConnectCodec, HeadFault},
+    deflate, errors,
+    head::{STREAM_ACCEPT_ENCODING, STREAM_ENCODING},
 };
 use crate::{
+    error::Error,
     grpc::{
         self, AnswerGuard, Chunk, JsonText, MessageType, ServedTypes,
-        framing::{PREFIX_BYTES, message_length, put_prefix},
+        framing::{COMPRESSED_FLAG, PREFIX_BYTES, message_length, put_prefix},
     },
-    limits::RESPONSE_PIECE_BYTES,
+    limits::{COMPRESSED_MESSAGE_BYTES_MAX, RESPONSE_PIECE_BYTES},
+    server::compression,
 };
 
 /// The flag in a prefix that marks the last message of a stream.
@@ -34,8 +37,8 @@ pub(in crate::server) struct StreamAnswer<B> {
     inner: Pin<Box<B>>,
     served: ServedTypes,
     guard: Option<AnswerGuard>,
-    /// The type of the messages, if they are translated to JSON.
-    json: Option<MessageType>,
+    /// What is done with the messages; `None`: they are sent as they are.
+    translation: Option<MessageTranslation>,
     /// The part of the current chunk that is not translated yet.
     rest: Bytes,
     /// The current chunk. Its last piece has its notifications.
@@ -64,12 +67,20 @@ where
         parts.headers.remove(name);
     }
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(call.codec.content_type(true)));
+    if call.takes_compressed {
+        parts.headers.insert(STREAM_ENCODING, compression::gzip());
+    }
+    if call.fault == Some(HeadFault::Compression) {
+        parts.headers.insert(STREAM_ACCEPT_ENCODING, compression::SUPPORTED);
+    }
     let json = call.types.as_ref().filter(|_| call.codec == ConnectCodec::Json).map(|types| types.response.clone());
+    let translation = (json.is_some() || call.takes_compressed)
+        .then_some(MessageTranslation { json, is_compressed: call.takes_compressed });
     let answer = StreamAnswer {
         inner: Box::pin(body),
         served,
         guard,
-        json,
+        translation,
         rest: Bytes::new(),
         chunk: None,
         writing: JsonText::default(),
@@ -78,6 +89,31 @@ where
         has_ended: false,
     };
     Response::from_parts(parts, ConnectBody::Stream { answer })
+}
+
+/// How each message is translated.
+#[derive(Clone)]
+struct MessageTranslation {
+    /// The type of the messages, if they are translated to JSON.
+    json: Option<MessageType>,
+    /// Whether messages are compressed where it pays.
+    is_compressed: bool,
+}
+
+impl MessageTranslation {
+    /// The message as it is sent, and the flags of its prefix.
+    fn apply(&self, message: Bytes) -> Result<(JsonText, u8), Error> {
+        let text = match &self.json {
+            Some(json) => json.to_json(message)?,
+            None => message.into(),
+        };
+        // a compressed message waits for its client as a whole
+        let fits = self.is_compressed && text.len() <= COMPRESSED_MESSAGE_BYTES_MAX;
+        Ok(match fits.then(|| deflate::gzip(&text)).flatten() {
+            Some(compressed) => (compressed.into(), COMPRESSED_FLAG),
+            None => (text, 0),
+        })
+    }
 }
 
 impl<B: Body<Data = Chunk>> StreamAnswer<B> {
@@ -96,7 +132,7 @@ impl<B: Body<Data = Chunk>> StreamAnswer<B> {
             }
             self.end = match ready!(self.inner.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(chunk) if self.json.is_none() => return Poll::Ready(Some(chunk)),
+                    Ok(chunk) if self.translation.is_none() => return Poll::Ready(Some(chunk)),
                     Ok(chunk) => {
                         self.rest = chunk.bytes();
                         self.chunk = Some(chunk);
@@ -115,7 +151,7 @@ impl<B: Body<Data = Chunk>> StreamAnswer<B> {
 
     /// Translates messages of the current chunk, until a piece is large enough or the chunk ends.
     fn piece(&mut self) -> Option<Chunk> {
-        let json = self.json.clone()?;
+        let translation = self.translation.clone()?;
         let chunk = self.chunk.take()?;
         let mut piece = Vec::new();
         while piece.len() < RESPONSE_PIECE_BYTES {
@@ -124,9 +160,9 @@ impl<B: Body<Data = Chunk>> StreamAnswer<B> {
                 continue;
             }
             let Some(message) = next_message(&mut self.rest, &mut self.partial) else { break };
-            match json.to_json(message) {
-                Ok(text) => {
-                    put_prefix(0, text.len(), &mut piece);
+            match translation.apply(message) {
+                Ok((text, flags)) => {
+                    put_prefix(flags, text.len(), &mut piece);
                     self.writing = text;
                 }
                 Err(error) => {

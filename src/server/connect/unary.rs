@@ -9,12 +9,13 @@ use tonic::{Code, Status};
 
 use super::{
     body::{ConnectBody, WholeAnswer},
-    call::{ConnectCall, ConnectCodec},
-    codes, errors,
+    call::{ConnectCall, ConnectCodec, HeadFault},
+    codes, deflate, errors,
 };
 use crate::{
     error::Error,
     grpc::{self, AnswerGuard, Chunk, JsonText, ServedTypes, framing::PREFIX_BYTES},
+    server::compression,
 };
 
 /// Translates the gRPC answer to a unary call. Reads the answer to its end, because its status decides the HTTP status.
@@ -44,12 +45,21 @@ where
     let translated =
         if status.code() == Code::Ok { translate(&message, &call).map_err(grpc::status) } else { Err(status) };
     let (text, kind) = match translated {
-        Ok(text) => (text, call.codec.content_type(false)),
+        Ok(text) => {
+            let compressed = if call.takes_compressed { deflate::gzip(&text) } else { None };
+            if compressed.is_some() {
+                parts.headers.insert(header::CONTENT_ENCODING, compression::gzip());
+            }
+            (compressed.map_or(text, JsonText::from), call.codec.content_type(false))
+        }
         Err(status) => {
             parts.status = error_status(&status, &call);
             (errors::json(&status, &served).into(), ConnectCodec::Json.content_type(false))
         }
     };
+    if call.fault == Some(HeadFault::Compression) {
+        parts.headers.insert(header::ACCEPT_ENCODING, compression::SUPPORTED);
+    }
     head(&mut parts, &trailers, kind);
     // the body of gRPC stays until the client has taken the answer, because it holds what the answer is charged to
     Response::from_parts(parts, ConnectBody::Whole { answer: WholeAnswer::new(text, guard), replaced: body })

@@ -6,26 +6,32 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::MemberId,
-    limits::{REQUEST_BYTES_MAX, REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_MAX, REQUESTS_WAITING_PER_CALLER_MAX},
+    limits::{
+        INFLATIONS_MAX, REQUEST_BYTES_MAX, REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_MAX,
+        REQUESTS_WAITING_PER_CALLER_MAX,
+    },
     sync::PerKey,
 };
 
-/// A number of bytes, and places to wait for them.
+/// A number of bytes, places to wait for them, and turns to inflate a message.
 #[derive(Debug)]
 pub(in crate::server) struct Budget {
     bytes: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    inflations: Arc<Semaphore>,
     bytes_max: usize,
 }
 
 impl Budget {
-    fn new(bytes_max: usize, waiting_max: usize) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(bytes_max)), places: Arc::new(Semaphore::new(waiting_max)), bytes_max }
+    fn new(bytes_max: usize, waiting_max: usize, inflations_max: usize) -> Self {
+        let [bytes, places, inflations] =
+            [bytes_max, waiting_max, inflations_max].map(|count| Arc::new(Semaphore::new(count)));
+        Self { bytes, places, inflations, bytes_max }
     }
 
     /// The budget of one caller.
     pub(in crate::server) fn for_caller() -> Self {
-        Self::new(REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_PER_CALLER_MAX)
+        Self::new(REQUEST_BYTES_PER_CALLER_MAX, REQUESTS_WAITING_PER_CALLER_MAX, 1)
     }
 
     /// The permits for a message of `bytes` bytes. A message larger than the whole budget takes the whole budget, and
@@ -44,7 +50,7 @@ pub(in crate::server) struct Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        let all = Arc::new(Budget::new(REQUEST_BYTES_MAX, REQUESTS_WAITING_MAX));
+        let all = Arc::new(Budget::new(REQUEST_BYTES_MAX, REQUESTS_WAITING_MAX, INFLATIONS_MAX));
         Self { all, callers: PerKey::default() }
     }
 }
@@ -88,7 +94,27 @@ pub(super) struct Charge {
     _of_all: OwnedSemaphorePermit,
 }
 
+/// The turn of a call to inflate a message. A call that has it waits for nothing else.
+#[derive(Debug)]
+pub(super) struct InflationTurn {
+    // the budget stays while the permit is in use, so that the caller gets no other one
+    _of_caller: Option<(OwnedSemaphorePermit, Arc<Budget>)>,
+    _of_all: OwnedSemaphorePermit,
+}
+
 impl CallBudgets {
+    /// Waits until the caller inflates no other message, and few are inflated in all.
+    pub(super) fn inflation_turn(&self) -> impl Future<Output = Option<InflationTurn>> + Send + 'static {
+        let (of_caller, of_all) = (self.of_caller(), Arc::clone(&self.budgets.all.inflations));
+        async move {
+            let of_caller = match of_caller {
+                Some(budget) => Some((Arc::clone(&budget.inflations).acquire_owned().await.ok()?, budget)),
+                None => None,
+            };
+            Some(InflationTurn { _of_caller: of_caller, _of_all: of_all.acquire_owned().await.ok()? })
+        }
+    }
+
     fn of_caller(&self) -> Option<Arc<Budget>> {
         match &self.of_caller {
             ChargedTo::Caller(id) => Some(self.budgets.callers.get_or_make(id.clone(), Budget::for_caller)),

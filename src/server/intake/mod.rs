@@ -9,6 +9,7 @@ mod answers;
 mod body;
 pub(crate) mod budgets;
 mod connect;
+mod inflate;
 mod prefix;
 pub(crate) mod read_counter;
 mod right;
@@ -20,7 +21,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use ::http::{Request, Response};
+use ::http::{HeaderName, Request, Response};
 use axum::body::Body;
 use futures_util::{
     TryFutureExt,
@@ -31,7 +32,8 @@ use tower::{Layer, Service};
 use self::{body::BoundedBody, budgets::Budgets, right::PublishRight, rules::RequestRules};
 use super::{
     client::{Call, ClientConnection},
-    connect::ConnectCall,
+    compression,
+    connect::{ConnectCall, HeadFault},
     other::OtherRules,
 };
 use crate::{
@@ -39,6 +41,8 @@ use crate::{
     grpc::{self, ServedTypes, skipped::Skipped},
     rooms::Rooms,
 };
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
@@ -109,6 +113,19 @@ where
         if let Some(fault) = connect.as_ref().and_then(|call| call.fault.as_ref()) {
             return Either::Right(ready(Ok(self.finish()(grpc::status(fault.error()).into_http()))));
         }
+        let is_compressed = match connect {
+            // the fields of gRPC mean nothing in another protocol
+            Some(_) => false,
+            None => match compression::is_gzip(request.headers(), GRPC_ENCODING) {
+                Some(is_compressed) => is_compressed,
+                None => return Either::Right(ready(Ok(self.finish()(unsupported_compression())))),
+            },
+        };
+        if is_compressed {
+            // the gRPC library gets plain messages
+            request.headers_mut().remove(GRPC_ENCODING);
+        }
+        let extensions = request.extensions_mut();
         // removed, so that the request does not keep the call open: the call ends with its answer
         let call = extensions.remove::<Arc<Call>>();
         let skipped = Skipped::default();
@@ -130,10 +147,18 @@ where
             let bound = |body, rules| BoundedBody::new(body, rules, share, call, skipped, right);
             match connect {
                 Some(connect) => connect::translated(body, rules, &connect, budgets, bound),
+                None if is_compressed => connect::inflated(bound(body, rules), rules, budgets),
                 None => Body::new(bound(body, rules)),
             }
         });
         let finish = self.finish();
         Either::Left(self.inner.call(request).map_ok(finish))
     }
+}
+
+/// The answer to a gRPC call with an unknown compression, which lists the known ones (gRPC, "Compression").
+fn unsupported_compression() -> Response<Body> {
+    let mut response = grpc::status(HeadFault::Compression.error()).into_http();
+    response.headers_mut().insert("grpc-accept-encoding", compression::SUPPORTED);
+    response
 }

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// A call of which both sides are streams.
-struct BothWays {
+pub(super) struct BothWays {
     requests: mpsc::Sender<Bytes>,
     response: Response<Incoming>,
     received: BytesMut,
@@ -26,13 +26,22 @@ struct BothWays {
 
 impl BothWays {
     async fn open(address: SocketAddr, method: &str) -> Self {
+        Self::open_with(address, method, "application/connect+json", &[]).await
+    }
+
+    /// With this content type and these header fields.
+    pub(super) async fn open_with(
+        address: SocketAddr,
+        method: &str,
+        kind: &str,
+        fields: &[(&'static str, &str)],
+    ) -> Self {
         let (requests, taken) = mpsc::channel(64);
         let body = ReceiverStream::new(taken).map(|bytes| Ok::<_, std::convert::Infallible>(Frame::data(bytes)));
         let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
-        let request = Request::post(format!("http://{address}{}", path(method)))
-            .header("content-type", "application/connect+json")
-            .body(StreamBody::new(body))
-            .expect("a request");
+        let request = Request::post(format!("http://{address}{}", path(method))).header("content-type", kind);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(StreamBody::new(body)).expect("a request");
         let response =
             timeout(Duration::from_secs(10), client.request(request)).await.expect("in time").expect("a head");
         assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));
@@ -43,20 +52,29 @@ impl BothWays {
         self.send_bytes(envelope(0, message.to_string().as_bytes())).await;
     }
 
-    async fn send_bytes(&self, bytes: Vec<u8>) {
+    pub(super) async fn send_bytes(&self, bytes: Vec<u8>) {
         self.requests.send(bytes.into()).await.expect("the call is open");
     }
 
-    /// The next message; at the end its error.
+    /// The next message, which is in JSON; at the end its error.
     async fn next(&mut self) -> Result<Value, Option<Failure>> {
+        let (flags, message) = self.next_with_flags().await;
+        let json: Value = serde_json::from_slice(&message).expect("JSON");
+        if flags == 0 { Ok(json) } else { Err(json.get("error").map(|error| Failure::read(200, error))) }
+    }
+
+    /// The next message as it is; there is one.
+    pub(super) async fn next_bytes(&mut self) -> Bytes {
+        let (flags, message) = self.next_with_flags().await;
+        assert_eq!(flags, 0, "{message:?}");
+        message
+    }
+
+    async fn next_with_flags(&mut self) -> (u8, Bytes) {
         let next = async {
             loop {
-                if let Some((flags, message)) = taken(&mut self.received) {
-                    let json: Value = serde_json::from_slice(&message).expect("JSON");
-                    if flags == 0 {
-                        return Ok(json);
-                    }
-                    return Err(json.get("error").map(|error| Failure::read(200, error)));
+                if let Some(taken) = taken(&mut self.received) {
+                    return taken;
                 }
                 let frame = self.response.body_mut().frame().await.expect("a message").expect("a frame");
                 self.received.extend_from_slice(&frame.into_data().expect("no trailers"));

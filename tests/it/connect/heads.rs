@@ -54,7 +54,7 @@ async fn calls_without_side_effects_can_be_made_with_get() {
         ("encoding=json&message=%7B".to_owned(), malformed),
         ("encoding=json&base64=1&message=!".to_owned(), malformed),
         (format!("connect=v2&encoding=json&message={text}"), malformed),
-        (format!("encoding=json&compression=gzip&message={text}"), (501, "unimplemented", "NOT_SUPPORTED")),
+        (format!("encoding=json&compression=br&message={text}"), (501, "unimplemented", "NOT_SUPPORTED")),
         ("encoding=json&message=%7B%22roomId%22%3A%22nowhere%22%7D".to_owned(), (404, "not_found", "ROOM_NOT_FOUND")),
     ] {
         let failure = answer(get("GetRoom", &query).await).await.unwrap_err();
@@ -123,17 +123,17 @@ async fn versions_and_compressions_that_are_not_spoken_are_errors() {
     unary("accept-encoding", "gzip, br").await.unwrap();
     // fields of gRPC mean nothing here
     unary("grpc-timeout", "0n").await.unwrap();
-    unary("grpc-encoding", "gzip").await.unwrap();
+    unary("grpc-encoding", "br").await.unwrap();
     let failure = unary("connect-protocol-version", "2").await.unwrap_err();
     assert_eq!(failure.brief(), (400, "invalid_argument", "REQUEST_MALFORMED"));
-    let failure = unary("content-encoding", "gzip").await.unwrap_err();
+    let failure = unary("content-encoding", "br").await.unwrap_err();
     assert_eq!(failure.brief(), (501, "unimplemented", "NOT_SUPPORTED"));
     let body = envelope(0, room.as_bytes());
     let request = http.post("Subscribe", "application/connect+json", body);
-    let mut stream = JsonStream::read(sent(request.header("connect-content-encoding", "gzip")).await);
+    let mut stream = JsonStream::read(sent(request.header("connect-content-encoding", "br")).await);
     assert_eq!(stream.failure().await.brief(), (200, "unimplemented", "NOT_SUPPORTED"));
     // many fields are dropped, those of the protocol are not
-    let mut request = http.post("GetRoom", "application/json", room.clone()).header("content-encoding", "gzip");
+    let mut request = http.post("GetRoom", "application/json", room.clone()).header("content-encoding", "br");
     for number in 0..40 {
         request = request.header(format!("x-{number}"), "1");
     }

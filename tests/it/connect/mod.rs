@@ -3,6 +3,7 @@
 mod both_ways;
 mod bounds;
 mod calls;
+mod compression;
 mod fuzz;
 mod heads;
 mod pages;

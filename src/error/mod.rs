@@ -121,7 +121,7 @@ reasons! {
     RateLimited = "RATE_LIMITED", ResourceExhausted;
     /// The NATS server, its account or the disk has no storage left. Nothing was stored.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
-    /// The service or method does not exist, or the service does not support the compression of the request. Nothing was done.
+    /// The service or method does not exist, the service does not support the compression of the request, or a request that must be one message has none or several. Nothing was done.
     NotSupported = "NOT_SUPPORTED", Unimplemented;
     /// NATS cannot be reached, or has no leader at this moment. Nothing was done.
     NatsUnavailable = "NATS_UNAVAILABLE", Unavailable;

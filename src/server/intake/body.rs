@@ -156,10 +156,7 @@ impl BoundedBody {
     fn begin_message(&mut self, prefix: Bytes, length: usize) -> Result<Option<Bytes>, Error> {
         self.charge = None;
         if self.passed > 0 && !self.rules.is_stream {
-            return Err(Error::new(
-                Reason::RequestMalformed,
-                "the request has more than one message; send exactly one",
-            ));
+            return Err(wrong_cardinality("the request has more than one message; send exactly one"));
         }
         let seconds = length / REQUEST_BYTES_PER_SECOND_MIN;
         let until = Instant::now() + REQUEST_TIMEOUT + Duration::from_secs(seconds.try_into().unwrap_or(u64::MAX));
@@ -250,6 +247,9 @@ impl BoundedBody {
     fn poll_end(&mut self) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.mark_busy();
         self.deadline = None;
+        if self.misses_message() {
+            return self.fail(wrong_cardinality("the request has no message; send exactly one"));
+        }
         match &self.position {
             BodyPosition::Prefix(prefix) if prefix.is_empty() => Poll::Ready(None),
             // the charge stays until the message was translated
@@ -261,6 +261,13 @@ impl BoundedBody {
         }
     }
 
+    /// Whether the one message of the request has not begun.
+    fn misses_message(&self) -> bool {
+        !self.rules.is_stream
+            && self.passed == 0
+            && matches!(&self.position, BodyPosition::Prefix(prefix) if prefix.is_empty())
+    }
+
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.has_failed = true;
         self.charge = None;
@@ -268,6 +275,12 @@ impl BoundedBody {
         self.rest = Bytes::new();
         Poll::Ready(Some(Err(axum::Error::new(status(error)))))
     }
+}
+
+/// The error for a request with too few or too many messages. gRPC calls it a cardinality violation, and wants
+/// UNIMPLEMENTED ("Status codes and their use in gRPC").
+fn wrong_cardinality(message: &'static str) -> Error {
+    Error::new(Reason::NotSupported, message)
 }
 
 pub(super) fn budget_exhausted() -> Error {
@@ -292,6 +305,7 @@ impl HttpBody for BoundedBody {
     fn is_end_stream(&self) -> bool {
         self.has_failed
             || (self.rest.is_empty()
+                && !self.misses_message()
                 && matches!(&self.position, BodyPosition::Prefix(prefix) if prefix.is_empty())
                 && self.inner.is_end_stream())
     }

@@ -40,14 +40,26 @@ final class Rooms {
     return new Known(info.persist(), window == null ? WINDOW : window);
   }
 
-  /** Asks again next time, if this error says that the room is not what it was. */
+  /**
+   * Asks again next time, if this error says that the room is not what it was.
+   *
+   * @return whether a message to which the client gave an id can be published without (U12)
+   */
   boolean forget(String roomId, UnibusException error) {
-    var hasNoIds =
-        error.getReason().equals("INVALID_FIELD")
-            && error.getFields().keySet().stream().anyMatch(f -> f.endsWith("message_id"));
-    if (hasNoIds || error.getReason().equals("ROOM_NOT_FOUND")) {
+    var isEphemeral = saysNoIds(error);
+    if (isEphemeral || error.getReason().equals("ROOM_NOT_FOUND")) {
       known.remove(roomId);
     }
-    return hasNoIds;
+    return isEphemeral;
+  }
+
+  /** Whether the error says that the room is ephemeral, so that its messages have no ids. */
+  static boolean saysNoIds(UnibusException error) {
+    return switch (error.getReason()) {
+      case "ROOM_NOT_PERSISTED" -> true;
+      case "INVALID_FIELD" ->
+          error.getFields().keySet().stream().anyMatch(f -> f.endsWith("message_id"));
+      default -> false;
+    };
   }
 }

@@ -50,18 +50,34 @@ class Session {
     return !this.#leaving && !this.#rooms.has(roomId) && this.#rooms.size < ROOMS_MAX;
   }
 
-  open(roomId: string, open: Open, listener: Listener): Lane {
+  open(roomId: string, open: Open, program: Listener): Lane {
     clearTimeout(this.#linger);
-    this.#rooms.set(roomId, listener);
-    this.#give({ roomId, command: { case: 'open', value: open } });
-    return {
-      send: (command) => this.#give({ roomId, command }),
-      close: () => {
-        if (this.#rooms.get(roomId) !== listener) return;
-        this.#rooms.set(roomId, undefined);
-        this.#give({ roomId, command: { case: 'close', value: { roomId } } });
+    const close = () => {
+      watchdog.stop();
+      if (this.#rooms.get(roomId) !== listener) return;
+      this.#rooms.set(roomId, undefined);
+      this.#give({ roomId, command: { case: 'close', value: { roomId } } });
+    };
+    // frames of other rooms say nothing about the first frame of this one; the session comes first
+    const watchdog = new Watchdog(OPENING_MS + 1000, {
+      silent: (error) => {
+        close();
+        program.end(error, this.#token);
+      },
+    });
+    const listener: Listener = {
+      frame: (frame) => {
+        watchdog.stop();
+        program.frame(frame);
+      },
+      end: (error, token) => {
+        watchdog.stop();
+        program.end(error, token);
       },
     };
+    this.#rooms.set(roomId, listener);
+    this.#give({ roomId, command: { case: 'open', value: open } });
+    return { send: (command) => this.#give({ roomId, command }), close };
   }
 
   end(): void {

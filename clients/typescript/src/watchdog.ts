@@ -1,5 +1,6 @@
 // Notices that nothing comes any more (U16), and that this process stood still (U17).
 
+import type { UnibusError } from './error.js';
 import { timedOut } from './time.js';
 
 const TICK_MS = 250;
@@ -10,7 +11,7 @@ const PAUSE_MS = 5000;
 /** What a watchdog does. */
 export interface Alarms {
   /** Nothing came in time. */
-  silent(error: Error, ms: number): void;
+  silent(error: UnibusError, ms: number): void;
   /** The process stood still: asks for a sign of life, which must come in 5 s. */
   paused?(): void;
   /** Whether nothing is awaited now. */

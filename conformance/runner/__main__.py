@@ -5,6 +5,7 @@ import asyncio
 import datetime
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,8 @@ def service_program(given: argparse.Namespace) -> Path:
 
 
 def main() -> None:
+    # as Ctrl-C, so that everything that was started is stopped
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     given = arguments()
     if given.check:
         sys.exit("\n".join(problems(load_all()) + unreadable(load_all())) or 0)

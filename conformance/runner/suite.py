@@ -107,8 +107,10 @@ class Suite:
             failure = str(failed)
         except Exception:
             failure = f"a fault of the runner or of the scenario: {traceback.format_exc()}"
-        took = time.monotonic() - began
-        await world.close()
+        finally:
+            took = time.monotonic() - began
+            # also when the run is ended, so that nothing is left behind
+            await world.close()
         if failure is not None:
             failure = f"with {peer}: {failure}" if peer else failure
             result.failures.append(failure)

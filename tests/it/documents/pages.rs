@@ -161,7 +161,9 @@ fn missing_paths<'a>(document: &'a Document, existing: &BTreeSet<String>) -> (Ve
     let exists = |path: &str| {
         let path = path.trim_end_matches('/');
         let is_end = |whole: &String| whole.strip_suffix(path).is_some_and(|before| before.ends_with('/'));
-        existing.contains(path) || (is_source(path) && existing.iter().any(is_end))
+        // the README of a client names its own files
+        let is_beside = existing.contains(&resolved(&document.name, path));
+        existing.contains(path) || is_beside || (is_source(path) && existing.iter().any(is_end))
     };
     (paths.iter().copied().filter(|path| !exists(path)).collect(), paths.len())
 }

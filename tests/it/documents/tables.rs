@@ -199,6 +199,9 @@ fn the_limits_are_those_of_the_code() {
 
 /// Flags of other programs that the documents name.
 const OTHER_FLAGS: &[&str] = &[
+    "path",
+    "go_opt",
+    "kotlin_out",
     "list",
     "quick",
     "row",

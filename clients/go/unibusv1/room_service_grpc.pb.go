@@ -65,8 +65,8 @@ const (
 //   - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
 //     of the connection. `limit` in the metadata names the limit. Nothing was done.
 //   - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-//   - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-//     of the request. Nothing was done.
+//   - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+//     the request, or a request that must be one message has none or several. Nothing was done.
 //   - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
 //   - UNAVAILABLE DRAINING: this instance is stopping. Call again.
 //   - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -776,8 +776,8 @@ func (c *roomServiceClient) SeekSubscriber(ctx context.Context, in *SeekSubscrib
 //   - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
 //     of the connection. `limit` in the metadata names the limit. Nothing was done.
 //   - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-//   - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-//     of the request. Nothing was done.
+//   - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+//     the request, or a request that must be one message has none or several. Nothing was done.
 //   - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
 //   - UNAVAILABLE DRAINING: this instance is stopping. Call again.
 //   - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the

@@ -94,7 +94,7 @@ class Room(_message.Message):
 
     @_builtins.property
     def dedupe_window(self) -> _duration_pb2.Duration:
-        """How long the room remembers a `message_id` (see PublishRequest.message_id). Unset in an ephemeral room."""
+        """How long the room remembers a message id: see PublishRequest.message_id. Unset in an ephemeral room."""
 
     def __init__(
         self,

@@ -178,10 +178,11 @@ class CreateRoomRequest(_message.Message):
 
     @_builtins.property
     def dedupe_window(self) -> _duration_pb2.Duration:
-        """How long the room remembers a `message_id`: from 2 minutes to 24 hours. Unset: 2 minutes. Must be unset for an ephemeral
-        room. Must not exceed `retention.max_age`; if it is unset, it is the smaller of 2 minutes and `max_age`.
+        """How long the room remembers a `message_id`: from 2 minutes to 24 hours, and not longer than `retention.max_age`. Unset:
+        2 minutes, or `max_age` if that is shorter. Must be unset for an ephemeral room. A room that adopts the NATS stream of
+        another program keeps the window of the stream if this field is unset and the window lies within these bounds.
 
-        The NATS server keeps the ids of the whole window in memory: about 100 bytes each.
+        The NATS server keeps the ids of the whole window in memory: about 300 bytes each.
         """
 
     def __init__(
@@ -332,8 +333,11 @@ class UpdateRoomRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Any of `labels` (all labels together), `retention`, `retention.max_age`, `retention.max_bytes`,
-        `retention.max_messages`, `retention.max_message_bytes`, `dedupe_window` and `replicas`; or `*` for all of them. A field that the mask
-        names and `room` leaves unset gets its default: no bound, no labels, one replica.
+        `retention.max_messages`, `retention.max_message_bytes`, `dedupe_window` and `replicas`; or `*` for all of them. A field
+        that the mask names and `room` leaves unset gets its default: no bound, no labels, the default window, one replica.
+
+        `retention.max_age` cannot become shorter than a `dedupe_window` that a caller chose: change both. It shortens a window
+        that nobody chose. A `dedupe_window` that equals the present one is no change.
 
         Without a mask, the fields that `room` sets are changed (AIP-134), so no field can be reset to its default.
 
@@ -502,15 +506,15 @@ class PublishRequest(_message.Message):
     message_id: _builtins.str
     """Deduplicates messages: 1 to 255 printable ASCII characters without spaces. Must be empty in an ephemeral room.
 
-    The room remembers an id for its `dedupe_window`. If the caller publishes a second message
-    with the same id in this window, that message is not stored. Its response has the sequence of the first message and
-    `duplicate`.
+    The room remembers an id for its `dedupe_window`, also if the message is removed in this time. If the caller publishes a
+    second message with the same id in this window, that message is not stored. Its response has the sequence of the first
+    message and `duplicate`.
 
     Ids belong to their sender: the same id in a message of another caller is another id. When authorisation is off, all
     callers are one sender, and the `Nats-Msg-Id` of native programs belongs to it too.
 
-    After a restart the NATS server knows only the ids of messages that it still stores. If a message was erased, purged or
-    has expired, its id is then unknown, and another message with that id is stored.
+    After a restart the NATS server knows only the ids of the messages in the window that it still stores. If a message was
+    erased, purged or has expired, its id is then unknown, and another message with that id is stored.
     """
     expected_last_sequence: _builtins.int
     """Stores the message only if the last sequence of the room equals this value (0: nothing was ever stored). Must be unset
@@ -943,8 +947,9 @@ class AcknowledgeRequest(_message.Message):
     """All messages up to and including this sequence are processed."""
     generation: _builtins.int
     """The `generation` in the `opened` frame of the subscription that delivered the messages. If a newer subscription has
-    taken over, the acknowledgement is refused with TAKEN_OVER, so that a client that was frozen cannot move the position
-    of its successor. Unset: every acknowledgement counts.
+    taken over, the acknowledgement is refused with TAKEN_OVER by every instance, so that a client that was frozen cannot
+    move the position of its successor. After the end of the newest subscription its generation still counts. Unset: every
+    acknowledgement counts.
     """
     def __init__(
         self,
@@ -1021,7 +1026,10 @@ class ConsumeRequest(_message.Message):
 
     @_builtins.property
     def ping(self) -> Global___ConsumePing:
-        """Asks for a `pong` at once. It belongs to no room."""
+        """Asks for a `pong`. It belongs to no room, and is answered also while no room is open, no credit is left, or another
+        command waits for NATS. Commands are read in their order: if 1024 answers wait because the client does not read them,
+        the ping waits too.
+        """
 
     def __init__(
         self,

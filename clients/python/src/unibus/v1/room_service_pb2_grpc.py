@@ -32,7 +32,7 @@ class RoomServiceStub(object):
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -44,8 +44,8 @@ class RoomServiceStub(object):
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
     of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-    of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+    the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -194,7 +194,7 @@ class RoomServiceServicer(object):
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -206,8 +206,8 @@ class RoomServiceServicer(object):
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
     of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-    of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+    the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -285,7 +285,7 @@ class RoomServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateRoom(self, request, context):
-        """Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+        """Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
         exceed tighter bounds have been removed.
 
         Requires: owner.
@@ -880,7 +880,7 @@ class RoomService(object):
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -892,8 +892,8 @@ class RoomService(object):
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
     of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-    of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+    the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the

@@ -33,7 +33,7 @@ class RoomServiceStub:
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -45,8 +45,8 @@ class RoomServiceStub:
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
       of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-      of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+      the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -116,7 +116,7 @@ class RoomServiceStub:
     - INVALID_ARGUMENT INVALID_FIELD: `page_size` or `page_token` is wrong.
     """
     UpdateRoom: _grpc.UnaryUnaryMultiCallable[_room_service_pb2.UpdateRoomRequest, _room_service_pb2.UpdateRoomResponse]
-    """Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+    """Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
     exceed tighter bounds have been removed.
 
     Requires: owner.
@@ -516,7 +516,7 @@ class RoomServiceAsyncStub(RoomServiceStub):
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -528,8 +528,8 @@ class RoomServiceAsyncStub(RoomServiceStub):
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
       of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-      of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+      the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -596,7 +596,7 @@ class RoomServiceAsyncStub(RoomServiceStub):
     - INVALID_ARGUMENT INVALID_FIELD: `page_size` or `page_token` is wrong.
     """
     UpdateRoom: _aio.UnaryUnaryMultiCallable[_room_service_pb2.UpdateRoomRequest, _room_service_pb2.UpdateRoomResponse]  # type: ignore[assignment]
-    """Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+    """Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
     exceed tighter bounds have been removed.
 
     Requires: owner.
@@ -995,7 +995,7 @@ class RoomServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
     `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
-    `google.rpc.RetryInfo` is present where the same call may succeed later.
+    `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
 
     The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
     also end with these statuses:
@@ -1007,8 +1007,8 @@ class RoomServiceServicer(metaclass=_abc_1.ABCMeta):
     - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
       of the connection. `limit` in the metadata names the limit. Nothing was done.
     - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
-    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
-      of the request. Nothing was done.
+    - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+      the request, or a request that must be one message has none or several. Nothing was done.
     - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
     - UNAVAILABLE DRAINING: this instance is stopping. Call again.
     - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -1097,7 +1097,7 @@ class RoomServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _room_service_pb2.UpdateRoomRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_room_service_pb2.UpdateRoomResponse, _abc.Awaitable[_room_service_pb2.UpdateRoomResponse]]:
-        """Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+        """Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
         exceed tighter bounds have been removed.
 
         Requires: owner.

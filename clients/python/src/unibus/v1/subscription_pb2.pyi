@@ -166,8 +166,9 @@ class Opened(_message.Message):
     resumed: _builtins.bool
     """True if an existing durable subscriber resumed. `start` was then ignored."""
     generation: _builtins.int
-    """The number of this subscription among those of the durable subscriber: a newer one has a greater number. For
-    AcknowledgeRequest.generation. 0 without a durable subscriber.
+    """The number of this subscription among those of the durable subscriber, for AcknowledgeRequest.generation. A subscription
+    that is opened later has a greater number, at whatever instance, and also if the subscriber was deleted in between. A
+    seek does not change it. 0 without a durable subscriber.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:

@@ -10,9 +10,10 @@ use http::Response;
 use prost::Message;
 
 use super::{
+    codec::without_delay,
     frames::{self, Piece, pieces},
     framing::{PREFIX_BYTES, message_length},
-    json::MessageType,
+    json::{MessageType, SLOWNESS},
     json_text::JsonText,
     prepared::PreparedBody,
     types::ServedTypes,
@@ -74,9 +75,12 @@ fn events(
 fn as_events(Piece { bytes, messages, taken }: Piece, frames: Option<&MessageType>) -> Result<Piece> {
     let frames = frames.ok_or_else(|| Error::internal().because("the contract has no frames"))?;
     let (mut events, mut rest) = (Vec::new(), bytes);
-    while !rest.is_empty() {
-        put_event(next_frame(&mut rest)?, frames, &mut events)?;
-    }
+    without_delay(rest.len().saturating_mul(SLOWNESS), || {
+        while !rest.is_empty() {
+            put_event(next_frame(&mut rest)?, frames, &mut events)?;
+        }
+        Ok::<_, Error>(())
+    })?;
     Ok(Piece { bytes: events.into(), messages, taken })
 }
 

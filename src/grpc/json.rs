@@ -15,7 +15,7 @@ use super::{codec::without_delay, framing::put, json_text::JsonText, types::Serv
 use crate::error::{Error, Reason};
 
 /// How many times as long JSON takes to translate as the same message in protobuf takes to decode, about.
-const SLOWNESS: usize = 8;
+pub(super) const SLOWNESS: usize = 8;
 /// Bytes that are enough for the first field of a `PublishStreamRequest` in JSON.
 pub(crate) const CORRELATION_JSON_BYTES_MAX: usize = 64;
 

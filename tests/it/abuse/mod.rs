@@ -3,6 +3,7 @@
 pub(crate) mod bodies;
 mod connections;
 mod errors;
+mod events;
 mod fuzz;
 mod reading;
 mod refusals;

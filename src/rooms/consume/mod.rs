@@ -124,11 +124,13 @@ impl Rooms {
             let opens = Arc::new(Semaphore::new(OPENS_AT_ONCE));
             let mut open = SelectAll::new();
             loop {
-                match queues.next_step() {
+                // a room waits for its turn in the queue, where it takes less memory
+                let mut turn = Arc::clone(&opens).try_acquire_owned().ok();
+                match queues.next_step(&mut turn) {
                     Some(NextStep::Answer(answer)) => yield Ok(answer),
-                    Some(NextStep::Open(options, flow)) => {
-                        let (opens, queues, span) = (Arc::clone(&opens), Arc::clone(&queues), span.clone());
-                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, opens, queues, span);
+                    Some(NextStep::Open(options, flow, turn)) => {
+                        let (queues, span) = (Arc::clone(&queues), span.clone());
+                        let frames = room::consumed(rooms.clone(), caller.clone(), options, flow, turn, queues, span);
                         open.push(Box::pin(frames));
                     }
                     Some(NextStep::End(end)) => {
@@ -140,6 +142,7 @@ impl Rooms {
                     None => tokio::select! {
                         biased;
                         () = queues.wait_for_step() => {}
+                        _ = opens.acquire(), if turn.is_none() => {}
                         Some(consumed) = open.next(), if !open.is_empty() => yield Ok(consumed),
                     },
                 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{ConsumeEvent, Consumed, flow::Flow};
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
 /// The next step of the sending side.
 pub(super) enum NextStep {
     Answer(Consumed),
-    Open(SubscribeOptions, Arc<Flow>),
+    /// With the turn to open the room.
+    Open(SubscribeOptions, Arc<Flow>, OwnedSemaphorePermit),
     End(Result<()>),
 }
 
@@ -55,14 +56,18 @@ impl ConsumeQueues {
         lock(&self.inner)
     }
 
-    pub(super) fn next_step(&self) -> Option<NextStep> {
+    /// Takes the next step. Opening a room needs a turn, and takes it.
+    pub(super) fn next_step(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Option<NextStep> {
         let mut inner = self.inner();
         if let Some(answer) = inner.answers.pop_front() {
             self.space.notify_one();
             return Some(NextStep::Answer(answer));
         }
-        if let Some((options, flow)) = inner.arriving.pop_front() {
-            return Some(NextStep::Open(options, flow));
+        if !inner.arriving.is_empty()
+            && let Some(turn) = turn.take()
+            && let Some((options, flow)) = inner.arriving.pop_front()
+        {
+            return Some(NextStep::Open(options, flow, turn));
         }
         let open = !inner.open.is_empty();
         inner.end.take_if(|end| !(open && end.when_closed)).map(|end| NextStep::End(end.result))

@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc};
 use async_stream::stream;
 use futures_util::{Stream, StreamExt};
 use tokio::{
-    sync::Semaphore,
+    sync::OwnedSemaphorePermit,
     time::{self, Instant},
 };
 
@@ -30,14 +30,14 @@ pub(super) fn consumed(
     caller: Caller,
     options: SubscribeOptions,
     flow: Arc<Flow>,
-    opens: Arc<Semaphore>,
+    turn: OwnedSemaphorePermit,
     queues: Arc<ConsumeQueues>,
     span: Option<Parent>,
 ) -> impl Stream<Item = Consumed> + Send {
     let room_id = options.room_id.clone();
     stream! {
         let closed = {
-            let mut frames = pin!(frames(rooms, caller, options, &flow, opens, span));
+            let mut frames = pin!(frames(rooms, caller, options, &flow, turn, span));
             loop {
                 match frames.next().await {
                     Some(Ok((frame, session))) => {
@@ -60,12 +60,12 @@ fn frames(
     caller: Caller,
     options: SubscribeOptions,
     flow: &Flow,
-    opens: Arc<Semaphore>,
+    turn: OwnedSemaphorePermit,
     span: Option<Parent>,
 ) -> impl Stream<Item = Result<(Frame, Option<Arc<SubscriberSession>>)>> + Send {
     stream! {
         let opening = async {
-            let _one_of_few = opens.acquire().await;
+            let _turn = turn;
             rooms.subscribe(&caller, options).await
         };
         let subscription = tokio::select! {

@@ -7,3 +7,4 @@ mod events;
 mod fuzz;
 mod reading;
 mod refusals;
+mod sessions;

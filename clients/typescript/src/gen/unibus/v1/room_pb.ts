@@ -99,7 +99,7 @@ export type Room = Message<"unibus.v1.Room"> & {
   stream: string;
 
   /**
-   * How long the room remembers a `message_id` (see PublishRequest.message_id). Unset in an ephemeral room.
+   * How long the room remembers a message id: see PublishRequest.message_id. Unset in an ephemeral room.
    *
    * @generated from field: google.protobuf.Duration dedupe_window = 12;
    */

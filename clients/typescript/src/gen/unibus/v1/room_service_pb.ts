@@ -85,10 +85,11 @@ export type CreateRoomRequest = Message<"unibus.v1.CreateRoomRequest"> & {
   labels: { [key: string]: string };
 
   /**
-   * How long the room remembers a `message_id`: from 2 minutes to 24 hours. Unset: 2 minutes. Must be unset for an ephemeral
-   * room. Must not exceed `retention.max_age`; if it is unset, it is the smaller of 2 minutes and `max_age`.
+   * How long the room remembers a `message_id`: from 2 minutes to 24 hours, and not longer than `retention.max_age`. Unset:
+   * 2 minutes, or `max_age` if that is shorter. Must be unset for an ephemeral room. A room that adopts the NATS stream of
+   * another program keeps the window of the stream if this field is unset and the window lies within these bounds.
    *
-   * The NATS server keeps the ids of the whole window in memory: about 100 bytes each.
+   * The NATS server keeps the ids of the whole window in memory: about 300 bytes each.
    *
    * @generated from field: google.protobuf.Duration dedupe_window = 8;
    */
@@ -223,8 +224,11 @@ export type UpdateRoomRequest = Message<"unibus.v1.UpdateRoomRequest"> & {
 
   /**
    * Any of `labels` (all labels together), `retention`, `retention.max_age`, `retention.max_bytes`,
-   * `retention.max_messages`, `retention.max_message_bytes`, `dedupe_window` and `replicas`; or `*` for all of them. A field that the mask
-   * names and `room` leaves unset gets its default: no bound, no labels, one replica.
+   * `retention.max_messages`, `retention.max_message_bytes`, `dedupe_window` and `replicas`; or `*` for all of them. A field
+   * that the mask names and `room` leaves unset gets its default: no bound, no labels, the default window, one replica.
+   *
+   * `retention.max_age` cannot become shorter than a `dedupe_window` that a caller chose: change both. It shortens a window
+   * that nobody chose. A `dedupe_window` that equals the present one is no change.
    *
    * Without a mask, the fields that `room` sets are changed (AIP-134), so no field can be reset to its default.
    *
@@ -372,15 +376,15 @@ export type PublishRequest = Message<"unibus.v1.PublishRequest"> & {
   /**
    * Deduplicates messages: 1 to 255 printable ASCII characters without spaces. Must be empty in an ephemeral room.
    *
-   * The room remembers an id for its `dedupe_window`. If the caller publishes a second message
-   * with the same id in this window, that message is not stored. Its response has the sequence of the first message and
-   * `duplicate`.
+   * The room remembers an id for its `dedupe_window`, also if the message is removed in this time. If the caller publishes a
+   * second message with the same id in this window, that message is not stored. Its response has the sequence of the first
+   * message and `duplicate`.
    *
    * Ids belong to their sender: the same id in a message of another caller is another id. When authorisation is off, all
    * callers are one sender, and the `Nats-Msg-Id` of native programs belongs to it too.
    *
-   * After a restart the NATS server knows only the ids of messages that it still stores. If a message was erased, purged or
-   * has expired, its id is then unknown, and another message with that id is stored.
+   * After a restart the NATS server knows only the ids of the messages in the window that it still stores. If a message was
+   * erased, purged or has expired, its id is then unknown, and another message with that id is stored.
    *
    * @generated from field: string message_id = 4;
    */
@@ -838,8 +842,9 @@ export type AcknowledgeRequest = Message<"unibus.v1.AcknowledgeRequest"> & {
 
   /**
    * The `generation` in the `opened` frame of the subscription that delivered the messages. If a newer subscription has
-   * taken over, the acknowledgement is refused with TAKEN_OVER, so that a client that was frozen cannot move the position
-   * of its successor. Unset: every acknowledgement counts.
+   * taken over, the acknowledgement is refused with TAKEN_OVER by every instance, so that a client that was frozen cannot
+   * move the position of its successor. After the end of the newest subscription its generation still counts. Unset: every
+   * acknowledgement counts.
    *
    * @generated from field: optional uint64 generation = 4;
    */
@@ -923,7 +928,9 @@ export type ConsumeRequest = Message<"unibus.v1.ConsumeRequest"> & {
     case: "close";
   } | {
     /**
-     * Asks for a `pong` at once. It belongs to no room.
+     * Asks for a `pong`. It belongs to no room, and is answered also while no room is open, no credit is left, or another
+     * command waits for NATS. Commands are read in their order: if 1024 answers wait because the client does not read them,
+     * the ping waits too.
      *
      * @generated from field: unibus.v1.ConsumePing ping = 5;
      */
@@ -1989,7 +1996,7 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
  *
  * Every error carries `google.rpc.ErrorInfo`. Its `domain` is `unibus.v1`, and its `reason` is one of a closed list. Its
  * `metadata` holds the values that the comments below name. `google.rpc.BadRequest` names the wrong fields.
- * `google.rpc.RetryInfo` is present where the same call may succeed later.
+ * `google.rpc.RetryInfo` is present where the same call may succeed later: after CREDENTIALS_EXPIRED with new credentials.
  *
  * The comment of each RPC lists the statuses with which the RPC can end, one per line: code, reason, meaning. Every RPC can
  * also end with these statuses:
@@ -2001,8 +2008,8 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
  * - RESOURCE_EXHAUSTED LIMIT_REACHED: a limit is reached, for example the connections of the instance or the open calls
  *   of the connection. `limit` in the metadata names the limit. Nothing was done.
  * - RESOURCE_EXHAUSTED RATE_LIMITED: the service is receiving as many request bytes as it can hold. Nothing was done.
- * - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, or the service does not support the compression
- *   of the request. Nothing was done.
+ * - UNIMPLEMENTED NOT_SUPPORTED: the service or the RPC does not exist, the service does not support the compression of
+ *   the request, or a request that must be one message has none or several. Nothing was done.
  * - UNAVAILABLE NATS_UNAVAILABLE: NATS cannot be reached, or has no leader at this moment. Nothing was done. Call again.
  * - UNAVAILABLE DRAINING: this instance is stopping. Call again.
  * - DEADLINE_EXCEEDED TIMEOUT: NATS did not answer in time, the request did not arrive in time, or the deadline of the
@@ -2091,7 +2098,7 @@ export const RoomService: GenService<{
     output: typeof ListRoomsResponseSchema;
   },
   /**
-   * Changes the labels, retention and replicas of a room. The change is in force when the call returns: messages that
+   * Changes the labels, retention, dedupe window and replicas of a room. The change is in force when the call returns: messages that
    * exceed tighter bounds have been removed.
    *
    * Requires: owner.

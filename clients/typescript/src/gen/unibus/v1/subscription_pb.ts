@@ -129,8 +129,9 @@ export type Opened = Message<"unibus.v1.Opened"> & {
   resumed: boolean;
 
   /**
-   * The number of this subscription among those of the durable subscriber: a newer one has a greater number. For
-   * AcknowledgeRequest.generation. 0 without a durable subscriber.
+   * The number of this subscription among those of the durable subscriber, for AcknowledgeRequest.generation. A subscription
+   * that is opened later has a greater number, at whatever instance, and also if the subscriber was deleted in between. A
+   * seek does not change it. 0 without a durable subscriber.
    *
    * @generated from field: uint64 generation = 6;
    */

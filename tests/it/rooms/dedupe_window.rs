@@ -18,13 +18,13 @@ fn seconds(seconds: u64) -> prost_types::Duration {
     Duration::from_secs(seconds).try_into().unwrap()
 }
 
-fn retention(max_age: Option<u64>) -> Option<Retention> {
-    Some(Retention { max_age: max_age.map(seconds), ..Retention::default() })
+fn retention(max_age: Option<u64>) -> Retention {
+    Retention { max_age: max_age.map(seconds), ..Retention::default() }
 }
 
 /// Asks for a room with this window, whose messages have this lifetime.
 fn asking(room_id: &str, window: Option<u64>, max_age: Option<u64>) -> CreateRoomRequest {
-    CreateRoomRequest { dedupe_window: window.map(seconds), retention: retention(max_age), ..persisted(room_id) }
+    CreateRoomRequest { dedupe_window: window.map(seconds), retention: Some(retention(max_age)), ..persisted(room_id) }
 }
 
 async fn create(client: &Client, request: CreateRoomRequest) -> Result<Room, Status> {
@@ -38,7 +38,7 @@ async fn update(client: &Client, room: Room, paths: &[&str]) -> Result<Room, Sta
 }
 
 fn lobby(window: Option<u64>, max_age: Option<u64>) -> Room {
-    let (dedupe_window, retention) = (window.map(seconds), retention(max_age));
+    let (dedupe_window, retention) = (window.map(seconds), Some(retention(max_age)));
     Room { room_id: "lobby".into(), dedupe_window, retention, ..Room::default() }
 }
 
@@ -47,7 +47,7 @@ async fn of_stream(nats: &Nats, mapped_id: &str) -> Duration {
     nats.stream(mapped_id).await.cached_info().config.duplicate_window
 }
 
-/// Asserts that GetRoom, ListRooms and the stream have this window.
+/// Asserts that `GetRoom`, `ListRooms` and the stream have this window.
 async fn assert_window(nats: &Nats, client: &Client, room_id: &str, window: u64) {
     let request = GetRoomRequest { room_id: room_id.into() };
     let room = client.clone().get_room(request).await.unwrap().into_inner().room.expect("a room");

@@ -103,6 +103,8 @@ def run_quick_starts(given: argparse.Namespace) -> None:
         build(languages)
     stubs.generate(WORK / "stubs")
     try:
+        # a shell starts what runs in its background with SIGINT ignored, and programs inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         asyncio.run(quickstarts.run_all(languages, str(service_program(given)), nats_server(given)))
     except Failed as failed:
         sys.exit(str(failed))

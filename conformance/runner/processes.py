@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -15,10 +16,21 @@ START_SECONDS = 30.0
 ORPHANS_SECONDS = 10.0
 
 
+# Below the ports that the kernel gives to outgoing connections, so that none of those takes a port before its server does.
+PORTS = range(22_000, 32_000)
+given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nothing uses, and that was not given before."""
+    while True:
+        port = random.choice(PORTS)
+        if port in given_ports:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            given_ports.add(port)
+            return port
 
 
 def children(pid: int) -> list[int]:

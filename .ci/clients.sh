@@ -14,7 +14,7 @@ clients() {
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     [ -z "$failed" ] || exit 1
     timed "the runner" runner_checks
-    timed "the bounded conformance suite" within 600 conformance/run --bounded --json target/conformance/matrix.json
+    timed "the bounded conformance suite" within 900 conformance/run --bounded --json target/conformance/matrix.json
     timed "the quick starts" within 300 conformance/run --quick-starts
 }
 
@@ -23,7 +23,7 @@ check_in_order() {
     local language output
     for language in "$@"; do
         output=$tools/check-$language.log
-        if ! timed "clients/$language/check.sh" within 600 "clients/$language/check.sh" >"$output" 2>&1; then
+        if ! timed "clients/$language/check.sh" within 900 "clients/$language/check.sh" >"$output" 2>&1; then
             cat "$output"
             printf '!!! clients/%s/check.sh failed\n' "$language"
             return 1

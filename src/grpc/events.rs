@@ -4,22 +4,22 @@
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use async_stream::stream;
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::Response;
 use prost::Message;
 
 use super::{
-    codec::without_delay,
     frames::{self, Piece, pieces},
     framing::{PREFIX_BYTES, message_length},
-    json::{MessageType, SLOWNESS},
+    json::MessageType,
     json_text::JsonText,
     prepared::PreparedBody,
     types::ServedTypes,
 };
 use crate::{
     error::{Error, Result},
+    limits::RESPONSE_PIECE_BYTES,
     metrics::DeliveryMetrics,
     subscriptions::subscription::Subscription,
     v1::{self, subscribe_response::Frame},
@@ -58,30 +58,36 @@ fn events(
     stream! {
         let mut pieces = pin!(pieces);
         while let Some(piece) = pieces.next().await {
-            match piece.and_then(|piece| as_events(piece, frames.as_ref())) {
-                Ok(events) => yield Ok(events),
-                Err(error) => {
-                    let mut event = Vec::new();
-                    put_line("event", "error", &mut event);
-                    put_data(Bytes::from(describe(&error)).into(), &mut event);
-                    yield Ok(Piece { bytes: event.into(), messages: 0, taken: None });
-                    return;
-                }
+            let translated = piece.and_then(|Piece { bytes, messages, taken }| {
+                Ok((as_events(bytes, frames.as_ref())?, messages, taken))
+            });
+            let (mut text, mut messages, mut taken, is_end) = match translated {
+                Ok((text, messages, taken)) => (text, messages, taken, false),
+                Err(error) => (event(Some(("event", "error")), Bytes::from(describe(&error)).into()), 0, None, true),
+            };
+            while !text.is_empty() {
+                // a whole event would be a copy of its payload for each subscription that waits for its client
+                let mut bytes = Vec::new();
+                text.take(RESPONSE_PIECE_BYTES, &mut bytes);
+                let is_last = text.is_empty();
+                let (messages, taken) = if is_last { (std::mem::take(&mut messages), taken.take()) } else { (0, None) };
+                yield Ok(Piece { bytes: bytes.into(), messages, taken });
+            }
+            if is_end {
+                return;
             }
         }
     }
 }
 
-fn as_events(Piece { bytes, messages, taken }: Piece, frames: Option<&MessageType>) -> Result<Piece> {
+/// The events of the gRPC messages in `bytes`.
+fn as_events(mut bytes: Bytes, frames: Option<&MessageType>) -> Result<JsonText> {
     let frames = frames.ok_or_else(|| Error::internal().because("the contract has no frames"))?;
-    let (mut events, mut rest) = (Vec::new(), bytes);
-    without_delay(rest.len().saturating_mul(SLOWNESS), || {
-        while !rest.is_empty() {
-            put_event(next_frame(&mut rest)?, frames, &mut events)?;
-        }
-        Ok::<_, Error>(())
-    })?;
-    Ok(Piece { bytes: events.into(), messages, taken })
+    let mut events = JsonText::default();
+    while !bytes.is_empty() {
+        events.append(event_of(next_frame(&mut bytes)?, frames)?);
+    }
+    Ok(events)
 }
 
 /// Takes the first gRPC message of `bytes`, without its prefix.
@@ -91,31 +97,26 @@ fn next_frame(bytes: &mut Bytes) -> Result<Bytes> {
     Ok(bytes.split_to(end).slice(PREFIX_BYTES..))
 }
 
-fn put_event(frame: Bytes, frames: &MessageType, into: &mut Vec<u8>) -> Result<()> {
+fn event_of(frame: Bytes, frames: &MessageType) -> Result<JsonText> {
     let decoded = v1::SubscribeResponse::decode(frame.clone()).map_err(|error| Error::internal().because(error))?;
-    match decoded.frame {
+    let line = match &decoded.frame {
         // a message of an ephemeral room
-        Some(Frame::Message(message)) if message.cursor.is_empty() => {}
-        Some(Frame::Message(message)) => put_line("id", &message.cursor, into),
-        Some(Frame::Opened(_)) => put_line("event", "opened", into),
-        Some(Frame::CaughtUp(_)) => put_line("event", "caught_up", into),
-        Some(Frame::Heartbeat(_)) => put_line("event", "heartbeat", into),
-        Some(Frame::Gap(_)) => put_line("event", "gap", into),
-        None => return Ok(()),
-    }
-    put_data(frames.to_json(frame)?, into);
-    Ok(())
+        Some(Frame::Message(message)) if message.cursor.is_empty() => None,
+        Some(Frame::Message(message)) => Some(("id", &*message.cursor)),
+        Some(Frame::Opened(_)) => Some(("event", "opened")),
+        Some(Frame::CaughtUp(_)) => Some(("event", "caught_up")),
+        Some(Frame::Heartbeat(_)) => Some(("event", "heartbeat")),
+        Some(Frame::Gap(_)) => Some(("event", "gap")),
+        None => return Ok(JsonText::default()),
+    };
+    Ok(event(line, frames.to_json(frame)?))
 }
 
-/// Appends the last line of an event and the empty line that ends it. JSON has no line breaks.
-fn put_data(mut json: JsonText, into: &mut Vec<u8>) {
-    into.put_slice(b"data: ");
-    json.take(json.len(), into);
-    into.put_slice(b"\n\n");
-}
-
-fn put_line(name: &str, value: &str, into: &mut Vec<u8>) {
-    for part in [name, ": ", value, "\n"] {
-        into.put_slice(part.as_bytes());
-    }
+/// An event with this line and this data. JSON has no line breaks.
+fn event(line: Option<(&str, &str)>, data: JsonText) -> JsonText {
+    let line = line.map(|(name, value)| format!("{name}: {value}\n")).unwrap_or_default();
+    let mut text = JsonText::from(Bytes::from(format!("{line}data: ")));
+    text.append(data);
+    text.append(Bytes::from_static(b"\n\n").into());
+    text
 }

@@ -53,6 +53,11 @@ impl JsonText {
         Ok(Self(parts))
     }
 
+    /// Appends another text.
+    pub(super) fn append(&mut self, mut more: Self) {
+        self.0.append(&mut more.0);
+    }
+
     /// The number of bytes that were not taken yet.
     pub(crate) fn len(&self) -> usize {
         let length = |part: &Part| match part {

@@ -9,7 +9,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::bodies::guarded;
+use super::{
+    bodies::guarded,
+    reading::{LARGE, fill},
+};
 use crate::support::{
     Credentials, Issuer, Nats, Random, Scrape, connect_with, create_room, eventually,
     flood::{Attacker, Innocent, STRANGER_BYTES, assert_bounded, growth},
@@ -34,10 +37,7 @@ async fn readers_of_events_that_read_nothing_cost_a_share() {
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let (service, client) = guarded(&nats, &issuer, &[]).await;
     let eve = connect_with(service.address(), Credentials::bearer(&issuer.token("eve"))).await;
-    create_room(&eve, "large").await;
-    for _ in 0..30 {
-        publish(&eve, "large", vec![7; 900 * 1024]).await.unwrap();
-    }
+    fill(&eve, "large", 30, LARGE).await;
     let before = service.resident_bytes();
     let innocent = Innocent::publishing(client, "lobby");
     let token = format!("Bearer {}", issuer.token("eve"));

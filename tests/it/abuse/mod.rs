@@ -5,6 +5,6 @@ mod connections;
 mod errors;
 mod events;
 mod fuzz;
-mod reading;
+pub(crate) mod reading;
 mod refusals;
 mod sessions;

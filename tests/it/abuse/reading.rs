@@ -29,7 +29,7 @@ use crate::support::{
 
 const MIB: u64 = 1024 * 1024;
 /// Nearly the largest payload.
-const LARGE: usize = 900 * 1024;
+pub(crate) const LARGE: usize = 900 * 1024;
 /// Backlogs, pages, their copies on the way to clients, and what the allocator keeps of it.
 const GROWTH_BYTES_MAX: u64 = 256 * MIB;
 
@@ -135,7 +135,8 @@ fn disconnections(service: &Process) -> usize {
     service.stdout().iter().filter(|line| line.contains("disconnected") || line.contains("slow consumer")).count()
 }
 
-async fn fill(client: &Client, room: &str, messages: usize, bytes: usize) {
+/// Creates a persisted room with this number of messages of this size.
+pub(crate) async fn fill(client: &Client, room: &str, messages: usize, bytes: usize) {
     create_room(client, room).await;
     let all: Vec<_> = (0..messages).collect();
     for some in all.chunks(8) {

@@ -9,7 +9,10 @@ use unibus::v1::{
     ConsumeCredit, ConsumeOpen, ConsumeRequest, OpenSessionRequest, SessionCommandRequest, consume_request::Command,
 };
 
-use super::bodies::guarded;
+use super::{
+    bodies::guarded,
+    reading::{LARGE, fill},
+};
 use crate::support::{
     Client, Consuming, Credentials, Issuer, Nats, Unibus, assert_status, client_with_window_as,
     connect::{Connect, JsonStream, envelope, sent},
@@ -47,10 +50,7 @@ async fn sessions_that_nobody_reads_cost_a_share_and_are_counted() {
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let (service, client) = guarded(&nats, &issuer, &[]).await;
     let eve = connect_with(service.address(), Credentials::bearer(&issuer.token("eve"))).await;
-    create_room(&eve, "large").await;
-    for _ in 0..30 {
-        publish(&eve, "large", vec![7; 900 * 1024]).await.unwrap();
-    }
+    fill(&eve, "large", 30, LARGE).await;
     let mut commands = vec![open("large")];
     for number in 0..20 {
         create_ephemeral(&eve, &format!("air-{number}")).await;

@@ -11,10 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    abuse::{
-        bodies::guarded,
-        reading::{LARGE, fill},
-    },
+    abuse::bodies::guarded,
     support::{
         Issuer, Lobby, Nats,
         connect::{Connect, Failure, JsonStream, answer, base64, envelope, path, sent},
@@ -254,8 +251,12 @@ async fn answers_in_json_that_nobody_reads_cost_a_bounded_amount() {
     // caller publishes.
     let (nats, issuer) = (Nats::start().await, Issuer::new());
     let (service, client) = guarded(&nats, &issuer, &["--limit-read-bytes=0"]).await;
-    fill(&client, "large", 30, LARGE).await;
-    create_room(&client, "small").await;
+    for room in ["large", "small"] {
+        create_room(&client, room).await;
+    }
+    for _ in 0..30 {
+        publish(&client, "large", vec![7; 900 * 1024]).await.unwrap();
+    }
     let http = Connect::to(service.address()).with_token(&issuer.token("ann"));
     for _ in 0..10 {
         let messages: Vec<Value> = vec![json!({ "payload": base64("x") }); 1000];

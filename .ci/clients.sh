@@ -5,6 +5,7 @@
 clients() {
     step "clients"
     bring_tools
+    # shellcheck disable=SC2154 # .ci/run sets it
     export BUF=$buf
     within 900 cargo build --locked --bin unibus
     # two lanes, since much of it waits for downloads
@@ -22,6 +23,7 @@ clients() {
 check_in_order() {
     local language output
     for language in "$@"; do
+        # shellcheck disable=SC2154 # .ci/run sets it
         output=$tools/check-$language.log
         if ! timed "clients/$language/check.sh" within 900 "clients/$language/check.sh" >"$output" 2>&1; then
             cat "$output"
@@ -47,13 +49,14 @@ timed() {
 # Lints, types and tests of the runner, and whether the scenarios cite all points of docs/clients.md.
 runner_checks() {
     within 300 conformance/run --check
+    local programs=target/conformance/python/bin
     (
-        cd conformance
-        export PATH=$PWD/../target/conformance/python/bin:$PATH PYTHONDONTWRITEBYTECODE=1
-        within 60 ruff format --check .
-        within 60 ruff check .
-        within 300 mypy
-        within 120 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .
+        cd conformance || exit
+        within 60 "../$programs/ruff" format --check .
+        within 60 "../$programs/ruff" check .
+        within 300 "../$programs/mypy"
+        PYTHONDONTWRITEBYTECODE=1 within 120 "../$programs/python3" -m unittest discover --quiet \
+            --start-directory tests --top-level-directory .
     )
 }
 

@@ -48,7 +48,9 @@ bring_package_tools() {
 # The scripts, the Dockerfile, the compose file, the configuration of NATS, and the unit of systemd.
 package_files() {
     step "the files of packages"
-    "$deploy_tools/python/bin/shellcheck" .ci/run .ci/clients.sh .ci/conformance.sh .ci/deploy.sh .ci/traces.sh .cargo/runner
+    local scripts
+    mapfile -t scripts < <(git grep -lE '^#!/usr/bin/env bash|^#!/bin/(ba)?sh|^# shellcheck shell=bash')
+    "$deploy_tools/python/bin/shellcheck" "${scripts[@]}"
     "$deploy_tools/python/bin/shellcheck" --shell=sh src/nats/embedded/guard.sh
     "$deploy_tools/python/bin/hadolint" Dockerfile
     "$deploy_tools/python/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml

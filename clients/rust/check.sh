@@ -11,14 +11,14 @@ step "cargo fmt --check"
 cargo fmt --check -p unibus-client
 
 step "cargo clippy"
-timeout 900 $cargo clippy --locked -p unibus-client --all-targets -- -D warnings
+timeout 900 "$cargo" clippy --locked -p unibus-client --all-targets -- -D warnings
 
 # also builds the adapter and the examples
 step "cargo test"
-timeout 900 $cargo test --locked -p unibus-client
+timeout 900 "$cargo" test --locked -p unibus-client
 
 step "cargo doc"
-RUSTDOCFLAGS="-D warnings" timeout 600 $cargo doc --locked --no-deps -p unibus-client
+RUSTDOCFLAGS="-D warnings" timeout 600 "$cargo" doc --locked --no-deps -p unibus-client
 
 step "the packages"
 # of the client: without the adapter; of the service: without the clients

@@ -109,7 +109,7 @@ pub use self::server::other::OtherService;
 #[cfg(feature = "server")]
 pub use self::{
     auth::{AuthConfig, AuthMode},
-    check::CheckCommand,
+    check::{CheckCommand, CheckReport},
     config_file::{FlagChange, FlagSources},
     error::{Code, Error, Reason, Result, Violation},
     healthcheck::Healthcheck,

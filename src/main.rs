@@ -24,8 +24,8 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 use unibus::{
-    CheckCommand, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, Reason, ReloadSignals,
-    Server, StopSignals, TokenCommand, Violation,
+    CheckCommand, CheckReport, Config, FlagChange, FlagSources, Healthcheck, LOG_LINES_MAX, LogFormat, Reason,
+    ReloadSignals, Server, StopSignals, TokenCommand, Violation,
 };
 
 /// A call allocates many small, short-lived objects. This allocator serves them with less CPU than the system's.
@@ -88,7 +88,17 @@ impl ProgramCommand {
 fn parsed<A: CommandFactory + FromArgMatches>() -> (A, FlagSources) {
     let parsed = FlagSources::parse(A::command(), env::args_os());
     let parsed = parsed.and_then(|(sources, matches)| Ok((A::from_arg_matches(&matches)?, sources)));
-    parsed.unwrap_or_else(|error| error.exit())
+    parsed.unwrap_or_else(|error| {
+        let mut arguments = env::args_os().skip(1);
+        if error.use_stderr()
+            && arguments.next().is_some_and(|name| name == "check")
+            && arguments.any(|flag| flag == "--json")
+        {
+            let report = CheckReport::of_wrong_arguments(in_one_line(&error));
+            let _ = io::stdout().write_all(report.text(false).as_bytes());
+        }
+        error.exit()
+    })
 }
 
 fn main() -> ExitCode {

@@ -77,6 +77,13 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// The report, in JSON, if the command line or the configuration file cannot be used. Nothing else was checked.
+    #[must_use]
+    pub fn of_wrong_arguments(problem: impl Into<String>) -> Self {
+        let fix = "change the flag, the variable or the line of the file";
+        Self { findings: vec![Finding::fail("configuration", problem, fix)], json: true }
+    }
+
     /// Whether a check failed. Warnings are no failures.
     #[must_use]
     pub fn has_failed(&self) -> bool {

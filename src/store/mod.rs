@@ -120,15 +120,16 @@ impl Store {
         let signatures = Signatures::new(&buckets);
         let (complete, known) = oneshot::channel();
         tasks.spawn(signatures.clone().follow(stop.clone(), complete));
+        // before any read, so that every later change of another instance is received
+        let changes = Changes::new(&nats, &signatures, &instance);
+        let listener = changes::Listener::open(&changes).await?;
+        let registry = Registry::new(&buckets, &changes);
+        registry.check_replicas().await?;
         if time::timeout(NATS_REQUEST_TIMEOUT, known).await.is_err() {
             warn!(
                 "the key that signs the sender of messages is not known yet; until then only callers without an id can publish"
             );
         }
-        // before any read, so that every later change of another instance is received
-        let changes = Changes::new(&nats, &signatures, &instance);
-        let listener = changes::Listener::open(&changes).await?;
-        let registry = Registry::new(&buckets, &changes);
         let members = Members::new(&buckets, &changes);
         tasks.spawn(listener.run(registry.clone(), members.clone(), tasks.clone(), stop.clone()));
         let marks = HighWaterMarks::new(&nats, &registry);

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::{jetstream::JetStreamBucket, memory::MemoryBucket};
-use super::{Nats, reserve::Reserve};
+use super::{Nats, error::ApiError, reserve::Reserve};
 use crate::error::Result;
 
 /// A value and its revision in the bucket.
@@ -87,6 +87,17 @@ impl<T: Clone + Serialize + DeserializeOwned> Bucket<T> {
         match &self.0 {
             BucketBackend::JetStream(bucket) => bucket.get(key).await,
             BucketBackend::Memory(bucket) => Ok(bucket.get(key)),
+        }
+    }
+
+    /// Creates the bucket if it is missing.
+    ///
+    /// # Errors
+    /// Those of the JetStream API. The bucket may be created.
+    pub(crate) async fn create_if_missing(&self) -> Result<(), ApiError> {
+        match &self.0 {
+            BucketBackend::JetStream(bucket) => bucket.find().await.map(drop),
+            BucketBackend::Memory(_) => Ok(()),
         }
     }
 

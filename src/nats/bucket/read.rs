@@ -6,12 +6,20 @@
 //! service asks the leader. A deposed leader may still think that it leads. So an absence is confirmed by the
 //! leader's information about the whole bucket.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error as _,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{
     HeaderMap, StatusCode,
     client::RequestErrorKind,
-    jetstream::{ErrorCode, message::StreamMessage, stream::RawMessage},
+    jetstream::{
+        ErrorCode,
+        context::{CreateKeyValueError, CreateStreamError, CreateStreamErrorKind},
+        message::StreamMessage,
+        stream::RawMessage,
+    },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -203,8 +211,7 @@ impl<T> JetStreamBucket<T> {
         }
         let info = match self.info(&json!({})).await {
             Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
-                let created = self.nats.jetstream.create_key_value(self.config.clone()).await;
-                created.map_err(|error| ApiError::Other(error.into()))?;
+                self.nats.jetstream.create_key_value(self.config.clone()).await.map_err(of_creation)?;
                 self.info(&json!({})).await?
             }
             info => info?,
@@ -212,6 +219,15 @@ impl<T> JetStreamBucket<T> {
         let found = BucketIdentity::new(&info);
         lock(&self.mark).set_found(found);
         Ok(found)
+    }
+}
+
+/// JetStream's own error, if JetStream refused to create the bucket.
+fn of_creation(error: CreateKeyValueError) -> ApiError {
+    let of_stream = error.source().and_then(|source| source.downcast_ref::<CreateStreamError>());
+    match of_stream.map(CreateStreamError::kind) {
+        Some(CreateStreamErrorKind::JetStream(refusal)) => ApiError::Refused(refusal),
+        _ => ApiError::Other(error.into()),
     }
 }
 

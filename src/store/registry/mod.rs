@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use async_nats::jetstream::ErrorCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,21 @@ impl Registry {
             names: Bucket::new(buckets, NAMES_BUCKET, "unibus: whose the names of streams and subjects are"),
             known: Arc::default(),
             changes: changes.clone(),
+        }
+    }
+
+    /// Returns an error if the NATS server can never store as many copies of the registry as it should. Other failures can
+    /// pass, and [`Self::follow`] tries again after them.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` with the field `registry_replicas`; nothing was created.
+    pub(super) async fn check_replicas(&self) -> Result<()> {
+        match self.rooms.create_if_missing().await {
+            Err(error) if error.is(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) => Err(Error::field(
+                "registry_replicas",
+                "needs a NATS cluster, and the NATS server is in none; set 1, or use a cluster",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -222,6 +222,48 @@ async fn a_limited_account_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_can_never_store_its_copies_ends() {
+    // Goal: no start waits for what cannot come. Method: three copies of the registry on a server in no cluster: the start names
+    // the flag. A registry that exists keeps its one copy, and the service starts.
+    let nats = Nats::start().await;
+    let configured = |replicas| {
+        let url = nats.url();
+        Unibus::try_configured(move |config| {
+            config.nats.url = Some(url);
+            config.registry_replicas = replicas;
+        })
+    };
+    let begun = Instant::now();
+    let error = configured(3).await.err().expect("a refusal");
+    let fields: Vec<_> = error.violations().iter().map(|violation| &*violation.field).collect();
+    assert_eq!(fields, ["registry_replicas"]);
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    configured(1).await.expect("it starts").shutdown().await.unwrap();
+    configured(3).await.expect("it starts").shutdown().await.unwrap();
+}
+
+#[test]
+fn what_cannot_be_parsed_is_told_in_json_too() {
+    // Goal: a script reads one format. Method: an unknown flag, and a file with two mistakes; each ends with 2, and is told in
+    // JSON on standard output and in words on standard error.
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("unibus.toml");
+    fs::write(&file, "lisen = \"127.0.0.1:0\"\nzebra = 1\n").unwrap();
+    let config = format!("--config={}", file.display());
+    for (args, expected) in [(["--json", "--zebra"], &["--zebra"][..]), ([&config, "--json"], &["`listen`", "zebra"])] {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["status"], &report["findings"][0]["status"]), (&"fail".into(), &"fail".into()));
+        let (found, words) =
+            (report["findings"][0]["found"].as_str().unwrap(), String::from_utf8_lossy(&output.stderr));
+        for part in expected {
+            assert!(found.contains(part) && words.contains(part), "{part}: {found}, {words}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_reached_is_told_in_bounded_time() {
     // Goal: the command ends, whatever NATS does. Method: nobody listens, a listener that never answers, a frozen server, a wrong
     // password, and one server of two.

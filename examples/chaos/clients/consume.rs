@@ -31,6 +31,7 @@ struct Open {
     since_step: u64,
     /// Acks that were not answered yet, with the time at which they were sent.
     acks: Vec<(u64, u64)>,
+    generation: Option<u64>,
 }
 
 /// Reads all rooms to the end of the episode.
@@ -120,7 +121,7 @@ impl Stream<'_> {
             end: End::ByClient,
             ended: 0,
         };
-        self.open.insert(room, Open { subscription, since_step: 0, acks: Vec::new() });
+        self.open.insert(room, Open { subscription, since_step: 0, acks: Vec::new(), generation: None });
         send(commands, Command::Open(open));
     }
 
@@ -136,6 +137,7 @@ impl Stream<'_> {
         let Some(room) = scene.rooms.iter().position(|room| *room == response.room_id) else { return };
         let at = scene.now();
         let Some(open) = self.open.get_mut(&room) else { return };
+        let generation = open.generation;
         let frame = match response.frame {
             Some(Wire::Opened(opened)) => super::opened(&opened),
             Some(Wire::Message(message)) => super::message(&message),
@@ -148,8 +150,9 @@ impl Stream<'_> {
                         return true;
                     }
                     let (sequence, started, durable) = (*sequence, *started, self.durable.clone());
+                    let answer = Ok(acked.position);
                     scene.note(room, |room| {
-                        room.acks.push(Ack { durable, sequence, started, ended: at, answer: Ok(acked.position) });
+                        room.acks.push(Ack { durable, sequence, generation, started, ended: at, answer });
                     });
                     false
                 });
@@ -162,7 +165,7 @@ impl Stream<'_> {
                 let failure = failure(&super::status(&rejected.error.unwrap_or_default()));
                 let (sequence, durable) = (rejected.sequence, self.durable.clone());
                 if failure.reason != "SUBSCRIPTION_NOT_OPEN" {
-                    let ack = Ack { durable, sequence, started: at, ended: at, answer: Err(failure) };
+                    let ack = Ack { durable, sequence, generation, started: at, ended: at, answer: Err(failure) };
                     scene.note(room, |room| room.acks.push(ack));
                 }
                 sleep(super::PAUSE).await;
@@ -190,7 +193,7 @@ impl Stream<'_> {
                 let known = acknowledged.get(room).copied().unwrap_or(0);
                 ack = (*position > known).then_some(*position);
             }
-            Frame::Opened { .. } => {}
+            Frame::Opened { generation, .. } => open.generation = Some(*generation),
         }
         open.subscription.frames.push((at, frame));
         if let Some(sequence) = ack {
@@ -199,7 +202,7 @@ impl Stream<'_> {
                 room_id: response.room_id.clone(),
                 subscriber: String::new(),
                 sequence,
-                generation: None,
+                generation,
             };
             send(commands, Command::Ack(command));
         }
@@ -227,6 +230,7 @@ impl Stream<'_> {
             let ack = Ack {
                 durable: self.durable.clone(),
                 sequence,
+                generation: open.generation,
                 started,
                 ended: open.subscription.ended,
                 answer: Err(Failure::default()),

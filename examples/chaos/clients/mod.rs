@@ -259,6 +259,7 @@ fn opened(opened: &unibus::v1::Opened) -> Frame {
         first: opened.first_sequence,
         last: opened.last_sequence,
         resumed: opened.resumed,
+        generation: opened.generation,
     }
 }
 

@@ -29,6 +29,8 @@ struct Reader<'a> {
     covered: u64,
     /// The last sequence that was acknowledged, or is about to be.
     acknowledged: u64,
+    /// That of the newest subscription that was opened.
+    generation: Option<u64>,
     rng: Rng,
 }
 
@@ -49,7 +51,8 @@ struct Manner {
 /// Reads the room to the end of the episode: a durable reader, or one that remembers its own position.
 pub(crate) async fn read(scene: &Scene, kind: Reading, room: usize, name: &str, seed: u64) {
     let durable = matches!(kind, Reading::Explicit | Reading::Auto).then(|| format!("admin/{name}"));
-    let mut reader = Reader { scene, room, kind, durable, covered: 0, acknowledged: 0, rng: Rng::with_seed(seed) };
+    let mut reader =
+        Reader { scene, room, kind, durable, covered: 0, acknowledged: 0, generation: None, rng: Rng::with_seed(seed) };
     while !reader.is_done() && !scene.is_over() {
         let stays = reader.rng.u8(..4) > 0;
         let manner = Manner {
@@ -99,7 +102,7 @@ pub(crate) async fn sample_once(scene: &Scene, room: usize, name: &str, start: S
         ack_every: 1,
     };
     let (kind, rng) = (Reading::Sampling, Rng::with_seed(seed));
-    let mut reader = Reader { scene, room, kind, durable: None, covered: 0, acknowledged: 0, rng };
+    let mut reader = Reader { scene, room, kind, durable: None, covered: 0, acknowledged: 0, generation: None, rng };
     reader.subscribe_as(manner, name).await;
 }
 
@@ -196,8 +199,9 @@ impl<'a> Reader<'a> {
             if acking.is_none()
                 && let (Some(sequence), Some(durable)) = (wanted.take(), &self.durable)
             {
-                *acking =
-                    Some(Box::pin(acknowledge(scene, client.clone(), self.room, instance, durable.clone(), sequence)));
+                let (durable, generation) = (durable.clone(), self.generation);
+                let command = AckCommand { durable, sequence, generation };
+                *acking = Some(Box::pin(acknowledge(scene, client.clone(), self.room, instance, command)));
             }
             if acking.is_none() && wanted.is_none() && (self.is_done() || messages >= manner.messages_max) {
                 return End::ByClient;
@@ -251,11 +255,19 @@ impl<'a> Reader<'a> {
                 Frame::CaughtUp(_) | Frame::Heartbeat(_) if self.kind == Reading::Explicit => {
                     wanted = wanted.or(Some(self.covered)).filter(|sequence| *sequence > self.acknowledged);
                 }
-                Frame::Opened { .. } | Frame::CaughtUp(_) | Frame::Heartbeat(_) => {}
+                Frame::Opened { generation, .. } => self.generation = Some(*generation),
+                Frame::CaughtUp(_) | Frame::Heartbeat(_) => {}
             }
             subscription.frames.push((at, frame));
         }
     }
+}
+
+/// What an acknowledgement says.
+struct AckCommand {
+    durable: String,
+    sequence: u64,
+    generation: Option<u64>,
 }
 
 /// Acknowledges, and records the outcome.
@@ -264,14 +276,13 @@ async fn acknowledge(
     mut client: Client,
     room: usize,
     instance: usize,
-    durable: String,
-    sequence: u64,
+    AckCommand { durable, sequence, generation }: AckCommand,
 ) -> Ack {
     let request =
-        AcknowledgeRequest { room_id: scene.room_id(room), subscriber: durable.clone(), sequence, generation: None };
+        AcknowledgeRequest { room_id: scene.room_id(room), subscriber: durable.clone(), sequence, generation };
     let started = scene.now();
     let answer = scene.call("Acknowledge", room, instance, client.acknowledge(scene.request(request))).await;
-    Ack { durable, sequence, started, ended: scene.now(), answer: answer.map(|answer| answer.position) }
+    Ack { durable, sequence, generation, started, ended: scene.now(), answer: answer.map(|answer| answer.position) }
 }
 
 /// A start as the service knows it.

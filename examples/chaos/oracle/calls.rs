@@ -21,7 +21,7 @@ pub(super) fn check(facts: &Facts, found: &mut Findings) {
             "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => facts.disturbed,
             "CONFLICT" => true,
             // judged with the subscriber's other acknowledgements
-            "SUBSCRIBER_NOT_FOUND" => call.what == "Acknowledge",
+            "SUBSCRIBER_NOT_FOUND" | "TAKEN_OVER" => call.what == "Acknowledge",
             // a second try, after an answer that was lost
             "MESSAGE_NOT_FOUND" => call.what == "DeleteMessage",
             "MEMBER_NOT_FOUND" => call.what == "RemoveMember",

@@ -7,6 +7,7 @@ use super::{Ack, At, End, Findings, Frame, MoveKind, RemovalKind, SECOND, Subscr
 
 const AT_LEAST_ONCE: &str = "a durable subscriber gets every message at least once";
 const FORWARD: &str = "a position never moves back, except by a seek";
+const GENERATIONS: &str = "an older subscription cannot acknowledge after a newer one was opened";
 const ACKS: &str = "an acknowledgement is answered as documented";
 /// How long a subscriber may be missing after a native client has deleted its consumer.
 const MADE_AGAIN: At = 5 * SECOND;
@@ -26,16 +27,30 @@ fn check_acks(room: &Room, name: &str, found: &mut Findings) {
         let mut moves = room.moves.iter().filter(|moved| moved.durable == name && moved.kind == MoveKind::Deleted);
         moves.any(|moved| moved.started <= ack.ended && moved.done.is_none_or(|done| ack.started <= done + MADE_AGAIN))
     };
+    let subscriptions = room.of_durable(name);
+    let newer_than = |ack: &Ack, newer: &Subscription| newer.generation() > ack.generation;
     for ack in room.acks.iter().filter(|ack| ack.durable == name) {
         match &ack.answer {
-            Ok(position) => found.require(*position >= ack.sequence, ACKS, || {
-                format!("{name} acknowledged {} at {}, answered {position}", ack.sequence, seconds(ack.started))
-            }),
+            Ok(position) => {
+                found.require(*position >= ack.sequence, ACKS, || {
+                    format!("{name} acknowledged {} at {}, answered {position}", ack.sequence, seconds(ack.started))
+                });
+                let mut newer = subscriptions.iter().filter(|newer| newer_than(ack, newer));
+                let newer = newer.find(|newer| newer.opened().is_some_and(|opened| opened < ack.started));
+                found.require(ack.generation.is_none() || newer.is_none(), GENERATIONS, || {
+                    let newer = newer.map(|newer| newer.name());
+                    format!("{name} acknowledged {} at {} beside {newer:?}", ack.sequence, seconds(ack.started))
+                });
+            }
             Err(failure) => {
                 let allowed = match failure.reason.as_str() {
                     // which instances were away is judged where calls are
                     "" | "NATS_UNAVAILABLE" | "DRAINING" | "TIMEOUT" => true,
                     "SUBSCRIBER_NOT_FOUND" => deleted(ack),
+                    // the answer to a newer one may be lost
+                    "TAKEN_OVER" => subscriptions.iter().any(|newer| {
+                        newer.asked <= ack.ended && (newer.generation().is_none() || newer_than(ack, newer))
+                    }),
                     _ => false,
                 };
                 found.require(allowed, ACKS, || {
@@ -51,7 +66,7 @@ fn check_positions(room: &Room, name: &str, found: &mut Findings) {
     for (count, subscription) in subscriptions.iter().enumerate() {
         let Some(begins) = subscription.begins() else { continue };
         let earlier = subscriptions.get(..count).unwrap_or_default();
-        let opened = subscription.frames.first().map_or(subscription.ended, |(at, _)| *at);
+        let opened = subscription.opened().unwrap_or(subscription.ended);
         let lowest = room.lowest_position(name, earlier, subscription);
         found.require(begins >= lowest, FORWARD, || {
             format!("{}: begins after {begins}, and {lowest} had been reached", subscription.name())
@@ -118,7 +133,7 @@ impl Room<'_> {
     /// The smallest position that a subscription may begin at.
     fn lowest_position(&self, name: &str, earlier: &[&Subscription], subscription: &Subscription) -> u64 {
         let asked = subscription.asked;
-        let opened = subscription.frames.first().map_or(asked, |(at, _)| *at);
+        let opened = subscription.opened().unwrap_or(asked);
         let acks = self.acks.iter().filter(|ack| ack.durable == name && ack.ended < asked);
         let acks = acks.filter(|ack| !self.moved_between(name, ack.started, opened));
         let acks = acks.filter_map(|ack| ack.answer.as_ref().ok().map(|position| (*position).max(ack.sequence)));

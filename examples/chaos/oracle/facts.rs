@@ -211,7 +211,7 @@ pub(crate) struct Subscription {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
-    Opened { position: u64, first: u64, last: u64, resumed: bool },
+    Opened { position: u64, first: u64, last: u64, resumed: bool, generation: u64 },
     Message { sequence: u64, digest: u64 },
     Gap { from: u64, to: u64, reason: String },
     CaughtUp(u64),
@@ -234,6 +234,8 @@ pub(crate) enum End {
 pub(crate) struct Ack {
     pub durable: String,
     pub sequence: u64,
+    /// That of the subscription that delivered the message.
+    pub generation: Option<u64>,
     pub started: At,
     pub ended: At,
     /// The position, if the call was answered with `OK`.

@@ -158,6 +158,19 @@ impl Subscription {
         })
     }
 
+    /// When its first frame came.
+    pub(super) fn opened(&self) -> Option<At> {
+        self.frames.first().map(|(at, _)| *at)
+    }
+
+    /// Its number among those of the subscriber, if its first frame came.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.frames.iter().find_map(|(_, frame)| match frame {
+            Frame::Opened { generation, .. } => Some(*generation),
+            _ => None,
+        })
+    }
+
     /// The last sequence that was delivered or named in a gap.
     pub(super) fn position(&self) -> Option<u64> {
         self.frames.last().map(|(_, frame)| match frame {

@@ -33,7 +33,7 @@ fn failed(reason: &str) -> Failure {
 
 /// A subscription that was asked for at second 20, when all ten were stored.
 fn subscription(position: u64, frames: impl IntoIterator<Item = Frame>) -> Subscription {
-    let opened = Frame::Opened { position, first: 1, last: COUNT, resumed: false };
+    let opened = Frame::Opened { position, first: 1, last: COUNT, resumed: false, generation: 1 };
     let frames: Vec<_> = [opened].into_iter().chain(frames).map(|frame| (20 * SECOND + 1, frame)).collect();
     Subscription {
         reader: "reader".into(),
@@ -279,14 +279,16 @@ fn a_false_start_is_found() {
         finds("begins where it was asked to", from(start, wrong));
     }
     finds("opened knows", |_, room| {
-        room.subscriptions[0].frames[0].1 = Frame::Opened { position: 0, first: 1, last: 9, resumed: false };
+        room.subscriptions[0].frames[0].1 =
+            Frame::Opened { position: 0, first: 1, last: 9, resumed: false, generation: 1 };
     });
     // what another instance acknowledged need not be known where there are copies
     for (instance, knows) in [(0, true), (1, false)] {
         let change = move |_: &mut Facts, room: &mut RoomFacts| {
             room.has_copies = true;
             room.subscriptions[0].instance = instance;
-            room.subscriptions[0].frames[0].1 = Frame::Opened { position: 0, first: 1, last: 1, resumed: false };
+            room.subscriptions[0].frames[0].1 =
+                Frame::Opened { position: 0, first: 1, last: 1, resumed: false, generation: 1 };
         };
         assert_eq!(broken(change).iter().any(|promise| promise.contains("opened knows")), knows, "{instance}");
     }
@@ -309,8 +311,8 @@ fn a_durable_that_loses_or_goes_back_is_found() {
             (second.asked, second.ended) = (25 * SECOND, 25 * SECOND + 2);
             second.frames.iter_mut().for_each(|(at, _)| *at += 5 * SECOND);
             room.subscriptions = vec![first, second];
-            let (started, ended) = (20 * SECOND + 1, 21 * SECOND);
-            room.acks.push(Ack { durable: "ann".into(), sequence: 4, started, ended, answer: Ok(4) });
+            let (started, ended, generation) = (20 * SECOND + 1, 21 * SECOND, Some(1));
+            room.acks.push(Ack { durable: "ann".into(), sequence: 4, generation, started, ended, answer: Ok(4) });
         }
     };
     assert_eq!(broken(resumed(4)), [""; 0]);
@@ -325,6 +327,19 @@ fn a_durable_that_loses_or_goes_back_is_found() {
         resumed(4)(facts, room);
         room.acks[0].answer = Ok(3);
     });
+    let late = |answer: Result<u64, Failure>, generation: u64| {
+        move |facts: &mut Facts, room: &mut RoomFacts| {
+            resumed(4)(facts, room);
+            if let Frame::Opened { generation: of_second, .. } = &mut room.subscriptions[1].frames[0].1 {
+                *of_second = generation;
+            }
+            (room.acks[0].started, room.acks[0].ended) = (27 * SECOND, 28 * SECOND);
+            room.acks[0].answer = answer.clone();
+        }
+    };
+    finds("older subscription", late(Ok(4), 2));
+    finds("acknowledgement", late(Err(failed("TAKEN_OVER")), 1));
+    assert!(!broken(late(Err(failed("TAKEN_OVER")), 2)).iter().any(|promise| promise.contains("acknowledge")));
     // a seek explains it
     let sought = broken(|facts, room| {
         resumed(2)(facts, room);
@@ -425,7 +440,7 @@ fn a_message_of_an_ephemeral_room_that_vanishes_or_comes_twice_is_found() {
             ended: number * SECOND + 1,
             failure: None,
         };
-        let opened = (1, Frame::Opened { position: 0, first: 0, last: 0, resumed: false });
+        let opened = (1, Frame::Opened { position: 0, first: 0, last: 0, resumed: false, generation: 1 });
         let frames = shown.iter().map(|number| (number * SECOND + 1, Frame::Message { sequence: *number, digest: 0 }));
         let frames = [opened].into_iter().chain(frames).collect();
         let subscription = AirSubscription { instance: 0, asked: 0, frames, end: End::ByClient, ended: 9 * SECOND };

@@ -17,6 +17,7 @@ from .scenario import ROOT
 from .steps.verbs import until
 from .stubs import Stubs
 
+README, README_LANGUAGE = ROOT / "README.md", "python"
 ADDRESS = "127.0.0.1:50051"
 ROOM, SUBSCRIBER = "orders", "billing"
 LINES_MAX = 15  # of code: without blank lines, imports, and lines of brackets alone
@@ -61,17 +62,21 @@ def printed(language: str) -> str:
 
 
 def write_document() -> None:
-    """Writes the files into the document."""
+    """Writes the files into the documents."""
     for start in QUICK_STARTS:
         text = DOCUMENT.read_text()
         old, new = f"```{start.language}\n{printed(start.language)}```\n", f"```{start.language}\n{start.text()}```\n"
         DOCUMENT.write_text(text.replace(old, new, 1))
+        if start.language == README_LANGUAGE:
+            README.write_text(README.read_text().replace(old, new, 1))
 
 
 def check_text(start: QuickStart) -> None:
-    """The document prints the file, and the program is short."""
+    """The documents print the file, and the program is short."""
     if printed(start.language) != start.text():
         raise Failed(f"the quick start in {start.language} in docs/clients.md differs from clients/{start.language}/{start.file}")
+    if start.language == README_LANGUAGE and f"\n```{start.language}\n{start.text()}```\n" not in README.read_text():
+        raise Failed(f"the quick start in README.md differs from clients/{start.language}/{start.file}")
     comment = re.compile(r'^(//|/\*|\*|#|""")')
     imports = re.sub(r"^import \($.*?^\)$", "", start.text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line.strip() for line in imports.splitlines()]

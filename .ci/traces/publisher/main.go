@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	unibusv1 "unibus/v1"
+	unibusv1 "github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
 func main() {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"time"
 
+	unibusv1 "github.com/unibus-rs/unibus/clients/go/unibusv1"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -22,7 +23,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	unibusv1 "github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
 func main() {

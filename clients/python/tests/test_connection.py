@@ -11,17 +11,7 @@ from unibus._retry import Backoff
 
 
 def connection(token: str | TokenSupplier | None) -> Connection:
-    return Connection(
-        "https://example.invalid",
-        ca=None,
-        certificate=None,
-        private_key=None,
-        token=token,
-        plaintext_token=False,
-        attempt_timeout=0.05,
-        call_timeout=1.0,
-        receive_limit=1,
-    )
+    return Connection("https://example.invalid", token=token, attempt_timeout=0.05, call_timeout=1.0)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,10 @@ class Progress:
         self._start = Start.all()
 
     def opened(self, frame: subscription_pb2.Opened) -> list[Event]:
-        """The subscription is open. A second `opened` of a connection, or one that lies back, is a move (U22)."""
+        """The subscription is open.
+
+        It was moved (U22) if this is a second `opened` of a connection, if it lies back, or if the subscriber is a new one.
+        """
         position = frame.position
         here = not self._connecting
         first = not self._opened
@@ -78,7 +81,7 @@ class Progress:
             return [opened]
         if self._ephemeral:
             return [opened, Gap(0, 0, "DISCONNECTED")]
-        if self._durable and (here or position < self._confirmed):
+        if self._durable and (here or position < self._confirmed or not frame.resumed):
             self._new_epoch(position)
             return [Moved(position)] if here else [opened, Moved(position)]
         self._confirmed = max(self._confirmed, position)
@@ -209,10 +212,10 @@ class Watch:
 
     def tick(self, now: float) -> str:
         """What to do: "" nothing, "ping" to send a ping, or "silent" to give up the connection."""
-        unread = now - self._ticked - self.interval
+        unread = max(0.0, now - self._ticked - self.interval)
         self._ticked = now
+        self._heard = min(now, self._heard + unread)  # nobody read, so silence does not count
         if unread > FROZEN:
-            self._heard += unread  # nobody read, so silence does not count
             self._pong_by = now + PONG_TIME
             return "ping"
         if self._pong_by is not None and now >= self._pong_by:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -21,7 +22,7 @@ from unibus.v1 import room_service_pb2 as pb
 from unibus.v1 import subscription_pb2
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Iterator
 
     from unibus._connection import Connection
 
@@ -35,10 +36,25 @@ STABLE = 10.0
 NEW_LOG = frozenset({"CURSOR_EXPIRED", "POSITION_AFTER_END"})
 
 
+RUNNING: ContextVar[frozenset[Subscription]] = ContextVar("running", default=frozenset())
+"""The subscriptions in whose `run` the current code is, also if a handler made a task or thread for it."""
+CALLER: ContextVar[object] = ContextVar("caller", default=None)
+"""The program's task or thread, if the current task works for it."""
+
+
+def current_caller() -> object:
+    return CALLER.get() or asyncio.current_task()
+
+
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Options:
     """See the parameters of `Room.subscribe`."""
 
+    room_id: str
+    subscriber: str
+    start: Start
+    until_caught_up: bool
+    on_event: EventHandler | None
     read_ahead: int
     read_ahead_bytes: int
     ack_count: int
@@ -62,26 +78,11 @@ class Subscription:
     handler that fails (U21), or with a final outcome, which raises `UnibusError`.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        owned: set[Any],
-        room_id: str,
-        subscriber: str,
-        start: Start,
-        until_caught_up: bool,
-        on_event: EventHandler | None,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, connection: Connection, options: Options) -> None:
         self._connection = connection
-        self._owned = owned
-        self._room_id = room_id
-        self._subscriber = subscriber
-        self._until_caught_up = until_caught_up
-        self._on_event = on_event
-        self._limits = limits
-        self._progress = Progress(bool(subscriber), start)
-        self._credit = Credit(limits.read_ahead, limits.read_ahead_bytes)
+        self._options = options
+        self._progress = Progress(bool(options.subscriber), options.start)
+        self._credit = Credit(options.read_ahead, options.read_ahead_bytes)
         self._inbox: deque[Item | Event] = deque()
         self._ready = asyncio.Event()
         self._outbox: Outbox | None = None  # while the subscription is open
@@ -94,10 +95,8 @@ class Subscription:
         self._ack_backoff = Backoff()
         self._current: Item | None = None  # of the iterator
         self._used = False
-        self.handling = False
-        """Whether `run` is used."""
-        self._user: asyncio.Task[object] | None = None  # runs the iterator or run()
-        self._workers: set[asyncio.Task[object]] = set()
+        self._handling = False  # whether `run` is used
+        self._user: object = None  # the caller of the iterator
         self._idle = asyncio.Event()  # no message is in the hands of the program
         self._idle.set()
 
@@ -109,9 +108,7 @@ class Subscription:
         self._begin()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._idle.set()
         await self._finish()
 
@@ -141,15 +138,26 @@ class Subscription:
         A message counts as processed when its handler has returned. A handler that fails ends the subscription with its
         error, after the others have returned (U21). A cancel of this call cancels the handlers.
         """
-        self.handling = True
-        async with self:
-            if concurrency <= 1:
-                async for message in self:
-                    await handler(message)
-            else:
-                await self._run_concurrently(handler, concurrency)
+        with self.handling():
+            async with self:
+                if concurrency <= 1:
+                    async for message in self:
+                        await handler(message)
+                else:
+                    await self._run_concurrently(handler, concurrency)
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """What runs here is `run`: close waits for its handlers, unless one of them calls it."""
+        self._handling = True
+        outer = RUNNING.set(RUNNING.get() | {self})
+        try:
+            yield
+        finally:
+            RUNNING.reset(outer)
 
     async def _run_concurrently(self, handler: Handler, concurrency: int) -> None:
+        workers: set[asyncio.Task[None]] = set()
         failed: list[BaseException] = []
 
         async def work(item: Item) -> None:
@@ -166,19 +174,19 @@ class Subscription:
         self._idle.clear()
         try:
             while (item := await self._take()) is not None:
-                task: asyncio.Task[object] = asyncio.create_task(work(item))
-                self._workers.add(task)
-                task.add_done_callback(self._workers.discard)
-                if len(self._workers) >= concurrency:
-                    await asyncio.wait(self._workers, return_when=asyncio.FIRST_COMPLETED)
-            if self._workers:
-                await asyncio.wait(self._workers)
+                task = asyncio.create_task(work(item))
+                workers.add(task)
+                task.add_done_callback(workers.discard)
+                if len(workers) >= concurrency:
+                    await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+            if workers:
+                await asyncio.wait(workers)
         except asyncio.CancelledError:
-            for task in self._workers:
+            for task in workers:
                 task.cancel()
             raise
         finally:
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            await asyncio.gather(*workers, return_exceptions=True)
             self._idle.set()
         if failed:
             raise failed[0]
@@ -190,14 +198,13 @@ class Subscription:
         inside a handler, close only asks for the end, and the handler should return.
         """
         self.request_stop()
-        task = asyncio.current_task()
-        if self.handling and (task is self._user or task in self._workers):
+        if self in RUNNING.get():
             return
-        if self.handling:
+        if self._handling:
             await self._idle.wait()
-        elif task is not self._user:
-            with contextlib.suppress(TimeoutError):
-                await within(self._idle.wait(), self._limits.ack_timeout)
+        elif current_caller() is not self._user:
+            with suppress(TimeoutError):
+                await within(self._idle.wait(), self._options.ack_timeout)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -207,9 +214,9 @@ class Subscription:
 
     def _begin(self) -> None:
         self._used = True
-        self._user = asyncio.current_task()
+        self._user = current_caller()
         if self._pump is None and not self._stopping:
-            self._owned.add(self)
+            self._connection.owned.add(self)
             self._pump = asyncio.create_task(self._keep_open())
 
     def request_stop(self) -> None:
@@ -225,8 +232,8 @@ class Subscription:
                 if isinstance(entry, Item):
                     self._progress.begin(entry.message.sequence, entry.message.cursor, entry.epoch)
                     return entry
-                if self._on_event is not None:
-                    result = self._on_event(entry)
+                if self._options.on_event is not None:
+                    result = self._options.on_event(entry)
                     if inspect.isawaitable(result):
                         await result
             if self._stopping:
@@ -244,11 +251,11 @@ class Subscription:
     def _processed(self, item: Item) -> None:
         self._progress.finish(item.message.sequence, item.epoch)
         self._give_credit(len(item.message.payload))
-        if self._subscriber:
-            if self._progress.unacknowledged >= self._limits.ack_count:
+        if self._options.subscriber:
+            if self._progress.unacknowledged >= self._options.ack_count:
                 self._acknowledge()
             elif self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._limits.ack_interval, self._acknowledge)
+                self._timer = asyncio.get_running_loop().call_later(self._options.ack_interval, self._acknowledge)
 
     def _acknowledge(self) -> None:
         """Sends what is to be acknowledged, if the subscription is open; otherwise `opened` will (U20)."""
@@ -260,8 +267,8 @@ class Subscription:
 
     def _ack(self, sequence: int) -> pb.AcknowledgeRequest:
         return pb.AcknowledgeRequest(
-            room_id=self._room_id,
-            subscriber=self._subscriber,
+            room_id=self._options.room_id,
+            subscriber=self._options.subscriber,
             sequence=sequence,
             generation=self._progress.generation or None,
         )
@@ -270,24 +277,26 @@ class Subscription:
         credit = self._credit.give(size)
         if credit is not None and self._outbox is not None:
             self._outbox.put_nowait(
-                pb.ConsumeRequest(credit=pb.ConsumeCredit(room_id=self._room_id, messages=credit[0], bytes=credit[1]))
+                pb.ConsumeRequest(
+                    credit=pb.ConsumeCredit(room_id=self._options.room_id, messages=credit[0], bytes=credit[1])
+                )
             )
 
     async def _shutdown(self) -> None:
         """Confirms the last acknowledgement, for a bounded time, and ends the stream (U20, U27)."""
-        pump, end = self._pump, now() + self._limits.ack_timeout
+        pump, end = self._pump, now() + self._options.ack_timeout
         if pump is None:
             return
         try:
             self._acknowledge()
             if self._outbox is not None:
-                self._outbox.put_nowait(pb.ConsumeRequest(close=pb.ConsumeClose(room_id=self._room_id)))
+                self._outbox.put_nowait(pb.ConsumeRequest(close=pb.ConsumeClose(room_id=self._options.room_id)))
                 self._outbox.put_nowait(None)
-                await asyncio.wait({pump}, timeout=self._limits.ack_timeout)
+                await asyncio.wait({pump}, timeout=self._options.ack_timeout)
             sequence = self._progress.unconfirmed()
             taken_over = isinstance(self._error, UnibusError) and self._error.reason == "TAKEN_OVER"
             if sequence is not None and not taken_over and now() < end:
-                with contextlib.suppress(UnibusError):  # the messages come again
+                with suppress(UnibusError):  # the messages come again
                     call = self._connection.stub.Acknowledge
                     await self._connection.call(call, self._ack(sequence), timeout=end - now())
                     self._progress.acked(sequence)
@@ -296,7 +305,7 @@ class Subscription:
             pump.cancel()
             if self._timer is not None:
                 self._timer.cancel()
-            self._owned.discard(self)
+            self._connection.owned.discard(self)
             await asyncio.wait({pump})
 
     # --- the service's side
@@ -320,7 +329,7 @@ class Subscription:
                 await self._connection.reachable()
         except UnibusError as final:
             self._error = final
-            if self._subscriber:
+            if self._options.subscriber:
                 # they come again with the next subscription, or have gone to the one that took over
                 self._inbox = deque(entry for entry in self._inbox if not isinstance(entry, Item))
         except Exception as defect:  # must not leave the program waiting
@@ -368,11 +377,11 @@ class Subscription:
 
     def _open_request(self) -> pb.ConsumeRequest:
         subscribe = pb.SubscribeRequest(
-            room_id=self._room_id,
-            subscriber=self._subscriber,
+            room_id=self._options.room_id,
+            subscriber=self._options.subscriber,
             ack_mode=subscription_pb2.ACK_MODE_EXPLICIT,
             start=self._progress.connect().proto,
-            until_caught_up=self._until_caught_up,
+            until_caught_up=self._options.until_caught_up,
         )
         messages, size = self._credit.open()
         return pb.ConsumeRequest(open=pb.ConsumeOpen(subscribe=subscribe, credit_messages=messages, credit_bytes=size))
@@ -413,7 +422,7 @@ class Subscription:
                         if frame.closed.code != grpc.StatusCode.OK.value[0]:
                             return error_from_status(frame.closed)
                         if not self._stopping:
-                            return None if self._until_caught_up else self._ended_by_service()
+                            return None if self._options.until_caught_up else self._ended_by_service()
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error)
         return None if self._stopping else self._ended_by_service()

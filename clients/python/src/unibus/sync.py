@@ -7,6 +7,7 @@ first, so that a subscription acknowledges what was handled. A process must not 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import threading
@@ -14,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import unibus
+from unibus._subscription import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -42,7 +43,8 @@ class _Portal:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="unibus", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="unibus", daemon=True)
+        self._thread.start()
 
     @classmethod
     def shared(cls) -> _Portal:
@@ -53,9 +55,15 @@ class _Portal:
 
     def call(self, work: Awaitable[T]) -> T:
         """The result of the work. If an exception such as KeyboardInterrupt comes meanwhile, the work is cancelled."""
+        caller = threading.current_thread()
+        if caller is self._thread:
+            if inspect.iscoroutine(work):
+                work.close()
+            raise RuntimeError("a callback of a future must not block: do the call in another thread")
         ended = threading.Event()
 
         async def run() -> T:
+            CALLER.set(caller)
             try:
                 return await work
             finally:
@@ -68,9 +76,6 @@ class _Portal:
             if future.cancel():
                 ended.wait(CANCEL_TIMEOUT)
             raise
-
-    def post(self, work: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(work)
 
     def future(self, answer: asyncio.Future[T]) -> Future[T]:
         """A future of this thread for one of the event loop."""
@@ -164,7 +169,7 @@ class _Closing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     if TYPE_CHECKING:
@@ -190,7 +195,6 @@ class Subscription(_Closing):
     def __init__(self, portal: _Portal, inner: unibus.Subscription) -> None:
         self._portal = portal
         self._inner = inner
-        self._mine = threading.local()  # whether this thread iterates, or runs a handler
 
     def __enter__(self) -> Self:
         async def begin() -> None:
@@ -199,8 +203,8 @@ class Subscription(_Closing):
         self._portal.call(begin())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._portal.call(self._inner.__aexit__(kind, error, trace))
+    def __exit__(self, *_: object) -> None:
+        self._portal.call(self._inner.__aexit__())
 
     def __iter__(self) -> Iterator[Message]:
         return self
@@ -209,40 +213,25 @@ class Subscription(_Closing):
         message = self._portal.call(anext(self._inner, _END))
         if message is _END:
             raise StopIteration
-        self._mine.iterates = True
         return message
 
     def run(self, handler: Callable[[Message], object], *, concurrency: int = 1) -> None:
         """Calls the handler for each message: in this thread, or with a greater concurrency in so many others."""
 
-        def handle(message: Message) -> None:
-            self._mine.handles = True
-            try:
-                handler(message)
-            finally:
-                self._mine.handles = False
-
         if concurrency <= 1:
-            self._inner.handling = True  # close waits for the handler
-            with self:
+            with self._inner.handling(), self:
                 for message in self:
-                    handle(message)
+                    handler(message)
             return
         with ThreadPoolExecutor(concurrency, "unibus-handler") as threads:
 
             async def in_thread(message: Message) -> None:
-                await asyncio.get_running_loop().run_in_executor(threads, handle, message)
+                context = contextvars.copy_context()  # so that the client knows what a handler calls
+                await asyncio.get_running_loop().run_in_executor(threads, context.run, handler, message)
 
             self._portal.call(self._inner.run(in_thread, concurrency=concurrency))
 
-    def close(self) -> None:
-        """See `unibus.Subscription.close`."""
-        if getattr(self._mine, "handles", False):
-            self._portal.post(self._inner.request_stop)
-        elif getattr(self._mine, "iterates", False):
-            self._portal.call(self._inner.__aexit__(None, None, None))
-        else:
-            self._portal.call(self._inner.close())
+    close = _blocking(unibus.Subscription.close)
 
 
 class Room:

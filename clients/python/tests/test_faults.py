@@ -1,0 +1,274 @@
+"""What a service does rarely, against a scripted service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from service import Context, Service, message, opened, refuse, serving
+
+import unibus
+from unibus import Outcome, UnibusError
+from unibus.v1 import room_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+LIMIT = 5.0
+
+
+def run(test: Coroutine[object, object, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, LIMIT))
+
+
+async def nothing(_: unibus.Message) -> None: ...
+
+
+# --- close from everywhere (U27)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("what", ["subscription", "client", "in a task"])
+def test_close_in_a_handler_asks_for_the_end(what: str, concurrency: int) -> None:
+    async def test() -> None:
+        service = Service()
+        async with serving(service) as client:
+            subscription = client.room("r").subscribe("s")
+
+            async def handle(_: unibus.Message) -> None:
+                if what == "client":
+                    await client.close()
+                else:
+                    await (asyncio.gather(subscription.close()) if what == "in a task" else subscription.close())
+
+            await subscription.run(handle, concurrency=concurrency)
+        assert service.commands[-1] == "close"
+        assert any(command.startswith("ack") for command in service.commands)
+
+    run(test())
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_close_in_an_observer_asks_for_the_end(concurrency: int) -> None:
+    async def test() -> None:
+        async with serving(Service()) as client:
+
+            async def observe(_: unibus.Event) -> None:
+                await client.close()
+
+            await client.room("r").subscribe("s", on_event=observe).run(nothing, concurrency=concurrency)
+
+    run(test())
+
+
+def test_close_of_the_client_does_not_wait_for_the_iterator_that_calls_it() -> None:
+    async def test() -> None:
+        async with serving(Service()) as client, client.room("r").subscribe(ack_timeout=60) as messages:
+            async for _ in messages:
+                await client.close()
+
+    run(test())
+
+
+def test_close_by_another_task_waits_for_handlers_and_acknowledges() -> None:
+    async def test() -> None:
+        service, began = Service(), asyncio.Event()
+        async with serving(service) as client:
+
+            async def handle(_: unibus.Message) -> None:
+                began.set()
+                await asyncio.sleep(0.1)
+
+            running = asyncio.create_task(client.room("r").subscribe("s").run(handle))
+            await began.wait()
+            await client.close()
+            await running
+        assert service.commands == ["open", "ack 1", "close"]
+
+    run(test())
+
+
+def test_a_publisher_that_waits_for_its_window_ends_with_close() -> None:
+    async def test() -> None:
+        client = unibus.connect("http://127.0.0.1:1")
+        publisher = client.room("r").publisher(max_unanswered=2, close_timeout=0.1)
+        sends = [asyncio.create_task(publisher.send(b"x")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        await asyncio.gather(publisher.close(), publisher.close())
+        for first in sends[:2]:
+            error = (await first).exception()
+            assert isinstance(error, UnibusError)
+            assert error.outcome_unknown
+        for later in sends[2:]:
+            with pytest.raises(UnibusError, match="closed"):
+                await later
+        await client.close()
+
+    run(test())
+
+
+# --- outcomes and tokens
+
+
+def test_an_attempt_that_was_cut_short_leaves_the_outcome_unknown() -> None:
+    class Slow(Service):
+        attempts = 0
+
+        async def Publish(self, request: pb.PublishRequest, context: Context) -> pb.PublishResponse:
+            self.attempts += 1
+            if self.attempts == 1:
+                await refuse(context, grpc.StatusCode.UNAVAILABLE, "NATS_UNAVAILABLE", 0.01)
+            await asyncio.sleep(30)
+            return pb.PublishResponse()
+
+    async def test() -> None:
+        async with serving(Slow()) as client:
+            with pytest.raises(UnibusError) as caught:
+                await client.room("r").publish(b"x", timeout=0.5)
+        assert (caught.value.reason, caught.value.outcome_unknown) == ("NATS_UNAVAILABLE", True)
+        assert caught.value.message_id
+
+    run(test())
+
+
+def test_a_supplier_that_is_cancelled_is_no_cancel_by_the_program() -> None:
+    async def supply() -> str:
+        raise asyncio.CancelledError
+
+    async def test() -> None:
+        events: list[unibus.Event] = []
+        async with serving(Service(), token=supply, plaintext_token=True, call_timeout=0.1) as client:
+            with pytest.raises(UnibusError) as caught:
+                await client.room("r").info()
+            assert caught.value.outcome is Outcome.AGAIN
+            subscription = client.room("r").subscribe(on_event=events.append)
+            running = asyncio.create_task(subscription.run(nothing))
+            await asyncio.sleep(0.3)
+            assert not running.done()
+            await subscription.close()
+            await running
+        assert all(isinstance(event, unibus.Disconnected) for event in events)
+
+    run(test())
+
+
+@pytest.mark.parametrize("token", ["", "\n", "é", "a\nb"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    async def test() -> None:
+        async with serving(Service(), token=lambda: token, plaintext_token=True, call_timeout=0.1) as client:
+            with pytest.raises(UnibusError, match="token must not be empty"):
+                await client.room("r").info()
+
+    with pytest.raises(ValueError, match="token"):
+        unibus.connect("http://127.0.0.1:1", token=token, plaintext_token=True)
+    run(test())
+
+
+def test_a_token_loses_the_line_feed_of_its_file() -> None:
+    class Guarded(Service):
+        async def GetRoom(self, request: pb.GetRoomRequest, context: Context) -> pb.GetRoomResponse:
+            self.commands += [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+            return await super().GetRoom(request, context)
+
+    async def test() -> None:
+        service = Guarded()
+        for token in ("t\n", lambda: "t\n"):
+            async with serving(service, token=token, plaintext_token=True) as client:
+                await client.room("r").info()
+        assert service.commands == ["Bearer t"] * 2
+
+    run(test())
+
+
+def test_a_room_that_refuses_ids_for_ever_is_an_error() -> None:
+    class Odd(Service):
+        async def Publish(self, request: pb.PublishRequest, context: Context) -> pb.PublishResponse:
+            self.commands.append("publish")
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "ROOM_NOT_PERSISTED")
+            return pb.PublishResponse()
+
+    async def test() -> None:
+        service = Odd()
+        async with serving(service) as client:
+            with pytest.raises(UnibusError) as caught:
+                await client.room("r").publish(b"x")
+        assert caught.value.reason == "ROOM_NOT_PERSISTED"
+        assert service.commands == ["publish"] * 2
+
+    run(test())
+
+
+# --- subscriptions
+
+
+def test_a_new_log_is_noticed_although_no_message_was_processed() -> None:
+    class NewLog(Service):
+        streams = 0
+
+        async def Consume(
+            self, requests: AsyncIterator[pb.ConsumeRequest], context: Context
+        ) -> AsyncIterator[pb.ConsumeResponse]:
+            self.streams += 1
+            yield opened(resumed=False)
+            for sequence in (1, 2, 3):
+                yield message(sequence, b"old" if self.streams == 1 else b"new")
+            if self.streams == 1:
+                await refuse(context, grpc.StatusCode.UNAVAILABLE)
+            async for answer in self.answers(requests):
+                yield answer
+
+    async def test() -> None:
+        service, handled = NewLog(), []
+        async with serving(service) as client:
+            subscription = client.room("r").subscribe("s")
+
+            async def handle(m: unibus.Message) -> None:
+                handled.append((m.sequence, m.payload))
+                await asyncio.sleep(
+                    0.5 if len(handled) == 1 else 0
+                )  # meanwhile the stream breaks, and the room is a new one
+                if handled[-1] == (2, b"new"):
+                    await subscription.close()
+
+            await subscription.run(handle)
+        assert handled == [(1, b"old"), (1, b"new"), (2, b"new")]
+        assert "ack 3" not in service.commands
+
+    run(test())
+
+
+def test_a_status_of_the_service_is_no_cancel() -> None:
+    class Cancels(Service):
+        async def Consume(
+            self, requests: AsyncIterator[pb.ConsumeRequest], context: Context
+        ) -> AsyncIterator[pb.ConsumeResponse]:
+            self.commands.append("open")
+            if len(self.commands) == 1:
+                await context.abort(grpc.StatusCode.CANCELLED, "a proxy")
+            yield opened()
+            yield message(1)
+            async for answer in self.answers(requests):
+                yield answer
+
+    async def test() -> None:
+        async with serving(Cancels()) as client, client.room("r").subscribe() as messages:
+            async for received in messages:
+                assert received.sequence == 1
+                break
+
+    run(test())
+
+
+def test_subscriptions_leave_no_tasks() -> None:
+    async def test() -> None:
+        async with serving(Service()) as client:
+            for _ in range(20):
+                async with client.room("r").subscribe("s") as messages:
+                    await anext(messages)
+            tasks = {task for task in asyncio.all_tasks() if "unibus" in repr(task.get_coro())}
+            assert not tasks
+            assert not client._connection.owned
+
+    run(test())

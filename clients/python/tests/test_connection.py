@@ -65,6 +65,9 @@ def test_certificates_must_fit() -> None:
         unibus.connect("http://127.0.0.1:1", ca=b"pem")
     with pytest.raises(ValueError, match="private key"):
         unibus.connect("https://a:1", certificate=b"pem")
+    for pem in (b"pem", __file__):
+        with pytest.raises(ValueError, match="PEM"):
+            unibus.connect("https://a:1", ca=pem)
 
 
 def test_the_system_has_authorities() -> None:

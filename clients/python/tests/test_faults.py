@@ -109,6 +109,72 @@ def test_a_publisher_that_waits_for_its_window_ends_with_close() -> None:
     run(test())
 
 
+def test_an_iterator_goes_on_after_a_time_limit() -> None:
+    async def test() -> None:
+        async with serving(Service()) as client, client.room("r").subscribe("s") as messages:
+            for sequence in (1, 2, 3):
+                assert (await anext(messages)).sequence == sequence
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(messages), 0.05)
+            waiting = asyncio.ensure_future(anext(messages, None))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            await messages.close()
+            assert await waiting is None
+
+    run(test())
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_handler_may_be_a_plain_function(concurrency: int) -> None:
+    async def test() -> None:
+        service, handled = Service(), list[int]()
+        async with serving(service) as client:
+            subscription = client.room("r").subscribe("s")
+
+            def handle(received: unibus.Message) -> None:
+                handled.append(received.sequence)
+                if received.sequence == 3:
+                    subscription.request_stop()
+
+            await subscription.run(handle, concurrency=concurrency)
+        assert handled == [1, 2, 3]
+        assert service.commands == ["open", "ack 3", "close"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("where", ["handler", "observer"])
+def test_an_error_of_the_program_ends_the_subscription(where: str, concurrency: int) -> None:
+    async def test() -> None:
+        service = Service()
+        async with serving(service) as client:
+
+            def fail(received: object) -> None:
+                if isinstance(received, unibus.Opened) or (isinstance(received, unibus.Message) and received.sequence == 2):
+                    raise LookupError
+
+            subscription = client.room("r").subscribe("s", on_event=fail if where == "observer" else None)
+            with pytest.raises(LookupError):
+                await subscription.run(fail, concurrency=concurrency)
+        assert [command for command in service.commands if "ack" in command] == (["ack 1"] if where == "handler" else [])
+
+    run(test())
+
+
+def test_a_client_belongs_to_one_event_loop() -> None:
+    client = unibus.connect("http://127.0.0.1:1", call_timeout=0.05)
+
+    async def call() -> None:
+        await client.room("r").info()
+
+    with pytest.raises(UnibusError):
+        asyncio.run(call())
+    with pytest.raises(RuntimeError, match="one event loop"):
+        asyncio.run(call())
+
+
 # --- outcomes and tokens
 
 

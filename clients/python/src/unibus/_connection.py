@@ -85,7 +85,10 @@ class Connection:
         if self.closed:
             raise closed_error()
         if self._stub is None:
+            self._loop = asyncio.get_running_loop()
             self._stub = RoomServiceStub(self._open())
+        elif self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("a client belongs to one event loop, and this is another one")
         return self._stub
 
     def _open(self) -> grpc.aio.Channel:
@@ -123,11 +126,10 @@ class Connection:
             return supplier
 
         async def supply() -> str:
-            supplied = supplier()
-            return await supplied if inspect.isawaitable(supplied) else supplied
+            return checked_token(await settle(supplier()))
 
         try:
-            return checked_token(await within(supply(), timeout))
+            return await within(supply(), timeout)
         except Exception as cause:
             message = f"the supplier of tokens failed: {cause!r}"
             raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
@@ -242,6 +244,11 @@ class Attempts:
         self._backoff.reset()
 
 
+async def settle(result: Any) -> Any:
+    """The result of a function of the program, which may be an async one."""
+    return await result if inspect.isawaitable(result) else result
+
+
 async def within(work: Coroutine[object, object, T], seconds: float) -> T:
     """The result of the work, or TimeoutError. Unlike asyncio.wait_for before 3.12 it never loses a cancel (U3)."""
     task = asyncio.ensure_future(work)
@@ -303,7 +310,10 @@ def checked_token(token: str) -> str:
 
 
 def read_pem(pem: Pem) -> bytes:
-    return pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+    text = pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+    if b"-----BEGIN " not in text:
+        raise ValueError("a certificate or a key is no PEM text, or not the path of one")
+    return text
 
 
 def system_roots() -> bytes | None:

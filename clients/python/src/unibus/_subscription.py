@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from unibus._connection import Attempts, end_of, within
+from unibus._connection import Attempts, end_of, settle, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._progress import Credit, Progress, Watch
 from unibus._retry import Backoff, now
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     ConsumeCall = grpc.aio.StreamStreamCall[pb.ConsumeRequest, pb.ConsumeResponse]
     Outbox = asyncio.Queue[pb.ConsumeRequest | None]
 
-Handler = Callable[[Message], Awaitable[object]]
+Handler = Callable[[Message], "Awaitable[object] | None"]
 EventHandler = Callable[[Event], "Awaitable[object] | None"]
 STABLE = 10.0
 """A subscription that was open so long, in seconds, begins with the shortest pause again (U15)."""
@@ -116,21 +115,23 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
-        """The next message. The one before it counts as processed (U19)."""
+        """The next message. The one before it counts as processed (U19). After a cancel, such as a time limit, ask again."""
         self._begin()
         if self._current is not None:
             self._processed(self._current)
             self._current = None
             self._idle.set()
         try:
-            self._current = await self._take()
-        finally:
-            if self._current is None:
-                await self._finish()
-        if self._current is None:
+            item = await self._take()
+        except Exception:
+            await self._finish()
+            raise
+        if item is None:
+            await self._finish()
             raise StopAsyncIteration
+        self._current = item
         self._idle.clear()
-        return self._current.message
+        return item.message
 
     async def run(self, handler: Handler, *, concurrency: int = 1) -> None:
         """Calls the handler for each message, in order, with so many handlers at once (U23).
@@ -142,7 +143,7 @@ class Subscription:
             async with self:
                 if concurrency <= 1:
                     async for message in self:
-                        await handler(message)
+                        await settle(handler(message))
                 else:
                     await self._run_concurrently(handler, concurrency)
 
@@ -162,7 +163,7 @@ class Subscription:
 
         async def work(item: Item) -> None:
             try:
-                await handler(item.message)
+                await settle(handler(item.message))
             except BaseException as error:
                 failed.append(error)
                 self.request_stop()
@@ -233,9 +234,7 @@ class Subscription:
                     self._progress.begin(entry.message.sequence, entry.message.cursor, entry.epoch)
                     return entry
                 if self._options.on_event is not None:
-                    result = self._options.on_event(entry)
-                    if inspect.isawaitable(result):
-                        await result
+                    await settle(self._options.on_event(entry))
             if self._stopping:
                 break
             if self._ended:

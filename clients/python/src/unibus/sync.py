@@ -12,7 +12,7 @@ import functools
 import inspect
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import unibus
 from unibus._subscription import CALLER
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Publisher", "Room", "Subscription", "connect"]
 
 Inner = TypeVar("Inner")
-Inner_co = TypeVar("Inner_co", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
@@ -77,9 +76,10 @@ class _Portal:
                 ended.wait(CANCEL_TIMEOUT)
             raise
 
-    def future(self, answer: asyncio.Future[T]) -> Future[T]:
-        """A future of this thread for one of the event loop."""
+    def future(self, work: Awaitable[asyncio.Future[T]]) -> Future[T]:
+        """A future of this thread for one of the event loop, which is the result of the work."""
         copy: Future[T] = Future()
+        answer = self.call(work)
 
         def done(answer: asyncio.Future[T]) -> None:
             if not copy.set_running_or_notify_cancel():
@@ -98,58 +98,23 @@ class _Portal:
             yield value
 
 
-class _Face(Protocol[Inner_co]):
+class _Face(Generic[Inner]):
     """Stands for an object that belongs to the event loop."""
 
-    @property
-    def _portal(self) -> _Portal: ...
-    @property
-    def _inner(self) -> Inner_co: ...
+    def __init__(self, portal: _Portal, inner: Inner) -> None:
+        self._portal = portal
+        self._inner = inner
 
 
-def _blocking(method: Callable[Concatenate[Inner, P], Awaitable[T]]) -> Callable[Concatenate[_Face[Inner], P], T]:
-    """The method with the same parameters, which waits for its result."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._portal.call(method(self._inner, *args, **kwargs))
-
-    return call
-
-
-def _wrapping(
-    method: Callable[Concatenate[Inner, P], Awaitable[T]], wrap: Callable[[_Portal, T], U]
+def _delegate(
+    method: Callable[Concatenate[Inner, P], T], convert: Callable[[_Portal, T], U]
 ) -> Callable[Concatenate[_Face[Inner], P], U]:
-    """The method with the same parameters, which waits for its result and wraps it."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
-        return wrap(self._portal, self._portal.call(method(self._inner, *args, **kwargs)))
-
-    return call
-
-
-def _iterating(
-    method: Callable[Concatenate[Inner, P], AsyncIterator[T]],
-) -> Callable[Concatenate[_Face[Inner], P], Iterator[T]]:
-    """The method with the same parameters, as an iterator that waits for each value."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._portal.iterate(method(self._inner, *args, **kwargs))
-
-    return call
-
-
-def _making(
-    method: Callable[Concatenate[Inner, P], T], wrap: Callable[[_Portal, T], U]
-) -> Callable[Concatenate[_Face[Inner], P], U]:
-    """The method with the same parameters, whose result is wrapped. Functions that it takes run in other threads."""
+    """The method with the same parameters, whose result is converted."""
 
     @functools.wraps(method)
     def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
         kwargs.update(_in_threads(kwargs))
-        return wrap(self._portal, method(self._inner, *args, **kwargs))
+        return convert(self._portal, method(self._inner, *args, **kwargs))
 
     return call
 
@@ -163,8 +128,12 @@ def _in_threads(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-class _Closing:
-    """A context manager that closes."""
+class Publisher(_Face[unibus.Publisher]):
+    """See `unibus.Publisher`. The futures of `send` are those of `concurrent.futures`."""
+
+    close = _delegate(unibus.Publisher.close, _Portal.call)
+    flush = _delegate(unibus.Publisher.flush, _Portal.call)
+    send = _delegate(unibus.Publisher.send, _Portal.future)
 
     def __enter__(self) -> Self:
         return self
@@ -172,29 +141,9 @@ class _Closing:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    if TYPE_CHECKING:
 
-        def close(self) -> None: ...
-
-
-class Publisher(_Closing):
-    """See `unibus.Publisher`. The futures of `send` are those of `concurrent.futures`."""
-
-    def __init__(self, portal: _Portal, inner: unibus.Publisher) -> None:
-        self._portal = portal
-        self._inner = inner
-
-    close = _blocking(unibus.Publisher.close)
-    flush = _blocking(unibus.Publisher.flush)
-    send = _wrapping(unibus.Publisher.send, _Portal.future)
-
-
-class Subscription(_Closing):
+class Subscription(_Face[unibus.Subscription]):
     """See `unibus.Subscription`: iterate over it in a `with` block, or call `run`."""
-
-    def __init__(self, portal: _Portal, inner: unibus.Subscription) -> None:
-        self._portal = portal
-        self._inner = inner
 
     def __enter__(self) -> Self:
         async def begin() -> None:
@@ -231,51 +180,52 @@ class Subscription(_Closing):
 
             self._portal.call(self._inner.run(in_thread, concurrency=concurrency))
 
-    close = _blocking(unibus.Subscription.close)
+    close = _delegate(unibus.Subscription.close, _Portal.call)
 
 
-class Room:
+class Room(_Face[unibus.Room]):
     """See `unibus.Room`."""
 
-    def __init__(self, portal: _Portal, inner: unibus.Room) -> None:
-        self._portal = portal
-        self._inner = inner
-        self.id = inner.id
+    @property
+    def id(self) -> str:
+        return self._inner.id
 
     def __repr__(self) -> str:
         return repr(self._inner)
 
-    info = _blocking(unibus.Room.info)
-    update = _blocking(unibus.Room.update)
-    delete = _blocking(unibus.Room.delete)
-    purge = _blocking(unibus.Room.purge)
-    delete_message = _blocking(unibus.Room.delete_message)
-    publish = _blocking(unibus.Room.publish)
-    history = _iterating(unibus.Room.history)
-    add_member = _blocking(unibus.Room.add_member)
-    remove_member = _blocking(unibus.Room.remove_member)
-    members = _iterating(unibus.Room.members)
-    subscribers = _iterating(unibus.Room.subscribers)
-    seek_subscriber = _blocking(unibus.Room.seek_subscriber)
-    delete_subscriber = _blocking(unibus.Room.delete_subscriber)
+    info = _delegate(unibus.Room.info, _Portal.call)
+    update = _delegate(unibus.Room.update, _Portal.call)
+    delete = _delegate(unibus.Room.delete, _Portal.call)
+    purge = _delegate(unibus.Room.purge, _Portal.call)
+    delete_message = _delegate(unibus.Room.delete_message, _Portal.call)
+    publish = _delegate(unibus.Room.publish, _Portal.call)
+    history = _delegate(unibus.Room.history, _Portal.iterate)
+    add_member = _delegate(unibus.Room.add_member, _Portal.call)
+    remove_member = _delegate(unibus.Room.remove_member, _Portal.call)
+    members = _delegate(unibus.Room.members, _Portal.iterate)
+    subscribers = _delegate(unibus.Room.subscribers, _Portal.iterate)
+    seek_subscriber = _delegate(unibus.Room.seek_subscriber, _Portal.call)
+    delete_subscriber = _delegate(unibus.Room.delete_subscriber, _Portal.call)
 
-    publisher = _making(unibus.Room.publisher, Publisher)
-    subscribe = _making(unibus.Room.subscribe, Subscription)
+    publisher = _delegate(unibus.Room.publisher, Publisher)
+    subscribe = _delegate(unibus.Room.subscribe, Subscription)
 
 
-class Client(_Closing):
+class Client(_Face[unibus.Client]):
     """See `unibus.Client`. It may be used by several threads."""
 
-    def __init__(self, portal: _Portal, inner: unibus.Client) -> None:
-        self._portal = portal
-        self._inner = inner
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def room(self, room_id: str) -> Room:
         return Room(self._portal, self._inner.room(room_id))
 
-    close = _blocking(unibus.Client.close)
-    rooms = _iterating(unibus.Client.rooms)
-    create_room = _wrapping(unibus.Client.create_room, Room)
+    close = _delegate(unibus.Client.close, _Portal.call)
+    rooms = _delegate(unibus.Client.rooms, _Portal.iterate)
+    create_room = _delegate(unibus.Client.create_room, lambda portal, work: Room(portal, portal.call(work)))
 
 
 def _connecting(connect: Callable[P, unibus.Client]) -> Callable[P, Client]:

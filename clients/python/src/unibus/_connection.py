@@ -264,12 +264,28 @@ async def within(work: Coroutine[object, object, T], seconds: float) -> T:
     return task.result()
 
 
-def end_of(reader: asyncio.Task[UnibusError | None]) -> UnibusError | None:
-    """What a finished reader of a stream returned, or what its failure means."""
-    if reader.cancelled():
-        return closed_error()  # nobody else cancels it
-    error = reader.exception()
-    return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
+async def drive(
+    call: grpc.aio.StreamStreamCall[Any, Any],
+    reader: asyncio.Task[UnibusError | None],
+    writer: asyncio.Task[None],
+    tick: Callable[[], UnibusError | None],
+    interval: Callable[[], float],
+) -> UnibusError | None:
+    """Runs a stream until its reader ends, or until a tick gives up. Returns why it ended."""
+    try:
+        while not reader.done():
+            await asyncio.wait({reader}, timeout=interval())
+            if not reader.done() and (gave_up := tick()) is not None:
+                return gave_up
+        if reader.cancelled():
+            return closed_error()  # nobody else cancels it
+        error = reader.exception()
+        return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
+    finally:
+        reader.cancel()
+        writer.cancel()
+        call.cancel()
+        await asyncio.gather(reader, writer, return_exceptions=True)
 
 
 def being_cancelled() -> bool:

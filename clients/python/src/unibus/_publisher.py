@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from unibus._connection import MIB, Attempts, closed_error, end_of, within
+from unibus._connection import MIB, Attempts, closed_error, drive, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._publish import Policies, Policy, new_id, publish_request
 from unibus._retry import now
@@ -233,21 +233,19 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
         writer = asyncio.create_task(self._write(call, persist))
         reader = asyncio.create_task(self._read(call, attempts))
         ticked = awake = now()
-        try:
-            while not reader.done():
-                await asyncio.wait({reader}, timeout=TICK)
-                if now() - ticked > FROZEN:
-                    awake = now()  # this process was frozen, and could not read
-                ticked = now()
-                sent = self._unanswered.oldest_sent()
-                if sent is not None and ticked - max(sent, awake) > self._connection.attempt_timeout:
-                    return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
-            return end_of(reader) or failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
-        finally:
-            writer.cancel()
-            reader.cancel()
-            call.cancel()
-            await asyncio.gather(writer, reader, return_exceptions=True)
+
+        def tick() -> UnibusError | None:
+            nonlocal ticked, awake
+            if now() - ticked > FROZEN:
+                awake = now()  # this process was frozen, and could not read
+            ticked = now()
+            sent = self._unanswered.oldest_sent()
+            if sent is None or ticked - max(sent, awake) <= self._connection.attempt_timeout:
+                return None
+            return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
+
+        error = await drive(call, reader, writer, tick, lambda: TICK)
+        return error or failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
 
     async def _write(
         self, call: grpc.aio.StreamStreamCall[pb.PublishStreamRequest, pb.PublishStreamResponse], persist: bool

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from unibus._connection import Attempts, end_of, settle, within
+from unibus._connection import Attempts, drive, settle, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._progress import Credit, Progress, Watch
 from unibus._retry import Backoff, now
@@ -350,29 +350,25 @@ class Subscription:
             return error
         outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(self._open_request())
-        watch = Watch(now())
         begun = now()
+        watch = Watch(begun)
+
+        def tick() -> UnibusError | None:
+            verdict = watch.tick(now())
+            if verdict == "ping":
+                outbox.put_nowait(pb.ConsumeRequest(ping=pb.ConsumePing(nonce=1)))
+            if verdict != "silent":
+                return None
+            return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the subscription was silent for too long")
+
         reader = asyncio.create_task(self._read(call, outbox, watch, attempts))
         writer = asyncio.create_task(_write(call, outbox))
         try:
-            while not reader.done():
-                await asyncio.wait({reader}, timeout=watch.interval)
-                if reader.done():
-                    break
-                verdict = watch.tick(now())
-                if verdict == "silent":
-                    return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the subscription was silent for too long")
-                if verdict == "ping":
-                    outbox.put_nowait(pb.ConsumeRequest(ping=pb.ConsumePing(nonce=1)))
-            return end_of(reader)
+            return await drive(call, reader, writer, tick, lambda: watch.interval)
         finally:
             if self._outbox is outbox and now() - begun >= STABLE:
                 attempts.reset()
             self._outbox = None
-            reader.cancel()
-            writer.cancel()
-            call.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
 
     def _open_request(self) -> pb.ConsumeRequest:
         subscribe = pb.SubscribeRequest(
@@ -385,13 +381,7 @@ class Subscription:
         messages, size = self._credit.open()
         return pb.ConsumeRequest(open=pb.ConsumeOpen(subscribe=subscribe, credit_messages=messages, credit_bytes=size))
 
-    async def _read(
-        self,
-        call: ConsumeCall,
-        outbox: Outbox,
-        watch: Watch,
-        attempts: Attempts,
-    ) -> UnibusError | None:
+    async def _read(self, call: ConsumeCall, outbox: Outbox, watch: Watch, attempts: Attempts) -> UnibusError | None:
         """Reads frames until the subscription ends."""
         try:
             async for frame in call:

@@ -90,6 +90,35 @@ def test_close_by_another_task_waits_for_handlers_and_acknowledges() -> None:
     run(test())
 
 
+def test_a_handler_can_use_a_publisher_to_its_end() -> None:
+    class Answers(Service):
+        async def PublishStream(
+            self, requests: AsyncIterator[pb.PublishStreamRequest], context: Context
+        ) -> AsyncIterator[pb.PublishStreamResponse]:
+            async for request in requests:
+                self.commands.append("publish")
+                yield pb.PublishStreamResponse(correlation_id=request.correlation_id, result=pb.PublishResponse(sequence=1))
+
+    async def test() -> None:
+        service, began = Answers(), asyncio.Event()
+        async with serving(service) as client:
+            publisher = client.room("r").publisher()
+            await (await publisher.send(b""))
+
+            async def handle(_: unibus.Message) -> None:
+                began.set()
+                await asyncio.sleep(0.1)
+                await (await publisher.send(b""))
+
+            running = asyncio.create_task(client.room("r").subscribe("s").run(handle))
+            await began.wait()
+            await client.close()
+            await running
+        assert service.commands == ["publish", "open", "publish", "ack 1", "close"]
+
+    run(test())
+
+
 def test_a_publisher_that_waits_for_its_window_ends_with_close() -> None:
     async def test() -> None:
         client = unibus.connect("http://127.0.0.1:1")
@@ -173,6 +202,28 @@ def test_a_client_belongs_to_one_event_loop() -> None:
         asyncio.run(call())
     with pytest.raises(RuntimeError, match="one event loop"):
         asyncio.run(call())
+
+
+def test_a_publisher_does_not_wait_for_longer_than_the_room_remembers_ids() -> None:
+    class Later(Service):
+        async def PublishStream(
+            self, requests: AsyncIterator[pb.PublishStreamRequest], context: Context
+        ) -> AsyncIterator[pb.PublishStreamResponse]:
+            async for _ in requests:
+                await refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 3600)
+                yield pb.PublishStreamResponse()
+
+    async def test() -> None:
+        async with serving(Later()) as client, client.room("r").publisher() as publisher:
+            answers = [await publisher.send(b"x")]
+            await asyncio.wait(answers)
+            answers.append(await publisher.send(b"while the service wants no messages"))
+            for answer in answers:
+                with pytest.raises(UnibusError) as caught:
+                    await answer
+                assert (caught.value.reason, caught.value.outcome_unknown) == ("RATE_LIMITED", False)
+
+    run(test())
 
 
 # --- outcomes and tokens

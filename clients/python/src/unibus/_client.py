@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from unibus._connection import MIB, Connection, Pem, TokenSupplier
 from unibus._publish import new_id
+from unibus._publisher import Publisher
 from unibus._room import Room
-from unibus._subscription import CALLER, RUNNING, current_caller
+from unibus._subscription import CALLER, RUNNING, Subscription, current_caller
 from unibus._types import Retention, RoomInfo, duration, retention_proto, room_of
 from unibus.v1 import room_service_pb2 as pb
 
@@ -69,12 +70,12 @@ class Client(AbstractAsyncContextManager["Client"]):
         await self.close()
 
     async def close(self) -> None:
-        """Closes all subscriptions and publishers, then the connection (U27).
+        """Closes all subscriptions, then the publishers, which handlers may use to the end, then the connection (U27).
 
         From inside a handler, close only asks for the end: the client is closed when the handler has returned.
         """
-        owned = list(self._connection.owned)
-        if handling := RUNNING.get().intersection(owned):
+        owned = self._connection.owned
+        if handling := RUNNING.get() & owned:
             for subscription in handling:
                 subscription.request_stop()
             if self._closing is None:
@@ -82,7 +83,8 @@ class Client(AbstractAsyncContextManager["Client"]):
             return
         caller = CALLER.set(current_caller())
         try:
-            await asyncio.gather(*(one.close() for one in owned), return_exceptions=True)
+            for kind in (Subscription, Publisher):
+                await asyncio.gather(*(one.close() for one in list(owned) if isinstance(one, kind)), return_exceptions=True)
         finally:
             CALLER.reset(caller)
             await self._connection.close()

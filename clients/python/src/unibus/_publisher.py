@@ -197,10 +197,12 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
                     self._fail(entry, final)
                 attempts = Attempts(self._connection)
                 continue
-            for entry in self._unanswered.entries():
-                if self._too_late(entry):
-                    self._fail(entry, error)
-            await asyncio.sleep(pause)
+            end = now() + pause
+            while self._unanswered and (left := end - now()) > 0:
+                for entry in self._unanswered.entries():
+                    if self._too_late(entry, left):
+                        self._fail(entry, error)
+                await asyncio.sleep(min(left, TICK))
             await self._connection.reachable()
 
     @property
@@ -217,12 +219,12 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
                 if not entry.request.message_id:
                     self._fail(entry, error)  # an ephemeral room would get it twice (U12)
 
-    def _too_late(self, entry: Entry) -> bool:
-        """Whether the room may forget the id of the message before another attempt ends (U11)."""
+    def _too_late(self, entry: Entry, pause: float = 0.0) -> bool:
+        """Whether the room may forget the id of the message before an attempt after the pause ends (U11)."""
         if self._policy is None:
             return True  # all attempts to ask for it have failed
         limit = self._policy.begin_within
-        return now() > entry.begun + (limit if entry.tried else max(limit, self._connection.call_timeout))
+        return now() + pause > entry.begun + (limit if entry.tried else max(limit, self._connection.call_timeout))
 
     async def _stream(self, attempts: Attempts, persist: bool) -> UnibusError:
         """Runs one stream until it ends. Returns why."""

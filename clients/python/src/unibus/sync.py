@@ -60,38 +60,36 @@ class _Portal:
                 work.close()
             raise RuntimeError("a callback of a future must not block: do the call in another thread")
         ended = threading.Event()
+        tasks: list[asyncio.Task[T]] = []
 
         async def run() -> T:
             CALLER.set(caller)
-            try:
-                return await work
-            finally:
-                ended.set()
+            return await work
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        def begin() -> None:
+            tasks.append(self._loop.create_task(run()))
+            tasks[0].add_done_callback(lambda _: ended.set())
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        self._loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            ended.wait()
         except BaseException:
-            if future.cancel():
-                ended.wait(CANCEL_TIMEOUT)
+            self._loop.call_soon_threadsafe(cancel)  # after begin
+            ended.wait(CANCEL_TIMEOUT)
             raise
+        return tasks[0].result()
 
     def future(self, work: Awaitable[asyncio.Future[T]]) -> Future[T]:
         """A future of this thread for one of the event loop, which is the result of the work."""
-        copy: Future[T] = Future()
         answer = self.call(work)
 
-        def done(answer: asyncio.Future[T]) -> None:
-            if not copy.set_running_or_notify_cancel():
-                return
-            error = answer.exception()
-            if error is None:
-                copy.set_result(answer.result())
-            else:
-                copy.set_exception(error)
+        async def result() -> T:
+            return await answer
 
-        self._loop.call_soon_threadsafe(answer.add_done_callback, done)
-        return copy
+        return asyncio.run_coroutine_threadsafe(result(), self._loop)
 
     def iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         while (value := self.call(anext(values, _END))) is not _END:

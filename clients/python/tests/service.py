@@ -66,15 +66,19 @@ async def serving(service: Service, **options: Any) -> AsyncIterator[unibus.Clie
         await server.stop(None)
 
 
-async def refuse(context: Context, code: grpc.StatusCode, reason: str = "", retry: float | None = None) -> None:
-    status = status_pb2.Status(code=code.value[0])
+def status(code: grpc.StatusCode, reason: str = "", retry: float | None = None) -> status_pb2.Status:
+    made = status_pb2.Status(code=code.value[0])
     if reason:
-        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="unibus.v1"))
+        made.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="unibus.v1"))
     if retry is not None:
         delay = Duration()
         delay.FromNanoseconds(round(retry * 1e9))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    await context.abort_with_status(cast("Any", rpc_status.to_status(status)))
+        made.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return made
+
+
+async def refuse(context: Context, code: grpc.StatusCode, reason: str = "", retry: float | None = None) -> None:
+    await context.abort_with_status(cast("Any", rpc_status.to_status(status(code, reason, retry))))
 
 
 def opened(position: int = 0, resumed: bool = True, heartbeat: int = 10) -> pb.ConsumeResponse:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from service import Context, Service, message, opened, refuse, serving
+from service import Context, Service, message, opened, refuse, serving, status
 
 import unibus
 from unibus import Outcome, UnibusError
@@ -202,6 +202,28 @@ def test_a_client_belongs_to_one_event_loop() -> None:
         asyncio.run(call())
     with pytest.raises(RuntimeError, match="one event loop"):
         asyncio.run(call())
+
+
+def test_a_publisher_does_not_wait_for_ever_for_the_end_of_a_stream() -> None:
+    class NeverEnds(Service):
+        async def PublishStream(
+            self, requests: AsyncIterator[pb.PublishStreamRequest], context: Context
+        ) -> AsyncIterator[pb.PublishStreamResponse]:
+            request = await anext(requests)
+            self.commands.append("publish")
+            answer = pb.PublishStreamResponse(correlation_id=request.correlation_id)
+            if len(self.commands) > 1:
+                answer.result.sequence = 1
+            else:
+                answer.error.CopyFrom(status(grpc.StatusCode.UNAVAILABLE, "NATS_UNAVAILABLE", 0))
+            yield answer
+            await asyncio.sleep(30)
+
+    async def test() -> None:
+        async with serving(NeverEnds(), attempt_timeout=0.5) as client, client.room("r").publisher() as publisher:
+            assert (await (await publisher.send(b"x"))).sequence == 1
+
+    run(test())
 
 
 def test_a_publisher_does_not_wait_for_longer_than_the_room_remembers_ids() -> None:

@@ -111,6 +111,7 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
         self._closed = False
         self._policy: Policy | None = None  # None until the first stream
         self._restart: UnibusError | None = None  # why this stream is to end
+        self._ending: float | None = None  # when it was decided
         self._last: UnibusError | None = None  # the newest end of a stream
 
     async def __aexit__(self, *_: object) -> None:
@@ -229,7 +230,7 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
     async def _stream(self, attempts: Attempts, persist: bool) -> UnibusError:
         """Runs one stream until it ends. Returns why."""
         metadata = await attempts.credentials()
-        self._restart = None
+        self._restart = self._ending = None
         self._unanswered.begin_stream()
         call = self._connection.stub.PublishStream(metadata=metadata)
         writer = asyncio.create_task(self._write(call, persist))
@@ -241,8 +242,8 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
             if now() - ticked > FROZEN:
                 awake = now()  # this process was frozen, and could not read
             ticked = now()
-            sent = self._unanswered.oldest_sent()
-            if sent is None or ticked - max(sent, awake) <= self._connection.attempt_timeout:
+            waits_since = self._unanswered.oldest_sent() or self._ending
+            if waits_since is None or ticked - max(waits_since, awake) <= self._connection.attempt_timeout:
                 return None
             return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
 
@@ -304,6 +305,7 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
 
     def _end_stream(self, error: UnibusError) -> None:
         """Sends no more over this stream. The next one follows after the longest pause that the service asked for."""
+        self._ending = now()
         if self._restart is None or (error.retry_after or 0) > (self._restart.retry_after or 0):
             self._restart = error
         self._more.set()

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent.parent
 @pytest.mark.parametrize("name", ["Client", "Room", "Publisher", "Subscription"])
 def test_the_blocking_face_has_the_same_names_and_parameters(name: str) -> None:
     ours, theirs = vars(getattr(unibus, name)), vars(getattr(sync, name))
-    internal = {"handling", "request_stop"}
+    internal = {"handling", "is_inside", "request_stop"}
     for method, wrapped in ours.items():
         if method.startswith("_") or not callable(wrapped) or method in internal:
             continue

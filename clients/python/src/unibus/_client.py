@@ -11,7 +11,7 @@ from unibus._connection import MIB, Connection, Pem, TokenSupplier
 from unibus._publish import new_id
 from unibus._publisher import Publisher
 from unibus._room import Room
-from unibus._subscription import CALLER, RUNNING, Subscription, current_caller
+from unibus._subscription import CALLER, Subscription, current_caller
 from unibus._types import Retention, RoomInfo, duration, retention_proto, room_of
 from unibus.v1 import room_service_pb2 as pb
 
@@ -75,8 +75,8 @@ class Client(AbstractAsyncContextManager["Client"]):
         From inside a handler, close only asks for the end: the client is closed when the handler has returned.
         """
         owned = self._connection.owned
-        if handling := RUNNING.get() & owned:
-            for subscription in handling:
+        if inside := [one for one in owned if isinstance(one, Subscription) and one.is_inside()]:
+            for subscription in inside:
                 subscription.request_stop()
             if self._closing is None:
                 self._closing = Context().run(asyncio.create_task, self.close())

@@ -35,10 +35,8 @@ STABLE = 10.0
 NEW_LOG = frozenset({"CURSOR_EXPIRED", "POSITION_AFTER_END"})
 
 
-RUNNING: ContextVar[frozenset[Subscription]] = ContextVar("running", default=frozenset())
-"""The subscriptions in whose `run` the current code is, also if a handler made a task or thread for it."""
 CALLER: ContextVar[object] = ContextVar("caller", default=None)
-"""The program's task or thread, if the current task works for it."""
+"""The task or thread that waits for the current one, if the client made the current one."""
 
 
 def current_caller() -> object:
@@ -95,7 +93,8 @@ class Subscription:
         self._current: Item | None = None  # of the iterator
         self._used = False
         self._handling = False  # whether `run` is used
-        self._user: object = None  # the caller of the iterator
+        self._user: object = None  # the caller of the iterator or of `run`
+        self._workers: set[asyncio.Task[None]] = set()  # those of `run` with a greater concurrency
         self._idle = asyncio.Event()  # no message is in the hands of the program
         self._idle.set()
 
@@ -151,14 +150,17 @@ class Subscription:
     def handling(self) -> Iterator[None]:
         """What runs here is `run`: close waits for its handlers, unless one of them calls it."""
         self._handling = True
-        outer = RUNNING.set(RUNNING.get() | {self})
         try:
             yield
         finally:
-            RUNNING.reset(outer)
+            self._handling = False
+
+    def is_inside(self) -> bool:
+        """Whether a handler or an observer of this subscription waits for the current call."""
+        return self._handling and (current_caller() is self._user or current_caller() in self._workers)
 
     async def _run_concurrently(self, handler: Handler, concurrency: int) -> None:
-        workers: set[asyncio.Task[None]] = set()
+        workers = self._workers
         failed: list[BaseException] = []
 
         async def work(item: Item) -> None:
@@ -195,11 +197,11 @@ class Subscription:
     async def close(self) -> None:
         """Ends the subscription in order (U27): waits for running handlers, acknowledges, and ends the stream.
 
-        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. From
-        inside a handler, close only asks for the end, and the handler should return.
+        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. In a
+        handler, close only asks for the end, and the handler should return. It should not wait for another task that closes.
         """
         self.request_stop()
-        if self in RUNNING.get():
+        if self.is_inside():
             return
         if self._handling:
             await self._idle.wait()

@@ -63,7 +63,7 @@ class _Portal:
         tasks: list[asyncio.Task[T]] = []
 
         async def run() -> T:
-            CALLER.set(caller)
+            CALLER.set(CALLER.get() or caller)
             return await work
 
         def begin() -> None:
@@ -173,7 +173,7 @@ class Subscription(_Face[unibus.Subscription]):
         with ThreadPoolExecutor(concurrency, "unibus-handler") as threads:
 
             async def in_thread(message: Message) -> None:
-                context = contextvars.copy_context()  # so that the client knows what a handler calls
+                context = contextvars.copy_context()  # with CALLER
                 await asyncio.get_running_loop().run_in_executor(threads, context.run, handler, message)
 
             self._portal.call(self._inner.run(in_thread, concurrency=concurrency))

@@ -33,7 +33,7 @@ class Policy:
 
 
 def policy_of(connection: Connection, persist: bool, window: float) -> Policy:
-    """The policy of a room that remembers an id for so many seconds."""
+    """The policy of a room. `window` is how long the room remembers an id, in seconds."""
     longest = math.inf if connection.publish_timeout is None else connection.publish_timeout
     remembered = (window if persist else connection.call_timeout) - connection.attempt_timeout
     return Policy(persist, min(longest, max(0.0, remembered)))

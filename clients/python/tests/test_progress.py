@@ -190,6 +190,15 @@ def test_a_subscriber_that_is_new_was_moved() -> None:
     assert read(progress, 1, 2) == [1, 2]
 
 
+def test_a_cursor_proves_that_the_log_of_a_new_subscriber_is_the_same() -> None:
+    progress = durable()
+    assert read(progress, 1, 2, 3) == [1, 2, 3]
+    handle(progress, 1)
+    assert progress.connect() == Start.after_cursor("c1")
+    assert progress.opened(opened(1, resumed=False)) == [Opened(1, False)]
+    assert read(progress, 2, 3, 4) == [4]
+
+
 def test_a_frozen_process_pings_before_it_gives_up() -> None:
     watch = Watch(0.0)
     watch.opened(2.0)

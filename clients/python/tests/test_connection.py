@@ -11,17 +11,7 @@ from unibus._retry import Backoff
 
 
 def connection(token: str | TokenSupplier | None) -> Connection:
-    return Connection(
-        "https://example.invalid",
-        ca=None,
-        certificate=None,
-        private_key=None,
-        token=token,
-        plaintext_token=False,
-        attempt_timeout=0.05,
-        call_timeout=1.0,
-        receive_limit=1,
-    )
+    return Connection("https://example.invalid", token=token, attempt_timeout=0.05, call_timeout=1.0)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +65,9 @@ def test_certificates_must_fit() -> None:
         unibus.connect("http://127.0.0.1:1", ca=b"pem")
     with pytest.raises(ValueError, match="private key"):
         unibus.connect("https://a:1", certificate=b"pem")
+    for pem in (b"pem", __file__):
+        with pytest.raises(ValueError, match="PEM"):
+            unibus.connect("https://a:1", ca=pem)
 
 
 def test_the_system_has_authorities() -> None:

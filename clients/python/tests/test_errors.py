@@ -84,3 +84,4 @@ def test_errors_can_be_copied_and_pickled() -> None:
         assert isinstance(twin, UnibusError)
         assert vars(twin) == vars(error)
         assert str(twin) == "ABORTED CONFLICT: text"
+        assert repr(twin) == "UnibusError(ABORTED CONFLICT: text)"

@@ -173,6 +173,32 @@ def test_silence_is_noticed_after_two_heartbeats() -> None:
     assert [watch.tick(now) for now in (1.0, 2.0, 3.0, 4.0, 5.0)] == ["", "", "", "", "silent"]
 
 
+def test_a_short_stall_of_the_process_is_no_silence() -> None:
+    watch = Watch(0.0)
+    watch.opened(1.0)
+    assert [watch.tick(now) for now in (0.5, 3.5, 4.0, 4.5)] == ["", "", "", "silent"]
+
+
+def test_a_subscriber_that_is_new_was_moved() -> None:
+    progress = durable()
+    assert read(progress, 1, 2, 3) == [1, 2, 3]
+    progress.begin(1, "c1", progress.epoch)
+    progress.connect()
+    assert progress.opened(opened(0, resumed=False)) == [Opened(0, False), Moved(0)]
+    progress.finish(1, 0)
+    assert progress.acknowledge() is None, "the message may be of an earlier log"
+    assert read(progress, 1, 2) == [1, 2]
+
+
+def test_a_cursor_proves_that_the_log_of_a_new_subscriber_is_the_same() -> None:
+    progress = durable()
+    assert read(progress, 1, 2, 3) == [1, 2, 3]
+    handle(progress, 1)
+    assert progress.connect() == Start.after_cursor("c1")
+    assert progress.opened(opened(1, resumed=False)) == [Opened(1, False)]
+    assert read(progress, 2, 3, 4) == [4]
+
+
 def test_a_frozen_process_pings_before_it_gives_up() -> None:
     watch = Watch(0.0)
     watch.opened(2.0)

@@ -4,10 +4,10 @@ from datetime import datetime, timedelta, timezone
 import grpc
 import pytest
 
-import unibus
 from unibus import UnibusError
+from unibus._connection import Connection
 from unibus._history import first_page
-from unibus._publish import Policies, Policy, new_id
+from unibus._publish import new_id, policy_of
 from unibus._publisher import Entry, Unanswered
 from unibus._types import datetime_of, duration, timestamp
 from unibus.v1 import room_service_pb2 as pb
@@ -71,7 +71,8 @@ def test_the_window_bounds_messages_and_bytes() -> None:
     [(120.0, 10.0, None, 110.0), (120.0, 10.0, 30.0, 30.0), (120.0, 10.0, 600.0, 110.0), (5.0, 10.0, None, 0.0)],
 )
 def test_no_attempt_may_end_after_the_window(window: float, attempt: float, option: float | None, expected: float) -> None:
-    assert Policy(True, window).begin_within(attempt, option) == expected
+    connection = Connection("http://127.0.0.1:1", attempt_timeout=attempt, publish_timeout=option)
+    assert policy_of(connection, True, window).begin_within == expected
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,7 @@ def test_no_attempt_may_end_after_the_window(window: float, attempt: float, opti
 )
 def test_which_outcomes_refuse_an_id(reason: str, fields: tuple[str, ...], refused: bool) -> None:
     error = UnibusError(grpc.StatusCode.FAILED_PRECONDITION, "", reason=reason, fields=fields)
-    client = unibus.connect("http://127.0.0.1:1")
-    assert Policies(client._connection, None).learn("r", error) is refused
+    assert Connection("http://127.0.0.1:1").policies.learn("r", error) is refused
 
 
 def test_ids_have_128_bits() -> None:

@@ -2,12 +2,16 @@ import asyncio
 import inspect
 import signal
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
+import grpc
 import pytest
+from service import Service
 
 import unibus
 from unibus import UnibusError, sync
+from unibus.v1.room_service_pb2_grpc import add_RoomServiceServicer_to_server
 
 HERE = Path(__file__).parent.parent
 
@@ -15,7 +19,7 @@ HERE = Path(__file__).parent.parent
 @pytest.mark.parametrize("name", ["Client", "Room", "Publisher", "Subscription"])
 def test_the_blocking_face_has_the_same_names_and_parameters(name: str) -> None:
     ours, theirs = vars(getattr(unibus, name)), vars(getattr(sync, name))
-    internal = {"handling", "request_stop"}
+    internal = {"handling", "is_inside", "request_stop"}
     for method, wrapped in ours.items():
         if method.startswith("_") or not callable(wrapped) or method in internal:
             continue
@@ -40,6 +44,41 @@ def test_an_interrupt_cancels_the_call_and_waits_for_its_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         sync._Portal.shared().call(work())
     assert ended == [True]
+
+
+def test_a_call_in_a_callback_of_a_future_is_an_error_and_no_deadlock() -> None:
+    with sync.connect("http://127.0.0.1:1") as client:
+        raised: Future[BaseException | None] = Future()
+
+        def call(_: Future[unibus.Published]) -> None:
+            try:
+                client.room("r").info()
+            except RuntimeError as error:
+                raised.set_result(error)
+
+        with client.room("r").publisher(close_timeout=0.05) as publisher:
+            publisher.send(b"x").add_done_callback(call)
+        assert isinstance(raised.result(5), RuntimeError)
+
+
+@pytest.mark.parametrize("what", ["client", "subscription"])
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_close_in_a_handler_asks_for_the_end(what: str, concurrency: int) -> None:
+    async def serve() -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server()
+        add_RoomServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call,unused-ignore]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, port
+
+    service, portal = Service(), sync._Portal.shared()
+    server, port = portal.call(serve())
+    with sync.connect(f"http://127.0.0.1:{port}") as client:
+        subscription = client.room("r").subscribe("s")
+        subscription.run(lambda _: (client if what == "client" else subscription).close(), concurrency=concurrency)
+    portal.call(server.stop(None))
+    assert service.commands[-1] == "close"
+    assert any(command.startswith("ack") for command in service.commands)
 
 
 def test_errors_come_through() -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from unibus._connection import MIB, Connection, Pem, TokenSupplier
-from unibus._publish import Policies, new_id
+from unibus._publish import new_id
+from unibus._publisher import Publisher
 from unibus._room import Room
+from unibus._subscription import CALLER, Subscription, current_caller
 from unibus._types import Retention, RoomInfo, duration, retention_proto, room_of
 from unibus.v1 import room_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from datetime import timedelta
-    from types import TracebackType
-
-    from unibus._publisher import Publisher
-    from unibus._subscription import Subscription
 
 
 def connect(
@@ -43,46 +43,55 @@ def connect(
 
     Raises ValueError if the arguments do not fit each other.
     """
-    connection = Connection(
-        address,
-        ca=ca,
-        certificate=certificate,
-        private_key=private_key,
-        token=token,
-        plaintext_token=plaintext_token,
-        attempt_timeout=attempt_timeout,
-        call_timeout=call_timeout,
-        receive_limit=receive_limit,
+    return Client(
+        Connection(
+            address,
+            ca=ca,
+            certificate=certificate,
+            private_key=private_key,
+            token=token,
+            plaintext_token=plaintext_token,
+            attempt_timeout=attempt_timeout,
+            call_timeout=call_timeout,
+            publish_timeout=publish_timeout,
+            receive_limit=receive_limit,
+        )
     )
-    return Client(connection, Policies(connection, publish_timeout))
 
 
-class Client:
+class Client(AbstractAsyncContextManager["Client"]):
     """A connection to a service. Use it with `async with`, or call `close`. It belongs to one event loop."""
 
-    def __init__(self, connection: Connection, policies: Policies) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._policies = policies
-        self._owned: set[Publisher | Subscription] = set()
+        self._closing: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Closes all subscriptions and publishers, then the connection (U27)."""
+        """Closes all subscriptions, then the publishers, which handlers may use to the end, then the connection (U27).
+
+        From inside a handler, close only asks for the end: the client is closed when the handler has returned.
+        """
+        owned = self._connection.owned
+        if inside := [one for one in owned if isinstance(one, Subscription) and one.is_inside()]:
+            for subscription in inside:
+                subscription.request_stop()
+            if self._closing is None:
+                self._closing = Context().run(asyncio.create_task, self.close())
+            return
+        caller = CALLER.set(current_caller())
         try:
-            await asyncio.gather(*(owned.close() for owned in list(self._owned)), return_exceptions=True)
+            for kind in (Subscription, Publisher):
+                await asyncio.gather(*(one.close() for one in list(owned) if isinstance(one, kind)), return_exceptions=True)
         finally:
+            CALLER.reset(caller)
             await self._connection.close()
 
     def room(self, room_id: str) -> Room:
         """The handle of a room, without a call."""
-        return Room(self._connection, self._policies, self._owned, room_id)
+        return Room(self._connection, room_id)
 
     async def create_room(
         self,
@@ -112,16 +121,11 @@ class Client:
             dedupe_window=None if dedupe_window is None else duration(dedupe_window),
         )
         response = await self._connection.call(self._connection.stub.CreateRoom, request, timeout=timeout)
-        self._policies.forget(response.room.room_id)
+        self._connection.policies.forget(response.room.room_id)
         return self.room(response.room.room_id)
 
     async def rooms(self) -> AsyncIterator[RoomInfo]:
         """Iterates over the rooms of which the caller is a member, by ascending id."""
-        request = pb.ListRoomsRequest()
-        while True:
-            page = await self._connection.call(self._connection.stub.ListRooms, request)
+        async for page in self._connection.pages(self._connection.stub.ListRooms, pb.ListRoomsRequest()):
             for room in page.rooms:
                 yield room_of(room)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

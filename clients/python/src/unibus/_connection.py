@@ -10,18 +10,20 @@ import math
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
 
 from unibus._errors import Outcome, UnibusError, error_from_rpc, failure
+from unibus._publish import Policies
 from unibus._retry import MAX_PAUSE, Backoff, now
 from unibus.v1.room_service_pb2_grpc import RoomServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from unibus.v1.room_service_pb2_grpc import RoomServiceAsyncStub
 
@@ -38,43 +40,44 @@ VERSION = "0.1.0"
 MIB = 1024 * 1024
 
 
+@dataclass(eq=False, repr=False)
 class Connection:
-    """One HTTP/2 connection to the service. It is made when the first call needs it, and made again when it breaks."""
+    """One HTTP/2 connection to the service. It is made when the first call needs it, and made again when it breaks.
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        ca: Pem | None,
-        certificate: Pem | None,
-        private_key: Pem | None,
-        token: str | TokenSupplier | None,
-        plaintext_token: bool,
-        attempt_timeout: float,
-        call_timeout: float,
-        receive_limit: int,
-    ) -> None:
-        self._target, self._host, self._secure = parse_address(address)
-        self._token = token
-        self.attempt_timeout = attempt_timeout
-        self.call_timeout = call_timeout
-        self._receive_limit = receive_limit
+    The fields are the parameters of `unibus.connect`.
+    """
+
+    address: str
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    private_key: Pem | None = None
+    token: str | TokenSupplier | None = None
+    plaintext_token: bool = False
+    attempt_timeout: float = 10.0
+    call_timeout: float = 60.0
+    publish_timeout: float | None = None
+    receive_limit: int = 16 * MIB
+
+    def __post_init__(self) -> None:
+        self._target, self._host, secure = parse_address(self.address)
+        self._credentials: grpc.ChannelCredentials | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: RoomServiceAsyncStub | None = None
         self.closed = False
-        if self._secure:
-            if (certificate is None) != (private_key is None):
+        self.owned: set[Any] = set()  # the open subscriptions and publishers
+        self.policies = Policies(self)
+        if secure:
+            if (self.certificate is None) != (self.private_key is None):
                 raise ValueError("a client certificate needs its private key, and a private key its certificate")
-            roots = system_roots() if ca is None else read_pem(ca)
-            self._credentials = grpc.ssl_channel_credentials(
-                roots,
-                None if private_key is None else read_pem(private_key),
-                None if certificate is None else read_pem(certificate),
-            )
-        elif ca is not None or certificate is not None or private_key is not None:
+            roots = system_roots() if self.ca is None else read_pem(self.ca)
+            key, chain = (None if pem is None else read_pem(pem) for pem in (self.private_key, self.certificate))
+            self._credentials = grpc.ssl_channel_credentials(roots, key, chain)
+        elif self.ca is not None or self.certificate is not None or self.private_key is not None:
             raise ValueError("certificates need an https address")
-        elif token is not None and not (plaintext_token and is_loopback(self._host)):
+        elif self.token is not None and not (self.plaintext_token and is_loopback(self._host)):
             raise ValueError("a token is sent over plaintext only to a loopback address, and only with plaintext_token=True")
+        if self.token is not None and not callable(self.token):
+            self.token = checked_token(self.token)
 
     @property
     def stub(self) -> RoomServiceAsyncStub:
@@ -82,13 +85,16 @@ class Connection:
         if self.closed:
             raise closed_error()
         if self._stub is None:
+            self._loop = asyncio.get_running_loop()
             self._stub = RoomServiceStub(self._open())
+        elif self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("a client belongs to one event loop, and this is another one")
         return self._stub
 
     def _open(self) -> grpc.aio.Channel:
         options: list[tuple[str, int | str]] = [
             ("grpc.primary_user_agent", f"unibus-python/{VERSION}"),
-            ("grpc.max_receive_message_length", self._receive_limit),  # U7
+            ("grpc.max_receive_message_length", self.receive_limit),  # U7
             ("grpc.keepalive_time_ms", 20_000),  # U6
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.ping_timeout_ms", 10_000),  # the time for the answer is in truth this one
@@ -101,10 +107,10 @@ class Connection:
         ]
         if is_loopback(self._host):
             options.append(("grpc.enable_http_proxy", 0))
-        if self._secure:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=options)
-        else:
+        if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=options)
         return self._channel
 
     async def close(self) -> None:
@@ -113,17 +119,17 @@ class Connection:
         if self._channel is not None:
             await self._channel.close()
 
-    @property
-    def renews_tokens(self) -> bool:
-        return callable(self._token)
-
-    async def token(self, timeout: float) -> str | None:
+    async def next_token(self, timeout: float) -> str | None:
         """The token for the next attempt (U8)."""
-        if not callable(self._token):
-            return self._token
+        supplier = self.token
+        if not callable(supplier):
+            return supplier
+
+        async def supply() -> str:
+            return checked_token(await settle(supplier()))
+
         try:
-            supplied = self._token()
-            return await within(_await(supplied), timeout) if inspect.isawaitable(supplied) else supplied
+            return await within(supply(), timeout)
         except Exception as cause:
             message = f"the supplier of tokens failed: {cause!r}"
             raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
@@ -161,9 +167,10 @@ class Connection:
             if not isinstance(outcome, UnibusError):
                 return outcome
             if last is not None:
-                if limit < self.attempt_timeout and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise last  # this attempt was cut short, so the one before tells more
                 outcome.outcome_unknown |= last.outcome_unknown
+                if limit < self.attempt_timeout and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    last.outcome_unknown = outcome.outcome_unknown
+                    raise last  # this attempt was cut short, so the one before tells more
             last = outcome
             if last.outcome_unknown and not repeat_unknown:
                 raise last
@@ -174,6 +181,15 @@ class Connection:
             await self.reachable(latest - now())
             if now() >= latest:
                 raise last
+
+    async def pages(self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Any], request: Any) -> AsyncIterator[Any]:
+        """The pages of a list. Each page is a call."""
+        while True:
+            page = await self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def _attempt(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req, attempts: Attempts, timeout: float
@@ -207,7 +223,7 @@ class Attempts:
 
     async def credentials(self, timeout: float | None = None) -> Metadata:
         """The metadata for the next attempt. Raises the last error if the supplier repeats a refused token."""
-        token = await self._connection.token(self._connection.attempt_timeout if timeout is None else timeout)
+        token = await self._connection.next_token(self._connection.attempt_timeout if timeout is None else timeout)
         if self._refused is not None and token == self._token:
             self._refused.outcome = Outcome.FINAL
             raise self._refused
@@ -217,7 +233,7 @@ class Attempts:
     def pause(self, error: UnibusError) -> float:
         """The pause after an outcome. Raises it if it is final."""
         if error.outcome is Outcome.NEW_TOKEN:
-            if not self._connection.renews_tokens:
+            if not callable(self._connection.token):
                 error.outcome = Outcome.FINAL
             self._refused = error
         if error.outcome is Outcome.FINAL:
@@ -226,6 +242,11 @@ class Attempts:
 
     def reset(self) -> None:
         self._backoff.reset()
+
+
+async def settle(result: Any) -> Any:
+    """The result of a function of the program, which may be an async one."""
+    return await result if inspect.isawaitable(result) else result
 
 
 async def within(work: Coroutine[object, object, T], seconds: float) -> T:
@@ -238,19 +259,33 @@ async def within(work: Coroutine[object, object, T], seconds: float) -> T:
             task.cancel()
     if not done:
         raise TimeoutError(f"no result in {seconds} s")
+    if task.cancelled():
+        raise RuntimeError("the work was cancelled")  # not by the program, which cancels the task that waits here (U3)
     return task.result()
 
 
-def end_of(reader: asyncio.Task[UnibusError | None]) -> UnibusError | None:
-    """What a finished reader of a stream returned, or what its failure means."""
-    if reader.cancelled():
-        return closed_error()  # nobody else cancels it
-    error = reader.exception()
-    return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
-
-
-async def _await(value: Awaitable[T]) -> T:
-    return await value
+async def drive(
+    call: grpc.aio.StreamStreamCall[Any, Any],
+    reader: asyncio.Task[UnibusError | None],
+    writer: asyncio.Task[None],
+    tick: Callable[[], UnibusError | None],
+    interval: Callable[[], float],
+) -> UnibusError | None:
+    """Runs a stream until its reader ends, or until a tick gives up. Returns why it ended."""
+    try:
+        while not reader.done():
+            await asyncio.wait({reader}, timeout=interval())
+            if not reader.done() and (gave_up := tick()) is not None:
+                return gave_up
+        if reader.cancelled():
+            return closed_error()  # nobody else cancels it
+        error = reader.exception()
+        return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
+    finally:
+        reader.cancel()
+        writer.cancel()
+        call.cancel()
+        await asyncio.gather(reader, writer, return_exceptions=True)
 
 
 def being_cancelled() -> bool:
@@ -259,8 +294,8 @@ def being_cancelled() -> bool:
     return cancelling is not None and cancelling() > 0
 
 
-def closed_error() -> UnibusError:
-    return UnibusError(grpc.StatusCode.CANCELLED, "the client is closed", outcome=Outcome.FINAL)
+def closed_error(message: str = "the client is closed") -> UnibusError:
+    return UnibusError(grpc.StatusCode.CANCELLED, message, outcome=Outcome.FINAL)
 
 
 def parse_address(address: str) -> tuple[str, str, bool]:
@@ -282,8 +317,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def checked_token(token: str) -> str:
+    """The token without white space around it, such as the line feed at the end of a file."""
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise ValueError("a token must not be empty, and has printable ASCII characters only")
+    return token
+
+
 def read_pem(pem: Pem) -> bytes:
-    return pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+    text = pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+    if b"-----BEGIN " not in text:
+        raise ValueError("a certificate or a key is no PEM text, or not the path of one")
+    return text
 
 
 def system_roots() -> bytes | None:

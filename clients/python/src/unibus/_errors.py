@@ -81,6 +81,9 @@ class UnibusError(Exception):
         reason = f" {self.reason}" if self.reason else ""
         return f"{self.code.name}{reason}: {self.message}{unknown}"
 
+    def __repr__(self) -> str:
+        return f"UnibusError({self})"  # as in the events of a subscription
+
 
 def classify(code: grpc.StatusCode, reason: str, retry_after: float | None) -> Outcome:
     """The table of U1. `reason` is empty if the outcome has no `ErrorInfo` of the domain."""

@@ -27,6 +27,7 @@ class Progress:
         self._opened = False  # on any connection
         self._connecting = True  # `opened` has not come on this connection
         self._ephemeral = False
+        self._same_log = False  # the service refuses this connection if the log is a new one
         self._covered = 0  # all sequences up to here were read, or reported as a gap
         self._cursor = ""  # of the last message that was read
         self.epoch = 0
@@ -50,6 +51,7 @@ class Progress:
         # A durable subscriber resumes by itself. The cursor counts only if the service does not know the subscriber any
         # more: it shows whether the log is still the same.
         cursor = self._processed_cursor if self._durable else self._cursor
+        self._same_log = bool(cursor)
         if cursor:
             return Start.after_cursor(cursor)
         return Start.after(self._confirmed if self._durable else self._covered)
@@ -65,7 +67,11 @@ class Progress:
         self._start = Start.all()
 
     def opened(self, frame: subscription_pb2.Opened) -> list[Event]:
-        """The subscription is open. A second `opened` of a connection, or one that lies back, is a move (U22)."""
+        """The subscription is open.
+
+        It was moved (U22) if this is a second `opened` of a connection, if it lies back, or if the subscriber is a new one,
+        perhaps in a new log.
+        """
         position = frame.position
         here = not self._connecting
         first = not self._opened
@@ -78,7 +84,8 @@ class Progress:
             return [opened]
         if self._ephemeral:
             return [opened, Gap(0, 0, "DISCONNECTED")]
-        if self._durable and (here or position < self._confirmed):
+        replaced = not (frame.resumed or self._same_log)
+        if self._durable and (here or position < self._confirmed or replaced):
             self._new_epoch(position)
             return [Moved(position)] if here else [opened, Moved(position)]
         self._confirmed = max(self._confirmed, position)
@@ -209,10 +216,10 @@ class Watch:
 
     def tick(self, now: float) -> str:
         """What to do: "" nothing, "ping" to send a ping, or "silent" to give up the connection."""
-        unread = now - self._ticked - self.interval
+        unread = max(0.0, now - self._ticked - self.interval)
         self._ticked = now
+        self._heard = min(now, self._heard + unread)  # nobody read, so silence does not count
         if unread > FROZEN:
-            self._heard += unread  # nobody read, so silence does not count
             self._pong_by = now + PONG_TIME
             return "ping"
         if self._pong_by is not None and now >= self._pong_by:

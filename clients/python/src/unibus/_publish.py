@@ -28,23 +28,24 @@ class Policy:
     """What the settings of a room allow a publisher to do."""
 
     persist: bool
-    window: float
-    """How long the room remembers an id, in seconds."""
+    begin_within: float
+    """The time after the first attempt in which further attempts may begin, in seconds (U11)."""
 
-    def begin_within(self, attempt_timeout: float, publish_timeout: float | None) -> float:
-        """The time after the first attempt in which further attempts may begin."""
-        longest = math.inf if publish_timeout is None else publish_timeout
-        return min(longest, max(0.0, self.window - attempt_timeout))
+
+def policy_of(connection: Connection, persist: bool, window: float) -> Policy:
+    """The policy of a room. `window` is how long the room remembers an id, in seconds."""
+    longest = math.inf if connection.publish_timeout is None else connection.publish_timeout
+    remembered = (window if persist else connection.call_timeout) - connection.attempt_timeout
+    return Policy(persist, min(longest, max(0.0, remembered)))
 
 
 class Policies:
     """The policies of rooms. The service is asked once for each room (U12)."""
 
-    def __init__(self, connection: Connection, publish_timeout: float | None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: dict[str, Policy] = {}
         self._asked: dict[str, asyncio.Task[Policy | UnibusError]] = {}
-        self.publish_timeout = publish_timeout
 
     async def get(self, room_id: str, timeout: float | None = None) -> Policy:
         """The policy of a room. Callers without a deadline of their own share one call."""
@@ -70,12 +71,8 @@ class Policies:
         except UnibusError as error:
             return error
         window = room.dedupe_window.ToNanoseconds() / 1e9 or DEFAULT_WINDOW
-        policy = Policy(True, window) if room.persist else Policy(False, self._connection.call_timeout)
-        self._known[room_id] = policy
-        return policy
-
-    def known(self, room_id: str) -> Policy | None:
-        return self._known.get(room_id)
+        self._known[room_id] = policy_of(self._connection, room.persist, window)
+        return self._known[room_id]
 
     def forget(self, room_id: str) -> None:
         self._known.pop(room_id, None)
@@ -113,12 +110,12 @@ def publish_request(
     )
 
 
-async def publish(
-    connection: Connection, policies: Policies, request: pb.PublishRequest, timeout: float | None
-) -> Published:
+async def publish(connection: Connection, request: pb.PublishRequest, timeout: float | None) -> Published:
     """Publishes until the message is stored, is refused, or the room may not remember its id any more (U11)."""
+    policies = connection.policies
     end = math.inf if timeout is None else now() + timeout
     own_id = not request.message_id
+    refused = False
     while True:
         policy = await policies.get(request.room_id, None if timeout is None else end - now())
         if own_id:
@@ -128,12 +125,13 @@ async def publish(
                 connection.stub.Publish,
                 request,
                 total=end - now(),
-                begin_within=policy.begin_within(connection.attempt_timeout, policies.publish_timeout),
+                begin_within=policy.begin_within,
                 repeat_unknown=policy.persist,
             )
         except UnibusError as error:
-            if policies.learn(request.room_id, error) and own_id and policy.persist:
-                continue  # nothing was done: the room is ephemeral now, so its messages have no id
+            if policies.learn(request.room_id, error) and own_id and policy.persist and not refused:
+                refused = True  # nothing was done: the room is ephemeral now, so its messages have no id
+                continue
             error.message_id = request.message_id
             raise
         if response.sequence and not policy.persist:

@@ -9,9 +9,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from unibus._errors import UnibusError
 from unibus._history import first_page, history
-from unibus._publish import Policies, publish, publish_request
+from unibus._publish import publish, publish_request
 from unibus._publisher import Publisher
-from unibus._subscription import EventHandler, Limits, Subscription
+from unibus._subscription import EventHandler, Options, Subscription
 from unibus._types import (
     Member,
     Message,
@@ -45,13 +45,9 @@ class Room:
     call in seconds. A call that fails raises `UnibusError`.
     """
 
-    def __init__(
-        self, connection: Connection, policies: Policies, owned: set[Publisher | Subscription], room_id: str
-    ) -> None:
+    def __init__(self, connection: Connection, room_id: str) -> None:
         self.id = room_id
         self._connection = connection
-        self._policies = policies
-        self._owned = owned
 
     def __repr__(self) -> str:
         return f"Room({self.id!r})"
@@ -84,7 +80,7 @@ class Room:
             raise ValueError("nothing to change")
         request = pb.UpdateRoomRequest(room=room, update_mask=FieldMask(paths=paths))
         response = await self._connection.call(self._connection.stub.UpdateRoom, request, timeout=timeout)
-        self._policies.forget(self.id)
+        self._connection.policies.forget(self.id)
         return room_of(response.room)
 
     async def delete(self, *, timeout: float | None = None) -> None:
@@ -92,7 +88,7 @@ class Room:
         request = pb.DeleteRoomRequest(room_id=self.id)
         with _done_before("ROOM_NOT_FOUND"):
             await self._connection.call(self._connection.stub.DeleteRoom, request, timeout=timeout)
-        self._policies.forget(self.id)
+        self._connection.policies.forget(self.id)
 
     async def purge(self, *, up_to: int | None = None, timeout: float | None = None) -> int:
         """Removes all messages, or those up to a sequence. Returns how many were removed.
@@ -131,7 +127,7 @@ class Room:
         remembers ids (U11). If the outcome is still unknown then, the error says so, and has the id.
         """
         request = publish_request(self.id, payload, headers, message_id, expected_last_sequence, ttl)
-        return await publish(self._connection, self._policies, request, timeout)
+        return await publish(self._connection, request, timeout)
 
     def publisher(
         self,
@@ -141,15 +137,7 @@ class Room:
         close_timeout: float = 10.0,
     ) -> Publisher:
         """A publisher that does not wait for each message (U13). Use it with `async with`."""
-        return Publisher(
-            self._connection,
-            self._policies,
-            self._owned,
-            self.id,
-            max_unanswered=max_unanswered,
-            max_unanswered_bytes=max_unanswered_bytes,
-            close_timeout=close_timeout,
-        )
+        return Publisher(self._connection, self.id, max_unanswered, max_unanswered_bytes, close_timeout)
 
     def subscribe(
         self,
@@ -169,17 +157,19 @@ class Room:
         With the name of a durable `subscriber` the service keeps the position, and `start` counts only when the subscriber
         is new. Without a name the subscription begins at `start`, by default with the oldest message.
         """
-        limits = Limits(read_ahead, read_ahead_bytes, ack_count, ack_interval, ack_timeout)
-        return Subscription(
-            self._connection,
-            self._owned,
-            self.id,
-            subscriber,
-            start or Start.default(),
-            until_caught_up,
-            on_event,
-            limits,
+        options = Options(
+            room_id=self.id,
+            subscriber=subscriber,
+            start=start or Start.default(),
+            until_caught_up=until_caught_up,
+            on_event=on_event,
+            read_ahead=read_ahead,
+            read_ahead_bytes=read_ahead_bytes,
+            ack_count=ack_count,
+            ack_interval=ack_interval,
+            ack_timeout=ack_timeout,
         )
+        return Subscription(self._connection, options)
 
     def history(
         self,
@@ -215,26 +205,18 @@ class Room:
     async def members(self) -> AsyncIterator[Member]:
         """Iterates over the members, by ascending id."""
         request = pb.ListMembersRequest(room_id=self.id)
-        while True:
-            page = await self._connection.call(self._connection.stub.ListMembers, request)
+        async for page in self._connection.pages(self._connection.stub.ListMembers, request):
             for member in page.members:
                 yield member_of(member)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     # --- durable subscribers
 
     async def subscribers(self) -> AsyncIterator[Subscriber]:
         """Iterates over the durable subscribers with their positions."""
         request = pb.ListSubscribersRequest(room_id=self.id)
-        while True:
-            page = await self._connection.call(self._connection.stub.ListSubscribers, request)
+        async for page in self._connection.pages(self._connection.stub.ListSubscribers, request):
             for subscriber in page.subscribers:
                 yield subscriber_of(subscriber)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def seek_subscriber(self, subscriber: str, position: Start, *, timeout: float | None = None) -> int:
         """Moves a durable subscriber, forwards or back, and returns its position. An open subscription follows."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
-from unibus._connection import Attempts, end_of, within
+from unibus._connection import Attempts, drive, settle, within
 from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
 from unibus._progress import Credit, Progress, Watch
 from unibus._retry import Backoff, now
@@ -21,24 +21,37 @@ from unibus.v1 import room_service_pb2 as pb
 from unibus.v1 import subscription_pb2
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Iterator
 
     from unibus._connection import Connection
 
     ConsumeCall = grpc.aio.StreamStreamCall[pb.ConsumeRequest, pb.ConsumeResponse]
     Outbox = asyncio.Queue[pb.ConsumeRequest | None]
 
-Handler = Callable[[Message], Awaitable[object]]
+Handler = Callable[[Message], "Awaitable[object] | None"]
 EventHandler = Callable[[Event], "Awaitable[object] | None"]
 STABLE = 10.0
 """A subscription that was open so long, in seconds, begins with the shortest pause again (U15)."""
 NEW_LOG = frozenset({"CURSOR_EXPIRED", "POSITION_AFTER_END"})
 
 
+CALLER: ContextVar[object] = ContextVar("caller", default=None)
+"""The task or thread that waits for the current one, if the client made the current one."""
+
+
+def current_caller() -> object:
+    return CALLER.get() or asyncio.current_task()
+
+
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Options:
     """See the parameters of `Room.subscribe`."""
 
+    room_id: str
+    subscriber: str
+    start: Start
+    until_caught_up: bool
+    on_event: EventHandler | None
     read_ahead: int
     read_ahead_bytes: int
     ack_count: int
@@ -62,26 +75,11 @@ class Subscription:
     handler that fails (U21), or with a final outcome, which raises `UnibusError`.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        owned: set[Any],
-        room_id: str,
-        subscriber: str,
-        start: Start,
-        until_caught_up: bool,
-        on_event: EventHandler | None,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, connection: Connection, options: Options) -> None:
         self._connection = connection
-        self._owned = owned
-        self._room_id = room_id
-        self._subscriber = subscriber
-        self._until_caught_up = until_caught_up
-        self._on_event = on_event
-        self._limits = limits
-        self._progress = Progress(bool(subscriber), start)
-        self._credit = Credit(limits.read_ahead, limits.read_ahead_bytes)
+        self._options = options
+        self._progress = Progress(bool(options.subscriber), options.start)
+        self._credit = Credit(options.read_ahead, options.read_ahead_bytes)
         self._inbox: deque[Item | Event] = deque()
         self._ready = asyncio.Event()
         self._outbox: Outbox | None = None  # while the subscription is open
@@ -94,10 +92,9 @@ class Subscription:
         self._ack_backoff = Backoff()
         self._current: Item | None = None  # of the iterator
         self._used = False
-        self.handling = False
-        """Whether `run` is used."""
-        self._user: asyncio.Task[object] | None = None  # runs the iterator or run()
-        self._workers: set[asyncio.Task[object]] = set()
+        self._handling = False  # whether `run` is used
+        self._user: object = None  # the caller of the iterator or of `run`
+        self._workers: set[asyncio.Task[None]] = set()  # those of `run` with a greater concurrency
         self._idle = asyncio.Event()  # no message is in the hands of the program
         self._idle.set()
 
@@ -109,9 +106,7 @@ class Subscription:
         self._begin()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._idle.set()
         await self._finish()
 
@@ -119,21 +114,23 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
-        """The next message. The one before it counts as processed (U19)."""
+        """The next message. The one before it counts as processed (U19). After a cancel, such as a time limit, ask again."""
         self._begin()
         if self._current is not None:
             self._processed(self._current)
             self._current = None
             self._idle.set()
         try:
-            self._current = await self._take()
-        finally:
-            if self._current is None:
-                await self._finish()
-        if self._current is None:
+            item = await self._take()
+        except Exception:
+            await self._finish()
+            raise
+        if item is None:
+            await self._finish()
             raise StopAsyncIteration
+        self._current = item
         self._idle.clear()
-        return self._current.message
+        return item.message
 
     async def run(self, handler: Handler, *, concurrency: int = 1) -> None:
         """Calls the handler for each message, in order, with so many handlers at once (U23).
@@ -141,20 +138,34 @@ class Subscription:
         A message counts as processed when its handler has returned. A handler that fails ends the subscription with its
         error, after the others have returned (U21). A cancel of this call cancels the handlers.
         """
-        self.handling = True
-        async with self:
-            if concurrency <= 1:
-                async for message in self:
-                    await handler(message)
-            else:
-                await self._run_concurrently(handler, concurrency)
+        with self.handling():
+            async with self:
+                if concurrency <= 1:
+                    async for message in self:
+                        await settle(handler(message))
+                else:
+                    await self._run_concurrently(handler, concurrency)
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """What runs here is `run`: close waits for its handlers, unless one of them calls it."""
+        self._handling = True
+        try:
+            yield
+        finally:
+            self._handling = False
+
+    def is_inside(self) -> bool:
+        """Whether a handler or an observer of this subscription waits for the current call."""
+        return self._handling and (current_caller() is self._user or current_caller() in self._workers)
 
     async def _run_concurrently(self, handler: Handler, concurrency: int) -> None:
+        workers = self._workers
         failed: list[BaseException] = []
 
         async def work(item: Item) -> None:
             try:
-                await handler(item.message)
+                await settle(handler(item.message))
             except BaseException as error:
                 failed.append(error)
                 self.request_stop()
@@ -166,19 +177,19 @@ class Subscription:
         self._idle.clear()
         try:
             while (item := await self._take()) is not None:
-                task: asyncio.Task[object] = asyncio.create_task(work(item))
-                self._workers.add(task)
-                task.add_done_callback(self._workers.discard)
-                if len(self._workers) >= concurrency:
-                    await asyncio.wait(self._workers, return_when=asyncio.FIRST_COMPLETED)
-            if self._workers:
-                await asyncio.wait(self._workers)
+                task = asyncio.create_task(work(item))
+                workers.add(task)
+                task.add_done_callback(workers.discard)
+                if len(workers) >= concurrency:
+                    await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+            if workers:
+                await asyncio.wait(workers)
         except asyncio.CancelledError:
-            for task in self._workers:
+            for task in workers:
                 task.cancel()
             raise
         finally:
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            await asyncio.gather(*workers, return_exceptions=True)
             self._idle.set()
         if failed:
             raise failed[0]
@@ -186,18 +197,17 @@ class Subscription:
     async def close(self) -> None:
         """Ends the subscription in order (U27): waits for running handlers, acknowledges, and ends the stream.
 
-        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. From
-        inside a handler, close only asks for the end, and the handler should return.
+        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. In a
+        handler, close only asks for the end, and the handler should return. It should not wait for another task that closes.
         """
         self.request_stop()
-        task = asyncio.current_task()
-        if self.handling and (task is self._user or task in self._workers):
+        if self.is_inside():
             return
-        if self.handling:
+        if self._handling:
             await self._idle.wait()
-        elif task is not self._user:
-            with contextlib.suppress(TimeoutError):
-                await within(self._idle.wait(), self._limits.ack_timeout)
+        elif current_caller() is not self._user:
+            with suppress(TimeoutError):
+                await within(self._idle.wait(), self._options.ack_timeout)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -207,9 +217,9 @@ class Subscription:
 
     def _begin(self) -> None:
         self._used = True
-        self._user = asyncio.current_task()
+        self._user = current_caller()
         if self._pump is None and not self._stopping:
-            self._owned.add(self)
+            self._connection.owned.add(self)
             self._pump = asyncio.create_task(self._keep_open())
 
     def request_stop(self) -> None:
@@ -225,10 +235,8 @@ class Subscription:
                 if isinstance(entry, Item):
                     self._progress.begin(entry.message.sequence, entry.message.cursor, entry.epoch)
                     return entry
-                if self._on_event is not None:
-                    result = self._on_event(entry)
-                    if inspect.isawaitable(result):
-                        await result
+                if self._options.on_event is not None:
+                    await settle(self._options.on_event(entry))
             if self._stopping:
                 break
             if self._ended:
@@ -244,11 +252,11 @@ class Subscription:
     def _processed(self, item: Item) -> None:
         self._progress.finish(item.message.sequence, item.epoch)
         self._give_credit(len(item.message.payload))
-        if self._subscriber:
-            if self._progress.unacknowledged >= self._limits.ack_count:
+        if self._options.subscriber:
+            if self._progress.unacknowledged >= self._options.ack_count:
                 self._acknowledge()
             elif self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._limits.ack_interval, self._acknowledge)
+                self._timer = asyncio.get_running_loop().call_later(self._options.ack_interval, self._acknowledge)
 
     def _acknowledge(self) -> None:
         """Sends what is to be acknowledged, if the subscription is open; otherwise `opened` will (U20)."""
@@ -260,8 +268,8 @@ class Subscription:
 
     def _ack(self, sequence: int) -> pb.AcknowledgeRequest:
         return pb.AcknowledgeRequest(
-            room_id=self._room_id,
-            subscriber=self._subscriber,
+            room_id=self._options.room_id,
+            subscriber=self._options.subscriber,
             sequence=sequence,
             generation=self._progress.generation or None,
         )
@@ -270,24 +278,26 @@ class Subscription:
         credit = self._credit.give(size)
         if credit is not None and self._outbox is not None:
             self._outbox.put_nowait(
-                pb.ConsumeRequest(credit=pb.ConsumeCredit(room_id=self._room_id, messages=credit[0], bytes=credit[1]))
+                pb.ConsumeRequest(
+                    credit=pb.ConsumeCredit(room_id=self._options.room_id, messages=credit[0], bytes=credit[1])
+                )
             )
 
     async def _shutdown(self) -> None:
         """Confirms the last acknowledgement, for a bounded time, and ends the stream (U20, U27)."""
-        pump, end = self._pump, now() + self._limits.ack_timeout
+        pump, end = self._pump, now() + self._options.ack_timeout
         if pump is None:
             return
         try:
             self._acknowledge()
             if self._outbox is not None:
-                self._outbox.put_nowait(pb.ConsumeRequest(close=pb.ConsumeClose(room_id=self._room_id)))
+                self._outbox.put_nowait(pb.ConsumeRequest(close=pb.ConsumeClose(room_id=self._options.room_id)))
                 self._outbox.put_nowait(None)
-                await asyncio.wait({pump}, timeout=self._limits.ack_timeout)
+                await asyncio.wait({pump}, timeout=self._options.ack_timeout)
             sequence = self._progress.unconfirmed()
             taken_over = isinstance(self._error, UnibusError) and self._error.reason == "TAKEN_OVER"
             if sequence is not None and not taken_over and now() < end:
-                with contextlib.suppress(UnibusError):  # the messages come again
+                with suppress(UnibusError):  # the messages come again
                     call = self._connection.stub.Acknowledge
                     await self._connection.call(call, self._ack(sequence), timeout=end - now())
                     self._progress.acked(sequence)
@@ -296,7 +306,7 @@ class Subscription:
             pump.cancel()
             if self._timer is not None:
                 self._timer.cancel()
-            self._owned.discard(self)
+            self._connection.owned.discard(self)
             await asyncio.wait({pump})
 
     # --- the service's side
@@ -320,7 +330,7 @@ class Subscription:
                 await self._connection.reachable()
         except UnibusError as final:
             self._error = final
-            if self._subscriber:
+            if self._options.subscriber:
                 # they come again with the next subscription, or have gone to the one that took over
                 self._inbox = deque(entry for entry in self._inbox if not isinstance(entry, Item))
         except Exception as defect:  # must not leave the program waiting
@@ -342,48 +352,38 @@ class Subscription:
             return error
         outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(self._open_request())
-        watch = Watch(now())
         begun = now()
+        watch = Watch(begun)
+
+        def tick() -> UnibusError | None:
+            verdict = watch.tick(now())
+            if verdict == "ping":
+                outbox.put_nowait(pb.ConsumeRequest(ping=pb.ConsumePing(nonce=1)))
+            if verdict != "silent":
+                return None
+            return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the subscription was silent for too long")
+
         reader = asyncio.create_task(self._read(call, outbox, watch, attempts))
         writer = asyncio.create_task(_write(call, outbox))
         try:
-            while not reader.done():
-                await asyncio.wait({reader}, timeout=watch.interval)
-                if reader.done():
-                    break
-                verdict = watch.tick(now())
-                if verdict == "silent":
-                    return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the subscription was silent for too long")
-                if verdict == "ping":
-                    outbox.put_nowait(pb.ConsumeRequest(ping=pb.ConsumePing(nonce=1)))
-            return end_of(reader)
+            return await drive(call, reader, writer, tick, lambda: watch.interval)
         finally:
             if self._outbox is outbox and now() - begun >= STABLE:
                 attempts.reset()
             self._outbox = None
-            reader.cancel()
-            writer.cancel()
-            call.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
 
     def _open_request(self) -> pb.ConsumeRequest:
         subscribe = pb.SubscribeRequest(
-            room_id=self._room_id,
-            subscriber=self._subscriber,
+            room_id=self._options.room_id,
+            subscriber=self._options.subscriber,
             ack_mode=subscription_pb2.ACK_MODE_EXPLICIT,
             start=self._progress.connect().proto,
-            until_caught_up=self._until_caught_up,
+            until_caught_up=self._options.until_caught_up,
         )
         messages, size = self._credit.open()
         return pb.ConsumeRequest(open=pb.ConsumeOpen(subscribe=subscribe, credit_messages=messages, credit_bytes=size))
 
-    async def _read(
-        self,
-        call: ConsumeCall,
-        outbox: Outbox,
-        watch: Watch,
-        attempts: Attempts,
-    ) -> UnibusError | None:
+    async def _read(self, call: ConsumeCall, outbox: Outbox, watch: Watch, attempts: Attempts) -> UnibusError | None:
         """Reads frames until the subscription ends."""
         try:
             async for frame in call:
@@ -413,7 +413,7 @@ class Subscription:
                         if frame.closed.code != grpc.StatusCode.OK.value[0]:
                             return error_from_status(frame.closed)
                         if not self._stopping:
-                            return None if self._until_caught_up else self._ended_by_service()
+                            return None if self._options.until_caught_up else self._ended_by_service()
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error)
         return None if self._stopping else self._ended_by_service()

@@ -7,17 +7,18 @@ first, so that a subscription acknowledges what was handled. A process must not 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import unibus
+from unibus._subscription import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Publisher", "Room", "Subscription", "connect"]
 
 Inner = TypeVar("Inner")
-Inner_co = TypeVar("Inner_co", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
@@ -42,7 +42,8 @@ class _Portal:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="unibus", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="unibus", daemon=True)
+        self._thread.start()
 
     @classmethod
     def shared(cls) -> _Portal:
@@ -53,98 +54,65 @@ class _Portal:
 
     def call(self, work: Awaitable[T]) -> T:
         """The result of the work. If an exception such as KeyboardInterrupt comes meanwhile, the work is cancelled."""
+        caller = threading.current_thread()
+        if caller is self._thread:
+            if inspect.iscoroutine(work):
+                work.close()
+            raise RuntimeError("a callback of a future must not block: do the call in another thread")
         ended = threading.Event()
+        tasks: list[asyncio.Task[T]] = []
 
         async def run() -> T:
-            try:
-                return await work
-            finally:
-                ended.set()
+            CALLER.set(CALLER.get() or caller)
+            return await work
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        def begin() -> None:
+            tasks.append(self._loop.create_task(run()))
+            tasks[0].add_done_callback(lambda _: ended.set())
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        self._loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            ended.wait()
         except BaseException:
-            if future.cancel():
-                ended.wait(CANCEL_TIMEOUT)
+            self._loop.call_soon_threadsafe(cancel)  # after begin
+            ended.wait(CANCEL_TIMEOUT)
             raise
+        return tasks[0].result()
 
-    def post(self, work: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(work)
+    def future(self, work: Awaitable[asyncio.Future[T]]) -> Future[T]:
+        """A future of this thread for one of the event loop, which is the result of the work."""
+        answer = self.call(work)
 
-    def future(self, answer: asyncio.Future[T]) -> Future[T]:
-        """A future of this thread for one of the event loop."""
-        copy: Future[T] = Future()
+        async def result() -> T:
+            return await answer
 
-        def done(answer: asyncio.Future[T]) -> None:
-            if not copy.set_running_or_notify_cancel():
-                return
-            error = answer.exception()
-            if error is None:
-                copy.set_result(answer.result())
-            else:
-                copy.set_exception(error)
-
-        self._loop.call_soon_threadsafe(answer.add_done_callback, done)
-        return copy
+        return asyncio.run_coroutine_threadsafe(result(), self._loop)
 
     def iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         while (value := self.call(anext(values, _END))) is not _END:
             yield value
 
 
-class _Face(Protocol[Inner_co]):
+class _Face(Generic[Inner]):
     """Stands for an object that belongs to the event loop."""
 
-    @property
-    def _portal(self) -> _Portal: ...
-    @property
-    def _inner(self) -> Inner_co: ...
+    def __init__(self, portal: _Portal, inner: Inner) -> None:
+        self._portal = portal
+        self._inner = inner
 
 
-def _blocking(method: Callable[Concatenate[Inner, P], Awaitable[T]]) -> Callable[Concatenate[_Face[Inner], P], T]:
-    """The method with the same parameters, which waits for its result."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._portal.call(method(self._inner, *args, **kwargs))
-
-    return call
-
-
-def _wrapping(
-    method: Callable[Concatenate[Inner, P], Awaitable[T]], wrap: Callable[[_Portal, T], U]
+def _delegate(
+    method: Callable[Concatenate[Inner, P], T], convert: Callable[[_Portal, T], U]
 ) -> Callable[Concatenate[_Face[Inner], P], U]:
-    """The method with the same parameters, which waits for its result and wraps it."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
-        return wrap(self._portal, self._portal.call(method(self._inner, *args, **kwargs)))
-
-    return call
-
-
-def _iterating(
-    method: Callable[Concatenate[Inner, P], AsyncIterator[T]],
-) -> Callable[Concatenate[_Face[Inner], P], Iterator[T]]:
-    """The method with the same parameters, as an iterator that waits for each value."""
-
-    @functools.wraps(method)
-    def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._portal.iterate(method(self._inner, *args, **kwargs))
-
-    return call
-
-
-def _making(
-    method: Callable[Concatenate[Inner, P], T], wrap: Callable[[_Portal, T], U]
-) -> Callable[Concatenate[_Face[Inner], P], U]:
-    """The method with the same parameters, whose result is wrapped. Functions that it takes run in other threads."""
+    """The method with the same parameters, whose result is converted."""
 
     @functools.wraps(method)
     def call(self: _Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> U:
         kwargs.update(_in_threads(kwargs))
-        return wrap(self._portal, method(self._inner, *args, **kwargs))
+        return convert(self._portal, method(self._inner, *args, **kwargs))
 
     return call
 
@@ -158,39 +126,22 @@ def _in_threads(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-class _Closing:
-    """A context manager that closes."""
+class Publisher(_Face[unibus.Publisher]):
+    """See `unibus.Publisher`. The futures of `send` are those of `concurrent.futures`."""
+
+    close = _delegate(unibus.Publisher.close, _Portal.call)
+    flush = _delegate(unibus.Publisher.flush, _Portal.call)
+    send = _delegate(unibus.Publisher.send, _Portal.future)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    if TYPE_CHECKING:
 
-        def close(self) -> None: ...
-
-
-class Publisher(_Closing):
-    """See `unibus.Publisher`. The futures of `send` are those of `concurrent.futures`."""
-
-    def __init__(self, portal: _Portal, inner: unibus.Publisher) -> None:
-        self._portal = portal
-        self._inner = inner
-
-    close = _blocking(unibus.Publisher.close)
-    flush = _blocking(unibus.Publisher.flush)
-    send = _wrapping(unibus.Publisher.send, _Portal.future)
-
-
-class Subscription(_Closing):
+class Subscription(_Face[unibus.Subscription]):
     """See `unibus.Subscription`: iterate over it in a `with` block, or call `run`."""
-
-    def __init__(self, portal: _Portal, inner: unibus.Subscription) -> None:
-        self._portal = portal
-        self._inner = inner
-        self._mine = threading.local()  # whether this thread iterates, or runs a handler
 
     def __enter__(self) -> Self:
         async def begin() -> None:
@@ -199,8 +150,8 @@ class Subscription(_Closing):
         self._portal.call(begin())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._portal.call(self._inner.__aexit__(kind, error, trace))
+    def __exit__(self, *_: object) -> None:
+        self._portal.call(self._inner.__aexit__())
 
     def __iter__(self) -> Iterator[Message]:
         return self
@@ -209,84 +160,70 @@ class Subscription(_Closing):
         message = self._portal.call(anext(self._inner, _END))
         if message is _END:
             raise StopIteration
-        self._mine.iterates = True
         return message
 
     def run(self, handler: Callable[[Message], object], *, concurrency: int = 1) -> None:
         """Calls the handler for each message: in this thread, or with a greater concurrency in so many others."""
 
-        def handle(message: Message) -> None:
-            self._mine.handles = True
-            try:
-                handler(message)
-            finally:
-                self._mine.handles = False
-
         if concurrency <= 1:
-            self._inner.handling = True  # close waits for the handler
-            with self:
+            with self._inner.handling(), self:
                 for message in self:
-                    handle(message)
+                    handler(message)
             return
         with ThreadPoolExecutor(concurrency, "unibus-handler") as threads:
 
             async def in_thread(message: Message) -> None:
-                await asyncio.get_running_loop().run_in_executor(threads, handle, message)
+                context = contextvars.copy_context()  # with CALLER
+                await asyncio.get_running_loop().run_in_executor(threads, context.run, handler, message)
 
             self._portal.call(self._inner.run(in_thread, concurrency=concurrency))
 
-    def close(self) -> None:
-        """See `unibus.Subscription.close`."""
-        if getattr(self._mine, "handles", False):
-            self._portal.post(self._inner.request_stop)
-        elif getattr(self._mine, "iterates", False):
-            self._portal.call(self._inner.__aexit__(None, None, None))
-        else:
-            self._portal.call(self._inner.close())
+    close = _delegate(unibus.Subscription.close, _Portal.call)
 
 
-class Room:
+class Room(_Face[unibus.Room]):
     """See `unibus.Room`."""
 
-    def __init__(self, portal: _Portal, inner: unibus.Room) -> None:
-        self._portal = portal
-        self._inner = inner
-        self.id = inner.id
+    @property
+    def id(self) -> str:
+        return self._inner.id
 
     def __repr__(self) -> str:
         return repr(self._inner)
 
-    info = _blocking(unibus.Room.info)
-    update = _blocking(unibus.Room.update)
-    delete = _blocking(unibus.Room.delete)
-    purge = _blocking(unibus.Room.purge)
-    delete_message = _blocking(unibus.Room.delete_message)
-    publish = _blocking(unibus.Room.publish)
-    history = _iterating(unibus.Room.history)
-    add_member = _blocking(unibus.Room.add_member)
-    remove_member = _blocking(unibus.Room.remove_member)
-    members = _iterating(unibus.Room.members)
-    subscribers = _iterating(unibus.Room.subscribers)
-    seek_subscriber = _blocking(unibus.Room.seek_subscriber)
-    delete_subscriber = _blocking(unibus.Room.delete_subscriber)
+    info = _delegate(unibus.Room.info, _Portal.call)
+    update = _delegate(unibus.Room.update, _Portal.call)
+    delete = _delegate(unibus.Room.delete, _Portal.call)
+    purge = _delegate(unibus.Room.purge, _Portal.call)
+    delete_message = _delegate(unibus.Room.delete_message, _Portal.call)
+    publish = _delegate(unibus.Room.publish, _Portal.call)
+    history = _delegate(unibus.Room.history, _Portal.iterate)
+    add_member = _delegate(unibus.Room.add_member, _Portal.call)
+    remove_member = _delegate(unibus.Room.remove_member, _Portal.call)
+    members = _delegate(unibus.Room.members, _Portal.iterate)
+    subscribers = _delegate(unibus.Room.subscribers, _Portal.iterate)
+    seek_subscriber = _delegate(unibus.Room.seek_subscriber, _Portal.call)
+    delete_subscriber = _delegate(unibus.Room.delete_subscriber, _Portal.call)
 
-    publisher = _making(unibus.Room.publisher, Publisher)
-    subscribe = _making(unibus.Room.subscribe, Subscription)
+    publisher = _delegate(unibus.Room.publisher, Publisher)
+    subscribe = _delegate(unibus.Room.subscribe, Subscription)
 
 
-class Client(_Closing):
+class Client(_Face[unibus.Client]):
     """See `unibus.Client`. It may be used by several threads."""
 
-    def __init__(self, portal: _Portal, inner: unibus.Client) -> None:
-        self._portal = portal
-        self._inner = inner
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def room(self, room_id: str) -> Room:
         return Room(self._portal, self._inner.room(room_id))
 
-    close = _blocking(unibus.Client.close)
-    rooms = _iterating(unibus.Client.rooms)
-    create_room = _wrapping(unibus.Client.create_room, Room)
+    close = _delegate(unibus.Client.close, _Portal.call)
+    rooms = _delegate(unibus.Client.rooms, _Portal.iterate)
+    create_room = _delegate(unibus.Client.create_room, lambda portal, work: Room(portal, portal.call(work)))
 
 
 def _connecting(connect: Callable[P, unibus.Client]) -> Callable[P, Client]:

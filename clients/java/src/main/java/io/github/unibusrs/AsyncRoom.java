@@ -19,12 +19,10 @@ import java.util.concurrent.CompletableFuture;
 public final class AsyncRoom {
   private final Calls calls;
   private final String id;
-  private final Rooms rooms;
 
-  AsyncRoom(Calls calls, String id, Rooms rooms) {
+  AsyncRoom(Calls calls, String id) {
     this.calls = calls;
     this.id = id;
-    this.rooms = rooms;
   }
 
   /** See {@link Room#info}. */
@@ -51,9 +49,7 @@ public final class AsyncRoom {
   public CompletableFuture<Long> purge() {
     // A repeated purge would remove later messages too (U10).
     var request = PurgeRoomRequest.newBuilder().setRoomId(id).build();
-    var once = new Retry.Policy(false, "", null);
-    return calls.call(
-        RoomServiceGrpc.getPurgeRoomMethod(), request, once, null, r -> r.getPurged());
+    return calls.once(RoomServiceGrpc.getPurgeRoomMethod(), request, r -> r.getPurged());
   }
 
   /** See {@link Room#purgeUpTo}. */
@@ -70,7 +66,7 @@ public final class AsyncRoom {
 
   /** See {@link Room#publish(Outgoing)}. */
   public CompletableFuture<PublishResult> publish(Outgoing message) {
-    return new Publish(calls, id, rooms, message).start();
+    return new Publish(calls, id, message).start();
   }
 
   /** See {@link Room#addMember}. */

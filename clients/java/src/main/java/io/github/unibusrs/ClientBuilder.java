@@ -12,13 +12,15 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.Function;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -33,8 +35,7 @@ public final class ClientBuilder {
 
   private final String address;
   private @Nullable String token;
-  private @Nullable Callable<String> tokens;
-  private @Nullable Supplier<CompletionStage<String>> asyncTokens;
+  private @Nullable Function<ExecutorService, Supplier<CompletableFuture<String>>> tokens;
   private boolean plaintextToken;
   private @Nullable Path authorities;
   private @Nullable Path certificate;
@@ -49,21 +50,26 @@ public final class ClientBuilder {
 
   /** A token that never changes. When the service refuses it, the error is final (U8). */
   public ClientBuilder token(String value) {
+    if (!Credentials.isValid(value)) {
+      throw wrong("the token has other characters than visible ASCII", null);
+    }
     token = value;
     return this;
   }
 
   /**
    * Called for the token of each attempt of each call, on a thread of the client; may block (U8).
+   * The thread is interrupted when the time of the attempt is up.
    */
   public ClientBuilder tokenSupplier(Callable<String> supplier) {
-    tokens = supplier;
+    tokens = threads -> () -> supply(supplier, threads);
     return this;
   }
 
   /** Called for the token of each attempt of each call; must not block (U8). */
   public ClientBuilder asyncTokenSupplier(Supplier<CompletionStage<String>> supplier) {
-    asyncTokens = supplier;
+    // A copy, so that the time limit does not end a future of the program.
+    tokens = threads -> () -> supplier.get().toCompletableFuture().copy();
     return this;
   }
 
@@ -128,7 +134,7 @@ public final class ClientBuilder {
   public UnibusClient build() {
     var uri = parse(address);
     var isTls = "https".equals(uri.getScheme());
-    var hasToken = token != null || tokens != null || asyncTokens != null;
+    var hasToken = token != null || tokens != null;
     if (!isTls && hasToken && !(plaintextToken && isLoopback(uri.getHost()))) {
       throw wrong(
           "a token is sent over plaintext only to a loopback address, and only with"
@@ -150,26 +156,30 @@ public final class ClientBuilder {
             .disableRetry()
             .build();
     var handlers = handlerExecutor == null ? threads : handlerExecutor;
-    var source = new Credentials.Source(supplier(threads), token);
+    var source = new Credentials.Source(tokens == null ? null : tokens.apply(threads), token);
     return new UnibusClient(
         new Calls(new Connection(channel, source, threads, handlers, timer), settings));
   }
 
-  private @Nullable Supplier<CompletionStage<String>> supplier(Executor threads) {
-    var blocking = tokens;
-    if (blocking == null) {
-      return asyncTokens;
-    }
-    return () ->
-        CompletableFuture.supplyAsync(
+  private static CompletableFuture<String> supply(
+      Callable<String> supplier, ExecutorService threads) {
+    var result = new CompletableFuture<String>();
+    var running =
+        threads.submit(
             () -> {
               try {
-                return blocking.call();
-              } catch (Exception e) {
-                throw new CompletionException(e);
+                result.complete(supplier.call());
+              } catch (Throwable e) {
+                result.completeExceptionally(e);
               }
-            },
-            threads);
+            });
+    result.whenComplete(
+        (token, e) -> {
+          if (e instanceof TimeoutException) {
+            running.cancel(true);
+          }
+        });
+    return result;
   }
 
   private static ThreadFactory daemons() {

@@ -26,13 +26,14 @@ import org.jspecify.annotations.Nullable;
  * The engine of a subscription: one {@code Consume} stream after the other, a queue of what came,
  * and the handlers. {@link Progress} decides what is delivered and acknowledged.
  */
-final class Feed implements Handlers.Listener {
+final class Feed implements Handlers.Listener, AsyncCloseable {
   private static final Duration OPEN_LIMIT = Duration.ofSeconds(15);
   private static final Duration FREEZE = Duration.ofSeconds(5);
   private static final Duration TICK = Duration.ofMillis(500);
 
   private final Calls calls;
-  private final SubscriptionBuilder.Plan plan;
+  private final SubscriptionBuilder plan;
+  private final Runnable leave;
   private final CompletableFuture<Void> done = new CompletableFuture<>();
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
 
@@ -43,6 +44,9 @@ final class Feed implements Handlers.Listener {
   private final Handlers handlers;
   private @Nullable Stream stream;
   private long generation;
+
+  /** The end waits behind messages: the stream is of no further use, and its silence no fault. */
+  private boolean ending;
 
   /** The watchdog: no frame for longer than the limit breaks the stream (U16). */
   private boolean watching;
@@ -65,20 +69,26 @@ final class Feed implements Handlers.Listener {
   private @Nullable Throwable failure;
   private long flushBegan;
 
-  Feed(Calls calls, SubscriptionBuilder.Plan plan, AsyncMessageHandler handler) {
-    this.calls = calls;
-    this.plan = plan;
-    this.progress = new Progress(!plan.subscriber().isEmpty(), plan.start());
+  /**
+   * A subscription that is not started.
+   *
+   * @param leave called when the subscription closes, before it waits for handlers
+   */
+  Feed(SubscriptionBuilder plan, Handlers.Mode mode, Runnable leave) {
+    this.calls = plan.calls;
+    this.plan = plan.copy();
+    this.leave = leave;
+    this.progress = new Progress(!plan.subscriber.isEmpty(), plan.start);
     this.credentials = calls.connection().credentials();
-    var threads = calls.connection().handlers();
-    this.handlers = new Handlers(lock, threads, plan.concurrency(), handler, plan.onEvent(), this);
+    this.handlers = new Handlers(lock, calls.connection()::execute, mode, plan.onEvent, this);
   }
 
   void start() {
+    calls.connection().add(this);
     done.whenComplete(
         (value, e) -> {
           if (done.isCancelled()) {
-            closing();
+            closeAsync();
           }
         });
     locked(
@@ -92,16 +102,11 @@ final class Feed implements Handlers.Listener {
     return done;
   }
 
-  /** Closes in order, without waiting. */
-  CompletableFuture<Void> closing() {
+  @Override
+  public CompletableFuture<Void> closeAsync() {
     locked(this::stop);
+    leave.run();
     return ended.copy();
-  }
-
-  /** Closes in order. The future is complete at once if a handler asks. */
-  CompletableFuture<Void> close() {
-    var closing = closing();
-    return Handlers.isInHandler() ? CompletableFuture.completedFuture(null) : closing;
   }
 
   // Everything below runs with the lock.
@@ -156,16 +161,16 @@ final class Feed implements Handlers.Listener {
                 ConsumeOpen.newBuilder()
                     .setSubscribe(
                         SubscribeRequest.newBuilder()
-                            .setRoomId(plan.roomId())
-                            .setSubscriber(plan.subscriber())
+                            .setRoomId(plan.roomId)
+                            .setSubscriber(plan.subscriber)
                             .setStart(progress.start().toWire())
-                            .setUntilCaughtUp(plan.untilCaughtUp()))
-                    .setCreditMessages(Math.max(1, plan.readAheadMessages() - heldMessages))
-                    .setCreditBytes(Math.max(1, plan.readAheadBytes() - heldBytes))));
+                            .setUntilCaughtUp(plan.untilCaughtUp))
+                    .setCreditMessages(Math.max(1, plan.readAheadMessages - heldMessages))
+                    .setCreditBytes(Math.max(1, plan.readAheadBytes - heldBytes))));
   }
 
   private void watch(Duration time) {
-    watching = true;
+    watching = !ending;
     silence = Duration.ZERO;
     limit = time;
   }
@@ -253,9 +258,8 @@ final class Feed implements Handlers.Listener {
   private void closed(Stream from, com.google.rpc.Status status) {
     if (status.getCode() != 0) {
       broken(UnibusException.of(status));
-    } else if (plan.untilCaughtUp() && from.caughtUp) {
-      watching = false;
-      handlers.add(new Handlers.End(null));
+    } else if (plan.untilCaughtUp && from.caughtUp) {
+      end(null);
     } else if (!flushing) {
       broken(UnibusException.of(Status.Code.UNAVAILABLE, "the service closed the subscription"));
     }
@@ -314,15 +318,21 @@ final class Feed implements Handlers.Listener {
       happened(new Event.Recreated());
       later(backoff.next(error), this::connect);
     } else if (error.getOutcome() == Outcome.FINAL) {
-      if (!plan.subscriber().isEmpty()) {
+      if (!plan.subscriber.isEmpty()) {
         dropMessages();
       }
-      handlers.add(new Handlers.End(error));
+      end(error);
     } else {
       var pause = backoff.next(error);
       happened(new Event.Disconnected(error, pause));
       later(pause, this::connect);
     }
+  }
+
+  private void end(@Nullable UnibusException error) {
+    ending = true;
+    watching = false;
+    handlers.add(new Handlers.End(error));
   }
 
   // Credit (U24).
@@ -337,13 +347,13 @@ final class Feed implements Handlers.Listener {
     owedMessages++;
     owedBytes += message.payload().size();
     var isMuch =
-        owedMessages * 4L >= plan.readAheadMessages() || owedBytes * 4 >= plan.readAheadBytes();
+        owedMessages * 4L >= plan.readAheadMessages || owedBytes * 4 >= plan.readAheadBytes;
     if (isMuch && stream != null && stream.open && !handlers.isStopped()) {
       stream.send(
           ConsumeRequest.newBuilder()
               .setCredit(
                   ConsumeCredit.newBuilder()
-                      .setRoomId(plan.roomId())
+                      .setRoomId(plan.roomId)
                       .setMessages(owedMessages)
                       .setBytes(owedBytes)));
       owedMessages = 0;
@@ -357,12 +367,12 @@ final class Feed implements Handlers.Listener {
     if (!progress.owesAck()) {
       return;
     }
-    if (progress.unsent() >= plan.ackMessages()) {
+    if (progress.unsent() >= plan.ackMessages) {
       acknowledge();
     } else if (!ackTimer) {
       ackTimer = true;
       later(
-          plan.ackTime(),
+          plan.ackTime,
           () -> {
             ackTimer = false;
             acknowledge();
@@ -379,8 +389,8 @@ final class Feed implements Handlers.Listener {
   private AcknowledgeRequest.Builder acknowledgement() {
     var ack =
         AcknowledgeRequest.newBuilder()
-            .setRoomId(plan.roomId())
-            .setSubscriber(plan.subscriber())
+            .setRoomId(plan.roomId)
+            .setSubscriber(plan.subscriber)
             .setSequence(progress.ack());
     if (generation != 0) {
       ack.setGeneration(generation);
@@ -445,18 +455,19 @@ final class Feed implements Handlers.Listener {
     acknowledge();
     open.halfClosed = true;
     open.call.halfClose();
-    later(plan.closeTimeout(), this::finish);
+    later(plan.closeTimeout, this::finish);
   }
 
   /** Without a stream, a call of its own acknowledges. */
   private void flushByCall() {
-    var left = plan.closeTimeout().minus(since(flushBegan));
+    var left = plan.closeTimeout.minus(since(flushBegan));
     var isTakenOver = failure instanceof UnibusException e && e.getReason().equals("TAKEN_OVER");
     if (progress.isFlushed() || isTakenOver || left.isNegative() || left.isZero()) {
       finish();
       return;
     }
-    new Calls(calls.connection(), calls.settings().within(left))
+    calls
+        .within(left)
         .call(RoomServiceGrpc.getAcknowledgeMethod(), acknowledgement().build(), r -> r)
         .whenComplete((value, e) -> locked(this::finish));
   }
@@ -472,9 +483,9 @@ final class Feed implements Handlers.Listener {
       stream = null;
     }
     var reason = failure;
+    calls.connection().remove(this);
     calls
         .connection()
-        .handlers()
         .execute(
             () -> {
               if (reason == null) {
@@ -484,10 +495,6 @@ final class Feed implements Handlers.Listener {
               }
               ended.complete(null);
             });
-  }
-
-  CompletableFuture<Void> ended() {
-    return ended;
   }
 
   /** One stream of the service. */

@@ -8,11 +8,8 @@ import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Iterator;
-import java.util.NoSuchElementException;
-import java.util.Spliterator;
-import java.util.Spliterators;
+import java.util.Objects;
 import java.util.stream.Stream;
-import java.util.stream.StreamSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -86,15 +83,18 @@ public final class History implements Iterable<Message> {
         calls, new Query(q.roomId, q.backwards, messages, q.after, q.before, q.start, q.end));
   }
 
-  /** The messages as a stream. */
+  /** The messages as a stream. Asks for the first page at once, and for others when needed. */
   public Stream<Message> stream() {
-    var order = Spliterator.ORDERED | Spliterator.NONNULL | Spliterator.DISTINCT;
-    return StreamSupport.stream(Spliterators.spliteratorUnknownSize(iterator(), order), false);
+    var first = page(query.backwards ? last() : first());
+    return Stream.<@Nullable HistoryResponse>iterate(first, Objects::nonNull, this::following)
+        .flatMap(this::messages)
+        .takeWhile(m -> !(query.backwards ? isBefore(m) : isAfter(m)))
+        .filter(m -> !(query.backwards ? isAfter(m) : isBefore(m)));
   }
 
   @Override
   public Iterator<Message> iterator() {
-    return new Messages();
+    return stream().iterator();
   }
 
   private HistoryRequest.Builder request() {
@@ -143,61 +143,19 @@ public final class History implements Iterable<Message> {
         || (query.end != null && !m.publishedAt().isBefore(query.end));
   }
 
-  /** One walk over the pages. */
-  private final class Messages implements Iterator<Message> {
-    private Iterator<Message> page = Collections.emptyIterator();
-    private HistoryRequest.@Nullable Builder request;
-    private boolean begun;
-    private @Nullable Message next;
-
-    @Override
-    public boolean hasNext() {
-      while (next == null && (page.hasNext() || !begun || request != null)) {
-        if (page.hasNext()) {
-          take(page.next());
-        } else {
-          load();
-        }
-      }
-      return next != null;
+  private Stream<Message> messages(HistoryResponse page) {
+    var messages = new ArrayList<>(page.getMessagesList());
+    if (query.backwards) {
+      Collections.reverse(messages);
     }
+    return messages.stream().map(Message::of);
+  }
 
-    @Override
-    public Message next() {
-      if (!hasNext()) {
-        throw new NoSuchElementException();
-      }
-      var message = next;
-      next = null;
-      return message;
+  private @Nullable HistoryResponse following(HistoryResponse page) {
+    if (query.backwards) {
+      var older = request().setBeforeCursor(page.getOlderCursor());
+      return page.getHasOlder() ? page(older) : null;
     }
-
-    /** Yields the message, skips it if the range is still ahead, or ends behind the range. */
-    private void take(Message message) {
-      var isAhead = query.backwards ? isAfter(message) : isBefore(message);
-      var isBehind = query.backwards ? isBefore(message) : isAfter(message);
-      if (isBehind) {
-        page = Collections.emptyIterator();
-        request = null;
-      } else if (!isAhead) {
-        next = message;
-      }
-    }
-
-    private void load() {
-      var ask = begun ? request : query.backwards ? last() : first();
-      begun = true;
-      var response = page(ask == null ? request() : ask);
-      var messages = new ArrayList<>(response.getMessagesList().stream().map(Message::of).toList());
-      if (query.backwards) {
-        Collections.reverse(messages);
-        request =
-            response.getHasOlder() ? request().setBeforeCursor(response.getOlderCursor()) : null;
-      } else {
-        request =
-            response.getHasNewer() ? request().setAfterCursor(response.getNewerCursor()) : null;
-      }
-      page = messages.iterator();
-    }
+    return page.getHasNewer() ? page(request().setAfterCursor(page.getNewerCursor())) : null;
   }
 }

@@ -45,6 +45,10 @@ final class Unanswered {
     return first == null ? null : first.getValue();
   }
 
+  boolean isWaiting(Entry entry) {
+    return waiting.containsKey(entry.number);
+  }
+
   void sent(Entry entry) {
     waiting.remove(entry.number);
     sent.put(entry.number, entry);

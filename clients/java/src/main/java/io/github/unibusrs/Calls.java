@@ -17,17 +17,26 @@ record Calls(Connection connection, Settings settings) {
 
   <Q, R, T> CompletableFuture<T> call(
       MethodDescriptor<Q, R> method, Q request, Function<R, T> map) {
-    return new Retry<T>(this) {
-      @Override
-      CompletableFuture<T> attempt(Duration limit) {
-        return connection.attempt(method, request, credentials, limit, result).thenApply(map);
-      }
-    }.start();
+    return call(method, request, map, true, error -> null);
   }
 
   /** A call that is not repeated after an unknown outcome. */
   <Q, R, T> CompletableFuture<T> once(
       MethodDescriptor<Q, R> method, Q request, Function<R, T> map) {
+    return call(method, request, map, false, error -> null);
+  }
+
+  /** A call that succeeds also if an earlier attempt removed the thing already. */
+  <Q, R> CompletableFuture<Boolean> remove(MethodDescriptor<Q, R> method, Q request, String gone) {
+    return call(method, request, r -> true, true, e -> e.getReason().equals(gone) ? true : null);
+  }
+
+  private <Q, R, T> CompletableFuture<T> call(
+      MethodDescriptor<Q, R> method,
+      Q request,
+      Function<R, T> map,
+      boolean repeatsUnknown,
+      Function<UnibusException, @Nullable T> success) {
     return new Retry<T>(this) {
       @Override
       CompletableFuture<T> attempt(Duration limit) {
@@ -36,22 +45,12 @@ record Calls(Connection connection, Settings settings) {
 
       @Override
       boolean mayRepeat(Duration next, boolean unknown) {
-        return !unknown;
-      }
-    }.start();
-  }
-
-  /** A call that succeeds also if an earlier attempt removed the thing already. */
-  <Q, R> CompletableFuture<Boolean> remove(MethodDescriptor<Q, R> method, Q request, String gone) {
-    return new Retry<Boolean>(this) {
-      @Override
-      CompletableFuture<Boolean> attempt(Duration limit) {
-        return connection.attempt(method, request, credentials, limit, result).thenApply(r -> true);
+        return repeatsUnknown || !unknown;
       }
 
       @Override
-      @Nullable Boolean success(UnibusException error) {
-        return error.getReason().equals(gone) ? true : null;
+      @Nullable T success(UnibusException error) {
+        return success.apply(error);
       }
     }.start();
   }

@@ -37,7 +37,7 @@ final class Connection {
   private final ScheduledExecutorService timer;
   private final Rooms rooms = new Rooms(this);
   private final Set<CompletableFuture<?>> calls = ConcurrentHashMap.newKeySet();
-  private final Set<AsyncCloseable> parts = ConcurrentHashMap.newKeySet();
+  private final Set<Streaming> parts = ConcurrentHashMap.newKeySet();
   private volatile boolean closing;
   private volatile boolean closed;
 
@@ -172,7 +172,7 @@ final class Connection {
   }
 
   /** Remembers a subscription or a publisher, to close it before the client. */
-  void add(AsyncCloseable part) {
+  void add(Streaming part) {
     parts.add(part);
     if (closing) {
       parts.remove(part);
@@ -180,14 +180,14 @@ final class Connection {
     }
   }
 
-  void remove(AsyncCloseable part) {
+  void remove(Streaming part) {
     parts.remove(part);
   }
 
   /** Closes all parts in order (U27), cancels all other calls (U3), and ends the channel. */
   CompletableFuture<Void> closeAsync() {
     closing = true;
-    var all = parts.stream().map(AsyncCloseable::closeAsync).toArray(CompletableFuture<?>[]::new);
+    var all = parts.stream().map(Streaming::closeAsync).toArray(CompletableFuture<?>[]::new);
     return CompletableFuture.allOf(all).thenRun(this::end);
   }
 

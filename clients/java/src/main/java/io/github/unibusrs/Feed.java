@@ -3,7 +3,6 @@ package io.github.unibusrs;
 import io.github.unibusrs.UnibusException.Outcome;
 import io.github.unibusrs.v1.AcknowledgeRequest;
 import io.github.unibusrs.v1.ConsumeCommand;
-import io.github.unibusrs.v1.ConsumeCredit;
 import io.github.unibusrs.v1.ConsumeOpen;
 import io.github.unibusrs.v1.ConsumePing;
 import io.github.unibusrs.v1.ConsumeRejected;
@@ -11,57 +10,34 @@ import io.github.unibusrs.v1.ConsumeRequest;
 import io.github.unibusrs.v1.ConsumeResponse;
 import io.github.unibusrs.v1.Opened;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import io.github.unibusrs.v1.SubscribeRequest;
-import io.grpc.CallOptions;
-import io.grpc.ClientCall;
-import io.grpc.Metadata;
 import io.grpc.Status;
 import java.time.Duration;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The engine of a subscription: one {@code Consume} stream after the other, a queue of what came,
  * and the handlers. {@link Progress} decides what is delivered and acknowledged.
  */
-final class Feed implements Handlers.Listener, AsyncCloseable {
+final class Feed extends Streaming implements Handlers.Listener {
   private static final Duration OPEN_LIMIT = Duration.ofSeconds(15);
-  private static final Duration FREEZE = Duration.ofSeconds(5);
-  private static final Duration TICK = Duration.ofMillis(500);
 
-  private final Calls calls;
   private final SubscriptionBuilder plan;
   private final Runnable leave;
   private final CompletableFuture<Void> done = new CompletableFuture<>();
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
 
-  private final ReentrantLock lock = new ReentrantLock();
   private final Progress progress;
-  private final Credentials credentials;
-  private final Backoff backoff = new Backoff();
   private final Handlers handlers;
+  private final Watchdog watchdog = new Watchdog();
+  private final Credit credit;
   private @Nullable Stream stream;
   private long generation;
 
   /** The end waits behind messages: the stream is of no further use, and its silence no fault. */
   private boolean ending;
 
-  /** The watchdog: no frame for longer than the limit breaks the stream (U16). */
-  private boolean watching;
-
-  private Duration silence = Duration.ZERO;
-  private Duration limit = OPEN_LIMIT;
-  private long lastTick = System.nanoTime();
-  private long lastClock = System.currentTimeMillis();
-
-  /** Messages that were not given back as credit: they wait, or their handlers run (U24). */
-  private int heldMessages;
-
-  private long heldBytes;
-  private int owedMessages;
-  private long owedBytes;
   private boolean ackTimer;
 
   private boolean flushing;
@@ -75,11 +51,11 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
    * @param leave called when the subscription closes, before it waits for handlers
    */
   Feed(SubscriptionBuilder plan, Handlers.Mode mode, Runnable leave) {
-    this.calls = plan.calls;
+    super(plan.calls);
     this.plan = plan.copy();
     this.leave = leave;
     this.progress = new Progress(!plan.subscriber.isEmpty(), plan.start);
-    this.credentials = calls.connection().credentials();
+    this.credit = new Credit(plan.readAheadMessages, plan.readAheadBytes);
     this.handlers = new Handlers(lock, calls.connection()::execute, mode, plan.onEvent, this);
   }
 
@@ -103,30 +79,13 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
   }
 
   @Override
-  public CompletableFuture<Void> closeAsync() {
+  CompletableFuture<Void> closeAsync() {
     locked(this::stop);
     leave.run();
     return ended.copy();
   }
 
   // Everything below runs with the lock.
-
-  private void locked(Runnable task) {
-    lock.lock();
-    try {
-      task.run();
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  private void later(Duration pause, Runnable task) {
-    calls.connection().later(pause, () -> locked(task));
-  }
-
-  private static Duration since(long time) {
-    return Duration.ofNanos(System.nanoTime() - time);
-  }
 
   private static boolean isLonger(Duration a, Duration b) {
     return a.compareTo(b) > 0;
@@ -145,7 +104,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
   }
 
   private void connect(@Nullable String token, @Nullable Throwable failed) {
-    if (handlers.isStopped() || !watching || stream != null) {
+    if (handlers.isStopped() || !watchdog.isWatching() || stream != null) {
       return;
     }
     if (failed != null) {
@@ -153,52 +112,33 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
       return;
     }
     stream = new Stream(token);
-    owedMessages = 0;
-    owedBytes = 0;
-    stream.send(
-        ConsumeRequest.newBuilder()
-            .setOpen(
-                ConsumeOpen.newBuilder()
-                    .setSubscribe(
-                        SubscribeRequest.newBuilder()
-                            .setRoomId(plan.roomId)
-                            .setSubscriber(plan.subscriber)
-                            .setStart(progress.start().toWire())
-                            .setUntilCaughtUp(plan.untilCaughtUp))
-                    .setCreditMessages(Math.max(1, plan.readAheadMessages - heldMessages))
-                    .setCreditBytes(Math.max(1, plan.readAheadBytes - heldBytes))));
+    var open = ConsumeOpen.newBuilder().setSubscribe(plan.request(progress.start()));
+    credit.open(open);
+    stream.send(ConsumeRequest.newBuilder().setOpen(open));
   }
 
-  private void watch(Duration time) {
-    watching = !ending;
-    silence = Duration.ZERO;
-    limit = time;
+  private void watch(Duration limit) {
+    if (!ending) {
+      watchdog.watch(limit);
+    }
   }
 
   private void tick() {
     if (finished) {
       return;
     }
-    var clock = System.currentTimeMillis();
-    var asleep = Duration.ofMillis(clock - lastClock);
-    var awake = since(lastTick);
-    var frozen = isLonger(awake, FREEZE) || isLonger(asleep, FREEZE);
-    // Time in which the process could not run is time in which it did not read: it does not count.
-    silence = silence.plus(Wire.min(awake, TICK.multipliedBy(2)));
-    lastTick = System.nanoTime();
-    lastClock = clock;
-    if (frozen && watching) {
-      // Is the stream alive (U17)?
-      if (stream != null && stream.open) {
-        stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.newBuilder().setNonce(clock)));
-        watch(FREEZE);
-      } else {
-        watch(limit);
+    switch (watchdog.tick()) {
+      case FROZEN -> {
+        if (stream != null && stream.open) {
+          // Is the stream alive (U17)?
+          stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.getDefaultInstance()));
+          watch(Watchdog.PAUSE);
+        }
       }
-    } else if (watching && isLonger(silence, limit)) {
-      broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
+      case SILENT -> broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
+      default -> {}
     }
-    later(TICK, this::tick);
+    later(Watchdog.TICK, this::tick);
   }
 
   private void frame(Stream from, ConsumeResponse frame) {
@@ -247,7 +187,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
   private void message(Message message) {
     backoff.reset();
     var ticket = progress.take(message);
-    hold(message, 1);
+    credit.take(message);
     if (ticket == null) {
       giveBack(message);
     } else {
@@ -280,20 +220,17 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
     // Other reasons say that the subscription ends: `closed` says so too, and better.
   }
 
-  private void streamEnded(Stream from, Status status, Metadata trailers) {
+  private void streamEnded(Stream from, UnibusException error) {
     if (from != stream) {
       return;
     }
     if (flushing) {
       stream = null;
       flushByCall();
-    } else if (!watching) {
-      stream = null;
+    } else if (watchdog.isWatching()) {
+      broken(error);
     } else {
-      broken(
-          status.isOk()
-              ? UnibusException.of(Status.Code.UNAVAILABLE, "the stream ended")
-              : UnibusException.of(status, trailers));
+      stream = null;
     }
   }
 
@@ -301,7 +238,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
   private void broken(UnibusException why) {
     var last = stream;
     stream = null;
-    watching = false;
+    watchdog.rest();
     if (last != null) {
       last.call.cancel("the stream is broken", null);
       if (last.open && isLonger(since(last.openedAt), Duration.ofSeconds(10))) {
@@ -331,33 +268,15 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
 
   private void end(@Nullable UnibusException error) {
     ending = true;
-    watching = false;
+    watchdog.rest();
     handlers.add(new Handlers.End(error));
   }
 
-  // Credit (U24).
-
-  private void hold(Message message, int sign) {
-    heldMessages += sign;
-    heldBytes += (long) sign * message.payload().size();
-  }
-
   private void giveBack(Message message) {
-    hold(message, -1);
-    owedMessages++;
-    owedBytes += message.payload().size();
-    var isMuch =
-        owedMessages * 4L >= plan.readAheadMessages || owedBytes * 4 >= plan.readAheadBytes;
-    if (isMuch && stream != null && stream.open && !handlers.isStopped()) {
-      stream.send(
-          ConsumeRequest.newBuilder()
-              .setCredit(
-                  ConsumeCredit.newBuilder()
-                      .setRoomId(plan.roomId)
-                      .setMessages(owedMessages)
-                      .setBytes(owedBytes)));
-      owedMessages = 0;
-      owedBytes = 0;
+    credit.giveBack(message);
+    if (credit.isMuch() && stream != null && stream.open && !handlers.isStopped()) {
+      var owed = credit.owed().setRoomId(plan.roomId);
+      stream.send(ConsumeRequest.newBuilder().setCredit(owed));
     }
   }
 
@@ -477,7 +396,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
       return;
     }
     finished = true;
-    watching = false;
+    watchdog.rest();
     if (stream != null) {
       stream.call.cancel("the subscription has ended", null);
       stream = null;
@@ -498,8 +417,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
   }
 
   /** One stream of the service. */
-  private final class Stream extends ClientCall.Listener<ConsumeResponse> {
-    final ClientCall<ConsumeRequest, ConsumeResponse> call;
+  private final class Stream extends Streaming.Stream<ConsumeRequest, ConsumeResponse> {
     Duration heartbeat = OPEN_LIMIT;
     boolean open;
     boolean caughtUp;
@@ -507,9 +425,7 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
     long openedAt;
 
     Stream(@Nullable String token) {
-      var method = RoomServiceGrpc.getConsumeMethod();
-      call = calls.connection().call(method, CallOptions.DEFAULT, token, this);
-      call.request(16);
+      super(RoomServiceGrpc.getConsumeMethod(), token);
     }
 
     void send(ConsumeRequest.Builder request) {
@@ -519,14 +435,13 @@ final class Feed implements Handlers.Listener, AsyncCloseable {
     }
 
     @Override
-    public void onMessage(ConsumeResponse response) {
-      locked(() -> frame(this, response));
-      call.request(1);
+    void received(ConsumeResponse response) {
+      frame(this, response);
     }
 
     @Override
-    public void onClose(Status status, Metadata trailers) {
-      locked(() -> streamEnded(this, status, trailers));
+    void ended(Status status, UnibusException error) {
+      streamEnded(this, error);
     }
   }
 }

@@ -6,9 +6,6 @@ import io.github.unibusrs.v1.PublishRequest;
 import io.github.unibusrs.v1.PublishStreamRequest;
 import io.github.unibusrs.v1.PublishStreamResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import io.grpc.CallOptions;
-import io.grpc.ClientCall;
-import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.SynchronizationContext;
 import java.time.Duration;
@@ -17,7 +14,6 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.Condition;
-import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -27,7 +23,7 @@ import org.jspecify.annotations.Nullable;
  * <p>When the stream breaks, the publisher opens another one and sends all unanswered messages
  * again, with their ids, before later ones. One message that fails does not end the publisher.
  */
-public final class Publisher implements AutoCloseable, AsyncCloseable {
+public final class Publisher extends Streaming implements AutoCloseable {
   private static final Duration TICK = Duration.ofMillis(500);
 
   /**
@@ -74,13 +70,8 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
     DRAINING
   }
 
-  private final Calls calls;
   private final String roomId;
   private final Options options;
-  private final Credentials credentials;
-  private final Backoff backoff = new Backoff();
-
-  private final ReentrantLock lock = new ReentrantLock();
   private final Condition space = lock.newCondition();
   private final Unanswered unanswered = new Unanswered();
   private State state = State.IDLE;
@@ -96,10 +87,9 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
           (thread, e) -> thread.getUncaughtExceptionHandler().uncaughtException(thread, e));
 
   Publisher(Calls calls, String roomId, Options options) {
-    this.calls = calls;
+    super(calls);
     this.roomId = roomId;
     this.options = options;
-    this.credentials = calls.connection().credentials();
   }
 
   /** Publishes bytes. See {@link #publish(Outgoing)}. */
@@ -117,7 +107,7 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
   public CompletableFuture<PublishResult> publish(Outgoing message) {
     lock.lock();
     try {
-      while (!closed && unanswered.isFull(options, message.payload().size())) {
+      while (!closed && unanswered.isFull(options, message.size())) {
         space.await();
       }
       if (closed) {
@@ -126,7 +116,7 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
       var entry = unanswered.add(message);
       if (!ticking) {
         ticking = true;
-        calls.connection().later(TICK, this::tick);
+        later(TICK, this::tick);
       }
       pump();
       return entry.future;
@@ -347,7 +337,7 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
     }
     if (!unanswered.isEmpty()) {
       state = State.BUSY;
-      calls.connection().later(backoff.next(error), () -> locked(this::begin));
+      later(backoff.next(error), this::begin);
     }
   }
 
@@ -370,28 +360,20 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
     fail(entry, entry.lastError == null ? late : entry.lastError);
   }
 
-  private static Duration since(long time) {
-    return Duration.ofNanos(System.nanoTime() - time);
-  }
-
   /** Breaks a stream on which no answer comes in the time of an attempt (U9). */
   private void tick() {
-    locked(
-        () -> {
-          var open = stream;
-          var oldest = open == null ? null : unanswered.oldest(open.lastAnswer);
-          if (open != null
-              && oldest != null
-              && since(oldest).compareTo(calls.settings().attempt()) > 0) {
-            open.call.cancel("no answer in time", null);
-            closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
-          }
-          unanswered.waiting().stream().filter(this::isLate).forEach(this::expire);
-          ticking = !unanswered.isEmpty();
-          if (ticking) {
-            calls.connection().later(TICK, this::tick);
-          }
-        });
+    var open = stream;
+    var oldest = open == null ? null : unanswered.oldest(open.lastAnswer);
+    var limit = calls.settings().attempt();
+    if (open != null && oldest != null && since(oldest).compareTo(limit) > 0) {
+      open.call.cancel("no answer in time", null);
+      closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
+    }
+    unanswered.waiting().stream().filter(this::isLate).forEach(this::expire);
+    ticking = !unanswered.isEmpty();
+    if (ticking) {
+      later(TICK, this::tick);
+    }
   }
 
   private void fail(Entry entry, UnibusException error) {
@@ -404,15 +386,6 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
     space.signalAll();
     answers.executeLater(() -> Inside.run(this, task));
     calls.connection().execute(answers::drain);
-  }
-
-  private void locked(Runnable task) {
-    lock.lock();
-    try {
-      task.run();
-    } finally {
-      lock.unlock();
-    }
   }
 
   /** One message on its way. */
@@ -439,15 +412,12 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
   }
 
   /** One stream of the service. */
-  private final class Stream extends ClientCall.Listener<PublishStreamResponse> {
-    final ClientCall<PublishStreamRequest, PublishStreamResponse> call;
+  private final class Stream extends Streaming.Stream<PublishStreamRequest, PublishStreamResponse> {
     long lastAnswer = System.nanoTime();
     @Nullable UnibusException why;
 
     Stream(@Nullable String token) {
-      var method = RoomServiceGrpc.getPublishStreamMethod();
-      call = calls.connection().call(method, CallOptions.DEFAULT, token, this);
-      call.request(16);
+      super(RoomServiceGrpc.getPublishStreamMethod(), token);
     }
 
     void send(Entry entry, Rooms.Known known) {
@@ -473,16 +443,13 @@ public final class Publisher implements AutoCloseable, AsyncCloseable {
     }
 
     @Override
-    public void onMessage(PublishStreamResponse response) {
-      locked(() -> answered(this, response));
-      call.request(1);
+    void received(PublishStreamResponse response) {
+      answered(this, response);
     }
 
     @Override
-    public void onClose(Status status, Metadata trailers) {
-      var end = status.isOk() ? Status.UNAVAILABLE.withDescription("the stream ended") : status;
-      var error = status.isOk() && why != null ? why : UnibusException.of(end, trailers);
-      locked(() -> closed(this, error));
+    void ended(Status status, UnibusException error) {
+      closed(this, status.isOk() && why != null ? why : error);
     }
   }
 }

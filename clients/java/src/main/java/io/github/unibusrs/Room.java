@@ -138,7 +138,7 @@ public final class Room {
 
   /** The stored messages (U28). */
   public History history() {
-    return History.of(calls, id);
+    return new History(calls, id);
   }
 
   /** Adds a member that may read all messages, or changes its role. */

@@ -1,5 +1,6 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.SubscribeRequest;
 import java.time.Duration;
 import java.util.Objects;
 import java.util.function.Consumer;
@@ -32,6 +33,15 @@ public final class SubscriptionBuilder implements Cloneable {
     } catch (CloneNotSupportedException never) {
       throw new AssertionError(never);
     }
+  }
+
+  SubscribeRequest request(Start at) {
+    return SubscribeRequest.newBuilder()
+        .setRoomId(roomId)
+        .setSubscriber(subscriber)
+        .setStart(at.toWire())
+        .setUntilCaughtUp(untilCaughtUp)
+        .build();
   }
 
   /**

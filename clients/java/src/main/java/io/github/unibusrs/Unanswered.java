@@ -20,7 +20,7 @@ final class Unanswered {
 
   Entry add(Outgoing message) {
     var entry = new Entry(++last, message);
-    bytes += message.payload().size();
+    bytes += message.size();
     waiting.put(entry.number, entry);
     return entry;
   }
@@ -68,7 +68,7 @@ final class Unanswered {
 
   void remove(Entry entry) {
     if (waiting.remove(entry.number) != null || sent.remove(entry.number) != null) {
-      bytes -= entry.message.payload().size();
+      bytes -= entry.message.size();
     }
   }
 

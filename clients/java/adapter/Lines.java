@@ -64,16 +64,20 @@ final class Lines {
     return json;
   }
 
-  static JsonObject room(RoomInfo info) {
-    var json = GSON.toJsonTree(info).getAsJsonObject();
-    var window = json.get("dedupe_window");
-    json.add("dedupe_window_ms", window == null ? new JsonPrimitive(0) : window);
+  static JsonObject room(io.github.unibusrs.v1.Room room) {
+    var state = room.getState();
+    var json = json("first_sequence", state.getFirstSequence());
+    json.add("last_sequence", GSON.toJsonTree(state.getLastSequence()));
+    json.add("messages", GSON.toJsonTree(state.getMessages()));
+    json.addProperty("persist", room.getPersist());
+    json.addProperty("dedupe_window_ms", room.getDedupeWindow().getSeconds() * 1000);
     return json;
   }
 
-  static JsonObject subscriber(SubscriberInfo info) {
-    var json = GSON.toJsonTree(info).getAsJsonObject();
-    json.add("open", json.get("is_open"));
+  static JsonObject subscriber(io.github.unibusrs.v1.Subscriber s) {
+    var json = json("subscriber", s.getSubscriber(), "position", s.getPosition());
+    json.add("lag", GSON.toJsonTree(s.getLag()));
+    json.addProperty("open", s.getOpen());
     return json;
   }
 

@@ -5,11 +5,13 @@ import io.github.unibusrs.v1.DeleteMessageRequest;
 import io.github.unibusrs.v1.DeleteRoomRequest;
 import io.github.unibusrs.v1.DeleteSubscriberRequest;
 import io.github.unibusrs.v1.GetRoomRequest;
+import io.github.unibusrs.v1.GetRoomResponse;
 import io.github.unibusrs.v1.PurgeRoomRequest;
 import io.github.unibusrs.v1.RemoveMemberRequest;
 import io.github.unibusrs.v1.RoomServiceGrpc;
 import io.github.unibusrs.v1.SeekSubscriberRequest;
 import io.github.unibusrs.v1.UpdateRoomRequest;
+import io.github.unibusrs.v1.UpdateRoomResponse;
 import java.util.concurrent.CompletableFuture;
 
 /**
@@ -26,17 +28,17 @@ public final class AsyncRoom {
   }
 
   /** See {@link Room#info}. */
-  public CompletableFuture<RoomInfo> info() {
+  public CompletableFuture<io.github.unibusrs.v1.Room> info() {
     var request = GetRoomRequest.newBuilder().setRoomId(id).build();
-    return calls.call(RoomServiceGrpc.getGetRoomMethod(), request, r -> RoomInfo.of(r.getRoom()));
+    return calls.call(RoomServiceGrpc.getGetRoomMethod(), request, GetRoomResponse::getRoom);
   }
 
   /** See {@link Room#update}. */
-  public CompletableFuture<RoomInfo> update(UpdateRoomRequest changes) {
+  public CompletableFuture<io.github.unibusrs.v1.Room> update(UpdateRoomRequest changes) {
     var named = changes.toBuilder();
     named.getRoomBuilder().setRoomId(id);
     return calls.call(
-        RoomServiceGrpc.getUpdateRoomMethod(), named.build(), r -> RoomInfo.of(r.getRoom()));
+        RoomServiceGrpc.getUpdateRoomMethod(), named.build(), UpdateRoomResponse::getRoom);
   }
 
   /** See {@link Room#delete}. */

@@ -145,7 +145,8 @@ public final class ClientBuilder {
     var timer = Executors.newSingleThreadScheduledExecutor(daemons());
     var port = uri.getPort() >= 0 ? uri.getPort() : isTls ? 443 : 80;
     var channel =
-        NettyChannelBuilder.forAddress(uri.getHost(), port, isTls ? tls() : plaintext())
+        NettyChannelBuilder.forAddress(
+                uri.getHost(), port, isTls ? tls() : InsecureChannelCredentials.create())
             .executor(threads)
             .userAgent("unibus-java/0.1.0")
             .maxInboundMessageSize(maxMessageBytes)
@@ -191,29 +192,25 @@ public final class ClientBuilder {
   }
 
   private static URI parse(String address) {
+    URI uri;
     try {
-      var uri = URI.create(address);
-      var isKnown = "https".equals(uri.getScheme()) || "http".equals(uri.getScheme());
-      if (isKnown && uri.getHost() != null) {
-        return uri;
-      }
+      uri = URI.create(address);
     } catch (IllegalArgumentException e) {
-      throw wrong("the address is not https://host:port or http://host:port", e);
+      throw wrong("the address is no URI", e);
     }
-    throw wrong("the address is not https://host:port or http://host:port", null);
+    if (uri.getHost() == null || !String.valueOf(uri.getScheme()).matches("https?")) {
+      throw wrong("the address is not https://host:port or http://host:port", null);
+    }
+    return uri;
   }
 
   private static UnibusException wrong(String message, @Nullable Exception cause) {
-    var status = Status.INVALID_ARGUMENT.withDescription(message);
-    return UnibusException.of(cause == null ? status : status.withCause(cause), null);
+    return UnibusException.of(
+        Status.INVALID_ARGUMENT.withDescription(message).withCause(cause), null);
   }
 
   static boolean isLoopback(String host) {
     return host.equals("localhost") || host.equals("[::1]") || host.matches("127(\\.\\d{1,3}){3}");
-  }
-
-  private static ChannelCredentials plaintext() {
-    return InsecureChannelCredentials.create();
   }
 
   private ChannelCredentials tls() {

@@ -184,11 +184,20 @@ final class Connection {
     parts.remove(part);
   }
 
-  /** Closes all parts in order (U27), cancels all other calls (U3), and ends the channel. */
+  /**
+   * Closes the subscriptions, whose handlers may publish, then the publishers (U27), cancels all
+   * other calls (U3), and ends the channel.
+   */
   CompletableFuture<Void> closeAsync() {
     closing = true;
-    var all = parts.stream().map(Streaming::closeAsync).toArray(CompletableFuture<?>[]::new);
-    return CompletableFuture.allOf(all).thenRun(this::end);
+    return closeAll(Feed.class)
+        .thenCompose(subscriptions -> closeAll(Publisher.class))
+        .thenRun(this::end);
+  }
+
+  private CompletableFuture<Void> closeAll(Class<? extends Streaming> kind) {
+    var all = parts.stream().filter(kind::isInstance).map(Streaming::closeAsync);
+    return CompletableFuture.allOf(all.toArray(CompletableFuture<?>[]::new));
   }
 
   private void end() {

@@ -99,10 +99,10 @@ final class Progress {
     if (ephemeral && opened) {
       events.add(new Event.Gap(0, 0, "DISCONNECTED", 0));
     } else if (durable && opened) {
-      var isNewLog = !again && less(frame.getLastSequence(), max(taken, confirmed));
       // Without a cursor nothing shows whether a new subscriber reads the same log.
-      var isUnsure = !frame.getResumed() && cursor.isEmpty();
-      if (isNewLog || isUnsure || again || less(position, confirmed)) {
+      var isNew = !again && !frame.getResumed() && cursor.isEmpty();
+      if (isNew || again || less(position, confirmed)) {
+        var isNewLog = isNew && less(frame.getLastSequence(), max(taken, confirmed));
         moveTo(position);
         events.add(isNewLog ? new Event.Recreated() : new Event.Moved(position));
       }

@@ -196,7 +196,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
             stream.call.cancel(late.getMessage(), null);
           }
           stream = null;
-          for (var entry : unanswered.all()) {
+          for (var entry : unanswered.all(entry -> true)) {
             entry.unknown = true;
             fail(entry, late);
           }
@@ -236,7 +236,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
 
   /** An attempt: asks for the room and the token, and opens a stream. */
   private void begin() {
-    unanswered.waiting().stream().filter(this::isLate).forEach(this::expire);
+    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
     var limit = calls.settings().attempt();
     calls
         .connection()
@@ -297,7 +297,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
       unanswered.repeat(entry);
     }
     // To keep the order, and to ask for the room, nothing is sent until all answers are there.
-    if (state == State.OPEN && (isOther || unanswered.isWaiting(entry))) {
+    if (state == State.OPEN && (isOther || !entry.isSent)) {
       state = State.DRAINING;
       from.why = isOther ? UnibusException.notSent("the room has changed", error) : error;
       from.call.halfClose();
@@ -315,7 +315,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
     }
     stream = null;
     var error = credentials.judge(why);
-    for (var entry : unanswered.sent()) {
+    for (var entry : unanswered.all(entry -> entry.isSent)) {
       entry.unknown |= error.isOutcomeUnknown();
       entry.lastError = error;
       if (mustNotRepeat(entry)) {
@@ -329,7 +329,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
   /** There is no stream. Fails all messages, or tries again after a pause. */
   private void broken(UnibusException error) {
     state = State.IDLE;
-    for (var entry : unanswered.all()) {
+    for (var entry : unanswered.all(entry -> true)) {
       entry.lastError = error;
       if (error.getOutcome() == Outcome.FINAL) {
         fail(entry, error);
@@ -369,7 +369,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
       open.call.cancel("no answer in time", null);
       closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
     }
-    unanswered.waiting().stream().filter(this::isLate).forEach(this::expire);
+    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
     ticking = !unanswered.isEmpty();
     if (ticking) {
       later(TICK, this::tick);
@@ -396,6 +396,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
     final long began = System.nanoTime();
     @Nullable Long firstSentAt;
     long sentAt;
+    boolean isSent;
     boolean unknown;
     boolean renewed;
     @Nullable PublishRequest request;
@@ -428,7 +429,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
       }
       entry.sentAt = System.nanoTime();
       entry.firstSentAt = entry.firstSentAt == null ? entry.sentAt : entry.firstSentAt;
-      unanswered.sent(entry);
+      entry.isSent = true;
       call.sendMessage(
           PublishStreamRequest.newBuilder()
               .setCorrelationId(entry.number)

@@ -5,6 +5,7 @@ import io.github.unibusrs.v1.ListMembersResponse;
 import io.github.unibusrs.v1.ListSubscribersRequest;
 import io.github.unibusrs.v1.ListSubscribersResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
+import io.github.unibusrs.v1.Subscriber;
 import io.github.unibusrs.v1.UpdateRoomRequest;
 import java.time.Duration;
 import java.util.Objects;
@@ -43,7 +44,7 @@ public final class Room {
   }
 
   /** The settings of the room and what it holds. */
-  public RoomInfo info() {
+  public io.github.unibusrs.v1.Room info() {
     return Futures.await(async.info());
   }
 
@@ -52,7 +53,7 @@ public final class Room {
    *
    * @param changes the changed fields and their mask; the client sets the id of the room
    */
-  public RoomInfo update(UpdateRoomRequest changes) {
+  public io.github.unibusrs.v1.Room update(UpdateRoomRequest changes) {
     return Futures.await(async.update(changes));
   }
 
@@ -166,11 +167,11 @@ public final class Room {
   }
 
   /** The durable subscribers; one call for each page of an iteration. */
-  public Iterable<SubscriberInfo> subscribers() {
+  public Iterable<Subscriber> subscribers() {
     return calls.pages(
         RoomServiceGrpc.getListSubscribersMethod(),
         page -> ListSubscribersRequest.newBuilder().setRoomId(id).setPageToken(page).build(),
-        response -> response.getSubscribersList().stream().map(SubscriberInfo::of),
+        response -> response.getSubscribersList().stream(),
         ListSubscribersResponse::getNextPageToken);
   }
 

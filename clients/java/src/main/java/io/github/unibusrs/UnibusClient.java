@@ -1,5 +1,6 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.CreateRoomResponse;
 import io.github.unibusrs.v1.ListRoomsRequest;
 import io.github.unibusrs.v1.ListRoomsResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
@@ -55,23 +56,27 @@ public final class UnibusClient implements AutoCloseable {
   }
 
   /** Creates a room. The same call again succeeds. */
-  public CompletableFuture<RoomInfo> createRoomAsync(String id, RoomSettings settings) {
+  public CompletableFuture<io.github.unibusrs.v1.Room> createRoomAsync(
+      String id, RoomSettings settings) {
     return calls.call(
-        RoomServiceGrpc.getCreateRoomMethod(), settings.request(id), r -> RoomInfo.of(r.getRoom()));
+        RoomServiceGrpc.getCreateRoomMethod(), settings.request(id), CreateRoomResponse::getRoom);
   }
 
-  /** The caller's rooms, by ascending id; one call for each page of an iteration. */
-  public Iterable<RoomInfo> rooms() {
+  /**
+   * The caller's rooms, without their state, by ascending id; one call for each page of an
+   * iteration.
+   */
+  public Iterable<io.github.unibusrs.v1.Room> rooms() {
     return calls.pages(
         RoomServiceGrpc.getListRoomsMethod(),
         page -> ListRoomsRequest.newBuilder().setPageToken(page).build(),
-        response -> response.getRoomsList().stream().map(RoomInfo::of),
+        response -> response.getRoomsList().stream(),
         ListRoomsResponse::getNextPageToken);
   }
 
   /**
-   * Closes all subscriptions and publishers in order (U27), cancels all other calls (U3), and
-   * closes the connection. When a handler or a callback of a publisher calls it, it does not wait.
+   * Closes all subscriptions, then all publishers (U27), cancels all other calls (U3), and closes
+   * the connection. When a handler or a callback of a publisher calls it, it does not wait.
    */
   @Override
   public void close() {

@@ -9,6 +9,7 @@ import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -233,7 +234,11 @@ public final class UnibusException extends RuntimeException {
       }
       return info == null
           ? NONE
-          : new Details(info.getReason(), Map.copyOf(info.getMetadataMap()), fields, delay);
+          : new Details(
+              info.getReason(),
+              Map.copyOf(info.getMetadataMap()),
+              Collections.unmodifiableMap(fields),
+              delay);
     }
   }
 }

@@ -124,15 +124,6 @@ class ProgressTest {
   }
 
   @Test
-  void aLogThatEndsBeforeWhatWasDeliveredIsNew() {
-    var progress = opened(true, 0);
-    progress.done(take(progress, 5));
-    var frame = frame(2, true).toBuilder().setLastSequence(3).build();
-    var events = progress.opened(frame, false);
-    assertEquals(List.of(new Event.Opened(2, true), new Event.Recreated()), events);
-  }
-
-  @Test
   void withoutANameItResumesAfterTheCursorOrTheNewestFrame() {
     var progress = new Progress(false, Start.onlyNew());
     assertEquals(Start.onlyNew().toWire(), progress.start().toWire());

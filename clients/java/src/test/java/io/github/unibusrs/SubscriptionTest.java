@@ -207,6 +207,28 @@ class SubscriptionTest {
   }
 
   @Test
+  void aHandlerMayPublishWhileTheClientCloses() throws Exception {
+    var publisher = client.room("r").publisher();
+    var inHandler = new CountDownLatch(1);
+    var leave = new CountDownLatch(1);
+    var running =
+        subscription()
+            .start(
+                message -> {
+                  inHandler.countDown();
+                  await(leave);
+                  publisher.publish(message.bytes());
+                });
+    await(inHandler);
+    var closed = CompletableFuture.runAsync(client::close);
+    Thread.sleep(200);
+    leave.countDown();
+    closed.get(5, TimeUnit.SECONDS);
+    running.done().get(5, TimeUnit.SECONDS);
+    assertEquals(1, service.published.size());
+  }
+
+  @Test
   void aHandlerMayCloseItsSubscriptionAndItsClient() throws Exception {
     var begun = new CompletableFuture<Subscription>();
     var running =

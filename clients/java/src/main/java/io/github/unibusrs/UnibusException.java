@@ -77,9 +77,7 @@ public final class UnibusException extends RuntimeException {
     while (cause != null && cause.getCause() != null) {
       cause = cause.getCause();
     }
-    return cause == null || text.contains(cause.toString())
-        ? text
-        : text + (text.isEmpty() ? "" : ": ") + cause.getMessage();
+    return cause == null ? text : (text.isEmpty() ? "" : text + ": ") + cause;
   }
 
   /** The error that a frame of a stream carries. */

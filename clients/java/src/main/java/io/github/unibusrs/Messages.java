@@ -11,7 +11,9 @@ import org.jspecify.annotations.Nullable;
  * The messages of a subscription, for a loop. For one thread.
  *
  * <p>Asking for the next message says that the one before is processed (U19). A loop that is left
- * with {@code break} or by an exception does not acknowledge its last message: it comes again.
+ * with {@code break} or by an exception does not acknowledge its last message: it comes again. Use
+ * {@code try} with resources: a close of the client on another thread waits for the loop to ask for
+ * its next message.
  */
 public final class Messages implements Iterable<Message>, Iterator<Message>, AutoCloseable {
   /** A message for the loop; without a message, the end. */
@@ -27,7 +29,7 @@ public final class Messages implements Iterable<Message>, Iterator<Message>, Aut
   private volatile @Nullable Thread loop;
   private volatile boolean closed;
 
-  /** Begins the subscription of the feed, which closes this object before it waits for handlers. */
+  /** Begins the subscription, which calls {@link #withdraw} before it waits for handlers. */
   Messages(SubscriptionBuilder plan) {
     var feed = new Feed(plan, new Handlers.Mode(this::hand, 1, false), this::withdraw);
     subscription = new Subscription(feed);

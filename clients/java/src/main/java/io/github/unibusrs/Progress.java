@@ -216,8 +216,9 @@ final class Progress {
     return processed;
   }
 
+  /** An acknowledgement is confirmed; one from before a move back confirms nothing after it. */
   void acked(long position) {
-    confirmed = max(confirmed, position);
+    confirmed = max(confirmed, less(sent, position) ? sent : position);
   }
 
   /** An acknowledgement was not carried out, and is to be repeated (U20). */

@@ -78,6 +78,19 @@ class ProgressTest {
   }
 
   @Test
+  void aConfirmationFromBeforeAMoveBackCoversNothingAfterIt() {
+    var progress = opened(true, 0);
+    progress.done(take(progress, 5));
+    progress.ack();
+    progress.opened(frame(2, true), true);
+    progress.acked(5);
+    progress.done(take(progress, 3));
+    assertEquals(3, progress.ack());
+    assertFalse(progress.isFlushed());
+    assertEquals(List.of(new Event.Opened(2, true)), progress.opened(frame(2, true), false));
+  }
+
+  @Test
   void aPositionBeforeTheLastConfirmedOneIsAMove() {
     var progress = opened(true, 0);
     progress.done(take(progress, 5));

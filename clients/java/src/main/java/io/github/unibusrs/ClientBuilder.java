@@ -16,7 +16,9 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
+import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
@@ -141,7 +143,9 @@ public final class ClientBuilder {
               + " allowPlaintextToken",
           null);
     }
-    var threads = Executors.newCachedThreadPool(daemons());
+    var threads =
+        new ThreadPoolExecutor(
+            0, Integer.MAX_VALUE, 5, TimeUnit.SECONDS, new SynchronousQueue<>(), daemons());
     var timer = Executors.newSingleThreadScheduledExecutor(daemons());
     var port = uri.getPort() >= 0 ? uri.getPort() : isTls ? 443 : 80;
     var channel =

@@ -14,7 +14,6 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
@@ -32,7 +31,7 @@ final class Connection {
 
   private final ManagedChannel channel;
   private final Credentials.Source tokens;
-  private final ExecutorService threads;
+  private final Executor threads;
   private final Executor handlers;
   private final ScheduledExecutorService timer;
   private final Rooms rooms = new Rooms(this);
@@ -44,7 +43,7 @@ final class Connection {
   Connection(
       ManagedChannel channel,
       Credentials.Source tokens,
-      ExecutorService threads,
+      Executor threads,
       Executor handlers,
       ScheduledExecutorService timer) {
     this.channel = channel;
@@ -207,6 +206,6 @@ final class Connection {
     }
     channel.shutdownNow();
     timer.shutdownNow();
-    threads.shutdown();
+    // The channel, callbacks and a second close may still need threads: they end when they idle.
   }
 }

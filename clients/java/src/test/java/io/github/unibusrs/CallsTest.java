@@ -14,6 +14,7 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -141,6 +142,21 @@ class CallsTest {
       try (var publisher = client.room("r").publisher(options)) {
         publisher.publish(Outgoing.of("b"));
       }
+    }
+  }
+
+  @Test
+  void manyMayCloseAtOnce() {
+    for (var i = 0; i < 30; i++) {
+      var client = builder().build();
+      var publisher = client.room("r").publisher();
+      publisher.publish(new byte[1]);
+      var closes =
+          Stream.generate(() -> CompletableFuture.runAsync(client::close))
+              .limit(4)
+              .toArray(CompletableFuture<?>[]::new);
+      CompletableFuture.allOf(closes).join();
+      publisher.closeAsync().join();
     }
   }
 

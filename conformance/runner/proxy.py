@@ -121,6 +121,11 @@ class Proxy:
             reset(client)
             return
         answers, target = opened
+        if self.mode in ("refuse", "http502"):
+            # it was accepted before the fault, and was no link yet that the fault could cut
+            reset(client)
+            reset(target)
+            return
         link = Link(client, target)
         self.links.add(link)
         try:

@@ -54,7 +54,8 @@ final class Adapter {
         () -> {
           CompletableFuture<?> result;
           try {
-            var ok = call(in, in.has("room") ? client.room(in.text("room")) : null);
+            var ok =
+                call(in, in.has("room") && client != null ? client.room(in.text("room")) : null);
             result =
                 ok instanceof CompletableFuture<?> f ? f : CompletableFuture.completedFuture(ok);
           } catch (Throwable e) {
@@ -62,138 +63,63 @@ final class Adapter {
           }
           var id = in.json().get("id");
           result.whenComplete(
-              (ok, e) ->
-                  Lines.print(
-                      "id", id, e == null ? "ok" : "error", e == null ? ok : Lines.error(e)));
+              (ok, e) -> Lines.print("id", id, e == null ? "ok" : "error", e == null ? ok : e));
         });
   }
 
+  private static JsonObject done(Runnable task) {
+    task.run();
+    return Lines.json();
+  }
+
   private Object call(Lines.Fields in, Room room) throws Exception {
-    var done = Lines.json();
     var publisher = publishers.get(in.text("publisher"));
-    switch (in.text("op")) {
-      case "hello":
-        var grpc =
-            "grpc-java " + io.grpc.ManagedChannel.class.getPackage().getImplementationVersion();
-        return Lines.json(
-            "language", "java", "runtime", System.getProperty("java.version"), "library", grpc);
-      case "connect":
-        client = connect(in);
-        return done;
-      case "create_room":
-        var bounds = Retention.NONE.withMaxMessages(in.number("max_messages", 0));
-        bounds = in.has("max_age_ms") ? bounds.withMaxAge(in.millis("max_age_ms")) : bounds;
-        var settings =
-            (in.flag("persist") ? RoomSettings.persisted() : RoomSettings.ephemeral())
-                .withRetention(bounds);
-        settings =
-            in.has("dedupe_window_ms")
-                ? settings.withDedupeWindow(in.millis("dedupe_window_ms"))
-                : settings;
-        return Lines.json(
-            "room",
-            (room != null ? client.createRoom(room.id(), settings) : client.createRoom(settings))
-                .id());
-      case "get_room":
-        var info = room.info();
-        var window =
-            Optional.ofNullable(info.dedupeWindow()).map(Duration::toMillis).orElse(0L).intValue();
-        return Lines.json(
-            "persist",
-            info.persist(),
-            "dedupe_window_ms",
-            window,
-            "first_sequence",
-            info.firstSequence(),
-            "last_sequence",
-            info.lastSequence(),
-            "messages",
-            info.messages());
-      case "delete_room":
-        room.delete();
-        return done;
-      case "purge_room":
-        return Lines.json(
-            "purged", in.has("up_to") ? room.purgeUpTo(in.sequence("up_to")) : room.purge());
-      case "delete_message":
-        room.deleteMessage(in.sequence("sequence"));
-        return done;
-      case "publish":
-        var limited = in.has("timeout_ms") ? room.withTimeout(in.millis("timeout_ms")) : room;
-        return Lines.published(limited.publish(outgoing(in)));
-      case "publisher_open":
-        var limits = Publisher.Options.DEFAULT.withMessages((int) in.number("window", 1024));
-        publishers.put(in.text("publisher"), room.publisher(limits));
-        orders.put(in.text("publisher"), Executors.newSingleThreadExecutor());
-        return done;
-      case "publisher_send":
-        return publisher.publish(outgoing(in)).thenApply(Lines::published);
-      case "publisher_flush":
-        publisher.flush();
-        return done;
-      case "publisher_close":
-        publisher.close();
-        return done;
-      case "subscribe":
-        subscribe(in, in.text("sub"), room);
-        return done;
-      case "unsubscribe":
-        closes.get(in.text("sub")).run();
-        return done;
-      case "cancel":
-        cancels.get(in.text("sub")).run();
-        return done;
-      case "history":
-        return history(in, room.history());
-      case "add_member":
-        room.addMember(in.text("member"), Role.valueOf(in.text("role").toUpperCase()));
-        return done;
-      case "remove_member":
-        room.removeMember(in.text("member"));
-        return done;
-      case "list_members":
-        var members = StreamSupport.stream(room.members().spliterator(), false);
-        return Lines.json(
-            "members",
-            members
-                .map(m -> Lines.json("member", m.memberId(), "role", m.role().name().toLowerCase()))
-                .toList());
-      case "seek":
-        return Lines.json("position", room.seek(in.text("subscriber"), in.start()));
-      case "list_subscribers":
-        var all = StreamSupport.stream(room.subscribers().spliterator(), false);
-        return Lines.json(
-            "subscribers",
-            all.map(
-                    s ->
-                        Lines.json(
-                            "subscriber",
-                            s.subscriber(),
-                            "position",
-                            s.position(),
-                            "lag",
-                            s.lag(),
-                            "open",
-                            s.isOpen()))
-                .toList());
-      case "seal":
-        return Lines.json(
+    return switch (in.text("op")) {
+      case "hello" -> hello();
+      case "connect" -> done(() -> client = connect(in));
+      case "create_room" -> Lines.json("room", createRoom(in, settings(in)).id());
+      case "get_room" -> Lines.room(room.info());
+      case "delete_room" -> done(room::delete);
+      case "purge_room" ->
+          Lines.json(
+              "purged", in.has("up_to") ? room.purgeUpTo(in.sequence("up_to")) : room.purge());
+      case "delete_message" -> done(() -> room.deleteMessage(in.sequence("sequence")));
+      case "publish" -> within(in, room).publish(outgoing(in));
+      case "publisher_open" -> done(() -> openPublisher(in, room));
+      case "publisher_send" -> publisher.publish(outgoing(in));
+      case "publisher_flush" -> done(publisher::flush);
+      case "publisher_close" -> done(publisher::close);
+      case "subscribe" -> done(() -> subscribe(in, in.text("sub"), room));
+      case "unsubscribe" -> done(closes.get(in.text("sub")));
+      case "cancel" -> done(cancels.get(in.text("sub")));
+      case "history" -> history(in, room.history());
+      case "add_member" ->
+          room.addMember(in.text("member"), Role.valueOf(in.text("role").toUpperCase()));
+      case "remove_member" -> done(() -> room.removeMember(in.text("member")));
+      case "list_members" -> members(room);
+      case "seek" -> Lines.json("position", room.seek(in.text("subscriber"), in.start()));
+      case "list_subscribers" -> subscribers(room);
+      case "seal" -> {
+        var payload = in.bytes("payload");
+        yield Lines.json(
             "sealed",
-            Lines.base64(
-                Encryption.seal(
-                    in.bytes("key"), in.text("room"), in.text("sender"), in.bytes("payload"))));
-      case "open":
-        return Lines.json(
+            Encryption.seal(in.bytes("key"), in.text("room"), in.text("sender"), payload));
+      }
+      case "open" -> {
+        var sealed = in.bytes("sealed");
+        yield Lines.json(
             "payload",
-            Lines.base64(
-                Encryption.open(
-                    in.bytes("key"), in.text("room"), in.text("sender"), in.bytes("sealed"))));
-      case "close":
-        client.close();
-        return done;
-      default:
-        throw new IllegalArgumentException("unknown op " + in.text("op"));
-    }
+            Encryption.open(in.bytes("key"), in.text("room"), in.text("sender"), sealed));
+      }
+      case "close" -> done(client::close);
+      default -> throw new IllegalArgumentException("unknown op " + in.text("op"));
+    };
+  }
+
+  private static JsonObject hello() {
+    var grpc = io.grpc.ManagedChannel.class.getPackage().getImplementationVersion();
+    var java = System.getProperty("java.version");
+    return Lines.json("language", "java", "runtime", java, "library", "grpc-java " + grpc);
   }
 
   private static UnibusClient connect(Lines.Fields in) {
@@ -210,34 +136,51 @@ final class Adapter {
     return (in.flag("plaintext_token") ? builder.allowPlaintextToken() : builder).build();
   }
 
+  private static RoomSettings settings(Lines.Fields in) {
+    var bounds = Retention.NONE.withMaxMessages(in.number("max_messages", 0));
+    bounds = in.has("max_age_ms") ? bounds.withMaxAge(in.millis("max_age_ms")) : bounds;
+    var kind = in.flag("persist") ? RoomSettings.persisted() : RoomSettings.ephemeral();
+    var window = "dedupe_window_ms";
+    return (in.has(window) ? kind.withDedupeWindow(in.millis(window)) : kind).withRetention(bounds);
+  }
+
+  private Room createRoom(Lines.Fields in, RoomSettings settings) {
+    return in.has("room")
+        ? client.createRoom(in.text("room"), settings)
+        : client.createRoom(settings);
+  }
+
+  private static Room within(Lines.Fields in, Room room) {
+    return in.has("timeout_ms") ? room.withTimeout(in.millis("timeout_ms")) : room;
+  }
+
   private static Outgoing outgoing(Lines.Fields in) {
-    var message = Outgoing.of(in.bytes("payload")).withMessageId(in.text("message_id"));
-    var headers = new HashMap<String, String>();
-    if (in.has("headers")) {
-      in.json()
-          .getAsJsonObject("headers")
-          .entrySet()
-          .forEach(h -> headers.put(h.getKey(), h.getValue().getAsString()));
-    }
+    var message =
+        Outgoing.of(in.bytes("payload"))
+            .withMessageId(in.text("message_id"))
+            .withHeaders(in.headers());
     var last = "expected_last_sequence";
-    return (in.has(last) ? message.withExpectedLastSequence(in.sequence(last)) : message)
-        .withHeaders(headers);
+    return in.has(last) ? message.withExpectedLastSequence(in.sequence(last)) : message;
+  }
+
+  private void openPublisher(Lines.Fields in, Room room) {
+    var limits = Publisher.Options.DEFAULT.withMessages((int) in.number("window", 1024));
+    publishers.put(in.text("publisher"), room.publisher(limits));
+    orders.put(in.text("publisher"), Executors.newSingleThreadExecutor());
   }
 
   private void subscribe(Lines.Fields in, String sub, Room room) {
     var builder =
-        room.subscription().onEvent(event -> Lines.print("sub", sub, "event", Lines.event(event)));
+        room.subscription()
+            .onEvent(event -> Lines.print("sub", sub, "event", Lines.event(event)))
+            .concurrency((int) in.number("concurrency", 1));
     in.with("subscriber", builder::durable);
     in.with("prefetch", messages -> builder.readAhead(Integer.parseInt(messages), 4 << 20));
     in.with("start", start -> builder.from(in.start()));
-    in.with(
-        "until_caught_up",
-        until -> {
-          if (in.flag("until_caught_up")) {
-            builder.untilCaughtUp();
-          }
-        });
-    MessageHandler begin = m -> Lines.print("sub", sub, "message", Lines.message(m));
+    if (in.flag("until_caught_up")) {
+      builder.untilCaughtUp();
+    }
+    MessageHandler begin = m -> Lines.print("sub", sub, "message", m);
     MessageHandler finish =
         m -> {
           Thread.sleep(in.number("handler_ms", 0));
@@ -254,20 +197,19 @@ final class Adapter {
       loop.start();
       return;
     }
-    // With several handlers at once, this thread begins them, so that the lines are in order.
-    var concurrency = (int) in.number("concurrency", 1);
     MessageHandler both =
         m -> {
           begin.handle(m);
           finish.handle(m);
         };
+    // With several handlers at once, one thread begins them, so that the lines are in order.
     AsyncMessageHandler beside =
         m -> {
           begin.handle(m);
           return run(finish, m);
         };
-    builder.concurrency(concurrency);
-    var started = concurrency == 1 ? builder.start(both) : builder.startAsync(beside);
+    var isOne = in.number("concurrency", 1) == 1;
+    var started = isOne ? builder.start(both) : builder.startAsync(beside);
     closes.put(sub, started::close);
     cancels.put(sub, () -> started.done().cancel(true));
     started.done().whenComplete((v, e) -> started.closeAsync().thenRun(() -> Lines.ended(sub, e)));
@@ -301,6 +243,19 @@ final class Adapter {
     Lines.ended(sub, failure);
   }
 
+  private static JsonObject members(Room room) {
+    var all = StreamSupport.stream(room.members().spliterator(), false);
+    return Lines.json(
+        "members",
+        all.map(m -> Lines.json("member", m.memberId(), "role", m.role().name().toLowerCase()))
+            .toList());
+  }
+
+  private static JsonObject subscribers(Room room) {
+    var all = StreamSupport.stream(room.subscribers().spliterator(), false);
+    return Lines.json("subscribers", all.map(Lines::subscriber).toList());
+  }
+
   private static JsonObject history(Lines.Fields in, History history) throws Exception {
     var backwards = in.text("direction").equals("backwards");
     var walk =
@@ -309,13 +264,12 @@ final class Adapter {
     walk = in.has("before_sequence") ? walk.beforeSequence(in.sequence("before_sequence")) : walk;
     walk = in.has("start_time") ? walk.since(Instant.parse(in.text("start_time"))) : walk;
     walk = in.has("end_time") ? walk.until(Instant.parse(in.text("end_time"))) : walk;
+    var messages = walk.stream().limit(in.number("max", Long.MAX_VALUE)).iterator();
     var digest = MessageDigest.getInstance("SHA-256");
     long first = 0, last = 0, count = 0;
     var ordered = true;
-    for (var i = walk.iterator();
-        count < in.number("max", Long.MAX_VALUE) && i.hasNext();
-        count++) {
-      var message = i.next();
+    for (; messages.hasNext(); count++) {
+      var message = messages.next();
       var order = Long.compareUnsigned(message.sequence(), last);
       ordered &= count == 0 || (backwards ? order < 0 : order > 0);
       last = message.sequence();
@@ -323,16 +277,8 @@ final class Adapter {
       digest.update((Long.toUnsignedString(last) + "\n").getBytes(StandardCharsets.UTF_8));
       digest.update(message.bytes());
     }
-    return Lines.json(
-        "count",
-        count,
-        "first",
-        first,
-        "last",
-        last,
-        "ordered",
-        ordered,
-        "digest",
-        HexFormat.of().formatHex(digest.digest()));
+    var json = Lines.json("count", count, "first", first, "last", last, "ordered", ordered);
+    json.addProperty("digest", HexFormat.of().formatHex(digest.digest()));
+    return json;
   }
 }

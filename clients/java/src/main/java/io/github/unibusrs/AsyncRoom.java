@@ -5,11 +5,13 @@ import io.github.unibusrs.v1.DeleteMessageRequest;
 import io.github.unibusrs.v1.DeleteRoomRequest;
 import io.github.unibusrs.v1.DeleteSubscriberRequest;
 import io.github.unibusrs.v1.GetRoomRequest;
+import io.github.unibusrs.v1.GetRoomResponse;
 import io.github.unibusrs.v1.PurgeRoomRequest;
 import io.github.unibusrs.v1.RemoveMemberRequest;
 import io.github.unibusrs.v1.RoomServiceGrpc;
 import io.github.unibusrs.v1.SeekSubscriberRequest;
 import io.github.unibusrs.v1.UpdateRoomRequest;
+import io.github.unibusrs.v1.UpdateRoomResponse;
 import java.util.concurrent.CompletableFuture;
 
 /**
@@ -19,26 +21,24 @@ import java.util.concurrent.CompletableFuture;
 public final class AsyncRoom {
   private final Calls calls;
   private final String id;
-  private final Rooms rooms;
 
-  AsyncRoom(Calls calls, String id, Rooms rooms) {
+  AsyncRoom(Calls calls, String id) {
     this.calls = calls;
     this.id = id;
-    this.rooms = rooms;
   }
 
   /** See {@link Room#info}. */
-  public CompletableFuture<RoomInfo> info() {
+  public CompletableFuture<io.github.unibusrs.v1.Room> info() {
     var request = GetRoomRequest.newBuilder().setRoomId(id).build();
-    return calls.call(RoomServiceGrpc.getGetRoomMethod(), request, r -> RoomInfo.of(r.getRoom()));
+    return calls.call(RoomServiceGrpc.getGetRoomMethod(), request, GetRoomResponse::getRoom);
   }
 
   /** See {@link Room#update}. */
-  public CompletableFuture<RoomInfo> update(UpdateRoomRequest changes) {
+  public CompletableFuture<io.github.unibusrs.v1.Room> update(UpdateRoomRequest changes) {
     var named = changes.toBuilder();
     named.getRoomBuilder().setRoomId(id);
     return calls.call(
-        RoomServiceGrpc.getUpdateRoomMethod(), named.build(), r -> RoomInfo.of(r.getRoom()));
+        RoomServiceGrpc.getUpdateRoomMethod(), named.build(), UpdateRoomResponse::getRoom);
   }
 
   /** See {@link Room#delete}. */
@@ -51,9 +51,7 @@ public final class AsyncRoom {
   public CompletableFuture<Long> purge() {
     // A repeated purge would remove later messages too (U10).
     var request = PurgeRoomRequest.newBuilder().setRoomId(id).build();
-    var once = new Retry.Policy(false, "", null);
-    return calls.call(
-        RoomServiceGrpc.getPurgeRoomMethod(), request, once, null, r -> r.getPurged());
+    return calls.once(RoomServiceGrpc.getPurgeRoomMethod(), request, r -> r.getPurged());
   }
 
   /** See {@link Room#purgeUpTo}. */
@@ -70,7 +68,7 @@ public final class AsyncRoom {
 
   /** See {@link Room#publish(Outgoing)}. */
   public CompletableFuture<PublishResult> publish(Outgoing message) {
-    return new Publish(calls, id, rooms, message).start();
+    return new Publish(calls, id, message).start();
   }
 
   /** See {@link Room#addMember}. */

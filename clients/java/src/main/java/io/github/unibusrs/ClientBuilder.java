@@ -12,13 +12,17 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
+import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.Function;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -33,8 +37,7 @@ public final class ClientBuilder {
 
   private final String address;
   private @Nullable String token;
-  private @Nullable Callable<String> tokens;
-  private @Nullable Supplier<CompletionStage<String>> asyncTokens;
+  private @Nullable Function<ExecutorService, Supplier<CompletableFuture<String>>> tokens;
   private boolean plaintextToken;
   private @Nullable Path authorities;
   private @Nullable Path certificate;
@@ -49,21 +52,26 @@ public final class ClientBuilder {
 
   /** A token that never changes. When the service refuses it, the error is final (U8). */
   public ClientBuilder token(String value) {
+    if (!Credentials.isValid(value)) {
+      throw wrong("the token has other characters than visible ASCII", null);
+    }
     token = value;
     return this;
   }
 
   /**
    * Called for the token of each attempt of each call, on a thread of the client; may block (U8).
+   * The thread is interrupted when the time of the attempt is up.
    */
   public ClientBuilder tokenSupplier(Callable<String> supplier) {
-    tokens = supplier;
+    tokens = threads -> () -> supply(supplier, threads);
     return this;
   }
 
   /** Called for the token of each attempt of each call; must not block (U8). */
   public ClientBuilder asyncTokenSupplier(Supplier<CompletionStage<String>> supplier) {
-    asyncTokens = supplier;
+    // A copy, so that the time limit does not end a future of the program.
+    tokens = threads -> () -> supplier.get().toCompletableFuture().copy();
     return this;
   }
 
@@ -128,18 +136,21 @@ public final class ClientBuilder {
   public UnibusClient build() {
     var uri = parse(address);
     var isTls = "https".equals(uri.getScheme());
-    var hasToken = token != null || tokens != null || asyncTokens != null;
+    var hasToken = token != null || tokens != null;
     if (!isTls && hasToken && !(plaintextToken && isLoopback(uri.getHost()))) {
       throw wrong(
           "a token is sent over plaintext only to a loopback address, and only with"
               + " allowPlaintextToken",
           null);
     }
-    var threads = Executors.newCachedThreadPool(daemons());
+    var threads =
+        new ThreadPoolExecutor(
+            0, Integer.MAX_VALUE, 5, TimeUnit.SECONDS, new SynchronousQueue<>(), daemons());
     var timer = Executors.newSingleThreadScheduledExecutor(daemons());
     var port = uri.getPort() >= 0 ? uri.getPort() : isTls ? 443 : 80;
     var channel =
-        NettyChannelBuilder.forAddress(uri.getHost(), port, isTls ? tls() : plaintext())
+        NettyChannelBuilder.forAddress(
+                uri.getHost(), port, isTls ? tls() : InsecureChannelCredentials.create())
             .executor(threads)
             .userAgent("unibus-java/0.1.0")
             .maxInboundMessageSize(maxMessageBytes)
@@ -150,26 +161,30 @@ public final class ClientBuilder {
             .disableRetry()
             .build();
     var handlers = handlerExecutor == null ? threads : handlerExecutor;
-    var source = new Credentials.Source(supplier(threads), token);
+    var source = new Credentials.Source(tokens == null ? null : tokens.apply(threads), token);
     return new UnibusClient(
         new Calls(new Connection(channel, source, threads, handlers, timer), settings));
   }
 
-  private @Nullable Supplier<CompletionStage<String>> supplier(Executor threads) {
-    var blocking = tokens;
-    if (blocking == null) {
-      return asyncTokens;
-    }
-    return () ->
-        CompletableFuture.supplyAsync(
+  private static CompletableFuture<String> supply(
+      Callable<String> supplier, ExecutorService threads) {
+    var result = new CompletableFuture<String>();
+    var running =
+        threads.submit(
             () -> {
               try {
-                return blocking.call();
-              } catch (Exception e) {
-                throw new CompletionException(e);
+                result.complete(supplier.call());
+              } catch (Throwable e) {
+                result.completeExceptionally(e);
               }
-            },
-            threads);
+            });
+    result.whenComplete(
+        (token, e) -> {
+          if (e instanceof TimeoutException) {
+            running.cancel(true);
+          }
+        });
+    return result;
   }
 
   private static ThreadFactory daemons() {
@@ -181,29 +196,25 @@ public final class ClientBuilder {
   }
 
   private static URI parse(String address) {
+    URI uri;
     try {
-      var uri = URI.create(address);
-      var isKnown = "https".equals(uri.getScheme()) || "http".equals(uri.getScheme());
-      if (isKnown && uri.getHost() != null) {
-        return uri;
-      }
+      uri = URI.create(address);
     } catch (IllegalArgumentException e) {
-      throw wrong("the address is not https://host:port or http://host:port", e);
+      throw wrong("the address is no URI", e);
     }
-    throw wrong("the address is not https://host:port or http://host:port", null);
+    if (uri.getHost() == null || !String.valueOf(uri.getScheme()).matches("https?")) {
+      throw wrong("the address is not https://host:port or http://host:port", null);
+    }
+    return uri;
   }
 
   private static UnibusException wrong(String message, @Nullable Exception cause) {
-    var status = Status.INVALID_ARGUMENT.withDescription(message);
-    return UnibusException.of(cause == null ? status : status.withCause(cause), null);
+    return UnibusException.of(
+        Status.INVALID_ARGUMENT.withDescription(message).withCause(cause), null);
   }
 
   static boolean isLoopback(String host) {
     return host.equals("localhost") || host.equals("[::1]") || host.matches("127(\\.\\d{1,3}){3}");
-  }
-
-  private static ChannelCredentials plaintext() {
-    return InsecureChannelCredentials.create();
   }
 
   private ChannelCredentials tls() {

@@ -3,6 +3,7 @@ package io.github.unibusrs;
 import io.grpc.CallOptions;
 import io.grpc.ClientCall;
 import io.grpc.ConnectivityState;
+import io.grpc.Deadline;
 import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
@@ -13,7 +14,6 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
@@ -31,16 +31,19 @@ final class Connection {
 
   private final ManagedChannel channel;
   private final Credentials.Source tokens;
-  private final ExecutorService threads;
+  private final Executor threads;
   private final Executor handlers;
   private final ScheduledExecutorService timer;
-  private final Set<CompletableFuture<?>> open = ConcurrentHashMap.newKeySet();
+  private final Rooms rooms = new Rooms(this);
+  private final Set<CompletableFuture<?>> calls = ConcurrentHashMap.newKeySet();
+  private final Set<Streaming> parts = ConcurrentHashMap.newKeySet();
+  private volatile boolean closing;
   private volatile boolean closed;
 
   Connection(
       ManagedChannel channel,
       Credentials.Source tokens,
-      ExecutorService threads,
+      Executor threads,
       Executor handlers,
       ScheduledExecutorService timer) {
     this.channel = channel;
@@ -50,18 +53,28 @@ final class Connection {
     this.timer = timer;
   }
 
-  Executor handlers() {
-    return handlers;
+  /** Runs code of the program; on threads of the client if the executor of the program refuses. */
+  void execute(Runnable task) {
+    try {
+      handlers.execute(task);
+    } catch (RejectedExecutionException e) {
+      threads.execute(task);
+    }
   }
 
   Credentials credentials() {
     return new Credentials(tokens);
   }
 
+  Rooms rooms() {
+    return rooms;
+  }
+
   /** Runs the task after the pause on a thread of the client, unless the client was closed. */
   void later(Duration pause, Runnable task) {
     try {
-      timer.schedule(() -> threads.execute(task), pause.toNanos(), TimeUnit.NANOSECONDS);
+      var nanos = Wire.nanos(pause);
+      timer.schedule(() -> threads.execute(task), nanos, TimeUnit.NANOSECONDS);
     } catch (RejectedExecutionException e) {
       // The client was closed.
     }
@@ -88,70 +101,111 @@ final class Connection {
     return call;
   }
 
-  /** One attempt of a call with one response. */
+  /**
+   * One attempt of a call with one response: asks for the token and calls, both within the limit.
+   * The call is cancelled when the owner is done.
+   */
   <Q, R> CompletableFuture<R> attempt(
-      MethodDescriptor<Q, R> method, Q request, @Nullable String token, Duration limit) {
+      MethodDescriptor<Q, R> method,
+      Q request,
+      Credentials credentials,
+      Duration limit,
+      CompletableFuture<?> owner) {
     var result = new CompletableFuture<R>();
-    var options = CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
-    var call =
-        call(
-            method,
-            options,
-            token,
-            new ClientCall.Listener<R>() {
-              private @Nullable R response;
-
-              @Override
-              public void onMessage(R message) {
-                response = message;
+    var deadline = Deadline.after(Wire.nanos(limit), TimeUnit.NANOSECONDS);
+    credentials
+        .next(limit)
+        .thenAccept(
+            token -> {
+              if (owner.isDone()) {
+                return;
               }
-
-              @Override
-              public void onClose(Status status, Metadata trailers) {
-                if (status.isOk() && response != null) {
-                  result.complete(response);
-                } else {
-                  var failure =
-                      status.isOk() ? Status.INTERNAL.withDescription("no response") : status;
-                  result.completeExceptionally(UnibusException.of(failure, trailers));
-                }
-              }
+              var options = CallOptions.DEFAULT.withDeadline(deadline);
+              var call = call(method, options, token, new Response<>(result));
+              owner.whenComplete((value, e) -> call.cancel("nobody waits for the call", null));
+              call.request(2);
+              call.sendMessage(request);
+              call.halfClose();
+            })
+        .exceptionally(
+            e -> {
+              result.completeExceptionally(Futures.cause(e));
+              return null;
             });
-    result.whenComplete(
-        (value, e) -> {
-          if (result.isCancelled()) {
-            call.cancel("cancelled by the program", null);
-          }
-        });
-    call.request(2);
-    call.sendMessage(request);
-    call.halfClose();
     return result;
+  }
+
+  /** Takes the one response of a call. */
+  private static final class Response<R> extends ClientCall.Listener<R> {
+    private final CompletableFuture<R> result;
+    private @Nullable R response;
+
+    Response(CompletableFuture<R> result) {
+      this.result = result;
+    }
+
+    @Override
+    public void onMessage(R message) {
+      response = message;
+    }
+
+    @Override
+    public void onClose(Status status, Metadata trailers) {
+      if (status.isOk() && response != null) {
+        result.complete(response);
+      } else {
+        var failure = status.isOk() ? Status.INTERNAL.withDescription("no response") : status;
+        result.completeExceptionally(UnibusException.of(failure, trailers));
+      }
+    }
   }
 
   /** Remembers a call, to cancel it when the client is closed. False: the client was closed. */
   boolean track(CompletableFuture<?> call) {
-    open.add(call);
-    call.whenComplete((value, e) -> open.remove(call));
+    calls.add(call);
+    call.whenComplete((value, e) -> calls.remove(call));
     if (closed) {
       call.completeExceptionally(new CancellationException("the client is closed"));
     }
     return !closed;
   }
 
-  void requireOpen() {
-    if (closed) {
+  /** Remembers a subscription or a publisher, to close it before the client. */
+  void add(Streaming part) {
+    parts.add(part);
+    if (closing) {
+      parts.remove(part);
       throw new IllegalStateException("the client is closed");
     }
   }
 
-  void close() {
+  void remove(Streaming part) {
+    parts.remove(part);
+  }
+
+  /**
+   * Closes the subscriptions, whose handlers may publish, then the publishers (U27), cancels all
+   * other calls (U3), and ends the channel.
+   */
+  CompletableFuture<Void> closeAsync() {
+    closing = true;
+    return closeAll(Feed.class)
+        .thenCompose(subscriptions -> closeAll(Publisher.class))
+        .thenRun(this::end);
+  }
+
+  private CompletableFuture<Void> closeAll(Class<? extends Streaming> kind) {
+    var all = parts.stream().filter(kind::isInstance).map(Streaming::closeAsync);
+    return CompletableFuture.allOf(all.toArray(CompletableFuture<?>[]::new));
+  }
+
+  private void end() {
     closed = true;
-    for (var call : open) {
+    for (var call : calls) {
       call.completeExceptionally(new CancellationException("the client was closed"));
     }
     channel.shutdownNow();
     timer.shutdownNow();
-    threads.shutdown();
+    // The channel, callbacks and a second close may still need threads: they end when they idle.
   }
 }

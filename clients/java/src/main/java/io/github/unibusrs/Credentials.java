@@ -2,7 +2,6 @@ package io.github.unibusrs;
 
 import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -11,12 +10,11 @@ import org.jspecify.annotations.Nullable;
  * The token of each attempt, and what a refusal of it means (U8). One for each series of attempts.
  */
 final class Credentials {
-  /** Where tokens come from. */
-  record Source(@Nullable Supplier<CompletionStage<String>> supplier, @Nullable String fixed) {}
+  /** Where tokens come from. A future of the supplier is completed when its time is up. */
+  record Source(@Nullable Supplier<CompletableFuture<String>> supplier, @Nullable String fixed) {}
 
   private final Source source;
   private volatile @Nullable String current;
-  private volatile @Nullable String refused;
   private volatile @Nullable UnibusException refusal;
 
   Credentials(Source source) {
@@ -31,25 +29,37 @@ final class Credentials {
     }
     CompletableFuture<String> asked;
     try {
-      // A copy, so that the time limit does not end a future of the program.
-      asked = supplier.get().toCompletableFuture().copy();
-    } catch (Exception e) {
+      asked = supplier.get();
+    } catch (Throwable e) {
       asked = CompletableFuture.failedFuture(e);
     }
     return asked
-        .orTimeout(limit.toNanos(), TimeUnit.NANOSECONDS)
+        .orTimeout(Wire.nanos(limit), TimeUnit.NANOSECONDS)
         .handle(
             (token, e) -> {
-              if (e != null || token == null || token.isEmpty()) {
+              if (e != null) {
                 throw UnibusException.notSent("the supplier of tokens failed", e);
               }
-              var why = refusal;
-              if (why != null && token.equals(refused)) {
-                throw why.asFinal();
-              }
-              current = token;
-              return token;
+              return checked(token);
             });
+  }
+
+  private String checked(@Nullable String token) {
+    if (token == null || !isValid(token)) {
+      throw UnibusException.notSent("the supplier gave no token of visible ASCII characters", null);
+    }
+    var why = refusal;
+    if (why != null && token.equals(current)) {
+      throw why.asFinal();
+    }
+    refusal = null;
+    current = token;
+    return token;
+  }
+
+  /** Whether a header can carry the token. */
+  static boolean isValid(String token) {
+    return !token.isEmpty() && token.chars().allMatch(c -> c > ' ' && c < 0x7f);
   }
 
   /** The error of an attempt; a refusal is final if there will be no other token. */
@@ -60,7 +70,6 @@ final class Credentials {
     if (source.supplier == null) {
       return error.asFinal();
     }
-    refused = current;
     refusal = error;
     return error;
   }

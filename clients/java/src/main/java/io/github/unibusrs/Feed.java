@@ -3,7 +3,6 @@ package io.github.unibusrs;
 import io.github.unibusrs.UnibusException.Outcome;
 import io.github.unibusrs.v1.AcknowledgeRequest;
 import io.github.unibusrs.v1.ConsumeCommand;
-import io.github.unibusrs.v1.ConsumeCredit;
 import io.github.unibusrs.v1.ConsumeOpen;
 import io.github.unibusrs.v1.ConsumePing;
 import io.github.unibusrs.v1.ConsumeRejected;
@@ -11,53 +10,34 @@ import io.github.unibusrs.v1.ConsumeRequest;
 import io.github.unibusrs.v1.ConsumeResponse;
 import io.github.unibusrs.v1.Opened;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import io.github.unibusrs.v1.SubscribeRequest;
-import io.grpc.CallOptions;
-import io.grpc.ClientCall;
-import io.grpc.Metadata;
 import io.grpc.Status;
 import java.time.Duration;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The engine of a subscription: one {@code Consume} stream after the other, a queue of what came,
  * and the handlers. {@link Progress} decides what is delivered and acknowledged.
  */
-final class Feed implements Handlers.Listener {
+final class Feed extends Streaming implements Handlers.Listener {
   private static final Duration OPEN_LIMIT = Duration.ofSeconds(15);
-  private static final Duration FREEZE = Duration.ofSeconds(5);
-  private static final Duration TICK = Duration.ofMillis(500);
 
-  private final Calls calls;
-  private final SubscriptionBuilder.Plan plan;
+  private final SubscriptionBuilder plan;
+  private final Runnable leave;
   private final CompletableFuture<Void> done = new CompletableFuture<>();
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
 
-  private final ReentrantLock lock = new ReentrantLock();
   private final Progress progress;
-  private final Credentials credentials;
-  private final Backoff backoff = new Backoff();
   private final Handlers handlers;
+  private final Watchdog watchdog = new Watchdog();
+  private final Credit credit;
   private @Nullable Stream stream;
   private long generation;
 
-  /** The watchdog: no frame for longer than the limit breaks the stream (U16). */
-  private boolean watching;
+  /** The end waits behind messages: the stream is of no further use, and its silence no fault. */
+  private boolean ending;
 
-  private Duration silence = Duration.ZERO;
-  private Duration limit = OPEN_LIMIT;
-  private long lastTick = System.nanoTime();
-  private long lastClock = System.currentTimeMillis();
-
-  /** Messages that were not given back as credit: they wait, or their handlers run (U24). */
-  private int heldMessages;
-
-  private long heldBytes;
-  private int owedMessages;
-  private long owedBytes;
   private boolean ackTimer;
 
   private boolean flushing;
@@ -65,20 +45,26 @@ final class Feed implements Handlers.Listener {
   private @Nullable Throwable failure;
   private long flushBegan;
 
-  Feed(Calls calls, SubscriptionBuilder.Plan plan, AsyncMessageHandler handler) {
-    this.calls = calls;
-    this.plan = plan;
-    this.progress = new Progress(!plan.subscriber().isEmpty(), plan.start());
-    this.credentials = calls.connection().credentials();
-    var threads = calls.connection().handlers();
-    this.handlers = new Handlers(lock, threads, plan.concurrency(), handler, plan.onEvent(), this);
+  /**
+   * A subscription that is not started.
+   *
+   * @param leave called when the subscription closes, before it waits for handlers
+   */
+  Feed(SubscriptionBuilder plan, Handlers.Mode mode, Runnable leave) {
+    super(plan.calls);
+    this.plan = plan.copy();
+    this.leave = leave;
+    this.progress = new Progress(!plan.subscriber.isEmpty(), plan.start);
+    this.credit = new Credit(plan.readAheadMessages, plan.readAheadBytes);
+    this.handlers = new Handlers(lock, calls.connection()::execute, mode, plan.onEvent, this);
   }
 
   void start() {
+    calls.connection().add(this);
     done.whenComplete(
         (value, e) -> {
           if (done.isCancelled()) {
-            closing();
+            closeAsync();
           }
         });
     locked(
@@ -92,36 +78,14 @@ final class Feed implements Handlers.Listener {
     return done;
   }
 
-  /** Closes in order, without waiting. */
-  CompletableFuture<Void> closing() {
+  @Override
+  CompletableFuture<Void> closeAsync() {
     locked(this::stop);
+    leave.run();
     return ended.copy();
   }
 
-  /** Closes in order. The future is complete at once if a handler asks. */
-  CompletableFuture<Void> close() {
-    var closing = closing();
-    return Handlers.isInHandler() ? CompletableFuture.completedFuture(null) : closing;
-  }
-
   // Everything below runs with the lock.
-
-  private void locked(Runnable task) {
-    lock.lock();
-    try {
-      task.run();
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  private void later(Duration pause, Runnable task) {
-    calls.connection().later(pause, () -> locked(task));
-  }
-
-  private static Duration since(long time) {
-    return Duration.ofNanos(System.nanoTime() - time);
-  }
 
   private static boolean isLonger(Duration a, Duration b) {
     return a.compareTo(b) > 0;
@@ -140,7 +104,7 @@ final class Feed implements Handlers.Listener {
   }
 
   private void connect(@Nullable String token, @Nullable Throwable failed) {
-    if (handlers.isStopped() || !watching || stream != null) {
+    if (handlers.isStopped() || !watchdog.isWatching() || stream != null) {
       return;
     }
     if (failed != null) {
@@ -148,52 +112,33 @@ final class Feed implements Handlers.Listener {
       return;
     }
     stream = new Stream(token);
-    owedMessages = 0;
-    owedBytes = 0;
-    stream.send(
-        ConsumeRequest.newBuilder()
-            .setOpen(
-                ConsumeOpen.newBuilder()
-                    .setSubscribe(
-                        SubscribeRequest.newBuilder()
-                            .setRoomId(plan.roomId())
-                            .setSubscriber(plan.subscriber())
-                            .setStart(progress.start().toWire())
-                            .setUntilCaughtUp(plan.untilCaughtUp()))
-                    .setCreditMessages(Math.max(1, plan.readAheadMessages() - heldMessages))
-                    .setCreditBytes(Math.max(1, plan.readAheadBytes() - heldBytes))));
+    var open = ConsumeOpen.newBuilder().setSubscribe(plan.request(progress.start()));
+    credit.open(open);
+    stream.send(ConsumeRequest.newBuilder().setOpen(open));
   }
 
-  private void watch(Duration time) {
-    watching = true;
-    silence = Duration.ZERO;
-    limit = time;
+  private void watch(Duration limit) {
+    if (!ending) {
+      watchdog.watch(limit);
+    }
   }
 
   private void tick() {
     if (finished) {
       return;
     }
-    var clock = System.currentTimeMillis();
-    var asleep = Duration.ofMillis(clock - lastClock);
-    var awake = since(lastTick);
-    var frozen = isLonger(awake, FREEZE) || isLonger(asleep, FREEZE);
-    // Time in which the process could not run is time in which it did not read: it does not count.
-    silence = silence.plus(Wire.min(awake, TICK.multipliedBy(2)));
-    lastTick = System.nanoTime();
-    lastClock = clock;
-    if (frozen && watching) {
-      // Is the stream alive (U17)?
-      if (stream != null && stream.open) {
-        stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.newBuilder().setNonce(clock)));
-        watch(FREEZE);
-      } else {
-        watch(limit);
+    switch (watchdog.tick()) {
+      case FROZEN -> {
+        if (stream != null && stream.open) {
+          // Is the stream alive (U17)?
+          stream.send(ConsumeRequest.newBuilder().setPing(ConsumePing.getDefaultInstance()));
+          watch(Watchdog.PAUSE);
+        }
       }
-    } else if (watching && isLonger(silence, limit)) {
-      broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
+      case SILENT -> broken(UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no frame in time"));
+      default -> {}
     }
-    later(TICK, this::tick);
+    later(Watchdog.TICK, this::tick);
   }
 
   private void frame(Stream from, ConsumeResponse frame) {
@@ -242,7 +187,7 @@ final class Feed implements Handlers.Listener {
   private void message(Message message) {
     backoff.reset();
     var ticket = progress.take(message);
-    hold(message, 1);
+    credit.take(message);
     if (ticket == null) {
       giveBack(message);
     } else {
@@ -253,9 +198,8 @@ final class Feed implements Handlers.Listener {
   private void closed(Stream from, com.google.rpc.Status status) {
     if (status.getCode() != 0) {
       broken(UnibusException.of(status));
-    } else if (plan.untilCaughtUp() && from.caughtUp) {
-      watching = false;
-      handlers.add(new Handlers.End(null));
+    } else if (plan.untilCaughtUp && from.caughtUp) {
+      end(null);
     } else if (!flushing) {
       broken(UnibusException.of(Status.Code.UNAVAILABLE, "the service closed the subscription"));
     }
@@ -276,20 +220,17 @@ final class Feed implements Handlers.Listener {
     // Other reasons say that the subscription ends: `closed` says so too, and better.
   }
 
-  private void streamEnded(Stream from, Status status, Metadata trailers) {
+  private void streamEnded(Stream from, UnibusException error) {
     if (from != stream) {
       return;
     }
     if (flushing) {
       stream = null;
       flushByCall();
-    } else if (!watching) {
-      stream = null;
+    } else if (watchdog.isWatching()) {
+      broken(error);
     } else {
-      broken(
-          status.isOk()
-              ? UnibusException.of(Status.Code.UNAVAILABLE, "the stream ended")
-              : UnibusException.of(status, trailers));
+      stream = null;
     }
   }
 
@@ -297,7 +238,7 @@ final class Feed implements Handlers.Listener {
   private void broken(UnibusException why) {
     var last = stream;
     stream = null;
-    watching = false;
+    watchdog.rest();
     if (last != null) {
       last.call.cancel("the stream is broken", null);
       if (last.open && isLonger(since(last.openedAt), Duration.ofSeconds(10))) {
@@ -314,10 +255,10 @@ final class Feed implements Handlers.Listener {
       happened(new Event.Recreated());
       later(backoff.next(error), this::connect);
     } else if (error.getOutcome() == Outcome.FINAL) {
-      if (!plan.subscriber().isEmpty()) {
+      if (!plan.subscriber.isEmpty()) {
         dropMessages();
       }
-      handlers.add(new Handlers.End(error));
+      end(error);
     } else {
       var pause = backoff.next(error);
       happened(new Event.Disconnected(error, pause));
@@ -325,29 +266,17 @@ final class Feed implements Handlers.Listener {
     }
   }
 
-  // Credit (U24).
-
-  private void hold(Message message, int sign) {
-    heldMessages += sign;
-    heldBytes += (long) sign * message.payload().size();
+  private void end(@Nullable UnibusException error) {
+    ending = true;
+    watchdog.rest();
+    handlers.add(new Handlers.End(error));
   }
 
   private void giveBack(Message message) {
-    hold(message, -1);
-    owedMessages++;
-    owedBytes += message.payload().size();
-    var isMuch =
-        owedMessages * 4L >= plan.readAheadMessages() || owedBytes * 4 >= plan.readAheadBytes();
-    if (isMuch && stream != null && stream.open && !handlers.isStopped()) {
-      stream.send(
-          ConsumeRequest.newBuilder()
-              .setCredit(
-                  ConsumeCredit.newBuilder()
-                      .setRoomId(plan.roomId())
-                      .setMessages(owedMessages)
-                      .setBytes(owedBytes)));
-      owedMessages = 0;
-      owedBytes = 0;
+    credit.giveBack(message);
+    if (credit.isMuch() && stream != null && stream.open && !handlers.isStopped()) {
+      var owed = credit.owed().setRoomId(plan.roomId);
+      stream.send(ConsumeRequest.newBuilder().setCredit(owed));
     }
   }
 
@@ -357,12 +286,12 @@ final class Feed implements Handlers.Listener {
     if (!progress.owesAck()) {
       return;
     }
-    if (progress.unsent() >= plan.ackMessages()) {
+    if (progress.unsent() >= plan.ackMessages) {
       acknowledge();
     } else if (!ackTimer) {
       ackTimer = true;
       later(
-          plan.ackTime(),
+          plan.ackTime,
           () -> {
             ackTimer = false;
             acknowledge();
@@ -379,8 +308,8 @@ final class Feed implements Handlers.Listener {
   private AcknowledgeRequest.Builder acknowledgement() {
     var ack =
         AcknowledgeRequest.newBuilder()
-            .setRoomId(plan.roomId())
-            .setSubscriber(plan.subscriber())
+            .setRoomId(plan.roomId)
+            .setSubscriber(plan.subscriber)
             .setSequence(progress.ack());
     if (generation != 0) {
       ack.setGeneration(generation);
@@ -445,18 +374,19 @@ final class Feed implements Handlers.Listener {
     acknowledge();
     open.halfClosed = true;
     open.call.halfClose();
-    later(plan.closeTimeout(), this::finish);
+    later(plan.closeTimeout, this::finish);
   }
 
   /** Without a stream, a call of its own acknowledges. */
   private void flushByCall() {
-    var left = plan.closeTimeout().minus(since(flushBegan));
+    var left = plan.closeTimeout.minus(since(flushBegan));
     var isTakenOver = failure instanceof UnibusException e && e.getReason().equals("TAKEN_OVER");
     if (progress.isFlushed() || isTakenOver || left.isNegative() || left.isZero()) {
       finish();
       return;
     }
-    new Calls(calls.connection(), calls.settings().within(left))
+    calls
+        .within(left)
         .call(RoomServiceGrpc.getAcknowledgeMethod(), acknowledgement().build(), r -> r)
         .whenComplete((value, e) -> locked(this::finish));
   }
@@ -466,15 +396,15 @@ final class Feed implements Handlers.Listener {
       return;
     }
     finished = true;
-    watching = false;
+    watchdog.rest();
     if (stream != null) {
       stream.call.cancel("the subscription has ended", null);
       stream = null;
     }
     var reason = failure;
+    calls.connection().remove(this);
     calls
         .connection()
-        .handlers()
         .execute(
             () -> {
               if (reason == null) {
@@ -486,13 +416,8 @@ final class Feed implements Handlers.Listener {
             });
   }
 
-  CompletableFuture<Void> ended() {
-    return ended;
-  }
-
   /** One stream of the service. */
-  private final class Stream extends ClientCall.Listener<ConsumeResponse> {
-    final ClientCall<ConsumeRequest, ConsumeResponse> call;
+  private final class Stream extends Streaming.Stream<ConsumeRequest, ConsumeResponse> {
     Duration heartbeat = OPEN_LIMIT;
     boolean open;
     boolean caughtUp;
@@ -500,9 +425,7 @@ final class Feed implements Handlers.Listener {
     long openedAt;
 
     Stream(@Nullable String token) {
-      var method = RoomServiceGrpc.getConsumeMethod();
-      call = calls.connection().call(method, CallOptions.DEFAULT, token, this);
-      call.request(16);
+      super(RoomServiceGrpc.getConsumeMethod(), token);
     }
 
     void send(ConsumeRequest.Builder request) {
@@ -512,14 +435,13 @@ final class Feed implements Handlers.Listener {
     }
 
     @Override
-    public void onMessage(ConsumeResponse response) {
-      locked(() -> frame(this, response));
-      call.request(1);
+    void received(ConsumeResponse response) {
+      frame(this, response);
     }
 
     @Override
-    public void onClose(Status status, Metadata trailers) {
-      locked(() -> streamEnded(this, status, trailers));
+    void ended(Status status, UnibusException error) {
+      streamEnded(this, error);
     }
   }
 }

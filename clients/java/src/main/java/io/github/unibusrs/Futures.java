@@ -1,9 +1,11 @@
 package io.github.unibusrs;
 
+import io.grpc.Status;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeoutException;
 
 /** Helpers for futures. */
 final class Futures {
@@ -21,13 +23,12 @@ final class Futures {
       Thread.currentThread().interrupt();
       throw new CancellationException("interrupted");
     } catch (ExecutionException e) {
-      throw unchecked(e.getCause());
+      throw unchecked(cause(e.getCause()));
     }
   }
 
   /** The failure as an exception that can be thrown anywhere. */
-  static RuntimeException unchecked(Throwable failure) {
-    var cause = cause(failure);
+  private static RuntimeException unchecked(Throwable cause) {
     if (cause instanceof Error error) {
       throw error;
     }
@@ -46,18 +47,11 @@ final class Futures {
   /** The failure as the one type of errors (U2). */
   static UnibusException error(Throwable failure) {
     var cause = cause(failure);
-    return cause instanceof UnibusException e
-        ? e
+    if (cause instanceof UnibusException e) {
+      return e;
+    }
+    return cause instanceof TimeoutException
+        ? UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time")
         : UnibusException.notSent(String.valueOf(cause), cause);
-  }
-
-  /** Cancels {@code inner} when the program cancels {@code outer}. */
-  static void link(CompletableFuture<?> outer, CompletableFuture<?> inner) {
-    outer.whenComplete(
-        (value, e) -> {
-          if (outer.isCancelled()) {
-            inner.cancel(true);
-          }
-        });
   }
 }

@@ -1,13 +1,12 @@
 package io.github.unibusrs;
 
 import java.util.ArrayDeque;
+import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
-import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executor;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
-import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -15,9 +14,6 @@ import org.jspecify.annotations.Nullable;
  * U25). Uses the lock of its feed, and never holds it while code of the program runs.
  */
 final class Handlers {
-  /** Whether a handler runs on this thread: it cannot wait for itself. */
-  private static final ThreadLocal<Boolean> RUNNING = ThreadLocal.withInitial(() -> false);
-
   /** What waits for the program. */
   sealed interface Item {}
 
@@ -39,10 +35,26 @@ final class Handlers {
     void ended(@Nullable UnibusException error);
   }
 
+  /**
+   * How messages are given to the program.
+   *
+   * @param concurrency how many handlers may run at once
+   * @param blocks whether a handler keeps its thread: the next one then begins on another thread
+   */
+  record Mode(AsyncMessageHandler handler, int concurrency, boolean blocks) {
+    static Mode blocking(MessageHandler handler, int concurrency) {
+      AsyncMessageHandler async =
+          message -> {
+            handler.handle(message);
+            return CompletableFuture.completedFuture(null);
+          };
+      return new Mode(async, concurrency, concurrency > 1);
+    }
+  }
+
   private final ReentrantLock lock;
   private final Executor threads;
-  private final int concurrency;
-  private final AsyncMessageHandler handler;
+  private final Mode mode;
   private final Consumer<Event> onEvent;
   private final Listener listener;
   private final ArrayDeque<Item> queue = new ArrayDeque<>();
@@ -51,22 +63,12 @@ final class Handlers {
   private int running;
 
   Handlers(
-      ReentrantLock lock,
-      Executor threads,
-      int concurrency,
-      AsyncMessageHandler handler,
-      Consumer<Event> onEvent,
-      Listener listener) {
+      ReentrantLock lock, Executor threads, Mode mode, Consumer<Event> onEvent, Listener listener) {
     this.lock = lock;
     this.threads = threads;
-    this.concurrency = concurrency;
-    this.handler = handler;
+    this.mode = mode;
     this.onEvent = onEvent;
     this.listener = listener;
-  }
-
-  static boolean isInHandler() {
-    return RUNNING.get();
   }
 
   void add(Item item) {
@@ -99,7 +101,7 @@ final class Handlers {
   }
 
   private void dispatch() {
-    if (!dispatching && !stopped && !queue.isEmpty() && running < concurrency) {
+    if (!dispatching && !stopped && !queue.isEmpty() && running < mode.concurrency) {
       dispatching = true;
       threads.execute(this::run);
     }
@@ -108,27 +110,36 @@ final class Handlers {
   /** Gives items to the program, one after the other, as long as handlers may begin. */
   private void run() {
     for (var item = next(); item != null; item = next()) {
-      var begun = item;
-      inHandler(() -> give(begun)).whenComplete((value, e) -> handled(begun, e));
+      give(item);
+      if (isApart(item)) {
+        return;
+      }
     }
+  }
+
+  /** Whether the next item is given on another thread, since this one may be kept. */
+  private boolean isApart(Item item) {
+    return mode.blocks && item instanceof Arrived;
   }
 
   private @Nullable Item next() {
     lock.lock();
     try {
-      var item = stopped || running >= concurrency ? null : queue.peek();
-      if (item == null) {
-        dispatching = false;
-      } else if (item instanceof End end) {
+      var item = stopped || running >= mode.concurrency ? null : queue.peek();
+      if (item instanceof End end) {
         if (running == 0) {
           stop();
           listener.ended(end.error);
         }
-        dispatching = false;
         item = null;
-      } else {
+      }
+      if (item != null) {
         queue.remove();
         running++;
+      }
+      dispatching = item != null && !isApart(item);
+      if (item != null) {
+        dispatch();
       }
       return item;
     } finally {
@@ -136,9 +147,24 @@ final class Handlers {
     }
   }
 
-  private CompletionStage<?> give(Item item) throws Exception {
+  private void give(Item item) {
+    Inside.run(
+        this,
+        () -> {
+          CompletionStage<?> stage;
+          try {
+            stage = begin(item);
+          } catch (Throwable e) {
+            stage = CompletableFuture.failedFuture(e);
+          }
+          stage.whenComplete((value, e) -> handled(item, e));
+        });
+  }
+
+  private CompletionStage<?> begin(Item item) throws Exception {
     if (item instanceof Arrived arrived) {
-      return handler.handle(arrived.message);
+      return Objects.requireNonNull(
+          mode.handler.handle(arrived.message), "the handler returned null");
     }
     if (item instanceof Happened happened) {
       onEvent.accept(happened.event);
@@ -155,52 +181,5 @@ final class Handlers {
     } finally {
       lock.unlock();
     }
-  }
-
-  /** Code of the program. */
-  private interface Code {
-    CompletionStage<?> run() throws Exception;
-  }
-
-  private static CompletionStage<?> inHandler(Code code) {
-    var before = RUNNING.get();
-    RUNNING.set(true);
-    try {
-      return code.run();
-    } catch (Throwable e) {
-      return CompletableFuture.failedFuture(e);
-    } finally {
-      RUNNING.set(before);
-    }
-  }
-
-  /**
-   * A handler that blocks, as one that does not. If several may run at once, each has a thread of
-   * its own; the next one is begun when this thread runs, so that they begin in order.
-   */
-  static AsyncMessageHandler blocking(MessageHandler handler, int concurrency, Executor threads) {
-    Function<Message, CompletionStage<?>> here =
-        message ->
-            inHandler(
-                () -> {
-                  handler.handle(message);
-                  return CompletableFuture.completedFuture(null);
-                });
-    if (concurrency == 1) {
-      return here::apply;
-    }
-    return message -> {
-      var begun = new CountDownLatch(1);
-      var stage =
-          CompletableFuture.supplyAsync(
-                  () -> {
-                    begun.countDown();
-                    return here.apply(message);
-                  },
-                  threads)
-              .thenCompose(s -> s);
-      begun.await();
-      return stage;
-    };
   }
 }

@@ -8,11 +8,9 @@ import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Iterator;
-import java.util.NoSuchElementException;
-import java.util.Spliterator;
-import java.util.Spliterators;
+import java.util.Objects;
+import java.util.function.Consumer;
 import java.util.stream.Stream;
-import java.util.stream.StreamSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -21,84 +19,77 @@ import org.jspecify.annotations.Nullable;
  */
 public final class History implements Iterable<Message> {
   private final Calls calls;
-  private final Query query;
+  private final String roomId;
+  private boolean backwards;
+  private int pageSize = 200;
+  private @Nullable Long after;
+  private @Nullable Long before;
+  private @Nullable Instant start;
+  private @Nullable Instant end;
 
-  /**
-   * What to read. Bounds of sequences are exclusive, like {@code end}; {@code start} is inclusive.
-   */
-  private record Query(
-      String roomId,
-      boolean backwards,
-      int pageSize,
-      @Nullable Long after,
-      @Nullable Long before,
-      @Nullable Instant start,
-      @Nullable Instant end) {}
-
-  private History(Calls calls, Query query) {
+  History(Calls calls, String roomId) {
     this.calls = calls;
-    this.query = query;
+    this.roomId = roomId;
   }
 
-  static History of(Calls calls, String roomId) {
-    return new History(calls, new Query(roomId, false, 200, null, null, null, null));
+  private History with(Consumer<History> change) {
+    var copy = new History(calls, roomId);
+    copy.backwards = backwards;
+    copy.pageSize = pageSize;
+    copy.after = after;
+    copy.before = before;
+    copy.start = start;
+    copy.end = end;
+    change.accept(copy);
+    return copy;
   }
 
   /** The same messages, newest first. */
   public History backwards() {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, true, q.pageSize, q.after, q.before, q.start, q.end));
+    return with(h -> h.backwards = true);
   }
 
   /** Only messages after this sequence, unsigned. */
   public History afterSequence(long sequence) {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, q.backwards, q.pageSize, sequence, q.before, q.start, q.end));
+    return with(h -> h.after = sequence);
   }
 
   /** Only messages before this sequence, unsigned. */
   public History beforeSequence(long sequence) {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, q.backwards, q.pageSize, q.after, sequence, q.start, q.end));
+    return with(h -> h.before = sequence);
   }
 
   /** Only messages that were stored at or after this time. */
-  public History since(Instant start) {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, q.backwards, q.pageSize, q.after, q.before, start, q.end));
+  public History since(Instant time) {
+    return with(h -> h.start = time);
   }
 
   /** Only messages that were stored before this time. */
-  public History until(Instant end) {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, q.backwards, q.pageSize, q.after, q.before, q.start, end));
+  public History until(Instant time) {
+    return with(h -> h.end = time);
   }
 
   /** The messages of one page: 200 unless set, at most 1000. */
   public History pageSize(int messages) {
-    var q = query;
-    return new History(
-        calls, new Query(q.roomId, q.backwards, messages, q.after, q.before, q.start, q.end));
+    return with(h -> h.pageSize = messages);
   }
 
-  /** The messages as a stream. */
+  /** The messages as a stream. Asks for the first page at once, and for others when needed. */
   public Stream<Message> stream() {
-    var order = Spliterator.ORDERED | Spliterator.NONNULL | Spliterator.DISTINCT;
-    return StreamSupport.stream(Spliterators.spliteratorUnknownSize(iterator(), order), false);
+    var first = page(backwards ? last() : first());
+    return Stream.<@Nullable HistoryResponse>iterate(first, Objects::nonNull, this::following)
+        .flatMap(this::messages)
+        .takeWhile(m -> !(backwards ? isBefore(m) : isAfter(m)))
+        .filter(m -> !(backwards ? isAfter(m) : isBefore(m)));
   }
 
   @Override
   public Iterator<Message> iterator() {
-    return new Messages();
+    return stream().iterator();
   }
 
   private HistoryRequest.Builder request() {
-    return HistoryRequest.newBuilder().setRoomId(query.roomId).setLimit(query.pageSize);
+    return HistoryRequest.newBuilder().setRoomId(roomId).setLimit(pageSize);
   }
 
   private HistoryResponse page(HistoryRequest.Builder request) {
@@ -108,9 +99,8 @@ public final class History implements Iterable<Message> {
 
   /** The first request forwards: after a sequence, or from a time. */
   private HistoryRequest.Builder first() {
-    var start = query.start;
     if (start == null) {
-      return request().setAfterSequence(query.after == null ? 0 : query.after);
+      return request().setAfterSequence(after == null ? 0 : after);
     }
     var range = TimeRange.newBuilder().setStart(Wire.timestamp(start));
     return request().setTimeRange(range);
@@ -118,9 +108,8 @@ public final class History implements Iterable<Message> {
 
   /** The first request backwards: before a sequence, before a time, or the newest. */
   private HistoryRequest.Builder last() {
-    var end = query.end;
-    if (query.before != null) {
-      return request().setBeforeSequence(query.before);
+    if (before != null) {
+      return request().setBeforeSequence(before);
     }
     if (end == null) {
       return request();
@@ -134,70 +123,28 @@ public final class History implements Iterable<Message> {
   }
 
   private boolean isBefore(Message m) {
-    return (query.after != null && Long.compareUnsigned(m.sequence(), query.after) <= 0)
-        || (query.start != null && m.publishedAt().isBefore(query.start));
+    return (after != null && Long.compareUnsigned(m.sequence(), after) <= 0)
+        || (start != null && m.publishedAt().isBefore(start));
   }
 
   private boolean isAfter(Message m) {
-    return (query.before != null && Long.compareUnsigned(m.sequence(), query.before) >= 0)
-        || (query.end != null && !m.publishedAt().isBefore(query.end));
+    return (before != null && Long.compareUnsigned(m.sequence(), before) >= 0)
+        || (end != null && !m.publishedAt().isBefore(end));
   }
 
-  /** One walk over the pages. */
-  private final class Messages implements Iterator<Message> {
-    private Iterator<Message> page = Collections.emptyIterator();
-    private HistoryRequest.@Nullable Builder request;
-    private boolean begun;
-    private @Nullable Message next;
-
-    @Override
-    public boolean hasNext() {
-      while (next == null && (page.hasNext() || !begun || request != null)) {
-        if (page.hasNext()) {
-          take(page.next());
-        } else {
-          load();
-        }
-      }
-      return next != null;
+  private Stream<Message> messages(HistoryResponse page) {
+    var messages = new ArrayList<>(page.getMessagesList());
+    if (backwards) {
+      Collections.reverse(messages);
     }
+    return messages.stream().map(Message::of);
+  }
 
-    @Override
-    public Message next() {
-      if (!hasNext()) {
-        throw new NoSuchElementException();
-      }
-      var message = next;
-      next = null;
-      return message;
+  private @Nullable HistoryResponse following(HistoryResponse page) {
+    if (backwards) {
+      var older = request().setBeforeCursor(page.getOlderCursor());
+      return page.getHasOlder() ? page(older) : null;
     }
-
-    /** Yields the message, skips it if the range is still ahead, or ends behind the range. */
-    private void take(Message message) {
-      var isAhead = query.backwards ? isAfter(message) : isBefore(message);
-      var isBehind = query.backwards ? isBefore(message) : isAfter(message);
-      if (isBehind) {
-        page = Collections.emptyIterator();
-        request = null;
-      } else if (!isAhead) {
-        next = message;
-      }
-    }
-
-    private void load() {
-      var ask = begun ? request : query.backwards ? last() : first();
-      begun = true;
-      var response = page(ask == null ? request() : ask);
-      var messages = new ArrayList<>(response.getMessagesList().stream().map(Message::of).toList());
-      if (query.backwards) {
-        Collections.reverse(messages);
-        request =
-            response.getHasOlder() ? request().setBeforeCursor(response.getOlderCursor()) : null;
-      } else {
-        request =
-            response.getHasNewer() ? request().setAfterCursor(response.getNewerCursor()) : null;
-      }
-      page = messages.iterator();
-    }
+    return page.getHasNewer() ? page(request().setAfterCursor(page.getNewerCursor())) : null;
   }
 }

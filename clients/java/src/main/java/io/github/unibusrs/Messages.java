@@ -11,41 +11,44 @@ import org.jspecify.annotations.Nullable;
  * The messages of a subscription, for a loop. For one thread.
  *
  * <p>Asking for the next message says that the one before is processed (U19). A loop that is left
- * with {@code break} or by an exception does not acknowledge its last message: it comes again.
+ * with {@code break} or by an exception does not acknowledge its last message: it comes again. Use
+ * {@code try} with resources: a close of the client on another thread waits for the loop to ask for
+ * its next message.
  */
 public final class Messages implements Iterable<Message>, Iterator<Message>, AutoCloseable {
   /** A message for the loop; without a message, the end. */
   private record Handed(@Nullable Message message, CompletableFuture<Void> processed) {}
 
   private final LinkedBlockingQueue<Handed> handed = new LinkedBlockingQueue<>();
-  private @Nullable Subscription subscription;
+  private final Subscription subscription;
   private @Nullable Handed next;
+
+  /** The message that the loop works on, and the thread of the loop. */
   private volatile @Nullable Handed current;
+
+  private volatile @Nullable Thread loop;
   private volatile boolean closed;
 
-  Messages() {}
-
-  void begin(Subscription started) {
-    subscription = started;
-    started.done().whenComplete((v, e) -> handed.add(new Handed(null, started.done())));
+  /** Begins the subscription, which calls {@link #withdraw} before it waits for handlers. */
+  Messages(SubscriptionBuilder plan) {
+    var feed = new Feed(plan, new Handlers.Mode(this::hand, 1, false), this::withdraw);
+    subscription = new Subscription(feed);
+    feed.start();
+    feed.done().whenComplete((v, e) -> handed.add(new Handed(null, feed.done())));
   }
 
-  CompletableFuture<Void> hand(Message message) {
+  private CompletableFuture<Void> hand(Message message) {
     var processed = new CompletableFuture<Void>();
     handed.add(new Handed(message, processed));
     if (closed) {
-      processed.cancel(false);
+      withdraw();
     }
     return processed;
   }
 
   /** The subscription behind the loop. */
   public Subscription subscription() {
-    var started = subscription;
-    if (started == null) {
-      throw new IllegalStateException("not started");
-    }
-    return started;
+    return subscription;
   }
 
   /** This object: the messages can be taken once. */
@@ -62,21 +65,20 @@ public final class Messages implements Iterable<Message>, Iterator<Message>, Aut
    */
   @Override
   public boolean hasNext() {
+    loop = Thread.currentThread();
     if (next == null) {
       var before = current;
+      current = null;
       if (before != null) {
         before.processed.complete(null);
-        current = null;
       }
       next = take();
     }
-    if (next.message == null) {
-      if (!closed) {
-        Futures.await(subscription().done());
-      }
-      return false;
+    if (next.message != null) {
+      return true;
     }
-    return true;
+    Futures.await(subscription.done());
+    return false;
   }
 
   private Handed take() {
@@ -105,23 +107,30 @@ public final class Messages implements Iterable<Message>, Iterator<Message>, Aut
     abandon().join();
   }
 
-  /** Begins to close. What is not processed will never be. */
   private CompletableFuture<Void> abandon() {
-    var ended = subscription().closeAsync();
-    closed = true;
-    var last = current;
-    if (last != null) {
-      last.processed.cancel(false);
-    }
-    for (var waiting : handed) {
-      if (waiting.message != null) {
-        waiting.processed.cancel(false);
-      }
-    }
-    var unread = next;
-    if (unread != null && unread.message != null) {
-      unread.processed.cancel(false);
-    }
+    var ended = subscription.closeAsync();
+    cancel(current);
     return ended;
+  }
+
+  /**
+   * The subscription closes, and waits for the message that the loop works on. What the loop did
+   * not take will never be processed, and neither will its message if the loop cannot go on.
+   */
+  private void withdraw() {
+    closed = true;
+    handed.forEach(Messages::cancel);
+    handed.removeIf(waiting -> waiting.message != null);
+    var thread = loop;
+    if (thread == null || thread == Thread.currentThread() || !thread.isAlive()) {
+      cancel(next);
+      cancel(current);
+    }
+  }
+
+  private static void cancel(@Nullable Handed handed) {
+    if (handed != null && handed.message != null) {
+      handed.processed.cancel(false);
+    }
   }
 }

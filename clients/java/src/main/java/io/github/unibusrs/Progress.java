@@ -14,11 +14,13 @@ final class Progress {
   /** A message that was given to the program, or waits for it. */
   static final class Ticket {
     private final long sequence;
+    private final String cursor;
     private final int life;
     private boolean done;
 
-    private Ticket(long sequence, int life) {
-      this.sequence = sequence;
+    private Ticket(Message message, int life) {
+      this.sequence = message.sequence();
+      this.cursor = message.cursor();
       this.life = life;
     }
   }
@@ -34,9 +36,12 @@ final class Progress {
   /** The position of the newest frame. */
   private long reached;
 
-  /** The newest message that was taken, and its cursor. */
+  /** The newest message that was taken. */
   private long taken;
 
+  /**
+   * Of the message after which to resume: the newest, or the newest that is processed if durable.
+   */
   private String cursor = "";
 
   /** The last sequence that was reported as missing. */
@@ -64,12 +69,18 @@ final class Progress {
     return less(a, b) ? b : a;
   }
 
-  /** Where the next attempt begins (U18). */
+  /**
+   * Where the next attempt begins (U18). For a durable subscriber it counts only if the subscriber
+   * was deleted; the cursor then shows whether the log is the same.
+   */
   Start start() {
-    if (durable || !opened || ephemeral) {
+    if (!opened || ephemeral) {
       return start;
     }
-    return cursor.isEmpty() ? Start.afterSequence(reached) : Start.afterCursor(cursor);
+    if (!cursor.isEmpty()) {
+      return Start.afterCursor(cursor);
+    }
+    return durable ? start : Start.afterSequence(reached);
   }
 
   /**
@@ -87,14 +98,14 @@ final class Progress {
     ephemeral = frame.getFirstSequence() == 0;
     if (ephemeral && opened) {
       events.add(new Event.Gap(0, 0, "DISCONNECTED", 0));
-    } else if (durable && opened && !again && !frame.getResumed()) {
-      // The subscriber is a new one: it was deleted, or the room was.
-      var isNewLog = less(frame.getLastSequence(), max(taken, confirmed));
-      moveTo(position);
-      events.add(isNewLog ? new Event.Recreated() : new Event.Moved(position));
-    } else if (durable && (again || (opened && less(position, confirmed)))) {
-      moveTo(position);
-      events.add(new Event.Moved(position));
+    } else if (durable && opened) {
+      // Without a cursor nothing shows whether a new subscriber reads the same log.
+      var isNew = !again && !frame.getResumed() && cursor.isEmpty();
+      if (isNew || again || less(position, confirmed)) {
+        var isNewLog = isNew && less(frame.getLastSequence(), max(taken, confirmed));
+        moveTo(position);
+        events.add(isNewLog ? new Event.Recreated() : new Event.Moved(position));
+      }
     }
     opened = true;
     reached = position;
@@ -121,7 +132,7 @@ final class Progress {
   boolean isNewLog(UnibusException error) {
     return switch (error.getReason()) {
       case "ROOM_RECREATED" -> true;
-      case "CURSOR_EXPIRED", "POSITION_AFTER_END" -> opened && !durable;
+      case "CURSOR_EXPIRED", "POSITION_AFTER_END" -> opened;
       default -> false;
     };
   }
@@ -148,9 +159,11 @@ final class Progress {
       }
       taken = sequence;
       reached = sequence;
-      cursor = message.cursor();
+      if (!durable) {
+        cursor = message.cursor();
+      }
     }
-    var ticket = new Ticket(sequence, life);
+    var ticket = new Ticket(message, life);
     tickets.add(ticket);
     return ticket;
   }
@@ -179,6 +192,9 @@ final class Progress {
     for (var first = tickets.peek(); first != null && first.done; first = tickets.peek()) {
       tickets.remove();
       processed = max(processed, first.sequence);
+      if (durable) {
+        cursor = first.cursor;
+      }
       unsent++;
     }
   }
@@ -200,8 +216,9 @@ final class Progress {
     return processed;
   }
 
+  /** An acknowledgement is confirmed; one from before a move back confirms nothing after it. */
   void acked(long position) {
-    confirmed = max(confirmed, position);
+    confirmed = max(confirmed, less(sent, position) ? sent : position);
   }
 
   /** An acknowledgement was not carried out, and is to be repeated (U20). */

@@ -1,104 +1,73 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.PublishRequest;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import io.grpc.Status;
 import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
+import org.jspecify.annotations.Nullable;
 
 /** One message, published by a call of its own (U11, U12). */
-final class Publish {
-  private final CompletableFuture<PublishResult> result = new CompletableFuture<>();
-  private final Calls calls;
+final class Publish extends Retry<PublishResult> {
   private final String roomId;
-  private final Rooms rooms;
   private final Outgoing message;
-  private final long began = System.nanoTime();
+  private Rooms.@Nullable Known room;
+  private @Nullable PublishRequest request;
+  private boolean renewed;
 
-  Publish(Calls calls, String roomId, Rooms rooms, Outgoing message) {
-    this.calls = calls;
+  Publish(Calls calls, String roomId, Outgoing message) {
+    super(calls);
     this.roomId = roomId;
-    this.rooms = rooms;
     this.message = message;
   }
 
-  CompletableFuture<PublishResult> start() {
-    attempt(true);
-    return result;
+  @Override
+  CompletableFuture<PublishResult> attempt(Duration limit) {
+    var until = System.nanoTime() + Wire.nanos(limit);
+    var rooms = calls.connection().rooms();
+    return rooms
+        .get(roomId, credentials, limit)
+        .thenCompose(known -> publish(known, Duration.ofNanos(until - System.nanoTime())));
   }
 
-  private void attempt(boolean isFirst) {
-    var own = calls.settings().publish();
-    var limit = own == null ? calls.settings().total() : own;
-    rooms
-        .get(roomId)
-        .orTimeout(limit.toNanos(), TimeUnit.NANOSECONDS)
-        .whenComplete(
-            (room, e) -> {
-              if (e == null) {
-                publish(room, isFirst);
-              } else {
-                result.completeExceptionally(noRoom(Futures.cause(e)));
-              }
-            });
+  private CompletableFuture<PublishResult> publish(Rooms.Known known, Duration limit) {
+    room = known;
+    var sent = request == null ? message.request(roomId, known.persist()) : request;
+    request = sent;
+    return calls
+        .connection()
+        .attempt(RoomServiceGrpc.getPublishMethod(), sent, credentials, limit, result)
+        .thenApply(r -> PublishResult.of(r, sent.getMessageId()));
   }
 
-  /** Nothing was sent yet, so the outcome is known. */
-  private static Throwable noRoom(Throwable failure) {
-    if (failure instanceof UnibusException e) {
-      return e.forMessage("", false);
-    }
-    return failure instanceof TimeoutException
-        ? UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "the service did not describe the room")
-            .forMessage("", false)
-        : failure;
-  }
-
-  private Duration elapsed() {
-    return Duration.ofNanos(System.nanoTime() - began);
-  }
-
-  private void publish(Rooms.Known room, boolean isFirst) {
-    if (result.isDone()) {
-      return;
-    }
-    var request = message.request(roomId, room.persist());
+  @Override
+  Duration total() {
     var settings = calls.settings();
-    var window = room.persist() ? room.dedupeWindow() : null;
-    var longest = window == null ? settings.total() : window;
-    var shorter = settings.publish();
-    var running =
-        new Retry<PublishResult>(
-                calls.connection(),
-                settings,
-                shorter == null ? longest : Wire.min(longest, shorter.minus(elapsed())),
-                new Retry.Policy(room.persist(), "", window),
-                null,
-                (token, limit) -> {
-                  var method = RoomServiceGrpc.getPublishMethod();
-                  var attempt = calls.connection().attempt(method, request, token, limit);
-                  var mapped = attempt.thenApply(r -> PublishResult.of(r, request.getMessageId()));
-                  Futures.link(mapped, attempt);
-                  return mapped;
-                })
-            .start();
-    Futures.link(result, running);
-    running.whenComplete(
-        (value, e) -> {
-          if (e == null) {
-            result.complete(value);
-          } else if (e instanceof UnibusException error) {
-            var isOther = rooms.forget(roomId, error);
-            if (isOther && isFirst && message.messageId().isEmpty()) {
-              attempt(false);
-            } else {
-              result.completeExceptionally(
-                  error.forMessage(request.getMessageId(), error.isOutcomeUnknown()));
-            }
-          } else {
-            result.completeExceptionally(e);
-          }
-        });
+    var longest = room != null && room.persist() ? room.dedupeWindow() : settings.total();
+    return settings.publish() == null ? longest : Wire.min(longest, settings.publish());
+  }
+
+  @Override
+  boolean mayRepeat(Duration next, boolean unknown) {
+    if (!unknown || room == null) {
+      return true;
+    }
+    var last = room.dedupeWindow().minus(calls.settings().attempt());
+    return room.persist() && next.compareTo(last) <= 0;
+  }
+
+  @Override
+  boolean isFinal(UnibusException error) {
+    calls.connection().rooms().forget(roomId, error);
+    if (Rooms.saysNoIds(error) && message.messageId().isEmpty() && !renewed) {
+      renewed = true;
+      request = null;
+      return false;
+    }
+    return super.isFinal(error);
+  }
+
+  @Override
+  String messageId() {
+    return request == null ? message.messageId() : request.getMessageId();
   }
 }

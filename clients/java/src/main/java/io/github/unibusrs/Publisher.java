@@ -6,17 +6,14 @@ import io.github.unibusrs.v1.PublishRequest;
 import io.github.unibusrs.v1.PublishStreamRequest;
 import io.github.unibusrs.v1.PublishStreamResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import io.grpc.CallOptions;
-import io.grpc.ClientCall;
-import io.grpc.Metadata;
 import io.grpc.Status;
+import io.grpc.SynchronizationContext;
 import java.time.Duration;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.Condition;
-import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -26,7 +23,7 @@ import org.jspecify.annotations.Nullable;
  * <p>When the stream breaks, the publisher opens another one and sends all unanswered messages
  * again, with their ids, before later ones. One message that fails does not end the publisher.
  */
-public final class Publisher implements AutoCloseable {
+public final class Publisher extends Streaming implements AutoCloseable {
   private static final Duration TICK = Duration.ofMillis(500);
 
   /**
@@ -37,6 +34,12 @@ public final class Publisher implements AutoCloseable {
    * @param closeTimeout how long {@link Publisher#close} waits for answers
    */
   public record Options(int messages, long bytes, Duration closeTimeout) {
+    /** Checks the numbers. */
+    public Options {
+      Wire.positive(messages);
+      Wire.positive(bytes);
+    }
+
     /** 1024 messages, 4 MiB, and a minute. */
     public static final Options DEFAULT = new Options(1024, 4 << 20, Duration.ofMinutes(1));
 
@@ -67,15 +70,8 @@ public final class Publisher implements AutoCloseable {
     DRAINING
   }
 
-  private final Calls calls;
   private final String roomId;
-  private final Rooms rooms;
   private final Options options;
-  private final Consumer<Publisher> whenClosed;
-  private final Credentials credentials;
-  private final Backoff backoff = new Backoff();
-
-  private final ReentrantLock lock = new ReentrantLock();
   private final Condition space = lock.newCondition();
   private final Unanswered unanswered = new Unanswered();
   private State state = State.IDLE;
@@ -83,19 +79,17 @@ public final class Publisher implements AutoCloseable {
   private Rooms.@Nullable Known room;
   private boolean closed;
 
-  /**
-   * The end of a chain of tasks: futures complete in order, on threads where the program may block.
-   */
-  private CompletableFuture<Void> answers = CompletableFuture.completedFuture(null);
+  private boolean ticking;
 
-  Publisher(
-      Calls calls, String roomId, Rooms rooms, Options options, Consumer<Publisher> whenClosed) {
-    this.calls = calls;
+  /** Completes futures in order, on threads where the program may block. */
+  private final SynchronizationContext answers =
+      new SynchronizationContext(
+          (thread, e) -> thread.getUncaughtExceptionHandler().uncaughtException(thread, e));
+
+  Publisher(Calls calls, String roomId, Options options) {
+    super(calls);
     this.roomId = roomId;
-    this.rooms = rooms;
     this.options = options;
-    this.whenClosed = whenClosed;
-    this.credentials = calls.connection().credentials();
   }
 
   /** Publishes bytes. See {@link #publish(Outgoing)}. */
@@ -113,16 +107,17 @@ public final class Publisher implements AutoCloseable {
   public CompletableFuture<PublishResult> publish(Outgoing message) {
     lock.lock();
     try {
-      while (!closed && unanswered.isFull(options, message.payload().size())) {
+      while (!closed && unanswered.isFull(options, message.size())) {
         space.await();
       }
       if (closed) {
         throw new IllegalStateException("the publisher is closed");
       }
-      if (unanswered.isEmpty()) {
-        calls.connection().later(TICK, this::tick);
-      }
       var entry = unanswered.add(message);
+      if (!ticking) {
+        ticking = true;
+        later(TICK, this::tick);
+      }
       pump();
       return entry.future;
     } catch (InterruptedException e) {
@@ -133,8 +128,16 @@ public final class Publisher implements AutoCloseable {
     }
   }
 
-  /** Waits until every message that was given so far is answered, with success or not (U14). */
+  /**
+   * Waits until every message that was given so far is answered, with success or not (U14).
+   *
+   * @throws IllegalStateException in code that follows a future of this publisher: the futures
+   *     complete in order, so it would wait for itself
+   */
   public void flush() {
+    if (Inside.of(this)) {
+      throw new IllegalStateException("a callback of the publisher cannot wait for it");
+    }
     Futures.await(flushAsync());
   }
 
@@ -151,47 +154,55 @@ public final class Publisher implements AutoCloseable {
 
   /**
    * Waits until every message is answered, at most for the time in the options, and ends the
-   * stream. Messages that are then unanswered fail with an unknown outcome (U14).
+   * stream. Messages that are then unanswered fail with an unknown outcome (U14). Code that follows
+   * a future of this publisher may call it, and does not wait.
    */
   @Override
   public void close() {
-    lock.lock();
-    try {
-      closed = true;
-      space.signalAll();
-    } finally {
-      lock.unlock();
+    var ended = closeAsync();
+    if (Inside.of(this)) {
+      return;
     }
     try {
-      flushAsync()
-          .completeOnTimeout(null, options.closeTimeout.toNanos(), TimeUnit.NANOSECONDS)
-          .get();
+      ended.get();
     } catch (InterruptedException e) {
+      end();
       Thread.currentThread().interrupt();
-    } catch (java.util.concurrent.ExecutionException never) {
+    } catch (ExecutionException never) {
       throw new IllegalStateException(never);
     }
-    end();
-    whenClosed.accept(this);
+  }
+
+  /** Begins to close; the future completes when the publisher has ended. */
+  @Override
+  public CompletableFuture<Void> closeAsync() {
+    locked(
+        () -> {
+          closed = true;
+          space.signalAll();
+        });
+    return flushAsync()
+        .completeOnTimeout(null, Wire.nanos(options.closeTimeout), TimeUnit.NANOSECONDS)
+        .thenRunAsync(this::end, calls.connection()::execute);
   }
 
   private void end() {
-    lock.lock();
-    try {
-      var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "the publisher was closed");
-      if (stream != null && state == State.OPEN && unanswered.isEmpty()) {
-        stream.call.halfClose();
-      } else if (stream != null) {
-        stream.call.cancel(late.getMessage(), null);
-      }
-      stream = null;
-      for (var entry : unanswered.all()) {
-        entry.unknown = true;
-        fail(entry, late);
-      }
-    } finally {
-      lock.unlock();
-    }
+    locked(
+        () -> {
+          var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "the publisher was closed");
+          if (stream != null && state == State.OPEN && unanswered.isEmpty()) {
+            stream.call.halfClose();
+          } else if (stream != null) {
+            stream.call.cancel(late.getMessage(), null);
+          }
+          stream = null;
+          for (var entry : unanswered.all(entry -> true)) {
+            entry.unknown = true;
+            fail(entry, late);
+          }
+        });
+    answers.drain();
+    calls.connection().remove(this);
   }
 
   // Everything below runs with the lock.
@@ -215,18 +226,22 @@ public final class Publisher implements AutoCloseable {
         // The program cancelled it before it was sent.
         unanswered.remove(entry);
         space.signalAll();
-        continue;
+      } else if (isLate(entry)) {
+        expire(entry);
+      } else {
+        open.send(entry, room);
       }
-      open.send(entry, room);
     }
   }
 
   /** An attempt: asks for the room and the token, and opens a stream. */
   private void begin() {
-    expire();
+    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
     var limit = calls.settings().attempt();
-    rooms
-        .get(roomId)
+    calls
+        .connection()
+        .rooms()
+        .get(roomId, credentials, limit)
         .thenCompose(
             known -> {
               locked(() -> room = known);
@@ -271,17 +286,18 @@ public final class Publisher implements AutoCloseable {
     var error = credentials.judge(refusal);
     entry.unknown |= error.isOutcomeUnknown();
     entry.lastError = error;
-    var isOther = rooms.forget(roomId, error) && entry.message.messageId().isEmpty();
-    if (isOther && !entry.renewed) {
+    var isOther = calls.connection().rooms().forget(roomId, error);
+    if (Rooms.saysNoIds(error) && entry.message.messageId().isEmpty() && !entry.renewed) {
       entry.renewed = true;
       entry.request = null;
+      unanswered.repeat(entry);
     } else if (error.getOutcome() == Outcome.FINAL || mustNotRepeat(entry)) {
       fail(entry, error);
-      return;
+    } else {
+      unanswered.repeat(entry);
     }
-    // To keep the order, nothing is sent until the answers to all messages on the way are there.
-    unanswered.repeat(entry);
-    if (state == State.OPEN) {
+    // To keep the order, and to ask for the room, nothing is sent until all answers are there.
+    if (state == State.OPEN && (isOther || !entry.isSent)) {
       state = State.DRAINING;
       from.why = isOther ? UnibusException.notSent("the room has changed", error) : error;
       from.call.halfClose();
@@ -299,7 +315,7 @@ public final class Publisher implements AutoCloseable {
     }
     stream = null;
     var error = credentials.judge(why);
-    for (var entry : unanswered.sent()) {
+    for (var entry : unanswered.all(entry -> entry.isSent)) {
       entry.unknown |= error.isOutcomeUnknown();
       entry.lastError = error;
       if (mustNotRepeat(entry)) {
@@ -313,7 +329,7 @@ public final class Publisher implements AutoCloseable {
   /** There is no stream. Fails all messages, or tries again after a pause. */
   private void broken(UnibusException error) {
     state = State.IDLE;
-    for (var entry : unanswered.all()) {
+    for (var entry : unanswered.all(entry -> true)) {
       entry.lastError = error;
       if (error.getOutcome() == Outcome.FINAL) {
         fail(entry, error);
@@ -321,45 +337,43 @@ public final class Publisher implements AutoCloseable {
     }
     if (!unanswered.isEmpty()) {
       state = State.BUSY;
-      calls.connection().later(backoff.next(error), () -> locked(this::begin));
+      later(backoff.next(error), this::begin);
     }
   }
 
-  /** Fails the messages that wait, and for which no attempt may begin any more (U11). */
-  private void expire() {
+  /** Whether no attempt to publish the message may begin any more (U9, U11). */
+  private boolean isLate(Entry entry) {
     var settings = calls.settings();
-    var window = room == null || !room.persist() ? null : room.dedupeWindow();
-    var limit = window == null ? settings.total() : window.minus(settings.attempt());
-    var shorter = settings.publish();
-    var longest = shorter == null ? limit : Wire.min(limit, shorter);
-    for (var entry : unanswered.waiting()) {
-      if (entry.age().compareTo(longest) > 0) {
-        var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "not published in time");
-        fail(entry, entry.lastError == null ? late : entry.lastError);
-      }
+    var limit = settings.total();
+    if (room != null && room.persist()) {
+      var window = room.dedupeWindow().minus(settings.attempt());
+      var isNew = entry.firstSentAt == null;
+      limit = isNew && window.compareTo(settings.attempt()) < 0 ? settings.attempt() : window;
     }
+    var own = settings.publish();
+    return since(entry.firstSentAt == null ? entry.began : entry.firstSentAt).compareTo(limit) > 0
+        || (own != null && since(entry.began).compareTo(own) > 0);
+  }
+
+  private void expire(Entry entry) {
+    var late = UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "not published in time");
+    fail(entry, entry.lastError == null ? late : entry.lastError);
   }
 
   /** Breaks a stream on which no answer comes in the time of an attempt (U9). */
   private void tick() {
-    locked(
-        () -> {
-          var open = stream;
-          var since = open == null ? null : unanswered.oldest(open.lastAnswer);
-          var limit = calls.settings().attempt();
-          if (open != null
-              && since != null
-              && Duration.ofNanos(System.nanoTime() - since).compareTo(limit) > 0) {
-            open.call.cancel("no answer in time", null);
-            closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
-          }
-          if (state == State.BUSY) {
-            expire();
-          }
-          if (!unanswered.isEmpty()) {
-            calls.connection().later(TICK, this::tick);
-          }
-        });
+    var open = stream;
+    var oldest = open == null ? null : unanswered.oldest(open.lastAnswer);
+    var limit = calls.settings().attempt();
+    if (open != null && oldest != null && since(oldest).compareTo(limit) > 0) {
+      open.call.cancel("no answer in time", null);
+      closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
+    }
+    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
+    ticking = !unanswered.isEmpty();
+    if (ticking) {
+      later(TICK, this::tick);
+    }
   }
 
   private void fail(Entry entry, UnibusException error) {
@@ -370,22 +384,8 @@ public final class Publisher implements AutoCloseable {
 
   private void complete(Runnable task) {
     space.signalAll();
-    answers =
-        answers.handleAsync(
-            (value, e) -> {
-              task.run();
-              return null;
-            },
-            calls.connection().handlers());
-  }
-
-  private void locked(Runnable task) {
-    lock.lock();
-    try {
-      task.run();
-    } finally {
-      lock.unlock();
-    }
+    answers.executeLater(() -> Inside.run(this, task));
+    calls.connection().execute(answers::drain);
   }
 
   /** One message on its way. */
@@ -394,7 +394,9 @@ public final class Publisher implements AutoCloseable {
     final Outgoing message;
     final CompletableFuture<PublishResult> future = new CompletableFuture<>();
     final long began = System.nanoTime();
+    @Nullable Long firstSentAt;
     long sentAt;
+    boolean isSent;
     boolean unknown;
     boolean renewed;
     @Nullable PublishRequest request;
@@ -408,22 +410,15 @@ public final class Publisher implements AutoCloseable {
     String id() {
       return request == null ? message.messageId() : request.getMessageId();
     }
-
-    Duration age() {
-      return Duration.ofNanos(System.nanoTime() - began);
-    }
   }
 
   /** One stream of the service. */
-  private final class Stream extends ClientCall.Listener<PublishStreamResponse> {
-    final ClientCall<PublishStreamRequest, PublishStreamResponse> call;
+  private final class Stream extends Streaming.Stream<PublishStreamRequest, PublishStreamResponse> {
     long lastAnswer = System.nanoTime();
     @Nullable UnibusException why;
 
     Stream(@Nullable String token) {
-      var method = RoomServiceGrpc.getPublishStreamMethod();
-      call = calls.connection().call(method, CallOptions.DEFAULT, token, this);
-      call.request(16);
+      super(RoomServiceGrpc.getPublishStreamMethod(), token);
     }
 
     void send(Entry entry, Rooms.Known known) {
@@ -433,7 +428,8 @@ public final class Publisher implements AutoCloseable {
         entry.request = request;
       }
       entry.sentAt = System.nanoTime();
-      unanswered.sent(entry);
+      entry.firstSentAt = entry.firstSentAt == null ? entry.sentAt : entry.firstSentAt;
+      entry.isSent = true;
       call.sendMessage(
           PublishStreamRequest.newBuilder()
               .setCorrelationId(entry.number)
@@ -448,16 +444,13 @@ public final class Publisher implements AutoCloseable {
     }
 
     @Override
-    public void onMessage(PublishStreamResponse response) {
-      locked(() -> answered(this, response));
-      call.request(1);
+    void received(PublishStreamResponse response) {
+      answered(this, response);
     }
 
     @Override
-    public void onClose(Status status, Metadata trailers) {
-      var end = status.isOk() ? Status.UNAVAILABLE.withDescription("the stream ended") : status;
-      var error = status.isOk() && why != null ? why : UnibusException.of(end, trailers);
-      locked(() -> closed(this, error));
+    void ended(Status status, UnibusException error) {
+      closed(this, status.isOk() && why != null ? why : error);
     }
   }
 }

@@ -36,11 +36,6 @@ public record Retention(
     return new Retention(maxAge, maxBytes, maxMessages, value);
   }
 
-  static Retention of(io.github.unibusrs.v1.Retention r) {
-    var age = r.hasMaxAge() ? Wire.duration(r.getMaxAge()) : null;
-    return new Retention(age, r.getMaxBytes(), r.getMaxMessages(), r.getMaxMessageBytes());
-  }
-
   io.github.unibusrs.v1.Retention toWire() {
     var wire =
         io.github.unibusrs.v1.Retention.newBuilder()

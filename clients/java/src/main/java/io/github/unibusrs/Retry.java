@@ -2,52 +2,52 @@ package io.github.unibusrs;
 
 import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
-import java.util.function.BiFunction;
 import org.jspecify.annotations.Nullable;
 
 /** Attempts a call until it succeeds, fails finally, or its time is up (U9). */
-final class Retry<T> {
-  /**
-   * What distinguishes calls.
-   *
-   * @param repeatUnknown whether the call is repeated after an unknown outcome (U10, U12)
-   * @param done the reason that means success after an unknown outcome (U10); empty for none
-   * @param window an attempt must end in this time after the first one began (U11); null: no bound
-   */
-  record Policy(boolean repeatUnknown, String done, @Nullable Duration window) {
-    static final Policy REPEAT = new Policy(true, "", null);
-
-    static Policy until(String reason) {
-      return new Policy(true, reason, null);
-    }
-  }
-
-  private final CompletableFuture<T> result = new CompletableFuture<>();
-  private final Connection connection;
-  private final Settings settings;
-  private final Policy policy;
-  private final Duration total;
-  private final @Nullable T whenDone;
-  private final BiFunction<@Nullable String, Duration, CompletableFuture<T>> attempt;
-  private final Credentials credentials;
+abstract class Retry<T> {
+  final Calls calls;
+  final Credentials credentials;
+  final CompletableFuture<T> result = new CompletableFuture<>();
   private final Backoff backoff = new Backoff();
   private final long began = System.nanoTime();
   private boolean unknown;
 
-  Retry(
-      Connection connection,
-      Settings settings,
-      Duration total,
-      Policy policy,
-      @Nullable T whenDone,
-      BiFunction<@Nullable String, Duration, CompletableFuture<T>> attempt) {
-    this.connection = connection;
-    this.settings = settings;
-    this.total = total;
-    this.policy = policy;
-    this.whenDone = whenDone;
-    this.attempt = attempt;
-    this.credentials = connection.credentials();
+  Retry(Calls calls) {
+    this.calls = calls;
+    this.credentials = calls.connection().credentials();
+  }
+
+  /** One attempt. */
+  abstract CompletableFuture<T> attempt(Duration limit);
+
+  /** The time of all attempts. */
+  Duration total() {
+    return calls.settings().total();
+  }
+
+  /**
+   * Whether an attempt may begin after an error of the class again.
+   *
+   * @param next the time from the first attempt to the next one
+   * @param unknown whether an attempt left the outcome unknown
+   */
+  boolean mayRepeat(Duration next, boolean unknown) {
+    return true;
+  }
+
+  boolean isFinal(UnibusException error) {
+    return error.getOutcome() == UnibusException.Outcome.FINAL;
+  }
+
+  /** The result, if this error after an unknown outcome means success (U10). */
+  @Nullable T success(UnibusException error) {
+    return null;
+  }
+
+  /** The id of the message that is published, for errors. */
+  String messageId() {
+    return "";
   }
 
   /**
@@ -55,7 +55,7 @@ final class Retry<T> {
    * attempt left the outcome unknown. To cancel the future cancels the call.
    */
   CompletableFuture<T> start() {
-    if (connection.track(result)) {
+    if (calls.connection().track(result)) {
       begin();
     }
     return result;
@@ -69,46 +69,30 @@ final class Retry<T> {
     if (result.isDone()) {
       return;
     }
-    var limit = Wire.min(settings.attempt(), total.minus(elapsed()));
-    credentials.next(limit).whenComplete((token, e) -> call(token, limit, e));
+    attempt(Wire.min(calls.settings().attempt(), total().minus(elapsed())))
+        .whenComplete(
+            (value, e) -> {
+              if (e == null) {
+                result.complete(value);
+              } else {
+                failed(credentials.judge(Futures.error(e)));
+              }
+            });
   }
 
-  private void call(@Nullable String token, Duration limit, @Nullable Throwable noToken) {
-    if (noToken != null) {
-      failed(noToken);
-    } else if (!result.isDone()) {
-      var running = attempt.apply(token, limit);
-      Futures.link(result, running);
-      running.whenComplete(
-          (value, e) -> {
-            if (e == null) {
-              result.complete(value);
-            } else {
-              failed(e);
-            }
-          });
-    }
-  }
-
-  private void failed(Throwable failure) {
-    if (result.isDone()) {
-      return;
-    }
-    var error = credentials.judge(Futures.error(failure));
-    if (unknown && whenDone != null && error.getReason().equals(policy.done)) {
-      result.complete(whenDone);
+  private void failed(UnibusException error) {
+    var success = unknown ? success(error) : null;
+    if (success != null) {
+      result.complete(success);
       return;
     }
     unknown |= error.isOutcomeUnknown();
     var pause = backoff.next(error);
     var next = elapsed().plus(pause);
-    if (error.getOutcome() == UnibusException.Outcome.FINAL
-        || (unknown && !policy.repeatUnknown)
-        || next.compareTo(total) >= 0
-        || (policy.window != null && next.plus(settings.attempt()).compareTo(policy.window) > 0)) {
-      result.completeExceptionally(error.forMessage("", unknown));
+    if (isFinal(error) || next.compareTo(total()) >= 0 || !mayRepeat(next, unknown)) {
+      result.completeExceptionally(error.forMessage(messageId(), unknown));
     } else {
-      connection.later(pause, this::begin);
+      calls.connection().later(pause, this::begin);
     }
   }
 }

@@ -1,10 +1,14 @@
 package io.github.unibusrs;
 
 import io.github.unibusrs.v1.ListMembersRequest;
+import io.github.unibusrs.v1.ListMembersResponse;
 import io.github.unibusrs.v1.ListSubscribersRequest;
+import io.github.unibusrs.v1.ListSubscribersResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
+import io.github.unibusrs.v1.Subscriber;
 import io.github.unibusrs.v1.UpdateRoomRequest;
 import java.time.Duration;
+import java.util.Objects;
 
 /**
  * A room. The handle does no I/O when it is made, and may be used by many threads.
@@ -14,16 +18,14 @@ import java.time.Duration;
  * java.util.concurrent.CancellationException} (U3). {@link #async} has the same calls as futures.
  */
 public final class Room {
-  private final UnibusClient client;
   private final Calls calls;
   private final String id;
   private final AsyncRoom async;
 
-  Room(UnibusClient client, Calls calls, String id, Rooms rooms) {
-    this.client = client;
+  Room(Calls calls, String id) {
     this.calls = calls;
-    this.id = id;
-    this.async = new AsyncRoom(calls, id, rooms);
+    this.id = Objects.requireNonNull(id);
+    this.async = new AsyncRoom(calls, id);
   }
 
   /** The id of the room. */
@@ -38,11 +40,11 @@ public final class Room {
 
   /** The same room with a shorter time for all attempts of a call, publishes included (U9, U11). */
   public Room withTimeout(Duration time) {
-    return client.room(id, new Calls(calls.connection(), calls.settings().within(time)));
+    return new Room(calls.within(time), id);
   }
 
   /** The settings of the room and what it holds. */
-  public RoomInfo info() {
+  public io.github.unibusrs.v1.Room info() {
     return Futures.await(async.info());
   }
 
@@ -51,7 +53,7 @@ public final class Room {
    *
    * @param changes the changed fields and their mask; the client sets the id of the room
    */
-  public RoomInfo update(UpdateRoomRequest changes) {
+  public io.github.unibusrs.v1.Room update(UpdateRoomRequest changes) {
     return Futures.await(async.update(changes));
   }
 
@@ -106,12 +108,14 @@ public final class Room {
 
   /** A publisher that pipelines messages to this room (U13). */
   public Publisher publisher(Publisher.Options options) {
-    return client.publisher(calls, id, options);
+    var publisher = new Publisher(calls, id, options);
+    calls.connection().add(publisher);
+    return publisher;
   }
 
   /** A subscription to configure and start. */
   public SubscriptionBuilder subscription() {
-    return new SubscriptionBuilder(client, calls, id);
+    return new SubscriptionBuilder(calls, id);
   }
 
   /**
@@ -135,7 +139,7 @@ public final class Room {
 
   /** The stored messages (U28). */
   public History history() {
-    return History.of(calls, id);
+    return new History(calls, id);
   }
 
   /** Adds a member that may read all messages, or changes its role. */
@@ -155,38 +159,20 @@ public final class Room {
 
   /** The members, by ascending id; one call for each page of an iteration. */
   public Iterable<Member> members() {
-    return () ->
-        new Pages<>(
-            page -> {
-              var request =
-                  ListMembersRequest.newBuilder().setRoomId(id).setPageToken(page).build();
-              return Futures.await(
-                  calls.call(
-                      RoomServiceGrpc.getListMembersMethod(),
-                      request,
-                      r ->
-                          new Pages.Page<>(
-                              r.getMembersList().stream().map(Member::of).toList(),
-                              r.getNextPageToken())));
-            });
+    return calls.pages(
+        RoomServiceGrpc.getListMembersMethod(),
+        page -> ListMembersRequest.newBuilder().setRoomId(id).setPageToken(page).build(),
+        response -> response.getMembersList().stream().map(Member::of),
+        ListMembersResponse::getNextPageToken);
   }
 
   /** The durable subscribers; one call for each page of an iteration. */
-  public Iterable<SubscriberInfo> subscribers() {
-    return () ->
-        new Pages<>(
-            page -> {
-              var request =
-                  ListSubscribersRequest.newBuilder().setRoomId(id).setPageToken(page).build();
-              return Futures.await(
-                  calls.call(
-                      RoomServiceGrpc.getListSubscribersMethod(),
-                      request,
-                      r ->
-                          new Pages.Page<>(
-                              r.getSubscribersList().stream().map(SubscriberInfo::of).toList(),
-                              r.getNextPageToken())));
-            });
+  public Iterable<Subscriber> subscribers() {
+    return calls.pages(
+        RoomServiceGrpc.getListSubscribersMethod(),
+        page -> ListSubscribersRequest.newBuilder().setRoomId(id).setPageToken(page).build(),
+        response -> response.getSubscribersList().stream(),
+        ListSubscribersResponse::getNextPageToken);
   }
 
   /**

@@ -1,56 +1,64 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.GetRoomRequest;
+import io.github.unibusrs.v1.GetRoomResponse;
+import io.github.unibusrs.v1.RoomServiceGrpc;
 import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.TimeUnit;
 
 /** What a publish needs to know of its room, asked once (U12). */
 final class Rooms {
-  /** The window of rooms that do not name one. */
-  private static final Duration WINDOW = Duration.ofMinutes(2);
-
   /** Whether messages have ids, and how long the room remembers them. */
-  record Known(boolean persist, Duration dedupeWindow) {}
+  record Known(boolean persist, Duration dedupeWindow) {
+    static Known of(GetRoomResponse response) {
+      var room = response.getRoom();
+      return new Known(room.getPersist(), Wire.duration(room.getDedupeWindow()));
+    }
+  }
 
   private final Map<String, CompletableFuture<Known>> known = new ConcurrentHashMap<>();
-  private final Calls calls;
+  private final Connection connection;
 
-  Rooms(Calls calls) {
-    this.calls = calls;
-  }
-
-  /** What is known of the room; a failure is not remembered. */
-  CompletableFuture<Known> get(String roomId) {
-    var found =
-        known.computeIfAbsent(
-            roomId, id -> new AsyncRoom(calls, id, this).info().thenApply(Rooms::known));
-    found.whenComplete(
-        (value, e) -> {
-          if (e != null) {
-            known.remove(roomId, found);
-          }
-        });
-    // A copy, so that a program that cancels its call does not cancel the call of others.
-    return found.copy();
-  }
-
-  private static Known known(RoomInfo info) {
-    var window = info.dedupeWindow();
-    return new Known(info.persist(), window == null ? WINDOW : window);
+  Rooms(Connection connection) {
+    this.connection = connection;
   }
 
   /**
-   * Asks again next time, if this error says that the room is not what it was.
-   *
-   * @return whether a message to which the client gave an id can be published without (U12)
+   * What is known of the room, after one attempt to ask if nothing is. Its errors leave nothing
+   * unknown, since nothing was published.
    */
+  CompletableFuture<Known> get(String roomId, Credentials credentials, Duration limit) {
+    var found = known.get(roomId);
+    if (found == null || found.isCompletedExceptionally()) {
+      var request = GetRoomRequest.newBuilder().setRoomId(roomId).build();
+      var method = RoomServiceGrpc.getGetRoomMethod();
+      var others = new CompletableFuture<Void>();
+      found = connection.attempt(method, request, credentials, limit, others).thenApply(Known::of);
+      known.put(roomId, found);
+    }
+    // A copy, since others may wait for the same answer for a longer time.
+    return found
+        .copy()
+        .orTimeout(Wire.nanos(limit), TimeUnit.NANOSECONDS)
+        .handle(
+            (room, e) -> {
+              if (e != null) {
+                throw Futures.error(e).forMessage("", false);
+              }
+              return room;
+            });
+  }
+
+  /** Whether the error says that the room is not what it was. The room is then asked for again. */
   boolean forget(String roomId, UnibusException error) {
-    var isEphemeral = saysNoIds(error);
-    if (isEphemeral || error.getReason().equals("ROOM_NOT_FOUND")) {
+    var isOther = saysNoIds(error) || error.getReason().equals("ROOM_NOT_FOUND");
+    if (isOther) {
       known.remove(roomId);
     }
-    return isEphemeral;
+    return isOther;
   }
 
   /** Whether the error says that the room is ephemeral, so that its messages have no ids. */

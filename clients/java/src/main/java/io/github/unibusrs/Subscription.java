@@ -33,11 +33,14 @@ public final class Subscription implements AutoCloseable {
    */
   @Override
   public void close() {
-    feed.close().join();
+    var ended = feed.closeAsync();
+    if (!Inside.any()) {
+      ended.join();
+    }
   }
 
   /** Begins to close; the future completes when the subscription has ended. */
   public CompletableFuture<Void> closeAsync() {
-    return feed.closing();
+    return feed.closeAsync();
   }
 }

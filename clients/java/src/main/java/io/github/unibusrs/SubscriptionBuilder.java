@@ -1,50 +1,54 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.SubscribeRequest;
 import java.time.Duration;
+import java.util.Objects;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /** Configures a subscription. The last call, {@code start} or {@code iterate}, subscribes. */
-public final class SubscriptionBuilder {
-  private final UnibusClient client;
-  private final Calls calls;
-  private final String roomId;
-  private String subscriber = "";
-  private @Nullable Start start;
-  private boolean untilCaughtUp;
-  private int concurrency = 1;
-  private int readAheadMessages = 256;
-  private long readAheadBytes = 4 << 20;
-  private int ackMessages = 100;
-  private Duration ackTime = Duration.ofMillis(200);
-  private Duration closeTimeout = Duration.ofSeconds(5);
-  private Consumer<Event> onEvent = event -> {};
+public final class SubscriptionBuilder implements Cloneable {
+  final Calls calls;
+  final String roomId;
+  String subscriber = "";
+  @Nullable Start start;
+  boolean untilCaughtUp;
+  int concurrency = 1;
+  int readAheadMessages = 256;
+  long readAheadBytes = 4 << 20;
+  int ackMessages = 100;
+  Duration ackTime = Duration.ofMillis(200);
+  Duration closeTimeout = Duration.ofSeconds(5);
+  Consumer<Event> onEvent = event -> {};
 
-  /** The configuration of one subscription. */
-  record Plan(
-      String roomId,
-      String subscriber,
-      @Nullable Start start,
-      boolean untilCaughtUp,
-      int concurrency,
-      int readAheadMessages,
-      long readAheadBytes,
-      int ackMessages,
-      Duration ackTime,
-      Duration closeTimeout,
-      Consumer<Event> onEvent) {}
-
-  SubscriptionBuilder(UnibusClient client, Calls calls, String roomId) {
-    this.client = client;
+  SubscriptionBuilder(Calls calls, String roomId) {
     this.calls = calls;
     this.roomId = roomId;
+  }
+
+  /** A copy, which later changes do not affect. */
+  SubscriptionBuilder copy() {
+    try {
+      return (SubscriptionBuilder) clone();
+    } catch (CloneNotSupportedException never) {
+      throw new AssertionError(never);
+    }
+  }
+
+  SubscribeRequest request(Start at) {
+    return SubscribeRequest.newBuilder()
+        .setRoomId(roomId)
+        .setSubscriber(subscriber)
+        .setStart(at.toWire())
+        .setUntilCaughtUp(untilCaughtUp)
+        .build();
   }
 
   /**
    * The name of a durable subscriber, whose position the service keeps. Without it: none is kept.
    */
   public SubscriptionBuilder durable(String name) {
-    subscriber = name;
+    subscriber = Objects.requireNonNull(name);
     return this;
   }
 
@@ -62,14 +66,14 @@ public final class SubscriptionBuilder {
 
   /** How many handlers may run at once; they are begun in order (U23). Default: 1. */
   public SubscriptionBuilder concurrency(int handlers) {
-    concurrency = handlers;
+    concurrency = Wire.positive(handlers);
     return this;
   }
 
   /** How far the client reads ahead of the handlers (U24). Default: 256 messages, 4 MiB. */
   public SubscriptionBuilder readAhead(int messages, long bytes) {
-    readAheadMessages = messages;
-    readAheadBytes = bytes;
+    readAheadMessages = Wire.positive(messages);
+    readAheadBytes = Wire.positive(bytes);
     return this;
   }
 
@@ -86,7 +90,10 @@ public final class SubscriptionBuilder {
     return this;
   }
 
-  /** Observes what happens, in order with the messages (U25). The callback may block. */
+  /**
+   * Observes what happens, in order with the messages (U25). The callback may block. If it throws,
+   * the subscription ends with what it threw, as for a handler.
+   */
   public SubscriptionBuilder onEvent(Consumer<Event> callback) {
     onEvent = callback;
     return this;
@@ -94,35 +101,22 @@ public final class SubscriptionBuilder {
 
   /** Subscribes. The handler runs on threads of the client and may block. */
   public Subscription start(MessageHandler handler) {
-    var threads = calls.connection().handlers();
-    return startAsync(Handlers.blocking(handler, concurrency, threads));
+    return start(Handlers.Mode.blocking(handler, concurrency));
   }
 
   /** Subscribes. The handler must not block: a message is processed when its stage completes. */
   public Subscription startAsync(AsyncMessageHandler handler) {
-    return client.subscribe(new Feed(calls, plan(), handler));
+    return start(new Handlers.Mode(handler, concurrency, false));
+  }
+
+  private Subscription start(Handlers.Mode mode) {
+    var feed = new Feed(this, mode, () -> {});
+    feed.start();
+    return new Subscription(feed);
   }
 
   /** Subscribes, to take the messages in a loop. */
   public Messages iterate() {
-    concurrency = 1;
-    var messages = new Messages();
-    messages.begin(startAsync(messages::hand));
-    return messages;
-  }
-
-  private Plan plan() {
-    return new Plan(
-        roomId,
-        subscriber,
-        start,
-        untilCaughtUp,
-        concurrency,
-        readAheadMessages,
-        readAheadBytes,
-        ackMessages,
-        ackTime,
-        closeTimeout,
-        onEvent);
+    return new Messages(this);
   }
 }

@@ -1,10 +1,10 @@
 package io.github.unibusrs;
 
+import io.github.unibusrs.v1.CreateRoomResponse;
 import io.github.unibusrs.v1.ListRoomsRequest;
+import io.github.unibusrs.v1.ListRoomsResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
-import java.util.Set;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * A client of one service. It is made once, may be used by many threads, and is closed at the end.
@@ -20,13 +20,9 @@ import java.util.concurrent.ConcurrentHashMap;
  */
 public final class UnibusClient implements AutoCloseable {
   private final Calls calls;
-  private final Rooms rooms;
-  private final Set<Feed> feeds = ConcurrentHashMap.newKeySet();
-  private final Set<Publisher> publishers = ConcurrentHashMap.newKeySet();
 
   UnibusClient(Calls calls) {
     this.calls = calls;
-    this.rooms = new Rooms(calls);
   }
 
   /**
@@ -45,11 +41,7 @@ public final class UnibusClient implements AutoCloseable {
 
   /** A handle of a room. Does no I/O. */
   public Room room(String id) {
-    return room(id, calls);
-  }
-
-  Room room(String id, Calls limited) {
-    return new Room(this, limited, id, rooms);
+    return new Room(calls, id);
   }
 
   /** Creates a room with an id that the client makes (U10). */
@@ -64,60 +56,33 @@ public final class UnibusClient implements AutoCloseable {
   }
 
   /** Creates a room. The same call again succeeds. */
-  public CompletableFuture<RoomInfo> createRoomAsync(String id, RoomSettings settings) {
+  public CompletableFuture<io.github.unibusrs.v1.Room> createRoomAsync(
+      String id, RoomSettings settings) {
     return calls.call(
-        RoomServiceGrpc.getCreateRoomMethod(), settings.request(id), r -> RoomInfo.of(r.getRoom()));
-  }
-
-  /** The caller's rooms, by ascending id; one call for each page of an iteration. */
-  public Iterable<RoomInfo> rooms() {
-    return () ->
-        new Pages<>(
-            page ->
-                Futures.await(
-                    calls.call(
-                        RoomServiceGrpc.getListRoomsMethod(),
-                        ListRoomsRequest.newBuilder().setPageToken(page).build(),
-                        r ->
-                            new Pages.Page<>(
-                                r.getRoomsList().stream().map(RoomInfo::of).toList(),
-                                r.getNextPageToken()))));
-  }
-
-  Subscription subscribe(Feed feed) {
-    calls.connection().requireOpen();
-    feeds.add(feed);
-    feed.ended().whenComplete((value, e) -> feeds.remove(feed));
-    feed.start();
-    return new Subscription(feed);
-  }
-
-  Publisher publisher(Calls limited, String roomId, Publisher.Options options) {
-    calls.connection().requireOpen();
-    var publisher = new Publisher(limited, roomId, rooms, options, publishers::remove);
-    publishers.add(publisher);
-    return publisher;
+        RoomServiceGrpc.getCreateRoomMethod(), settings.request(id), CreateRoomResponse::getRoom);
   }
 
   /**
-   * Closes all subscriptions and publishers in order (U27), cancels all other calls (U3), and
-   * closes the connection. When a handler calls it, it does not wait.
+   * The caller's rooms, without their state, by ascending id; one call for each page of an
+   * iteration.
+   */
+  public Iterable<io.github.unibusrs.v1.Room> rooms() {
+    return calls.pages(
+        RoomServiceGrpc.getListRoomsMethod(),
+        page -> ListRoomsRequest.newBuilder().setPageToken(page).build(),
+        response -> response.getRoomsList().stream(),
+        ListRoomsResponse::getNextPageToken);
+  }
+
+  /**
+   * Closes all subscriptions, then all publishers (U27), cancels all other calls (U3), and closes
+   * the connection. When a handler or a callback of a publisher calls it, it does not wait.
    */
   @Override
   public void close() {
-    if (Handlers.isInHandler()) {
-      var thread = new Thread(this::closeNow, "unibus-close");
-      thread.setDaemon(true);
-      thread.start();
-    } else {
-      closeNow();
+    var closed = calls.connection().closeAsync();
+    if (!Inside.any()) {
+      closed.join();
     }
-  }
-
-  private void closeNow() {
-    var ending = feeds.stream().map(Feed::closing).toArray(CompletableFuture<?>[]::new);
-    publishers.parallelStream().forEach(Publisher::close);
-    CompletableFuture.allOf(ending).join();
-    calls.connection().close();
   }
 }

@@ -9,6 +9,8 @@ import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
+import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -65,8 +67,17 @@ public final class UnibusException extends RuntimeException {
     } catch (IllegalArgumentException malformed) {
       // Then there are no details.
     }
-    var text = status.getDescription() == null ? status.getCode().name() : status.getDescription();
-    return of(status.getCode(), text, details, status.getCause());
+    return of(status.getCode(), describe(status), details, status.getCause());
+  }
+
+  /** What happened, with the cause that the library knows: it only says `io exception` itself. */
+  private static String describe(Status status) {
+    var text = status.getDescription() == null ? "" : status.getDescription();
+    var cause = status.getCause();
+    while (cause != null && cause.getCause() != null) {
+      cause = cause.getCause();
+    }
+    return cause == null ? text : (text.isEmpty() ? "" : text + ": ") + cause;
   }
 
   /** The error that a frame of a stream carries. */
@@ -186,7 +197,8 @@ public final class UnibusException extends RuntimeException {
   public String getMessage() {
     var id = messageId.isEmpty() ? "" : " (message id " + messageId + ")";
     var unknown = outcomeUnknown ? ", outcome unknown" : "";
-    return code + " " + details.reason + ": " + text() + unknown + id;
+    var reason = details.reason.isEmpty() ? "" : " " + details.reason;
+    return code + reason + ": " + text() + unknown + id;
   }
 
   /** The details that the service attaches to a status. */
@@ -199,32 +211,32 @@ public final class UnibusException extends RuntimeException {
     static final Details NONE = new Details("", Map.of(), Map.of(), null);
 
     static Details of(List<Any> list) {
-      var found = NONE;
-      var isOurs = false;
+      ErrorInfo info = null;
+      var fields = new LinkedHashMap<String, String>();
+      Duration delay = null;
       for (var any : list) {
         try {
           if (any.is(ErrorInfo.class)) {
-            var info = any.unpack(ErrorInfo.class);
-            if (info.getDomain().equals(DOMAIN)) {
-              isOurs = true;
-              var metadata = Map.copyOf(info.getMetadataMap());
-              found = new Details(info.getReason(), metadata, found.fields, found.retryAfter);
-            }
+            var found = any.unpack(ErrorInfo.class);
+            info = found.getDomain().equals(DOMAIN) ? found : info;
           } else if (any.is(BadRequest.class)) {
-            var fields = new java.util.LinkedHashMap<String, String>();
             for (var wrong : any.unpack(BadRequest.class).getFieldViolationsList()) {
               fields.put(wrong.getField(), wrong.getDescription());
             }
-            found = new Details(found.reason, found.metadata, fields, found.retryAfter);
           } else if (any.is(RetryInfo.class)) {
-            var delay = Wire.duration(any.unpack(RetryInfo.class).getRetryDelay());
-            found = new Details(found.reason, found.metadata, found.fields, delay);
+            delay = Wire.duration(any.unpack(RetryInfo.class).getRetryDelay());
           }
         } catch (InvalidProtocolBufferException malformed) {
           // A detail that cannot be read is no detail.
         }
       }
-      return isOurs ? found : NONE;
+      return info == null
+          ? NONE
+          : new Details(
+              info.getReason(),
+              Map.copyOf(info.getMetadataMap()),
+              Collections.unmodifiableMap(fields),
+              delay);
     }
   }
 }

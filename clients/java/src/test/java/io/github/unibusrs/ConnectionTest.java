@@ -12,7 +12,6 @@ import java.time.Instant;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionStage;
 import java.util.function.Supplier;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -88,9 +87,19 @@ class ConnectionTest {
   }
 
   @Test
+  void anOlderTokenIsTriedAgainOnceAnotherOneWasUsed() {
+    var tokens = List.of("a", "b", "a").iterator();
+    var credentials = supplied(() -> CompletableFuture.completedFuture(tokens.next()));
+    credentials.next(Duration.ofSeconds(1)).join();
+    credentials.judge(REFUSED);
+    credentials.next(Duration.ofSeconds(1)).join();
+    assertEquals("a", credentials.next(Duration.ofSeconds(1)).join());
+  }
+
+  @Test
   void aSupplierThatFailsOrHangsIsAskedAgain() {
-    Iterator<Supplier<CompletionStage<String>>> ways =
-        List.<Supplier<CompletionStage<String>>>of(
+    Iterator<Supplier<CompletableFuture<String>>> ways =
+        List.<Supplier<CompletableFuture<String>>>of(
                 () -> {
                   throw new IllegalStateException("down");
                 },
@@ -113,7 +122,7 @@ class ConnectionTest {
     assertEquals(duration, Wire.duration(Wire.duration(duration)));
   }
 
-  private static Credentials supplied(Supplier<CompletionStage<String>> supplier) {
+  private static Credentials supplied(Supplier<CompletableFuture<String>> supplier) {
     return new Credentials(new Credentials.Source(supplier, null));
   }
 }

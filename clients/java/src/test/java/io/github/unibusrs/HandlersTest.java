@@ -2,16 +2,17 @@ package io.github.unibusrs;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
 import java.time.Instant;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executor;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
@@ -68,23 +69,59 @@ class HandlersTest {
   }
 
   @Test
-  void aBlockingHandlerThatThrowsFailsItsStage() throws Exception {
+  void aBlockingHandlerThatThrowsFailsItsMessage() {
     var failure = new Exception("planned");
     MessageHandler throwing =
         message -> {
-          assertTrue(Handlers.isInHandler());
+          assertTrue(Inside.any());
           throw failure;
         };
     for (var concurrency : List.of(1, 2)) {
-      var handler = Handlers.blocking(throwing, concurrency, task -> new Thread(task).start());
-      var stage = handler.handle(message(1)).toCompletableFuture();
-      assertSame(failure, stage.handle((v, e) -> Futures.cause(e)).get());
+      var handlers = handlers(Handlers.Mode.blocking(throwing, concurrency));
+      add(handlers, 1);
+      assertSame(failure, thrown);
+      assertTrue(handlers.isIdle());
     }
-    assertFalse(Handlers.isInHandler());
-    assertNull(thrown);
+    assertFalse(Inside.any());
+  }
+
+  @Test
+  void blockingHandlersThatMayRunAtOnceEachHaveAThread() {
+    var tasks = new ArrayDeque<Runnable>();
+    var handlers =
+        handlers(
+            Handlers.Mode.blocking(
+                message -> {
+                  seen.add("begin " + message.sequence());
+                  while (!tasks.isEmpty()) {
+                    tasks.remove().run();
+                  }
+                  seen.add("end " + message.sequence());
+                },
+                2),
+            tasks::add);
+    add(handlers, 1);
+    add(handlers, 2);
+    handlers.add(new Handlers.Happened(new Event.CaughtUp(2)));
+    tasks.remove().run();
+    assertEquals(List.of("begin 1", "begin 2", "end 2", "CaughtUp[position=2]", "end 1"), seen);
   }
 
   private Handlers handlers(int concurrency) {
+    AsyncMessageHandler handler =
+        message -> {
+          seen.add(String.valueOf(message.sequence()));
+          running.add(new CompletableFuture<>());
+          return running.get(running.size() - 1);
+        };
+    return handlers(new Handlers.Mode(handler, concurrency, false));
+  }
+
+  private Handlers handlers(Handlers.Mode mode) {
+    return handlers(mode, Runnable::run);
+  }
+
+  private Handlers handlers(Handlers.Mode mode, Executor threads) {
     var listener =
         new Handlers.Listener() {
           @Override
@@ -98,16 +135,7 @@ class HandlersTest {
           }
         };
     return new Handlers(
-        new ReentrantLock(),
-        Runnable::run,
-        concurrency,
-        message -> {
-          seen.add(String.valueOf(message.sequence()));
-          running.add(new CompletableFuture<>());
-          return running.get(running.size() - 1);
-        },
-        event -> seen.add(event.toString()),
-        listener);
+        new ReentrantLock(), threads, mode, event -> seen.add(event.toString()), listener);
   }
 
   private static void add(Handlers handlers, long sequence) {

@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
 import io.github.unibusrs.v1.Opened;
+import io.grpc.Status;
 import java.time.Instant;
 import java.util.List;
 import java.util.Map;
@@ -77,6 +78,19 @@ class ProgressTest {
   }
 
   @Test
+  void aConfirmationFromBeforeAMoveBackCoversNothingAfterIt() {
+    var progress = opened(true, 0);
+    progress.done(take(progress, 5));
+    progress.ack();
+    progress.opened(frame(2, true), true);
+    progress.acked(5);
+    progress.done(take(progress, 3));
+    assertEquals(3, progress.ack());
+    assertFalse(progress.isFlushed());
+    assertEquals(List.of(new Event.Opened(2, true)), progress.opened(frame(2, true), false));
+  }
+
+  @Test
   void aPositionBeforeTheLastConfirmedOneIsAMove() {
     var progress = opened(true, 0);
     progress.done(take(progress, 5));
@@ -95,6 +109,31 @@ class ProgressTest {
     var events = progress.opened(frame, false);
     assertEquals(List.of(new Event.Opened(0, false), new Event.Recreated()), events);
     assertNotNull(progress.take(message(1)));
+  }
+
+  @Test
+  void aDeletedSubscriberGoesOnAfterTheLastProcessedMessageOfTheSameLog() {
+    var progress = new Progress(true, Start.onlyNew());
+    assertEquals(Start.onlyNew().toWire(), progress.start().toWire());
+    progress.opened(frame(4, false), false);
+    assertEquals(Start.onlyNew().toWire(), progress.start().toWire());
+    var first = take(progress, 5);
+    take(progress, 6);
+    progress.done(first);
+    assertEquals(Start.afterCursor("c5").toWire(), progress.start().toWire());
+    assertEquals(List.of(new Event.Opened(5, false)), progress.opened(frame(5, false), false));
+    assertNull(progress.take(message(6)));
+    assertNotNull(progress.take(message(7)));
+  }
+
+  @Test
+  void anExpiredCursorOfADeletedSubscriberShowsANewLog() {
+    var progress = opened(true, 0);
+    progress.done(take(progress, 5));
+    var expired = UnibusException.of(Errors.status(Status.Code.NOT_FOUND, "CURSOR_EXPIRED"));
+    assertTrue(progress.isNewLog(expired));
+    progress.recreated();
+    assertEquals(Start.all().toWire(), progress.start().toWire());
   }
 
   @Test

@@ -27,8 +27,8 @@ class UnansweredTest {
   void aRefusedMessageIsSentAgainInItsPlace() {
     var unanswered = filled(4);
     sendAll(unanswered, 4);
-    var second = unanswered.all().get(1);
-    var third = unanswered.all().get(2);
+    var second = unanswered.all(entry -> true).get(1);
+    var third = unanswered.all(entry -> true).get(2);
     unanswered.repeat(second);
     unanswered.remove(third);
     unanswered.repeatAll();
@@ -46,7 +46,7 @@ class UnansweredTest {
     unanswered.add(Outgoing.of(""));
     unanswered.add(Outgoing.of(""));
     assertTrue(unanswered.isFull(options, 0));
-    unanswered.all().forEach(unanswered::remove);
+    unanswered.all(entry -> true).forEach(unanswered::remove);
     assertTrue(unanswered.isEmpty());
     assertFalse(unanswered.isFull(options, 10));
     assertNull(unanswered.oldest(0));
@@ -67,7 +67,7 @@ class UnansweredTest {
       if (entry == null) {
         break;
       }
-      unanswered.sent(entry);
+      entry.isSent = true;
       numbers.add(entry.number);
     }
     return numbers;

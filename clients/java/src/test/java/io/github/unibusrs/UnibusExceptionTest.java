@@ -5,12 +5,16 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.Any;
+import com.google.protobuf.ByteString;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import io.github.unibusrs.UnibusException.Outcome;
+import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
+import java.io.IOException;
+import java.net.ConnectException;
 import java.time.Duration;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
@@ -88,6 +92,28 @@ class UnibusExceptionTest {
     assertEquals(Map.of("room_id", "empty"), error.getFields());
     assertEquals(Map.of("position", "7"), error.getMetadata());
     assertEquals(Duration.ofMillis(1500), error.getRetryAfter());
+  }
+
+  @Test
+  void detailsThatCannotBeReadAreNoDetails() {
+    var trailers = new Metadata();
+    var key = Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
+    trailers.put(key, new byte[] {1, 2, 3});
+    var error = UnibusException.of(Status.NOT_FOUND.withDescription("gone"), trailers);
+    assertEquals("NOT_FOUND: gone", error.getMessage());
+    var broken = info("X", "unibus.v1").toBuilder().setValue(ByteString.copyFromUtf8("!")).build();
+    var status = com.google.rpc.Status.newBuilder().setCode(99).addDetails(broken).build();
+    assertEquals("", UnibusException.of(status).getReason());
+    assertEquals(Outcome.AGAIN, UnibusException.of(status).getOutcome());
+  }
+
+  @Test
+  void anErrorOfTheLibraryTellsItsCause() {
+    var refused = new IOException(new ConnectException("Connection refused"));
+    var status = Status.UNAVAILABLE.withDescription("io exception").withCause(refused);
+    assertEquals(
+        "UNAVAILABLE: io exception: java.net.ConnectException: Connection refused, outcome unknown",
+        UnibusException.of(status, null).getMessage());
   }
 
   @Test

@@ -82,7 +82,7 @@ func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Me
 	}
 }
 
-// first returns the request for the first page. Backwards from a time, it is a request for the place in the log.
+// first returns the request for the first page. Backwards from a time, it is a request for the place in the log alone.
 func (h *history) first(room string) *unibusv1.HistoryRequest {
 	request := &unibusv1.HistoryRequest{RoomId: room, Limit: h.limit}
 	switch {
@@ -91,7 +91,7 @@ func (h *history) first(room string) *unibusv1.HistoryRequest {
 	case h.backwards && h.before != 0:
 		request.Anchor = &unibusv1.HistoryRequest_BeforeSequence{BeforeSequence: h.before}
 	case h.backwards && !h.until.IsZero():
-		request.Anchor = timeRange(h.until)
+		request.Anchor, request.Limit = timeRange(h.until), 1
 	case h.backwards: // without an anchor: the newest
 	case h.afterCursor != "":
 		request.Anchor = &unibusv1.HistoryRequest_AfterCursor{AfterCursor: h.afterCursor}

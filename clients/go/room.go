@@ -80,9 +80,13 @@ type roomSettings struct {
 	mask []string
 }
 
-// Ephemeral makes a room that stores nothing: a message reaches only the subscriptions that are open.
+// Ephemeral makes a room that stores nothing: a message reaches only the subscriptions that are open. It is for
+// CreateRoom only.
 func Ephemeral() RoomOption {
-	return func(s *roomSettings) { s.room.Persist = false }
+	return func(s *roomSettings) {
+		s.room.Persist = false
+		s.mask = append(s.mask, "persist") // Update is refused
+	}
 }
 
 // WithRetention bounds the stored messages.

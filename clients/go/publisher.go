@@ -46,9 +46,10 @@ type Publisher struct {
 type Pending struct {
 	number    uint64
 	request   *unibusv1.PublishRequest
-	id        string // made by the client; empty if the program gave one
-	taken     time.Time
-	unknown   bool // an attempt had an unknown outcome
+	id        string    // made by the client; empty if the program gave one
+	since     time.Time // when its first attempt began, or when it was taken if there was none
+	begun     bool      // there was one
+	unknown   bool      // an attempt had an unknown outcome
 	done      chan struct{}
 	published Published
 	err       error
@@ -61,10 +62,12 @@ func (p *Pending) Done() <-chan struct{} { return p.done }
 func (p *Pending) Wait(ctx context.Context) (Published, error) {
 	select {
 	case <-p.done:
-		return p.published, p.err
 	case <-ctx.Done():
-		return Published{}, ctx.Err()
+		if !isClosed(p.done) {
+			return Published{}, ctx.Err()
+		}
 	}
+	return p.published, p.err
 }
 
 // PublisherOption is an option of a Publisher.
@@ -102,7 +105,11 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 // Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher
 // copies the payload.
 func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOption) (*Pending, error) {
-	m := &Pending{request: p.room.message(bytes.Clone(payload), opts), done: make(chan struct{})}
+	request, err := p.room.message(bytes.Clone(payload), opts)
+	if err != nil {
+		return nil, err
+	}
+	m := &Pending{request: request, done: make(chan struct{})}
 	if m.request.MessageId == "" {
 		m.id = randomID()
 	}
@@ -114,7 +121,7 @@ func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOpt
 		}
 		if len(p.unanswered) == 0 || len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes {
 			p.last++
-			m.number, m.taken = p.last, time.Now()
+			m.number, m.since = p.last, time.Now()
 			p.unanswered = append(p.unanswered, m)
 			p.bytes += len(payload)
 			p.mu.Unlock()
@@ -161,55 +168,50 @@ func (p *Publisher) Close(ctx context.Context) error {
 	wake(p.work)
 	ctx, cancel := context.WithTimeout(ctx, p.room.client.options.total)
 	defer cancel()
-	err := p.Flush(ctx)
-	if ctx.Err() != nil {
-		p.cancel()
-	}
+	defer context.AfterFunc(ctx, p.cancel)()
 	<-p.done
-	p.failAll(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"), true)
-	if late := p.Flush(context.Background()); late != nil {
-		err = late
-	}
-	return err
+	return p.Flush(context.Background())
 }
 
-// run opens a stream as often as there is something to send.
+// run opens a stream as often as there is something to send. In the end it fails what is unanswered.
 func (p *Publisher) run() {
-	defer p.cancel()
-	for p.hasWork() {
-		policy, err := p.room.policy(p.ctx)
-		if err == nil {
-			p.policy = policy
-			err = p.stream()
-		}
+	var next time.Time // when the next stream begins
+	var last *Error    // why
+	for p.wait(next, last) {
+		next = time.Time{}
+		err := p.stream()
 		if err == nil || p.ctx.Err() != nil {
 			continue
 		}
-		e := fromError(err)
-		if !p.login.again(e) {
-			p.failAll(e, false)
-			continue
+		last = fromError(err)
+		if last.OutcomeUnknown || p.login.again(last) {
+			next = time.Now().Add(p.pauses.next(last.RetryAfter))
+		} else {
+			p.failAll(last, false)
 		}
-		pause := p.pauses.next(e.RetryAfter)
-		p.expire(time.Now().Add(pause), e)
-		sleep(p.ctx, p.room.client.closed, pause)
 	}
+	p.failAll(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"), true)
 }
 
-// hasWork waits for an unanswered message. It is false when the publisher has ended.
-func (p *Publisher) hasWork() bool {
+// wait waits for an unanswered message, and until `next`. It fails messages that cannot wait so long. It is false when
+// the publisher has ended.
+func (p *Publisher) wait(next time.Time, last *Error) bool {
+	timer := time.NewTimer(time.Until(next))
+	defer timer.Stop()
 	for {
 		p.mu.Lock()
+		p.expire(next, last)
 		some, closing := len(p.unanswered) > 0, p.closing
 		p.mu.Unlock()
 		switch {
 		case p.ctx.Err() != nil, closing && !some:
 			return false
-		case some:
+		case some && !time.Now().Before(next):
 			return true
 		}
 		select {
 		case <-p.work:
+		case <-timer.C:
 		case <-p.ctx.Done():
 		}
 	}
@@ -218,18 +220,17 @@ func (p *Publisher) hasWork() bool {
 // stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil
 // if the program needs no stream at the end.
 func (p *Publisher) stream() error {
+	policy, err := p.room.policy(p.ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
-	attempt := p.room.client.options.attempt
-	p.begin(time.AfterFunc(attempt, func() {
-		cancel(failure(codes.DeadlineExceeded, "no answer for %v", attempt))
-	}))
-	defer p.silence.Stop()
-	err := p.exchange(ctx)
-	if cause, ok := context.Cause(ctx).(*Error); ok {
-		err = cause
-	}
-	return p.end(err)
+	limit := p.room.client.options.attempt
+	silence := time.AfterFunc(limit, func() { cancel(failure(codes.DeadlineExceeded, "no answer for %v", limit)) })
+	defer silence.Stop()
+	p.begin(policy, silence)
+	return p.end(because(ctx, p.exchange(ctx)))
 }
 
 // exchange sends and receives on one stream until it ends.
@@ -258,38 +259,16 @@ func (p *Publisher) exchange(ctx context.Context) error {
 }
 
 // begin makes all unanswered messages unsent, for a new stream.
-func (p *Publisher) begin(silence *time.Timer) {
+func (p *Publisher) begin(policy publishPolicy, silence *time.Timer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sent, p.drain, p.silence = 0, nil, silence
-}
-
-// prepare gives the message its id, unless the room is ephemeral (U12).
-func (p *Pending) prepare(policy publishPolicy) {
-	if p.id == "" {
-		return
-	}
-	p.request.MessageId = ""
-	if policy.persist {
-		p.request.MessageId = p.id
-	}
+	p.policy, p.silence, p.sent, p.drain = policy, silence, 0, nil
 }
 
 // write sends messages as they come.
 func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient) {
 	for {
-		p.mu.Lock()
-		var next *Pending
-		over := p.drain != nil || p.closing && p.sent == len(p.unanswered)
-		if !over && p.sent < len(p.unanswered) {
-			next = p.unanswered[p.sent]
-			p.sent++
-			if p.sent == 1 {
-				p.silence.Reset(p.room.client.options.attempt)
-			}
-			next.prepare(p.policy)
-		}
-		p.mu.Unlock()
+		next, over := p.next()
 		switch {
 		case over:
 			stream.CloseSend()
@@ -297,8 +276,11 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 		case next != nil:
 			if stream.Send(&unibusv1.PublishStreamRequest{
 				CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
-			}) != nil {
-				return // Recv has the reason
+			}) != nil { // Recv has the reason
+				p.mu.Lock()
+				p.sent--
+				p.mu.Unlock()
+				return
 			}
 		default:
 			select {
@@ -310,6 +292,34 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 	}
 }
 
+// next takes the next message to send, if there is one. It is over when nothing more is to be sent on this stream.
+func (p *Publisher) next() (next *Pending, over bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drain != nil || p.closing && p.sent == len(p.unanswered) {
+		p.silence.Reset(p.room.client.options.attempt)
+		return nil, true
+	}
+	if p.sent == len(p.unanswered) {
+		return nil, false
+	}
+	next = p.unanswered[p.sent]
+	p.sent++
+	if p.sent == 1 {
+		p.silence.Reset(p.room.client.options.attempt)
+	}
+	if !next.begun {
+		next.begun, next.since = true, time.Now()
+	}
+	if next.id != "" { // in an ephemeral room a message has none (U12)
+		next.request.MessageId = ""
+		if p.policy.persist {
+			next.request.MessageId = next.id
+		}
+	}
+	return next, false
+}
+
 // answer takes one answer of the stream.
 func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 	p.mu.Lock()
@@ -319,30 +329,24 @@ func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 		return
 	}
 	m := p.unanswered[i]
-	if status := answer.GetError(); status != nil {
+	if status := answer.GetError(); status == nil {
+		p.pauses.failures = 0
+		p.resolve(i, p.room.published(m.request, p.policy, answer.GetResult()), nil)
+	} else {
 		e := fromStatus(status)
 		m.unknown = m.unknown || e.OutcomeUnknown
 		again := p.policy.repeats(&p.login, e)
-		if isOutdated(e) {
-			p.room.client.forget(p.room.id)
-			again = again || m.request.MessageId != "" && m.id != "" && e.Reason != "ROOM_NOT_FOUND"
-		}
-		if again {
-			if p.drain == nil {
-				p.drain = e
-				if e.Class == Final {
-					e.Class = Again // as an unknown outcome is (U11)
-				}
-				wake(p.work)
-			}
-		} else {
+		withoutID := p.room.outdated(e) && m.id != "" && m.request.MessageId != ""
+		switch {
+		case !again && !withoutID:
 			p.resolve(i, Published{}, e)
+		case p.drain == nil:
+			p.drain = e
+			e.Class = Again // also if it is an unknown outcome (U11), or if the id was wrong
+			wake(p.work)
 		}
-	} else {
-		p.pauses.failures = 0
-		p.resolve(i, newPublished(answer.GetResult(), m.request.MessageId), nil)
 	}
-	if p.sent > 0 {
+	if p.sent > 0 || p.drain != nil || p.closing {
 		p.silence.Reset(p.room.client.options.attempt)
 	} else {
 		p.silence.Stop()
@@ -358,13 +362,12 @@ func (p *Publisher) find(number uint64) int {
 func (p *Publisher) end(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err == io.EOF && p.drain != nil {
+	switch {
+	case err == io.EOF && p.drain != nil:
 		return p.drain
-	}
-	if len(p.unanswered) == 0 {
+	case len(p.unanswered) == 0:
 		return nil // such as the end of an idle stream
-	}
-	if err == io.EOF {
+	case err == io.EOF:
 		err = failure(codes.Unavailable, "the service ended the stream")
 	}
 	e := fromError(err)
@@ -374,16 +377,25 @@ func (p *Publisher) end(err error) error {
 			p.resolve(i, Published{}, e)
 		}
 	}
+	if p.drain != nil {
+		return p.drain
+	}
 	return e
 }
 
-// expire fails the messages for which an attempt that begins then could end after the room's window (U11).
+// expire fails the messages for which no attempt may begin then (U11).
 func (p *Publisher) expire(then time.Time, e *Error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, last := p.policy.times(&p.room.client.options)
-	for len(p.unanswered) > 0 && then.Sub(p.unanswered[0].taken) > last {
-		p.resolve(0, Published{}, e)
+	all, last := p.policy.times(&p.room.client.options)
+	for i := 0; i < len(p.unanswered); {
+		m, limit := p.unanswered[i], all
+		if m.unknown {
+			limit = last
+		}
+		if then.Sub(m.since) > limit {
+			p.resolve(i, Published{}, e)
+		} else {
+			i++
+		}
 	}
 }
 

@@ -93,16 +93,16 @@ func (s *subscription) attempt() error {
 	defer cancel(nil)
 	dog := newWatchdog(time.Now())
 	go s.watch(ctx, cancel, dog)
-	err := s.consume(ctx, dog)
-	if cause, ok := context.Cause(ctx).(*Error); ok {
-		return cause // the watchdog's (U3)
-	}
-	return err
+	return because(ctx, s.consume(ctx, dog))
 }
 
 func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	ctx, err := s.login.context(ctx)
 	if err != nil {
+		return err
+	}
+	open := s.opening()
+	if err := unsendable(open); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -111,7 +111,7 @@ func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(s.opening()); err != nil && err != io.EOF {
+	if err := stream.Send(open); err != nil && err != io.EOF {
 		return err
 	}
 	var sender sync.WaitGroup
@@ -158,17 +158,26 @@ func (s *subscription) opening() *unibusv1.ConsumeRequest {
 	if !s.restart && !s.ephemeral {
 		start = s.track.resume()
 	}
-	messages := s.readMessages
-	if s.ephemeral { // what is in the queue stays there
-		messages = max(messages-min(messages, uint32(len(s.queue))), 1)
+	open := &unibusv1.ConsumeOpen{CreditMessages: s.readMessages, CreditBytes: s.readBytes}
+	if s.ephemeral {
+		s.keepQueue(open)
 	}
-	return &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Open{Open: &unibusv1.ConsumeOpen{
-		Subscribe: &unibusv1.SubscribeRequest{
-			RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT,
-			Start: start.at, UntilCaughtUp: s.untilCaughtUp,
-		},
-		CreditMessages: messages, CreditBytes: s.readBytes,
-	}}}
+	open.Subscribe = &unibusv1.SubscribeRequest{
+		RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT,
+		Start: start.at, UntilCaughtUp: s.untilCaughtUp,
+	}
+	return &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Open{Open: open}}
+}
+
+// keepQueue charges the messages in the queue to a new stream of an ephemeral room, since they do not come again.
+func (s *subscription) keepQueue(open *unibusv1.ConsumeOpen) {
+	for i, it := range s.queue {
+		if it.message != nil {
+			s.queue[i].stream = s.stream.number
+			open.CreditMessages -= min(open.CreditMessages-1, 1)
+			open.CreditBytes -= min(open.CreditBytes-1, uint64(len(it.message.Payload)))
+		}
+	}
 }
 
 // frame takes one frame. An error ends the stream.

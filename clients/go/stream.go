@@ -156,7 +156,7 @@ func (s *subscription) opening() *unibusv1.ConsumeRequest {
 	s.stream = streamState{number: s.stream.number + 1, generation: s.stream.generation}
 	start := s.start
 	if !s.restart && !s.ephemeral {
-		start = s.track.resume()
+		start = s.track.resume(start)
 	}
 	open := &unibusv1.ConsumeOpen{CreditMessages: s.readMessages, CreditBytes: s.readBytes}
 	if s.ephemeral {
@@ -239,7 +239,7 @@ func (s *subscription) opened(frame *unibusv1.Opened) {
 	case s.ephemeral:
 	default:
 		s.drop() // it comes again
-		if s.track.opened(position) {
+		if s.track.opened(position, again && s.track.durable && !frame.GetResumed()) {
 			s.push(item{event: Moved{position}})
 		}
 	}

@@ -41,8 +41,10 @@ func WithConcurrency(handlers int) SubscribeOption {
 // WithReadAhead bounds the messages that the client has read and not processed, and their payloads (U24). The
 // defaults are 256 messages and 4 MiB. One message may exceed the second bound. There is always one message for each
 // handler.
-func WithReadAhead(messages uint32, bytes uint64) SubscribeOption {
-	return func(o *subscribeOptions) { o.readMessages, o.readBytes = max(messages, 1), max(bytes, 1) }
+func WithReadAhead(messages, bytes int) SubscribeOption {
+	return func(o *subscribeOptions) {
+		o.readMessages, o.readBytes = uint32(min(max(messages, 1), 1<<30)), uint64(max(bytes, 1))
+	}
 }
 
 // WithAckBatch says after how many messages, and after which time, the client acknowledges (U20). The defaults are

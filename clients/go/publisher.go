@@ -22,7 +22,6 @@ type Publisher struct {
 	maxBytes    int
 	ctx         context.Context // ends when the publisher gives up
 	cancel      context.CancelFunc
-	work        chan struct{} // wakes the goroutine that sends
 	done        chan struct{} // closed when run has ended
 
 	// of the goroutine of run
@@ -31,12 +30,12 @@ type Publisher struct {
 	policy publishPolicy
 
 	mu         sync.Mutex
+	changed    sync.Cond  // of what follows
 	unanswered []*Pending // in the order of the program; the first `sent` of them were sent on the open stream
 	sent       int
-	bytes      int           // payloads of all unanswered messages
-	last       uint64        // the number of the newest message
-	answered   chan struct{} // closed and replaced at each answer
-	failed     error         // the first failure since the last Flush
+	bytes      int    // payloads of all unanswered messages
+	last       uint64 // the number of the newest message
+	failed     error  // the first failure since the last Flush
 	closing    bool
 	drain      *Error // an outcome after which the open stream sends nothing more, and a new one sends again
 	silence    *time.Timer
@@ -84,14 +83,10 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	if err := r.client.hold(&r.client.publishers); err != nil {
 		return nil, err
 	}
-	p := &Publisher{
-		room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client},
-		work: make(chan struct{}, 1), done: make(chan struct{}), answered: make(chan struct{}),
-	}
+	p := newPublisher(r)
 	for _, opt := range opts {
 		opt(p)
 	}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
 	stop := context.AfterFunc(r.client.flushing, func() { p.Close(context.Background()) })
 	go func() {
 		defer r.client.publishers.Done()
@@ -102,6 +97,32 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	return p, nil
 }
 
+func newPublisher(r *Room) *Publisher {
+	p := &Publisher{room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client}, done: make(chan struct{})}
+	p.changed.L = &p.mu
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// await waits until something holds, or ctx ends. The caller has the lock.
+func (p *Publisher) await(ctx context.Context, holds func() bool) error {
+	if holds() {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.changed.Broadcast()
+	})()
+	for !holds() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.changed.Wait()
+	}
+	return nil
+}
+
 // Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher
 // copies the payload.
 func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOption) (*Pending, error) {
@@ -110,52 +131,39 @@ func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOpt
 		return nil, err
 	}
 	m := &Pending{request: request, done: make(chan struct{})}
-	if m.request.MessageId == "" {
+	if request.MessageId == "" {
 		m.id = randomID()
 	}
-	for {
-		p.mu.Lock()
-		if p.closing {
-			p.mu.Unlock()
-			return nil, ErrClosed
-		}
-		if len(p.unanswered) == 0 || len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes {
-			p.last++
-			m.number, m.since = p.last, time.Now()
-			p.unanswered = append(p.unanswered, m)
-			p.bytes += len(payload)
-			p.mu.Unlock()
-			wake(p.work)
-			return m, nil
-		}
-		answered := p.answered
-		p.mu.Unlock()
-		select {
-		case <-answered:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = p.await(ctx, func() bool {
+		fits := len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes
+		return p.closing || fits || len(p.unanswered) == 0
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case p.closing:
+		return nil, ErrClosed
 	}
+	p.last++
+	m.number, m.since = p.last, time.Now()
+	p.unanswered = append(p.unanswered, m)
+	p.bytes += len(payload)
+	p.changed.Broadcast()
+	return m, nil
 }
 
 // Flush waits until every message that was sent before is answered (U14). It returns the first error with which a
 // message failed since the last Flush, so that a program that looks at no Pending misses none.
 func (p *Publisher) Flush(ctx context.Context) error {
 	p.mu.Lock()
-	last := p.last
-	for len(p.unanswered) > 0 && p.unanswered[0].number <= last {
-		answered := p.answered
-		p.mu.Unlock()
-		select {
-		case <-answered:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		p.mu.Lock()
-	}
 	defer p.mu.Unlock()
-	err := p.failed
-	p.failed = nil
+	last := p.last
+	err := p.await(ctx, func() bool { return len(p.unanswered) == 0 || p.unanswered[0].number > last })
+	if err == nil {
+		err, p.failed = p.failed, nil
+	}
 	return err
 }
 
@@ -164,8 +172,8 @@ func (p *Publisher) Flush(ctx context.Context) error {
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closing = true
+	p.changed.Broadcast()
 	p.mu.Unlock()
-	wake(p.work)
 	ctx, cancel := context.WithTimeout(ctx, p.room.client.options.total)
 	defer cancel()
 	defer context.AfterFunc(ctx, p.cancel)()
@@ -190,31 +198,26 @@ func (p *Publisher) run() {
 			p.failAll(last, false)
 		}
 	}
-	p.failAll(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"), true)
+	closed := failure(codes.DeadlineExceeded, "the publisher was closed before the answer")
+	if last != nil {
+		closed.Message += "; the last failure was: " + last.Message
+	}
+	p.failAll(closed, true)
 }
 
 // wait waits for an unanswered message, and until `next`. It fails messages that cannot wait so long. It is false when
 // the publisher has ended.
 func (p *Publisher) wait(next time.Time, last *Error) bool {
-	timer := time.NewTimer(time.Until(next))
-	defer timer.Stop()
-	for {
-		p.mu.Lock()
+	pause, cancel := context.WithDeadline(p.ctx, next)
+	defer cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.await(pause, func() bool {
 		p.expire(next, last)
-		some, closing := len(p.unanswered) > 0, p.closing
-		p.mu.Unlock()
-		switch {
-		case p.ctx.Err() != nil, closing && !some:
-			return false
-		case some && !time.Now().Before(next):
-			return true
-		}
-		select {
-		case <-p.work:
-		case <-timer.C:
-		case <-p.ctx.Done():
-		}
-	}
+		return p.closing && len(p.unanswered) == 0
+	})
+	p.await(p.ctx, func() bool { return p.closing || len(p.unanswered) > 0 })
+	return p.ctx.Err() == nil && len(p.unanswered) > 0
 }
 
 // stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil
@@ -268,42 +271,37 @@ func (p *Publisher) begin(policy publishPolicy, silence *time.Timer) {
 // write sends messages as they come.
 func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient) {
 	for {
-		next, over := p.next()
+		next, err := p.next(ctx)
 		switch {
-		case over:
+		case err != nil:
+			return
+		case next == nil:
 			stream.CloseSend()
 			return
-		case next != nil:
-			if stream.Send(&unibusv1.PublishStreamRequest{
-				CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
-			}) != nil { // Recv has the reason
-				p.mu.Lock()
-				p.sent--
-				p.mu.Unlock()
-				return
-			}
-		default:
-			select {
-			case <-p.work:
-			case <-ctx.Done():
-				return
-			}
+		case stream.Send(&unibusv1.PublishStreamRequest{
+			CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
+		}) != nil: // Recv has the reason
+			p.mu.Lock()
+			p.sent--
+			p.mu.Unlock()
+			return
 		}
 	}
 }
 
-// next takes the next message to send, if there is one. It is over when nothing more is to be sent on this stream.
-func (p *Publisher) next() (next *Pending, over bool) {
+// next waits for the next message to send. It is nil when nothing more is to be sent on this stream.
+func (p *Publisher) next(ctx context.Context) (*Pending, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.drain != nil || p.closing && p.sent == len(p.unanswered) {
+	err := p.await(ctx, func() bool { return p.drain != nil || p.closing || p.sent < len(p.unanswered) })
+	if err != nil {
+		return nil, err
+	}
+	if p.drain != nil || p.sent == len(p.unanswered) {
 		p.silence.Reset(p.room.client.options.attempt)
-		return nil, true
+		return nil, nil
 	}
-	if p.sent == len(p.unanswered) {
-		return nil, false
-	}
-	next = p.unanswered[p.sent]
+	next := p.unanswered[p.sent]
 	p.sent++
 	if p.sent == 1 {
 		p.silence.Reset(p.room.client.options.attempt)
@@ -317,7 +315,7 @@ func (p *Publisher) next() (next *Pending, over bool) {
 			next.request.MessageId = next.id
 		}
 	}
-	return next, false
+	return next, nil
 }
 
 // answer takes one answer of the stream.
@@ -343,7 +341,7 @@ func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 		case p.drain == nil:
 			p.drain = e
 			e.Class = Again // also if it is an unknown outcome (U11), or if the id was wrong
-			wake(p.work)
+			p.changed.Broadcast()
 		}
 	}
 	if p.sent > 0 || p.drain != nil || p.closing {
@@ -433,14 +431,5 @@ func (p *Publisher) resolve(i int, published Published, e *Error) {
 	}
 	p.bytes -= len(m.request.Payload)
 	close(m.done)
-	close(p.answered)
-	p.answered = make(chan struct{})
-}
-
-// wake wakes the goroutine that waits for a channel of capacity one, now or the next time.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	p.changed.Broadcast()
 }

@@ -50,10 +50,8 @@ type bench struct {
 
 func newBench(t *testing.T, persist bool, messages int) *bench {
 	c := testClient(t)
-	b := &bench{
-		Publisher: &Publisher{room: c.Room("r"), maxMessages: 1024, maxBytes: 4 << 20, work: make(chan struct{}, 1), answered: make(chan struct{}),
-			login: login{client: c}, policy: publishPolicy{persist, 2 * time.Minute}},
-	}
+	b := &bench{Publisher: newPublisher(c.Room("r"))}
+	b.policy = publishPolicy{persist, 2 * time.Minute}
 	for i := range messages {
 		m, err := b.Send(t.Context(), fmt.Append(nil, i+1))
 		if err != nil {
@@ -80,9 +78,6 @@ func (b *bench) more() string {
 	}
 	if b.sent == len(b.unanswered) && b.drain == nil {
 		cancel()
-	}
-	for len(b.work) > 0 {
-		<-b.work
 	}
 	b.write(ctx, w)
 	if w.closed {

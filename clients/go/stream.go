@@ -21,7 +21,6 @@ type streamState struct {
 	open         bool // `opened` has come, and the stream has not ended
 	openedAt     time.Time
 	closed       bool // the service has closed the subscription as it was asked to
-	message      bool // a message has come
 	generation   uint64
 	backMessages uint32 // credit to give back
 	backBytes    uint64
@@ -50,10 +49,9 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 	if s.finishing || s.stream.closed {
 		return false, 0
 	}
-	if s.stream.message || steadily {
+	if steadily {
 		s.pauses.failures = 0
 	}
-	s.stream.message = false
 	e := fromError(err)
 	noPlace := e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END"
 	recreated := e.Reason == "ROOM_RECREATED" || noPlace && !s.restart
@@ -189,7 +187,7 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 		dog.expect(time.Now(), 2*frame.Opened.GetHeartbeatInterval().AsDuration())
 		s.opened(frame.Opened)
 	case *unibusv1.ConsumeResponse_Message:
-		s.stream.message = true
+		s.pauses.failures = 0
 		s.push(item{message: newMessage(frame.Message), stream: s.stream.number})
 	case *unibusv1.ConsumeResponse_CaughtUp:
 		s.push(item{event: CaughtUp{frame.CaughtUp.GetPosition()}})

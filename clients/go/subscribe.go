@@ -323,3 +323,11 @@ func isClosed(c <-chan struct{}) bool {
 		return false
 	}
 }
+
+// wake wakes the goroutine that waits for a channel of capacity one, now or the next time.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -77,7 +77,6 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 // end says that nothing follows after the queue.
 func (s *subscription) end() {
 	s.mu.Lock()
-	s.ended = true
 	if s.err == nil {
 		s.err = errStopped
 	}
@@ -210,7 +209,7 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 		case !s.untilCaughtUp:
 			return failure(codes.Unavailable, "the service closed the subscription")
 		default: // the stream stays open for acknowledgements
-			s.stream.closed, s.ended, s.err = true, true, errStopped
+			s.stream.closed, s.err = true, errStopped
 			dog.expect(time.Now(), 0)
 			wake(s.queued)
 		}

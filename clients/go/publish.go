@@ -122,6 +122,9 @@ func withID(err error, id string) error {
 	return err
 }
 
+// maxPolicies bounds the rooms of which a client keeps the settings.
+const maxPolicies = 10_000
+
 // publishPolicy is what a room allows a client to repeat.
 type publishPolicy struct {
 	persist bool
@@ -148,6 +151,9 @@ func (r *Room) policy(ctx context.Context) (publishPolicy, error) {
 		policy.window = 2 * time.Minute // of a service that does not tell its window
 	}
 	r.client.mu.Lock()
+	if len(r.client.policies) >= maxPolicies {
+		clear(r.client.policies)
+	}
 	r.client.policies[r.id] = policy
 	r.client.mu.Unlock()
 	return policy, nil

@@ -1,6 +1,7 @@
 package unibus
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,7 +15,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -58,12 +58,13 @@ type Option func(*clientOptions)
 func WithToken(token string) Option {
 	return func(o *clientOptions) {
 		o.token, o.fixedToken = func(context.Context) (string, error) { return token, nil }, true
+		o.errs = append(o.errs, checkToken(token))
 	}
 }
 
 // WithTokenFunc calls token for each attempt of each call (U8). The function keeps a token for as long as it is
-// valid, and fetches a new one in time. If it fails, the client tries again later. It may be called by several
-// goroutines at once.
+// valid, and fetches a new one in time. If it fails, or does not return within the time of one attempt, the client
+// tries again later. It may be called by several goroutines at once.
 func WithTokenFunc(token func(ctx context.Context) (string, error)) Option {
 	return func(o *clientOptions) { o.token, o.fixedToken = token, false }
 }
@@ -125,9 +126,12 @@ func Dial(target string, opts ...Option) (*Client, error) {
 	for _, opt := range opts {
 		opt(&o)
 	}
+	if o.attempt <= 0 || o.total <= 0 || o.maxReceive <= 0 {
+		o.errs = append(o.errs, errors.New("the times and the receive limit must be greater than 0"))
+	}
 	address, transport, err := o.transport(target)
 	if err != nil {
-		return nil, &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
+		return nil, invalid(err)
 	}
 	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(transport),
@@ -143,7 +147,7 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		grpc.WithUserAgent("unibus-go/"+Version),
 	)
 	if err != nil {
-		return nil, &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
+		return nil, invalid(err)
 	}
 	c := &Client{options: o, conn: conn, policies: map[string]publishPolicy{}}
 	c.service = unibusv1.NewRoomServiceClient(conn)
@@ -159,26 +163,22 @@ func (o *clientOptions) transport(target string) (string, credentials.TransportC
 	if err = errors.Join(append(o.errs, err)...); err != nil {
 		return "", nil, err
 	}
-	if u.Host == "" || u.Path != "" && u.Path != "/" {
+	if u.Hostname() == "" || u.Path != "" && u.Path != "/" {
 		return "", nil, fmt.Errorf("the address %q is not https://host:port or http://host:port", target)
 	}
-	port := u.Port()
-	switch u.Scheme {
-	case "https":
-		if port == "" {
-			port = "443"
-		}
-		return "dns:///" + net.JoinHostPort(u.Hostname(), port), credentials.NewTLS(o.tls), nil
-	case "http":
-		if port == "" {
-			port = "80"
-		}
-		if o.token != nil && !(o.plaintextToken && isLoopback(u.Hostname())) {
-			return "", nil, fmt.Errorf("no token is sent to %s in plaintext, but with WithPlaintextToken to loopback", target)
-		}
-		return "dns:///" + net.JoinHostPort(u.Hostname(), port), insecure.NewCredentials(), nil
+	defaults := map[string]string{"https": "443", "http": "80"}
+	port := cmp.Or(u.Port(), defaults[u.Scheme])
+	// The name is resolved for each connection. The resolver "dns" of grpc-go would wait up to two minutes after an outage (U4).
+	address := "passthrough:///" + net.JoinHostPort(u.Hostname(), port)
+	switch {
+	case u.Scheme == "https":
+		return address, credentials.NewTLS(o.tls), nil
+	case u.Scheme != "http":
+		return "", nil, fmt.Errorf("the address %q begins with neither https:// nor http://", target)
+	case o.token != nil && !(o.plaintextToken && isLoopback(u.Hostname())):
+		return "", nil, fmt.Errorf("no token is sent to %s in plaintext, but with WithPlaintextToken to loopback", target)
 	}
-	return "", nil, fmt.Errorf("the address %q begins with neither https:// nor http://", target)
+	return address, insecure.NewCredentials(), nil
 }
 
 func isLoopback(host string) bool {
@@ -186,7 +186,7 @@ func isLoopback(host string) bool {
 }
 
 // Close closes all subscriptions in order, then all publishers, then the connection (U27). It waits for running
-// handlers, so do not call it in a handler.
+// handlers, so call it in another goroutine if a handler is to close the client.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.close()
@@ -195,7 +195,8 @@ func (c *Client) Close() error {
 	c.flush()
 	c.publishers.Wait()
 	c.kill()
-	return c.conn.Close()
+	c.conn.Close() // fails only if it is closed already
+	return nil
 }
 
 // hold registers a subscription or a publisher that Close waits for.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // ErrClosed is the error of a call on a client or publisher that the program has closed (U3).
@@ -73,8 +75,8 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap returns what caused a failure that the service did not report. If the deadline of the program has passed,
-// errors.Is(err, context.DeadlineExceeded) is true.
+// Unwrap returns what caused a failure that the service did not report. If the time of the call was up, or the deadline
+// of the program had passed, errors.Is(err, context.DeadlineExceeded) is true.
 func (e *Error) Unwrap() error { return e.cause }
 
 // GRPCStatus lets status.FromError and status.Code of grpc-go read the error.
@@ -88,12 +90,12 @@ var unknownReasons = map[string]bool{"OUTCOME_UNKNOWN": true, "TIMEOUT": true, "
 // fromStatus classifies a status of a call or inside a stream (U1).
 func fromStatus(s *spb.Status) *Error {
 	e := &Error{Code: codes.Code(s.GetCode()), Message: s.GetMessage()}
-	retry := false
+	ours, retry := false, false
 	for _, detail := range status.FromProto(s).Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == domain {
-				e.Reason, e.Metadata = d.GetReason(), d.GetMetadata()
+				ours, e.Reason, e.Metadata = true, d.GetReason(), d.GetMetadata()
 			}
 		case *errdetails.RetryInfo:
 			retry, e.RetryAfter = true, d.GetRetryDelay().AsDuration()
@@ -103,20 +105,22 @@ func fromStatus(s *spb.Status) *Error {
 			}
 		}
 	}
-	e.Class = classify(e.Code, e.Reason, retry)
-	e.OutcomeUnknown = unknownReasons[e.Reason] || e.Reason == "" && e.Class == Again
+	switch {
+	case ours && (e.Reason == "UNAUTHENTICATED" || e.Reason == "CREDENTIALS_EXPIRED"):
+		e.Class = NewToken
+	case ours && retry:
+		e.Class = Again
+	case ours:
+		e.Class = Final
+	default:
+		e.Class = classOf(e.Code)
+	}
+	e.OutcomeUnknown = unknownReasons[e.Reason] || !ours && e.Class == Again
 	return e
 }
 
-func classify(code codes.Code, reason string, retry bool) Class {
-	switch {
-	case reason == "UNAUTHENTICATED", reason == "CREDENTIALS_EXPIRED":
-		return NewToken
-	case reason != "" && retry:
-		return Again
-	case reason != "":
-		return Final
-	}
+// classOf returns the class of an outcome that is not the service's own.
+func classOf(code codes.Code) Class {
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown, codes.Internal, codes.Aborted:
 		return Again
@@ -145,4 +149,31 @@ func fromError(err error) *Error {
 // failure is an outcome of the class again that this package finds itself (U1).
 func failure(code codes.Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Class: Again, OutcomeUnknown: true}
+}
+
+// invalid is a final failure that this package finds before it sends something.
+func invalid(err error) *Error {
+	return &Error{Code: codes.InvalidArgument, Message: err.Error(), cause: err}
+}
+
+// unsendable returns a failure if a request cannot be encoded, such as a text that is not UTF-8. For grpc-go it is INTERNAL,
+// as if another attempt could succeed.
+func unsendable(request proto.Message) error {
+	if _, err := proto.Marshal(request); err != nil {
+		return invalid(err)
+	}
+	return nil
+}
+
+// because returns the failure with which a watchdog has cancelled ctx, together with what is known of the connection.
+// Otherwise it returns err.
+func because(ctx context.Context, err error) error {
+	own, ok := context.Cause(ctx).(*Error)
+	if !ok {
+		return err
+	}
+	if text := status.Convert(err).Message(); !strings.Contains(text, context.Canceled.Error()) {
+		own.Message += ": " + text
+	}
+	return own
 }

@@ -66,6 +66,7 @@ func TestClassification(t *testing.T) {
 		{codes.PermissionDenied, "", "", none, Final, false},
 		{codes.Unimplemented, "", "", none, Final, false},
 		{codes.Unavailable, "other.example", "ROOM_NOT_FOUND", none, Again, true},
+		{codes.Unavailable, domain, "SOMETHING_NEW", none, Final, false},
 		{codes.NotFound, "other.example", "UNAUTHENTICATED", time.Second, Final, false},
 	}
 	for _, test := range tests {

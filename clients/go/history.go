@@ -2,11 +2,11 @@ package unibus
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
@@ -61,7 +61,7 @@ func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Me
 	return func(yield func(*Message, error) bool) {
 		request := h.first(r.id)
 		if h.afterCursor != "" && h.backwards || h.beforeCursor != "" && !h.backwards {
-			yield(nil, &Error{Code: codes.InvalidArgument, Message: "AfterCursor is not for Backwards, BeforeCursor is"})
+			yield(nil, invalid(errors.New("AfterCursor is not for Backwards, BeforeCursor is")))
 			return
 		}
 		for request != nil {
@@ -70,19 +70,23 @@ func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Me
 				yield(nil, err)
 				return
 			}
-			for _, m := range h.order(request, page) {
+			if h.backwards {
+				slices.Reverse(page.Messages)
+			}
+			for _, m := range page.GetMessages() {
 				message := newMessage(m)
 				in, over := h.covers(message)
 				if over || in && !yield(message, nil) {
 					return
 				}
 			}
-			request = h.next(request, page)
+			request = h.next(r.id, page)
 		}
 	}
 }
 
-// first returns the request for the first page. Backwards from a time, it is a request for the place in the log.
+// first returns the request for the first page. Backwards from a time, it asks for the message at that time: the page before
+// it is the first that is covered.
 func (h *history) first(room string) *unibusv1.HistoryRequest {
 	request := &unibusv1.HistoryRequest{RoomId: room, Limit: h.limit}
 	switch {
@@ -91,7 +95,7 @@ func (h *history) first(room string) *unibusv1.HistoryRequest {
 	case h.backwards && h.before != 0:
 		request.Anchor = &unibusv1.HistoryRequest_BeforeSequence{BeforeSequence: h.before}
 	case h.backwards && !h.until.IsZero():
-		request.Anchor = timeRange(h.until)
+		request.Anchor, request.Limit = timeRange(h.until), 1
 	case h.backwards: // without an anchor: the newest
 	case h.afterCursor != "":
 		request.Anchor = &unibusv1.HistoryRequest_AfterCursor{AfterCursor: h.afterCursor}
@@ -107,18 +111,6 @@ func timeRange(start time.Time) *unibusv1.HistoryRequest_TimeRange {
 	return &unibusv1.HistoryRequest_TimeRange{TimeRange: &unibusv1.TimeRange{Start: timestamppb.New(start)}}
 }
 
-// order returns the messages of a page in the order in which they are read.
-func (h *history) order(request *unibusv1.HistoryRequest, page *unibusv1.HistoryResponse) []*unibusv1.Message {
-	switch {
-	case !h.backwards:
-		return page.GetMessages()
-	case request.GetTimeRange() != nil:
-		return nil // the page before this one is the first
-	}
-	slices.Reverse(page.Messages)
-	return page.Messages
-}
-
 // covers says whether a message lies in the bounds, and whether the reading is over.
 func (h *history) covers(m *Message) (in, over bool) {
 	early := m.Sequence <= h.after || m.PublishedAt.Before(h.since)
@@ -130,8 +122,8 @@ func (h *history) covers(m *Message) (in, over bool) {
 }
 
 // next returns the request for the next page, or nil.
-func (h *history) next(request *unibusv1.HistoryRequest, page *unibusv1.HistoryResponse) *unibusv1.HistoryRequest {
-	next := &unibusv1.HistoryRequest{RoomId: request.RoomId, Limit: h.limit}
+func (h *history) next(room string, page *unibusv1.HistoryResponse) *unibusv1.HistoryRequest {
+	next := &unibusv1.HistoryRequest{RoomId: room, Limit: h.limit}
 	switch {
 	case h.backwards && page.GetHasOlder():
 		next.Anchor = &unibusv1.HistoryRequest_BeforeCursor{BeforeCursor: page.GetOlderCursor()}

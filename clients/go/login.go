@@ -2,6 +2,8 @@ package unibus
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -17,13 +19,10 @@ type login struct {
 
 // context returns the context of one attempt, with the token of the program's function.
 func (l *login) context(ctx context.Context) (context.Context, error) {
-	supply := l.client.options.token
-	if supply == nil {
+	if l.client.options.token == nil {
 		return ctx, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, l.client.options.attempt)
-	defer cancel()
-	token, err := supply(limited)
+	token, err := l.ask(ctx)
 	if err != nil {
 		return nil, &Error{Code: codes.Unavailable, Message: "no token: " + err.Error(), Class: Again, cause: err}
 	}
@@ -34,6 +33,36 @@ func (l *login) context(ctx context.Context) (context.Context, error) {
 	}
 	l.token, l.refused = token, nil
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), nil
+}
+
+// ask calls the program's function. It waits no longer than for one attempt, also if the function ignores its context.
+func (l *login) ask(ctx context.Context) (token string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.client.options.attempt)
+	defer cancel()
+	answered := make(chan struct{})
+	var supplied string
+	var failed error
+	go func() {
+		defer close(answered)
+		supplied, failed = l.client.options.token(ctx)
+	}()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if failed == nil {
+		failed = checkToken(supplied)
+	}
+	return supplied, failed
+}
+
+// checkToken refuses what no header can carry, such as the line feed at the end of a file.
+func checkToken(token string) error {
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the token is empty, or has a character that is not allowed, such as a line feed")
+	}
+	return nil
 }
 
 // again says whether another attempt can help after an outcome. An outcome that asks for a new token becomes final if

@@ -3,7 +3,6 @@ package unibus
 import (
 	"context"
 	"maps"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -50,8 +49,14 @@ type Published struct {
 	Durability  Durability
 }
 
-func newPublished(r *unibusv1.PublishResponse, id string) Published {
-	return Published{r.GetSequence(), r.GetDuplicate(), id, r.GetPublishedAt().AsTime(), r.GetDurability()}
+// published reads the answer to a message.
+func (r *Room) published(request *unibusv1.PublishRequest, policy publishPolicy, answer *unibusv1.PublishResponse) Published {
+	if !policy.persist && answer.GetSequence() != 0 {
+		r.client.forget(r.id) // the room was created again
+	}
+	return Published{
+		answer.GetSequence(), answer.GetDuplicate(), request.MessageId, answer.GetPublishedAt().AsTime(), answer.GetDurability(),
+	}
 }
 
 // Publish publishes a message and waits until it is stored. It repeats a message whose outcome is unknown with the
@@ -61,35 +66,38 @@ func newPublished(r *unibusv1.PublishResponse, id string) Published {
 // If ctx ends first, the message may be stored.
 func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOption) (Published, error) {
 	c := r.client
-	request := r.message(payload, opts)
+	request, err := r.message(payload, opts)
+	if err != nil {
+		return Published{}, err
+	}
 	own := request.MessageId == ""
 	policy, err := r.policy(ctx)
 	if err != nil {
 		return Published{}, err
 	}
-	if own {
-		request.MessageId = policy.newID()
+	if own && policy.persist {
+		request.MessageId = randomID()
 	}
 	all, last := policy.times(&c.options)
-	latest := time.Now().Add(last)
+	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, all)
 	defer cancel()
 	a := newAttempts(limited, c)
 	for {
 		answer, e := attempt(a, c.service.Publish, request)
 		if e == nil {
-			if !policy.persist && answer.GetSequence() != 0 {
-				c.forget(r.id) // the room was created again
-			}
-			return newPublished(answer, request.MessageId), nil
+			return r.published(request, policy, answer), nil
 		}
-		if isOutdated(e) {
-			c.forget(r.id)
-			if now, err := r.policy(ctx); err == nil && own && policy.persist && !now.persist {
+		if r.outdated(e) && own && policy.persist {
+			if now, err := r.policy(ctx); err == nil && !now.persist {
 				return r.Publish(ctx, payload, opts...) // nothing was done, since the room is ephemeral now
 			}
 		}
-		if !policy.repeats(&a.login, e) || !a.pause(e, latest) {
+		limit := all
+		if a.unknown {
+			limit = last
+		}
+		if !policy.repeats(&a.login, e) || !a.pause(e, began.Add(limit)) {
 			return Published{}, withID(a.failed(e), request.MessageId)
 		}
 	}
@@ -97,12 +105,14 @@ func (r *Room) Publish(ctx context.Context, payload []byte, opts ...PublishOptio
 
 // message makes the request for a message. The payload is copied by grpc-go when it is sent, so it must not change
 // before.
-func (r *Room) message(payload []byte, opts []PublishOption) *unibusv1.PublishRequest {
-	request := &unibusv1.PublishRequest{RoomId: r.id, Payload: payload}
+func (r *Room) message(payload []byte, opts []PublishOption) (*unibusv1.PublishRequest, error) {
+	request := &unibusv1.PublishRequest{RoomId: r.id}
 	for _, opt := range opts {
 		opt(request)
 	}
-	return request
+	err := unsendable(request) // without the payload, which always can be sent
+	request.Payload = payload
+	return request, err
 }
 
 func withID(err error, id string) error {
@@ -111,6 +121,9 @@ func withID(err error, id string) error {
 	}
 	return err
 }
+
+// maxPolicies bounds the rooms of which a client keeps the settings.
+const maxPolicies = 10_000
 
 // publishPolicy is what a room allows a client to repeat.
 type publishPolicy struct {
@@ -127,6 +140,9 @@ func (r *Room) policy(ctx context.Context) (publishPolicy, error) {
 		return policy, nil
 	}
 	info, err := r.Info(ctx)
+	if e, ok := err.(*Error); ok {
+		e.OutcomeUnknown = false // no message was sent
+	}
 	if err != nil {
 		return policy, err
 	}
@@ -135,6 +151,9 @@ func (r *Room) policy(ctx context.Context) (publishPolicy, error) {
 		policy.window = 2 * time.Minute // of a service that does not tell its window
 	}
 	r.client.mu.Lock()
+	if len(r.client.policies) >= maxPolicies {
+		clear(r.client.policies)
+	}
 	r.client.policies[r.id] = policy
 	r.client.mu.Unlock()
 	return policy, nil
@@ -146,19 +165,13 @@ func (c *Client) forget(room string) {
 	c.mu.Unlock()
 }
 
-// isOutdated says whether an outcome shows that the room is not the one that the client asked for.
-func isOutdated(e *Error) bool {
-	return e.Reason == "ROOM_NOT_FOUND" || e.Reason == "ROOM_NOT_PERSISTED" ||
-		e.Reason == "INVALID_FIELD" && slices.ContainsFunc(e.Fields, func(f FieldViolation) bool {
-			return f.Field == "message_id" || f.Field == "publish.message_id"
-		})
-}
-
-func (p publishPolicy) newID() string {
-	if p.persist {
-		return randomID()
+// outdated says whether an outcome shows that a persisted room is an ephemeral one now. If the room is another one, the
+// client forgets what it knows of it.
+func (r *Room) outdated(e *Error) bool {
+	if e.Reason == "ROOM_NOT_PERSISTED" || e.Reason == "ROOM_NOT_FOUND" {
+		r.client.forget(r.id)
 	}
-	return ""
+	return e.Reason == "ROOM_NOT_PERSISTED"
 }
 
 // repeats says whether a message may be published again after an outcome: after every unknown outcome in a persisted
@@ -170,13 +183,13 @@ func (p publishPolicy) repeats(l *login, e *Error) bool {
 	return l.again(e)
 }
 
-// times returns the time of all attempts, and the time after which no further one begins: it must end within the
-// room's window (U11). The program can make both shorter.
+// times returns the time of all attempts, and the time after which none begins if the message may be stored: it must
+// end within the room's window (U11), so with a short window there is none. The program can make both times shorter.
 func (p publishPolicy) times(o *clientOptions) (all, last time.Duration) {
 	if !p.persist {
 		return o.total, o.total
 	}
-	all = p.window
+	all = max(p.window, o.attempt)
 	if o.publish != 0 {
 		all = min(all, o.publish)
 	}

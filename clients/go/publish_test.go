@@ -35,6 +35,7 @@ func TestPublishPolicy(t *testing.T) {
 		{publishPolicy{true, 2 * time.Minute}, 5 * time.Second, 5 * time.Second, 5 * time.Second},
 		{publishPolicy{true, 2 * time.Minute}, time.Hour, 2 * time.Minute, 110 * time.Second},
 		{publishPolicy{true, 24 * time.Hour}, 0, 24 * time.Hour, 24*time.Hour - 10*time.Second},
+		{publishPolicy{true, time.Second}, 0, 10 * time.Second, -9 * time.Second}, // one attempt
 		{publishPolicy{}, 0, time.Minute, time.Minute},
 	} {
 		o := &clientOptions{attempt: 10 * time.Second, total: time.Minute, publish: test.program}
@@ -46,15 +47,14 @@ func TestPublishPolicy(t *testing.T) {
 
 // U12: the outcomes after which the client asks for the room again.
 func TestOutdated(t *testing.T) {
-	field := func(name string) *Error {
-		return &Error{Reason: "INVALID_FIELD", Fields: []FieldViolation{{Field: name}}}
-	}
-	for e, want := range map[*Error]bool{
-		field("message_id"): true, field("publish.message_id"): true, field("headers"): false,
-		{Reason: "ROOM_NOT_FOUND"}: true, {Reason: "ROOM_NOT_PERSISTED"}: true, {Reason: "PERMISSION_DENIED"}: false,
+	room := testClient(t).Room("r")
+	for reason, want := range map[string]struct{ forgotten, ephemeral bool }{
+		"ROOM_NOT_FOUND": {true, false}, "ROOM_NOT_PERSISTED": {true, true}, "PERMISSION_DENIED": {false, false},
 	} {
-		if isOutdated(e) != want {
-			t.Errorf("%+v: %v", e, !want)
+		room.client.policies["r"] = publishPolicy{persist: true}
+		ephemeral := room.outdated(&Error{Reason: reason})
+		if _, known := room.client.policies["r"]; known == want.forgotten || ephemeral != want.ephemeral {
+			t.Errorf("%s: known %v, ephemeral %v", reason, known, ephemeral)
 		}
 	}
 }

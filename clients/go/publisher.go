@@ -22,7 +22,6 @@ type Publisher struct {
 	maxBytes    int
 	ctx         context.Context // ends when the publisher gives up
 	cancel      context.CancelFunc
-	work        chan struct{} // wakes the goroutine that sends
 	done        chan struct{} // closed when run has ended
 
 	// of the goroutine of run
@@ -31,12 +30,12 @@ type Publisher struct {
 	policy publishPolicy
 
 	mu         sync.Mutex
+	changed    sync.Cond  // of what follows
 	unanswered []*Pending // in the order of the program; the first `sent` of them were sent on the open stream
 	sent       int
-	bytes      int           // payloads of all unanswered messages
-	last       uint64        // the number of the newest message
-	answered   chan struct{} // closed and replaced at each answer
-	failed     error         // the first failure since the last Flush
+	bytes      int    // payloads of all unanswered messages
+	last       uint64 // the number of the newest message
+	failed     error  // the first failure since the last Flush
 	closing    bool
 	drain      *Error // an outcome after which the open stream sends nothing more, and a new one sends again
 	silence    *time.Timer
@@ -46,9 +45,10 @@ type Publisher struct {
 type Pending struct {
 	number    uint64
 	request   *unibusv1.PublishRequest
-	id        string // made by the client; empty if the program gave one
-	taken     time.Time
-	unknown   bool // an attempt had an unknown outcome
+	id        string    // made by the client; empty if the program gave one
+	since     time.Time // when its first attempt began, or when it was taken if there was none
+	begun     bool      // there was one
+	unknown   bool      // an attempt had an unknown outcome
 	done      chan struct{}
 	published Published
 	err       error
@@ -61,10 +61,12 @@ func (p *Pending) Done() <-chan struct{} { return p.done }
 func (p *Pending) Wait(ctx context.Context) (Published, error) {
 	select {
 	case <-p.done:
-		return p.published, p.err
 	case <-ctx.Done():
-		return Published{}, ctx.Err()
+		if !isClosed(p.done) {
+			return Published{}, ctx.Err()
+		}
 	}
+	return p.published, p.err
 }
 
 // PublisherOption is an option of a Publisher.
@@ -81,14 +83,10 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	if err := r.client.hold(&r.client.publishers); err != nil {
 		return nil, err
 	}
-	p := &Publisher{
-		room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client},
-		work: make(chan struct{}, 1), done: make(chan struct{}), answered: make(chan struct{}),
-	}
+	p := newPublisher(r)
 	for _, opt := range opts {
 		opt(p)
 	}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
 	stop := context.AfterFunc(r.client.flushing, func() { p.Close(context.Background()) })
 	go func() {
 		defer r.client.publishers.Done()
@@ -99,56 +97,73 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	return p, nil
 }
 
+func newPublisher(r *Room) *Publisher {
+	p := &Publisher{room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client}, done: make(chan struct{})}
+	p.changed.L = &p.mu
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// await waits until something holds, or ctx ends. The caller has the lock.
+func (p *Publisher) await(ctx context.Context, holds func() bool) error {
+	if holds() {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.changed.Broadcast()
+	})()
+	for !holds() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.changed.Wait()
+	}
+	return nil
+}
+
 // Send gives a message to the publisher. It waits only while too many messages are unanswered (U13). The publisher
 // copies the payload.
 func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOption) (*Pending, error) {
-	m := &Pending{request: p.room.message(bytes.Clone(payload), opts), done: make(chan struct{})}
-	if m.request.MessageId == "" {
+	request, err := p.room.message(bytes.Clone(payload), opts)
+	if err != nil {
+		return nil, err
+	}
+	m := &Pending{request: request, done: make(chan struct{})}
+	if request.MessageId == "" {
 		m.id = randomID()
 	}
-	for {
-		p.mu.Lock()
-		if p.closing {
-			p.mu.Unlock()
-			return nil, ErrClosed
-		}
-		if len(p.unanswered) == 0 || len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes {
-			p.last++
-			m.number, m.taken = p.last, time.Now()
-			p.unanswered = append(p.unanswered, m)
-			p.bytes += len(payload)
-			p.mu.Unlock()
-			wake(p.work)
-			return m, nil
-		}
-		answered := p.answered
-		p.mu.Unlock()
-		select {
-		case <-answered:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = p.await(ctx, func() bool {
+		fits := len(p.unanswered) < p.maxMessages && p.bytes+len(payload) <= p.maxBytes
+		return p.closing || fits || len(p.unanswered) == 0
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case p.closing:
+		return nil, ErrClosed
 	}
+	p.last++
+	m.number, m.since = p.last, time.Now()
+	p.unanswered = append(p.unanswered, m)
+	p.bytes += len(payload)
+	p.changed.Broadcast()
+	return m, nil
 }
 
 // Flush waits until every message that was sent before is answered (U14). It returns the first error with which a
 // message failed since the last Flush, so that a program that looks at no Pending misses none.
 func (p *Publisher) Flush(ctx context.Context) error {
 	p.mu.Lock()
-	last := p.last
-	for len(p.unanswered) > 0 && p.unanswered[0].number <= last {
-		answered := p.answered
-		p.mu.Unlock()
-		select {
-		case <-answered:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		p.mu.Lock()
-	}
 	defer p.mu.Unlock()
-	err := p.failed
-	p.failed = nil
+	last := p.last
+	err := p.await(ctx, func() bool { return len(p.unanswered) == 0 || p.unanswered[0].number > last })
+	if err == nil {
+		err, p.failed = p.failed, nil
+	}
 	return err
 }
 
@@ -157,79 +172,68 @@ func (p *Publisher) Flush(ctx context.Context) error {
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closing = true
+	p.changed.Broadcast()
 	p.mu.Unlock()
-	wake(p.work)
 	ctx, cancel := context.WithTimeout(ctx, p.room.client.options.total)
 	defer cancel()
-	err := p.Flush(ctx)
-	if ctx.Err() != nil {
-		p.cancel()
-	}
+	defer context.AfterFunc(ctx, p.cancel)()
 	<-p.done
-	p.failAll(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"), true)
-	if late := p.Flush(context.Background()); late != nil {
-		err = late
-	}
-	return err
+	return p.Flush(context.Background())
 }
 
-// run opens a stream as often as there is something to send.
+// run opens a stream as often as there is something to send. In the end it fails what is unanswered.
 func (p *Publisher) run() {
-	defer p.cancel()
-	for p.hasWork() {
-		policy, err := p.room.policy(p.ctx)
-		if err == nil {
-			p.policy = policy
-			err = p.stream()
-		}
+	var next time.Time // when the next stream begins
+	var last *Error    // why
+	for p.wait(next, last) {
+		next = time.Time{}
+		err := p.stream()
 		if err == nil || p.ctx.Err() != nil {
 			continue
 		}
-		e := fromError(err)
-		if !p.login.again(e) {
-			p.failAll(e, false)
-			continue
+		last = fromError(err)
+		if last.OutcomeUnknown || p.login.again(last) {
+			next = time.Now().Add(p.pauses.next(last.RetryAfter))
+		} else {
+			p.failAll(last, false)
 		}
-		pause := p.pauses.next(e.RetryAfter)
-		p.expire(time.Now().Add(pause), e)
-		sleep(p.ctx, p.room.client.closed, pause)
 	}
+	closed := failure(codes.DeadlineExceeded, "the publisher was closed before the answer")
+	if last != nil {
+		closed.Message += "; the last failure was: " + last.Message
+	}
+	p.failAll(closed, true)
 }
 
-// hasWork waits for an unanswered message. It is false when the publisher has ended.
-func (p *Publisher) hasWork() bool {
-	for {
-		p.mu.Lock()
-		some, closing := len(p.unanswered) > 0, p.closing
-		p.mu.Unlock()
-		switch {
-		case p.ctx.Err() != nil, closing && !some:
-			return false
-		case some:
-			return true
-		}
-		select {
-		case <-p.work:
-		case <-p.ctx.Done():
-		}
-	}
+// wait waits for an unanswered message, and until `next`. It fails messages that cannot wait so long. It is false when
+// the publisher has ended.
+func (p *Publisher) wait(next time.Time, last *Error) bool {
+	pause, cancel := context.WithDeadline(p.ctx, next)
+	defer cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.await(pause, func() bool {
+		p.expire(next, last)
+		return p.closing && len(p.unanswered) == 0
+	})
+	p.await(p.ctx, func() bool { return p.closing || len(p.unanswered) > 0 })
+	return p.ctx.Err() == nil && len(p.unanswered) > 0
 }
 
 // stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil
 // if the program needs no stream at the end.
 func (p *Publisher) stream() error {
+	policy, err := p.room.policy(p.ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
-	attempt := p.room.client.options.attempt
-	p.begin(time.AfterFunc(attempt, func() {
-		cancel(failure(codes.DeadlineExceeded, "no answer for %v", attempt))
-	}))
-	defer p.silence.Stop()
-	err := p.exchange(ctx)
-	if cause, ok := context.Cause(ctx).(*Error); ok {
-		err = cause
-	}
-	return p.end(err)
+	limit := p.room.client.options.attempt
+	silence := time.AfterFunc(limit, func() { cancel(failure(codes.DeadlineExceeded, "no answer for %v", limit)) })
+	defer silence.Stop()
+	p.begin(policy, silence)
+	return p.end(because(ctx, p.exchange(ctx)))
 }
 
 // exchange sends and receives on one stream until it ends.
@@ -258,56 +262,60 @@ func (p *Publisher) exchange(ctx context.Context) error {
 }
 
 // begin makes all unanswered messages unsent, for a new stream.
-func (p *Publisher) begin(silence *time.Timer) {
+func (p *Publisher) begin(policy publishPolicy, silence *time.Timer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sent, p.drain, p.silence = 0, nil, silence
-}
-
-// prepare gives the message its id, unless the room is ephemeral (U12).
-func (p *Pending) prepare(policy publishPolicy) {
-	if p.id == "" {
-		return
-	}
-	p.request.MessageId = ""
-	if policy.persist {
-		p.request.MessageId = p.id
-	}
+	p.policy, p.silence, p.sent, p.drain = policy, silence, 0, nil
 }
 
 // write sends messages as they come.
 func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_PublishStreamClient) {
 	for {
-		p.mu.Lock()
-		var next *Pending
-		over := p.drain != nil || p.closing && p.sent == len(p.unanswered)
-		if !over && p.sent < len(p.unanswered) {
-			next = p.unanswered[p.sent]
-			p.sent++
-			if p.sent == 1 {
-				p.silence.Reset(p.room.client.options.attempt)
-			}
-			next.prepare(p.policy)
-		}
-		p.mu.Unlock()
+		next, err := p.next(ctx)
 		switch {
-		case over:
+		case err != nil:
+			return
+		case next == nil:
 			stream.CloseSend()
 			return
-		case next != nil:
-			if stream.Send(&unibusv1.PublishStreamRequest{
-				CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
-			}) != nil {
-				return // Recv has the reason
-			}
-		default:
-			select {
-			case <-p.work:
-			case <-ctx.Done():
-				return
-			}
+		case stream.Send(&unibusv1.PublishStreamRequest{
+			CorrelationId: next.number, Publish: next.request, Acks: unibusv1.PublishAcks_PUBLISH_ACKS_EACH,
+		}) != nil: // Recv has the reason
+			p.mu.Lock()
+			p.sent--
+			p.mu.Unlock()
+			return
 		}
 	}
+}
+
+// next waits for the next message to send. It is nil when nothing more is to be sent on this stream.
+func (p *Publisher) next(ctx context.Context) (*Pending, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.await(ctx, func() bool { return p.drain != nil || p.closing || p.sent < len(p.unanswered) })
+	if err != nil {
+		return nil, err
+	}
+	if p.drain != nil || p.sent == len(p.unanswered) {
+		p.silence.Reset(p.room.client.options.attempt)
+		return nil, nil
+	}
+	next := p.unanswered[p.sent]
+	p.sent++
+	if p.sent == 1 {
+		p.silence.Reset(p.room.client.options.attempt)
+	}
+	if !next.begun {
+		next.begun, next.since = true, time.Now()
+	}
+	if next.id != "" { // in an ephemeral room a message has none (U12)
+		next.request.MessageId = ""
+		if p.policy.persist {
+			next.request.MessageId = next.id
+		}
+	}
+	return next, nil
 }
 
 // answer takes one answer of the stream.
@@ -319,30 +327,24 @@ func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 		return
 	}
 	m := p.unanswered[i]
-	if status := answer.GetError(); status != nil {
+	if status := answer.GetError(); status == nil {
+		p.pauses.failures = 0
+		p.resolve(i, p.room.published(m.request, p.policy, answer.GetResult()), nil)
+	} else {
 		e := fromStatus(status)
 		m.unknown = m.unknown || e.OutcomeUnknown
 		again := p.policy.repeats(&p.login, e)
-		if isOutdated(e) {
-			p.room.client.forget(p.room.id)
-			again = again || m.request.MessageId != "" && m.id != "" && e.Reason != "ROOM_NOT_FOUND"
-		}
-		if again {
-			if p.drain == nil {
-				p.drain = e
-				if e.Class == Final {
-					e.Class = Again // as an unknown outcome is (U11)
-				}
-				wake(p.work)
-			}
-		} else {
+		withoutID := p.room.outdated(e) && m.id != "" && m.request.MessageId != ""
+		switch {
+		case !again && !withoutID:
 			p.resolve(i, Published{}, e)
+		case p.drain == nil:
+			p.drain = e
+			e.Class = Again // also if it is an unknown outcome (U11), or if the id was wrong
+			p.changed.Broadcast()
 		}
-	} else {
-		p.pauses.failures = 0
-		p.resolve(i, newPublished(answer.GetResult(), m.request.MessageId), nil)
 	}
-	if p.sent > 0 {
+	if p.sent > 0 || p.drain != nil || p.closing {
 		p.silence.Reset(p.room.client.options.attempt)
 	} else {
 		p.silence.Stop()
@@ -358,13 +360,12 @@ func (p *Publisher) find(number uint64) int {
 func (p *Publisher) end(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err == io.EOF && p.drain != nil {
+	switch {
+	case err == io.EOF && p.drain != nil:
 		return p.drain
-	}
-	if len(p.unanswered) == 0 {
+	case len(p.unanswered) == 0:
 		return nil // such as the end of an idle stream
-	}
-	if err == io.EOF {
+	case err == io.EOF:
 		err = failure(codes.Unavailable, "the service ended the stream")
 	}
 	e := fromError(err)
@@ -374,16 +375,25 @@ func (p *Publisher) end(err error) error {
 			p.resolve(i, Published{}, e)
 		}
 	}
+	if p.drain != nil {
+		return p.drain
+	}
 	return e
 }
 
-// expire fails the messages for which an attempt that begins then could end after the room's window (U11).
+// expire fails the messages for which no attempt may begin then (U11).
 func (p *Publisher) expire(then time.Time, e *Error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, last := p.policy.times(&p.room.client.options)
-	for len(p.unanswered) > 0 && then.Sub(p.unanswered[0].taken) > last {
-		p.resolve(0, Published{}, e)
+	all, last := p.policy.times(&p.room.client.options)
+	for i := 0; i < len(p.unanswered); {
+		m, limit := p.unanswered[i], all
+		if m.unknown {
+			limit = last
+		}
+		if then.Sub(m.since) > limit {
+			p.resolve(i, Published{}, e)
+		} else {
+			i++
+		}
 	}
 }
 
@@ -421,14 +431,5 @@ func (p *Publisher) resolve(i int, published Published, e *Error) {
 	}
 	p.bytes -= len(m.request.Payload)
 	close(m.done)
-	close(p.answered)
-	p.answered = make(chan struct{})
-}
-
-// wake wakes the goroutine that waits for a channel of capacity one, now or the next time.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	p.changed.Broadcast()
 }

@@ -50,10 +50,8 @@ type bench struct {
 
 func newBench(t *testing.T, persist bool, messages int) *bench {
 	c := testClient(t)
-	b := &bench{
-		Publisher: &Publisher{room: c.Room("r"), maxMessages: 1024, maxBytes: 4 << 20, work: make(chan struct{}, 1), answered: make(chan struct{}),
-			login: login{client: c}, policy: publishPolicy{persist, 2 * time.Minute}},
-	}
+	b := &bench{Publisher: newPublisher(c.Room("r"))}
+	b.policy = publishPolicy{persist, 2 * time.Minute}
 	for i := range messages {
 		m, err := b.Send(t.Context(), fmt.Append(nil, i+1))
 		if err != nil {
@@ -66,7 +64,7 @@ func newBench(t *testing.T, persist bool, messages int) *bench {
 
 // stream sends all messages that are due on a new stream, and returns them.
 func (b *bench) stream() string {
-	b.begin(time.NewTimer(time.Hour))
+	b.begin(b.policy, time.NewTimer(time.Hour))
 	return b.more()
 }
 
@@ -80,9 +78,6 @@ func (b *bench) more() string {
 	}
 	if b.sent == len(b.unanswered) && b.drain == nil {
 		cancel()
-	}
-	for len(b.work) > 0 {
-		<-b.work
 	}
 	b.write(ctx, w)
 	if w.closed {
@@ -189,8 +184,8 @@ func TestWindowEnds(t *testing.T) {
 	b := newBench(t, true, 3)
 	b.stream()
 	e := fromError(b.end(status.Error(codes.Unavailable, "broken")))
-	b.messages[0].taken = time.Now().Add(-111 * time.Second)
-	b.messages[1].taken = time.Now().Add(-109 * time.Second)
+	b.messages[0].since = time.Now().Add(-111 * time.Second)
+	b.messages[1].since = time.Now().Add(-109 * time.Second)
 	b.expire(time.Now(), e)
 	expect(t, "results", b.results(), "unknown - -")
 	errors.As(b.messages[0].err, &e)
@@ -239,7 +234,7 @@ func TestAnyOrderOfBreaks(t *testing.T) {
 		var log []string             // ids in the order in which they were stored
 		var wireIn, wireOut []uint64 // numbers of messages, and of answers that are on their way
 		refuses := seed%2 == 0
-		b.begin(time.NewTimer(time.Hour))
+		b.begin(b.policy, time.NewTimer(time.Hour))
 		broken := func(err error) {
 			for n := r.IntN(len(wireIn) + 1); n > 0; n-- { // some arrive, and their answers do not
 				store(&log, b, wireIn[0])
@@ -247,7 +242,7 @@ func TestAnyOrderOfBreaks(t *testing.T) {
 			}
 			wireIn, wireOut = nil, nil
 			b.end(err)
-			b.begin(time.NewTimer(time.Hour))
+			b.begin(b.policy, time.NewTimer(time.Hour))
 		}
 		for step := 0; step < 400 || len(b.unanswered) > 0; step++ {
 			if step > 50_000 {

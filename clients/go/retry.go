@@ -2,11 +2,13 @@ package unibus
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 )
 
 // pauses between attempts (U4)
@@ -33,10 +35,10 @@ type repeat struct {
 }
 
 // method is a call of the generated client.
-type method[Q, R any] func(ctx context.Context, request *Q, opts ...grpc.CallOption) (*R, error)
+type method[Q proto.Message, R any] func(ctx context.Context, request Q, opts ...grpc.CallOption) (*R, error)
 
 // call makes a call until it succeeds, fails finally, or its time is up (U9).
-func call[Q, R any](ctx context.Context, c *Client, rule repeat, method method[Q, R], request *Q) (*R, error) {
+func call[Q proto.Message, R any](ctx context.Context, c *Client, rule repeat, method method[Q, R], request Q) (*R, error) {
 	latest := time.Now().Add(c.options.total)
 	ctx, cancel := context.WithDeadline(ctx, latest)
 	defer cancel()
@@ -69,7 +71,7 @@ func newAttempts(ctx context.Context, c *Client) *attempts {
 }
 
 // attempt makes one attempt. It notes whether the outcome is unknown.
-func attempt[Q, R any](a *attempts, method method[Q, R], request *Q) (*R, *Error) {
+func attempt[Q proto.Message, R any](a *attempts, method method[Q, R], request Q) (*R, *Error) {
 	ctx, cancel := context.WithTimeout(a.ctx, a.client.options.attempt)
 	defer cancel()
 	ctx, err := a.login.context(ctx)
@@ -81,6 +83,9 @@ func attempt[Q, R any](a *attempts, method method[Q, R], request *Q) (*R, *Error
 		return answer, nil
 	}
 	e := fromError(err)
+	if wrong := unsendable(request); wrong != nil {
+		e = fromError(wrong)
+	}
 	a.unknown = a.unknown || e.OutcomeUnknown
 	return nil, e
 }
@@ -111,9 +116,7 @@ func (a *attempts) failed(e *Error) error {
 	}
 	final := *e
 	final.OutcomeUnknown = a.unknown
-	if err := a.ctx.Err(); err != nil && final.cause == nil {
-		final.cause = err
-	}
+	final.cause = errors.Join(a.ctx.Err(), e.cause)
 	return &final
 }
 

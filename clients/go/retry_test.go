@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
 // U4: the pauses double up to 2 s, half of each is random, and none is shorter than the service asks.
@@ -38,8 +40,8 @@ func testClient(t *testing.T, opts ...Option) *Client {
 }
 
 // outcomes is a method that ends with one outcome after the other, then with success.
-func outcomes(calls *int, list ...error) method[int, string] {
-	return func(context.Context, *int, ...grpc.CallOption) (*string, error) {
+func outcomes(calls *int, list ...error) method[*unibusv1.GetRoomRequest, string] {
+	return func(context.Context, *unibusv1.GetRoomRequest, ...grpc.CallOption) (*string, error) {
 		*calls++
 		if *calls <= len(list) {
 			return nil, list[*calls-1]
@@ -47,6 +49,8 @@ func outcomes(calls *int, list ...error) method[int, string] {
 		return new(string), nil
 	}
 }
+
+var request = &unibusv1.GetRoomRequest{}
 
 var (
 	errBroken  = statusWith(codes.Unavailable, "", "", -1).Err()
@@ -75,7 +79,7 @@ func TestCalls(t *testing.T) {
 	}
 	for _, test := range tests {
 		calls := 0
-		_, err := call(t.Context(), testClient(t), test.rule, outcomes(&calls, test.outcomes...), new(int))
+		_, err := call(t.Context(), testClient(t), test.rule, outcomes(&calls, test.outcomes...), request)
 		var e *Error
 		errors.As(err, &e)
 		if calls != test.calls || e != nil && e.Reason != test.reason || e == nil && test.reason != "" {
@@ -112,7 +116,7 @@ func TestTokens(t *testing.T) {
 		if test.fixed {
 			option = WithToken(test.tokens[0])
 		}
-		_, err := call(t.Context(), testClient(t, option, WithPlaintextToken()), repeat{}, outcomes(&calls, errExpired), new(int))
+		_, err := call(t.Context(), testClient(t, option, WithPlaintextToken()), repeat{}, outcomes(&calls, errExpired), request)
 		var e *Error
 		if errors.As(err, &e) == test.ok || calls != test.calls || e != nil && (e.Class != Final || e.Reason != "CREDENTIALS_EXPIRED") {
 			t.Errorf("%s: %d calls, %v", test.name, calls, err)
@@ -122,29 +126,29 @@ func TestTokens(t *testing.T) {
 
 // U3, U9: the program's cancel ends a call as such. When the time is up, the last outcome is returned.
 func TestEndsOfCalls(t *testing.T) {
-	blocks := func(ctx context.Context, _ *int, _ ...grpc.CallOption) (*string, error) {
+	blocks := func(ctx context.Context, _ *unibusv1.GetRoomRequest, _ ...grpc.CallOption) (*string, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	c := testClient(t, WithAttemptTimeout(10*time.Millisecond), WithCallTimeout(300*time.Millisecond))
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := call(ctx, c, repeat{}, blocks, new(int)); err != context.Canceled {
+	if _, err := call(ctx, c, repeat{}, blocks, request); err != context.Canceled {
 		t.Errorf("cancelled: %v", err)
 	}
 	var e *Error
-	if _, err := call(t.Context(), c, repeat{}, blocks, new(int)); !errors.As(err, &e) || e.Class != Again || !e.OutcomeUnknown {
+	if _, err := call(t.Context(), c, repeat{}, blocks, request); !errors.As(err, &e) || e.Class != Again || !e.OutcomeUnknown {
 		t.Errorf("time of all attempts: %v", err)
 	}
 	calls := 0
 	fails := outcomes(&calls, errRefused, errRefused, errRefused, errRefused, errRefused, errRefused, errRefused, errRefused)
-	if _, err := call(t.Context(), c, repeat{}, fails, new(int)); !errors.As(err, &e) || e.Reason != "CONFLICT" || e.OutcomeUnknown {
+	if _, err := call(t.Context(), c, repeat{}, fails, request); !errors.As(err, &e) || e.Reason != "CONFLICT" || e.OutcomeUnknown {
 		t.Errorf("the last outcome: %v", err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := call(t.Context(), c, repeat{}, blocks, new(int)); err != ErrClosed {
+	if _, err := call(t.Context(), c, repeat{}, blocks, request); err != ErrClosed {
 		t.Errorf("closed: %v", err)
 	}
 }

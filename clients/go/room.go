@@ -80,61 +80,59 @@ type roomSettings struct {
 	mask []string
 }
 
-// Ephemeral makes a room that stores nothing: a message reaches only the subscriptions that are open.
-func Ephemeral() RoomOption {
-	return func(s *roomSettings) { s.room.Persist = false }
+func settings(room *unibusv1.Room, opts []RoomOption) *roomSettings {
+	s := &roomSettings{room: room}
+	for _, opt := range opts {
+		opt(s)
+	}
+	return s
 }
+
+// setting is an option that sets one field.
+func setting(path string, set func(*unibusv1.Room)) RoomOption {
+	return func(s *roomSettings) {
+		set(s.room)
+		s.mask = append(s.mask, path)
+	}
+}
+
+// Ephemeral makes a room that stores nothing: a message reaches only the subscriptions that are open. It is for
+// CreateRoom only.
+func Ephemeral() RoomOption { return setting("persist", func(r *unibusv1.Room) { r.Persist = false }) }
 
 // WithRetention bounds the stored messages.
 func WithRetention(b Retention) RoomOption {
-	return func(s *roomSettings) {
-		s.room.Retention = &unibusv1.Retention{MaxBytes: b.MaxBytes, MaxMessages: b.MaxMessages, MaxMessageBytes: b.MaxMessageBytes}
-		if b.MaxAge != 0 {
-			s.room.Retention.MaxAge = durationpb.New(b.MaxAge)
-		}
-		s.mask = append(s.mask, "retention")
+	retention := &unibusv1.Retention{MaxBytes: b.MaxBytes, MaxMessages: b.MaxMessages, MaxMessageBytes: b.MaxMessageBytes}
+	if b.MaxAge != 0 {
+		retention.MaxAge = durationpb.New(b.MaxAge)
 	}
+	return setting("retention", func(r *unibusv1.Room) { r.Retention = retention })
 }
 
 // WithDedupeWindow sets how long the room remembers the ids of messages: from 2 minutes, the default, to 24 hours.
 // For so long a message with an unknown outcome can be repeated (U11).
 func WithDedupeWindow(window time.Duration) RoomOption {
-	return func(s *roomSettings) {
-		s.room.DedupeWindow = durationpb.New(window)
-		s.mask = append(s.mask, "dedupe_window")
-	}
+	return setting("dedupe_window", func(r *unibusv1.Room) { r.DedupeWindow = durationpb.New(window) })
 }
 
 // WithReplicas sets the number of copies of the log in a NATS cluster: 1, 3 or 5.
 func WithReplicas(copies uint32) RoomOption {
-	return func(s *roomSettings) {
-		s.room.Replicas = copies
-		s.mask = append(s.mask, "replicas")
-	}
+	return setting("replicas", func(r *unibusv1.Room) { r.Replicas = copies })
 }
 
 // WithLabels sets all labels of the room.
 func WithLabels(labels map[string]string) RoomOption {
-	return func(s *roomSettings) {
-		s.room.Labels = labels
-		s.mask = append(s.mask, "labels")
-	}
+	return setting("labels", func(r *unibusv1.Room) { r.Labels = labels })
 }
 
 // WithMessageTTL allows WithTTL in the room. It is for CreateRoom only.
 func WithMessageTTL() RoomOption {
-	return func(s *roomSettings) {
-		s.room.AllowMessageTtl = true
-		s.mask = append(s.mask, "allow_message_ttl")
-	}
+	return setting("allow_message_ttl", func(r *unibusv1.Room) { r.AllowMessageTtl = true })
 }
 
 // WithSubject chooses the NATS subject of the room. It is for CreateRoom only.
 func WithSubject(subject string) RoomOption {
-	return func(s *roomSettings) {
-		s.room.Subject = subject
-		s.mask = append(s.mask, "subject")
-	}
+	return setting("subject", func(r *unibusv1.Room) { r.Subject = subject })
 }
 
 // CreateRoom creates a room, or returns the one that exists with these settings. The room is persisted, unless
@@ -143,13 +141,10 @@ func (c *Client) CreateRoom(ctx context.Context, id string, opts ...RoomOption) 
 	if id == "" {
 		id = randomID()
 	}
-	s := roomSettings{room: &unibusv1.Room{Persist: true}}
-	for _, opt := range opts {
-		opt(&s)
-	}
+	room := settings(&unibusv1.Room{Persist: true}, opts).room
 	_, err := call(ctx, c, repeat{}, c.service.CreateRoom, &unibusv1.CreateRoomRequest{
-		RoomId: id, Persist: s.room.Persist, Subject: s.room.Subject, Retention: s.room.Retention, Replicas: s.room.Replicas,
-		AllowMessageTtl: s.room.AllowMessageTtl, Labels: s.room.Labels, DedupeWindow: s.room.DedupeWindow,
+		RoomId: id, Persist: room.Persist, Subject: room.Subject, Retention: room.Retention, Replicas: room.Replicas,
+		AllowMessageTtl: room.AllowMessageTtl, Labels: room.Labels, DedupeWindow: room.DedupeWindow,
 	})
 	if err != nil {
 		return nil, err
@@ -176,10 +171,7 @@ func (r *Room) Info(ctx context.Context) (*RoomInfo, error) {
 
 // Update changes the given settings of the room.
 func (r *Room) Update(ctx context.Context, opts ...RoomOption) (*RoomInfo, error) {
-	s := roomSettings{room: &unibusv1.Room{RoomId: r.id}}
-	for _, opt := range opts {
-		opt(&s)
-	}
+	s := settings(&unibusv1.Room{RoomId: r.id}, opts)
 	answer, err := call(ctx, r.client, repeat{}, r.client.service.UpdateRoom, &unibusv1.UpdateRoomRequest{
 		Room: s.room, UpdateMask: &fieldmaskpb.FieldMask{Paths: s.mask},
 	})

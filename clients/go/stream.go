@@ -21,7 +21,6 @@ type streamState struct {
 	open         bool // `opened` has come, and the stream has not ended
 	openedAt     time.Time
 	closed       bool // the service has closed the subscription as it was asked to
-	message      bool // a message has come
 	generation   uint64
 	backMessages uint32 // credit to give back
 	backBytes    uint64
@@ -50,10 +49,9 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 	if s.finishing || s.stream.closed {
 		return false, 0
 	}
-	if s.stream.message || steadily {
+	if steadily {
 		s.pauses.failures = 0
 	}
-	s.stream.message = false
 	e := fromError(err)
 	noPlace := e.Reason == "CURSOR_EXPIRED" || e.Reason == "POSITION_AFTER_END"
 	recreated := e.Reason == "ROOM_RECREATED" || noPlace && !s.restart
@@ -79,7 +77,6 @@ func (s *subscription) broken(err error) (again bool, pause time.Duration) {
 // end says that nothing follows after the queue.
 func (s *subscription) end() {
 	s.mu.Lock()
-	s.ended = true
 	if s.err == nil {
 		s.err = errStopped
 	}
@@ -93,16 +90,16 @@ func (s *subscription) attempt() error {
 	defer cancel(nil)
 	dog := newWatchdog(time.Now())
 	go s.watch(ctx, cancel, dog)
-	err := s.consume(ctx, dog)
-	if cause, ok := context.Cause(ctx).(*Error); ok {
-		return cause // the watchdog's (U3)
-	}
-	return err
+	return because(ctx, s.consume(ctx, dog))
 }
 
 func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	ctx, err := s.login.context(ctx)
 	if err != nil {
+		return err
+	}
+	open := s.opening()
+	if err := unsendable(open); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -111,7 +108,7 @@ func (s *subscription) consume(ctx context.Context, dog *watchdog) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(s.opening()); err != nil && err != io.EOF {
+	if err := stream.Send(open); err != nil && err != io.EOF {
 		return err
 	}
 	var sender sync.WaitGroup
@@ -156,19 +153,28 @@ func (s *subscription) opening() *unibusv1.ConsumeRequest {
 	s.stream = streamState{number: s.stream.number + 1, generation: s.stream.generation}
 	start := s.start
 	if !s.restart && !s.ephemeral {
-		start = s.track.resume()
+		start = s.track.resume(start)
 	}
-	messages := s.readMessages
-	if s.ephemeral { // what is in the queue stays there
-		messages = max(messages-min(messages, uint32(len(s.queue))), 1)
+	open := &unibusv1.ConsumeOpen{CreditMessages: s.readMessages, CreditBytes: s.readBytes}
+	if s.ephemeral {
+		s.keepQueue(open)
 	}
-	return &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Open{Open: &unibusv1.ConsumeOpen{
-		Subscribe: &unibusv1.SubscribeRequest{
-			RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT,
-			Start: start.at, UntilCaughtUp: s.untilCaughtUp,
-		},
-		CreditMessages: messages, CreditBytes: s.readBytes,
-	}}}
+	open.Subscribe = &unibusv1.SubscribeRequest{
+		RoomId: s.room.id, Subscriber: s.name, AckMode: unibusv1.AckMode_ACK_MODE_EXPLICIT,
+		Start: start.at, UntilCaughtUp: s.untilCaughtUp,
+	}
+	return &unibusv1.ConsumeRequest{Command: &unibusv1.ConsumeRequest_Open{Open: open}}
+}
+
+// keepQueue charges the messages in the queue to a new stream of an ephemeral room, since they do not come again.
+func (s *subscription) keepQueue(open *unibusv1.ConsumeOpen) {
+	for i, it := range s.queue {
+		if it.message != nil {
+			s.queue[i].stream = s.stream.number
+			open.CreditMessages -= min(open.CreditMessages-1, 1)
+			open.CreditBytes -= min(open.CreditBytes-1, uint64(len(it.message.Payload)))
+		}
+	}
 }
 
 // frame takes one frame. An error ends the stream.
@@ -180,7 +186,7 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 		dog.expect(time.Now(), 2*frame.Opened.GetHeartbeatInterval().AsDuration())
 		s.opened(frame.Opened)
 	case *unibusv1.ConsumeResponse_Message:
-		s.stream.message = true
+		s.pauses.failures = 0
 		s.push(item{message: newMessage(frame.Message), stream: s.stream.number})
 	case *unibusv1.ConsumeResponse_CaughtUp:
 		s.push(item{event: CaughtUp{frame.CaughtUp.GetPosition()}})
@@ -203,7 +209,7 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 		case !s.untilCaughtUp:
 			return failure(codes.Unavailable, "the service closed the subscription")
 		default: // the stream stays open for acknowledgements
-			s.stream.closed, s.ended, s.err = true, true, errStopped
+			s.stream.closed, s.err = true, errStopped
 			dog.expect(time.Now(), 0)
 			wake(s.queued)
 		}
@@ -230,7 +236,7 @@ func (s *subscription) opened(frame *unibusv1.Opened) {
 	case s.ephemeral:
 	default:
 		s.drop() // it comes again
-		if s.track.opened(position) {
+		if s.track.opened(position, again && s.track.durable && !frame.GetResumed()) {
 			s.push(item{event: Moved{position}})
 		}
 	}

@@ -41,8 +41,10 @@ func WithConcurrency(handlers int) SubscribeOption {
 // WithReadAhead bounds the messages that the client has read and not processed, and their payloads (U24). The
 // defaults are 256 messages and 4 MiB. One message may exceed the second bound. There is always one message for each
 // handler.
-func WithReadAhead(messages uint32, bytes uint64) SubscribeOption {
-	return func(o *subscribeOptions) { o.readMessages, o.readBytes = max(messages, 1), max(bytes, 1) }
+func WithReadAhead(messages, bytes int) SubscribeOption {
+	return func(o *subscribeOptions) {
+		o.readMessages, o.readBytes = uint32(min(max(messages, 1), 1<<30)), uint64(max(bytes, 1))
+	}
 }
 
 // WithAckBatch says after how many messages, and after which time, the client acknowledges (U20). The defaults are
@@ -133,8 +135,7 @@ type subscription struct {
 	track     tracker
 	queue     []item // received and not yet given to a handler
 	failed    error  // of a handler
-	ended     bool   // nothing follows after the queue,
-	err       error  // because of this
+	err       error  // why nothing follows after the queue
 	finishing bool   // the program has ended the subscription: flush and close
 	stream    streamState
 	restart   bool // the next stream starts at `start`
@@ -234,28 +235,23 @@ func (s *subscription) take(ctx context.Context) (it item, ready bool, err error
 		it = s.queue[0]
 		s.queue[0] = item{}
 		s.queue = s.queue[1:]
-		if it.message != nil {
-			if it.running = s.track.begin(it.message); it.running != nil {
-				return it, true, nil
+		report := true
+		switch event := it.event.(type) {
+		case nil:
+			it.running = s.track.begin(it.message)
+			if report = it.running != nil; !report {
+				s.giveBack(it)
 			}
-			s.giveBack(it)
-		} else if s.pass(&it) {
+		case Gap:
+			it.event, report = s.track.gap(event)
+		case CaughtUp:
+			s.track.passed(event.Position)
+		}
+		if report {
 			return it, true, nil
 		}
 	}
-	return it, s.ended, s.err
-}
-
-// pass moves the position past an event. It is false if the event needs no report.
-func (s *subscription) pass(it *item) (report bool) {
-	switch event := it.event.(type) {
-	case Gap:
-		it.event, report = s.track.gap(event)
-		return report
-	case CaughtUp:
-		s.track.passed(event.Position)
-	}
-	return true
+	return item{}, s.err != nil, s.err
 }
 
 // handle processes one message.
@@ -319,5 +315,13 @@ func isClosed(c <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// wake wakes the goroutine that waits for a channel of capacity one, now or the next time.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }

@@ -24,7 +24,7 @@ func open(t *testing.T, name string, position uint64) *subscription {
 
 func opened(position uint64) *unibusv1.ConsumeResponse_Opened {
 	return &unibusv1.ConsumeResponse_Opened{Opened: &unibusv1.Opened{
-		Position: position, FirstSequence: 1, HeartbeatInterval: durationpb.New(time.Second), Generation: 7,
+		Position: position, FirstSequence: 1, HeartbeatInterval: durationpb.New(time.Second), Generation: 7, Resumed: true,
 	}}
 }
 
@@ -132,6 +132,22 @@ func TestReconnection(t *testing.T) {
 	same(t, "the acknowledgement again", commands(s, time.Now()), "ack 4 of 7", "credit 4, 40")
 	receiveMessages(t, s, 5, 6)
 	same(t, "second", handled(t, s), "5", "6")
+}
+
+// U22: a durable subscriber that comes back without its position belongs to a new log, or was deleted. None of its messages
+// are taken for repetitions, whether the client has a cursor or not.
+func TestSubscriberIsNew(t *testing.T) {
+	s := open(t, "d", 100)
+	handled(t, s)
+	s.broken(errBroken)
+	if start := s.opening().GetOpen().GetSubscribe().GetStart(); start != nil {
+		t.Errorf("not the start of the program: %v", start)
+	}
+	again := opened(0)
+	again.Opened.Resumed = false
+	receive(t, s, &unibusv1.ConsumeResponse{Frame: again})
+	receiveMessages(t, s, 1, 2)
+	same(t, "delivered", handled(t, s), "Disconnected", "Opened", "Moved", "1", "2")
 }
 
 // U22: a second `opened` on one stream means that the subscriber was moved.

@@ -23,9 +23,9 @@ type delivery struct {
 }
 
 // opened begins a subscription, or goes on after a reconnection. It says whether the subscriber was moved meanwhile
-// (U22).
-func (t *tracker) opened(position uint64) (moved bool) {
-	if position < t.confirmed {
+// (U22). `replaced` says that the service had no position for a subscriber that it had one for.
+func (t *tracker) opened(position uint64, replaced bool) (moved bool) {
+	if position < t.confirmed || replaced && t.cursor == "" {
 		t.moved(position)
 		return true
 	}
@@ -93,11 +93,14 @@ func (t *tracker) passed(position uint64) {
 }
 
 // resume returns the start position after a reconnection (U18). A durable subscriber resumes at the position that the
-// service keeps. For it this one counts only if it was deleted; the cursor then also shows whether the room is the
-// same.
-func (t *tracker) resume() Start {
-	if t.cursor != "" {
+// service keeps. For it this one counts only if it was deleted. The cursor then also shows whether the log is the same;
+// without one, the subscriber begins again where the program wants new ones to begin.
+func (t *tracker) resume(first Start) Start {
+	switch {
+	case t.cursor != "":
 		return FromAfterCursor(t.cursor)
+	case t.durable:
+		return first
 	}
 	return FromAfter(t.position)
 }

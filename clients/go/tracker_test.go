@@ -35,7 +35,7 @@ func TestWatermark(t *testing.T) {
 	}
 	for _, test := range tests {
 		track := tracker{durable: true}
-		track.opened(10)
+		track.opened(10, false)
 		deliveries := begin(t, &track, 11, 12, 13, 14, 15)
 		for i, d := range test.done {
 			track.done(deliveries[d])
@@ -49,7 +49,7 @@ func TestWatermark(t *testing.T) {
 // U20: an acknowledgement covers the watermark, and is due again after a rejection or a reconnection.
 func TestAcknowledgements(t *testing.T) {
 	track := tracker{durable: true}
-	track.opened(0)
+	track.opened(0, false)
 	for _, d := range begin(t, &track, 1, 2, 3) {
 		track.done(d)
 	}
@@ -66,7 +66,7 @@ func TestAcknowledgements(t *testing.T) {
 	}
 	track.done(begin(t, &track, 4)[0])
 	track.acknowledge()
-	if track.opened(3) || !track.due() || track.acknowledge() != 4 {
+	if track.opened(3, false) || !track.due() || track.acknowledge() != 4 {
 		t.Fatalf("after a reconnection: %+v", track)
 	}
 	if other := (tracker{}); other.begin(message(1)) == nil || other.due() {
@@ -77,10 +77,10 @@ func TestAcknowledgements(t *testing.T) {
 // U22: after a reconnection only what was not given to a handler is new.
 func TestEachMessageOnce(t *testing.T) {
 	track := tracker{durable: true}
-	track.opened(0)
+	track.opened(0, false)
 	deliveries := begin(t, &track, 1, 2, 3)
 	track.done(deliveries[0])
-	if track.opened(0) {
+	if track.opened(0, false) {
 		t.Fatal("moved")
 	}
 	for sequence := range uint64(3) {
@@ -99,16 +99,16 @@ func TestEachMessageOnce(t *testing.T) {
 // have no effect any more.
 func TestMoved(t *testing.T) {
 	track := tracker{durable: true}
-	track.opened(0)
+	track.opened(0, false)
 	deliveries := begin(t, &track, 1, 2, 3, 4)
 	track.done(deliveries[0])
 	track.done(deliveries[1])
 	track.acknowledge()
 	track.acked(2)
-	if track.opened(2) {
+	if track.opened(2, false) {
 		t.Fatal("the confirmed position is no move")
 	}
-	if !track.opened(1) {
+	if !track.opened(1, false) {
 		t.Fatal("a position before the confirmed one is a move")
 	}
 	track.done(deliveries[2])
@@ -125,13 +125,13 @@ func TestMoved(t *testing.T) {
 // U18: a gap is reported once, and where the subscription resumes.
 func TestGapsAndPlaces(t *testing.T) {
 	at := func(track *tracker) string {
-		if cursor := track.resume().at.GetAfterCursor(); cursor != "" {
+		if cursor := track.resume(FromAll()).at.GetAfterCursor(); cursor != "" {
 			return cursor
 		}
-		return fmt.Sprint(track.resume().at.GetAfterSequence())
+		return fmt.Sprint(track.resume(FromAll()).at.GetAfterSequence())
 	}
 	var track tracker
-	track.opened(5)
+	track.opened(5, false)
 	if at(&track) != "5" {
 		t.Errorf("after `opened`: %s", at(&track))
 	}
@@ -154,7 +154,7 @@ func TestGapsAndPlaces(t *testing.T) {
 		t.Errorf("after a message: %s", at(&track))
 	}
 	durable := tracker{durable: true}
-	durable.opened(0)
+	durable.opened(0, false)
 	deliveries := begin(t, &durable, 1, 2)
 	durable.done(deliveries[0])
 	if at(&durable) != "c1" {
@@ -169,7 +169,7 @@ func TestGapsAndPlaces(t *testing.T) {
 // U29: sequences beyond 2^53 and 2^63 are exact.
 func TestLargeSequences(t *testing.T) {
 	track := tracker{durable: true}
-	track.opened(1<<63 + 1)
+	track.opened(1<<63+1, false)
 	track.done(begin(t, &track, 1<<63+2)[0])
 	if track.acknowledge() != 1<<63+2 {
 		t.Errorf("%+v", track)

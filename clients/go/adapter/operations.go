@@ -102,7 +102,7 @@ func subscribe(ctx context.Context, room *unibus.Room, r object, stop <-chan str
 	events := func(e unibus.Event) { write(object{"sub": r["sub"], "event": describeEvent(e)}) }
 	opts := []unibus.SubscribeOption{unibus.WithStart(place(r)), unibus.WithStop(stop), unibus.WithEvents(events)}
 	opts = add(opts, r.has("concurrency"), unibus.WithConcurrency(int(r.number("concurrency"))))
-	opts = add(opts, r.has("prefetch"), unibus.WithReadAhead(uint32(r.number("prefetch")), 4<<20))
+	opts = add(opts, r.has("prefetch"), unibus.WithReadAhead(int(r.number("prefetch")), 4<<20))
 	opts = add(opts, r.flag("until_caught_up"), unibus.UntilCaughtUp())
 	handler := func(_ context.Context, m *unibus.Message) error {
 		output <- struct{}{} // first of all, so that the lines show in which order handlers begin

@@ -109,7 +109,7 @@ const ops: Record<string, (fields: Fields) => unknown> = {
   },
   get_room: async ({ room: id }) => roomOf(await room(id).get()),
   delete_room: ({ room: id }) => room(id).delete(),
-  purge_room: ({ room: id, upTo }) => room(id).purge({ upToSequence: upTo }),
+  purge_room: ({ room: id, upTo }) => room(id).purge(upTo === undefined ? {} : { upToSequence: upTo }),
   delete_message: ({ room: id, sequence }) => room(id).deleteMessage(sequence),
   publish: ({ room: id, payload, ...options }) => room(id).publish(payload, options),
   publisher_open: ({ publisher, room: id, window }) => {

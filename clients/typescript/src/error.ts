@@ -42,13 +42,13 @@ export interface ErrorFields {
   message: string;
   /** The reason of `ErrorInfo`. Empty if the error is not one of the service. */
   reason?: string;
-  metadata?: Record<string, string>;
-  fields?: string[];
+  metadata?: Readonly<Record<string, string>>;
+  fields?: readonly string[];
   retryAfterMs?: number | undefined;
   /** Without it, the code and the reason decide. */
   outcomeClass?: OutcomeClass;
   outcomeUnknown?: boolean;
-  messageId?: string;
+  messageId?: string | undefined;
 }
 
 const AGAIN_WITHOUT_REASON: ReadonlySet<StatusCode> = new Set([
@@ -116,10 +116,7 @@ export class UnibusError extends Error {
 
   /** The same error with other values. */
   with(changes: Partial<ErrorFields>): UnibusError {
-    const { code, reason, message, metadata, retryAfterMs, outcomeClass, outcomeUnknown } = this;
-    const all = { code, reason, message, metadata, retryAfterMs, outcomeClass, outcomeUnknown };
-    const messageId = this.messageId === undefined ? {} : { messageId: this.messageId };
-    return new UnibusError({ ...all, ...messageId, fields: [...this.fields], ...changes }, this.cause);
+    return new UnibusError({ ...this, message: this.message, ...changes }, this.cause);
   }
 }
 
@@ -145,7 +142,7 @@ function find<T extends DescMessage>(details: Detail[], schema: T): MessageShape
 function fromDetails(code: StatusCode, message: string, details: Detail[], cause?: unknown): UnibusError {
   const info = find(details, ErrorInfoSchema);
   if (info?.domain !== 'unibus.v1') return new UnibusError({ code, message }, cause);
-  const retryDelay = find(details, RetryInfoSchema)?.retryDelay;
+  const retryInfo = find(details, RetryInfoSchema);
   const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
   return new UnibusError(
     {
@@ -154,7 +151,7 @@ function fromDetails(code: StatusCode, message: string, details: Detail[], cause
       reason: info.reason,
       metadata: { ...info.metadata },
       fields: violations.map(({ field }) => field),
-      retryAfterMs: retryDelay && durationMs(retryDelay),
+      retryAfterMs: retryInfo && (retryInfo.retryDelay ? durationMs(retryInfo.retryDelay) : 0),
     },
     cause,
   );

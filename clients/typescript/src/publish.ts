@@ -2,9 +2,9 @@
 
 import { type Duration, durationFromMs, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Caller, CallOptions } from './caller.js';
-import { UnibusError } from './error.js';
+import { invalid, UnibusError } from './error.js';
 import type { Durability } from './gen/unibus/v1/message_pb.js';
-import type { PublishResponse } from './gen/unibus/v1/room_service_pb.js';
+import { type PublishResponse, RoomService } from './gen/unibus/v1/room_service_pb.js';
 import { uint64 } from './numbers.js';
 import type { RoomSettings } from './settings.js';
 
@@ -41,9 +41,11 @@ export interface Outgoing {
   ttl?: Duration;
 }
 
-/** The bytes of a payload: a text is sent in UTF-8. */
-export const bytes = (payload: Uint8Array | string): Uint8Array =>
-  typeof payload === 'string' ? new TextEncoder().encode(payload) : payload;
+function bytes(payload: Uint8Array | string): Uint8Array {
+  if (typeof payload === 'string') return new TextEncoder().encode(payload);
+  if (payload instanceof Uint8Array) return payload;
+  throw invalid('payload', 'a payload is a Uint8Array or a string');
+}
 
 /** A request without an id that the client made. */
 export function requestOf(roomId: string, payload: Uint8Array | string, options: MessageOptions): Outgoing {
@@ -93,10 +95,10 @@ export async function publish(
       : { totalMs: Math.min(totalMs, publishMs), unlessUnknown: true };
     try {
       const send = { ...message, messageId };
-      const answer = await caller.call((stub, attempt) => stub.publish(send, attempt), options(), policy);
+      const answer = await caller.call(RoomService.method.publish, send, options(), policy);
       // a room without ids stored the message, so it was created again as another kind of room
-      if (!messageId && answer?.sequence) settings.forget(roomId);
-      return publishedOf(answer as PublishResponse, messageId);
+      if (!messageId && answer.sequence) settings.forget(roomId);
+      return publishedOf(answer, messageId);
     } catch (thrown) {
       if (!(thrown instanceof UnibusError)) throw thrown;
       const refusedId = settings.learn(roomId, thrown);

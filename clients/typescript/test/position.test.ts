@@ -27,7 +27,7 @@ test.each([
 ])('the watermark waits for the first handler that runs: $returns', ({ returns, values }) => {
   // Goal: U19. Method: three handlers return in each order; the last of them never does.
   const watermark = new Watermark();
-  const done = [1n, 2n, 3n].map((sequence) => watermark.begin(sequence));
+  const done = [1n, 2n, 3n].map((sequence) => watermark.begin(message(sequence)));
   const seen = returns.map((at) => {
     done[at - 1]?.();
     return Number(watermark.value);
@@ -75,13 +75,13 @@ test.each([
   const position = new Position(true, ALL);
   position.opened(opened(0n, false), true);
   deliver(position, 1n, 5n);
-  const old = position.processed.begin(5n);
+  const old = position.processed.begin(message(5n));
   position.acked(2n);
   expect(position.opened(at, first)).toBe(true);
   old();
   expect(position.toAcknowledge).toBeUndefined();
   expect(deliver(position, at.position + 1n, 3n)).toContain(2n);
-  position.processed.begin(at.position + 1n)();
+  position.processed.begin(message(at.position + 1n))();
   expect(position.toAcknowledge).toBe(at.position + 1n);
 });
 

@@ -95,20 +95,30 @@ export class Caller {
       let unknown = false;
       for (;;) {
         let token: string | undefined;
-        const ms = Math.min(attemptMs, end - performance.now());
+        const attemptEnd = Math.min(performance.now() + attemptMs, end);
+        let ms = attemptEnd - performance.now();
         try {
-          const tokenBegun = performance.now();
           token = await this.token(refusal, either, ms);
-          return await this.#attempt(method, request, token, ms - (performance.now() - tokenBegun), either);
+          ms = Math.max(1, Math.ceil(attemptEnd - performance.now()));
+          const headers = authorization(token);
+          const { message } = await limited(ms, timedOut(`no answer in ${ms} ms`), either, (limit) =>
+            this.transport.unary(method, limit, ms, headers, request),
+          );
+          this.connection.heard();
+          return message;
         } catch (thrown) {
           either.throwIfAborted();
           let error = UnibusError.from(thrown);
-          if (error.code === 'INTERNAL' && error.reason === '') checkRequest(method.input, request);
-          if (unknown && error.reason === policy.goneReason) return create(method.output);
-          unknown ||= error.outcomeUnknown;
-          if (unknown !== error.outcomeUnknown) error = error.with({ outcomeUnknown: unknown });
+          const { code, reason, outcomeUnknown } = error;
+          if (code === 'INTERNAL' && reason === '') checkRequest(method.input, request);
+          // an attempt that the program cut short says nothing of the connection
+          const silent = code === 'DEADLINE_EXCEEDED' && reason === '' && outcomeUnknown && ms >= 0.9 * attemptMs;
+          if (silent) this.connection.silent(ms);
+          if (unknown && reason === policy.goneReason) return create(method.output);
+          unknown ||= outcomeUnknown;
+          if (unknown !== outcomeUnknown) error = error.with({ outcomeUnknown: unknown });
           if (unknown && policy.unlessUnknown) throw error;
-          if (error.outcomeClass === 'final' && !(error.outcomeUnknown && policy.evenIfUnknown)) throw error;
+          if (error.outcomeClass === 'final' && !(outcomeUnknown && policy.evenIfUnknown)) throw error;
           const pause = backoff.next(error);
           if (performance.now() + pause >= lastBegin) throw error;
           refusal = refusalOf(error, token);
@@ -116,30 +126,6 @@ export class Caller {
         }
       }
     });
-  }
-
-  async #attempt<I extends DescMessage, O extends DescMessage>(
-    method: DescMethodUnary<I, O>,
-    request: MessageInitShape<I>,
-    token: string | undefined,
-    ms: number,
-    signal: AbortSignal,
-  ): Promise<MessageShape<O>> {
-    const late = timedOut(`no answer in ${Math.round(ms)} ms`);
-    const timeoutMs = Math.max(1, Math.ceil(ms));
-    try {
-      const { message } = await limited(ms, late, signal, (either) =>
-        this.transport.unary(method, either, timeoutMs, authorization(token), request),
-      );
-      this.connection.heard();
-      return message;
-    } catch (thrown) {
-      // an attempt that the program cut short says nothing of the connection
-      const { code, reason } = UnibusError.from(thrown);
-      if (code === 'DEADLINE_EXCEEDED' && reason === '' && ms >= 0.9 * this.limits.attemptMs)
-        this.connection.silent(ms);
-      throw thrown;
-    }
   }
 }
 

@@ -88,14 +88,14 @@ export class Position {
     const moved = this.durable && again && (!first || position < this.confirmed || (!resumed && !this.#sameLog));
     if (moved || !again) this.#begin(position);
     if (this.durable && position > this.confirmed) this.confirmed = position;
-    this.#saw(position);
+    this.saw(position);
     return moved;
   }
 
   /** Whether the message is new: the service sends again what was not acknowledged (U22). */
   message({ sequence, cursor }: Place): boolean {
     if (sequence !== 0n && sequence <= this.seen) return false;
-    this.#saw(sequence);
+    this.saw(sequence);
     if (cursor) this.#cursor = cursor;
     return true;
   }
@@ -105,13 +105,13 @@ export class Position {
     if (toSequence === 0n) return { from: 0n, to: 0n };
     if (toSequence <= this.seen) return undefined;
     const from = fromSequence > this.seen ? fromSequence : this.seen + 1n;
-    this.#saw(toSequence);
+    this.saw(toSequence);
     return { from, to: toSequence };
   }
 
-  /** Frames that say how far the service is. */
-  reached(position: bigint): void {
-    this.#saw(position);
+  /** Up to here everything came, or will not come. */
+  saw(sequence: bigint): void {
+    if (sequence > this.seen) this.seen = sequence;
   }
 
   acked(position: bigint): void {
@@ -139,9 +139,5 @@ export class Position {
     this.confirmed = position;
     this.#cursor = '';
     this.processed = new Watermark(position);
-  }
-
-  #saw(sequence: bigint): void {
-    if (sequence > this.seen) this.seen = sequence;
   }
 }

@@ -248,11 +248,11 @@ export class Subscription {
         this.#received(frame.value);
         break;
       case 'caughtUp':
-        this.#position.reached(frame.value.position);
+        this.#position.saw(frame.value.position);
         this.#report({ type: 'caught_up', position: frame.value.position });
         break;
       case 'heartbeat':
-        this.#position.reached(frame.value.position);
+        this.#position.saw(frame.value.position);
         break;
       case 'gap': {
         const missing = this.#position.gap(frame.value);
@@ -291,12 +291,13 @@ export class Subscription {
   #received(message: Message): void {
     const size = message.payload.length;
     this.#backoff.reset();
-    this.#credit.received(size);
     if (this.#stop.signal.aborted) return;
     if (this.#position.message(message)) {
       this.#credit.hold(size);
       this.#queue.push({ message, processed: this.#position.processed });
       this.#pump();
+    } else {
+      this.#credit.skip(size);
     }
     this.#giveCredit();
   }

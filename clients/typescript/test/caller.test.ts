@@ -52,6 +52,24 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await expect(room.deleteMessage(1n)).rejects.toMatchObject({ reason: 'MESSAGE_NOT_FOUND' });
   });
 
+  test('a final outcome ends a publish, also after an unknown one', async () => {
+    // Goal: U11. Method: the first attempt has an unknown outcome, the second is refused.
+    const service = await fake(wire, {
+      publish: () => {
+        throw service.calls.publish === 1
+          ? refusal(Code.DeadlineExceeded, 'OUTCOME_UNKNOWN', { retryMs: 1 })
+          : refusal(Code.PermissionDenied, 'PERMISSION_DENIED');
+      },
+    });
+    const error = await service
+      .client()
+      .room('r')
+      .publish('x', { messageId: 'mine' })
+      .catch((error) => error);
+    expect(error).toMatchObject({ reason: 'PERMISSION_DENIED', outcomeUnknown: true, messageId: 'mine' });
+    expect(service.calls.publish).toBe(2);
+  });
+
   test('a token that no header can have is not sent, and not shown', async () => {
     // Goal: U8. Method: a function that returns such a token, and a fixed one.
     const service = await fake(wire);

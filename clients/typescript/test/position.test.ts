@@ -41,7 +41,7 @@ test('a subscription without a name resumes after its last cursor, and before th
   expect(position.start(true)).toEqual(ALL);
   position.opened(opened(4n, false), true);
   expect(position.start(true)).toEqual({ at: { case: 'afterSequence', value: 4n } });
-  position.reached(6n);
+  position.saw(6n);
   expect(position.start(true)).toEqual({ at: { case: 'afterSequence', value: 6n } });
   position.message(message(7n));
   expect(position.start(true)).toEqual({ at: { case: 'afterCursor', value: 'c7' } });
@@ -129,7 +129,6 @@ test('the service never has more credit than there is room', () => {
     if (what < 6 && given > 0) {
       const size = random(300);
       given -= 1;
-      credit.received(size);
       credit.hold(size);
       held.push(size);
     } else if (what < 9 && held.length > 0) {

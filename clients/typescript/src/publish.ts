@@ -41,25 +41,21 @@ export interface Outgoing {
   ttl?: Duration;
 }
 
+/** Copied, so that the program may use its buffer again. */
 function bytes(payload: Uint8Array | string): Uint8Array {
   if (typeof payload === 'string') return new TextEncoder().encode(payload);
-  if (payload instanceof Uint8Array) return payload;
+  if (payload instanceof Uint8Array) return new Uint8Array(payload);
   throw invalid('payload', 'a payload is a Uint8Array or a string');
 }
 
 /** A request without an id that the client made. */
 export function requestOf(roomId: string, payload: Uint8Array | string, options: MessageOptions): Outgoing {
-  const { headers = {}, messageId = '', expectedLastSequence, ttlMs } = options;
-  return {
-    roomId,
-    payload: bytes(payload),
-    headers,
-    messageId,
-    ...(expectedLastSequence === undefined
-      ? {}
-      : { expectedLastSequence: uint64('expectedLastSequence', expectedLastSequence) }),
-    ...(ttlMs === undefined ? {} : { ttl: durationFromMs(ttlMs) }),
-  };
+  const { headers, messageId = '', expectedLastSequence, ttlMs } = options;
+  const request: Outgoing = { roomId, payload: bytes(payload), headers: { ...headers }, messageId };
+  if (expectedLastSequence !== undefined)
+    request.expectedLastSequence = uint64('expectedLastSequence', expectedLastSequence);
+  if (ttlMs !== undefined) request.ttl = durationFromMs(ttlMs);
+  return request;
 }
 
 /** 128 random bits. */
@@ -68,13 +64,10 @@ export function randomId(): string {
   return Array.from(bits, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-export const publishedOf = (answer: PublishResponse, messageId: string): Published => ({
-  sequence: answer.sequence,
-  duplicate: answer.duplicate,
-  messageId,
-  publishedAt: answer.publishedAt,
-  durability: answer.durability,
-});
+export const publishedOf = (answer: PublishResponse, messageId: string): Published => {
+  const { sequence, duplicate, publishedAt, durability } = answer;
+  return { sequence, duplicate, messageId, publishedAt, durability };
+};
 
 /** Publishes one message, and repeats what may not have reached the room. */
 export async function publish(

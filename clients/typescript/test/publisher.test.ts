@@ -49,6 +49,21 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await publisher.close();
   });
 
+  test('a program may use its buffer again', async () => {
+    // Goal: what is published is what was given. Method: the buffer changes before the messages are sent.
+    const sent: string[] = [];
+    const { service } = await mailbox(wire, async (message) => BigInt(sent.push(text(message))));
+    const publisher = service.client().room('r').publisher();
+    const buffer = Buffer.from('0');
+    const all = [1, 2, 3].map((digit) => {
+      buffer.write(`${digit}`);
+      return publisher.publish(buffer);
+    });
+    await Promise.all(all);
+    expect(sent).toEqual(['1', '2', '3']);
+    await publisher.close();
+  });
+
   test('without a limit of time, close waits for the answers', async () => {
     // Goal: U14. Method: a client whose calls have no limit; the answer takes a moment.
     const { service } = await mailbox(wire, async () => {

@@ -198,10 +198,7 @@ export class Publisher {
       abort(closedReason('stream'));
     }
     if (problem || this.#outbox.idle) return problem;
-    return new UnibusError({
-      code: 'UNAVAILABLE',
-      message: 'the stream ended without an answer to each message',
-    });
+    return new UnibusError({ code: 'UNAVAILABLE', message: 'the stream ended without an answer to each message' });
   }
 
   /** Settles the future of an answered message. Returns the error if the message must be sent again. */
@@ -209,11 +206,12 @@ export class Publisher {
     const entry = this.#outbox.find(correlationId);
     if (entry === undefined) return undefined;
     if (outcome.case === 'result') {
+      const { messageId } = entry.message;
       this.#backoff.reset();
       this.#outbox.remove(entry);
-      entry.future.resolve(publishedOf(outcome.value, entry.message.messageId));
-      if (!entry.message.messageId && outcome.value.sequence) this.settings.forget(this.roomId);
-      return undefined;
+      entry.future.resolve(publishedOf(outcome.value, messageId));
+      // a room without ids stored the message, so it was created again as another kind of room
+      if (!messageId && outcome.value.sequence) this.settings.forget(this.roomId);
     }
     if (outcome.case !== 'error') return undefined;
     const error = UnibusError.fromStatus(outcome.value);
@@ -221,11 +219,15 @@ export class Publisher {
       entry.renamed = true;
       return error.with({ outcomeClass: 'again' });
     }
-    const again = entry.repeatable(error);
+    return this.#again(entry, error) ? error : undefined;
+  }
+
+  /** Whether a message that was sent is sent again after this error. Otherwise it fails. */
+  #again(entry: Entry, error: UnibusError, late = false): boolean {
+    const again = entry.repeatable(error) && !late;
     entry.unknown ||= error.outcomeUnknown;
-    if (again) return error;
-    this.#fail(entry, error);
-    return undefined;
+    if (!again) this.#fail(entry, error);
+    return again;
   }
 
   /** Fails messages that must not be sent again. The others go first on the next stream. */
@@ -238,11 +240,7 @@ export class Publisher {
     const hopeless = this.#outbox.idle && error.outcomeClass === 'final';
     const late = (entry: Entry) => next - (entry.begun ?? next) > lastBegin;
     for (const entry of this.#outbox.unsent) if (hopeless || late(entry)) this.#fail(entry, error);
-    for (const entry of this.#outbox.sent) {
-      const again = entry.repeatable(error);
-      entry.unknown ||= error.outcomeUnknown;
-      if (!again || late(entry)) this.#fail(entry, error);
-    }
+    for (const entry of this.#outbox.sent) this.#again(entry, error, late(entry));
     this.#outbox.rewind();
   }
 

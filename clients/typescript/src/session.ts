@@ -87,6 +87,13 @@ const OPENING_MS = 15_000;
 /** How long the service may take to confirm that rooms are closed. */
 const CLOSING_MS = 5000;
 
+/** A room on a stream. */
+interface OpenRoom {
+  program: Listener;
+  /** Until the first frame of the room: the frames of other rooms say nothing about it. */
+  watchdog: Watchdog;
+}
+
 /** One stream with its rooms. */
 class Session {
   readonly #commands = new Commands();
@@ -100,7 +107,7 @@ class Session {
     paused: () => this.#commands.push({ roomId: '', command: { case: 'ping', value: { nonce: 1n } } }),
   });
   /** Undefined: the room was closed, and its `closed` frame has not come yet. */
-  readonly #rooms = new Map<string, Listener | undefined>();
+  readonly #rooms = new Map<string, OpenRoom | undefined>();
   #begun = false;
   #token: string | undefined;
   #leaving = false;
@@ -123,30 +130,19 @@ class Session {
     clearTimeout(this.#linger);
     const send = (command: Command) => this.#commands.push({ roomId, command });
     const close = () => {
-      watchdog.stop();
-      if (this.#rooms.get(roomId) !== listener) return;
+      room.watchdog.stop();
+      if (this.#rooms.get(roomId) !== room) return;
       this.#rooms.set(roomId, undefined);
       send({ case: 'close', value: { roomId } });
       this.#rest();
     };
-    // frames of other rooms say nothing about the first frame of this one; the stream comes first
-    const watchdog = new Watchdog(OPENING_MS + 1000, {
-      silent: (error) => {
-        close();
-        program.end(error, this.#token);
-      },
-    });
-    const listener: Listener = {
-      frame: (frame) => {
-        watchdog.stop();
-        program.frame(frame);
-      },
-      end: (error, token) => {
-        watchdog.stop();
-        program.end(error, token);
-      },
+    const silent = (error: UnibusError) => {
+      close();
+      program.end(error, this.#token);
     };
-    this.#rooms.set(roomId, listener);
+    // the first frame of the stream comes first
+    const room = { program, watchdog: new Watchdog(OPENING_MS + 1000, { silent }) };
+    this.#rooms.set(roomId, room);
     send({ case: 'open', value: open });
     return { send, close };
   }
@@ -185,20 +181,23 @@ class Session {
     } else if (frame.case !== 'pong') {
       const interval = frame.case === 'opened' ? frame.value.heartbeatInterval : undefined;
       if (interval) this.#watchdog.heard(Math.max(SILENCE_MIN_MS, 2 * durationMs(interval)));
-      this.#rooms.get(roomId)?.frame(frame);
+      const room = this.#rooms.get(roomId);
+      room?.watchdog.stop();
+      room?.program.frame(frame);
     }
   }
 
   #drop(roomId: string, error: UnibusError | undefined): void {
-    const listener = this.#rooms.get(roomId);
+    const room = this.#rooms.get(roomId);
     this.#rooms.delete(roomId);
     this.#rest();
-    listener?.end(error, this.#token);
+    room?.watchdog.stop();
+    room?.program.end(error, this.#token);
   }
 
   /** Without an open room the stream ends soon: at once if no other room can follow. */
   #rest(): void {
-    if ([...this.#rooms.values()].some((listener) => listener !== undefined)) return;
+    if ([...this.#rooms.values()].some((room) => room !== undefined)) return;
     if (this.link.lingerMs === 0) {
       this.#leaving = true;
       this.#commands.end();

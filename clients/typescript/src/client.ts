@@ -52,7 +52,8 @@ export class Client {
     const credentials = new Credentials(options.token);
     const caller = new Caller(transport, credentials, limits, this.#closed.signal, connection);
     const sessions = new Sessions(caller, link);
-    this.#shared = { caller, sessions, mailer, settings: new RoomSettings(caller), open: new Set() };
+    const settings = new RoomSettings(caller);
+    this.#shared = { caller, sessions, mailer, settings, subscriptions: new Set(), publishers: new Set() };
   }
 
   /** A handle of a room, without asking the service. */
@@ -77,9 +78,11 @@ export class Client {
     );
   }
 
-  /** Closes all subscriptions and publishers in order, then the connection (U27). */
+  /** Closes all subscriptions in order, then the publishers that their handlers may use, then the connection (U27). */
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#shared.open].map((each) => each.close()));
+    const { subscriptions, publishers } = this.#shared;
+    await Promise.allSettled([...subscriptions].map((each) => each.close()));
+    await Promise.allSettled([...publishers].map((each) => each.close()));
     this.#closed.abort(closedReason('client'));
     this.#shared.caller.connection.close();
   }

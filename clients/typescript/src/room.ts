@@ -24,7 +24,8 @@ export interface Shared {
   mailer: Mailer;
   settings: RoomSettings;
   /** What the client closes first (U27). */
-  open: Set<{ close(): Promise<void> }>;
+  subscriptions: Set<Subscription>;
+  publishers: Set<Publisher>;
 }
 
 /** What may change in a room. */
@@ -98,18 +99,18 @@ export class Room {
 
   /** Publishes without waiting for each message, in order (U13, U14). */
   publisher(options: PublisherOptions = {}): Publisher {
-    const { caller, settings, mailer, open } = this.#shared;
-    const publisher = new Publisher(this.id, caller, settings, mailer, options, () => open.delete(publisher));
-    open.add(publisher);
+    const { caller, settings, mailer, publishers } = this.#shared;
+    const publisher = new Publisher(this.id, caller, settings, mailer, options, () => publishers.delete(publisher));
+    publishers.add(publisher);
     return publisher;
   }
 
   /** Calls the handler for each message, for ever (U15). Wait for `ended` of the subscription to learn why it ended. */
   subscribe(options: SubscribeOptions, handler: Handler): Subscription {
-    const { caller, settings, sessions, open } = this.#shared;
-    const onEnded = () => open.delete(subscription);
+    const { caller, settings, sessions, subscriptions } = this.#shared;
+    const onEnded = () => subscriptions.delete(subscription);
     const subscription = new Subscription(this.id, caller, sessions, settings, options, handler, onEnded);
-    open.add(subscription);
+    subscriptions.add(subscription);
     return subscription;
   }
 

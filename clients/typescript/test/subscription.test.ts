@@ -195,6 +195,38 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     },
   );
 
+  test('a handler that runs while its client is closed may still publish', async () => {
+    // Goal: U27. Method: the handler of the first message waits until the client is being closed, and then publishes in two ways.
+    const service = await fake(wire, {
+      publish: () => ({ sequence: 1n }),
+      async *publishStream(requests) {
+        for await (const { correlationId } of requests)
+          yield { correlationId, outcome: { case: 'result' as const, value: { sequence: 2n } } };
+      },
+      publishBatch: () => ({ results: [{ outcome: { case: 'result' as const, value: { sequence: 2n } } }] }),
+    });
+    const client = service.client();
+    const publisher = client.room('r').publisher();
+    const closing = new Deferred<void>();
+    const published: bigint[] = [];
+    const subscription = client.room('r').subscribe({}, async () => {
+      await closing.promise;
+      published.push((await client.room('r').publish('x')).sequence, (await publisher.publish('y')).sequence);
+    });
+    const stream = await opening(service, 1);
+    stream.opened(0n);
+    stream.messages(1n, 1n);
+    await sleep(50);
+    const closed = client.close();
+    closing.resolve();
+    await closed;
+    await subscription.ended;
+    expect(published).toEqual([1n, 2n]);
+    await expect(publisher.publish('z')).rejects.toMatchObject({ name: 'AbortError' });
+    await expect(client.room('r').get()).rejects.toMatchObject({ name: 'AbortError' });
+    await client.close();
+  });
+
   test('a loop may close its own messages', async () => {
     // Goal: U27. Method: the loop waits for `close` in a turn, and then asks for the next message.
     const service = await fake(wire);

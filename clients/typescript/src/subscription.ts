@@ -200,7 +200,7 @@ export class Subscription {
         this.settings.forget(this.roomId);
         this.#report({ type: 'recreated' });
       } else if (problem.outcomeClass === 'final') {
-        // what has come belongs to nobody else, unless it is a durable subscriber
+        // messages that wait come again to a durable subscriber, and to nobody otherwise
         return { error: problem, drain: !this.options.subscriber };
       } else {
         this.#report({ type: 'disconnected', error: problem, pauseMs });
@@ -384,8 +384,7 @@ export class Subscription {
     const sequence = this.#position.toAcknowledge;
     if (sequence === undefined) return undefined;
     const { generation } = this.#position;
-    const { roomId } = this;
-    const ack = { roomId, subscriber: this.options.subscriber ?? '', sequence };
+    const ack = { roomId: this.roomId, subscriber: this.options.subscriber ?? '', sequence };
     return generation === 0n ? ack : { ...ack, generation };
   }
 
@@ -410,12 +409,13 @@ export class Subscription {
     const confirmed = async (limit: AbortSignal) => {
       for (let request = this.#acknowledgement(); request; request = this.#acknowledgement()) {
         const lane = this.#lane;
-        const answered = () => this.#acknowledgement() === undefined || this.#lane !== lane;
-        if (lane) await this.#changes.until(answered, limit);
-        else
-          this.#position.acked(
-            (await this.caller.call(RoomService.method.acknowledge, request, { signal: limit })).position,
-          );
+        if (lane) {
+          await this.#changes.until(() => this.#acknowledgement() === undefined || this.#lane !== lane, limit);
+        } else {
+          const { method } = RoomService;
+          const { position } = await this.caller.call(method.acknowledge, request, { signal: limit });
+          this.#position.acked(position);
+        }
       }
     };
     // the time is up, or the service refuses

@@ -93,6 +93,7 @@ export class Caller {
     return linked([signal, this.closed], async (either) => {
       let refusal: Refusal | undefined;
       let unknown = false;
+      let last: UnibusError | undefined;
       for (;;) {
         let token: string | undefined;
         const attemptEnd = Math.min(performance.now() + attemptMs, end);
@@ -111,16 +112,19 @@ export class Caller {
           let error = UnibusError.from(thrown);
           const { code, reason, outcomeUnknown } = error;
           if (code === 'INTERNAL' && reason === '') checkRequest(method.input, request);
-          // an attempt that the program cut short says nothing of the connection
-          const silent = code === 'DEADLINE_EXCEEDED' && reason === '' && outcomeUnknown && ms >= 0.9 * attemptMs;
-          if (silent) this.connection.silent(ms);
+          // an attempt that was cut short says nothing of the connection, and less than the attempt before it
+          const silent = code === 'DEADLINE_EXCEEDED' && reason === '' && outcomeUnknown;
+          const short = ms < 0.9 * attemptMs;
+          if (silent && !short) this.connection.silent(ms);
           if (unknown && reason === policy.goneReason) return create(method.output);
           unknown ||= outcomeUnknown;
           if (unknown !== outcomeUnknown) error = error.with({ outcomeUnknown: unknown });
           if (unknown && policy.unlessUnknown) throw error;
           if (error.outcomeClass === 'final' && !(outcomeUnknown && policy.evenIfUnknown)) throw error;
           const pause = backoff.next(error);
-          if (performance.now() + pause >= lastBegin) throw error;
+          if (performance.now() + pause >= lastBegin)
+            throw silent && short && last ? last.with({ outcomeUnknown: unknown }) : error;
+          last = error;
           refusal = refusalOf(error, token);
           await sleep(pause, either);
         }

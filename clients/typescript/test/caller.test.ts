@@ -52,6 +52,18 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await expect(room.deleteMessage(1n)).rejects.toMatchObject({ reason: 'MESSAGE_NOT_FOUND' });
   });
 
+  test('the last error tells more than an attempt that was cut short', async () => {
+    // Goal: U9. Method: the first attempt is refused for a moment; the second one has 100 ms and no answer.
+    const service = await fake(wire, {
+      getRoom: () => {
+        if (service.calls.getRoom === 1) throw refusal(Code.Unavailable, 'NATS_UNAVAILABLE', { retryMs: 200 });
+        return new Promise(() => {});
+      },
+    });
+    const get = service.client().room('r').get({ timeoutMs: 400 });
+    await expect(get).rejects.toMatchObject({ reason: 'NATS_UNAVAILABLE', outcomeUnknown: true });
+  });
+
   test('a final outcome ends a publish, also after an unknown one', async () => {
     // Goal: U11. Method: the first attempt has an unknown outcome, the second is refused.
     const service = await fake(wire, {

@@ -89,6 +89,34 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await publisher.close();
   });
 
+  test.each([
+    { tokens: ['one', 'one', 'two'], stored: true },
+    { tokens: ['one', 'one', 'one'], stored: false },
+  ])('a publisher whose token is refused asks for another one: $tokens', async ({ tokens, stored }) => {
+    // Goal: U8, U13. Method: GetRoom takes any token, the stream takes the last one alone; the function gives them in turn.
+    const service = await fake(wire, {
+      async *publishStream(requests, { requestHeader }) {
+        check(requestHeader);
+        for await (const { correlationId } of requests)
+          yield { correlationId, outcome: { case: 'result' as const, value: { sequence: 1n } } };
+      },
+      publishBatch(_, { requestHeader }) {
+        check(requestHeader);
+        return { results: [{ outcome: { case: 'result' as const, value: { sequence: 1n } } }] };
+      },
+    });
+    const check = (headers: Headers) => {
+      if (headers.get('authorization') !== 'Bearer two') throw refusal(Code.Unauthenticated, 'CREDENTIALS_EXPIRED');
+    };
+    let asked = 0;
+    const client = service.client({ token: () => tokens[asked++] ?? 'one', allowPlaintextToken: true });
+    const publisher = client.room('r').publisher();
+    const outcome = await publisher.publish('x').catch((error) => error);
+    if (stored) expect(outcome).toMatchObject({ sequence: 1n });
+    else expect(outcome).toMatchObject({ reason: 'CREDENTIALS_EXPIRED', outcomeClass: 'final', outcomeUnknown: false });
+    await publisher.close();
+  });
+
   test('a message that never comes to a stream fails in time, and is not stored', async () => {
     // Goal: U11, U13. Method: the service is not there.
     const { service } = await mailbox(wire, async () => 1n);

@@ -12,24 +12,15 @@ export class HandlerFailed extends Error {}
 
 const bytes = (base64: string) => Uint8Array.from(Buffer.from(base64, 'base64'));
 const time = (text: string) => fromJson(TimestampSchema, text);
-const CONVERSIONS: Record<string, (value: never) => unknown> = {
-  sequence: BigInt,
-  afterSequence: BigInt,
-  beforeSequence: BigInt,
-  expectedLastSequence: BigInt,
-  upTo: BigInt,
-  last: BigInt,
-  maxMessages: BigInt,
-  maxAgeMs: durationFromMs,
-  dedupeWindowMs: durationFromMs,
-  since: time,
-  startTime: time,
-  endTime: time,
-  payload: bytes,
-  sealed: bytes,
-  key: bytes,
-  start: startOf,
-};
+const named = (names: string, convert: (value: never) => unknown) =>
+  names.split(' ').map((name): [string, typeof convert] => [name, convert]);
+const CONVERSIONS = Object.fromEntries([
+  ...named('sequence afterSequence beforeSequence expectedLastSequence upTo last maxMessages', BigInt),
+  ...named('maxAgeMs dedupeWindowMs', durationFromMs),
+  ...named('since startTime endTime', time),
+  ...named('payload sealed key', bytes),
+  ...named('start', startOf),
+]);
 
 /** The fields of a request with the names and types of the package, without those that are null or undefined. */
 export function decode(fields: Fields, conversions = CONVERSIONS): Fields {

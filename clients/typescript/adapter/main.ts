@@ -103,13 +103,12 @@ const ops: Record<string, (fields: Fields) => unknown> = {
   connect,
   create_room: async ({ room: id, persist, dedupeWindowMs, maxMessages, maxAgeMs }) => {
     const retention = maxMessages || maxAgeMs ? decode({ maxMessages, maxAge: maxAgeMs }, {}) : undefined;
-    return roomOf(
-      await connected().createRoom({ id, persist, ...decode({ dedupeWindow: dedupeWindowMs, retention }, {}) }),
-    );
+    const settings = decode({ dedupeWindow: dedupeWindowMs, retention }, {});
+    return roomOf(await connected().createRoom({ id, persist, ...settings }));
   },
   get_room: async ({ room: id }) => roomOf(await room(id).get()),
   delete_room: ({ room: id }) => room(id).delete(),
-  purge_room: ({ room: id, upTo }) => room(id).purge({ upToSequence: upTo }),
+  purge_room: ({ room: id, upTo }) => room(id).purge(decode({ upToSequence: upTo }, {})),
   delete_message: ({ room: id, sequence }) => room(id).deleteMessage(sequence),
   publish: ({ room: id, payload, ...options }) => room(id).publish(payload, options),
   publisher_open: ({ publisher, room: id, window }) => {

@@ -2,16 +2,26 @@
 
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Transport } from '@connectrpc/connect';
-import { Caller, type CallOptions } from './caller.js';
+import { Caller, type CallOptions, type Connection } from './caller.js';
 import { Credentials, type TokenSource } from './credentials.js';
 import { closedReason } from './error.js';
 import type { Room as RoomInfo } from './gen/unibus/v1/room_pb.js';
-import type { CreateRoomRequestSchema } from './gen/unibus/v1/room_service_pb.js';
+import { type CreateRoomRequestSchema, RoomService } from './gen/unibus/v1/room_service_pb.js';
 import { pages } from './pages.js';
 import { randomId } from './publish.js';
+import type { Mailer } from './publisher.js';
 import { Room, type Shared } from './room.js';
+import { type Link, Sessions } from './session.js';
 import { RoomSettings } from './settings.js';
-import type { Wire } from './wire.js';
+
+const { method } = RoomService;
+
+/** How a client reaches the service: what differs between Node and browsers, beside the transport of its calls. */
+export interface Wire {
+  link: Link;
+  mailer: Mailer;
+  connection: Connection;
+}
 
 /** Options of a client, in Node and in browsers. */
 export interface ClientOptions {
@@ -33,16 +43,17 @@ export type NewRoom = Omit<MessageInitShape<typeof CreateRoomRequestSchema>, '$t
 /** A client of one service. Make one with `connect` and close it at the end. */
 export class Client {
   readonly #shared: Shared;
-  readonly #closed: AbortController;
+  readonly #closed = new AbortController();
 
   /** Made by `connect`. */
-  constructor(transport: Transport, wire: Wire, options: ClientOptions) {
+  constructor(transport: Transport, { link, mailer, connection }: Wire, options: ClientOptions) {
     const { attemptTimeoutMs = 10_000, totalTimeoutMs = 60_000, publishTimeoutMs } = options;
-    this.#closed = new AbortController();
     const limits = { attemptMs: attemptTimeoutMs, totalMs: totalTimeoutMs, publishMs: publishTimeoutMs };
     const credentials = new Credentials(options.token);
-    const caller = new Caller(transport, credentials, limits, this.#closed.signal, wire.health);
-    this.#shared = { caller, wire, settings: new RoomSettings(caller), open: new Set() };
+    const caller = new Caller(transport, credentials, limits, this.#closed.signal, connection);
+    const sessions = new Sessions(caller, link);
+    const settings = new RoomSettings(caller);
+    this.#shared = { caller, sessions, mailer, settings, subscriptions: new Set(), publishers: new Set() };
   }
 
   /** A handle of a room, without asking the service. */
@@ -51,27 +62,29 @@ export class Client {
   }
 
   /** Creates a room. The same call again returns the room that exists. Without an id the client makes one (U10). */
-  async createRoom(settings: NewRoom & { id?: string }, options?: CallOptions): Promise<RoomInfo> {
-    const { id = randomId(), ...more } = settings;
-    const request = { ...more, roomId: id } as MessageInitShape<typeof CreateRoomRequestSchema>;
-    const answer = await this.#shared.caller.call((stub, attempt) => stub.createRoom(request, attempt), options);
-    this.#shared.settings.forget(id);
-    return answer?.room as RoomInfo;
+  async createRoom({ id, ...settings }: NewRoom & { id?: string }, options?: CallOptions): Promise<RoomInfo> {
+    const roomId = id || randomId();
+    const request = { ...settings, roomId } as MessageInitShape<typeof CreateRoomRequestSchema>;
+    const { room } = await this.#shared.caller.call(method.createRoom, request, options);
+    this.#shared.settings.forget(roomId);
+    return room as RoomInfo;
   }
 
   /** The rooms of which the caller is a member, by ascending id. */
   rooms(options?: CallOptions): AsyncGenerator<RoomInfo, void> {
-    return pages(async (pageToken) => {
-      const answer = await this.#shared.caller.call((stub, at) => stub.listRooms({ pageToken }, at), options);
-      return { items: answer?.rooms, next: answer?.nextPageToken };
-    });
+    return pages(
+      (pageToken) => this.#shared.caller.call(method.listRooms, { pageToken }, options),
+      ({ rooms }) => rooms,
+    );
   }
 
-  /** Closes all subscriptions and publishers in order, then the connection (U27). */
+  /** Closes all subscriptions in order, then the publishers that their handlers may use, then the connection (U27). */
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#shared.open].map((each) => each.close()));
+    const { subscriptions, publishers } = this.#shared;
+    await Promise.allSettled([...subscriptions].map((each) => each.close()));
+    await Promise.allSettled([...publishers].map((each) => each.close()));
     this.#closed.abort(closedReason('client'));
-    this.#shared.wire.close();
+    this.#shared.caller.connection.close();
   }
 
   /** Closes the client at the end of an `await using` block. */

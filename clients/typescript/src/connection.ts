@@ -3,7 +3,7 @@
 import type { ClientHttp2Session, ClientHttp2Stream, SecureClientSessionOptions } from 'node:http2';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Http2SessionManager } from '@connectrpc/connect-node';
-import type { Health } from './caller.js';
+import type { Connection } from './caller.js';
 
 // a connection that is silent for 20 s must answer a ping in 10 s (U6); one that does not come about is given up soon, since the kernel
 // would wait longer and longer between its attempts (U4)
@@ -15,7 +15,7 @@ const STREAM_WINDOW = 4 << 20;
 const CONNECTION_WINDOW = 16 << 20;
 
 /** Connects with the first request, and again after each break. */
-export class Connection extends Http2SessionManager implements Health {
+export class NodeConnection extends Http2SessionManager implements Connection {
   readonly #tuned = new WeakSet<ClientHttp2Session>();
   #heardAt = Date.now();
 
@@ -42,5 +42,9 @@ export class Connection extends Http2SessionManager implements Health {
   silent(ms: number): void {
     if (Date.now() - this.#heardAt < 0.9 * ms) return;
     this.abort(new ConnectError('the connection was silent', Code.Unavailable));
+  }
+
+  close(): void {
+    this.abort();
   }
 }

@@ -12,13 +12,18 @@ export interface Refusal {
 }
 
 export class Credentials {
-  constructor(private readonly source: TokenSource | undefined) {}
+  readonly #source: () => unknown;
+
+  constructor(source: TokenSource | undefined) {
+    if (typeof source === 'string') checked(source);
+    this.#source = typeof source === 'function' ? source : () => source;
+  }
 
   /** The token for the next attempt. Fails with the refusal, as final, if it is the token that was just refused. */
   async token(refusal?: Refusal): Promise<string | undefined> {
     let token: string | undefined;
     try {
-      token = (typeof this.source === 'function' ? await this.source() : this.source)?.trim();
+      token = checked(await this.#source());
     } catch (cause) {
       const message = `the token function failed: ${cause}`;
       throw new UnibusError({ code: 'UNAVAILABLE', message, outcomeUnknown: false }, cause);
@@ -26,6 +31,14 @@ export class Credentials {
     if (refusal && refusal.token === token) throw refusal.error.with({ outcomeClass: 'final' });
     return token;
   }
+}
+
+/** Without the white space around it, such as the end of the line in a file. The message must not show the token. */
+function checked(token: unknown): string | undefined {
+  if (token === undefined) return undefined;
+  if (typeof token !== 'string') throw invalid('token', 'the token is no string');
+  if (!/^[\x21-\x7e]*$/.test(token.trim())) throw invalid('token', 'the token has characters that no header can have');
+  return token.trim();
 }
 
 /** The refusal that the next attempt must avoid, if the error is one. */
@@ -46,13 +59,16 @@ export function checkedOrigin(address: string, token: TokenSource | undefined, a
   } catch {
     throw invalid('address', `${address} is not an address such as https://unibus.example.com:50051`);
   }
-  if (url.protocol === 'https:') return url.origin;
-  if (url.protocol !== 'http:') throw invalid('address', `${address} begins neither with https:// nor http://`);
-  if (token === undefined || (allowPlaintextToken && LOOPBACK.test(url.hostname))) return url.origin;
+  const { protocol, hostname, origin, pathname, search, hash, username } = url;
+  if (protocol !== 'https:' && protocol !== 'http:')
+    throw invalid('address', `${address} begins neither with https:// nor http://`);
+  if (pathname !== '/' || search || hash || username)
+    throw invalid('address', `an address has only a host and a port, as ${protocol}//${url.host} has`);
+  if (protocol === 'https:' || token === undefined || (allowPlaintextToken && LOOPBACK.test(hostname))) return origin;
   throw invalid(
     'token',
     allowPlaintextToken
-      ? `a token is sent without TLS only to this machine, not to ${url.hostname}`
+      ? `a token is sent without TLS only to this machine, not to ${hostname}`
       : 'a token is sent without TLS only with allowPlaintextToken, to this machine',
   );
 }

@@ -6,12 +6,13 @@ export interface Grant {
   bytes: bigint;
 }
 
-/** Counts what the service may still send, and what waits for a handler or is with one. */
+/** Counts what waits for a handler or is with one. The service may send the rest. */
 export class Credit {
   #held = 0;
   #heldBytes = 0;
-  #given = 0;
-  #givenBytes = 0;
+  /** What the stream has sent, and may send again. */
+  #back = 0;
+  #backBytes = 0;
 
   constructor(
     private readonly messages: number,
@@ -20,38 +21,37 @@ export class Credit {
 
   /** The credit of a new stream. At least 1, since 0 means no bound. */
   open(): Grant {
-    this.#given = Math.max(1, this.messages - this.#held);
-    this.#givenBytes = Math.max(1, this.bytes - this.#heldBytes);
-    return { messages: this.#given, bytes: BigInt(this.#givenBytes) };
+    this.#back = 0;
+    this.#backBytes = 0;
+    const bytes = BigInt(Math.max(1, this.bytes - this.#heldBytes));
+    return { messages: Math.max(1, this.messages - this.#held), bytes };
   }
 
-  /** A message came. */
-  received(size: number): void {
-    this.#given -= 1;
-    this.#givenBytes -= size;
-  }
-
-  /** The message waits for its handler. */
+  /** A message came, and waits for its handler. */
   hold(size: number): void {
     this.#held += 1;
     this.#heldBytes += size;
   }
 
-  /** The handler of the message has returned. */
+  /** The handler of a message has returned. */
   release(size: number): void {
     this.#held -= 1;
     this.#heldBytes -= size;
+    this.skip(size);
   }
 
-  /** More credit, if it is worth a command: half of the whole, or all credit is used up. */
+  /** A message came that no handler gets. */
+  skip(size: number): void {
+    this.#back += 1;
+    this.#backBytes += size;
+  }
+
+  /** More credit, if it is worth a command: half of the whole. */
   more(): Grant | undefined {
-    const messages = Math.max(0, this.messages - this.#held - this.#given);
-    const bytes = Math.max(0, this.bytes - this.#heldBytes - this.#givenBytes);
-    const worth = messages >= this.messages / 2 || bytes >= this.bytes / 2;
-    const stuck = (this.#given <= 0 && messages > 0) || (this.#givenBytes <= 0 && bytes > 0);
-    if (!worth && !stuck) return undefined;
-    this.#given += messages;
-    this.#givenBytes += bytes;
-    return { messages, bytes: BigInt(bytes) };
+    if (2 * this.#back < this.messages && 2 * this.#backBytes < this.bytes) return undefined;
+    const grant = { messages: this.#back, bytes: BigInt(this.#backBytes) };
+    this.#back = 0;
+    this.#backBytes = 0;
+    return grant;
   }
 }

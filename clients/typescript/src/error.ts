@@ -1,7 +1,6 @@
 // One type of error for failed calls, for statuses inside streams, and for failures of the library (U1, U2).
 
-import { type DescMessage, fromBinary, type MessageShape } from '@bufbuild/protobuf';
-import { type Any, durationMs } from '@bufbuild/protobuf/wkt';
+import { durationMs } from '@bufbuild/protobuf/wkt';
 import { ConnectError } from '@connectrpc/connect';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from './gen/google/rpc/error_details_pb.js';
 import type { Status } from './gen/google/rpc/status_pb.js';
@@ -42,13 +41,13 @@ export interface ErrorFields {
   message: string;
   /** The reason of `ErrorInfo`. Empty if the error is not one of the service. */
   reason?: string;
-  metadata?: Record<string, string>;
-  fields?: string[];
+  metadata?: Readonly<Record<string, string>>;
+  fields?: readonly string[];
   retryAfterMs?: number | undefined;
   /** Without it, the code and the reason decide. */
   outcomeClass?: OutcomeClass;
   outcomeUnknown?: boolean;
-  messageId?: string;
+  messageId?: string | undefined;
 }
 
 const AGAIN_WITHOUT_REASON: ReadonlySet<StatusCode> = new Set([
@@ -103,61 +102,34 @@ export class UnibusError extends Error {
 
   /** A status inside a stream. */
   static fromStatus({ code, message, details }: Status): UnibusError {
-    return fromDetails(CODES[code] ?? 'UNKNOWN', message, details.map(typed));
+    const error = new ConnectError(message, code);
+    error.details = details.map(({ typeUrl, value }) => ({ type: typeUrl.slice(typeUrl.lastIndexOf('/') + 1), value }));
+    return UnibusError.from(error);
   }
 
-  /** Whatever a call threw. */
+  /** Whatever a call threw. Details that cannot be read are left out. */
   static from(thrown: unknown): UnibusError {
     if (thrown instanceof UnibusError) return thrown;
     const error = ConnectError.from(thrown);
-    const details = error.details.flatMap((detail) => ('type' in detail ? [detail] : []));
-    return fromDetails(CODES[error.code] ?? 'UNKNOWN', error.rawMessage, details, thrown);
+    const what = { code: CODES[error.code] ?? 'UNKNOWN', message: error.rawMessage };
+    const info = error.findDetails(ErrorInfoSchema).find(({ domain }) => domain === 'unibus.v1');
+    if (info === undefined) return new UnibusError(what, thrown);
+    const [retryInfo] = error.findDetails(RetryInfoSchema);
+    const violations = error.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
+    const all = {
+      ...what,
+      reason: info.reason,
+      metadata: { ...info.metadata },
+      fields: violations.map(({ field }) => field),
+      retryAfterMs: retryInfo && (retryInfo.retryDelay ? durationMs(retryInfo.retryDelay) : 0),
+    };
+    return new UnibusError(all, thrown);
   }
 
   /** The same error with other values. */
   with(changes: Partial<ErrorFields>): UnibusError {
-    const { code, reason, message, metadata, retryAfterMs, outcomeClass, outcomeUnknown } = this;
-    const all = { code, reason, message, metadata, retryAfterMs, outcomeClass, outcomeUnknown };
-    const messageId = this.messageId === undefined ? {} : { messageId: this.messageId };
-    return new UnibusError({ ...all, ...messageId, fields: [...this.fields], ...changes }, this.cause);
+    return new UnibusError({ ...this, message: this.message, ...changes }, this.cause);
   }
-}
-
-interface Detail {
-  type: string;
-  value: Uint8Array;
-}
-
-const typed = ({ typeUrl, value }: Any): Detail => ({
-  type: typeUrl.slice(typeUrl.lastIndexOf('/') + 1),
-  value,
-});
-
-function find<T extends DescMessage>(details: Detail[], schema: T): MessageShape<T> | undefined {
-  const detail = details.find(({ type }) => type === schema.typeName);
-  try {
-    return detail && fromBinary(schema, detail.value);
-  } catch {
-    return undefined;
-  }
-}
-
-function fromDetails(code: StatusCode, message: string, details: Detail[], cause?: unknown): UnibusError {
-  const info = find(details, ErrorInfoSchema);
-  if (info?.domain !== 'unibus.v1') return new UnibusError({ code, message }, cause);
-  const retryDelay = find(details, RetryInfoSchema)?.retryDelay;
-  const violations = find(details, BadRequestSchema)?.fieldViolations ?? [];
-  return new UnibusError(
-    {
-      code,
-      message,
-      reason: info.reason,
-      metadata: { ...info.metadata },
-      fields: violations.map(({ field }) => field),
-      retryAfterMs: retryDelay && durationMs(retryDelay),
-    },
-    cause,
-  );
 }
 
 /** A mistake of the program, found before anything was sent. */

@@ -2,7 +2,7 @@
 
 import type { Message } from './gen/unibus/v1/message_pb.js';
 import { type Handler, STOP, type Subscription } from './subscription.js';
-import { Deferred } from './time.js';
+import { Changes, Deferred } from './time.js';
 
 /**
  * The messages of a subscription, for `for await`. A message counts as processed when the program asks for the next one (U19). To
@@ -11,10 +11,13 @@ import { Deferred } from './time.js';
  */
 export class Messages implements AsyncIterableIterator<Message, undefined> {
   #subscription: Subscription | undefined;
+  /** The message that came for the program. */
   #waiting: Message | undefined;
-  #processed: Deferred<void> | undefined;
+  /** The message that the program has. */
+  #turn: Deferred<void> | undefined;
   #over: { error?: unknown } | undefined;
-  #wake = new Deferred<void>();
+  #asked: Promise<unknown> = Promise.resolve();
+  readonly #changes = new Changes();
 
   /** Made by `Room.messages`. The subscription is opened when the loop begins. */
   constructor(private readonly subscribe: (handler: Handler) => Subscription) {}
@@ -23,13 +26,18 @@ export class Messages implements AsyncIterableIterator<Message, undefined> {
     return this;
   }
 
-  async next(): Promise<IteratorResult<Message, undefined>> {
-    this.#processed?.resolve();
+  /** The next message. Calls that do not wait for each other are answered one after the other. */
+  next(): Promise<IteratorResult<Message, undefined>> {
+    const result = this.#asked.then(() => this.#next());
+    this.#asked = result.catch(() => {});
+    return result;
+  }
+
+  async #next(): Promise<IteratorResult<Message, undefined>> {
+    this.#turn?.resolve();
+    this.#turn = undefined;
     if (this.#subscription === undefined && !this.#over) this.#begin();
-    while (!this.#waiting && !this.#over) {
-      this.#wake = new Deferred();
-      await this.#wake.promise;
-    }
+    await this.#changes.until(() => this.#waiting !== undefined || this.#over !== undefined);
     const value = this.#waiting;
     this.#waiting = undefined;
     if (value) return { value, done: false };
@@ -39,16 +47,19 @@ export class Messages implements AsyncIterableIterator<Message, undefined> {
     return { value: undefined, done: true };
   }
 
-  /** Ends the loop without another message, once the program asks for the next one (U27). */
+  /**
+   * Ends the loop without another message (U27). A message that the program has counts as processed once it asks for the next one, and
+   * is not waited for: so a loop may wait for `close` of its own messages.
+   */
   async close(): Promise<void> {
-    this.#over ??= this.#subscription ? undefined : {};
-    await this.#subscription?.close().catch(() => {});
+    const closed = this.#close();
+    if (!this.#turn) await closed;
   }
 
   /** What `for await` calls when the program leaves the loop. */
   async return(): Promise<IteratorResult<Message, undefined>> {
-    const closed = this.close();
-    this.#processed?.reject(STOP);
+    const closed = this.#close();
+    this.#turn?.reject(STOP);
     await closed;
     return { value: undefined, done: true };
   }
@@ -58,21 +69,25 @@ export class Messages implements AsyncIterableIterator<Message, undefined> {
     await this.return();
   }
 
-  #begin(): void {
-    this.#subscription = this.subscribe((message) => {
-      this.#waiting = message;
-      this.#processed = new Deferred();
-      this.#wake.resolve();
-      return this.#processed.promise;
-    });
-    this.#subscription.ended.then(
-      () => this.#end({}),
-      (error) => this.#end({ error }),
-    );
+  async #close(): Promise<void> {
+    if (!this.#subscription) this.#over ??= {};
+    await this.#subscription?.close().catch(() => {});
   }
 
-  #end(how: { error?: unknown }): void {
-    this.#over = how;
-    this.#wake.resolve();
+  #begin(): void {
+    const end = (how: { error?: unknown }) => {
+      this.#over = how;
+      this.#changes.announce();
+    };
+    this.#subscription = this.subscribe((message) => {
+      this.#waiting = message;
+      this.#turn = new Deferred();
+      this.#changes.announce();
+      return this.#turn.promise;
+    });
+    this.#subscription.ended.then(
+      () => end({}),
+      (error) => end({ error }),
+    );
   }
 }

@@ -3,8 +3,8 @@
 import type { SecureClientSessionOptions } from 'node:http2';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { Client, type ClientOptions } from './client.js';
-import { Connection } from './connection.js';
-import { ConsumeLane, publishStream } from './consume.js';
+import { NodeConnection } from './connection.js';
+import { consumeLink, streamMailer } from './consume.js';
 import { checkedOrigin } from './credentials.js';
 
 export * from './api.js';
@@ -28,20 +28,7 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
   const { ca, cert, key, http2, receiveLimitBytes = 16 << 20 } = options;
   const baseUrl = checkedOrigin(address, options.token, options.allowPlaintextToken);
   const tls = Object.fromEntries(Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined));
-  const connection = new Connection(baseUrl, { ...http2, ...tls });
-  const transport = createGrpcTransport({
-    baseUrl,
-    sessionManager: connection,
-    readMaxBytes: receiveLimitBytes,
-  });
-  return new Client(
-    transport,
-    {
-      open: (...all) => new ConsumeLane(...all),
-      runRound: publishStream,
-      health: connection,
-      close: () => connection.abort(),
-    },
-    options,
-  );
+  const connection = new NodeConnection(baseUrl, { ...http2, ...tls });
+  const transport = createGrpcTransport({ baseUrl, sessionManager: connection, readMaxBytes: receiveLimitBytes });
+  return new Client(transport, { link: consumeLink, mailer: streamMailer, connection }, options);
 }

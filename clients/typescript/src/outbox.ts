@@ -33,8 +33,7 @@ export class Entry {
   }
 
   fail(error: UnibusError): void {
-    const outcomeUnknown = this.unknown || error.outcomeUnknown;
-    this.future.reject(error.with({ outcomeUnknown, messageId: this.message.messageId }));
+    this.future.reject(error.with({ outcomeUnknown: this.unknown, messageId: this.message.messageId }));
   }
 }
 
@@ -44,10 +43,12 @@ export interface Window {
   bytes: number;
 }
 
-/** Entries that were sent come first, then those that wait. */
+/** The messages that were sent, and after them those that wait, each in their order. */
 export class Outbox {
-  readonly #entries: Entry[] = [];
-  #sent = 0;
+  readonly #sent = new Map<bigint, Entry>();
+  #unsent: Entry[] = [];
+  /** The place of the first that waits: to take it out would move all others. */
+  #first = 0;
   #sentBytes = 0;
   #bytes = 0;
   #lastId = 0n;
@@ -55,21 +56,26 @@ export class Outbox {
   constructor(readonly window: Window) {}
 
   get size(): number {
-    return this.#entries.length;
+    return this.#sent.size + this.#unsent.length - this.#first;
   }
 
-  /** How many were sent and have no answer. */
-  get sent(): number {
-    return this.#sent;
+  /** Those that were sent and have no answer. */
+  get sent(): Entry[] {
+    return [...this.#sent.values()];
   }
 
-  get unsent(): number {
-    return this.#entries.length - this.#sent;
+  get unsent(): Entry[] {
+    return this.#unsent.slice(this.#first);
   }
 
-  /** All, in their order. */
-  get all(): readonly Entry[] {
-    return this.#entries;
+  /** Whether every message was sent, so that answers alone are missing. */
+  get allSent(): boolean {
+    return this.#first === this.#unsent.length;
+  }
+
+  /** Whether no answer is missing. */
+  get idle(): boolean {
+    return this.#sent.size === 0;
   }
 
   /** Whether the window would take one more. */
@@ -80,40 +86,53 @@ export class Outbox {
   add(message: Outgoing): Entry {
     this.#lastId += 1n;
     const entry = new Entry(this.#lastId, message, !message.messageId);
-    this.#entries.push(entry);
+    this.#unsent.push(entry);
     this.#bytes += entry.size;
     return entry;
   }
 
   /** The next entry to send, if the window has room for it. One message may be larger than the window. */
-  take(): Entry | undefined {
-    const entry = this.#entries[this.#sent];
-    if (entry === undefined || this.#sent >= this.window.messages) return undefined;
-    if (this.#sent > 0 && this.#sentBytes + entry.size > this.window.bytes) return undefined;
-    this.#sent += 1;
+  take(now = performance.now()): Entry | undefined {
+    const entry = this.#unsent[this.#first];
+    if (entry === undefined || this.#sent.size >= this.window.messages) return undefined;
+    if (this.#sent.size > 0 && this.#sentBytes + entry.size > this.window.bytes) return undefined;
+    entry.begun ??= now;
+    this.#shift();
+    this.#sent.set(entry.correlationId, entry);
     this.#sentBytes += entry.size;
     return entry;
   }
 
   /** The entry that was sent under this id. */
   find(correlationId: bigint): Entry | undefined {
-    return this.#entries.find((entry, at) => at < this.#sent && entry.correlationId === correlationId);
+    return this.#sent.get(correlationId);
   }
 
   /** Takes an entry out: it is answered. */
   remove(entry: Entry): void {
-    const at = this.#entries.indexOf(entry);
-    if (at < 0) return;
-    this.#entries.splice(at, 1);
+    if (this.#sent.delete(entry.correlationId)) this.#sentBytes -= entry.size;
+    else if (entry === this.#unsent[this.#first]) this.#shift();
+    else this.#unsent.splice(this.#unsent.indexOf(entry, this.#first), 1);
     this.#bytes -= entry.size;
-    if (at >= this.#sent) return;
-    this.#sent -= 1;
-    this.#sentBytes -= entry.size;
   }
 
   /** The stream is gone: everything that has no answer is sent again, in its order, before later messages. */
   rewind(): void {
-    this.#sent = 0;
+    this.#unsent = [...this.sent, ...this.unsent];
+    this.#first = 0;
+    this.#sent.clear();
     this.#sentBytes = 0;
+  }
+
+  /** An attempt of what the window has room for begins, whether or not it comes as far as a stream. */
+  begin(now = performance.now()): void {
+    for (const entry of this.unsent.slice(0, this.window.messages)) entry.begun ??= now;
+  }
+
+  #shift(): void {
+    this.#first += 1;
+    if (2 * this.#first < this.#unsent.length) return;
+    this.#unsent = this.unsent;
+    this.#first = 0;
   }
 }

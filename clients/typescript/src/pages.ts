@@ -1,16 +1,14 @@
 // Lists that come in pages.
 
-interface Page<T> {
-  items: T[] | undefined;
-  next: string | undefined;
-}
-
 /** Yields the items of all pages. */
-export async function* pages<T>(page: (token: string) => Promise<Page<T>>): AsyncGenerator<T, void> {
+export async function* pages<Page extends { nextPageToken: string }, T>(
+  page: (pageToken: string) => Promise<Page>,
+  items: (page: Page) => T[],
+): AsyncGenerator<T, void> {
   let token = '';
   do {
-    const { items = [], next = '' } = await page(token);
-    yield* items;
-    token = next;
+    const answer = await page(token);
+    yield* items(answer);
+    token = answer.nextPageToken;
   } while (token);
 }

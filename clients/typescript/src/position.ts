@@ -7,22 +7,28 @@ import type { Gap, Opened, StartSchema } from './gen/unibus/v1/subscription_pb.j
 
 export type StartInit = MessageInitShape<typeof StartSchema>;
 
+/** The place of a message in the log. */
+export type Place = Pick<Message, 'sequence' | 'cursor'>;
+
 /** The messages whose handlers run, and the sequence up to which every handler has returned (U19). */
 export class Watermark {
   /** How many messages are processed up to there. */
   count = 0;
-  readonly #begun: { sequence: bigint; done: boolean }[] = [];
+  /** The cursor of the last of them. */
+  cursor = '';
+  readonly #begun: { message: Place; done: boolean }[] = [];
 
   constructor(public value = 0n) {}
 
   /** A handler begins. Handlers begin in order. Returns what to call when the handler has returned. */
-  begin(sequence: bigint): () => void {
-    const entry = { sequence, done: false };
+  begin(message: Place): () => void {
+    const entry = { message, done: false };
     this.#begun.push(entry);
     return () => {
       entry.done = true;
       for (let first = this.#begun[0]; first?.done; first = this.#begun[0]) {
-        this.value = first.sequence;
+        this.value = first.message.sequence;
+        this.cursor = first.message.cursor;
         this.count += 1;
         this.#begun.shift();
       }
@@ -47,6 +53,8 @@ export class Position {
   generation = 0n;
   #cursor = '';
   #opened = false;
+  /** The last start was a cursor, which the service takes only for the log that it knows. */
+  #sameLog = false;
   #start: StartInit;
 
   constructor(
@@ -61,12 +69,14 @@ export class Position {
     return this.#opened;
   }
 
-  /** Where to start. A durable subscriber that exists ignores it (U18). */
+  /** Where to start. A durable subscriber that exists ignores it: it matters if the subscriber was deleted, or the log (U18, U22). */
   start(persisted: boolean): StartInit {
-    if (!this.#opened || !persisted || this.durable) return this.#start;
-    return this.#cursor
-      ? { at: { case: 'afterCursor', value: this.#cursor } }
-      : { at: { case: 'afterSequence', value: this.seen } };
+    this.#sameLog = false;
+    if (!this.#opened || !persisted) return this.#start;
+    const cursor = this.durable ? this.processed.cursor : this.#cursor;
+    this.#sameLog = cursor !== '';
+    if (cursor) return { at: { case: 'afterCursor', value: cursor } };
+    return { at: { case: 'afterSequence', value: this.durable ? this.processed.value : this.seen } };
   }
 
   /** The frame `opened`. Returns whether somebody moved the subscriber (U22). */
@@ -74,18 +84,18 @@ export class Position {
     const again = this.#opened;
     this.#opened = true;
     this.generation = generation;
-    // a subscriber that is new again was deleted meanwhile, perhaps with its room: its sequences count from its start
-    const moved = this.durable && again && (!first || position < this.confirmed || !resumed);
-    if (moved) this.#begin(position);
+    // the sequences of a subscriber that is new again may be those of a new log
+    const moved = this.durable && again && (!first || position < this.confirmed || (!resumed && !this.#sameLog));
+    if (moved || !again) this.#begin(position);
     if (this.durable && position > this.confirmed) this.confirmed = position;
-    this.#saw(position);
+    this.saw(position);
     return moved;
   }
 
   /** Whether the message is new: the service sends again what was not acknowledged (U22). */
-  message({ sequence, cursor }: Message): boolean {
+  message({ sequence, cursor }: Place): boolean {
     if (sequence !== 0n && sequence <= this.seen) return false;
-    this.#saw(sequence);
+    this.saw(sequence);
     if (cursor) this.#cursor = cursor;
     return true;
   }
@@ -95,13 +105,13 @@ export class Position {
     if (toSequence === 0n) return { from: 0n, to: 0n };
     if (toSequence <= this.seen) return undefined;
     const from = fromSequence > this.seen ? fromSequence : this.seen + 1n;
-    this.#saw(toSequence);
+    this.saw(toSequence);
     return { from, to: toSequence };
   }
 
-  /** Frames that say how far the service is. */
-  reached(position: bigint): void {
-    this.#saw(position);
+  /** Up to here everything came, or will not come. */
+  saw(sequence: bigint): void {
+    if (sequence > this.seen) this.seen = sequence;
   }
 
   acked(position: bigint): void {
@@ -129,9 +139,5 @@ export class Position {
     this.confirmed = position;
     this.#cursor = '';
     this.processed = new Watermark(position);
-  }
-
-  #saw(sequence: bigint): void {
-    if (sequence > this.seen) this.seen = sequence;
   }
 }

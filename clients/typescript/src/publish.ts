@@ -2,9 +2,9 @@
 
 import { type Duration, durationFromMs, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Caller, CallOptions } from './caller.js';
-import { UnibusError } from './error.js';
+import { invalid, UnibusError } from './error.js';
 import type { Durability } from './gen/unibus/v1/message_pb.js';
-import type { PublishResponse } from './gen/unibus/v1/room_service_pb.js';
+import { type PublishResponse, RoomService } from './gen/unibus/v1/room_service_pb.js';
 import { uint64 } from './numbers.js';
 import type { RoomSettings } from './settings.js';
 
@@ -41,23 +41,21 @@ export interface Outgoing {
   ttl?: Duration;
 }
 
-/** The bytes of a payload: a text is sent in UTF-8. */
-export const bytes = (payload: Uint8Array | string): Uint8Array =>
-  typeof payload === 'string' ? new TextEncoder().encode(payload) : payload;
+/** Copied, so that the program may use its buffer again. */
+function bytes(payload: Uint8Array | string): Uint8Array {
+  if (typeof payload === 'string') return new TextEncoder().encode(payload);
+  if (payload instanceof Uint8Array) return new Uint8Array(payload);
+  throw invalid('payload', 'a payload is a Uint8Array or a string');
+}
 
 /** A request without an id that the client made. */
 export function requestOf(roomId: string, payload: Uint8Array | string, options: MessageOptions): Outgoing {
-  const { headers = {}, messageId = '', expectedLastSequence, ttlMs } = options;
-  return {
-    roomId,
-    payload: bytes(payload),
-    headers,
-    messageId,
-    ...(expectedLastSequence === undefined
-      ? {}
-      : { expectedLastSequence: uint64('expectedLastSequence', expectedLastSequence) }),
-    ...(ttlMs === undefined ? {} : { ttl: durationFromMs(ttlMs) }),
-  };
+  const { headers, messageId = '', expectedLastSequence, ttlMs } = options;
+  const request: Outgoing = { roomId, payload: bytes(payload), headers: { ...headers }, messageId };
+  if (expectedLastSequence !== undefined)
+    request.expectedLastSequence = uint64('expectedLastSequence', expectedLastSequence);
+  if (ttlMs !== undefined) request.ttl = durationFromMs(ttlMs);
+  return request;
 }
 
 /** 128 random bits. */
@@ -66,13 +64,10 @@ export function randomId(): string {
   return Array.from(bits, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-export const publishedOf = (answer: PublishResponse, messageId: string): Published => ({
-  sequence: answer.sequence,
-  duplicate: answer.duplicate,
-  messageId,
-  publishedAt: answer.publishedAt,
-  durability: answer.durability,
-});
+export const publishedOf = (answer: PublishResponse, messageId: string): Published => {
+  const { sequence, duplicate, publishedAt, durability } = answer;
+  return { sequence, duplicate, messageId, publishedAt, durability };
+};
 
 /** Publishes one message, and repeats what may not have reached the room. */
 export async function publish(
@@ -93,10 +88,10 @@ export async function publish(
       : { totalMs: Math.min(totalMs, publishMs), unlessUnknown: true };
     try {
       const send = { ...message, messageId };
-      const answer = await caller.call((stub, attempt) => stub.publish(send, attempt), options(), policy);
+      const answer = await caller.call(RoomService.method.publish, send, options(), policy);
       // a room without ids stored the message, so it was created again as another kind of room
-      if (!messageId && answer?.sequence) settings.forget(roomId);
-      return publishedOf(answer as PublishResponse, messageId);
+      if (!messageId && answer.sequence) settings.forget(roomId);
+      return publishedOf(answer, messageId);
     } catch (thrown) {
       if (!(thrown instanceof UnibusError)) throw thrown;
       const refusedId = settings.learn(roomId, thrown);

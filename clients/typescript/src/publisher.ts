@@ -4,10 +4,11 @@ import type { Caller } from './caller.js';
 import { authorization, type Refusal, refusalOf } from './credentials.js';
 import { closedReason, UnibusError } from './error.js';
 import type { PublishOutcome } from './gen/unibus/v1/room_service_pb.js';
+import { atLeastOne } from './numbers.js';
 import { type Entry, Outbox } from './outbox.js';
 import { type MessageOptions, type Published, publishedOf, randomId, requestOf } from './publish.js';
-import type { RoomSettings, Settings } from './settings.js';
-import { Backoff, Deferred, linked, sleep, timedOut, unless } from './time.js';
+import { DEFAULT_WINDOW_MS, type RoomSettings, type Settings } from './settings.js';
+import { after, Backoff, Changes, linked, sleep, timedOut } from './time.js';
 import { Watchdog } from './watchdog.js';
 
 /** Options of a publisher. */
@@ -33,8 +34,13 @@ export interface Round {
   answer(correlationId: bigint, outcome: Outcome): void;
 }
 
-/** Sends messages until there are no more or the stream breaks. */
-export type RunRound = (caller: Caller, round: Round) => Promise<void>;
+/** How messages reach the service. */
+export interface Mailer {
+  /** The most bytes that a round takes. */
+  bytesMax: number;
+  /** Sends messages until there are no more or the stream breaks. */
+  runRound(caller: Caller, round: Round): Promise<void>;
+}
 
 /** Publishes to one room in the order in which `publish` is called, without waiting for each message. Close it at the end. */
 export class Publisher {
@@ -42,20 +48,21 @@ export class Publisher {
   readonly #backoff = new Backoff();
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
-  #change = new Deferred<void>();
+  readonly #changes = new Changes();
   #closing = false;
-  #known: Settings = { persist: true, windowMs: 120_000 };
+  #known: Settings = { persist: true, windowMs: DEFAULT_WINDOW_MS };
 
   /** Made by `Room.publisher`. */
   constructor(
     readonly roomId: string,
     private readonly caller: Caller,
     private readonly settings: RoomSettings,
-    private readonly runRound: RunRound,
+    private readonly mailer: Mailer,
     { windowMessages = 1024, windowBytes = 4 << 20 }: PublisherOptions,
-    private readonly onClosed: (publisher: Publisher) => void,
+    private readonly onClosed: () => void,
   ) {
-    this.#outbox = new Outbox({ messages: windowMessages, bytes: windowBytes });
+    atLeastOne({ windowMessages, windowBytes });
+    this.#outbox = new Outbox({ messages: windowMessages, bytes: Math.min(windowBytes, mailer.bytesMax) });
     this.#running = linked([this.#stop.signal, caller.closed], (signal) => this.#run(signal));
   }
 
@@ -66,28 +73,29 @@ export class Publisher {
   async publish(payload: Uint8Array | string, options: MessageOptions = {}): Promise<Published> {
     if (this.#closing) throw closedReason('publisher');
     const entry = this.#outbox.add(requestOf(this.roomId, payload, options));
-    this.#changed();
+    this.#changes.announce();
     return entry.future.promise;
   }
 
   /** Resolves when fewer messages and bytes are unanswered than the window allows. */
   get ready(): Promise<void> {
-    return this.#when(() => this.#outbox.hasRoom);
+    return this.#changes.until(() => this.#outbox.hasRoom);
   }
 
   /** Resolves when every message that was given so far is answered, with whatever outcome (U14). */
   async flush(): Promise<void> {
-    await Promise.allSettled(this.#outbox.all.map(({ future }) => future.promise));
+    const all = [...this.#outbox.sent, ...this.#outbox.unsent];
+    await Promise.allSettled(all.map(({ future }) => future.promise));
   }
 
   /** Flushes and ends the publisher. Messages that are unanswered after the time fail with an unknown outcome (U14). */
   async close({ timeoutMs = this.caller.limits.totalMs }: { timeoutMs?: number } = {}): Promise<void> {
     this.#closing = true;
-    this.#changed();
-    const timer = setTimeout(() => this.#stop.abort(timedOut('the publisher was closed')), timeoutMs);
+    this.#changes.announce();
+    const timer = after(timeoutMs, () => this.#stop.abort(timedOut('the publisher was closed')));
     await this.#running;
     clearTimeout(timer);
-    this.onClosed(this);
+    this.onClosed();
   }
 
   /** Closes the publisher at the end of an `await using` block. */
@@ -95,28 +103,23 @@ export class Publisher {
     return this.close();
   }
 
-  #changed(): void {
-    this.#change.resolve();
-    this.#change = new Deferred();
-  }
-
-  async #when(what: () => boolean, signal?: AbortSignal): Promise<void> {
-    while (!what()) await (signal ? unless(this.#change.promise, signal) : this.#change.promise);
-  }
-
   /** Runs rounds until the publisher is closed. */
   async #run(stop: AbortSignal): Promise<void> {
     let refusal: Refusal | undefined;
     try {
       for (;;) {
-        await this.#when(() => this.#outbox.size > 0 || this.#closing, stop);
+        await this.#changes.until(() => this.#outbox.size > 0 || this.#closing, stop);
         if (this.#outbox.size === 0) return;
         refusal = await this.#round(stop, refusal);
       }
     } catch {
       // only the end of the time or of the client comes here
-      const error = UnibusError.from(stop.reason).with({ outcomeUnknown: true });
-      for (const entry of [...this.#outbox.all]) this.#fail(entry, error);
+      const error = UnibusError.from(stop.reason);
+      this.#outbox.rewind();
+      for (const entry of this.#outbox.unsent) {
+        entry.unknown = true;
+        this.#fail(entry, error);
+      }
     } finally {
       this.#closing = true;
     }
@@ -126,9 +129,10 @@ export class Publisher {
   async #round(stop: AbortSignal, refusal: Refusal | undefined): Promise<Refusal | undefined> {
     let token: string | undefined;
     let problem: UnibusError | undefined;
+    this.#outbox.begin();
     try {
       this.#known = await this.settings.get(this.roomId, { signal: stop });
-      token = await unless(this.caller.credentials.token(refusal), stop);
+      token = await this.caller.token(refusal, stop);
       problem = await linked([stop], (signal, abort) => this.#stream(token, signal, abort));
     } catch (thrown) {
       stop.throwIfAborted();
@@ -150,38 +154,40 @@ export class Publisher {
     let problem: UnibusError | undefined;
     // one attempt of a message ends when no answer came for so long
     const watchdog = new Watchdog(this.caller.limits.attemptMs, {
-      idle: () => this.#outbox.sent === 0,
+      idle: () => this.#outbox.idle,
       silent: (error, ms) => {
-        this.caller.health.silent(ms);
+        this.caller.connection.silent(ms);
         abort(error);
       },
     });
     const take = (): Entry | undefined => {
       const entry = problem || signal.aborted ? undefined : this.#outbox.take();
       if (entry === undefined) return undefined;
-      if (entry.ownId) entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
-      entry.begun ??= performance.now();
+      // a message that may be stored keeps its id
+      if (entry.ownId && !entry.unknown)
+        entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
       return entry;
     };
-    const over = () => problem !== undefined || signal.aborted || (this.#closing && this.#outbox.unsent === 0);
+    const over = () => problem !== undefined || (this.#closing && this.#outbox.allSent);
     try {
-      await this.runRound(this.caller, {
+      await this.mailer.runRound(this.caller, {
         roomId: this.roomId,
         headers: authorization(token),
         signal,
         take,
         next: async () => {
-          for (;;) {
-            const entry = take();
-            if (entry || over()) return entry;
-            await unless(this.#change.promise, signal);
-          }
+          let entry: Entry | undefined;
+          await this.#changes.until(() => {
+            entry = take();
+            return entry !== undefined || over();
+          }, signal);
+          return entry;
         },
         answer: (correlationId, outcome) => {
           watchdog.heard();
-          this.caller.health.heard();
+          this.caller.connection.heard();
           problem = this.#answer(correlationId, outcome) ?? problem;
-          this.#changed();
+          this.#changes.announce();
         },
       });
     } catch (thrown) {
@@ -191,11 +197,8 @@ export class Publisher {
       // the library may still wait for the next request of this stream: it must not take a message of the next one
       abort(closedReason('stream'));
     }
-    if (problem || this.#outbox.sent === 0) return problem;
-    return new UnibusError({
-      code: 'UNAVAILABLE',
-      message: 'the stream ended without an answer to each message',
-    });
+    if (problem || this.#outbox.idle) return problem;
+    return new UnibusError({ code: 'UNAVAILABLE', message: 'the stream ended without an answer to each message' });
   }
 
   /** Settles the future of an answered message. Returns the error if the message must be sent again. */
@@ -203,11 +206,12 @@ export class Publisher {
     const entry = this.#outbox.find(correlationId);
     if (entry === undefined) return undefined;
     if (outcome.case === 'result') {
+      const { messageId } = entry.message;
       this.#backoff.reset();
       this.#outbox.remove(entry);
-      entry.future.resolve(publishedOf(outcome.value, entry.message.messageId));
-      if (!entry.message.messageId && outcome.value.sequence) this.settings.forget(this.roomId);
-      return undefined;
+      entry.future.resolve(publishedOf(outcome.value, messageId));
+      // a room without ids stored the message, so it was created again as another kind of room
+      if (!messageId && outcome.value.sequence) this.settings.forget(this.roomId);
     }
     if (outcome.case !== 'error') return undefined;
     const error = UnibusError.fromStatus(outcome.value);
@@ -215,11 +219,15 @@ export class Publisher {
       entry.renamed = true;
       return error.with({ outcomeClass: 'again' });
     }
-    const again = entry.repeatable(error);
+    return this.#again(entry, error) ? error : undefined;
+  }
+
+  /** Whether a message that was sent is sent again after this error. Otherwise it fails. */
+  #again(entry: Entry, error: UnibusError, late = false): boolean {
+    const again = entry.repeatable(error) && !late;
     entry.unknown ||= error.outcomeUnknown;
-    if (again) return error;
-    this.#fail(entry, error);
-    return undefined;
+    if (!again) this.#fail(entry, error);
+    return again;
   }
 
   /** Fails messages that must not be sent again. The others go first on the next stream. */
@@ -228,20 +236,17 @@ export class Publisher {
     const { attemptMs, publishMs = Number.POSITIVE_INFINITY } = this.caller.limits;
     const lastBegin = Math.min(this.#known.windowMs - attemptMs, publishMs);
     const next = performance.now() + pause;
-    const sent = this.#outbox.sent;
     // if nothing could be sent, every message has the same outcome
-    const hopeless = sent === 0 && error.outcomeClass === 'final';
-    for (const [at, entry] of [...this.#outbox.all].entries()) {
-      const again = at < sent ? entry.repeatable(error) : !hopeless;
-      if (at < sent) entry.unknown ||= error.outcomeUnknown;
-      if (!again || next - (entry.begun ?? next) > lastBegin) this.#fail(entry, error);
-    }
+    const hopeless = this.#outbox.idle && error.outcomeClass === 'final';
+    const late = (entry: Entry) => next - (entry.begun ?? next) > lastBegin;
+    for (const entry of this.#outbox.unsent) if (hopeless || late(entry)) this.#fail(entry, error);
+    for (const entry of this.#outbox.sent) this.#again(entry, error, late(entry));
     this.#outbox.rewind();
   }
 
   #fail(entry: Entry, error: UnibusError): void {
     this.#outbox.remove(entry);
     entry.fail(error);
-    this.#changed();
+    this.#changes.announce();
   }
 }

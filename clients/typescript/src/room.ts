@@ -2,27 +2,30 @@
 
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Caller, CallOptions } from './caller.js';
+import { invalid } from './error.js';
 import type { Message } from './gen/unibus/v1/message_pb.js';
 import type { Room as RoomInfo, RoomSchema } from './gen/unibus/v1/room_pb.js';
-import { type Member, Role } from './gen/unibus/v1/room_service_pb.js';
+import { type Member, type PurgeRoomRequestSchema, Role, RoomService } from './gen/unibus/v1/room_service_pb.js';
 import type { Subscriber } from './gen/unibus/v1/subscription_pb.js';
 import { type HistoryOptions, history } from './history.js';
 import { Messages } from './messages.js';
 import { uint64 } from './numbers.js';
 import { pages } from './pages.js';
 import { type MessageOptions, type Published, publish, requestOf } from './publish.js';
-import { Publisher, type PublisherOptions } from './publisher.js';
+import { type Mailer, Publisher, type PublisherOptions } from './publisher.js';
+import type { Sessions } from './session.js';
 import type { RoomSettings } from './settings.js';
 import { type Handler, type StartAt, type SubscribeOptions, Subscription, startOf } from './subscription.js';
-import type { Wire } from './wire.js';
 
 /** What the rooms of a client share. */
 export interface Shared {
   caller: Caller;
-  wire: Wire;
+  sessions: Sessions;
+  mailer: Mailer;
   settings: RoomSettings;
   /** What the client closes first (U27). */
-  open: Set<{ close(): Promise<void> }>;
+  subscriptions: Set<Subscription>;
+  publishers: Set<Publisher>;
 }
 
 /** What may change in a room. */
@@ -30,6 +33,7 @@ export type RoomChanges = Omit<MessageInitShape<typeof RoomSchema>, '$typeName' 
 
 /** What a member may do: each role may also do what the roles before it may do. */
 export type RoleName = 'reader' | 'writer' | 'owner';
+const { method } = RoomService;
 const ROLES: Record<RoleName, Role> = { reader: Role.READER, writer: Role.WRITER, owner: Role.OWNER };
 
 /** A handle of a room. `Client.room` makes it without asking the service, so the room need not exist. */
@@ -46,9 +50,8 @@ export class Room {
 
   /** The settings of the room, and what its log holds now. */
   async get(options?: CallOptions): Promise<RoomInfo> {
-    const { caller } = this.#shared;
-    const answer = await caller.call((stub, attempt) => stub.getRoom({ roomId: this.id }, attempt), options);
-    return answer?.room as RoomInfo;
+    const { room } = await this.#shared.caller.call(method.getRoom, { roomId: this.id }, options);
+    return room as RoomInfo;
   }
 
   /** Changes labels, retention, `dedupeWindow` or replicas: the fields that are set, or those that `paths` names. */
@@ -56,16 +59,16 @@ export class Room {
     const { caller, settings } = this.#shared;
     const room = { ...changes, roomId: this.id } as MessageInitShape<typeof RoomSchema>;
     const request = options.paths ? { room, updateMask: { paths: options.paths } } : { room };
-    const answer = await caller.call((stub, attempt) => stub.updateRoom(request, attempt), options);
+    const answer = await caller.call(method.updateRoom, request, options);
     settings.forget(this.id);
-    return answer?.room as RoomInfo;
+    return answer.room as RoomInfo;
   }
 
   /** Deletes the room with its messages, subscribers and members (U10). */
   async delete(options?: CallOptions): Promise<void> {
     const { caller, settings } = this.#shared;
     const policy = { goneReason: 'ROOM_NOT_FOUND' };
-    await caller.call((stub, attempt) => stub.deleteRoom({ roomId: this.id }, attempt), options, policy);
+    await caller.call(method.deleteRoom, { roomId: this.id }, options, policy);
     settings.forget(this.id);
   }
 
@@ -74,20 +77,18 @@ export class Room {
    * remove later messages too (U10).
    */
   async purge(options: CallOptions & { upToSequence?: bigint } = {}): Promise<void> {
-    const { upToSequence } = options;
-    const request =
-      upToSequence === undefined
-        ? { roomId: this.id }
-        : { roomId: this.id, upToSequence: uint64('upToSequence', upToSequence) };
-    const policy = { unlessUnknown: upToSequence === undefined };
-    await this.#shared.caller.call((stub, attempt) => stub.purgeRoom(request, attempt), options, policy);
+    const request: MessageInitShape<typeof PurgeRoomRequestSchema> = { roomId: this.id };
+    // a value that the program did not find must not mean everything
+    if ('upToSequence' in options) request.upToSequence = uint64('upToSequence', options.upToSequence);
+    const policy = { unlessUnknown: request.upToSequence === undefined };
+    await this.#shared.caller.call(method.purgeRoom, request, options, policy);
   }
 
   /** Erases one stored message (U10). */
   async deleteMessage(sequence: bigint, options?: CallOptions): Promise<void> {
     const request = { roomId: this.id, sequence: uint64('sequence', sequence) };
     const policy = { goneReason: 'MESSAGE_NOT_FOUND' };
-    await this.#shared.caller.call((stub, attempt) => stub.deleteMessage(request, attempt), options, policy);
+    await this.#shared.caller.call(method.deleteMessage, request, options, policy);
   }
 
   /** Publishes a message: stored once, also when an attempt is repeated (U11). A text is sent in UTF-8. */
@@ -98,19 +99,18 @@ export class Room {
 
   /** Publishes without waiting for each message, in order (U13, U14). */
   publisher(options: PublisherOptions = {}): Publisher {
-    const { caller, settings, wire, open } = this.#shared;
-    const publisher = new Publisher(this.id, caller, settings, wire.runRound, options, () => open.delete(publisher));
-    open.add(publisher);
+    const { caller, settings, mailer, publishers } = this.#shared;
+    const publisher = new Publisher(this.id, caller, settings, mailer, options, () => publishers.delete(publisher));
+    publishers.add(publisher);
     return publisher;
   }
 
   /** Calls the handler for each message, for ever (U15). Wait for `ended` of the subscription to learn why it ended. */
   subscribe(options: SubscribeOptions, handler: Handler): Subscription {
-    const { caller, settings, wire, open } = this.#shared;
-    const subscription = new Subscription(this.id, caller, wire, settings, options, handler, () =>
-      open.delete(subscription),
-    );
-    open.add(subscription);
+    const { caller, settings, sessions, subscriptions } = this.#shared;
+    const onEnded = () => subscriptions.delete(subscription);
+    const subscription = new Subscription(this.id, caller, sessions, settings, options, handler, onEnded);
+    subscriptions.add(subscription);
     return subscription;
   }
 
@@ -126,11 +126,10 @@ export class Room {
 
   /** The members of the room, by ascending id. */
   members(options?: CallOptions): AsyncGenerator<Member, void> {
-    return pages(async (pageToken) => {
-      const request = { roomId: this.id, pageToken };
-      const answer = await this.#shared.caller.call((stub, at) => stub.listMembers(request, at), options);
-      return { items: answer?.members, next: answer?.nextPageToken };
-    });
+    return pages(
+      (pageToken) => this.#shared.caller.call(method.listMembers, { roomId: this.id, pageToken }, options),
+      ({ members }) => members,
+    );
   }
 
   /** Adds a member, or changes its role. With `visibleFrom` the member reads no message before that sequence. */
@@ -141,36 +140,36 @@ export class Room {
   ): Promise<void> {
     const visibleFrom = uint64('visibleFrom', options.visibleFrom ?? 0n);
     const request = { roomId: this.id, memberId, role: ROLES[role], visibleFrom };
-    await this.#shared.caller.call((stub, attempt) => stub.addMember(request, attempt), options);
+    if (request.role === undefined) throw invalid('role', `${role} is no role`);
+    await this.#shared.caller.call(method.addMember, request, options);
   }
 
   /** Removes a member (U10). */
   async removeMember(memberId: string, options?: CallOptions): Promise<void> {
     const request = { roomId: this.id, memberId };
     const policy = { goneReason: 'MEMBER_NOT_FOUND' };
-    await this.#shared.caller.call((stub, attempt) => stub.removeMember(request, attempt), options, policy);
+    await this.#shared.caller.call(method.removeMember, request, options, policy);
   }
 
   /** The durable subscribers of the room, with their positions and lags. */
   subscribers(options?: CallOptions): AsyncGenerator<Subscriber, void> {
-    return pages(async (pageToken) => {
-      const request = { roomId: this.id, pageToken };
-      const answer = await this.#shared.caller.call((stub, at) => stub.listSubscribers(request, at), options);
-      return { items: answer?.subscribers, next: answer?.nextPageToken };
-    });
+    return pages(
+      (pageToken) => this.#shared.caller.call(method.listSubscribers, { roomId: this.id, pageToken }, options),
+      ({ subscribers }) => subscribers,
+    );
   }
 
   /** Moves a durable subscriber, forwards or back. Returns its position. */
   async seekSubscriber(subscriber: string, to: StartAt, options?: CallOptions): Promise<bigint> {
     const request = { roomId: this.id, subscriber, position: startOf(to) };
-    const answer = await this.#shared.caller.call((stub, at) => stub.seekSubscriber(request, at), options);
-    return answer?.position ?? 0n;
+    const answer = await this.#shared.caller.call(method.seekSubscriber, request, options);
+    return answer.position;
   }
 
   /** Deletes a durable subscriber with its position (U10). */
   async deleteSubscriber(subscriber: string, options?: CallOptions): Promise<void> {
     const request = { roomId: this.id, subscriber };
     const policy = { goneReason: 'SUBSCRIBER_NOT_FOUND' };
-    await this.#shared.caller.call((stub, attempt) => stub.deleteSubscriber(request, attempt), options, policy);
+    await this.#shared.caller.call(method.deleteSubscriber, request, options, policy);
   }
 }

@@ -2,7 +2,9 @@
 
 import { durationMs } from '@bufbuild/protobuf/wkt';
 import type { Caller, CallOptions } from './caller.js';
-import type { UnibusError } from './error.js';
+import { UnibusError } from './error.js';
+import { RoomService } from './gen/unibus/v1/room_service_pb.js';
+import { unless } from './time.js';
 
 /** Whether messages are stored, and how long the room remembers their ids. */
 export interface Settings {
@@ -10,25 +12,27 @@ export interface Settings {
   windowMs: number;
 }
 
-const DEFAULT_WINDOW_MS = 120_000;
+export const DEFAULT_WINDOW_MS = 120_000;
 const ROOMS_MAX = 10_000;
 
 /** Remembers the settings of rooms. */
 export class RoomSettings {
   readonly #known = new Map<string, Settings>();
+  readonly #asked = new Map<string, Promise<Settings>>();
 
   constructor(private readonly caller: Caller) {}
 
-  async get(roomId: string, options?: CallOptions): Promise<Settings> {
+  /** The settings. One call asks for all that wait, except where the program bounds the time. */
+  async get(roomId: string, { signal, timeoutMs = Number.POSITIVE_INFINITY }: CallOptions = {}): Promise<Settings> {
     const known = this.#known.get(roomId);
     if (known) return known;
-    const answer = await this.caller.call((stub, attempt) => stub.getRoom({ roomId }, attempt), options);
-    const { persist = false, dedupeWindow } = answer?.room ?? {};
-    const settings = { persist, windowMs: dedupeWindow ? durationMs(dedupeWindow) : DEFAULT_WINDOW_MS };
-    const [oldest] = this.#known.keys();
-    if (this.#known.size >= ROOMS_MAX && oldest !== undefined) this.#known.delete(oldest);
-    this.#known.set(roomId, settings);
-    return settings;
+    if (timeoutMs !== Number.POSITIVE_INFINITY) return this.#ask(roomId, { signal, timeoutMs });
+    let asked = this.#asked.get(roomId);
+    if (asked === undefined) {
+      asked = this.#ask(roomId, {}).finally(() => this.#asked.delete(roomId));
+      this.#asked.set(roomId, asked);
+    }
+    return signal ? unless(asked, signal) : asked;
   }
 
   forget(roomId: string): void {
@@ -42,5 +46,20 @@ export class RoomSettings {
       (reason === 'INVALID_FIELD' && fields.some((field) => field.endsWith('message_id')));
     if (refusedId || reason === 'ROOM_NOT_FOUND') this.forget(roomId);
     return refusedId;
+  }
+
+  /** An error says that nothing was published. */
+  async #ask(roomId: string, options: CallOptions): Promise<Settings> {
+    try {
+      const { room } = await this.caller.call(RoomService.method.getRoom, { roomId }, options);
+      const { persist = false, dedupeWindow } = room ?? {};
+      const settings = { persist, windowMs: dedupeWindow ? durationMs(dedupeWindow) : DEFAULT_WINDOW_MS };
+      const [oldest] = this.#known.keys();
+      if (this.#known.size >= ROOMS_MAX && oldest !== undefined) this.#known.delete(oldest);
+      this.#known.set(roomId, settings);
+      return settings;
+    } catch (thrown) {
+      throw thrown instanceof UnibusError ? thrown.with({ outcomeUnknown: false }) : thrown;
+    }
   }
 }

@@ -4,15 +4,15 @@ import { type Timestamp, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import type { Caller } from './caller.js';
 import { type Refusal, refusalOf } from './credentials.js';
 import { Credit } from './credit.js';
-import { invalid, UnibusError } from './error.js';
+import { UnibusError } from './error.js';
 import type { Message } from './gen/unibus/v1/message_pb.js';
-import { ConsumeCommand, type ConsumeRejected } from './gen/unibus/v1/room_service_pb.js';
+import { ConsumeCommand, type ConsumeRejected, RoomService } from './gen/unibus/v1/room_service_pb.js';
 import { GapReason, type Opened } from './gen/unibus/v1/subscription_pb.js';
-import { uint64 } from './numbers.js';
-import { Position, type StartInit } from './position.js';
+import { atLeastOne, uint64 } from './numbers.js';
+import { Position, type StartInit, type Watermark } from './position.js';
+import type { Frame, Lane, Sessions } from './session.js';
 import type { RoomSettings } from './settings.js';
-import { Backoff, Deferred, onAbort, sleep, unless } from './time.js';
-import type { Frame, Lane, Wire } from './wire.js';
+import { after, Backoff, Changes, Deferred, limited, linked, onAbort, sleep, timedOut } from './time.js';
 
 /**
  * Where a subscription starts: `all` stored messages, only `new` ones, after a sequence or the cursor of a message, at a time, or with
@@ -86,7 +86,8 @@ export function startOf(start: StartAt | undefined): StartInit {
 /** A time of the program, with all its digits (U29). */
 export const timeOf = (time: Timestamp | Date): Timestamp => (time instanceof Date ? timestampFromDate(time) : time);
 
-type Item = { message: Message } | { event: SubscriptionEvent };
+/** What waits for the program. A message of an earlier log or position must not count for a later one. */
+type Item = { message: Message; processed: Watermark } | { event: SubscriptionEvent };
 
 /** Why a subscription ends. */
 interface Outcome {
@@ -121,8 +122,6 @@ export class Subscription {
   readonly #stop = new AbortController();
   /** A handler has failed. */
   #failure: { error: unknown } | undefined;
-  /** The program has cancelled: nothing is waited for. */
-  #cancelled: { error: unknown } | undefined;
   #running = 0;
   #lane: Lane | undefined;
   #openSince: number | undefined;
@@ -130,26 +129,24 @@ export class Subscription {
   #persisted = true;
   #acknowledged = 0;
   #ackTimer: ReturnType<typeof setTimeout> | undefined;
-  #change = new Deferred<void>();
+  readonly #changes = new Changes();
 
   /** Made by `Room.subscribe`. */
   constructor(
     readonly roomId: string,
     private readonly caller: Caller,
-    private readonly wire: Wire,
+    private readonly sessions: Sessions,
     private readonly settings: RoomSettings,
     private readonly options: SubscribeOptions,
     private readonly handler: Handler,
     onEnded: () => void,
   ) {
     const { concurrency = 1, prefetchMessages = 256, prefetchBytes = 4 << 20 } = options;
-    for (const [name, value] of Object.entries({ concurrency, prefetchMessages, prefetchBytes })) {
-      if (!(value >= 1)) throw invalid(name, `${name} must be at least 1`);
-    }
+    atLeastOne({ concurrency, prefetchMessages, prefetchBytes });
     this.#concurrency = concurrency;
     this.#credit = new Credit(prefetchMessages, prefetchBytes);
     this.#position = new Position(!!options.subscriber, startOf(options.start));
-    this.ended = this.#run().finally(onEnded);
+    this.ended = linked([options.signal, caller.closed], (cancelled) => this.#run(cancelled)).finally(onEnded);
   }
 
   /**
@@ -158,6 +155,8 @@ export class Subscription {
    */
   close(): Promise<void> {
     this.#outcome.resolve({});
+    this.#queue.length = 0;
+    this.#changes.announce();
     return this.ended;
   }
 
@@ -166,36 +165,26 @@ export class Subscription {
     return this.close();
   }
 
-  async #run(): Promise<void> {
-    const { signal } = this.options;
-    const { closed } = this.caller;
-    const cancel = () => {
-      this.#cancelled ??= { error: signal?.aborted ? signal.reason : closed.reason };
+  /** Runs until it ends, or until the program cancels it: then nothing is waited for. */
+  async #run(cancelled: AbortSignal): Promise<void> {
+    onAbort(cancelled, () => {
       this.#outcome.resolve({});
-      this.#changed();
-    };
-    const undo = [signal, closed].map((each) => each && onAbort(each, cancel));
-    if (!this.#cancelled) void this.#follow().then(this.#outcome.resolve);
+      this.#changes.announce();
+    });
+    if (!cancelled.aborted) this.#follow().then(this.#outcome.resolve, (error) => this.#outcome.resolve({ error }));
 
     const outcome = await this.#outcome.promise;
     this.#stop.abort();
     if (!outcome.drain) this.#queue.length = 0;
-    while (!this.#cancelled && (this.#running > 0 || (this.#queue.length > 0 && !this.#failure))) {
-      await this.#change.promise;
-    }
-    if (this.#cancelled) this.#acknowledge();
-    else await this.#flush();
-    for (const each of undo) each?.();
+    const finished = () => this.#running === 0 && (this.#queue.length === 0 || this.#failure !== undefined);
+    await this.#changes.until(() => cancelled.aborted || finished());
+    await this.#flush(cancelled);
     clearTimeout(this.#ackTimer);
     this.#queue.length = 0;
     this.#lane?.close();
-    const { error } = this.#cancelled ?? this.#failure ?? outcome;
+    cancelled.throwIfAborted();
+    const { error } = this.#failure ?? outcome;
     if (error !== undefined && error !== STOP) throw error;
-  }
-
-  #changed(): void {
-    this.#change.resolve();
-    this.#change = new Deferred();
   }
 
   /** Subscribes again and again (U15). */
@@ -207,9 +196,15 @@ export class Subscription {
       if (error === undefined && this.options.untilCaughtUp) return { drain: true };
       const problem = error ?? new UnibusError({ code: 'UNAVAILABLE', message: 'the subscription was closed' });
       const pauseMs = this.#backoff.next(problem);
-      if (this.#position.recreated(problem)) this.#report({ type: 'recreated' });
-      else if (problem.outcomeClass === 'final') return { error: problem };
-      else this.#report({ type: 'disconnected', error: problem, pauseMs });
+      if (this.#position.recreated(problem)) {
+        this.settings.forget(this.roomId);
+        this.#report({ type: 'recreated' });
+      } else if (problem.outcomeClass === 'final') {
+        // messages that wait come again to a durable subscriber, and to nobody otherwise
+        return { error: problem, drain: !this.options.subscriber };
+      } else {
+        this.#report({ type: 'disconnected', error: problem, pauseMs });
+      }
       refusal = refusalOf(problem, token);
       await sleep(pauseMs, this.#stop.signal).catch(() => {});
     }
@@ -217,7 +212,7 @@ export class Subscription {
 
   async #attempt(refusal: Refusal | undefined): Promise<Ended> {
     const { subscriber = '', untilCaughtUp = false } = this.options;
-    const { roomId, caller } = this;
+    const { roomId } = this;
     try {
       // a room that had a sequence has a log
       if (this.#position.resuming && !subscriber && this.#position.seen === 0n) {
@@ -232,7 +227,7 @@ export class Subscription {
     const open = { subscribe: { roomId, subscriber, start, untilCaughtUp }, creditMessages, creditBytes };
     const ended = new Deferred<Ended>();
     this.#endAttempt = ended.resolve;
-    this.#lane = this.wire.open(caller, roomId, open, refusal, {
+    this.#lane = this.sessions.open(roomId, open, refusal, {
       frame: (frame) => this.#frame(frame),
       end: (error, token) => ended.resolve({ error, token }),
     });
@@ -240,7 +235,7 @@ export class Subscription {
     if (this.#openSince !== undefined && performance.now() - this.#openSince >= SUCCESS_MS) this.#backoff.reset();
     this.#openSince = undefined;
     this.#lane = undefined;
-    this.#changed();
+    this.#changes.announce();
     return outcome;
   }
 
@@ -253,11 +248,11 @@ export class Subscription {
         this.#received(frame.value);
         break;
       case 'caughtUp':
-        this.#position.reached(frame.value.position);
+        this.#position.saw(frame.value.position);
         this.#report({ type: 'caught_up', position: frame.value.position });
         break;
       case 'heartbeat':
-        this.#position.reached(frame.value.position);
+        this.#position.saw(frame.value.position);
         break;
       case 'gap': {
         const missing = this.#position.gap(frame.value);
@@ -267,7 +262,7 @@ export class Subscription {
       }
       case 'acked':
         this.#position.acked(frame.value.position);
-        this.#changed();
+        this.#changes.announce();
         break;
       case 'rejected':
         this.#rejected(frame.value);
@@ -290,18 +285,19 @@ export class Subscription {
     }
     // the last acknowledgement may be lost
     this.#acknowledge();
-    this.#changed();
+    this.#changes.announce();
   }
 
   #received(message: Message): void {
     const size = message.payload.length;
     this.#backoff.reset();
-    this.#credit.received(size);
     if (this.#stop.signal.aborted) return;
     if (this.#position.message(message)) {
       this.#credit.hold(size);
-      this.#queue.push({ message });
+      this.#queue.push({ message, processed: this.#position.processed });
       this.#pump();
+    } else {
+      this.#credit.skip(size);
     }
     this.#giveCredit();
   }
@@ -332,7 +328,7 @@ export class Subscription {
     while (this.#running < this.#concurrency && !this.#failure) {
       const item = this.#queue.shift();
       if (item === undefined) return;
-      if ('message' in item) void this.#handle(item.message);
+      if ('message' in item) void this.#handle(item.message, item.processed);
       else this.#tell(item.event);
     }
   }
@@ -345,9 +341,8 @@ export class Subscription {
     }
   }
 
-  async #handle(message: Message): Promise<void> {
-    const { processed } = this.#position;
-    const finished = processed.begin(message.sequence);
+  async #handle(message: Message, processed: Watermark): Promise<void> {
+    const finished = processed.begin(message);
     this.#running += 1;
     try {
       await this.handler(message);
@@ -360,7 +355,7 @@ export class Subscription {
     this.#credit.release(message.payload.length);
     this.#giveCredit();
     this.#pump();
-    this.#changed();
+    this.#changes.announce();
   }
 
   #fail(error: unknown): void {
@@ -372,7 +367,7 @@ export class Subscription {
     if (this.#position.toAcknowledge === undefined) return;
     const { ackMessages = 100, ackIntervalMs = 200 } = this.options;
     if (this.#position.processed.count - this.#acknowledged >= ackMessages) this.#acknowledge();
-    else this.#ackTimer ??= setTimeout(() => this.#acknowledge(), ackIntervalMs);
+    else this.#ackTimer ??= after(ackIntervalMs, () => this.#acknowledge());
   }
 
   /** Acknowledges what is processed (U19). */
@@ -381,27 +376,16 @@ export class Subscription {
     this.#ackTimer = undefined;
     this.#acknowledged = this.#position.processed.count;
     const value = this.#acknowledgement();
-    if (value === undefined) return;
     // before `opened` the generation is not known, and what is processed is acknowledged then
-    if (this.#openSince !== undefined) this.#lane?.send({ case: 'ack', value });
-    else if (this.#stop.signal.aborted && !this.#lane) void this.#acknowledgeByCall().catch(() => {});
+    if (value && this.#openSince !== undefined) this.#lane?.send({ case: 'ack', value });
   }
 
   #acknowledgement() {
     const sequence = this.#position.toAcknowledge;
     if (sequence === undefined) return undefined;
     const { generation } = this.#position;
-    const { roomId } = this;
-    const ack = { roomId, subscriber: this.options.subscriber ?? '', sequence };
+    const ack = { roomId: this.roomId, subscriber: this.options.subscriber ?? '', sequence };
     return generation === 0n ? ack : { ...ack, generation };
-  }
-
-  /** Acknowledges when the stream is gone. */
-  async #acknowledgeByCall(signal?: AbortSignal): Promise<void> {
-    const request = this.#acknowledgement();
-    if (request === undefined) return;
-    const answer = await this.caller.call((stub, attempt) => stub.acknowledge(request, attempt), { signal });
-    this.#position.acked(answer?.position ?? 0n);
   }
 
   #rejected({ command, error: status }: ConsumeRejected): void {
@@ -410,31 +394,31 @@ export class Subscription {
       this.#lane?.close();
       this.#endAttempt({ error: error?.with({ outcomeClass: 'again' }), token: undefined });
     } else if (command === ConsumeCommand.ACK && error?.outcomeClass === 'again') {
-      setTimeout(() => {
-        this.#acknowledge();
-        this.#changed();
-      }, this.#backoff.next(error));
+      clearTimeout(this.#ackTimer);
+      this.#ackTimer = after(this.#backoff.next(error), () => this.#acknowledge());
     } else if (error?.reason === 'TAKEN_OVER') {
       this.#outcome.resolve({ error });
     }
     // after other refusals the frame `closed` follows
   }
 
-  /** Waits until the last acknowledgement is confirmed (U20). Without it the messages come again. */
-  async #flush(): Promise<void> {
+  /** Waits until the last acknowledgement is confirmed, by a call if the stream is gone (U20). Without it the messages come again. */
+  async #flush(cancelled: AbortSignal): Promise<void> {
     const { ackTimeoutMs = 5000 } = this.options;
-    const limit = new AbortController();
-    const timer = setTimeout(() => limit.abort(), ackTimeoutMs);
-    try {
-      this.#acknowledge();
-      while (this.#position.toAcknowledge !== undefined && !this.#cancelled) {
-        if (this.#lane) await unless(this.#change.promise, limit.signal);
-        else await this.#acknowledgeByCall(limit.signal);
+    this.#acknowledge();
+    const confirmed = async (limit: AbortSignal) => {
+      for (let request = this.#acknowledgement(); request; request = this.#acknowledgement()) {
+        const lane = this.#lane;
+        if (lane) {
+          await this.#changes.until(() => this.#acknowledgement() === undefined || this.#lane !== lane, limit);
+        } else {
+          const { method } = RoomService;
+          const { position } = await this.caller.call(method.acknowledge, request, { signal: limit });
+          this.#position.acked(position);
+        }
       }
-    } catch {
-      // the time is up, or the service refuses
-    } finally {
-      clearTimeout(timer);
-    }
+    };
+    // the time is up, or the service refuses
+    await limited(ackTimeoutMs, timedOut('no confirmation'), cancelled, confirmed).catch(() => {});
   }
 }

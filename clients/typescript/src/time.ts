@@ -4,6 +4,12 @@ import { UnibusError } from './error.js';
 
 const FIRST_MS = 100;
 const MOST_MS = 2000;
+/** The longest time that a timer of JavaScript takes. A timer with more fires at once. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+
+/** Calls back after a time, which may be infinite. */
+export const after = (ms: number, callback: () => void): ReturnType<typeof setTimeout> =>
+  setTimeout(callback, Math.min(ms, TIMER_MAX_MS));
 
 /** Spaces attempts: a random time between half and the whole of 100 ms * 2^n, at most 2 s, and never less than `RetryInfo` (U4). */
 export class Backoff {
@@ -55,12 +61,10 @@ export function unless<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
 
 /** Resolves after a time. Rejects with the reason of the signal when it is aborted first. */
 export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  const passed = new Deferred<void>();
+  const timer = after(ms, passed.resolve);
   try {
-    const passed = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, ms);
-    });
-    await unless(passed, signal);
+    await unless(passed.promise, signal);
   } finally {
     clearTimeout(timer);
   }
@@ -80,9 +84,25 @@ export async function linked<T>(
   }
 }
 
+/** Runs `work` for at most a time, then rejects with `error`. Does not wait for work that does not end with its signal. */
+export function limited<T>(
+  ms: number,
+  error: UnibusError,
+  signal: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return linked([signal], async (either, abort) => {
+    const timer = after(ms, () => abort(error));
+    try {
+      return await unless(work(either), either);
+    } finally {
+      clearTimeout(timer);
+    }
+  });
+}
+
 /** A time limit of the client itself: never a cancel (U3). */
-export const timedOut = (message: string): UnibusError =>
-  new UnibusError({ code: 'DEADLINE_EXCEEDED', message, outcomeClass: 'again' });
+export const timedOut = (message: string): UnibusError => new UnibusError({ code: 'DEADLINE_EXCEEDED', message });
 
 /** A promise with its ends. */
 export class Deferred<T> {
@@ -92,4 +112,20 @@ export class Deferred<T> {
     this.resolve = resolve;
     this.reject = reject;
   });
+}
+
+/** Wakes what waits for a condition. */
+export class Changes {
+  #next = new Deferred<void>();
+
+  /** Something has changed: conditions are looked at again. */
+  announce(): void {
+    this.#next.resolve();
+    this.#next = new Deferred();
+  }
+
+  /** Waits until the condition holds. Rejects with the reason of the signal when it is aborted first. */
+  async until(condition: () => boolean, signal?: AbortSignal): Promise<void> {
+    while (!condition()) await (signal ? unless(this.#next.promise, signal) : this.#next.promise);
+  }
 }

@@ -19,13 +19,14 @@ export interface Alarms {
 }
 
 /**
- * Counts the time in which the program could have read something. After a pause of the process it counts anew, and asks whether the
- * stream still works.
+ * Counts the time in which the program could have read something. After a pause of the process it begins to count again, and asks
+ * whether the stream still works. In a page that is hidden every tick is late: then nothing may come between two ticks.
  */
 export class Watchdog {
   readonly #timer: ReturnType<typeof setInterval>;
   #silentMs = 0;
   #limitMs: number;
+  #asked = false;
   #last: number;
 
   constructor(
@@ -45,6 +46,7 @@ export class Watchdog {
     this.calmMs = limitMs;
     this.#limitMs = limitMs;
     this.#silentMs = 0;
+    this.#asked = false;
   }
 
   /** Looks at the clock. */
@@ -52,14 +54,16 @@ export class Watchdog {
     const now = this.clock();
     const passed = now - this.#last;
     this.#last = now;
+    const paused = passed > PAUSE_MS || passed < 0;
     if (this.alarms.idle?.()) {
       this.heard();
-    } else if (passed > PAUSE_MS || passed < 0) {
+    } else if (paused && !this.#asked) {
       this.#silentMs = 0;
       this.#limitMs = Math.min(this.calmMs, PAUSE_MS);
+      this.#asked = true;
       this.alarms.paused?.();
     } else {
-      this.#silentMs += Math.min(passed, COUNTED_MS);
+      this.#silentMs += Math.min(passed, paused ? passed : COUNTED_MS);
       if (this.#silentMs <= this.#limitMs) return;
       this.stop();
       this.alarms.silent(timedOut(`nothing came for ${this.#limitMs} ms`), this.#limitMs);

@@ -1,9 +1,9 @@
 // The entry for browsers: the Connect protocol or gRPC-Web over fetch. All rooms of a client share one session. It works in Node too.
 
 import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-web';
+import { batchMailer, sessionLink } from './browser.js';
 import { Client, type ClientOptions } from './client.js';
 import { checkedOrigin } from './credentials.js';
-import { publishBatch, Sessions } from './session.js';
 
 export * from './api.js';
 
@@ -22,16 +22,7 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
   const transportOptions = { baseUrl, useBinaryFormat: true, ...(fetch && { fetch }) };
   const transport =
     protocol === 'grpc-web' ? createGrpcWebTransport(transportOptions) : createConnectTransport(transportOptions);
-  const sessions = new Sessions();
-  return new Client(
-    transport,
-    {
-      open: (...all) => sessions.open(...all),
-      runRound: publishBatch,
-      // a browser keeps its connections to itself
-      health: { heard() {}, silent() {} },
-      close: () => sessions.close(),
-    },
-    options,
-  );
+  // a browser keeps its connections to itself
+  const connection = { heard() {}, silent() {}, close() {} };
+  return new Client(transport, { link: sessionLink, mailer: batchMailer, connection }, options);
 }

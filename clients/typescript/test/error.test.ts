@@ -77,6 +77,26 @@ test.each(ROWS)('$code $reason is $outcomeClass, in a stream and from a call', (
   }
 });
 
+test.each([
+  { bytes: new Uint8Array(), retryAfterMs: 0 },
+  { bytes: toBinary(RetryInfoSchema, create(RetryInfoSchema, { retryDelay: { seconds: -5n } })), retryAfterMs: -5000 },
+])('RetryInfo without a time, or with one that has passed, means again: $retryAfterMs', ({ bytes, retryAfterMs }) => {
+  // Goal: U1, U4. Method: RetryInfo without `retry_delay`, and a negative one.
+  const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { domain: 'unibus.v1', reason: 'NEW_REASON' }));
+  const retry = { typeUrl: 'type.googleapis.com/google.rpc.RetryInfo', value: bytes };
+  const error = UnibusError.fromStatus(create(StatusSchema, { code: 99, details: [info, retry] }));
+  expect(error).toMatchObject({ code: 'UNKNOWN', reason: 'NEW_REASON', outcomeClass: 'again', retryAfterMs });
+});
+
+test('the details of another domain do not hide those of the service', () => {
+  // Goal: U1. Method: a proxy has put its ErrorInfo before that of the service.
+  const infos = ['proxy.example', 'unibus.v1'].map((domain) =>
+    anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { domain, reason: 'ROOM_NOT_FOUND' })),
+  );
+  const status = create(StatusSchema, { code: Code.Unavailable, details: infos });
+  expect(UnibusError.fromStatus(status)).toMatchObject({ reason: 'ROOM_NOT_FOUND', outcomeClass: 'final' });
+});
+
 test('wrong fields are named, and a detail that cannot be read is left out', () => {
   // Goal: U2. Method: a status with BadRequest, and with bytes that are no message.
   const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { domain: 'unibus.v1', reason: 'INVALID_FIELD' }));

@@ -27,7 +27,7 @@ test.each([
 ])('the watermark waits for the first handler that runs: $returns', ({ returns, values }) => {
   // Goal: U19. Method: three handlers return in each order; the last of them never does.
   const watermark = new Watermark();
-  const done = [1n, 2n, 3n].map((sequence) => watermark.begin(sequence));
+  const done = [1n, 2n, 3n].map((sequence) => watermark.begin(message(sequence)));
   const seen = returns.map((at) => {
     done[at - 1]?.();
     return Number(watermark.value);
@@ -41,7 +41,7 @@ test('a subscription without a name resumes after its last cursor, and before th
   expect(position.start(true)).toEqual(ALL);
   position.opened(opened(4n, false), true);
   expect(position.start(true)).toEqual({ at: { case: 'afterSequence', value: 4n } });
-  position.reached(6n);
+  position.saw(6n);
   expect(position.start(true)).toEqual({ at: { case: 'afterSequence', value: 6n } });
   position.message(message(7n));
   expect(position.start(true)).toEqual({ at: { case: 'afterCursor', value: 'c7' } });
@@ -75,13 +75,13 @@ test.each([
   const position = new Position(true, ALL);
   position.opened(opened(0n, false), true);
   deliver(position, 1n, 5n);
-  const old = position.processed.begin(5n);
+  const old = position.processed.begin(message(5n));
   position.acked(2n);
   expect(position.opened(at, first)).toBe(true);
   old();
   expect(position.toAcknowledge).toBeUndefined();
   expect(deliver(position, at.position + 1n, 3n)).toContain(2n);
-  position.processed.begin(at.position + 1n)();
+  position.processed.begin(message(at.position + 1n))();
   expect(position.toAcknowledge).toBe(at.position + 1n);
 });
 
@@ -129,7 +129,6 @@ test('the service never has more credit than there is room', () => {
     if (what < 6 && given > 0) {
       const size = random(300);
       given -= 1;
-      credit.received(size);
       credit.hold(size);
       held.push(size);
     } else if (what < 9 && held.length > 0) {

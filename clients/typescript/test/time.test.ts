@@ -89,6 +89,17 @@ test('a pause of the process counts for nothing, and asks for a sign of life in 
   expect(happened).toHaveLength(2);
 });
 
+test('in a page that is hidden, whose ticks are a minute apart, silence is noticed', () => {
+  // Goal: U16. Method: a ping is answered; the next one is not.
+  const { watchdog, pass, happened } = watched(30_000);
+  pass(60_000);
+  watchdog.heard();
+  pass(60_000);
+  expect(happened).toEqual(['paused', 'paused']);
+  pass(60_000);
+  expect(happened).toEqual(['paused', 'paused', 'silent 5000']);
+});
+
 test('a tick that comes late counts for no more than a second', () => {
   // Goal: time in which the program does not read does not count. Method: ticks that are 4 s apart.
   const { pass, happened } = watched(10_000);

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::{runtime::Handle, time};
+use tokio::{
+    runtime::Handle,
+    time::{self, Instant},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Request,
@@ -51,8 +54,8 @@ pub(crate) struct Connection {
     endpoint: Endpoint,
     channel: Mutex<Numbered>,
     token: Option<TokenSupplier>,
-    token_limit: Duration,
     receive_limit: usize,
+    runtime: Handle,
     /// Subscriptions and publishers.
     pub(crate) tasks: TaskTracker,
     /// Tells the tasks to end in an orderly way (U27).
@@ -72,7 +75,7 @@ struct Numbered {
 impl Connection {
     /// Checks the settings. Nothing is sent.
     pub(crate) fn new(settings: Settings) -> Result<Self> {
-        Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
+        let runtime = Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
         let wrong = |error: &dyn fmt::Display| Error::invalid(format!("{}: {error}", settings.address));
         let endpoint = Endpoint::from_shared(settings.address.clone()).map_err(|error| wrong(&error))?;
         let is_tls = match endpoint.uri().scheme_str() {
@@ -105,8 +108,8 @@ impl Connection {
             channel: Mutex::new(Numbered { number: 0, channel: endpoint.connect_lazy() }),
             endpoint,
             token: settings.token,
-            token_limit: settings.attempt,
             receive_limit: settings.receive_limit,
+            runtime,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -130,20 +133,30 @@ impl Connection {
     }
 
     /// Asks the program for a token (U8).
-    pub(crate) async fn token(&self) -> Result<Option<String>> {
+    pub(crate) async fn token(&self, deadline: Instant) -> Result<Option<String>> {
         let Some(supplier) = &self.token else { return Ok(None) };
         let failed = |cause: &dyn fmt::Display| Error::unsent(Code::Unavailable, format!("no token: {cause}"));
-        match time::timeout(self.token_limit, supplier()).await {
+        match time::timeout_at(deadline, supplier()).await {
             Ok(Ok(token)) => Ok(Some(token)),
             Ok(Err(error)) => Err(failed(&error)),
             Err(_) => Err(failed(&"its function did not return in time")),
         }
     }
 
+    /// Starts the task of a subscription or a publisher, wherever the program is.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
     /// Ends a call when the program closes the client (U3).
     pub(crate) async fn unless_closed<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let ended = self.closed.run_until_cancelled(call).await;
         ended.unwrap_or_else(|| Err(Error::cancelled("the client is closed")))
+    }
+
+    /// A pause between two attempts of a call.
+    pub(crate) async fn sleep_until(&self, next: Instant) -> Result<()> {
+        self.unless_closed(async { Ok(time::sleep_until(next).await) }).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Timestamp;
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use unibus::v1::{Durability, GetRoomRequest, PublishRequest, PublishResponse};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     connection::Connection,
     error::{Class, Error, Result},
     ids::random_id,
-    retry::{Backoff, Times, Tokens, call},
+    retry::{Backoff, Times, Tokens, call, later},
     room::duration,
 };
 
@@ -135,23 +135,20 @@ pub(crate) struct RoomFacts {
 impl RoomFacts {
     /// Whether the message may be published again after this error (U11, U12).
     pub(crate) fn may_repeat(&self, error: &Error) -> bool {
-        let may_succeed = error.class() != Class::Final;
-        if self.persist {
-            may_succeed || error.is_outcome_unknown()
-        } else {
-            may_succeed && !error.is_outcome_unknown()
-        }
+        let (may_succeed, is_unknown) = (error.class() != Class::Final, error.is_outcome_unknown());
+        let is_harmless = if self.persist { may_succeed || is_unknown } else { may_succeed && !is_unknown };
+        is_harmless && !error.is_cancelled()
     }
 
     /// The last moment at which an attempt may begin, if the first one began at `first` (U11).
     pub(crate) fn last_begin(&self, first: Instant, times: Times) -> Instant {
-        first + if self.persist { self.dedupe_window.saturating_sub(times.attempt) } else { times.total }
+        later(first, if self.persist { self.dedupe_window.saturating_sub(times.attempt) } else { times.total })
     }
 
     /// Whether this error says that the room is another one than these facts say.
     pub(crate) fn is_doubted_by(error: &Error) -> bool {
         // ROOM_NOT_PERSISTED is the service's answer to a `message_id` in an ephemeral room
-        matches!(error.reason(), "ROOM_NOT_FOUND" | "ROOM_NOT_PERSISTED") || error.names_field("message_id")
+        matches!(error.reason(), "ROOM_NOT_FOUND" | "ROOM_NOT_PERSISTED")
     }
 }
 
@@ -200,7 +197,7 @@ impl Room {
     /// If the future is dropped, the message may be stored.
     pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Published> {
         let (connection, times, message) = (&self.client.connection, self.client.times, message.into());
-        let deadline = message.within.map(|within| Instant::now() + within);
+        let deadline = message.within.map(|within| later(Instant::now(), within));
         let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         let mut facts = self.facts(times.total.min(remaining())).await?;
         let mut request = message.request(self, &facts)?;
@@ -216,23 +213,23 @@ impl Room {
                 Err(error) => error,
             };
             was_unknown |= error.is_outcome_unknown();
+            let of_message = |error: Error| error.of_message(&request.message_id, was_unknown);
             if RoomFacts::is_doubted_by(&error) {
                 connection.forget_facts(self.id());
                 if facts.persist && !message.has_own_id() && error.reason() != "ROOM_NOT_FOUND" {
-                    let unknown = |error: Error| error.of_message(&request.message_id, was_unknown);
-                    facts = self.facts(times.total.min(remaining())).await.map_err(unknown)?;
+                    facts = self.facts(times.total.min(remaining())).await.map_err(of_message)?;
                     if !facts.persist {
                         request.message_id.clear();
                         continue;
                     }
                 }
             }
-            let next = Instant::now() + backoff.next(&error);
+            let next = later(Instant::now(), backoff.next(&error));
             let is_late = next > facts.last_begin(first, times) || deadline.is_some_and(|end| next >= end);
             if is_late || !facts.may_repeat(&error) {
-                return Err(error.of_message(&request.message_id, was_unknown));
+                return Err(of_message(error));
             }
-            time::sleep_until(next).await;
+            connection.sleep_until(next).await.map_err(of_message)?;
         }
     }
 }
@@ -254,6 +251,7 @@ mod tests {
             (Error::unsent(Code::Unavailable, "no token"), true, true),
             (Error::local(Code::PermissionDenied, "no"), false, false),
             (Error::cancelled("closed"), false, false),
+            (Error::cancelled("closed").after(true), false, false),
         ] {
             assert_eq!((persisted.may_repeat(&error), ephemeral.may_repeat(&error)), (stored, sent), "{error}");
         }

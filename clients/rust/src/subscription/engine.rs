@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::Code;
 use unibus::v1::{self, AcknowledgeRequest, start::At};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Room,
     error::{Class, Error, Result},
-    retry::{Backoff, Tokens, call},
+    retry::{Backoff, Tokens, call, later},
 };
 
 /// A subscription that was open for this long was a success (U15).
@@ -65,6 +65,13 @@ impl Next {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // the program would wait for ever if the task panicked, or its runtime ended
+        self.mailbox.end(Err(Error::cancelled("the task of the subscription has ended")));
+    }
+}
+
 impl Engine {
     pub(super) fn new(plan: Plan, mailbox: Arc<Mailbox>) -> Self {
         Self { plan, mailbox, backoff: Backoff::default(), tokens: Tokens::default() }
@@ -76,7 +83,7 @@ impl Engine {
         match mailbox.dropped.run_until_cancelled(Box::pin(self.keep_open())).await {
             Some(end) => mailbox.end(end),
             // nobody waits for it, but what is processed need not come again
-            None => drop(self.acknowledge().await),
+            None => drop(self.acknowledge(later(Instant::now(), self.plan.flush_time)).await),
         }
     }
 
@@ -129,13 +136,15 @@ impl Engine {
         if stream.has_progressed() || stream.opened_at().is_some_and(|at| at.elapsed() >= SETTLED) {
             self.backoff.reset();
         }
-        if outcome.is_ok() {
-            stream.flush().await?;
+        match outcome {
+            Ok(()) => {
+                let until = later(Instant::now(), self.plan.flush_time);
+                stream.flush(until).await?;
+                self.acknowledge(until).await
+            }
+            Err(_) if closing.is_cancelled() => self.finish().await,
+            Err(error) => Err(error),
         }
-        if outcome.is_ok() || closing.is_cancelled() {
-            return self.finish().await;
-        }
-        outcome
     }
 
     /// The end of a subscription without a stream: acknowledges what is processed (U20, U27).
@@ -144,11 +153,11 @@ impl Engine {
         while self.plan.waits_for_handlers && self.mailbox.state().is_busy() {
             self.mailbox.work.notified().await;
         }
-        self.acknowledge().await
+        self.acknowledge(later(Instant::now(), self.plan.flush_time)).await
     }
 
     /// Acknowledges what is processed and not confirmed, by a call of its own.
-    async fn acknowledge(&self) -> Result<()> {
+    async fn acknowledge(&self, until: Instant) -> Result<()> {
         let ack = {
             let state = self.mailbox.state();
             if !state.position.has_unconfirmed() {
@@ -163,8 +172,8 @@ impl Engine {
             sequence: ack.sequence,
             generation: ack.generation,
         };
-        let (limit, client) =
-            (self.plan.flush_time, room.client.with_times(self.plan.flush_time, self.plan.flush_time));
+        let limit = until.saturating_duration_since(Instant::now());
+        let client = room.client.with_times(limit, limit);
         match time::timeout(limit, async { call!(client, Always, acknowledge, request) }).await {
             Ok(Err(error)) if error.class() == Class::Final => Err(error),
             // what is not confirmed comes again

@@ -107,10 +107,10 @@ impl Mailbox {
         self.work.notify_one();
     }
 
-    /// The subscription has ended.
+    /// The subscription has ended. The first end counts.
     pub(super) fn end(&self, end: Result<()>) {
         let mut state = self.state();
-        state.end = Some(end);
+        state.end.get_or_insert(end);
         state.wake();
     }
 }

@@ -227,7 +227,7 @@ impl Subscribe {
         let mailbox = Arc::new(Mailbox::new(position, connection.closing.child_token()));
         if let Some(signal) = self.close_on {
             let (closing, dropped) = (mailbox.closing.clone(), mailbox.dropped.clone());
-            connection.tasks.spawn(async move {
+            connection.spawn(async move {
                 tokio::select! {
                     () = signal => closing.cancel(),
                     () = closing.cancelled() => {}
@@ -239,7 +239,7 @@ impl Subscribe {
             mailbox.end(Err(Error::cancelled("the client is closed")));
             return (mailbox, self.on_event);
         }
-        connection.tasks.spawn(Engine::new(self.plan, mailbox.clone()).run());
+        connection.spawn(Engine::new(self.plan, mailbox.clone()).run());
         (mailbox, self.on_event)
     }
 }

@@ -9,7 +9,7 @@ pub(super) const PULSE: Duration = Duration::from_secs(1);
 /// After a longer pause the watchdog begins again.
 const PAUSE_SHORT: Duration = Duration::from_secs(2);
 /// After a longer pause the service is asked whether it is still there.
-const PAUSE_LONG: Duration = Duration::from_secs(6);
+const PAUSE_LONG: Duration = Duration::from_secs(5);
 
 /// When the process was last seen running, by two clocks: one of them stands still while a computer sleeps.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ mod tests {
     fn a_pause_shows_on_either_clock() {
         let (at, wall) = (Instant::now(), SystemTime::now());
         for (monotonic, system, pause) in
-            [(1, 1, Pause::None), (3, 3, Pause::Short), (6, 6, Pause::Short), (7, 0, Pause::Long), (0, 60, Pause::Long)]
+            [(1, 1, Pause::None), (3, 3, Pause::Short), (5, 5, Pause::Short), (6, 0, Pause::Long), (0, 60, Pause::Long)]
         {
             let mut pulse = Pulse { at, wall };
             let (at, wall) = (at + Duration::from_secs(monotonic), wall + Duration::from_secs(system));

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     connection::{Stub, with_token},
     error::{Class, Error, Result},
-    retry::Tokens,
+    retry::{Tokens, later},
 };
 
 /// How long `opened` may take (U16).
@@ -59,7 +59,8 @@ impl<'a> OpenStream<'a> {
     /// Opens the stream, and asks for the subscription.
     pub(super) async fn open(plan: &'a Plan, mailbox: &'a Arc<Mailbox>, tokens: &mut Tokens) -> Result<Self> {
         let connection = &plan.room.client.connection;
-        let token = tokens.next(connection).await?;
+        let now = Instant::now();
+        let token = tokens.next(connection, now + OPENED_LIMIT).await?;
         let (commands, sent) = mpsc::channel(COMMANDS_MAX);
         let open = {
             let mut state = mailbox.state();
@@ -79,8 +80,7 @@ impl<'a> OpenStream<'a> {
         let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
         let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
         let (connection_number, mut stub) = connection.stub();
-        let now = Instant::now();
-        let answer = time::timeout(OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
+        let answer = time::timeout_at(now + OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
             connection.renew(connection_number);
             silent("the subscription did not open in time")
         })?;
@@ -159,13 +159,12 @@ impl<'a> OpenStream<'a> {
     }
 
     /// Half-closes the stream, and waits for the confirmation of the last acknowledgement (U20).
-    pub(super) async fn flush(&mut self) -> Result<()> {
+    pub(super) async fn flush(&mut self, until: Instant) -> Result<()> {
         if !self.mailbox.state().position.has_unconfirmed() {
             return Ok(());
         }
         self.acknowledge();
         self.commands = None;
-        let limit = self.plan.flush_time;
         let confirmed = async {
             while self.mailbox.state().position.has_unconfirmed() {
                 match self.frames.message().await {
@@ -176,7 +175,7 @@ impl<'a> OpenStream<'a> {
             }
             Ok(())
         };
-        time::timeout(limit, confirmed).await.unwrap_or(Ok(()))
+        time::timeout_at(until, confirmed).await.unwrap_or(Ok(()))
     }
 
     /// Whether the subscription ends here.
@@ -192,7 +191,7 @@ impl<'a> OpenStream<'a> {
     /// When the watchdog ends the stream.
     fn silent_at(&self) -> Option<Instant> {
         // after the subscription has ended nothing need come
-        let silent_at = (!self.is_complete).then(|| self.last_frame + self.silence_limit);
+        let silent_at = (!self.is_complete).then(|| later(self.last_frame, self.silence_limit));
         silent_at.into_iter().chain(self.pong_by).min()
     }
 
@@ -237,14 +236,18 @@ impl<'a> OpenStream<'a> {
 
     fn opened(&mut self, opened: &Opened) {
         let interval = opened.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
-        self.silence_limit = interval.map_or(self.silence_limit, |interval| 2 * interval);
+        let interval = interval.filter(|interval| !interval.is_zero());
+        self.silence_limit = interval.map_or(self.silence_limit, |interval| interval.saturating_mul(2));
         let is_first = self.opened_at.is_none();
         self.opened_at.get_or_insert_with(Instant::now);
         let mut state = self.mailbox.state();
         let was_open = state.position.was_open();
         let was_moved = state.position.opened(opened, is_first, Instant::now());
         if is_first {
-            state.event(Event::Opened { position: opened.position, resumed: opened.resumed || was_open });
+            state.event(Event::Opened {
+                position: opened.position,
+                resumed: opened.resumed || (was_open && !was_moved),
+            });
             if was_open && state.position.is_ephemeral() {
                 let reason = GapReason::Disconnected.into();
                 state.event(Gap { reason, ..Gap::default() }.into());
@@ -262,7 +265,7 @@ impl<'a> OpenStream<'a> {
         let Some(error) = error.filter(|_| rejected.command() == ConsumeCommand::Ack) else { return Ok(()) };
         if error.class() == Class::Again {
             let pause = error.retry_after().unwrap_or_default();
-            self.mailbox.state().position.ask_again(Instant::now() + pause);
+            self.mailbox.state().position.ask_again(later(Instant::now(), pause));
         }
         // otherwise `closed` follows, and says how the subscription goes on
         match error.reason() {

@@ -23,6 +23,7 @@ use tonic::{
 use unibus::v1::room_service_client::RoomServiceClient;
 
 use crate::{
+    client::ClientBuilder,
     error::{Error, Result},
     publish::RoomFacts,
 };
@@ -37,17 +38,6 @@ pub(crate) type Stub = RoomServiceClient<Channel>;
 /// A function that gives the token of an attempt (U8).
 pub(crate) type TokenSupplier =
     Box<dyn Fn() -> BoxFuture<'static, Result<String, Box<dyn StdError + Send + Sync>>> + Send + Sync>;
-
-/// What the program chose about a connection.
-pub(crate) struct Settings {
-    pub(crate) address: String,
-    pub(crate) ca: Option<Vec<u8>>,
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-    pub(crate) token: Option<TokenSupplier>,
-    pub(crate) allows_plaintext_token: bool,
-    pub(crate) receive_limit: usize,
-    pub(crate) attempt: Duration,
-}
 
 /// The connection, and what all handles of a client share.
 pub(crate) struct Connection {
@@ -74,7 +64,7 @@ struct Numbered {
 
 impl Connection {
     /// Checks the settings. Nothing is sent.
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
+    pub(crate) fn new(settings: ClientBuilder) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
         let wrong = |error: &dyn fmt::Display| Error::invalid(format!("{}: {error}", settings.address));
         let endpoint = Endpoint::from_shared(settings.address.clone()).map_err(|error| wrong(&error))?;
@@ -91,7 +81,7 @@ impl Connection {
             return Err(wrong(&"has certificates, so it must begin with https://"));
         }
         let endpoint = endpoint
-            .connect_timeout(settings.attempt)
+            .connect_timeout(settings.times.attempt)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .user_agent(concat!("unibus-client-rust/", env!("CARGO_PKG_VERSION")))
@@ -156,7 +146,11 @@ impl Connection {
 
     /// A pause between two attempts of a call.
     pub(crate) async fn sleep_until(&self, next: Instant) -> Result<()> {
-        self.unless_closed(async { Ok(time::sleep_until(next).await) }).await
+        let pause = async {
+            time::sleep_until(next).await;
+            Ok(())
+        };
+        self.unless_closed(pause).await
     }
 }
 
@@ -193,17 +187,10 @@ fn is_loopback(uri: &Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Client;
 
-    fn settings(address: &str) -> Settings {
-        Settings {
-            address: address.to_owned(),
-            ca: None,
-            identity: None,
-            token: Some(Box::new(|| Box::pin(async { Ok("secret".to_owned()) }))),
-            allows_plaintext_token: false,
-            receive_limit: 1024,
-            attempt: Duration::from_secs(1),
-        }
+    fn settings(address: &str) -> ClientBuilder {
+        Client::builder(address).token("secret")
     }
 
     #[tokio::test]
@@ -217,10 +204,10 @@ mod tests {
             ("http://bus.example.com", true, false),
             ("http://127.0.0.1.example.com", true, false),
         ] {
-            let made = Connection::new(Settings { allows_plaintext_token: allows, ..settings(address) });
+            let made = Connection::new(ClientBuilder { allows_plaintext_token: allows, ..settings(address) });
             assert_eq!(made.is_ok(), is_accepted, "{address} {allows}");
         }
-        assert!(Connection::new(Settings { token: None, ..settings("http://bus.example.com") }).is_ok());
+        assert!(Connection::new(Client::builder("http://bus.example.com")).is_ok());
         assert!(Connection::new(settings("bus.example.com:1")).is_err());
     }
 

@@ -29,41 +29,40 @@ const FACTS_MAX: usize = 4096;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct NewMessage {
-    pub(crate) payload: Bytes,
-    headers: HashMap<String, String>,
-    message_id: String,
-    expected_last_sequence: Option<u64>,
-    ttl: Option<Duration>,
+    pub(crate) request: PublishRequest,
     pub(crate) within: Option<Duration>,
 }
 
 impl NewMessage {
     /// A message with this payload.
     pub fn new(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), ..Self::default() }
+        let mut message = Self::default();
+        message.request.payload = payload.into();
+        message
     }
 
     /// Adds a header.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.insert(name.into(), value.into());
+        self.request.headers.insert(name.into(), value.into());
         self
     }
 
-    /// The id by which the room knows the message. Without one the client makes one (U11).
+    /// The id by which the room knows the message: of several messages with this id, the room stores the first one in its
+    /// [`dedupe_window`](crate::NewRoom::dedupe_window). Without an id the client makes one (U11).
     pub fn message_id(mut self, id: impl Into<String>) -> Self {
-        self.message_id = id.into();
+        self.request.message_id = id.into();
         self
     }
 
     /// Stores the message only if this is the last sequence of the room. 0: only if nothing was ever stored.
     pub fn expected_last_sequence(mut self, sequence: u64) -> Self {
-        self.expected_last_sequence = Some(sequence);
+        self.request.expected_last_sequence = Some(sequence);
         self
     }
 
     /// How long the message stays stored: whole seconds. The room must allow it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.request.ttl = Some(duration(ttl));
         self
     }
 
@@ -75,23 +74,16 @@ impl NewMessage {
     }
 
     /// The request, with an id if the room is persisted.
-    pub(crate) fn request(&self, room: &Room, facts: &RoomFacts) -> Result<PublishRequest> {
-        let message_id = match self.message_id.as_str() {
-            "" if facts.persist => random_id()?,
-            id => id.to_owned(),
-        };
-        Ok(PublishRequest {
-            room_id: room.room_id(),
-            payload: self.payload.clone(),
-            headers: self.headers.clone(),
-            message_id,
-            expected_last_sequence: self.expected_last_sequence,
-            ttl: self.ttl.map(duration).transpose()?,
-        })
+    pub(crate) fn request(&self, room: &Room, facts: RoomFacts) -> Result<PublishRequest> {
+        let mut request = PublishRequest { room_id: room.room_id(), ..self.request.clone() };
+        if facts.persist && !self.has_own_id() {
+            request.message_id = random_id()?;
+        }
+        Ok(request)
     }
 
     pub(crate) fn has_own_id(&self) -> bool {
-        !self.message_id.is_empty()
+        !self.request.message_id.is_empty()
     }
 }
 
@@ -200,7 +192,7 @@ impl Room {
         let deadline = message.within.map(|within| later(Instant::now(), within));
         let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         let mut facts = self.facts(times.total.min(remaining())).await?;
-        let mut request = message.request(self, &facts)?;
+        let mut request = message.request(self, facts)?;
         let first = Instant::now();
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
         loop {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest pause before the second attempt.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The longest time that the client counts.
@@ -117,6 +117,22 @@ macro_rules! call {
 }
 pub(crate) use call;
 
+/// Collects all pages of a list: `list!(client, list_rooms, rooms, request)`.
+macro_rules! list {
+    ($client:expr, $method:ident, $items:ident, $request:expr) => {{
+        let (mut items, mut request) = (Vec::new(), $request);
+        loop {
+            let page = $crate::retry::call!($client, Always, $method, request.clone())?;
+            items.extend(page.$items);
+            if page.next_page_token.is_empty() {
+                break Ok(items);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }};
+}
+pub(crate) use list;
+
 impl Connection {
     /// Calls until it succeeds, fails finally, or the time is up (U9).
     pub(crate) async fn call<Q, A, F>(
@@ -167,12 +183,13 @@ impl Connection {
         let mut request = with_token(request, token.as_deref())?;
         request.set_timeout(deadline - Instant::now());
         let (number, stub) = self.stub();
-        let answer = self.unless_closed(async {
+        // the call of the library is large, and would be a part of every future of the program
+        let answer = Box::pin(async {
             let late = |_| Err(Status::deadline_exceeded("no answer in time"));
             let answer = time::timeout_at(deadline, call(stub, request)).await.unwrap_or_else(late);
             answer.map(Response::into_inner).map_err(Error::from)
         });
-        answer.await.map_err(|error| {
+        self.unless_closed(answer).await.map_err(|error| {
             tokens.note(&error);
             if error.code() == Code::DeadlineExceeded && error.reason().is_empty() {
                 self.renew(number);
@@ -194,19 +211,12 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
-    use crate::connection::{Settings, TokenSupplier};
+    use crate::{Client, connection::TokenSupplier};
 
     fn connection(token: Option<TokenSupplier>) -> Connection {
-        let made = Connection::new(Settings {
-            address: "http://127.0.0.1:1".to_owned(),
-            ca: None,
-            identity: None,
-            token,
-            allows_plaintext_token: true,
-            receive_limit: 1024,
-            attempt: Duration::from_secs(1),
-        });
-        let Ok(connection) = made else { unreachable!() };
+        let mut builder = Client::builder("http://127.0.0.1:1").allow_plaintext_token();
+        builder.token = token;
+        let Ok(connection) = Connection::new(builder) else { unreachable!() };
         connection
     }
 

@@ -1,6 +1,7 @@
 //! What a program sees of a service that accepts connections and never answers, and of one that does not exist.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::large_futures, reason = "a task ends with the runtime of its test")]
 
 use std::{convert::Infallible, future, time::Duration};
 
@@ -62,7 +63,7 @@ async fn a_token_function_that_panics_leaves_nobody_waiting() {
     assert!(within(SECOND, run).await.unwrap_err().is_cancelled());
     let publisher = client.room("room").publisher().start();
     let receipt = publisher.send("text").await.unwrap();
-    assert!(within(SECOND, receipt).await.is_err());
+    assert!(within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());
     within(SECOND, publisher.close()).await;
     within(SECOND, client.close()).await;
 }

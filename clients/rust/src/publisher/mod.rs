@@ -5,7 +5,6 @@ mod sink;
 mod task;
 
 use std::{
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -105,6 +104,7 @@ impl PublisherBuilder {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Publisher {
     inputs: mpsc::Sender<Input>,
     messages: Window,
@@ -115,6 +115,7 @@ pub struct Publisher {
 }
 
 /// What may be unanswered.
+#[derive(Debug)]
 struct Window {
     free: Arc<Semaphore>,
     all: u32,
@@ -147,10 +148,10 @@ impl Publisher {
     /// If the future is dropped, the message is not sent.
     pub async fn send(&self, message: impl Into<NewMessage>) -> Result<Receipt> {
         let message = message.into();
-        if message.payload.len() > PAYLOAD_MAX {
+        if message.request.payload.len() > PAYLOAD_MAX {
             return Err(Error::invalid("the payload is larger than 63 MiB, which no service takes"));
         }
-        let space = (self.messages.take(1).await?, self.bytes.take(message.payload.len()).await?);
+        let space = (self.messages.take(1).await?, self.bytes.take(message.request.payload.len()).await?);
         let (answer, receipt) = oneshot::channel();
         let deadline = message.within.map(|within| later(Instant::now(), within));
         let input = Input { message, deadline, ticket: Ticket { answer, _space: space } };
@@ -179,12 +180,6 @@ impl Publisher {
     }
 }
 
-impl fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").finish_non_exhaustive()
-    }
-}
-
 /// The outcome of a message that is under way. If it is dropped, the message is published all the same.
 #[derive(Debug)]
 #[must_use = "a message whose receipt is dropped may fail without notice"]
@@ -194,6 +189,8 @@ impl Future for Receipt {
     type Output = Result<Published>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.0).poll(context)).unwrap_or_else(|_| Err(closed())))
+        // only if the task of the publisher has panicked, or its runtime has ended: nobody knows what became of the message
+        let lost = || Err(closed().after(true));
+        Poll::Ready(ready!(Pin::new(&mut self.0).poll(context)).unwrap_or_else(|_| lost()))
     }
 }

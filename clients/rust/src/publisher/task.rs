@@ -140,7 +140,7 @@ impl PublisherTask {
     }
 
     fn take(&mut self, Input { message, deadline, ticket }: Input) {
-        match message.request(&self.room, &self.facts.unwrap_or(UNKNOWN)) {
+        match message.request(&self.room, self.facts.unwrap_or(UNKNOWN)) {
             Ok(request) => self.queue.push(request, message.has_own_id(), deadline, ticket),
             Err(error) => resolve(vec![(ticket, Err(error))]),
         }

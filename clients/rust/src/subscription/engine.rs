@@ -9,6 +9,7 @@ use unibus::v1::{self, AcknowledgeRequest, start::At};
 use super::{
     Event,
     mailbox::{Credit, Mailbox},
+    position::Ack,
     stream::OpenStream,
 };
 use crate::{
@@ -17,8 +18,6 @@ use crate::{
     retry::{Backoff, Tokens, call, later},
 };
 
-/// A subscription that was open for this long was a success (U15).
-const SETTLED: Duration = Duration::from_secs(10);
 /// How many items may wait for the program before the subscription is opened again: a program that takes nothing must not
 /// collect reports of outages without end.
 const ITEMS_MAX: usize = 4096;
@@ -36,6 +35,17 @@ pub(super) struct Plan {
     pub(super) flush_time: Duration,
     /// Whether an orderly end waits for the messages that the program works on (U27).
     pub(super) waits_for_handlers: bool,
+}
+
+impl Plan {
+    pub(super) fn acknowledgement(&self, ack: Ack) -> AcknowledgeRequest {
+        AcknowledgeRequest {
+            room_id: self.room.room_id(),
+            subscriber: self.subscriber.clone(),
+            sequence: ack.sequence,
+            generation: ack.generation,
+        }
+    }
 }
 
 /// The task of one subscription.
@@ -133,7 +143,7 @@ impl Engine {
         let Some(opened) = closing.run_until_cancelled(open).await else { return self.finish().await };
         let mut stream = opened?;
         let outcome = stream.run().await;
-        if stream.has_progressed() || stream.opened_at().is_some_and(|at| at.elapsed() >= SETTLED) {
+        if stream.was_success() {
             self.backoff.reset();
         }
         match outcome {
@@ -165,17 +175,11 @@ impl Engine {
             }
             state.position.ack()
         };
-        let room = &self.plan.room;
-        let request = AcknowledgeRequest {
-            room_id: room.room_id(),
-            subscriber: self.plan.subscriber.clone(),
-            sequence: ack.sequence,
-            generation: ack.generation,
-        };
+        let request = self.plan.acknowledgement(ack);
         let limit = until.saturating_duration_since(Instant::now());
-        let client = room.client.with_times(limit, limit);
-        match time::timeout(limit, async { call!(client, Always, acknowledge, request) }).await {
-            Ok(Err(error)) if error.class() == Class::Final => Err(error),
+        let client = self.plan.room.client.with_times(limit, limit);
+        match call!(client, Always, acknowledge, request) {
+            Err(error) if error.class() == Class::Final => Err(error),
             // what is not confirmed comes again
             _ => Ok(()),
         }

@@ -8,7 +8,7 @@ use unibus::v1::{self, start::At};
 use crate::retry::later;
 
 /// When acknowledgements are sent (U20).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AckBatch {
     pub(super) messages: u32,
     pub(super) time: Duration,
@@ -32,7 +32,7 @@ struct Delivered {
 }
 
 /// The place of one subscription in its room, over all reconnections.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Position {
     is_durable: bool,
     is_ephemeral: bool,
@@ -58,21 +58,7 @@ pub(super) struct Position {
 
 impl Position {
     pub(super) fn new(is_durable: bool, batch: AckBatch) -> Self {
-        Self {
-            is_durable,
-            is_ephemeral: false,
-            batch,
-            seen: None,
-            cursor: None,
-            life: 0,
-            unprocessed: VecDeque::new(),
-            processed: 0,
-            asked: 0,
-            confirmed: 0,
-            waiting: 0,
-            ack_at: None,
-            generation: 0,
-        }
+        Self { is_durable, batch, ..Self::default() }
     }
 
     /// Whether a subscription was open before.

@@ -12,26 +12,28 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 use unibus::v1::{
-    AcknowledgeRequest, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected, ConsumeRequest,
-    ConsumeResponse, Gap, GapReason, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
+    ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected, ConsumeRequest, ConsumeResponse, Gap,
+    GapReason, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
 };
 
 use super::{
     Event,
     engine::{Plan, silent},
     mailbox::Mailbox,
-    pulse::{PULSE, Pause, Pulse},
+    pulse::{PAUSE_LONG, PAUSE_SHORT, PULSE, Pulse},
 };
 use crate::{
     connection::{Stub, with_token},
     error::{Class, Error, Result},
-    retry::{Tokens, later},
+    retry::{PAUSE_MIN, Tokens, later},
 };
 
 /// How long `opened` may take (U16).
 const OPENED_LIMIT: Duration = Duration::from_secs(15);
 /// How long the service may take to answer after the client was frozen (U17).
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// A subscription that was open for this long was a success (U15).
+const SETTLED: Duration = Duration::from_secs(10);
 /// Commands that wait for the connection.
 const COMMANDS_MAX: usize = 64;
 
@@ -102,14 +104,9 @@ impl<'a> OpenStream<'a> {
         })
     }
 
-    /// When `opened` came.
-    pub(super) fn opened_at(&self) -> Option<Instant> {
-        self.opened_at
-    }
-
-    /// Whether a message came.
-    pub(super) fn has_progressed(&self) -> bool {
-        self.has_progressed
+    /// Whether the subscription was a success, so that the back-off begins again (U15).
+    pub(super) fn was_success(&self) -> bool {
+        self.has_progressed || self.opened_at.is_some_and(|at| at.elapsed() >= SETTLED)
     }
 
     /// Receives until the subscription is closed or complete (`Ok`), or the stream breaks.
@@ -118,12 +115,12 @@ impl<'a> OpenStream<'a> {
         let mut is_closing = false;
         loop {
             let now = Instant::now();
-            let pause = self.pulse.feel(now, SystemTime::now());
-            if pause != Pause::None {
+            let pause = self.pulse.feel();
+            if pause > PAUSE_SHORT {
                 // the watchdog counts only time in which the client could read
                 self.last_frame = now;
             }
-            if pause == Pause::Long && !self.is_complete {
+            if pause > PAUSE_LONG && !self.is_complete {
                 self.pong_by = Some(now + PONG_LIMIT);
                 self.command(Command::Ping(ConsumePing { nonce: 0 }));
             }
@@ -133,7 +130,7 @@ impl<'a> OpenStream<'a> {
             }
             let silent_at = self.silent_at();
             let ack_at = mailbox.state().position.ack_at().filter(|&at| at > now);
-            let wake_at = [Some(now + PULSE), silent_at, ack_at].into_iter().flatten().min().unwrap_or(now + PULSE);
+            let wake_at = [silent_at, ack_at].into_iter().flatten().fold(now + PULSE, Instant::min);
             tokio::select! {
                 biased;
                 frame = self.frames.message() => match frame? {
@@ -148,7 +145,7 @@ impl<'a> OpenStream<'a> {
                 }
                 () = time::sleep_until(wake_at) => {
                     let now = Instant::now();
-                    let was_reading = self.pulse.pause(now, SystemTime::now()) == Pause::None;
+                    let was_reading = self.pulse.pause(now, SystemTime::now()) <= PAUSE_SHORT;
                     if was_reading && silent_at.is_some_and(|at| at <= now) {
                         self.plan.room.client.connection.renew(self.connection_number);
                         return Err(silent("no frame in time"));
@@ -264,7 +261,7 @@ impl<'a> OpenStream<'a> {
         let error = rejected.error.as_ref().map(Error::from_frame);
         let Some(error) = error.filter(|_| rejected.command() == ConsumeCommand::Ack) else { return Ok(()) };
         if error.class() == Class::Again {
-            let pause = error.retry_after().unwrap_or_default();
+            let pause = error.retry_after().unwrap_or_default().max(PAUSE_MIN);
             self.mailbox.state().position.ask_again(later(Instant::now(), pause));
         }
         // otherwise `closed` follows, and says how the subscription goes on
@@ -294,12 +291,7 @@ impl<'a> OpenStream<'a> {
     /// Acknowledges everything that is processed.
     fn acknowledge(&mut self) {
         let ack = self.mailbox.state().position.ack();
-        let acknowledge = AcknowledgeRequest {
-            room_id: self.plan.room.room_id(),
-            subscriber: self.plan.subscriber.clone(),
-            sequence: ack.sequence,
-            generation: ack.generation,
-        };
+        let acknowledge = self.plan.acknowledgement(ack);
         if self.command(Command::Ack(acknowledge)) {
             self.mailbox.state().position.asked(ack);
         }

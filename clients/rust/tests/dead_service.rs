@@ -93,6 +93,8 @@ async fn a_closed_client_ends_calls_in_their_pause() {
     assert!(outcome.unwrap_err().is_cancelled() && ended_at - closed_at < SECOND / 5);
     let error = client.room("room").get().await.unwrap_err();
     assert!(error.is_cancelled() && !error.is_outcome_unknown());
+    let error = client.room("room").publisher().start().send("text").await.unwrap_err();
+    assert!(error.is_cancelled());
 }
 
 #[tokio::test]

@@ -152,6 +152,9 @@ impl Publisher {
             return Err(Error::invalid("the payload is larger than 63 MiB, which no service takes"));
         }
         let space = (self.messages.take(1).await?, self.bytes.take(message.request.payload.len()).await?);
+        if self.closing.is_cancelled() {
+            return Err(closed());
+        }
         let (answer, receipt) = oneshot::channel();
         let deadline = message.within.map(|within| later(Instant::now(), within));
         let input = Input { message, deadline, ticket: Ticket { answer, _space: space } };

@@ -151,10 +151,8 @@ final class Feed extends Streaming implements Handlers.Listener {
       case MESSAGE -> message(Message.of(frame.getMessage()));
       case CAUGHT_UP -> {
         from.caughtUp = true;
-        progress.reached(frame.getCaughtUp().getPosition());
         happened(new Event.CaughtUp(frame.getCaughtUp().getPosition()));
       }
-      case HEARTBEAT -> progress.reached(frame.getHeartbeat().getPosition());
       case GAP -> {
         var gap = progress.missing(Event.Gap.of(frame.getGap()));
         if (gap != null) {

@@ -33,14 +33,12 @@ final class Progress {
 
   private boolean ephemeral;
 
-  /** The position of the newest frame. */
-  private long reached;
-
   /** The newest message that was taken. */
   private long taken;
 
   /**
-   * Of the message after which to resume: the newest, or the newest that is processed if durable.
+   * Where to resume: of the newest message, or of the newest that is processed if durable; before
+   * that of {@code opened}.
    */
   private String cursor = "";
 
@@ -74,13 +72,7 @@ final class Progress {
    * was deleted; the cursor then shows whether the log is the same.
    */
   Start start() {
-    if (!opened || ephemeral) {
-      return start;
-    }
-    if (!cursor.isEmpty()) {
-      return Start.afterCursor(cursor);
-    }
-    return durable ? start : Start.afterSequence(reached);
+    return opened && !ephemeral ? Start.afterCursor(cursor) : start;
   }
 
   /**
@@ -98,17 +90,14 @@ final class Progress {
     ephemeral = frame.getFirstSequence() == 0;
     if (ephemeral && opened) {
       events.add(new Event.Gap(0, 0, "DISCONNECTED", 0));
-    } else if (durable && opened) {
-      // Without a cursor nothing shows whether a new subscriber reads the same log.
-      var isNew = !again && !frame.getResumed() && cursor.isEmpty();
-      if (isNew || again || less(position, confirmed)) {
-        var isNewLog = isNew && less(frame.getLastSequence(), max(taken, confirmed));
-        moveTo(position);
-        events.add(isNewLog ? new Event.Recreated() : new Event.Moved(position));
-      }
+    } else if (durable && opened && (again || less(position, confirmed))) {
+      moveTo(position);
+      events.add(new Event.Moved(position));
     }
     opened = true;
-    reached = position;
+    if (cursor.isEmpty() || less(durable ? processed : taken, position)) {
+      cursor = frame.getCursor();
+    }
     if (durable) {
       confirmed = max(confirmed, position);
       sent = position;
@@ -140,14 +129,8 @@ final class Progress {
   /** Begins with the new log (U26). */
   void recreated() {
     moveTo(0);
-    reached = 0;
     opened = false;
     start = Start.all();
-  }
-
-  /** A frame said that all sequences up to this one came. */
-  void reached(long position) {
-    reached = position;
   }
 
   /** Takes a message, unless it was taken before (U22). */
@@ -158,7 +141,6 @@ final class Progress {
         return null;
       }
       taken = sequence;
-      reached = sequence;
       if (!durable) {
         cursor = message.cursor();
       }
@@ -178,7 +160,6 @@ final class Progress {
       return null;
     }
     missing = gap.to();
-    reached = gap.to();
     var from = less(known, gap.from()) ? gap.from() : known + 1;
     return new Event.Gap(from, gap.to(), gap.reason(), gap.dropped());
   }

@@ -79,6 +79,7 @@ final class FakeService extends RoomServiceGrpc.RoomServiceImplBase implements A
                 .setFirstSequence(1)
                 .setLastSequence(99)
                 .setGeneration(1)
+                .setCursor("opened " + position)
                 .setHeartbeatInterval(Wire.duration(heartbeat)))
         .build();
   }

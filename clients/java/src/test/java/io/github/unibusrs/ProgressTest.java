@@ -102,21 +102,11 @@ class ProgressTest {
   }
 
   @Test
-  void aSubscriberThatIsNewAgainBeginsAgain() {
-    var progress = opened(true, 0);
-    take(progress, 5);
-    var frame = frame(0, false).toBuilder().setLastSequence(3).build();
-    var events = progress.opened(frame, false);
-    assertEquals(List.of(new Event.Opened(0, false), new Event.Recreated()), events);
-    assertNotNull(progress.take(message(1)));
-  }
-
-  @Test
   void aDeletedSubscriberGoesOnAfterTheLastProcessedMessageOfTheSameLog() {
     var progress = new Progress(true, Start.onlyNew());
     assertEquals(Start.onlyNew().toWire(), progress.start().toWire());
     progress.opened(frame(4, false), false);
-    assertEquals(Start.onlyNew().toWire(), progress.start().toWire());
+    assertEquals(Start.afterCursor("opened 4").toWire(), progress.start().toWire());
     var first = take(progress, 5);
     take(progress, 6);
     progress.done(first);
@@ -137,14 +127,12 @@ class ProgressTest {
   }
 
   @Test
-  void withoutANameItResumesAfterTheCursorOrTheNewestFrame() {
+  void withoutANameItResumesAfterTheCursor() {
     var progress = new Progress(false, Start.onlyNew());
     assertEquals(Start.onlyNew().toWire(), progress.start().toWire());
     progress.opened(frame(7, false), false);
-    progress.reached(9);
-    assertEquals(Start.afterSequence(9).toWire(), progress.start().toWire());
+    assertEquals(Start.afterCursor("opened 7").toWire(), progress.start().toWire());
     take(progress, 10);
-    progress.reached(12);
     assertEquals(Start.afterCursor("c10").toWire(), progress.start().toWire());
     progress.recreated();
     assertEquals(Start.all().toWire(), progress.start().toWire());
@@ -192,6 +180,7 @@ class ProgressTest {
         .setFirstSequence(1)
         .setLastSequence(-1)
         .setResumed(resumed)
+        .setCursor("opened " + position)
         .build();
   }
 

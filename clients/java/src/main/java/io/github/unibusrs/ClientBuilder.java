@@ -8,7 +8,10 @@ import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import java.io.IOException;
 import java.net.URI;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.GeneralSecurityException;
+import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
@@ -68,10 +71,11 @@ public final class ClientBuilder {
     return this;
   }
 
-  /** Called for the token of each attempt of each call; must not block (U8). */
+  /** Called for the token of each attempt of each call, on a thread of the client (U8). */
   public ClientBuilder asyncTokenSupplier(Supplier<CompletionStage<String>> supplier) {
-    // A copy, so that the time limit does not end a future of the program.
-    tokens = threads -> () -> supplier.get().toCompletableFuture().copy();
+    tokens =
+        threads ->
+            () -> CompletableFuture.supplyAsync(supplier, threads).thenCompose(token -> token);
     return this;
   }
 
@@ -149,8 +153,7 @@ public final class ClientBuilder {
     var timer = Executors.newSingleThreadScheduledExecutor(daemons());
     var port = uri.getPort() >= 0 ? uri.getPort() : isTls ? 443 : 80;
     var channel =
-        NettyChannelBuilder.forAddress(
-                uri.getHost(), port, isTls ? tls() : InsecureChannelCredentials.create())
+        channel(uri.getHost(), port, isTls)
             .executor(threads)
             .userAgent("unibus-java/0.1.0")
             .maxInboundMessageSize(maxMessageBytes)
@@ -217,18 +220,29 @@ public final class ClientBuilder {
     return host.equals("localhost") || host.equals("[::1]") || host.matches("127(\\.\\d{1,3}){3}");
   }
 
-  private ChannelCredentials tls() {
+  private NettyChannelBuilder channel(String host, int port, boolean isTls) {
     try {
-      var tls = TlsChannelCredentials.newBuilder();
-      if (authorities != null) {
-        tls.trustManager(authorities.toFile());
-      }
-      if (certificate != null && key != null) {
-        tls.keyManager(certificate.toFile(), key.toFile());
-      }
-      return tls.build();
-    } catch (IOException e) {
+      var credentials = isTls ? tls() : InsecureChannelCredentials.create();
+      return NettyChannelBuilder.forAddress(host, port, credentials);
+    } catch (IOException | GeneralSecurityException | IllegalArgumentException e) {
       throw wrong("a certificate or key cannot be read", e);
     }
+  }
+
+  private ChannelCredentials tls() throws IOException, GeneralSecurityException {
+    var tls = TlsChannelCredentials.newBuilder();
+    if (authorities != null) {
+      try (var pem = Files.newInputStream(authorities)) {
+        if (CertificateFactory.getInstance("X.509").generateCertificates(pem).isEmpty()) {
+          // The library itself would fail with each connection.
+          throw new IOException("no certificate in " + authorities);
+        }
+      }
+      tls.trustManager(authorities.toFile());
+    }
+    if (certificate != null && key != null) {
+      tls.keyManager(certificate.toFile(), key.toFile());
+    }
+    return tls.build();
   }
 }

@@ -62,6 +62,11 @@ final class Connection {
     }
   }
 
+  /** Threads that nothing of the program keeps from running. */
+  Executor threads() {
+    return threads;
+  }
+
   Credentials credentials() {
     return new Credentials(tokens);
   }

@@ -7,6 +7,8 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.unibusrs.UnibusException.Outcome;
 import io.grpc.Status;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.Iterator;
@@ -14,11 +16,14 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.Supplier;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 class ConnectionTest {
+  @TempDir Path folder;
+
   private static final UnibusException REFUSED =
       UnibusException.of(Status.Code.UNAUTHENTICATED, "refused");
 
@@ -65,6 +70,24 @@ class ConnectionTest {
   @ValueSource(strings = {"", "127.0.0.1:50051", "ftp://host:1", "https://", "http://a b"})
   void aWrongAddressIsRefused(String address) {
     assertThrows(UnibusException.class, () -> UnibusClient.connect(address));
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "",
+        "no PEM",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"
+      })
+  void aWrongPemFileIsReportedAtOnce(String text) throws Exception {
+    var file = Files.writeString(folder.resolve("wrong.pem"), text);
+    var authorities = UnibusClient.builder("https://127.0.0.1:1").trustedAuthorities(file);
+    var own = UnibusClient.builder("https://127.0.0.1:1").clientCertificate(file, file);
+    for (var builder : List.of(authorities, own)) {
+      var error = assertThrows(UnibusException.class, builder::build);
+      assertEquals(Outcome.FINAL, error.getOutcome());
+    }
   }
 
   @Test

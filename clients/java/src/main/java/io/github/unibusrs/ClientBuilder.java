@@ -15,7 +15,6 @@ import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -25,8 +24,6 @@ import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
-import java.util.function.Function;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /** Configures a {@link UnibusClient}. */
@@ -40,7 +37,7 @@ public final class ClientBuilder {
 
   private final String address;
   private @Nullable String token;
-  private @Nullable Function<ExecutorService, Supplier<CompletableFuture<String>>> tokens;
+  private @Nullable Callable<String> tokens;
   private boolean plaintextToken;
   private @Nullable Path authorities;
   private @Nullable Path certificate;
@@ -67,15 +64,7 @@ public final class ClientBuilder {
    * The thread is interrupted when the time of the attempt is up.
    */
   public ClientBuilder tokenSupplier(Callable<String> supplier) {
-    tokens = threads -> () -> supply(supplier, threads);
-    return this;
-  }
-
-  /** Called for the token of each attempt of each call, on a thread of the client (U8). */
-  public ClientBuilder asyncTokenSupplier(Supplier<CompletionStage<String>> supplier) {
-    tokens =
-        threads ->
-            () -> CompletableFuture.supplyAsync(supplier, threads).thenCompose(token -> token);
+    tokens = supplier;
     return this;
   }
 
@@ -164,7 +153,9 @@ public final class ClientBuilder {
             .disableRetry()
             .build();
     var handlers = handlerExecutor == null ? threads : handlerExecutor;
-    var source = new Credentials.Source(tokens == null ? null : tokens.apply(threads), token);
+    var supplier = tokens;
+    var source =
+        new Credentials.Source(supplier == null ? null : () -> supply(supplier, threads), token);
     return new UnibusClient(
         new Calls(new Connection(channel, source, threads, handlers, timer), settings));
   }

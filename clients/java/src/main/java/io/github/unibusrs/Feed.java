@@ -90,10 +90,6 @@ final class Feed extends Streaming implements Handlers.Listener {
 
   // Everything below runs with the lock.
 
-  private static boolean isLonger(Duration a, Duration b) {
-    return a.compareTo(b) > 0;
-  }
-
   // The stream.
 
   private void connect() {
@@ -250,7 +246,7 @@ final class Feed extends Streaming implements Handlers.Listener {
     watchdog.rest();
     if (last != null) {
       last.call.cancel("the stream is broken", null);
-      if (last.open && isLonger(since(last.openedAt), Duration.ofSeconds(10))) {
+      if (last.open && since(last.openedAt).toSeconds() >= 10) {
         backoff.reset();
       }
     }

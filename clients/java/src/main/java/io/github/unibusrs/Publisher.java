@@ -9,7 +9,6 @@ import io.github.unibusrs.v1.RoomServiceGrpc;
 import io.grpc.Status;
 import io.grpc.SynchronizationContext;
 import java.time.Duration;
-import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Semaphore;
@@ -120,10 +119,18 @@ public final class Publisher extends Streaming implements AutoCloseable {
     }
     try {
       turn.acquire();
+      try {
+        return publishNext(message);
+      } finally {
+        turn.release();
+      }
     } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted");
+      throw Futures.interrupted();
     }
+  }
+
+  private CompletableFuture<PublishResult> publishNext(Outgoing message)
+      throws InterruptedException {
     lock.lock();
     try {
       while (!closed && unanswered.isFull(options, message.size())) {
@@ -139,12 +146,8 @@ public final class Publisher extends Streaming implements AutoCloseable {
       }
       pump();
       return entry.future;
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted");
     } finally {
       lock.unlock();
-      turn.release();
     }
   }
 
@@ -387,11 +390,13 @@ public final class Publisher extends Streaming implements AutoCloseable {
     fail(entry, entry.lastError == null ? late : entry.lastError);
   }
 
-  /** Breaks a stream on which no answer comes in the time of an attempt (U9). */
+  /** Breaks a stream on which no answer comes in the time of an attempt, or of all (U9). */
   private void tick() {
     var open = stream;
     var oldest = open == null ? null : unanswered.oldest(open.lastAnswer);
-    var limit = calls.settings().attempt();
+    var own = calls.settings().publish();
+    var attempt = calls.settings().attempt();
+    var limit = own == null ? attempt : Wire.min(own, attempt);
     if (open != null && oldest != null && since(oldest).compareTo(limit) > 0) {
       open.call.cancel("no answer in time", null);
       closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));

@@ -31,10 +31,15 @@ final class Rooms {
   }
 
   /**
-   * What is known of the room, after one attempt to ask if nothing is. Its errors leave nothing
-   * unknown, since nothing was published.
+   * Uses what is known of the room in what is left of the time of an attempt, after it has asked if
+   * nothing is. Errors of that leave nothing unknown, since nothing was published.
    */
-  CompletableFuture<Known> get(String roomId, Credentials credentials, Duration limit) {
+  <T> CompletableFuture<T> use(
+      String roomId,
+      Credentials credentials,
+      Duration limit,
+      BiFunction<Known, Duration, CompletableFuture<T>> then) {
+    var began = System.nanoTime();
     var found = known.get(roomId);
     if (found == null || found.isCompletedExceptionally()) {
       var request = GetRoomRequest.newBuilder().setRoomId(roomId).build();
@@ -53,17 +58,7 @@ final class Rooms {
                 throw Futures.error(e).forMessage("", false);
               }
               return room;
-            });
-  }
-
-  /** Uses what is known of the room in what is left of the time of an attempt. */
-  <T> CompletableFuture<T> use(
-      String roomId,
-      Credentials credentials,
-      Duration limit,
-      BiFunction<Known, Duration, CompletableFuture<T>> then) {
-    var began = System.nanoTime();
-    return get(roomId, credentials, limit)
+            })
         .thenCompose(room -> then.apply(room, limit.minus(Streaming.since(began))));
   }
 

@@ -155,7 +155,7 @@ class CallsTest {
         builder()
             .attemptTimeout(Duration.ofMillis(300))
             .callTimeout(Duration.ofMillis(300))
-            .asyncTokenSupplier(CompletableFuture::new)
+            .tokenSupplier(() -> new CompletableFuture<String>().get())
             .build()) {
       var call = client.room("r").async().info();
       var thread = call.handle((room, e) -> Thread.currentThread().getName()).join();

@@ -202,6 +202,39 @@ class PublisherTest {
   }
 
   @Test
+  void aMessageWithoutAnAnswerFailsWhenTheTimeOfThePublishIsUp() throws Exception {
+    service.publishStream = (request, answers) -> {};
+    var time = Duration.ofSeconds(1);
+    try (var own = UnibusClient.builder(service.address()).publishTimeout(time).build()) {
+      var published = own.room("r").publisher().publish(new byte[1]);
+      var error = Futures.error(published.handle((v, e) -> e).get(6, TimeUnit.SECONDS));
+      assertTrue(error.isOutcomeUnknown());
+    }
+  }
+
+  @Test
+  void aTokenThatAStreamRefusedIsNotSentAgain() throws Exception {
+    var refused = Errors.status(Status.Code.UNAUTHENTICATED, "CREDENTIALS_EXPIRED");
+    service.publishStream =
+        (request, answers) ->
+            answers.onNext(
+                PublishStreamResponse.newBuilder()
+                    .setCorrelationId(request.getCorrelationId())
+                    .setError(refused)
+                    .build());
+    try (var own =
+        UnibusClient.builder(service.address())
+            .allowPlaintextToken()
+            .tokenSupplier(() -> "t")
+            .build()) {
+      var error = failure(own.room("r").publisher().publish(new byte[1]));
+      assertEquals("CREDENTIALS_EXPIRED", error.getReason());
+      assertEquals(Outcome.FINAL, error.getOutcome());
+      assertEquals(1, service.published.size());
+    }
+  }
+
+  @Test
   void aMessageThatIsTooLargeForTheStreamFailsAlone() throws Exception {
     var publisher = publisher();
     var large = Outgoing.of(UnsafeByteOperations.unsafeWrap(new byte[64 << 20]));

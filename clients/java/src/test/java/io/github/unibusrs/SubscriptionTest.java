@@ -255,15 +255,15 @@ class SubscriptionTest {
   }
 
   @Test
-  void anAsynchronousSupplierThatBlocksHoldsBackNothing() {
+  void aSupplierThatBlocksHoldsBackNothing() {
     var leave = new CountDownLatch(1);
     var own =
         UnibusClient.builder(service.address())
             .allowPlaintextToken()
-            .asyncTokenSupplier(
+            .tokenSupplier(
                 () -> {
                   await(leave);
-                  return CompletableFuture.completedFuture("t");
+                  return "t";
                 })
             .build();
     assertTimeoutPreemptively(

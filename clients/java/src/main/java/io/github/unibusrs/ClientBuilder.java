@@ -14,15 +14,12 @@ import java.security.GeneralSecurityException;
 import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
@@ -153,32 +150,9 @@ public final class ClientBuilder {
             .disableRetry()
             .build();
     var handlers = handlerExecutor == null ? threads : handlerExecutor;
-    var supplier = tokens;
-    var source =
-        new Credentials.Source(supplier == null ? null : () -> supply(supplier, threads), token);
+    var source = new Credentials.Source(tokens, token);
     return new UnibusClient(
         new Calls(new Connection(channel, source, threads, handlers, timer), settings));
-  }
-
-  private static CompletableFuture<String> supply(
-      Callable<String> supplier, ExecutorService threads) {
-    var result = new CompletableFuture<String>();
-    var running =
-        threads.submit(
-            () -> {
-              try {
-                result.complete(supplier.call());
-              } catch (Throwable e) {
-                result.completeExceptionally(e);
-              }
-            });
-    result.whenComplete(
-        (token, e) -> {
-          if (e instanceof TimeoutException) {
-            running.cancel(true);
-          }
-        });
-    return result;
   }
 
   private static ThreadFactory daemons() {

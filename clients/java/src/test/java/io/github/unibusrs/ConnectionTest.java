@@ -13,8 +13,11 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.Iterator;
 import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.function.Supplier;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -22,6 +25,8 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 class ConnectionTest {
+  private static final ExecutorService THREADS = Executors.newCachedThreadPool();
+
   @TempDir Path folder;
 
   private static final UnibusException REFUSED =
@@ -92,7 +97,7 @@ class ConnectionTest {
 
   @Test
   void aFixedTokenThatIsRefusedIsFinal() {
-    var credentials = new Credentials(new Credentials.Source(null, "t"));
+    var credentials = new Credentials(new Credentials.Source(null, "t"), THREADS);
     assertEquals("t", credentials.next(Duration.ofSeconds(1)).join());
     assertEquals(Outcome.FINAL, credentials.judge(REFUSED).getOutcome());
   }
@@ -100,7 +105,7 @@ class ConnectionTest {
   @Test
   void theSameTokenAgainIsFinalAndAnotherOneIsTried() {
     var tokens = List.of("a", "b", "b").iterator();
-    var credentials = supplied(() -> CompletableFuture.completedFuture(tokens.next()));
+    var credentials = supplied(tokens::next);
     credentials.next(Duration.ofSeconds(1)).join();
     assertEquals(Outcome.NEW_TOKEN, credentials.judge(REFUSED).getOutcome());
     assertEquals("b", credentials.next(Duration.ofSeconds(1)).join());
@@ -112,7 +117,7 @@ class ConnectionTest {
   @Test
   void anOlderTokenIsTriedAgainOnceAnotherOneWasUsed() {
     var tokens = List.of("a", "b", "a").iterator();
-    var credentials = supplied(() -> CompletableFuture.completedFuture(tokens.next()));
+    var credentials = supplied(tokens::next);
     credentials.next(Duration.ofSeconds(1)).join();
     credentials.judge(REFUSED);
     credentials.next(Duration.ofSeconds(1)).join();
@@ -121,17 +126,20 @@ class ConnectionTest {
 
   @Test
   void aSupplierThatFailsOrHangsIsAskedAgain() {
-    Iterator<Supplier<CompletableFuture<String>>> ways =
-        List.<Supplier<CompletableFuture<String>>>of(
+    Iterator<Callable<String>> ways =
+        List.<Callable<String>>of(
                 () -> {
-                  throw new IllegalStateException("down");
+                  throw new StackOverflowError("down");
                 },
-                () -> CompletableFuture.failedFuture(new IllegalStateException("down")),
-                CompletableFuture::new)
+                () -> {
+                  throw new CancellationException("down");
+                },
+                () -> new CompletableFuture<String>().get())
             .iterator();
-    var credentials = supplied(() -> ways.next().get());
+    var credentials = supplied(() -> ways.next().call());
     while (ways.hasNext()) {
-      var error = credentials.next(Duration.ofMillis(20)).handle((v, e) -> Futures.error(e)).join();
+      var error =
+          credentials.next(Duration.ofMillis(200)).handle((v, e) -> Futures.error(e)).join();
       assertEquals(Outcome.AGAIN, error.getOutcome());
       assertTrue(!error.isOutcomeUnknown());
     }
@@ -145,7 +153,7 @@ class ConnectionTest {
     assertEquals(duration, Wire.duration(Wire.duration(duration)));
   }
 
-  private static Credentials supplied(Supplier<CompletableFuture<String>> supplier) {
-    return new Credentials(new Credentials.Source(supplier, null));
+  private static Credentials supplied(Callable<String> supplier) {
+    return new Credentials(new Credentials.Source(supplier, null), THREADS);
   }
 }

@@ -1,11 +1,13 @@
 package io.github.unibusrs;
 
 import io.github.unibusrs.v1.AddMemberRequest;
+import io.github.unibusrs.v1.AddMemberResponse;
 import io.github.unibusrs.v1.DeleteMessageRequest;
 import io.github.unibusrs.v1.DeleteRoomRequest;
 import io.github.unibusrs.v1.DeleteSubscriberRequest;
 import io.github.unibusrs.v1.GetRoomRequest;
 import io.github.unibusrs.v1.GetRoomResponse;
+import io.github.unibusrs.v1.Member;
 import io.github.unibusrs.v1.PurgeRoomRequest;
 import io.github.unibusrs.v1.RemoveMemberRequest;
 import io.github.unibusrs.v1.RoomServiceGrpc;
@@ -76,11 +78,11 @@ public final class AsyncRoom {
     var request =
         AddMemberRequest.newBuilder()
             .setRoomId(id)
-            .setMemberId(member.memberId())
-            .setRole(member.role().toWire())
-            .setVisibleFrom(member.visibleFrom())
+            .setMemberId(member.getMemberId())
+            .setRole(member.getRole())
+            .setVisibleFrom(member.getVisibleFrom())
             .build();
-    return calls.call(RoomServiceGrpc.getAddMemberMethod(), request, r -> Member.of(r.getMember()));
+    return calls.call(RoomServiceGrpc.getAddMemberMethod(), request, AddMemberResponse::getMember);
   }
 
   /** See {@link Room#removeMember}. */

@@ -8,22 +8,19 @@ import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import java.io.IOException;
 import java.net.URI;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.GeneralSecurityException;
+import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
-import java.util.function.Function;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /** Configures a {@link UnibusClient}. */
@@ -37,7 +34,7 @@ public final class ClientBuilder {
 
   private final String address;
   private @Nullable String token;
-  private @Nullable Function<ExecutorService, Supplier<CompletableFuture<String>>> tokens;
+  private @Nullable Callable<String> tokens;
   private boolean plaintextToken;
   private @Nullable Path authorities;
   private @Nullable Path certificate;
@@ -64,14 +61,7 @@ public final class ClientBuilder {
    * The thread is interrupted when the time of the attempt is up.
    */
   public ClientBuilder tokenSupplier(Callable<String> supplier) {
-    tokens = threads -> () -> supply(supplier, threads);
-    return this;
-  }
-
-  /** Called for the token of each attempt of each call; must not block (U8). */
-  public ClientBuilder asyncTokenSupplier(Supplier<CompletionStage<String>> supplier) {
-    // A copy, so that the time limit does not end a future of the program.
-    tokens = threads -> () -> supplier.get().toCompletableFuture().copy();
+    tokens = supplier;
     return this;
   }
 
@@ -149,8 +139,7 @@ public final class ClientBuilder {
     var timer = Executors.newSingleThreadScheduledExecutor(daemons());
     var port = uri.getPort() >= 0 ? uri.getPort() : isTls ? 443 : 80;
     var channel =
-        NettyChannelBuilder.forAddress(
-                uri.getHost(), port, isTls ? tls() : InsecureChannelCredentials.create())
+        channel(uri.getHost(), port, isTls)
             .executor(threads)
             .userAgent("unibus-java/0.1.0")
             .maxInboundMessageSize(maxMessageBytes)
@@ -161,30 +150,9 @@ public final class ClientBuilder {
             .disableRetry()
             .build();
     var handlers = handlerExecutor == null ? threads : handlerExecutor;
-    var source = new Credentials.Source(tokens == null ? null : tokens.apply(threads), token);
+    var source = new Credentials.Source(tokens, token);
     return new UnibusClient(
         new Calls(new Connection(channel, source, threads, handlers, timer), settings));
-  }
-
-  private static CompletableFuture<String> supply(
-      Callable<String> supplier, ExecutorService threads) {
-    var result = new CompletableFuture<String>();
-    var running =
-        threads.submit(
-            () -> {
-              try {
-                result.complete(supplier.call());
-              } catch (Throwable e) {
-                result.completeExceptionally(e);
-              }
-            });
-    result.whenComplete(
-        (token, e) -> {
-          if (e instanceof TimeoutException) {
-            running.cancel(true);
-          }
-        });
-    return result;
   }
 
   private static ThreadFactory daemons() {
@@ -217,18 +185,29 @@ public final class ClientBuilder {
     return host.equals("localhost") || host.equals("[::1]") || host.matches("127(\\.\\d{1,3}){3}");
   }
 
-  private ChannelCredentials tls() {
+  private NettyChannelBuilder channel(String host, int port, boolean isTls) {
     try {
-      var tls = TlsChannelCredentials.newBuilder();
-      if (authorities != null) {
-        tls.trustManager(authorities.toFile());
-      }
-      if (certificate != null && key != null) {
-        tls.keyManager(certificate.toFile(), key.toFile());
-      }
-      return tls.build();
-    } catch (IOException e) {
+      var credentials = isTls ? tls() : InsecureChannelCredentials.create();
+      return NettyChannelBuilder.forAddress(host, port, credentials);
+    } catch (IOException | GeneralSecurityException | IllegalArgumentException e) {
       throw wrong("a certificate or key cannot be read", e);
     }
+  }
+
+  private ChannelCredentials tls() throws IOException, GeneralSecurityException {
+    var tls = TlsChannelCredentials.newBuilder();
+    if (authorities != null) {
+      try (var pem = Files.newInputStream(authorities)) {
+        if (CertificateFactory.getInstance("X.509").generateCertificates(pem).isEmpty()) {
+          // The library itself would fail with each connection.
+          throw new IOException("no certificate in " + authorities);
+        }
+      }
+      tls.trustManager(authorities.toFile());
+    }
+    if (certificate != null && key != null) {
+      tls.keyManager(certificate.toFile(), key.toFile());
+    }
+    return tls.build();
   }
 }

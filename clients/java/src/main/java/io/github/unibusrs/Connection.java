@@ -14,6 +14,7 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executor;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
@@ -31,7 +32,7 @@ final class Connection {
 
   private final ManagedChannel channel;
   private final Credentials.Source tokens;
-  private final Executor threads;
+  private final ExecutorService threads;
   private final Executor handlers;
   private final ScheduledExecutorService timer;
   private final Rooms rooms = new Rooms(this);
@@ -43,7 +44,7 @@ final class Connection {
   Connection(
       ManagedChannel channel,
       Credentials.Source tokens,
-      Executor threads,
+      ExecutorService threads,
       Executor handlers,
       ScheduledExecutorService timer) {
     this.channel = channel;
@@ -62,8 +63,13 @@ final class Connection {
     }
   }
 
+  /** Threads that nothing of the program keeps from running. */
+  Executor threads() {
+    return threads;
+  }
+
   Credentials credentials() {
-    return new Credentials(tokens);
+    return new Credentials(tokens, threads);
   }
 
   Rooms rooms() {

@@ -1,24 +1,28 @@
 package io.github.unibusrs;
 
 import java.time.Duration;
+import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.TimeUnit;
-import java.util.function.Supplier;
+import java.util.concurrent.TimeoutException;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The token of each attempt, and what a refusal of it means (U8). One for each series of attempts.
  */
 final class Credentials {
-  /** Where tokens come from. A future of the supplier is completed when its time is up. */
-  record Source(@Nullable Supplier<CompletableFuture<String>> supplier, @Nullable String fixed) {}
+  /** Where tokens come from: from neither, if the client has none. */
+  record Source(@Nullable Callable<String> supplier, @Nullable String fixed) {}
 
   private final Source source;
+  private final ExecutorService threads;
   private volatile @Nullable String current;
   private volatile @Nullable UnibusException refusal;
 
-  Credentials(Source source) {
+  Credentials(Source source, ExecutorService threads) {
     this.source = source;
+    this.threads = threads;
   }
 
   /** The token for the next attempt; null if the client has none. */
@@ -27,16 +31,23 @@ final class Credentials {
     if (supplier == null) {
       return CompletableFuture.completedFuture(source.fixed);
     }
-    CompletableFuture<String> asked;
-    try {
-      asked = supplier.get();
-    } catch (Throwable e) {
-      asked = CompletableFuture.failedFuture(e);
-    }
+    var asked = new CompletableFuture<String>();
+    var running =
+        threads.submit(
+            () -> {
+              try {
+                asked.complete(supplier.call());
+              } catch (Throwable e) {
+                asked.completeExceptionally(e);
+              }
+            });
     return asked
         .orTimeout(Wire.nanos(limit), TimeUnit.NANOSECONDS)
         .handle(
             (token, e) -> {
+              if (e instanceof TimeoutException) {
+                running.cancel(true);
+              }
               if (e != null) {
                 throw UnibusException.notSent("the supplier of tokens failed", e);
               }

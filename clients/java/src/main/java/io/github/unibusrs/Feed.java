@@ -40,6 +40,9 @@ final class Feed extends Streaming implements Handlers.Listener {
 
   private boolean ackTimer;
 
+  /** The service refused an acknowledgement for now. */
+  private boolean ackPaused;
+
   private boolean flushing;
   private boolean finished;
   private @Nullable Throwable failure;
@@ -86,10 +89,6 @@ final class Feed extends Streaming implements Handlers.Listener {
   }
 
   // Everything below runs with the lock.
-
-  private static boolean isLonger(Duration a, Duration b) {
-    return a.compareTo(b) > 0;
-  }
 
   // The stream.
 
@@ -210,7 +209,13 @@ final class Feed extends Streaming implements Handlers.Listener {
     var error = UnibusException.of(rejected.getError());
     if (error.getOutcome() == Outcome.AGAIN) {
       progress.unacked();
-      later(backoff.next(error), this::acknowledge);
+      ackPaused = true;
+      later(
+          backoff.next(error),
+          () -> {
+            ackPaused = false;
+            acknowledge();
+          });
     } else if (error.getReason().equals("TAKEN_OVER")
         || error.getCode() == Status.Code.PERMISSION_DENIED) {
       broken(error);
@@ -239,7 +244,7 @@ final class Feed extends Streaming implements Handlers.Listener {
     watchdog.rest();
     if (last != null) {
       last.call.cancel("the stream is broken", null);
-      if (last.open && isLonger(since(last.openedAt), Duration.ofSeconds(10))) {
+      if (last.open && since(last.openedAt).toSeconds() >= 10) {
         backoff.reset();
       }
     }
@@ -298,7 +303,8 @@ final class Feed extends Streaming implements Handlers.Listener {
   }
 
   private void acknowledge() {
-    if (progress.owesAck() && stream != null && stream.open && !stream.halfClosed) {
+    var isTime = !ackPaused || flushing;
+    if (isTime && progress.owesAck() && stream != null && stream.open && !stream.halfClosed) {
       stream.send(ConsumeRequest.newBuilder().setAck(acknowledgement()));
     }
   }
@@ -405,11 +411,16 @@ final class Feed extends Streaming implements Handlers.Listener {
         .connection()
         .execute(
             () -> {
-              if (reason == null) {
-                done.complete(null);
-              } else {
-                done.completeExceptionally(reason);
-              }
+              // What follows may close the subscription, which has not ended before.
+              Inside.run(
+                  handlers,
+                  () -> {
+                    if (reason == null) {
+                      done.complete(null);
+                    } else {
+                      done.completeExceptionally(reason);
+                    }
+                  });
               ended.complete(null);
             });
   }

@@ -20,11 +20,16 @@ final class Futures {
       return future.get();
     } catch (InterruptedException e) {
       future.cancel(true);
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted");
+      throw interrupted();
     } catch (ExecutionException e) {
       throw unchecked(cause(e.getCause()));
     }
+  }
+
+  /** What a call that was interrupted throws (U3). */
+  static CancellationException interrupted() {
+    Thread.currentThread().interrupt();
+    return new CancellationException("interrupted");
   }
 
   /** The failure as an exception that can be thrown anywhere. */

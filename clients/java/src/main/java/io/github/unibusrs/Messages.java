@@ -86,8 +86,7 @@ public final class Messages implements Iterable<Message>, Iterator<Message>, Aut
       return handed.take();
     } catch (InterruptedException e) {
       abandon();
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted");
+      throw Futures.interrupted();
     }
   }
 

@@ -51,6 +51,10 @@ public final class Outgoing {
     return new Outgoing(wire.toBuilder().setTtl(Wire.duration(lifetime)));
   }
 
+  int encodedSize() {
+    return wire.getSerializedSize();
+  }
+
   int size() {
     return wire.getPayload().size();
   }

@@ -22,11 +22,7 @@ final class Publish extends Retry<PublishResult> {
 
   @Override
   CompletableFuture<PublishResult> attempt(Duration limit) {
-    var until = System.nanoTime() + Wire.nanos(limit);
-    var rooms = calls.connection().rooms();
-    return rooms
-        .get(roomId, credentials, limit)
-        .thenCompose(known -> publish(known, Duration.ofNanos(until - System.nanoTime())));
+    return calls.connection().rooms().use(roomId, credentials, limit, this::publish);
   }
 
   private CompletableFuture<PublishResult> publish(Rooms.Known known, Duration limit) {

@@ -9,9 +9,9 @@ import io.github.unibusrs.v1.RoomServiceGrpc;
 import io.grpc.Status;
 import io.grpc.SynchronizationContext;
 import java.time.Duration;
-import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.Condition;
 import org.jspecify.annotations.Nullable;
@@ -25,6 +25,9 @@ import org.jspecify.annotations.Nullable;
  */
 public final class Publisher extends Streaming implements AutoCloseable {
   private static final Duration TICK = Duration.ofMillis(500);
+
+  /** A larger message ends the stream for all, with what the publisher adds to it. */
+  private static final int MAX_BYTES = (64 << 20) - (4 << 10);
 
   /**
    * The limits of a publisher.
@@ -73,6 +76,10 @@ public final class Publisher extends Streaming implements AutoCloseable {
   private final String roomId;
   private final Options options;
   private final Condition space = lock.newCondition();
+
+  /** Of the thread that waits for space. Is fair, so that no message overtakes another. */
+  private final Semaphore turn = new Semaphore(1, true);
+
   private final Unanswered unanswered = new Unanswered();
   private State state = State.IDLE;
   private @Nullable Stream stream;
@@ -98,13 +105,32 @@ public final class Publisher extends Streaming implements AutoCloseable {
   }
 
   /**
-   * Publishes a message. Blocks only while too many messages are unanswered.
+   * Publishes a message. Blocks only while too many messages are unanswered; those that wait for
+   * that are taken in their order.
    *
    * @return completes when the message is stored, or fails with a {@link UnibusException}; the
    *     futures of a publisher complete in order
    * @throws IllegalStateException if the publisher is closed
    */
   public CompletableFuture<PublishResult> publish(Outgoing message) {
+    if (message.encodedSize() > MAX_BYTES) {
+      var large = Status.INVALID_ARGUMENT.withDescription("the message is larger than 64 MiB");
+      return CompletableFuture.failedFuture(UnibusException.of(large, null));
+    }
+    try {
+      turn.acquire();
+      try {
+        return publishNext(message);
+      } finally {
+        turn.release();
+      }
+    } catch (InterruptedException e) {
+      throw Futures.interrupted();
+    }
+  }
+
+  private CompletableFuture<PublishResult> publishNext(Outgoing message)
+      throws InterruptedException {
     lock.lock();
     try {
       while (!closed && unanswered.isFull(options, message.size())) {
@@ -120,9 +146,6 @@ public final class Publisher extends Streaming implements AutoCloseable {
       }
       pump();
       return entry.future;
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      throw new CancellationException("interrupted");
     } finally {
       lock.unlock();
     }
@@ -226,7 +249,7 @@ public final class Publisher extends Streaming implements AutoCloseable {
         // The program cancelled it before it was sent.
         unanswered.remove(entry);
         space.signalAll();
-      } else if (isLate(entry)) {
+      } else if (isLate(entry, Duration.ZERO)) {
         expire(entry);
       } else {
         open.send(entry, room);
@@ -236,16 +259,16 @@ public final class Publisher extends Streaming implements AutoCloseable {
 
   /** An attempt: asks for the room and the token, and opens a stream. */
   private void begin() {
-    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
-    var limit = calls.settings().attempt();
     calls
         .connection()
         .rooms()
-        .get(roomId, credentials, limit)
-        .thenCompose(
-            known -> {
+        .use(
+            roomId,
+            credentials,
+            calls.settings().attempt(),
+            (known, left) -> {
               locked(() -> room = known);
-              return credentials.next(limit);
+              return credentials.next(left);
             })
         .whenComplete((token, e) -> locked(() -> begun(token, e)));
   }
@@ -335,14 +358,16 @@ public final class Publisher extends Streaming implements AutoCloseable {
         fail(entry, error);
       }
     }
+    var pause = backoff.next(error);
+    expireLate(pause);
     if (!unanswered.isEmpty()) {
       state = State.BUSY;
-      later(backoff.next(error), this::begin);
+      later(pause, this::begin);
     }
   }
 
-  /** Whether no attempt to publish the message may begin any more (U9, U11). */
-  private boolean isLate(Entry entry) {
+  /** Whether no attempt to publish the message may begin after the pause (U9, U11). */
+  private boolean isLate(Entry entry, Duration pause) {
     var settings = calls.settings();
     var limit = settings.total();
     if (room != null && room.persist()) {
@@ -351,8 +376,13 @@ public final class Publisher extends Streaming implements AutoCloseable {
       limit = isNew && window.compareTo(settings.attempt()) < 0 ? settings.attempt() : window;
     }
     var own = settings.publish();
-    return since(entry.firstSentAt == null ? entry.began : entry.firstSentAt).compareTo(limit) > 0
-        || (own != null && since(entry.began).compareTo(own) > 0);
+    var since = since(entry.firstSentAt == null ? entry.began : entry.firstSentAt);
+    return since.plus(pause).compareTo(limit) > 0
+        || (own != null && since(entry.began).plus(pause).compareTo(own) > 0);
+  }
+
+  private void expireLate(Duration pause) {
+    unanswered.all(entry -> !entry.isSent && isLate(entry, pause)).forEach(this::expire);
   }
 
   private void expire(Entry entry) {
@@ -360,16 +390,18 @@ public final class Publisher extends Streaming implements AutoCloseable {
     fail(entry, entry.lastError == null ? late : entry.lastError);
   }
 
-  /** Breaks a stream on which no answer comes in the time of an attempt (U9). */
+  /** Breaks a stream on which no answer comes in the time of an attempt, or of all (U9). */
   private void tick() {
     var open = stream;
     var oldest = open == null ? null : unanswered.oldest(open.lastAnswer);
-    var limit = calls.settings().attempt();
+    var own = calls.settings().publish();
+    var attempt = calls.settings().attempt();
+    var limit = own == null ? attempt : Wire.min(own, attempt);
     if (open != null && oldest != null && since(oldest).compareTo(limit) > 0) {
       open.call.cancel("no answer in time", null);
       closed(open, UnibusException.of(Status.Code.DEADLINE_EXCEEDED, "no answer in time"));
     }
-    unanswered.all(entry -> !entry.isSent && isLate(entry)).forEach(this::expire);
+    expireLate(Duration.ZERO);
     ticking = !unanswered.isEmpty();
     if (ticking) {
       later(TICK, this::tick);

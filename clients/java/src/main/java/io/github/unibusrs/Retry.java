@@ -11,6 +11,7 @@ abstract class Retry<T> {
   final CompletableFuture<T> result = new CompletableFuture<>();
   private final Backoff backoff = new Backoff();
   private final long began = System.nanoTime();
+  private @Nullable UnibusException last;
   private boolean unknown;
 
   Retry(Calls calls) {
@@ -69,18 +70,22 @@ abstract class Retry<T> {
     if (result.isDone()) {
       return;
     }
-    attempt(Wire.min(calls.settings().attempt(), total().minus(elapsed())))
-        .whenComplete(
+    var left = total().minus(elapsed());
+    var isCut = left.compareTo(calls.settings().attempt()) < 0;
+    // Not on the thread that ended the wait: code of the program follows.
+    attempt(isCut ? left : calls.settings().attempt())
+        .whenCompleteAsync(
             (value, e) -> {
               if (e == null) {
                 result.complete(value);
               } else {
-                failed(credentials.judge(Futures.error(e)));
+                failed(credentials.judge(Futures.error(e)), isCut);
               }
-            });
+            },
+            calls.connection().threads());
   }
 
-  private void failed(UnibusException error) {
+  private void failed(UnibusException error, boolean isCut) {
     var success = unknown ? success(error) : null;
     if (success != null) {
       result.complete(success);
@@ -89,8 +94,13 @@ abstract class Retry<T> {
     unknown |= error.isOutcomeUnknown();
     var pause = backoff.next(error);
     var next = elapsed().plus(pause);
-    if (isFinal(error) || next.compareTo(total()) >= 0 || !mayRepeat(next, unknown)) {
-      result.completeExceptionally(error.forMessage(messageId(), unknown));
+    var isFinal = isFinal(error);
+    // An attempt without its whole time, and without an answer, tells less than the one before.
+    if (last == null || isFinal || !isCut || !error.getReason().isEmpty()) {
+      last = error;
+    }
+    if (isFinal || next.compareTo(total()) >= 0 || !mayRepeat(next, unknown)) {
+      result.completeExceptionally(last.forMessage(messageId(), unknown));
     } else {
       calls.connection().later(pause, this::begin);
     }

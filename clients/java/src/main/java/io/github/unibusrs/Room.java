@@ -4,6 +4,8 @@ import io.github.unibusrs.v1.ListMembersRequest;
 import io.github.unibusrs.v1.ListMembersResponse;
 import io.github.unibusrs.v1.ListSubscribersRequest;
 import io.github.unibusrs.v1.ListSubscribersResponse;
+import io.github.unibusrs.v1.Member;
+import io.github.unibusrs.v1.Role;
 import io.github.unibusrs.v1.RoomServiceGrpc;
 import io.github.unibusrs.v1.Subscriber;
 import io.github.unibusrs.v1.UpdateRoomRequest;
@@ -144,10 +146,10 @@ public final class Room {
 
   /** Adds a member that may read all messages, or changes its role. */
   public Member addMember(String memberId, Role role) {
-    return addMember(new Member(memberId, role, 0));
+    return addMember(Member.newBuilder().setMemberId(memberId).setRole(role).build());
   }
 
-  /** Adds a member, or changes its role and what it may read. */
+  /** Adds a member, or changes its role and the first sequence that it may read. */
   public Member addMember(Member member) {
     return Futures.await(async.addMember(member));
   }
@@ -162,7 +164,7 @@ public final class Room {
     return calls.pages(
         RoomServiceGrpc.getListMembersMethod(),
         page -> ListMembersRequest.newBuilder().setRoomId(id).setPageToken(page).build(),
-        response -> response.getMembersList().stream().map(Member::of),
+        response -> response.getMembersList().stream(),
         ListMembersResponse::getNextPageToken);
   }
 

@@ -1,13 +1,14 @@
 package io.github.unibusrs;
 
+import com.google.common.cache.CacheBuilder;
 import io.github.unibusrs.v1.GetRoomRequest;
 import io.github.unibusrs.v1.GetRoomResponse;
 import io.github.unibusrs.v1.RoomServiceGrpc;
 import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
+import java.util.function.BiFunction;
 
 /** What a publish needs to know of its room, asked once (U12). */
 final class Rooms {
@@ -19,7 +20,10 @@ final class Rooms {
     }
   }
 
-  private final Map<String, CompletableFuture<Known>> known = new ConcurrentHashMap<>();
+  /** The rooms that were used last, so that a program with many rooms keeps its memory. */
+  private final Map<String, CompletableFuture<Known>> known =
+      CacheBuilder.newBuilder().maximumSize(1000).<String, CompletableFuture<Known>>build().asMap();
+
   private final Connection connection;
 
   Rooms(Connection connection) {
@@ -27,10 +31,15 @@ final class Rooms {
   }
 
   /**
-   * What is known of the room, after one attempt to ask if nothing is. Its errors leave nothing
-   * unknown, since nothing was published.
+   * Uses what is known of the room in what is left of the time of an attempt, after it has asked if
+   * nothing is. Errors of that leave nothing unknown, since nothing was published.
    */
-  CompletableFuture<Known> get(String roomId, Credentials credentials, Duration limit) {
+  <T> CompletableFuture<T> use(
+      String roomId,
+      Credentials credentials,
+      Duration limit,
+      BiFunction<Known, Duration, CompletableFuture<T>> then) {
+    var began = System.nanoTime();
     var found = known.get(roomId);
     if (found == null || found.isCompletedExceptionally()) {
       var request = GetRoomRequest.newBuilder().setRoomId(roomId).build();
@@ -49,7 +58,8 @@ final class Rooms {
                 throw Futures.error(e).forMessage("", false);
               }
               return room;
-            });
+            })
+        .thenCompose(room -> then.apply(room, limit.minus(Streaming.since(began))));
   }
 
   /** Whether the error says that the room is not what it was. The room is then asked for again. */

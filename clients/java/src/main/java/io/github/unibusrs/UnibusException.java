@@ -96,7 +96,7 @@ public final class UnibusException extends RuntimeException {
 
   private static UnibusException of(
       Status.Code code, String text, Details details, @Nullable Throwable cause) {
-    var outcome = classify(code, details.reason, details.retryAfter != null);
+    var outcome = classify(code, details);
     var unknown = leavesOpen(details.reason, outcome);
     return new UnibusException(text, cause, code, details, outcome, unknown, "");
   }
@@ -108,12 +108,12 @@ public final class UnibusException extends RuntimeException {
   }
 
   /** The table of U1. */
-  static Outcome classify(Status.Code code, String reason, boolean hasRetryInfo) {
-    if (reason.equals("UNAUTHENTICATED") || reason.equals("CREDENTIALS_EXPIRED")) {
-      return Outcome.NEW_TOKEN;
-    }
-    if (!reason.isEmpty()) {
-      return hasRetryInfo ? Outcome.AGAIN : Outcome.FINAL;
+  private static Outcome classify(Status.Code code, Details details) {
+    var reason = details.reason;
+    if (reason != null) {
+      var isToken = reason.equals("UNAUTHENTICATED") || reason.equals("CREDENTIALS_EXPIRED");
+      var retry = details.retryAfter == null ? Outcome.FINAL : Outcome.AGAIN;
+      return isToken ? Outcome.NEW_TOKEN : retry;
     }
     return switch (code) {
       case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, UNKNOWN, INTERNAL, ABORTED -> Outcome.AGAIN;
@@ -123,8 +123,8 @@ public final class UnibusException extends RuntimeException {
   }
 
   /** Whether the request may have taken effect (U11). */
-  private static boolean leavesOpen(String reason, Outcome outcome) {
-    return reason.isEmpty()
+  private static boolean leavesOpen(@Nullable String reason, Outcome outcome) {
+    return reason == null
         ? outcome == Outcome.AGAIN
         : Set.of("OUTCOME_UNKNOWN", "TIMEOUT", "INTERNAL").contains(reason);
   }
@@ -160,7 +160,7 @@ public final class UnibusException extends RuntimeException {
 
   /** The reason of {@code ErrorInfo}, as in {@code docs/errors.md}; empty without one. */
   public String getReason() {
-    return details.reason;
+    return details.reason == null ? "" : details.reason;
   }
 
   /** The metadata of {@code ErrorInfo}. */
@@ -197,18 +197,18 @@ public final class UnibusException extends RuntimeException {
   public String getMessage() {
     var id = messageId.isEmpty() ? "" : " (message id " + messageId + ")";
     var unknown = outcomeUnknown ? ", outcome unknown" : "";
-    var reason = details.reason.isEmpty() ? "" : " " + details.reason;
+    var reason = getReason().isEmpty() ? "" : " " + getReason();
     return code + reason + ": " + text() + unknown + id;
   }
 
-  /** The details that the service attaches to a status. */
+  /** The details that the service attaches to a status; without a reason it was not the service. */
   private record Details(
-      String reason,
+      @Nullable String reason,
       Map<String, String> metadata,
       Map<String, String> fields,
       @Nullable Duration retryAfter)
       implements java.io.Serializable {
-    static final Details NONE = new Details("", Map.of(), Map.of(), null);
+    static final Details NONE = new Details(null, Map.of(), Map.of(), null);
 
     static Details of(List<Any> list) {
       ErrorInfo info = null;
@@ -230,13 +230,11 @@ public final class UnibusException extends RuntimeException {
           // A detail that cannot be read is no detail.
         }
       }
-      return info == null
-          ? NONE
-          : new Details(
-              info.getReason(),
-              Map.copyOf(info.getMetadataMap()),
-              Collections.unmodifiableMap(fields),
-              delay);
+      return new Details(
+          info == null ? null : info.getReason(),
+          info == null ? Map.of() : Map.copyOf(info.getMetadataMap()),
+          Collections.unmodifiableMap(fields),
+          delay);
     }
   }
 }

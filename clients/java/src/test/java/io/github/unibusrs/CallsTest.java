@@ -132,6 +132,38 @@ class CallsTest {
   }
 
   @Test
+  void theErrorBeforeAnAttemptThatWasCutIsReported() {
+    var calls = new AtomicInteger();
+    var status = Errors.status(Status.Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", 0);
+    service.getRoom =
+        answer -> {
+          if (calls.incrementAndGet() == 1) {
+            fail(answer, status);
+          }
+        };
+    try (var client = builder().callTimeout(Duration.ofSeconds(2)).build()) {
+      var error = assertThrows(UnibusException.class, client.room("r")::info);
+      assertEquals("RATE_LIMITED", error.getReason());
+      assertTrue(error.isOutcomeUnknown());
+      assertEquals(2, calls.get());
+    }
+  }
+
+  @Test
+  void codeThatFollowsACallRunsOnAThreadOfTheClient() {
+    try (var client =
+        builder()
+            .attemptTimeout(Duration.ofMillis(300))
+            .callTimeout(Duration.ofMillis(300))
+            .tokenSupplier(() -> new CompletableFuture<String>().get())
+            .build()) {
+      var call = client.room("r").async().info();
+      var thread = call.handle((room, e) -> Thread.currentThread().getName()).join();
+      assertTrue(thread.startsWith("unibus-"), thread);
+    }
+  }
+
+  @Test
   void anyTimeIsAllowed() {
     var ever = ChronoUnit.FOREVER.getDuration();
     try (var client =

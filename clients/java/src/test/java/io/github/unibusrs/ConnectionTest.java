@@ -7,18 +7,28 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.unibusrs.UnibusException.Outcome;
 import io.grpc.Status;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.Iterator;
 import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.function.Supplier;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 class ConnectionTest {
+  private static final ExecutorService THREADS = Executors.newCachedThreadPool();
+
+  @TempDir Path folder;
+
   private static final UnibusException REFUSED =
       UnibusException.of(Status.Code.UNAUTHENTICATED, "refused");
 
@@ -67,9 +77,27 @@ class ConnectionTest {
     assertThrows(UnibusException.class, () -> UnibusClient.connect(address));
   }
 
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "",
+        "no PEM",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"
+      })
+  void aWrongPemFileIsReportedAtOnce(String text) throws Exception {
+    var file = Files.writeString(folder.resolve("wrong.pem"), text);
+    var authorities = UnibusClient.builder("https://127.0.0.1:1").trustedAuthorities(file);
+    var own = UnibusClient.builder("https://127.0.0.1:1").clientCertificate(file, file);
+    for (var builder : List.of(authorities, own)) {
+      var error = assertThrows(UnibusException.class, builder::build);
+      assertEquals(Outcome.FINAL, error.getOutcome());
+    }
+  }
+
   @Test
   void aFixedTokenThatIsRefusedIsFinal() {
-    var credentials = new Credentials(new Credentials.Source(null, "t"));
+    var credentials = new Credentials(new Credentials.Source(null, "t"), THREADS);
     assertEquals("t", credentials.next(Duration.ofSeconds(1)).join());
     assertEquals(Outcome.FINAL, credentials.judge(REFUSED).getOutcome());
   }
@@ -77,7 +105,7 @@ class ConnectionTest {
   @Test
   void theSameTokenAgainIsFinalAndAnotherOneIsTried() {
     var tokens = List.of("a", "b", "b").iterator();
-    var credentials = supplied(() -> CompletableFuture.completedFuture(tokens.next()));
+    var credentials = supplied(tokens::next);
     credentials.next(Duration.ofSeconds(1)).join();
     assertEquals(Outcome.NEW_TOKEN, credentials.judge(REFUSED).getOutcome());
     assertEquals("b", credentials.next(Duration.ofSeconds(1)).join());
@@ -89,7 +117,7 @@ class ConnectionTest {
   @Test
   void anOlderTokenIsTriedAgainOnceAnotherOneWasUsed() {
     var tokens = List.of("a", "b", "a").iterator();
-    var credentials = supplied(() -> CompletableFuture.completedFuture(tokens.next()));
+    var credentials = supplied(tokens::next);
     credentials.next(Duration.ofSeconds(1)).join();
     credentials.judge(REFUSED);
     credentials.next(Duration.ofSeconds(1)).join();
@@ -98,17 +126,20 @@ class ConnectionTest {
 
   @Test
   void aSupplierThatFailsOrHangsIsAskedAgain() {
-    Iterator<Supplier<CompletableFuture<String>>> ways =
-        List.<Supplier<CompletableFuture<String>>>of(
+    Iterator<Callable<String>> ways =
+        List.<Callable<String>>of(
                 () -> {
-                  throw new IllegalStateException("down");
+                  throw new StackOverflowError("down");
                 },
-                () -> CompletableFuture.failedFuture(new IllegalStateException("down")),
-                CompletableFuture::new)
+                () -> {
+                  throw new CancellationException("down");
+                },
+                () -> new CompletableFuture<String>().get())
             .iterator();
-    var credentials = supplied(() -> ways.next().get());
+    var credentials = supplied(() -> ways.next().call());
     while (ways.hasNext()) {
-      var error = credentials.next(Duration.ofMillis(20)).handle((v, e) -> Futures.error(e)).join();
+      var error =
+          credentials.next(Duration.ofMillis(200)).handle((v, e) -> Futures.error(e)).join();
       assertEquals(Outcome.AGAIN, error.getOutcome());
       assertTrue(!error.isOutcomeUnknown());
     }
@@ -122,7 +153,7 @@ class ConnectionTest {
     assertEquals(duration, Wire.duration(Wire.duration(duration)));
   }
 
-  private static Credentials supplied(Supplier<CompletableFuture<String>> supplier) {
-    return new Credentials(new Credentials.Source(supplier, null));
+  private static Credentials supplied(Callable<String> supplier) {
+    return new Credentials(new Credentials.Source(supplier, null), THREADS);
   }
 }

@@ -6,6 +6,9 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.google.protobuf.UnsafeByteOperations;
+import io.github.unibusrs.UnibusException.Outcome;
+import io.github.unibusrs.v1.GetRoomResponse;
 import io.github.unibusrs.v1.PublishStreamResponse;
 import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
@@ -16,6 +19,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -137,6 +141,132 @@ class PublisherTest {
     publisher.publish(new byte[1]).get(5, TimeUnit.SECONDS);
     assertEquals("", service.published.get(0).getMessageId());
     assertFalse(service.published.get(1).getMessageId().isEmpty());
+  }
+
+  @Test
+  void aPauseThatIsTooLongForTheMessagesFailsThemAtOnce() throws Exception {
+    var limited = Errors.status(Status.Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", 7200);
+    service.publishStream =
+        (request, answers) ->
+            answers.onNext(
+                PublishStreamResponse.newBuilder()
+                    .setCorrelationId(request.getCorrelationId())
+                    .setError(limited)
+                    .build());
+    var publisher = client.room("r").publisher();
+    for (var future : publish(publisher, 2)) {
+      var error = failure(future);
+      assertEquals("RATE_LIMITED", error.getReason());
+      assertFalse(error.isOutcomeUnknown());
+    }
+    assertTimeoutPreemptively(SHORT.multipliedBy(4), publisher::close);
+  }
+
+  @Test
+  void theTimeForTheRoomAndTheTokenIsThatOfOneAttempt() throws Exception {
+    service.getRoom =
+        answer -> {
+          sleep(1200);
+          FakeService.succeed(answer, GetRoomResponse.newBuilder().setRoom(service.room).build());
+        };
+    var asked = new AtomicInteger();
+    var interrupted = new CompletableFuture<Long>();
+    try (var own =
+        UnibusClient.builder(service.address())
+            .allowPlaintextToken()
+            .attemptTimeout(Duration.ofSeconds(2))
+            .tokenSupplier(
+                () -> {
+                  try {
+                    Thread.sleep(asked.incrementAndGet() == 2 ? 10_000 : 0);
+                  } catch (InterruptedException e) {
+                    interrupted.complete(System.nanoTime());
+                  }
+                  return "t";
+                })
+            .build()) {
+      var began = System.nanoTime();
+      var published = own.room("r").publisher().publish(new byte[1]);
+      var waited = Duration.ofNanos(interrupted.get(10, TimeUnit.SECONDS) - began);
+      assertTrue(waited.compareTo(Duration.ofMillis(2800)) < 0, waited::toString);
+      published.get(10, TimeUnit.SECONDS);
+    }
+  }
+
+  private static void sleep(long millis) {
+    try {
+      Thread.sleep(millis);
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  @Test
+  void aMessageWithoutAnAnswerFailsWhenTheTimeOfThePublishIsUp() throws Exception {
+    service.publishStream = (request, answers) -> {};
+    var time = Duration.ofSeconds(1);
+    try (var own = UnibusClient.builder(service.address()).publishTimeout(time).build()) {
+      var published = own.room("r").publisher().publish(new byte[1]);
+      var error = Futures.error(published.handle((v, e) -> e).get(6, TimeUnit.SECONDS));
+      assertTrue(error.isOutcomeUnknown());
+    }
+  }
+
+  @Test
+  void aTokenThatAStreamRefusedIsNotSentAgain() throws Exception {
+    var refused = Errors.status(Status.Code.UNAUTHENTICATED, "CREDENTIALS_EXPIRED");
+    service.publishStream =
+        (request, answers) ->
+            answers.onNext(
+                PublishStreamResponse.newBuilder()
+                    .setCorrelationId(request.getCorrelationId())
+                    .setError(refused)
+                    .build());
+    try (var own =
+        UnibusClient.builder(service.address())
+            .allowPlaintextToken()
+            .tokenSupplier(() -> "t")
+            .build()) {
+      var error = failure(own.room("r").publisher().publish(new byte[1]));
+      assertEquals("CREDENTIALS_EXPIRED", error.getReason());
+      assertEquals(Outcome.FINAL, error.getOutcome());
+      assertEquals(1, service.published.size());
+    }
+  }
+
+  @Test
+  void aMessageThatIsTooLargeForTheStreamFailsAlone() throws Exception {
+    var publisher = publisher();
+    var large = Outgoing.of(UnsafeByteOperations.unsafeWrap(new byte[64 << 20]));
+    assertEquals(Outcome.FINAL, failure(publisher.publish(large)).getOutcome());
+    assertEquals(1, publisher.publish(new byte[1]).get(5, TimeUnit.SECONDS).sequence());
+  }
+
+  @Test
+  void noMessageOvertakesOneThatWaitsForSpace() throws Exception {
+    service.publishStream = (request, answers) -> {};
+    var limits = new Publisher.Options(1024, 10, SHORT);
+    var publisher = client.room("r").publisher(limits);
+    publisher.publish(new byte[8]);
+    var waits = new Thread(() -> publisher.publish(new byte[8]));
+    waits.start();
+    while (waits.getState() != Thread.State.WAITING) {
+      sleep(1);
+    }
+    var overtakes = new CompletableFuture<Void>();
+    var later =
+        new Thread(
+            () -> {
+              publisher.publish(new byte[0]);
+              overtakes.complete(null);
+            });
+    later.setUncaughtExceptionHandler((thread, e) -> {});
+    waits.setUncaughtExceptionHandler((thread, e) -> {});
+    later.start();
+    assertThrows(TimeoutException.class, () -> overtakes.get(500, TimeUnit.MILLISECONDS));
+    publisher.close();
+    later.join();
+    waits.join();
   }
 
   @Test

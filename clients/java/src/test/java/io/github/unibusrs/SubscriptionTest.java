@@ -8,8 +8,11 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.unibusrs.v1.AcknowledgeResponse;
 import io.github.unibusrs.v1.CaughtUp;
+import io.github.unibusrs.v1.ConsumeCommand;
+import io.github.unibusrs.v1.ConsumeRejected;
 import io.github.unibusrs.v1.ConsumeRequest;
 import io.github.unibusrs.v1.ConsumeResponse;
+import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.List;
@@ -241,6 +244,61 @@ class SubscriptionTest {
     begun.complete(running);
     running.done().get(5, TimeUnit.SECONDS);
     assertCloses();
+  }
+
+  @Test
+  void codeThatFollowsTheEndMayCloseTheSubscription() throws Exception {
+    var running = subscription().start(message -> {});
+    var closed = running.done().thenRun(running::close);
+    running.closeAsync().get(5, TimeUnit.SECONDS);
+    closed.get(5, TimeUnit.SECONDS);
+  }
+
+  @Test
+  void aSupplierThatBlocksHoldsBackNothing() {
+    var leave = new CountDownLatch(1);
+    var own =
+        UnibusClient.builder(service.address())
+            .allowPlaintextToken()
+            .tokenSupplier(
+                () -> {
+                  await(leave);
+                  return "t";
+                })
+            .build();
+    assertTimeoutPreemptively(
+        LIMIT,
+        () -> {
+          own.room("r").subscribe("d", message -> {});
+          own.close();
+        });
+    leave.countDown();
+  }
+
+  @Test
+  void aRefusedAcknowledgementIsRepeatedAfterAPause() throws Exception {
+    var refusals = new CopyOnWriteArrayList<Long>();
+    service.consume =
+        (request, frames) -> {
+          if (request.hasOpen()) {
+            frames.onNext(FakeService.opened(0, Duration.ofSeconds(5)));
+            LongStream.rangeClosed(1, 20).forEach(i -> frames.onNext(FakeService.message(i)));
+          } else if (request.hasAck()) {
+            refusals.add(System.nanoTime());
+            var busy = Errors.status(Status.Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1);
+            var rejected =
+                ConsumeRejected.newBuilder()
+                    .setCommand(ConsumeCommand.CONSUME_COMMAND_ACK)
+                    .setError(busy);
+            frames.onNext(ConsumeResponse.newBuilder().setRejected(rejected).build());
+          }
+        };
+    subscription()
+        .acknowledge(1, Duration.ofMillis(10))
+        .closeTimeout(Duration.ofMillis(100))
+        .start(message -> Thread.sleep(50));
+    Thread.sleep(1700);
+    assertEquals(2, refusals.size());
   }
 
   @Test

@@ -78,6 +78,29 @@ class UnibusExceptionTest {
   }
 
   @Test
+  void anErrorInfoWithoutAReasonIsOneOfTheService() {
+    var status =
+        com.google.rpc.Status.newBuilder()
+            .setCode(Status.Code.UNAVAILABLE.value())
+            .addDetails(info("", "unibus.v1"));
+    var error = UnibusException.of(status.build());
+    assertEquals(Outcome.FINAL, error.getOutcome());
+    assertFalse(error.isOutcomeUnknown());
+    status.setCode(Status.Code.NOT_FOUND.value()).addDetails(Any.pack(retryInfo()));
+    assertEquals(Outcome.AGAIN, UnibusException.of(status.build()).getOutcome());
+  }
+
+  @Test
+  void whatIsNotOfTheServiceKeepsItsPause() {
+    var status =
+        com.google.rpc.Status.newBuilder()
+            .setCode(Status.Code.UNAVAILABLE.value())
+            .addDetails(Any.pack(retryInfo()))
+            .build();
+    assertEquals(Duration.ofMillis(1500), UnibusException.of(status).getRetryAfter());
+  }
+
+  @Test
   void anErrorTellsAllDetails() {
     var wrong = BadRequest.FieldViolation.newBuilder().setField("room_id").setDescription("empty");
     var status =

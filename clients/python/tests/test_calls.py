@@ -18,7 +18,7 @@ from unibus._publish import ROOMS_MAX
 from unibus.v1 import room_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class Away(Service):
@@ -225,5 +225,16 @@ def test_what_is_opened_while_the_client_closes_ends() -> None:
             await client.close()
             await running
             assert not client._connection.owned
+
+    run(test())
+
+
+def test_an_iterator_whose_task_has_ended_does_not_hold_back_close() -> None:
+    async def test() -> None:
+        async with serving(Service()) as client:
+            messages = client.room("r").subscribe("s", ack_timeout=60)
+            take: Callable[[], Awaitable[unibus.Message]] = messages.__anext__
+            await asyncio.create_task(within(take(), 1.0))  # type: ignore[arg-type]
+            await client.close()
 
     run(test())

@@ -151,8 +151,9 @@ class Progress:
         return self._acked
 
     def acked(self, position: int) -> None:
-        """An acknowledgement is confirmed. One from before a move does not count."""
-        self._confirmed = max(self._confirmed, min(position, self._acked))
+        """An acknowledgement is confirmed. A position after the newest one is of an acknowledgement before a move."""
+        if position <= self._acked:
+            self._confirmed = max(self._confirmed, position)
 
     def rejected(self) -> None:
         """An acknowledgement was refused, and is sent again."""
@@ -180,12 +181,15 @@ class Credit:
         self._held[0] += 1
         self._held[1] += size
 
-    def give(self, size: int) -> tuple[int, int] | None:
-        """A message is processed. Returns the credit to send, once there is enough of it."""
+    def give(self, size: int) -> None:
+        """A message is processed."""
         self._held[0] -= 1
         self._held[1] -= size
         self._returned[0] += 1
         self._returned[1] += size
+
+    def due(self) -> tuple[int, int] | None:
+        """The credit to send, once there is enough of it. What was returned since `open` is not lost."""
         if self._returned[0] * 4 < self._limits[0] and self._returned[1] * 4 < self._limits[1]:
             return None
         messages, total = self._returned
@@ -216,10 +220,11 @@ class Watch:
 
     def tick(self, now: float) -> str:
         """What to do: "" nothing, "ping" to send a ping, or "silent" to give up the connection."""
-        unread = max(0.0, now - self._ticked - self.interval)
+        elapsed = now - self._ticked
+        unread = max(0.0, elapsed - self.interval)
         self._ticked = now
         self._heard = min(now, self._heard + unread)  # nobody read, so silence does not count
-        if unread > FROZEN:
+        if elapsed > FROZEN:
             self._pong_by = now + PONG_TIME
             return "ping"
         if self._pong_by is not None and now >= self._pong_by:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import grpc
 
@@ -25,7 +26,7 @@ from unibus._retry import MAX_PAUSE, Backoff, now
 from unibus.v1.room_service_pb2_grpc import RoomServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 
     from unibus.v1.room_service_pb2_grpc import RoomServiceAsyncStub
 
@@ -42,6 +43,8 @@ VERSION = "0.1.0"
 MIB = 1024 * 1024
 LONGEST = 10.0**7
 """The longest time in seconds that gRPC gets for a call: it does not take an infinite one."""
+RENEW_AFTER = 5.0
+"""The time in seconds after which a channel to a name that cannot connect is made again (U4)."""
 
 
 @dataclass(eq=False, repr=False)
@@ -67,6 +70,9 @@ class Connection:
         self._credentials: grpc.ChannelCredentials | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: RoomServiceAsyncStub | None = None
+        self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of the calls of all stubs
+        self._active = 0  # calls and streams that are open
+        self._failing: float | None = None  # since when the channel cannot connect
         self.closed = False
         self._closing = asyncio.Event()
         self.owned: set[Any] = set()  # the open subscriptions and publishers
@@ -94,10 +100,24 @@ class Connection:
             raise closed_error()
         if self._stub is None:
             self._loop = asyncio.get_running_loop()
-            self._stub = RoomServiceStub(self._open())
+            self._stub = self._connect()
         elif self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a client belongs to one event loop, and this is another one")
         return self._stub
+
+    def _connect(self) -> RoomServiceAsyncStub:
+        stub: RoomServiceAsyncStub = RoomServiceStub(self._open())
+        self._names.update({method: name for name, method in vars(stub).items()})
+        return stub
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The channel has an open call or stream meanwhile, so that it is not made again."""
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
 
     def _open(self) -> grpc.aio.Channel:
         options: list[tuple[str, int | str]] = [
@@ -149,12 +169,24 @@ class Connection:
             await within(self._closing.wait(), pause)
 
     async def reachable(self, longest: float = MAX_PAUSE) -> None:
-        """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4)."""
+        """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4).
+
+        After a name did not resolve, gRPC asks for it again after pauses of up to two minutes, and has no option for that.
+        A new channel asks at once.
+        """
         if self._channel is not None and not self.closed:
-            state = self._channel.get_state(try_to_connect=True)
-            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            channel = self._channel
+            state = channel.get_state(try_to_connect=True)
+            if state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._failing = None
+                return
+            self._failing = self._failing or now()
+            if not is_address(self._host) and now() - self._failing >= RENEW_AFTER and self._active == 0:
+                self._stub, self._failing = self._connect(), None
+                await channel.close()
+            else:
                 with contextlib.suppress(Exception):  # whatever it is, the next attempt shows it
-                    await within(self._channel.wait_for_state_change(state), min(longest, MAX_PAUSE), self._closing)
+                    await within(channel.wait_for_state_change(state), min(longest, MAX_PAUSE), self._closing)
 
     async def call(
         self,
@@ -214,7 +246,10 @@ class Connection:
             metadata = () if self.closed else await attempts.credentials(timeout)
             if self.closed:
                 return closed_error()
-            return await method(request, timeout=min(LONGEST, max(0.001, end - now())), metadata=metadata)
+            if method in self._names:
+                method = getattr(self.stub, self._names[method])  # the channel may be another one now
+            with self.in_use():
+                return await method(request, timeout=min(LONGEST, max(0.001, end - now())), metadata=metadata)
         except UnibusError as error:
             return error
         except grpc.aio.AioRpcError as error:
@@ -336,6 +371,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
 
 
 def checked_token(token: str) -> str:

@@ -241,9 +241,6 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
         metadata = await attempts.credentials()
         self._restart = self._ending = None
         self._unanswered.begin_stream()
-        call = self._connection.stub.PublishStream(metadata=metadata)
-        writer = asyncio.create_task(self._write(call, persist))
-        reader = asyncio.create_task(self._read(call, attempts))
         ticked = awake = now()
 
         def waits_since() -> float | None:
@@ -265,7 +262,11 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
                 return None
             return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
 
-        error = await drive(call, reader, writer, tick, interval)
+        with self._connection.in_use():
+            call = self._connection.stub.PublishStream(metadata=metadata)
+            writer = asyncio.create_task(self._write(call, persist))
+            reader = asyncio.create_task(self._read(call, attempts))
+            error = await drive(call, reader, writer, tick, interval)
         return error or failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
 
     async def _write(

@@ -366,9 +366,12 @@ class Subscription:
         """Runs one stream until it ends. Returns why, or None at an orderly end."""
         try:
             metadata = await attempts.credentials()
-            call: ConsumeCall = self._connection.stub.Consume(metadata=metadata)
+            with self._connection.in_use():
+                return await self._open_stream(self._connection.stub.Consume(metadata=metadata), attempts)
         except UnibusError as error:
             return error
+
+    async def _open_stream(self, call: ConsumeCall, attempts: Attempts) -> UnibusError | None:
         outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(self._open_request())
         begun = now()

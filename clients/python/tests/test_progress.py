@@ -83,6 +83,27 @@ def test_without_a_name_it_resumes_after_the_last_message_or_the_newest_position
     assert progress.connect() == Start.after_cursor("c7")
 
 
+def test_before_the_first_message_it_resumes_at_the_place_of_opened() -> None:
+    frame = pb.Opened(position=5, first_sequence=1, generation=3, cursor="c5")
+    for is_durable in (False, True):
+        progress = Progress(durable=is_durable, start=Start.new())
+        progress.opened(frame)
+        progress.reached(6)
+        assert progress.connect() == Start.after_cursor("c5")
+        assert progress.opened(frame) == [Opened(5, False)], "the service took the cursor, so that the log is the same"
+        assert read(progress, 6, 7) == [7]
+        handle(progress, 7)
+        assert progress.connect() == Start.after_cursor("c7")
+
+
+def test_after_a_move_it_resumes_at_the_new_place() -> None:
+    progress = durable()
+    read(progress, 1, 2)
+    handle(progress, 1, 2)
+    progress.opened(pb.Opened(position=1, resumed=True, first_sequence=1, cursor="c1"))
+    assert progress.connect() == Start.after_cursor("c1")
+
+
 def test_a_gap_is_reported_once() -> None:
     progress = Progress(durable=False, start=Start.all())
     progress.opened(opened(0))

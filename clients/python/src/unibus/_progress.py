@@ -30,6 +30,7 @@ class Progress:
         self._same_log = False  # the service refuses this connection if the log is a new one
         self._covered = 0  # all sequences up to here were read, or reported as a gap
         self._cursor = ""  # of the last message that was read
+        self._place = ""  # the cursor of the newest `opened`
         self.epoch = 0
         self.generation = 0
         self._begun: deque[tuple[int, str]] = deque()  # sequences and cursors, in order
@@ -50,7 +51,7 @@ class Progress:
             return self._start
         # A durable subscriber resumes by itself. The cursor counts only if the service does not know the subscriber any
         # more: it shows whether the log is still the same.
-        cursor = self._processed_cursor if self._durable else self._cursor
+        cursor = (self._processed_cursor if self._durable else self._cursor) or self._place
         self._same_log = bool(cursor)
         if cursor:
             return Start.after_cursor(cursor)
@@ -78,6 +79,7 @@ class Progress:
         self._connecting, self._opened = False, True
         self._ephemeral = frame.first_sequence == 0
         self.generation = frame.generation
+        self._place = frame.cursor
         opened = Opened(position, frame.resumed)
         if first:
             self._covered = self._confirmed = position

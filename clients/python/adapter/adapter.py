@@ -217,7 +217,7 @@ async def sealing(f: Fields) -> Fields:
 ROOM_CALLS: dict[str, Callable[[unibus.Room, Fields], Awaitable[object]]] = {
     "get_room": get_room,
     "delete_room": lambda room, _: room.delete(),
-    "purge_room": lambda room, f: room.purge(up_to=number(f, "up_to")),
+    "purge_room": lambda room, f: room.purge(**({"up_to": int(f["up_to"])} if "up_to" in f else {})),
     "delete_message": lambda room, f: room.delete_message(int(f["sequence"])),
     "publish": publish,
     "publisher_open": publisher_open,

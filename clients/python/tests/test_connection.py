@@ -65,9 +65,11 @@ def test_certificates_must_fit() -> None:
         unibus.connect("http://127.0.0.1:1", ca=b"pem")
     with pytest.raises(ValueError, match="private key"):
         unibus.connect("https://a:1", certificate=b"pem")
-    for pem in (b"pem", __file__):
+    for pem in (b"pem", __file__, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         with pytest.raises(ValueError, match="PEM"):
             unibus.connect("https://a:1", ca=pem)
+        with pytest.raises(ValueError, match="PEM"):
+            unibus.connect("https://a:1", certificate=pem, private_key=pem)
 
 
 def test_the_system_has_authorities() -> None:

@@ -62,6 +62,14 @@ def test_the_reason_of_another_domain_does_not_count() -> None:
     assert (error.reason, error.outcome) == ("", AGAIN)
 
 
+@pytest.mark.parametrize(("retry", "outcome"), [(False, FINAL), (True, AGAIN)])
+def test_an_error_info_of_the_service_counts_without_a_reason_too(retry: bool, outcome: Outcome) -> None:
+    made = status(grpc.StatusCode.UNAVAILABLE, "", retry)
+    made.details.add().Pack(error_details_pb2.ErrorInfo(domain="unibus.v1"))
+    error = error_from_status(made)
+    assert (error.outcome, error.outcome_unknown) == (outcome, False)
+
+
 def test_details_are_read() -> None:
     made = status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", retry=True)
     violation = error_details_pb2.BadRequest.FieldViolation(field="room_id", description="too long")

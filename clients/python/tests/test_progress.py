@@ -83,6 +83,27 @@ def test_without_a_name_it_resumes_after_the_last_message_or_the_newest_position
     assert progress.connect() == Start.after_cursor("c7")
 
 
+def test_before_the_first_message_it_resumes_at_the_place_of_opened() -> None:
+    frame = pb.Opened(position=5, first_sequence=1, generation=3, cursor="c5")
+    for is_durable in (False, True):
+        progress = Progress(durable=is_durable, start=Start.new())
+        progress.opened(frame)
+        progress.reached(6)
+        assert progress.connect() == Start.after_cursor("c5")
+        assert progress.opened(frame) == [Opened(5, False)], "the service took the cursor, so that the log is the same"
+        assert read(progress, 6, 7) == [7]
+        handle(progress, 7)
+        assert progress.connect() == Start.after_cursor("c7")
+
+
+def test_after_a_move_it_resumes_at_the_new_place() -> None:
+    progress = durable()
+    read(progress, 1, 2)
+    handle(progress, 1, 2)
+    progress.opened(pb.Opened(position=1, resumed=True, first_sequence=1, cursor="c1"))
+    assert progress.connect() == Start.after_cursor("c1")
+
+
 def test_a_gap_is_reported_once() -> None:
     progress = Progress(durable=False, start=Start.all())
     progress.opened(opened(0))
@@ -199,6 +220,35 @@ def test_a_cursor_proves_that_the_log_of_a_new_subscriber_is_the_same() -> None:
     assert read(progress, 2, 3, 4) == [4]
 
 
+def test_a_pause_of_little_more_than_five_seconds_is_noticed() -> None:
+    watch = Watch(0.0)
+    assert watch.tick(1.0) == ""
+    assert watch.tick(6.1) == "ping"
+
+
+def test_credit_that_was_returned_before_the_stream_opened_is_not_lost() -> None:
+    credit = Credit(8, 1000)
+    for _ in range(8):
+        credit.take(0)
+    assert credit.open() == (1, 1000)
+    for _ in range(8):
+        credit.give(0)
+    assert credit.due() == (8, 0)
+
+
+def test_a_late_confirmation_confirms_nothing_of_a_new_position() -> None:
+    progress = durable()
+    read(progress, 1, 2, 3)
+    handle(progress, 1, 2, 3)
+    progress.acknowledge()
+    progress.opened(opened(0))
+    read(progress, 1)
+    handle(progress, 1)
+    assert progress.acknowledge() == 1
+    progress.acked(3)
+    assert progress.unconfirmed() == 1
+
+
 def test_a_frozen_process_pings_before_it_gives_up() -> None:
     watch = Watch(0.0)
     watch.opened(2.0)
@@ -218,11 +268,15 @@ def test_credit_comes_back_in_parts_and_never_opens_without_bound() -> None:
     assert credit.open() == (8, 1000)
     for _ in range(8):
         credit.take(10)
-    assert [credit.give(10), credit.give(10)] == [None, (2, 20)]
+    credit.give(10)
+    assert credit.due() is None
+    credit.give(10)
+    assert credit.due() == (2, 20)
     assert credit.open() == (2, 940)
     credit.take(5000)
     assert credit.open() == (1, 1)
-    assert credit.give(5000) == (1, 5000)
+    credit.give(5000)
+    assert credit.due() == (1, 5000)
 
 
 def test_times_keep_their_nanoseconds() -> None:

@@ -85,6 +85,8 @@ class Client(AbstractAsyncContextManager["Client"]):
         try:
             for kind in (Subscription, Publisher):
                 await asyncio.gather(*(one.close() for one in list(owned) if isinstance(one, kind)), return_exceptions=True)
+            await self._connection.close()
+            await asyncio.gather(*(one.close() for one in list(owned)), return_exceptions=True)  # opened meanwhile
         finally:
             CALLER.reset(caller)
             await self._connection.close()

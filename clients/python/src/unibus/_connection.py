@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import contextlib
 import inspect
 import ipaddress
 import math
 import os
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import grpc
 
-from unibus._errors import Outcome, UnibusError, error_from_rpc, failure
+from unibus._errors import Outcome, UnibusError, error_from_rpc, failure, timed_out
 from unibus._publish import Policies
 from unibus._retry import MAX_PAUSE, Backoff, now
 from unibus.v1.room_service_pb2_grpc import RoomServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 
     from unibus.v1.room_service_pb2_grpc import RoomServiceAsyncStub
 
@@ -38,6 +41,10 @@ Metadata = tuple[tuple[str, str], ...]
 
 VERSION = "0.1.0"
 MIB = 1024 * 1024
+LONGEST = 10.0**7
+"""The longest time in seconds that gRPC gets for a call: it does not take an infinite one."""
+RENEW_AFTER = 5.0
+"""The time in seconds after which a channel to a name that cannot connect is made again (U4)."""
 
 
 @dataclass(eq=False, repr=False)
@@ -63,7 +70,11 @@ class Connection:
         self._credentials: grpc.ChannelCredentials | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: RoomServiceAsyncStub | None = None
+        self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of the calls of all stubs
+        self._active = 0  # calls and streams that are open
+        self._failing: float | None = None  # since when the channel cannot connect
         self.closed = False
+        self._closing = asyncio.Event()
         self.owned: set[Any] = set()  # the open subscriptions and publishers
         self.policies = Policies(self)
         if secure:
@@ -71,6 +82,9 @@ class Connection:
                 raise ValueError("a client certificate needs its private key, and a private key its certificate")
             roots = system_roots() if self.ca is None else read_pem(self.ca)
             key, chain = (None if pem is None else read_pem(pem) for pem in (self.private_key, self.certificate))
+            check_certificates([pem for pem in (None if self.ca is None else roots, chain) if pem is not None], key)
+            if not (isinstance(self.certificate, bytes | None) or isinstance(self.private_key, bytes | None)):
+                check_pair(self.certificate, self.private_key)
             self._credentials = grpc.ssl_channel_credentials(roots, key, chain)
         elif self.ca is not None or self.certificate is not None or self.private_key is not None:
             raise ValueError("certificates need an https address")
@@ -86,10 +100,24 @@ class Connection:
             raise closed_error()
         if self._stub is None:
             self._loop = asyncio.get_running_loop()
-            self._stub = RoomServiceStub(self._open())
+            self._stub = self._connect()
         elif self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a client belongs to one event loop, and this is another one")
         return self._stub
+
+    def _connect(self) -> RoomServiceAsyncStub:
+        stub: RoomServiceAsyncStub = RoomServiceStub(self._open())
+        self._names.update({method: name for name, method in vars(stub).items()})
+        return stub
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The channel has an open call or stream meanwhile, so that it is not made again."""
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
 
     def _open(self) -> grpc.aio.Channel:
         options: list[tuple[str, int | str]] = [
@@ -116,6 +144,7 @@ class Connection:
     async def close(self) -> None:
         """Ends all calls and closes the connection."""
         self.closed = True
+        self._closing.set()
         if self._channel is not None:
             await self._channel.close()
 
@@ -129,18 +158,35 @@ class Connection:
             return checked_token(await settle(supplier()))
 
         try:
-            return await within(supply(), timeout)
+            return await within(supply(), timeout, self._closing)
         except Exception as cause:
-            message = f"the supplier of tokens failed: {cause!r}"
-            raise failure(grpc.StatusCode.UNAVAILABLE, message, outcome_unknown=False) from cause
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if isinstance(cause, TimeoutError) else grpc.StatusCode.UNAVAILABLE
+            raise failure(code, f"the supplier of tokens failed: {cause!r}", outcome_unknown=False) from cause
+
+    async def wait(self, pause: float) -> None:
+        """Waits before the next attempt, but no longer than until the client is closed."""
+        with contextlib.suppress(TimeoutError):
+            await within(self._closing.wait(), pause)
 
     async def reachable(self, longest: float = MAX_PAUSE) -> None:
-        """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4)."""
+        """Waits while gRPC pauses between two connections, so that the next attempt is a real one (U4).
+
+        After a name did not resolve, gRPC asks for it again after pauses of up to two minutes, and has no option for that.
+        A new channel asks at once.
+        """
         if self._channel is not None and not self.closed:
-            state = self._channel.get_state(try_to_connect=True)
-            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                with contextlib.suppress(TimeoutError):
-                    await within(self._channel.wait_for_state_change(state), min(longest, MAX_PAUSE))
+            channel = self._channel
+            state = channel.get_state(try_to_connect=True)
+            if state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._failing = None
+                return
+            self._failing = self._failing or now()
+            if not is_address(self._host) and now() - self._failing >= RENEW_AFTER and self._active == 0:
+                self._stub, self._failing = self._connect(), None
+                await channel.close()
+            else:
+                with contextlib.suppress(Exception):  # whatever it is, the next attempt shows it
+                    await within(channel.wait_for_state_change(state), min(longest, MAX_PAUSE), self._closing)
 
     async def call(
         self,
@@ -168,7 +214,7 @@ class Connection:
                 return outcome
             if last is not None:
                 outcome.outcome_unknown |= last.outcome_unknown
-                if limit < self.attempt_timeout and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                if limit < self.attempt_timeout and timed_out(outcome):
                     last.outcome_unknown = outcome.outcome_unknown
                     raise last  # this attempt was cut short, so the one before tells more
             last = outcome
@@ -177,7 +223,7 @@ class Connection:
             pause = attempts.pause(last)
             if now() + pause >= latest:
                 raise last
-            await asyncio.sleep(pause)
+            await self.wait(pause)
             await self.reachable(latest - now())
             if now() >= latest:
                 raise last
@@ -197,10 +243,13 @@ class Connection:
         """One attempt. An error is returned and not raised, since its traceback would keep the call of gRPC alive."""
         end = now() + timeout
         try:
-            metadata = await attempts.credentials(timeout)
+            metadata = () if self.closed else await attempts.credentials(timeout)
             if self.closed:
                 return closed_error()
-            return await method(request, timeout=max(0.001, end - now()), metadata=metadata)
+            if method in self._names:
+                method = getattr(self.stub, self._names[method])  # the channel may be another one now
+            with self.in_use():
+                return await method(request, timeout=min(LONGEST, max(0.001, end - now())), metadata=metadata)
         except UnibusError as error:
             return error
         except grpc.aio.AioRpcError as error:
@@ -208,7 +257,7 @@ class Connection:
         except asyncio.CancelledError:
             # close() cancels the calls of the channel; that must not look like a cancel of this task
             if self.closed and not being_cancelled():
-                return closed_error()
+                return closed_error(outcome_unknown=True)
             raise
 
 
@@ -249,18 +298,25 @@ async def settle(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def within(work: Coroutine[object, object, T], seconds: float) -> T:
-    """The result of the work, or TimeoutError. Unlike asyncio.wait_for before 3.12 it never loses a cancel (U3)."""
+async def within(work: Coroutine[object, object, T], seconds: float, closing: asyncio.Event | None = None) -> T:
+    """The result of the work, or TimeoutError: after this time, or when the client is closed.
+
+    Unlike asyncio.wait_for before 3.12 it never loses a cancel (U3).
+    """
     task = asyncio.ensure_future(work)
+    waits: set[asyncio.Future[Any]] = {task} if closing is None else {task, asyncio.ensure_future(closing.wait())}
     try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if not task.done():
-            task.cancel()
-    if not done:
+        for wait in waits:
+            if not wait.done():
+                wait.cancel()
+    if not task.done():
         raise TimeoutError(f"no result in {seconds} s")
     if task.cancelled():
         raise RuntimeError("the work was cancelled")  # not by the program, which cancels the task that waits here (U3)
+    if (error := task.exception()) is not None and not isinstance(error, Exception):
+        raise RuntimeError(f"the work ended with {error!r}") from error
     return task.result()
 
 
@@ -278,7 +334,7 @@ async def drive(
             if not reader.done() and (gave_up := tick()) is not None:
                 return gave_up
         if reader.cancelled():
-            return closed_error()  # nobody else cancels it
+            return closed_error(outcome_unknown=True)  # nobody else cancels it
         error = reader.exception()
         return reader.result() if error is None else failure(grpc.StatusCode.UNKNOWN, repr(error))
     finally:
@@ -294,8 +350,8 @@ def being_cancelled() -> bool:
     return cancelling is not None and cancelling() > 0
 
 
-def closed_error(message: str = "the client is closed") -> UnibusError:
-    return UnibusError(grpc.StatusCode.CANCELLED, message, outcome=Outcome.FINAL)
+def closed_error(message: str = "the client is closed", *, outcome_unknown: bool = False) -> UnibusError:
+    return UnibusError(grpc.StatusCode.CANCELLED, message, outcome=Outcome.FINAL, outcome_unknown=outcome_unknown)
 
 
 def parse_address(address: str) -> tuple[str, str, bool]:
@@ -317,6 +373,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
+
+
 def checked_token(token: str) -> str:
     """The token without white space around it, such as the line feed at the end of a file."""
     token = token.strip()
@@ -330,6 +392,30 @@ def read_pem(pem: Pem) -> bytes:
     if b"-----BEGIN " not in text:
         raise ValueError("a certificate or a key is no PEM text, or not the path of one")
     return text
+
+
+def check_certificates(certificates: Iterable[bytes], key: bytes | None) -> None:
+    """Raises ValueError for what gRPC would refuse at each connection, where it looks like a service that is away."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        for pem in certificates:
+            context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
+        if key is not None:
+            found = re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(.+?)-----END", key, re.DOTALL)
+            if found is None or b"ENCRYPTED" in found[0]:
+                raise ValueError("the private key is no PEM text of a key without a password")
+            binascii.a2b_base64(found[1])
+    except (ssl.SSLError, binascii.Error) as error:
+        raise ValueError(f"a certificate or a key is no valid PEM text: {error}") from error
+
+
+def check_pair(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> None:
+    """Raises ValueError if the files do not belong together."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        if "_TOO_" not in error.reason:  # such as KEY_TOO_SMALL, which gRPC takes
+            raise ValueError(f"the certificate and the private key do not fit each other: {error}") from error
 
 
 def system_roots() -> bytes | None:

@@ -85,11 +85,11 @@ class UnibusError(Exception):
         return f"UnibusError({self})"  # as in the events of a subscription
 
 
-def classify(code: grpc.StatusCode, reason: str, retry_after: float | None) -> Outcome:
-    """The table of U1. `reason` is empty if the outcome has no `ErrorInfo` of the domain."""
+def classify(code: grpc.StatusCode, reason: str, retry_after: float | None, has_info: bool = False) -> Outcome:
+    """The table of U1. An outcome with a `reason`, or with `has_info`, has an `ErrorInfo` of the domain."""
     if reason in NEW_TOKEN_REASONS:
         return Outcome.NEW_TOKEN
-    if reason:
+    if reason or has_info:
         return Outcome.FINAL if retry_after is None else Outcome.AGAIN
     if code in AGAIN_CODES:
         return Outcome.AGAIN
@@ -102,19 +102,19 @@ def error_from_status(status: status_pb2.Status) -> UnibusError:
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     bad_request = error_details_pb2.BadRequest()
-    reason, metadata, retry_after, fields = "", {}, None, []
+    has_info, reason, metadata, retry_after, fields = False, "", {}, None, []
     for detail in status.details:
         try:
             if detail.Unpack(info) and info.domain == DOMAIN:
-                reason, metadata = info.reason, dict(info.metadata)
+                has_info, reason, metadata = True, info.reason, dict(info.metadata)
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToNanoseconds() / 1e9
             elif detail.Unpack(bad_request):
                 fields = [violation.field for violation in bad_request.field_violations]
         except DecodeError:
             continue  # as if the detail were not there
-    outcome = classify(code, reason, retry_after)
-    unknown = reason in UNKNOWN_OUTCOME_REASONS if reason else outcome is Outcome.AGAIN
+    outcome = classify(code, reason, retry_after, has_info)
+    unknown = reason in UNKNOWN_OUTCOME_REASONS if has_info else outcome is Outcome.AGAIN
     return UnibusError(
         code,
         status.message,
@@ -139,6 +139,11 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> UnibusError:
             if detailed.code == status.code:
                 status.details.extend(detailed.details)
     return error_from_status(status)
+
+
+def timed_out(error: UnibusError) -> bool:
+    """Whether no answer came in the time of the attempt."""
+    return error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.reason
 
 
 def failure(code: grpc.StatusCode, message: str, *, outcome_unknown: bool = True) -> UnibusError:

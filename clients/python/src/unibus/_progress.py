@@ -30,6 +30,7 @@ class Progress:
         self._same_log = False  # the service refuses this connection if the log is a new one
         self._covered = 0  # all sequences up to here were read, or reported as a gap
         self._cursor = ""  # of the last message that was read
+        self._place = ""  # the cursor of the newest `opened`
         self.epoch = 0
         self.generation = 0
         self._begun: deque[tuple[int, str]] = deque()  # sequences and cursors, in order
@@ -50,7 +51,7 @@ class Progress:
             return self._start
         # A durable subscriber resumes by itself. The cursor counts only if the service does not know the subscriber any
         # more: it shows whether the log is still the same.
-        cursor = self._processed_cursor if self._durable else self._cursor
+        cursor = (self._processed_cursor if self._durable else self._cursor) or self._place
         self._same_log = bool(cursor)
         if cursor:
             return Start.after_cursor(cursor)
@@ -78,6 +79,7 @@ class Progress:
         self._connecting, self._opened = False, True
         self._ephemeral = frame.first_sequence == 0
         self.generation = frame.generation
+        self._place = frame.cursor
         opened = Opened(position, frame.resumed)
         if first:
             self._covered = self._confirmed = position
@@ -151,8 +153,9 @@ class Progress:
         return self._acked
 
     def acked(self, position: int) -> None:
-        """An acknowledgement is confirmed. One from before a move does not count."""
-        self._confirmed = max(self._confirmed, min(position, self._acked))
+        """An acknowledgement is confirmed. A position after the newest one is of an acknowledgement before a move."""
+        if position <= self._acked:
+            self._confirmed = max(self._confirmed, position)
 
     def rejected(self) -> None:
         """An acknowledgement was refused, and is sent again."""
@@ -180,12 +183,15 @@ class Credit:
         self._held[0] += 1
         self._held[1] += size
 
-    def give(self, size: int) -> tuple[int, int] | None:
-        """A message is processed. Returns the credit to send, once there is enough of it."""
+    def give(self, size: int) -> None:
+        """A message is processed."""
         self._held[0] -= 1
         self._held[1] -= size
         self._returned[0] += 1
         self._returned[1] += size
+
+    def due(self) -> tuple[int, int] | None:
+        """The credit to send, once there is enough of it. What was returned since `open` is not lost."""
         if self._returned[0] * 4 < self._limits[0] and self._returned[1] * 4 < self._limits[1]:
             return None
         messages, total = self._returned
@@ -216,10 +222,11 @@ class Watch:
 
     def tick(self, now: float) -> str:
         """What to do: "" nothing, "ping" to send a ping, or "silent" to give up the connection."""
-        unread = max(0.0, now - self._ticked - self.interval)
+        elapsed = now - self._ticked
+        unread = max(0.0, elapsed - self.interval)
         self._ticked = now
         self._heard = min(now, self._heard + unread)  # nobody read, so silence does not count
-        if unread > FROZEN:
+        if elapsed > FROZEN:
             self._pong_by = now + PONG_TIME
             return "ping"
         if self._pong_by is not None and now >= self._pong_by:

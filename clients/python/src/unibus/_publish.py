@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unibus._errors import UnibusError
+from unibus._errors import Outcome, UnibusError, timed_out
 from unibus._retry import now
 from unibus._types import Published, duration, published_of
 from unibus.v1 import room_service_pb2 as pb
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from unibus._connection import Connection
 
 DEFAULT_WINDOW = 120.0
+ROOMS_MAX = 1024
+"""The rooms whose policies are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +50,39 @@ class Policies:
         self._asked: dict[str, asyncio.Task[Policy | UnibusError]] = {}
 
     async def get(self, room_id: str, timeout: float | None = None) -> Policy:
-        """The policy of a room. Callers without a deadline of their own share one call."""
+        """The policy of a room. Callers without a deadline of their own share calls."""
         if (policy := self._known.get(room_id)) is not None:
             return policy
         if timeout is not None:
             answer = await self._ask(room_id, timeout)
         else:
-            if room_id not in self._asked:
-                task = self._asked[room_id] = asyncio.create_task(self._ask(room_id, None))
-                task.add_done_callback(lambda _: self._asked.pop(room_id))
-            answer = await asyncio.shield(self._asked[room_id])
+            answer = await self._share(room_id)
         if isinstance(answer, Policy):
             return answer
         error = copy.copy(answer)
         error.outcome_unknown = False  # nothing was published
         raise error
 
-    async def _ask(self, room_id: str, timeout: float | None) -> Policy | UnibusError:
+    async def _share(self, room_id: str) -> Policy | UnibusError:
+        """Waits for a call that another caller made. If the time of that one is up, there is still time for a call (U9)."""
+        end = now() + self._connection.call_timeout
+        answer: Policy | UnibusError | None = None
+        while True:
+            task = self._asked.get(room_id)
+            own = task is None
+            if task is None:
+                task = self._asked[room_id] = asyncio.create_task(self._ask(room_id, end - now()))
+                task.add_done_callback(lambda _: self._asked.pop(room_id))
+            done, _ = await asyncio.wait({task}, timeout=None if own or answer is None else end - now())
+            if answer is not None and not done:
+                return answer
+            last, answer = answer, task.result()
+            if isinstance(answer, UnibusError) and last is not None and timed_out(answer):
+                return last  # the call had little time, so the one before tells more
+            if own or isinstance(answer, Policy) or answer.outcome is not Outcome.AGAIN or now() >= end:
+                return answer
+
+    async def _ask(self, room_id: str, timeout: float) -> Policy | UnibusError:
         request = pb.GetRoomRequest(room_id=room_id)
         try:
             room = (await self._connection.call(self._connection.stub.GetRoom, request, timeout=timeout)).room
@@ -72,6 +90,8 @@ class Policies:
             return error
         window = room.dedupe_window.ToNanoseconds() / 1e9 or DEFAULT_WINDOW
         self._known[room_id] = policy_of(self._connection, room.persist, window)
+        if len(self._known) > ROOMS_MAX:
+            del self._known[next(iter(self._known))]  # the oldest one: it is asked for again
         return self._known[room_id]
 
     def forget(self, room_id: str) -> None:
@@ -115,7 +135,7 @@ async def publish(connection: Connection, request: pb.PublishRequest, timeout: f
     policies = connection.policies
     end = math.inf if timeout is None else now() + timeout
     own_id = not request.message_id
-    refused = False
+    refused = unknown = False
     while True:
         policy = await policies.get(request.room_id, None if timeout is None else end - now())
         if own_id:
@@ -129,10 +149,11 @@ async def publish(connection: Connection, request: pb.PublishRequest, timeout: f
                 repeat_unknown=policy.persist,
             )
         except UnibusError as error:
+            unknown |= error.outcome_unknown
             if policies.learn(request.room_id, error) and own_id and policy.persist and not refused:
                 refused = True  # nothing was done: the room is ephemeral now, so its messages have no id
                 continue
-            error.message_id = request.message_id
+            error.message_id, error.outcome_unknown = request.message_id, unknown
             raise
         if response.sequence and not policy.persist:
             policies.forget(request.room_id)  # the room was created again, as a persisted one

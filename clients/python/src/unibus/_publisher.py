@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from unibus._connection import MIB, Attempts, closed_error, drive, within
-from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure
+from unibus._errors import Outcome, UnibusError, error_from_rpc, error_from_status, failure, timed_out
 from unibus._publish import Policies, Policy, new_id, publish_request
 from unibus._retry import now
 from unibus._types import Published, published_of
@@ -157,7 +157,10 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
             await asyncio.wait(results)
 
     async def close(self) -> None:
-        """Flushes, for at most `close_timeout` seconds. Messages that are then unanswered fail with an unknown outcome."""
+        """Flushes, for at most `close_timeout` seconds. Messages that are then unanswered fail.
+
+        The outcome of those that were sent is unknown.
+        """
         self._closed = True
         try:
             await within(self.flush(), self._close_timeout)
@@ -167,7 +170,7 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
             if self._task is not None:
                 self._task.cancel()
             for entry in self._unanswered.entries():
-                entry.unknown = True
+                entry.unknown |= entry.sent is not None
                 self._fail(entry, failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the publisher was closed before the answer"))
             self._connection.owned.discard(self)
         if self._task is not None:
@@ -180,30 +183,34 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
             while not self._unanswered:
                 self._more.clear()
                 await self._more.wait()
+            left = self._latest(next(iter(self._unanswered.values()))) - now()
             try:
-                self._policy = await self._policies.get(self._room_id)
+                self._policy = await self._policies.get(self._room_id, left)
                 error = await self._stream(attempts, self._policy.persist)
             except UnibusError as thrown:
                 error = thrown
+                if left < self._connection.attempt_timeout and timed_out(error) and self._last is not None:
+                    error = self._last  # this attempt was cut short, so the one before tells more
             except Exception as defect:  # must not leave futures without an outcome
                 error = failure(grpc.StatusCode.INTERNAL, f"a defect of the client: {defect!r}")
             if not self._unanswered:
                 continue
-            self._last = error
             self._after(error)
             try:
                 pause = attempts.pause(error)
+                self._last = error
             except UnibusError as final:
+                self._last = None
                 for entry in self._unanswered.entries():
                     self._fail(entry, final)
                 attempts = Attempts(self._connection)
                 continue
             end = now() + pause
-            while self._unanswered and (left := end - now()) > 0:
+            while self._unanswered and not self._connection.closed and (left := end - now()) > 0:
                 for entry in self._unanswered.entries():
                     if self._too_late(entry, left):
                         self._fail(entry, error)
-                await asyncio.sleep(min(left, TICK))
+                await self._connection.wait(min(left, TICK))
             await self._connection.reachable()
 
     @property
@@ -212,42 +219,54 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
 
     def _after(self, error: UnibusError) -> None:
         """Notes what the end of a stream means for the messages that it had sent."""
-        if error is self._restart or not error.outcome_unknown:
-            return
+        if error is self._restart:  # the service answers everything before the end, so that this does nothing
+            error = failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
         for entry in self._unanswered.entries():
-            if entry.sent is not None:
+            if entry.sent is not None and error.outcome_unknown:
                 entry.unknown = True
                 if not entry.request.message_id:
                     self._fail(entry, error)  # an ephemeral room would get it twice (U12)
+            entry.sent = None
+
+    def _latest(self, entry: Entry) -> float:
+        """When the last attempt may begin. The room may forget the id before a later one ends (U11)."""
+        limit = 0.0 if self._policy is None else self._policy.begin_within
+        return entry.begun + (limit if entry.tried else max(limit, self._connection.call_timeout))
 
     def _too_late(self, entry: Entry, pause: float = 0.0) -> bool:
-        """Whether the room may forget the id of the message before an attempt after the pause ends (U11)."""
-        if self._policy is None:
-            return True  # all attempts to ask for it have failed
-        limit = self._policy.begin_within
-        return now() + pause > entry.begun + (limit if entry.tried else max(limit, self._connection.call_timeout))
+        return now() + pause > self._latest(entry)
 
     async def _stream(self, attempts: Attempts, persist: bool) -> UnibusError:
         """Runs one stream until it ends. Returns why."""
         metadata = await attempts.credentials()
         self._restart = self._ending = None
         self._unanswered.begin_stream()
-        call = self._connection.stub.PublishStream(metadata=metadata)
-        writer = asyncio.create_task(self._write(call, persist))
-        reader = asyncio.create_task(self._read(call, attempts))
         ticked = awake = now()
+
+        def waits_since() -> float | None:
+            since = self._unanswered.oldest_sent() or self._ending
+            return None if since is None else max(since, awake)
+
+        def interval() -> float:
+            """So that an attempt does not take longer than its time."""
+            since = waits_since()
+            return TICK if since is None else min(TICK, max(0.01, since + self._connection.attempt_timeout - now()))
 
         def tick() -> UnibusError | None:
             nonlocal ticked, awake
             if now() - ticked > FROZEN:
                 awake = now()  # this process was frozen, and could not read
             ticked = now()
-            waits_since = self._unanswered.oldest_sent() or self._ending
-            if waits_since is None or ticked - max(waits_since, awake) <= self._connection.attempt_timeout:
+            since = waits_since()
+            if since is None or ticked - since <= self._connection.attempt_timeout:
                 return None
             return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer a message in time")
 
-        error = await drive(call, reader, writer, tick, lambda: TICK)
+        with self._connection.in_use():
+            call = self._connection.stub.PublishStream(metadata=metadata)
+            writer = asyncio.create_task(self._write(call, persist))
+            reader = asyncio.create_task(self._read(call, attempts))
+            error = await drive(call, reader, writer, tick, interval)
         return error or failure(grpc.StatusCode.UNAVAILABLE, "the service ended the stream")
 
     async def _write(
@@ -304,9 +323,16 @@ class Publisher(AbstractAsyncContextManager["Publisher"]):
         self._end_stream(error)
 
     def _end_stream(self, error: UnibusError) -> None:
-        """Sends no more over this stream. The next one follows after the longest pause that the service asked for."""
+        """Sends no more over this stream. The next one follows after the longest pause that the service asked for.
+
+        A refused token counts more than a pause, so that it is not sent again (U8).
+        """
         self._ending = now()
-        if self._restart is None or (error.retry_after or 0) > (self._restart.retry_after or 0):
+
+        def weight(of: UnibusError) -> tuple[bool, float]:
+            return of.outcome is Outcome.NEW_TOKEN, of.retry_after or 0.0
+
+        if self._restart is None or weight(error) > weight(self._restart):
             self._restart = error
         self._more.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from unibus._connection import Connection
+
+EVERYTHING: Any = object()
 
 
 class Room:
@@ -90,16 +92,20 @@ class Room:
             await self._connection.call(self._connection.stub.DeleteRoom, request, timeout=timeout)
         self._connection.policies.forget(self.id)
 
-    async def purge(self, *, up_to: int | None = None, timeout: float | None = None) -> int:
+    async def purge(self, *, up_to: int = EVERYTHING, timeout: float | None = None) -> int:
         """Removes all messages, or those up to a sequence. Returns how many were removed.
 
-        Without `up_to` the call is not repeated after an unknown outcome, since it would remove later messages too (U10).
+        `up_to` cannot be None, so that a missing value does not remove everything. Without `up_to` the call is not
+        repeated after an unknown outcome, since it would remove later messages too (U10).
         """
+        if up_to is None:
+            raise ValueError("give the sequence `up_to` which to purge, or leave it out to remove all messages")
+        everything = up_to is EVERYTHING
         response = await self._connection.call(
             self._connection.stub.PurgeRoom,
-            pb.PurgeRoomRequest(room_id=self.id, up_to_sequence=up_to),
+            pb.PurgeRoomRequest(room_id=self.id, up_to_sequence=None if everything else up_to),
             timeout=timeout,
-            repeat_unknown=up_to is not None,
+            repeat_unknown=not everything,
         )
         return response.purged
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import grpc
@@ -41,6 +42,10 @@ CALLER: ContextVar[object] = ContextVar("caller", default=None)
 
 def current_caller() -> object:
     return CALLER.get() or asyncio.current_task()
+
+
+def has_ended(caller: object) -> bool:
+    return caller.done() if isinstance(caller, asyncio.Task) else isinstance(caller, Thread) and not caller.is_alive()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Subscription:
         self._shut = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._ack_backoff = Backoff()
+        self._ack_from = 0.0  # no acknowledgement before this time
         self._current: Item | None = None  # of the iterator
         self._used = False
         self._handling = False  # whether `run` is used
@@ -197,7 +203,8 @@ class Subscription:
     async def close(self) -> None:
         """Ends the subscription in order (U27): waits for running handlers, acknowledges, and ends the stream.
 
-        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement. In a
+        An iterator whose program does not ask for the next message is waited for as long as for an acknowledgement, but not
+        if its task has ended. In a
         handler, close only asks for the end, and the handler should return. It should not wait for another task that closes.
         """
         self.request_stop()
@@ -206,8 +213,10 @@ class Subscription:
         if self._handling:
             await self._idle.wait()
         elif current_caller() is not self._user:
-            with suppress(TimeoutError):
-                await within(self._idle.wait(), self._options.ack_timeout)
+            end = now() + self._options.ack_timeout
+            while not self._idle.is_set() and not has_ended(self._user) and (left := end - now()) > 0:
+                with suppress(TimeoutError):
+                    await within(self._idle.wait(), min(left, 0.05))
         await self._finish()
 
     async def _finish(self) -> None:
@@ -258,11 +267,17 @@ class Subscription:
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(self._options.ack_interval, self._acknowledge)
 
-    def _acknowledge(self) -> None:
-        """Sends what is to be acknowledged, if the subscription is open; otherwise `opened` will (U20)."""
+    def _acknowledge(self, last: bool = False) -> None:
+        """Sends what is to be acknowledged, if the subscription is open; otherwise `opened` will (U20).
+
+        After a rejected acknowledgement it waits for the pause, unless this one is the last.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if not last and (left := self._ack_from - now()) > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._acknowledge)
+            return
         if self._outbox is not None and (sequence := self._progress.acknowledge()) is not None:
             self._outbox.put_nowait(pb.ConsumeRequest(ack=self._ack(sequence)))
 
@@ -275,8 +290,12 @@ class Subscription:
         )
 
     def _give_credit(self, size: int) -> None:
-        credit = self._credit.give(size)
-        if credit is not None and self._outbox is not None:
+        self._credit.give(size)
+        self._send_credit()
+
+    def _send_credit(self) -> None:
+        """Sends the credit that is due, if the subscription is open; otherwise `opened` will."""
+        if self._outbox is not None and (credit := self._credit.due()) is not None:
             self._outbox.put_nowait(
                 pb.ConsumeRequest(
                     credit=pb.ConsumeCredit(room_id=self._options.room_id, messages=credit[0], bytes=credit[1])
@@ -289,7 +308,7 @@ class Subscription:
         if pump is None:
             return
         try:
-            self._acknowledge()
+            self._acknowledge(last=True)
             if self._outbox is not None:
                 self._outbox.put_nowait(pb.ConsumeRequest(close=pb.ConsumeClose(room_id=self._options.room_id)))
                 self._outbox.put_nowait(None)
@@ -326,7 +345,7 @@ class Subscription:
                 else:
                     pause = attempts.pause(error)
                     self._push(Disconnected(error, pause))
-                await asyncio.sleep(pause)
+                await self._connection.wait(pause)
                 await self._connection.reachable()
         except UnibusError as final:
             self._error = final
@@ -347,9 +366,12 @@ class Subscription:
         """Runs one stream until it ends. Returns why, or None at an orderly end."""
         try:
             metadata = await attempts.credentials()
-            call: ConsumeCall = self._connection.stub.Consume(metadata=metadata)
+            with self._connection.in_use():
+                return await self._open_stream(self._connection.stub.Consume(metadata=metadata), attempts)
         except UnibusError as error:
             return error
+
+    async def _open_stream(self, call: ConsumeCall, attempts: Attempts) -> UnibusError | None:
         outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(self._open_request())
         begun = now()
@@ -432,7 +454,9 @@ class Subscription:
                 self._give_credit(len(item.message.payload))
         for event in events:
             self._push(event)
+        self._ack_from = 0.0
         self._acknowledge()
+        self._send_credit()
 
     def _message(self, message: Message) -> None:
         self._credit.take(len(message.payload))
@@ -449,9 +473,8 @@ class Subscription:
                 return error
             if error.outcome is Outcome.AGAIN:
                 self._progress.rejected()
-                if self._timer is None:
-                    pause = self._ack_backoff.pause(error.retry_after)
-                    self._timer = asyncio.get_running_loop().call_later(pause, self._acknowledge)
+                self._ack_from = now() + self._ack_backoff.pause(error.retry_after)
+                self._acknowledge()
         return None
 
 

@@ -11,7 +11,7 @@ import contextvars
 import functools
 import inspect
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import unibus
@@ -19,6 +19,7 @@ from unibus._subscription import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from concurrent.futures import Future
 
     from typing_extensions import Self
 
@@ -32,6 +33,61 @@ T = TypeVar("T")
 U = TypeVar("U")
 CANCEL_TIMEOUT = 10.0
 _END: Any = object()
+
+
+class _EndedError(Exception):
+    """A function of the program raised SystemExit, or another exception that would end the event loop of all clients."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(repr(cause))
+        self.cause = cause
+
+
+async def _called(start: Callable[[Callable[[], None]], object], function: Callable[..., T], *args: object) -> T:
+    """The result of the function, which runs where `start` takes it: not in the thread of the event loop."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()  # with CALLER
+
+    def work() -> None:
+        try:
+            settle = functools.partial(answer.set_result, context.run(function, *args))
+        except BaseException as error:
+            taken = isinstance(error, Exception) and not isinstance(error, StopIteration)  # a future takes no other
+            settle = functools.partial(answer.set_exception, error if taken else _EndedError(error))
+        loop.call_soon_threadsafe(lambda: None if answer.done() else settle())
+
+    start(work)
+    return await answer
+
+
+def _thread(work: Callable[[], None]) -> None:
+    """Runs the work in a thread of its own, so that one that hangs holds up no other, and not the end of the program."""
+    threading.Thread(target=work, name="unibus-call", daemon=True).start()
+
+
+class _Threads:
+    """Threads for handlers. Unlike an executor of Python they go on when the main thread has ended."""
+
+    def __init__(self, count: int) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._run, name="unibus-handler", daemon=True) for _ in range(count)]
+        self.start = self._work.put
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _thread in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
 
 
 class _Portal:
@@ -80,7 +136,10 @@ class _Portal:
             self._loop.call_soon_threadsafe(cancel)  # after begin
             ended.wait(CANCEL_TIMEOUT)
             raise
-        return tasks[0].result()
+        try:
+            return tasks[0].result()
+        except _EndedError as ended_by:
+            raise ended_by.cause from None
 
     def future(self, work: Awaitable[asyncio.Future[T]]) -> Future[T]:
         """A future of this thread for one of the event loop, which is the result of the work."""
@@ -120,7 +179,7 @@ def _delegate(
 def _in_threads(options: Mapping[str, object]) -> dict[str, object]:
     """The options that are functions, so that they cannot block the event loop."""
     return {
-        name: functools.partial(asyncio.to_thread, option)
+        name: functools.partial(_called, _thread, option)
         for name, option in options.items()
         if callable(option) and not inspect.iscoroutinefunction(option)
     }
@@ -170,11 +229,10 @@ class Subscription(_Face[unibus.Subscription]):
                 for message in self:
                     handler(message)
             return
-        with ThreadPoolExecutor(concurrency, "unibus-handler") as threads:
+        with _Threads(concurrency) as threads:
 
             async def in_thread(message: Message) -> None:
-                context = contextvars.copy_context()  # with CALLER
-                await asyncio.get_running_loop().run_in_executor(threads, context.run, handler, message)
+                await _called(threads.start, handler, message)
 
             self._portal.call(self._inner.run(in_thread, concurrency=concurrency))
 

@@ -59,6 +59,25 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await subscription.close();
   });
 
+  test('a late confirmation from before a move confirms nothing after it', async () => {
+    // Goal: U20, U22. Method: the subscriber is moved back while an acknowledgement is under way; then the subscription is closed.
+    const service = await fake(wire);
+    const { subscription, gate, begun } = follow(service, { subscriber: 's' });
+    gate.resolve();
+    const stream = await opening(service, 1);
+    stream.opened(50n);
+    stream.messages(51n, 51n);
+    await vi.waitFor(() => expect(stream.of('ack').at(-1)?.value.sequence).toBe(51n));
+    stream.opened(0n, { resumed: true });
+    stream.send({ case: 'acked', value: { position: 51n } });
+    stream.messages(1n, 2n);
+    await vi.waitFor(() => expect(begun).toEqual([51, 1, 2]));
+    const close = subscription.close();
+    await vi.waitFor(() => expect(stream.of('ack').at(-1)?.value.sequence).toBe(2n));
+    stream.send({ case: 'acked', value: { position: 2n } });
+    await close;
+  });
+
   test('a durable subscriber that was deleted resumes after what it has processed, and notices a new log', async () => {
     // Goal: U22. Method: two of three messages are processed, the stream breaks; then the cursor is one of an earlier log.
     const service = await fake(wire);

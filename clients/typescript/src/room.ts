@@ -29,7 +29,8 @@ export interface Shared {
 }
 
 /** What may change in a room. */
-export type RoomChanges = Omit<MessageInitShape<typeof RoomSchema>, '$typeName' | '$unknown' | 'roomId'>;
+export type RoomChanges = Pick<MessageInitShape<typeof RoomSchema>, (typeof CHANGEABLE)[number]>;
+const CHANGEABLE = ['labels', 'retention', 'dedupeWindow', 'replicas'] as const;
 
 /** What a member may do: each role may also do what the roles before it may do. */
 export type RoleName = 'reader' | 'writer' | 'owner';
@@ -57,6 +58,8 @@ export class Room {
   /** Changes labels, retention, `dedupeWindow` or replicas: the fields that are set, or those that `paths` names. */
   async update(changes: RoomChanges, options: CallOptions & { paths?: string[] } = {}): Promise<RoomInfo> {
     const { caller, settings } = this.#shared;
+    const fixed = Object.keys(changes).find((each) => !CHANGEABLE.some((name) => name === each));
+    if (fixed !== undefined) throw invalid(fixed, `${fixed} of a room cannot change`);
     const room = { ...changes, roomId: this.id } as MessageInitShape<typeof RoomSchema>;
     const request = options.paths ? { room, updateMask: { paths: options.paths } } : { room };
     const answer = await caller.call(method.updateRoom, request, options);

@@ -76,7 +76,8 @@ export class Position {
     const cursor = this.durable ? this.processed.cursor : this.#cursor;
     this.#sameLog = cursor !== '';
     if (cursor) return { at: { case: 'afterCursor', value: cursor } };
-    return { at: { case: 'afterSequence', value: this.durable ? this.processed.value : this.seen } };
+    // without a cursor, nothing shows that a subscriber that is new again has the log of before
+    return this.durable ? this.#start : { at: { case: 'afterSequence', value: this.seen } };
   }
 
   /** The frame `opened`. Returns whether somebody moved the subscriber (U22). */

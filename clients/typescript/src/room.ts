@@ -24,7 +24,7 @@ export interface Shared {
   mailer: Mailer;
   settings: RoomSettings;
   /** What the client closes first (U27). */
-  subscriptions: Set<Subscription>;
+  subscriptions: Set<{ close(): Promise<void> }>;
   publishers: Set<Publisher>;
 }
 
@@ -110,16 +110,24 @@ export class Room {
 
   /** Calls the handler for each message, for ever (U15). Wait for `ended` of the subscription to learn why it ended. */
   subscribe(options: SubscribeOptions, handler: Handler): Subscription {
+    const subscription = this.#subscribe(options, handler, () => subscription.close());
+    return subscription;
+  }
+
+  #subscribe(options: SubscribeOptions, handler: Handler, close: () => Promise<void>): Subscription {
     const { caller, settings, sessions, subscriptions } = this.#shared;
-    const onEnded = () => subscriptions.delete(subscription);
+    const open = { close };
+    const onEnded = () => subscriptions.delete(open);
     const subscription = new Subscription(this.id, caller, sessions, settings, options, handler, onEnded);
-    subscriptions.add(subscription);
+    subscriptions.add(open);
     return subscription;
   }
 
   /** The messages of the room for `for await`, for ever (U15), one at a time. */
   messages(options: Omit<SubscribeOptions, 'concurrency'> = {}): Messages {
-    return new Messages((handler) => this.subscribe({ ...options, concurrency: 1 }, handler));
+    const close = () => messages.closeWithin(options.ackTimeoutMs);
+    const messages = new Messages((handler) => this.#subscribe({ ...options, concurrency: 1 }, handler, close));
+    return messages;
   }
 
   /** The stored messages (U28). */

@@ -85,6 +85,16 @@ test.each([
   expect(position.toAcknowledge).toBe(at.position + 1n);
 });
 
+test('a durable subscriber that processed nothing begins where a new one begins', () => {
+  // Goal: U22. Method: it stood at 50, and is a new one of a log that may be another.
+  const position = new Position(true, ALL);
+  position.opened(opened(50n), true);
+  deliver(position, 51n, 52n);
+  expect(position.start(true)).toEqual(ALL);
+  expect(position.opened(opened(0n, false), true)).toBe(true);
+  expect(deliver(position, 1n, 2n)).toEqual([1n, 2n]);
+});
+
 test('a part of a gap is reported once', () => {
   // Goal: U18. Method: gaps that overlap with what came.
   const position = new Position(true, ALL);

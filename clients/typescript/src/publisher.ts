@@ -201,7 +201,9 @@ export class Publisher {
         answer: (correlationId, outcome) => {
           watchdog.heard();
           this.caller.connection.heard();
-          problem = this.#answer(correlationId, outcome) ?? problem;
+          const error = this.#answer(correlationId, outcome);
+          // another token is needed, whatever else is wrong
+          if (problem?.outcomeClass !== 'new_token') problem = error ?? problem;
           this.#changes.announce();
         },
       });

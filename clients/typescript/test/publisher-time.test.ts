@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import { describe, expect, test } from 'vitest';
+import type { UnibusError } from '../src/error.js';
 import type { PublishRequest } from '../src/gen/unibus/v1/room_service_pb.js';
 import { Code, ConnectError, fake, status, WIRES, type WireName } from './support/service.js';
 
@@ -35,7 +36,11 @@ async function room(wire: WireName, given: Given | (() => Given | Promise<Given>
   });
 }
 
-const failure = (promise: Promise<unknown>) => promise.catch((error) => error);
+const failure = (promise: Promise<unknown>) =>
+  promise.then(
+    () => undefined,
+    (error: UnibusError) => error,
+  );
 
 describe.each(WIRES)('over the wire of %s', (wire) => {
   test('a pause of hours holds back neither messages nor close', async () => {
@@ -130,6 +135,25 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     const all = ['one', 'x'.repeat(101), 'two'].map((payload) => publisher.publish(payload));
     const codes = (await Promise.allSettled(all)).map((each) => each.status === 'rejected' && each.reason.code);
     expect(codes).toEqual([false, 'OUT_OF_RANGE', false]);
+    await publisher.close();
+  });
+
+  test('a token that is refused within a stream is not used again', async () => {
+    // Goal: U8. Method: the token expires for the first of two messages, and the second has another error; the function has no other.
+    let sent = 0;
+    const service = await room(wire, {}, () => {
+      const first = ++sent % 2 === 1;
+      return first
+        ? status(Code.Unauthenticated, 'CREDENTIALS_EXPIRED')
+        : status(Code.Unavailable, 'NATS_UNAVAILABLE', { retryMs: 1 });
+    });
+    const publisher = service
+      .client({ token: () => 'token', allowPlaintextToken: true })
+      .room('r')
+      .publisher();
+    const errors = await Promise.all(['one', 'two'].map((payload) => failure(publisher.publish(payload))));
+    expect(errors.map((error) => error?.reason)).toEqual(['CREDENTIALS_EXPIRED', 'CREDENTIALS_EXPIRED']);
+    expect(sent).toBe(2);
     await publisher.close();
   });
 

@@ -153,7 +153,7 @@ func (s *subscription) opening() *unibusv1.ConsumeRequest {
 	s.stream = streamState{number: s.stream.number + 1, generation: s.stream.generation}
 	start := s.start
 	if !s.restart && !s.ephemeral {
-		start = s.track.resume(start)
+		start = s.track.resume()
 	}
 	open := &unibusv1.ConsumeOpen{CreditMessages: s.readMessages, CreditBytes: s.readBytes}
 	if s.ephemeral {
@@ -193,10 +193,6 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 	case *unibusv1.ConsumeResponse_Gap:
 		g := frame.Gap
 		s.push(item{event: Gap{g.GetFromSequence(), g.GetToSequence(), g.GetReason(), g.GetDropped()}})
-	case *unibusv1.ConsumeResponse_Heartbeat:
-		if len(s.queue) == 0 {
-			s.track.passed(frame.Heartbeat.GetPosition())
-		}
 	case *unibusv1.ConsumeResponse_Acked:
 		s.track.acked(frame.Acked.GetPosition())
 	case *unibusv1.ConsumeResponse_Rejected:
@@ -222,7 +218,7 @@ func (s *subscription) opened(frame *unibusv1.Opened) {
 	position := frame.GetPosition()
 	if s.stream.open {
 		s.drop()
-		s.track.moved(position)
+		s.track.moved(position, frame.GetCursor())
 		s.push(item{event: Moved{position}})
 		return
 	}
@@ -236,7 +232,7 @@ func (s *subscription) opened(frame *unibusv1.Opened) {
 	case s.ephemeral:
 	default:
 		s.drop() // it comes again
-		if s.track.opened(position, again && s.track.durable && !frame.GetResumed()) {
+		if s.track.opened(position, frame.GetCursor()) {
 			s.push(item{event: Moved{position}})
 		}
 	}

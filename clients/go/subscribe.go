@@ -244,8 +244,6 @@ func (s *subscription) take(ctx context.Context) (it item, ready bool, err error
 			}
 		case Gap:
 			it.event, report = s.track.gap(event)
-		case CaughtUp:
-			s.track.passed(event.Position)
 		}
 		if report {
 			return it, true, nil

@@ -25,6 +25,7 @@ func open(t *testing.T, name string, position uint64) *subscription {
 func opened(position uint64) *unibusv1.ConsumeResponse_Opened {
 	return &unibusv1.ConsumeResponse_Opened{Opened: &unibusv1.Opened{
 		Position: position, FirstSequence: 1, HeartbeatInterval: durationpb.New(time.Second), Generation: 7, Resumed: true,
+		Cursor: fmt.Sprint("o", position),
 	}}
 }
 
@@ -140,14 +141,21 @@ func TestSubscriberIsNew(t *testing.T) {
 	s := open(t, "d", 100)
 	handled(t, s)
 	s.broken(errBroken)
-	if start := s.opening().GetOpen().GetSubscribe().GetStart(); start != nil {
-		t.Errorf("not the start of the program: %v", start)
+	if start := s.opening().GetOpen().GetSubscribe().GetStart(); start.GetAfterCursor() != "o100" {
+		t.Errorf("not the place of `opened`: %v", start)
+	}
+	expired := fromStatus(statusWith(codes.FailedPrecondition, domain, "CURSOR_EXPIRED", -1).Proto())
+	if again, _ := s.broken(expired); !again {
+		t.Fatal("a new log is no end")
+	}
+	if start := s.opening().GetOpen().GetSubscribe().GetStart(); start.GetAll() == nil {
+		t.Errorf("not the beginning of the new log: %v", start)
 	}
 	again := opened(0)
 	again.Opened.Resumed = false
 	receive(t, s, &unibusv1.ConsumeResponse{Frame: again})
 	receiveMessages(t, s, 1, 2)
-	same(t, "delivered", handled(t, s), "Disconnected", "Opened", "Moved", "1", "2")
+	same(t, "delivered", handled(t, s), "Disconnected", "Disconnected", "Recreated", "Opened", "1", "2")
 }
 
 // U22: a second `opened` on one stream means that the subscriber was moved.

@@ -3,10 +3,9 @@ package unibus
 // tracker knows where a subscription is: what was given to handlers, what they have processed, and what the service
 // has confirmed. It does no I/O and has no clock.
 type tracker struct {
-	seen     uint64 // every message up to this sequence was given to a handler or reported as missing (U22)
-	position uint64 // where to resume before the first message (U18)
-	cursor   string // of the message after which to resume
-	durable  bool
+	seen    uint64 // every message up to this sequence was given to a handler or reported as missing (U22)
+	cursor  string // where to resume: of a message, or of `opened` before the first one (U18)
+	durable bool
 
 	running   []*delivery // given to handlers, in order; a processed one stays until all before it are processed
 	watermark uint64      // every message up to this sequence is processed (U19)
@@ -23,14 +22,14 @@ type delivery struct {
 }
 
 // opened begins a subscription, or goes on after a reconnection. It says whether the subscriber was moved meanwhile
-// (U22). `replaced` says that the service had no position for a subscriber that it had one for.
-func (t *tracker) opened(position uint64, replaced bool) (moved bool) {
-	if position < t.confirmed || replaced && t.cursor == "" {
-		t.moved(position)
+// (U22). `cursor` is the place of `position`.
+func (t *tracker) opened(position uint64, cursor string) (moved bool) {
+	if position < t.confirmed {
+		t.moved(position, cursor)
 		return true
 	}
-	if t.cursor == "" {
-		t.position = position
+	if t.cursor == "" || position > t.watermark {
+		t.cursor = cursor
 	}
 	t.seen = max(t.seen, position)
 	t.watermark = max(t.watermark, position)
@@ -39,8 +38,8 @@ func (t *tracker) opened(position uint64, replaced bool) (moved bool) {
 }
 
 // moved goes on at another position. Messages that are with handlers have no effect on it any more.
-func (t *tracker) moved(position uint64) {
-	*t = tracker{durable: t.durable, seen: position, position: position, watermark: position, sent: position, confirmed: position}
+func (t *tracker) moved(position uint64, cursor string) {
+	*t = tracker{durable: t.durable, seen: position, cursor: cursor, watermark: position, sent: position, confirmed: position}
 }
 
 // begin notes that a message is given to a handler. It returns nil if that was done before (U22).
@@ -83,27 +82,13 @@ func (t *tracker) gap(g Gap) (Gap, bool) {
 	if g.From > g.To {
 		return g, false
 	}
-	t.seen, t.position = g.To, g.To
+	t.seen = g.To
 	return g, true
 }
 
-// passed notes the position of a frame that has no message before it that is still to come.
-func (t *tracker) passed(position uint64) {
-	t.position = max(t.position, position)
-}
-
 // resume returns the start position after a reconnection (U18). A durable subscriber resumes at the position that the
-// service keeps. For it this one counts only if it was deleted. The cursor then also shows whether the log is the same;
-// without one, the subscriber begins again where the program wants new ones to begin.
-func (t *tracker) resume(first Start) Start {
-	switch {
-	case t.cursor != "":
-		return FromAfterCursor(t.cursor)
-	case t.durable:
-		return first
-	}
-	return FromAfter(t.position)
-}
+// service keeps. For it this one counts only if it was deleted. The service refuses the cursor if the log is another one.
+func (t *tracker) resume() Start { return FromAfterCursor(t.cursor) }
 
 // due says whether there is something to acknowledge.
 func (t *tracker) due() bool { return t.durable && t.watermark > t.sent }

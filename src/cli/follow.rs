@@ -247,8 +247,10 @@ impl Follower {
         // the service has less than it confirmed: the subscriber was moved back, or is a new one of the same name
         let was_moved_back = is_durable && opened.position < self.confirmed;
         let was_moved_on = is_durable && opened.position > self.position;
-        if !self.was_opened || is_open || was_moved_back || was_moved_on {
-            (self.position, self.cursor) = (opened.position, None);
+        // also in the log of a room that was created again
+        let is_new = is_durable && !opened.resumed;
+        if !self.was_opened || is_open || is_new || was_moved_back || was_moved_on {
+            (self.position, self.cursor) = (opened.position, some_cursor(opened.cursor.clone()));
         }
         if self.retries.has_failed() {
             self.session.out.notice(&format!("following {} again", self.command.room));
@@ -265,9 +267,8 @@ impl Follower {
             Some(Frame::Message(message)) => self.message(message, ready),
             Some(Frame::Gap(gap)) => {
                 let is_known = gap.to_sequence != 0 && gap.to_sequence <= self.position;
-                if gap.to_sequence > self.position {
-                    (self.position, self.cursor) = (gap.to_sequence, None);
-                }
+                // the cursor stays before the gap, which is known when it comes again
+                self.position = self.position.max(gap.to_sequence);
                 Ok(if is_known { AfterFrame::Nothing } else { AfterFrame::Warn(gap) })
             }
             Some(Frame::CaughtUp(_) | Frame::Heartbeat(_) | Frame::Opened(_)) | None => Ok(AfterFrame::Nothing),
@@ -280,7 +281,7 @@ impl Follower {
         }
         ready.extend(self.command.printing.render(&self.session.out, &message)?);
         self.position = message.sequence;
-        self.cursor = Some(message.cursor).filter(|cursor| !cursor.is_empty());
+        self.cursor = some_cursor(message.cursor);
         self.printed += 1;
         self.last_message = Instant::now();
         let is_last = self.command.count.is_some_and(|count| self.printed >= count);
@@ -325,6 +326,11 @@ impl Follower {
 /// The longest time between two frames.
 fn interval(opened: &Opened) -> Option<Duration> {
     Duration::try_from(opened.heartbeat_interval?).ok()
+}
+
+/// Empty in an ephemeral room.
+fn some_cursor(cursor: String) -> Option<String> {
+    Some(cursor).filter(|cursor| !cursor.is_empty())
 }
 
 async fn until(end: Option<Instant>) {

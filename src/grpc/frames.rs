@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     delivery::Slice,
-    domain::{GapReason, Message, RoomId},
+    domain::{Cursor, GapReason, Message, RoomId},
     error::Result,
     metrics::{DeliveryMetrics, MissingBecause},
     subscriptions::{
@@ -165,7 +165,7 @@ pub(super) fn count_gap(frame: &Frame, metrics: &DeliveryMetrics) {
 pub(super) fn wire(frame: Frame) -> Result<Wire, Slice> {
     Ok(match frame {
         Frame::Messages(slice) => return Err(slice),
-        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed, generation } => {
+        Frame::Opened { position, first_sequence, last_sequence, heartbeat_interval, resumed, generation, cursor } => {
             Wire::Opened(v1::Opened {
                 position,
                 first_sequence,
@@ -173,6 +173,7 @@ pub(super) fn wire(frame: Frame) -> Result<Wire, Slice> {
                 heartbeat_interval: heartbeat_interval.try_into().ok(),
                 resumed,
                 generation,
+                cursor: cursor.map(Cursor::encode).unwrap_or_default(),
             })
         }
         Frame::CaughtUp { position } => Wire::CaughtUp(v1::CaughtUp { position }),

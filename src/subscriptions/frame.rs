@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use crate::{
     delivery::Slice,
-    domain::{Gap, Message, RoomId},
+    domain::{Cursor, Gap, Message, RoomId},
 };
 
 /// One frame of a subscription.
@@ -20,6 +20,8 @@ pub(crate) enum Frame {
         resumed: bool,
         /// 0 without a durable subscriber.
         generation: u64,
+        /// The place of `position`. `None` in an ephemeral room.
+        cursor: Option<Cursor>,
     },
     /// Messages that are sent together.
     Messages(Slice),

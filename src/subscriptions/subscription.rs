@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     delivery::{Batch, EphemeralDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
-    domain::RoomState,
+    domain::{Cursor, RoomId, RoomState},
     error::Result,
     store::Store,
 };
@@ -89,7 +89,8 @@ struct FrameSettings {
 }
 
 impl FrameSettings {
-    fn opened(self, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
+    fn opened(self, room: &RoomId, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
+        let cursor = Some(Cursor::new(room, state.epoch, position));
         Frame::Opened {
             position,
             first_sequence: if hidden == 0 { state.first_sequence } else { state.first_sequence.max(hidden + 1) },
@@ -97,6 +98,20 @@ impl FrameSettings {
             heartbeat_interval: self.heartbeat_interval,
             resumed,
             generation: self.generation,
+            cursor,
+        }
+    }
+
+    /// In an ephemeral room.
+    fn opened_without_log(self) -> Frame {
+        Frame::Opened {
+            position: 0,
+            first_sequence: 0,
+            last_sequence: 0,
+            heartbeat_interval: self.heartbeat_interval,
+            resumed: false,
+            generation: self.generation,
+            cursor: None,
         }
     }
 }
@@ -204,7 +219,9 @@ fn log_frames(
     let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
         let hidden = start.hidden;
-        yield Ok(settings.opened(start.position, &start.state, hidden, resumed));
+        let registered = Arc::clone(&ending.registered);
+        let room = &registered.room.room_id;
+        yield Ok(settings.opened(room, start.position, &start.state, hidden, resumed));
         let mut progress = Box::new(LogProgress::open(*start, ending.clone()));
         let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
@@ -271,7 +288,7 @@ fn log_frames(
                         }
                     };
                     match sought {
-                        Ok((position, state)) => yield Ok(settings.opened(position, &state, hidden, true)),
+                        Ok((position, state)) => yield Ok(settings.opened(room, position, &state, hidden, true)),
                         Err(error) => {
                             yield Err(error);
                             return;
@@ -379,7 +396,7 @@ fn ephemeral_frames(
     };
     let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
-        yield Ok(settings.opened(0, &RoomState::default(), 0, false));
+        yield Ok(settings.opened_without_log());
         yield Ok(Frame::CaughtUp { position: 0 });
         if until_caught_up {
             return;

@@ -320,7 +320,10 @@ type Opened struct {
 	// The number of this subscription among those of the durable subscriber, for AcknowledgeRequest.generation. A subscription
 	// that is opened later has a greater number, at whatever instance, and also if the subscriber was deleted in between. A
 	// seek does not change it. 0 without a durable subscriber.
-	Generation    uint64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The place of `position` in this log, for `Start.after_cursor`. A client that has got no message yet resumes after it, so
+	// that the log of a room that was deleted and created again is not taken for this one. Empty in an ephemeral room.
+	Cursor        string `protobuf:"bytes,7,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,6 +398,13 @@ func (x *Opened) GetGeneration() uint64 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *Opened) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
 }
 
 // The end of the backlog.
@@ -669,7 +679,7 @@ const file_unibus_v1_subscription_proto_rawDesc = "" +
 	"\fafter_cursor\x18\x04 \x01(\tH\x00R\vafterCursor\x122\n" +
 	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x05since\x12\x14\n" +
 	"\x04last\x18\x06 \x01(\x04H\x00R\x04lastB\x04\n" +
-	"\x02at\"\xf4\x01\n" +
+	"\x02at\"\x8c\x02\n" +
 	"\x06Opened\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x04R\bposition\x12%\n" +
 	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
@@ -678,7 +688,8 @@ const file_unibus_v1_subscription_proto_rawDesc = "" +
 	"\aresumed\x18\x05 \x01(\bR\aresumed\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x06 \x01(\x04R\n" +
-	"generation\"&\n" +
+	"generation\x12\x16\n" +
+	"\x06cursor\x18\a \x01(\tR\x06cursor\"&\n" +
 	"\bCaughtUp\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x04R\bposition\"'\n" +
 	"\tHeartbeat\x12\x1a\n" +

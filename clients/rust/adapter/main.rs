@@ -1,15 +1,18 @@
 //! Drives the client for the conformance suite: JSON lines over standard input and output.
 
+#![allow(clippy::needless_pass_by_value, clippy::unit_arg, reason = "shorter, and nobody else calls it")]
+
 use std::{
     collections::HashMap,
+    fmt,
     io::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use futures_util::{StreamExt, TryStreamExt};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
@@ -19,8 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use unibus_client::{
-    Class, Client, ClientBuilder, Error, Event, GapReason, History, Message, NewMessage, NewRoom, Published, Role,
-    Room, Start, Subscribe,
+    Client, ClientBuilder, Error, Event, GapReason, History, Message, NewMessage, NewRoom, Published, Publisher, Role,
+    Room, Start, Subscribe, Timestamp,
 };
 
 #[allow(dead_code, reason = "an example with a main of its own")]
@@ -30,97 +33,84 @@ mod encryption;
 /// The window of bytes, where a request sets that of messages.
 const BYTES: u32 = 4 * 1024 * 1024;
 
-type Outcome = Result<Value, Failure>;
+type Outcome<T = Value> = Result<T, Failure>;
 
-enum Failure {
-    Client(Error),
-    Handler,
-    Cancelled,
-    Adapter(String),
-}
+/// An error as the suite reads it.
+struct Failure(Value);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Client(error)
+        Self(error_json(&error))
     }
 }
 
-impl Failure {
-    fn json(&self) -> Value {
-        let other = |code: &str, message: &str, cancelled| {
-            json!({"code": code, "reason": "", "class": "final", "outcome_unknown": false, "cancelled": cancelled,
-                "message": message, "metadata": {}, "fields": []})
-        };
-        match self {
-            Self::Client(error) => error_json(error),
-            Self::Handler => other("HANDLER", "the handler failed", false),
-            Self::Cancelled => other("CANCELLED", "the program cancelled", true),
-            Self::Adapter(message) => other("ADAPTER", message, false),
-        }
-    }
+/// A failure that is none of the client.
+fn failure(code: &str, message: impl fmt::Display) -> Failure {
+    Failure(json!({"code": code, "class": "final", "cancelled": code == "CANCELLED", "message": message.to_string()}))
+}
+
+fn wrong(message: impl fmt::Display) -> Failure {
+    failure("ADAPTER", message)
 }
 
 fn error_json(error: &Error) -> Value {
-    let mut code = String::new();
-    for letter in format!("{:?}", error.code()).chars() {
-        if letter.is_uppercase() && !code.is_empty() {
-            code.push('_');
-        }
-        code.push(letter.to_ascii_uppercase());
-    }
-    let class = match error.class() {
-        Class::Again => "again",
-        Class::NewToken => "new_token",
-        Class::Final => "final",
-    };
     let fields: Vec<_> = error.fields().iter().map(|wrong| &wrong.field).collect();
-    json!({"code": code, "reason": error.reason(), "class": class, "outcome_unknown": error.is_outcome_unknown(),
-        "cancelled": error.is_cancelled(), "message": error.to_string(), "metadata": error.metadata(), "fields": fields,
-        "message_id": error.message_id()})
+    json!({"code": snake(error.code()).to_ascii_uppercase(), "reason": error.reason(), "class": snake(error.class()),
+        "outcome_unknown": error.is_outcome_unknown(), "cancelled": error.is_cancelled(), "message": error.to_string(),
+        "metadata": error.metadata(), "fields": fields, "message_id": error.message_id()})
+}
+
+/// The name of a variant, such as `new_token`.
+fn snake(variant: impl fmt::Debug) -> String {
+    let mut name = String::new();
+    for letter in format!("{variant:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
 }
 
 /// A request with typed access to its fields.
 #[derive(Clone)]
-struct Request(Map<String, Value>);
+struct Request(Value);
 
 impl Request {
-    fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).and_then(Value::as_str).map(str::to_owned)
+    fn field(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
     }
-    fn need(&self, name: &str) -> Result<String, Failure> {
-        self.text(name).ok_or_else(|| Failure::Adapter(format!("{name} is missing")))
+    fn option(&self, name: &str) -> Option<String> {
+        self.field(name).as_str().map(str::to_owned)
+    }
+    fn text(&self, name: &str) -> String {
+        self.option(name).unwrap_or_default()
     }
     fn flag(&self, name: &str) -> bool {
-        self.0.get(name).and_then(Value::as_bool).unwrap_or_default()
+        self.field(name).as_bool().unwrap_or_default()
     }
-    fn number(&self, name: &str) -> Option<u64> {
-        let value = self.0.get(name)?;
-        value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))
-    }
-    fn count(&self, name: &str) -> Option<u32> {
-        self.number(name).and_then(|number| number.try_into().ok())
+    fn number<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
+        let value = self.field(name);
+        value.as_u64().or_else(|| value.as_str()?.parse().ok())?.try_into().ok()
     }
     fn millis(&self, name: &str) -> Option<Duration> {
         self.number(name).map(Duration::from_millis)
     }
-    fn bytes(&self, name: &str) -> Result<Vec<u8>, Failure> {
-        BASE64.decode(self.need(name)?).map_err(|error| Failure::Adapter(format!("{name}: {error}")))
+    fn bytes(&self, name: &str) -> Outcome<Vec<u8>> {
+        BASE64.decode(self.text(name)).map_err(wrong)
     }
-    fn start(&self) -> Result<Option<Start>, Failure> {
-        let Some(start) = self.0.get("start").and_then(Value::as_object).cloned().map(Self) else { return Ok(None) };
-        let time = |text: String| text.parse().map_err(|error| Failure::Adapter(format!("{text}: {error}")));
-        Ok(if start.flag("all") {
-            Some(Start::All)
-        } else if start.flag("new") {
-            Some(Start::New)
-        } else if let Some(cursor) = start.text("after_cursor") {
-            Some(Start::AfterCursor(cursor))
-        } else if let Some(text) = start.text("since") {
-            Some(Start::Since(time(text)?))
-        } else {
-            let after = start.number("after_sequence").map(Start::AfterSequence);
-            after.or(start.number("last").map(Start::Last))
-        })
+    fn time(&self, name: &str) -> Outcome<Option<Timestamp>> {
+        self.option(name).map(|text| text.parse().map_err(wrong)).transpose()
+    }
+    fn start(&self) -> Outcome<Option<Start>> {
+        let start = Self(self.field("start").clone());
+        let flag = |name, value| start.flag(name).then_some(value);
+        Ok(flag("all", Start::All)
+            .or(flag("new", Start::New))
+            .or(start.option("after_cursor").map(Start::AfterCursor))
+            .or(start.number("after_sequence").map(Start::AfterSequence))
+            .or(start.number("last").map(Start::Last))
+            .or(start.time("since")?.map(Start::Since)))
     }
 }
 
@@ -140,16 +130,20 @@ fn print(line: &Value) {
 fn answer(id: &Value, outcome: Outcome) {
     print(&match outcome {
         Ok(ok) => json!({"id": id, "ok": ok}),
-        Err(failure) => json!({"id": id, "error": failure.json()}),
+        Err(Failure(error)) => json!({"id": id, "error": error}),
     });
 }
 
-fn published(published: &Published) -> Value {
-    let Published { sequence, duplicate, message_id, .. } = published;
+/// The answer to a request that answers nothing.
+fn done<T>(_: T) -> Value {
+    json!({})
+}
+
+fn published(Published { sequence, duplicate, message_id, .. }: &Published) -> Value {
     json!({"sequence": sequence.to_string(), "duplicate": duplicate, "message_id": message_id})
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Subscription {
     close: CancellationToken,
     cancel: CancellationToken,
@@ -159,38 +153,31 @@ struct Subscription {
 #[derive(Default)]
 struct Adapter {
     client: Mutex<Option<Client>>,
-    publishers: Mutex<HashMap<String, mpsc::Sender<(Value, Request)>>>,
+    publishers: Mutex<HashMap<String, mpsc::Sender<Request>>>,
     subscriptions: Mutex<HashMap<String, Subscription>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Adapter {
-    fn client(&self) -> Result<Client, Failure> {
-        lock(&self.client).clone().ok_or_else(|| Failure::Adapter("not connected".to_owned()))
+    fn client(&self) -> Outcome<Client> {
+        lock(&self.client).clone().ok_or_else(|| wrong("not connected"))
+    }
+
+    fn room(&self, request: &Request) -> Outcome<Room> {
+        Ok(self.client()?.room(request.text("room")))
     }
 
     async fn handle(&self, op: &str, request: &Request) -> Outcome {
-        let room = || Ok::<Room, Failure>(self.client()?.room(request.need("room")?));
-        let done = |()| json!({});
+        let (room, text) = (|| self.room(request), |name| request.text(name));
         Ok(match op {
-            "hello" => json!({"language": "rust", "runtime": format!("rust {}", env!("CARGO_PKG_RUST_VERSION")),
+            "hello" => json!({"language": "rust", "runtime": concat!("rust ", env!("CARGO_PKG_RUST_VERSION")),
                 "library": concat!("unibus-client ", env!("CARGO_PKG_VERSION"), ", tonic 0.14")}),
-            "connect" => {
-                *lock(&self.client) = Some(connect(request)?);
-                json!({})
-            }
-            "create_room" => {
-                let id = request.text("room").unwrap_or_default();
-                let new = if request.flag("persist") { NewRoom::persisted(id) } else { NewRoom::ephemeral(id) };
-                let new = with(new, request.millis("dedupe_window_ms"), NewRoom::dedupe_window);
-                let new = with(new, request.millis("max_age_ms"), NewRoom::max_age);
-                let messages = request.number("max_messages").and_then(|messages| messages.try_into().ok());
-                let new = with(new, messages, NewRoom::max_messages);
-                json!({"room": self.client()?.create_room(new).await?.id()})
-            }
+            "connect" => done(lock(&self.client).insert(connect(request)?)),
+            "close" => done(self.client()?.close().await),
+            "create_room" => json!({"room": self.client()?.create_room(new_room(request)).await?.id()}),
             "get_room" => {
                 let room = room()?.get().await?;
                 let window = room.dedupe_window.and_then(|window| Duration::try_from(window).ok());
@@ -199,34 +186,27 @@ impl Adapter {
                     "first_sequence": state.first_sequence.to_string(), "last_sequence": state.last_sequence.to_string(),
                     "messages": state.messages})
             }
-            "delete_room" => room()?.delete().await.map(done)?,
+            "delete_room" => done(room()?.delete().await?),
             "purge_room" => match request.number("up_to") {
-                Some(sequence) => room()?.purge_up_to(sequence).await.map(|_| json!({}))?,
-                None => room()?.purge().await.map(|_| json!({}))?,
+                Some(sequence) => done(room()?.purge_up_to(sequence).await?),
+                None => done(room()?.purge().await?),
             },
-            "delete_message" => {
-                room()?.delete_message(request.number("sequence").unwrap_or_default()).await.map(done)?
-            }
+            "delete_message" => done(room()?.delete_message(request.number("sequence").unwrap_or_default()).await?),
             "publish" => published(&room()?.publish(message(request)?).await?),
             "history" => history(&room()?, request).await?,
             "add_member" => {
-                let role = match request.text("role").as_deref() {
-                    Some("owner") => Role::Owner,
-                    Some("writer") => Role::Writer,
-                    _ => Role::Reader,
-                };
-                room()?.add_member(request.need("member")?, role).await.map(|_| json!({}))?
+                let role = Role::from_str_name(&format!("ROLE_{}", text("role").to_ascii_uppercase()));
+                done(room()?.add_member(text("member"), role.unwrap_or_default()).await?)
             }
-            "remove_member" => room()?.remove_member(request.need("member")?).await.map(done)?,
+            "remove_member" => done(room()?.remove_member(text("member")).await?),
             "list_members" => {
-                let role = |role: Role| role.as_str_name().trim_start_matches("ROLE_").to_ascii_lowercase();
                 let members = room()?.members().await?;
-                let members = members.iter().map(|one| json!({"member": one.member_id, "role": role(one.role())}));
+                let members = members.iter().map(|one| json!({"member": one.member_id, "role": snake(one.role())}));
                 json!({"members": members.collect::<Vec<_>>()})
             }
             "seek" => {
-                let start = request.start()?.ok_or_else(|| Failure::Adapter("start is missing".to_owned()))?;
-                json!({"position": room()?.seek_subscriber(request.need("subscriber")?, start).await?.to_string()})
+                let start = request.start()?.ok_or_else(|| wrong("start is missing"))?;
+                json!({"position": room()?.seek_subscriber(text("subscriber"), start).await?.to_string()})
             }
             "list_subscribers" => {
                 let subscribers = room()?.subscribers().await?;
@@ -237,66 +217,47 @@ impl Adapter {
                 json!({"subscribers": subscribers.collect::<Vec<_>>()})
             }
             "unsubscribe" | "cancel" => {
-                let found = lock(&self.subscriptions).get(&request.need("sub")?).cloned();
-                let found = found.ok_or_else(|| Failure::Adapter("no such sub".to_owned()))?;
-                if op == "cancel" {
-                    found.cancel.cancel();
-                } else {
-                    found.close.cancel();
-                }
-                found.ended.cancelled().await;
-                json!({})
+                let found = lock(&self.subscriptions).get(&text("sub")).cloned();
+                let found = found.ok_or_else(|| wrong("no such sub"))?;
+                let end = if op == "cancel" { &found.cancel } else { &found.close };
+                end.cancel();
+                done(found.ended.cancelled().await)
             }
             "seal" | "open" => {
-                let key = request.bytes("key")?.try_into();
-                let key = key.map_err(|_| Failure::Adapter("key needs 32 bytes".to_owned()))?;
-                let (room, sender) = (request.need("room")?, request.need("sender")?);
-                let failed = |error: aes_gcm::Error| Failure::Adapter(error.to_string());
-                if op == "seal" {
-                    let sealed = encryption::seal(&key, &room, &sender, &request.bytes("payload")?).map_err(failed)?;
-                    json!({"sealed": BASE64.encode(sealed)})
-                } else {
-                    let payload = encryption::open(&key, &room, &sender, &request.bytes("sealed")?).map_err(failed)?;
-                    json!({"payload": BASE64.encode(payload)})
-                }
+                let key = request.bytes("key")?.try_into().map_err(|_| wrong("key needs 32 bytes"))?;
+                let (crypt, from, to): (fn(_, _, _, _) -> _, _, _) = match op {
+                    "seal" => (encryption::seal, "payload", "sealed"),
+                    _ => (encryption::open, "sealed", "payload"),
+                };
+                let bytes = crypt(&key, &text("room"), &text("sender"), &request.bytes(from)?).map_err(wrong)?;
+                json!({to: BASE64.encode(bytes)})
             }
-            "close" => {
-                let client = self.client()?;
-                client.close().await;
-                json!({})
-            }
-            _ => return Err(Failure::Adapter(format!("unknown op {op}"))),
+            _ => return Err(wrong(format!("unknown op {op}"))),
         })
     }
 
     /// Starts a subscription, whose lines come without a request.
     fn subscribe(&self, request: &Request, tasks: &mut JoinSet<()>) -> Outcome {
-        let (name, room) = (request.need("sub")?, self.client()?.room(request.need("room")?));
-        let subscription = Subscription {
-            close: CancellationToken::new(),
-            cancel: CancellationToken::new(),
-            ended: CancellationToken::new(),
-        };
-        let close = subscription.close.clone();
+        let (name, subscription) = (request.text("sub"), Subscription::default());
+        let Subscription { close, cancel, ended } = subscription.clone();
         let sub = name.clone();
-        let options = room
+        let options = self
+            .room(request)?
             .subscribe()
-            .durable(request.text("subscriber").unwrap_or_default())
-            .close_on(async move { close.cancelled().await })
+            .durable(request.text("subscriber"))
+            .close_on(close.cancelled_owned())
             .on_event(move |event| print(&json!({"sub": sub, "event": event_json(event)})));
-        let options = with(options, request.count("concurrency"), |options, count| options.concurrency(count as usize));
+        let options = with(options, request.number("concurrency"), Subscribe::concurrency);
         let options = with(options, request.start()?, Subscribe::start);
         let options =
-            with(options, request.count("prefetch"), |options, count| options.read_ahead(count, BYTES.into()));
+            with(options, request.number("prefetch"), |options, count| options.read_ahead(count, BYTES.into()));
         let options = if request.flag("until_caught_up") { options.until_caught_up() } else { options };
         let (sub, pause, fail_at) = (name.clone(), request.millis("handler_ms"), request.number("fail_at"));
         let handler = async move |message: Message| {
             print(&json!({"sub": sub, "message": message_json(&message)}));
-            if let Some(pause) = pause {
-                time::sleep(pause).await;
-            }
+            time::sleep(pause.unwrap_or_default()).await;
             if fail_at == Some(message.sequence) {
-                return Err(Failure::Handler);
+                return Err(failure("HANDLER", "the handler failed"));
             }
             print(&json!({"sub": sub, "done": message.sequence.to_string()}));
             Ok(())
@@ -315,11 +276,11 @@ impl Adapter {
             }
             Ok(())
         };
-        let Subscription { cancel, ended, .. } = subscription.clone();
         lock(&self.subscriptions).insert(name.clone(), subscription);
         tasks.spawn(async move {
-            let outcome = cancel.run_until_cancelled(run).await.unwrap_or(Err(Failure::Cancelled));
-            let end = outcome.map_or_else(|failure| json!({"error": failure.json()}), |()| json!({}));
+            let outcome = cancel.run_until_cancelled(run).await;
+            let outcome = outcome.unwrap_or_else(|| Err(failure("CANCELLED", "the program cancelled")));
+            let end = outcome.map_or_else(|Failure(error)| json!({"error": error}), done);
             print(&json!({"sub": name, "ended": end}));
             ended.cancel();
         });
@@ -328,34 +289,27 @@ impl Adapter {
 
     /// Starts a publisher. Its requests are taken in their order.
     fn open_publisher(&self, request: &Request, tasks: &mut JoinSet<()>) -> Outcome {
-        let builder = self.client()?.room(request.need("room")?).publisher();
-        let builder = with(builder, request.count("window"), |builder, count| builder.window(count, BYTES));
-        let (publisher, (sender, mut requests)) =
-            (Arc::new(builder.start()), mpsc::channel::<(Value, Request)>(100_000));
-        lock(&self.publishers).insert(request.need("publisher")?, sender);
+        let builder = self.room(request)?.publisher();
+        let builder = with(builder, request.number("window"), |builder, count| builder.window(count, BYTES));
+        let (publisher, (sender, mut requests)) = (Arc::new(builder.start()), mpsc::channel(100_000));
+        lock(&self.publishers).insert(request.text("publisher"), sender);
         tasks.spawn(async move {
             let mut waiting = JoinSet::new();
-            while let Some((id, request)) = requests.recv().await {
+            while let Some(request) = requests.recv().await {
+                let receipt = match request.text("op").as_str() {
+                    "publisher_send" => Some(send(&publisher, &request).await),
+                    _ => None,
+                };
                 let publisher = publisher.clone();
-                match request.text("op").as_deref() {
-                    Some("publisher_send") => {
-                        let sent = match message(&request) {
-                            Ok(message) => publisher.send(message).await.map_err(Failure::from),
-                            Err(failure) => Err(failure),
-                        };
-                        waiting.spawn(async move {
-                            answer(&id, async { Ok(published(&sent?.await?)) }.await);
-                        });
-                    }
-                    Some("publisher_flush") => drop(waiting.spawn(async move {
-                        publisher.flush().await;
-                        answer(&id, Ok(json!({})));
-                    })),
-                    _ => drop(waiting.spawn(async move {
-                        publisher.close().await;
-                        answer(&id, Ok(json!({})));
-                    })),
-                }
+                waiting.spawn(async move {
+                    let outcome = match receipt {
+                        Some(Ok(receipt)) => receipt.await.map(|stored| published(&stored)).map_err(Failure::from),
+                        Some(Err(failure)) => Err(failure),
+                        None if request.text("op") == "publisher_flush" => Ok(done(publisher.flush().await)),
+                        None => Ok(done(publisher.close().await)),
+                    };
+                    answer(request.field("id"), outcome);
+                });
             }
             waiting.join_all().await;
         });
@@ -363,15 +317,17 @@ impl Adapter {
     }
 }
 
-fn connect(request: &Request) -> Result<Client, Failure> {
-    let read = |path: &str| std::fs::read(path).map_err(|error| Failure::Adapter(format!("{path}: {error}")));
-    let builder = Client::builder(request.need("address")?);
-    let builder = with(builder, request.text("ca").map(|ca| read(&ca)).transpose()?, ClientBuilder::ca_certificate);
-    let identity = request.text("cert").zip(request.text("key"));
-    let identity = identity.map(|(cert, key)| Ok::<_, Failure>((read(&cert)?, read(&key)?))).transpose()?;
-    let builder = with(builder, identity, |builder, (cert, key)| builder.client_certificate(cert, key));
-    let builder = with(builder, request.text("token"), ClientBuilder::token);
-    let builder = with(builder, request.text("token_file"), |builder, file| {
+async fn send(publisher: &Publisher, request: &Request) -> Outcome<unibus_client::Receipt> {
+    Ok(publisher.send(message(request)?).await?)
+}
+
+fn connect(request: &Request) -> Outcome<Client> {
+    let read = |name| request.option(name).map(std::fs::read).transpose().map_err(wrong);
+    let builder = with(Client::builder(request.text("address")), read("ca")?, ClientBuilder::ca_certificate);
+    let builder =
+        with(builder, read("cert")?.zip(read("key")?), |builder, (cert, key)| builder.client_certificate(cert, key));
+    let builder = with(builder, request.option("token"), ClientBuilder::token);
+    let builder = with(builder, request.option("token_file"), |builder, file| {
         builder.token_from(move || tokio::fs::read_to_string(file.clone()))
     });
     let builder = if request.flag("plaintext_token") { builder.allow_plaintext_token() } else { builder };
@@ -379,18 +335,25 @@ fn connect(request: &Request) -> Result<Client, Failure> {
     Ok(with(builder, request.millis("total_ms"), ClientBuilder::total_time).build()?)
 }
 
-fn message(request: &Request) -> Result<NewMessage, Failure> {
+fn new_room(request: &Request) -> NewRoom {
+    let new = if request.flag("persist") { NewRoom::persisted } else { NewRoom::ephemeral };
+    let room = with(new(request.text("room")), request.millis("dedupe_window_ms"), NewRoom::dedupe_window);
+    let room = with(room, request.millis("max_age_ms"), NewRoom::max_age);
+    with(room, request.number("max_messages"), NewRoom::max_messages)
+}
+
+fn message(request: &Request) -> Outcome<NewMessage> {
     let mut message = NewMessage::new(request.bytes("payload")?);
-    for (name, value) in request.0.get("headers").and_then(Value::as_object).into_iter().flatten() {
+    for (name, value) in request.field("headers").as_object().into_iter().flatten() {
         message = message.header(name, value.as_str().unwrap_or_default());
     }
-    let message = with(message, request.text("message_id"), NewMessage::message_id);
+    let message = with(message, request.option("message_id"), NewMessage::message_id);
     let message = with(message, request.number("expected_last_sequence"), NewMessage::expected_last_sequence);
     Ok(with(message, request.millis("timeout_ms"), NewMessage::within))
 }
 
 fn message_json(message: &Message) -> Value {
-    let published_at = message.published_at.map(|time| time.to_string()).unwrap_or_default();
+    let published_at = message.published_at.map(|time| time.to_string());
     json!({"sequence": message.sequence.to_string(), "payload": BASE64.encode(&message.payload), "headers": message.headers,
         "message_id": message.message_id, "sender": message.sender, "cursor": message.cursor, "published_at": published_at})
 }
@@ -407,56 +370,48 @@ fn event_json(event: Event) -> Value {
                 "dropped": dropped.to_string()})
         }
         Event::Moved { position } => json!({"type": "moved", "position": position.to_string()}),
-        Event::Recreated => json!({"type": "recreated"}),
         Event::Disconnected { error, pause } => {
             json!({"type": "disconnected", "error": error_json(&error), "pause_ms": pause.as_millis()})
         }
-        _ => json!({"type": "unknown"}),
+        other => json!({"type": snake(other)}),
     }
 }
 
 async fn history(room: &Room, request: &Request) -> Outcome {
-    let time =
-        |text: String| text.parse::<unibus_client::Timestamp>().map_err(|error| Failure::Adapter(error.to_string()));
-    let is_backwards = request.text("direction").as_deref() == Some("backwards");
+    let is_backwards = request.text("direction") == "backwards";
     let history = if is_backwards { room.history().backwards() } else { room.history() };
     let history = with(history, request.number("after_sequence"), History::after_sequence);
     let history = with(history, request.number("before_sequence"), History::before_sequence);
-    let history = with(history, request.text("start_time").map(time).transpose()?, History::since);
-    let history = with(history, request.text("end_time").map(time).transpose()?, History::until);
-    let page_size = request.number("page_size").map(|messages| messages.try_into().unwrap_or(u16::MAX));
-    let messages = with(history, page_size, History::page_size).messages();
-    let mut messages = messages.take(request.count("max").map_or(usize::MAX, |max| max as usize));
-    let (mut digest, mut count, mut first, mut last, mut ordered) = (Sha256::new(), 0_u64, 0, 0, true);
+    let history = with(history, request.time("start_time")?, History::since);
+    let history = with(history, request.time("end_time")?, History::until);
+    let messages = with(history, request.number("page_size"), History::page_size).messages();
+    let mut messages = messages.take(request.number("max").unwrap_or(usize::MAX));
+    let (mut digest, mut sequences) = (Sha256::new(), Vec::new());
     while let Some(message) = messages.try_next().await? {
-        let is_next = count == 0 || if is_backwards { message.sequence < last } else { message.sequence > last };
-        (count, last, ordered) = (count + 1, message.sequence, ordered && is_next);
-        first = if count == 1 { last } else { first };
-        digest.update(format!("{last}\n"));
+        digest.update(format!("{}\n", message.sequence));
         digest.update(&message.payload);
+        sequences.push(message.sequence);
     }
-    let digest = format!("{:x}", digest.finalize());
-    Ok(
-        json!({"count": count, "first": first.to_string(), "last": last.to_string(), "ordered": ordered, "digest": digest}),
-    )
+    let is_ordered = sequences.is_sorted_by(|one, next| if is_backwards { one > next } else { one < next });
+    let place = |sequence: Option<&u64>| sequence.copied().unwrap_or_default().to_string();
+    Ok(json!({"count": sequences.len(), "first": place(sequences.first()), "last": place(sequences.last()),
+        "ordered": is_ordered, "digest": format!("{:x}", digest.finalize())}))
 }
 
 #[tokio::main]
 async fn main() {
-    let (adapter, mut tasks, mut lines) =
-        (Arc::new(Adapter::default()), JoinSet::new(), BufReader::new(stdin()).lines());
+    let (adapter, mut tasks) = (Arc::new(Adapter::default()), JoinSet::new());
+    let mut lines = BufReader::new(stdin()).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(Value::Object(fields)) = serde_json::from_str(&line) else { continue };
-        let (id, request) = (fields.get("id").cloned().unwrap_or_default(), Request(fields));
-        let op = request.text("op").unwrap_or_default();
+        let Ok(request) = serde_json::from_str(&line).map(Request) else { continue };
+        let (id, op) = (request.field("id").clone(), request.text("op"));
         match op.as_str() {
             "subscribe" => answer(&id, adapter.subscribe(&request, &mut tasks)),
             "publisher_open" => answer(&id, adapter.open_publisher(&request, &mut tasks)),
             "publisher_send" | "publisher_flush" | "publisher_close" => {
-                let found = lock(&adapter.publishers).get(&request.text("publisher").unwrap_or_default()).cloned();
-                let given = found.map(|publisher| publisher.try_send((id.clone(), request)));
-                if !matches!(given, Some(Ok(()))) {
-                    answer(&id, Err(Failure::Adapter("no such publisher".to_owned())));
+                let found = lock(&adapter.publishers).get(&request.text("publisher")).cloned();
+                if found.is_none_or(|publisher| publisher.try_send(request).is_err()) {
+                    answer(&id, Err(wrong("no such publisher")));
                 }
             }
             _ => {

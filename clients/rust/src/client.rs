@@ -5,9 +5,10 @@ use std::{error::Error as StdError, fmt, future, sync::Arc, time::Duration};
 use unibus::v1::{self, ListRoomsRequest};
 
 use crate::{
-    connection::{Connection, Settings},
+    connection::{Connection, TokenSupplier},
     error::Result,
-    retry::{Times, call},
+    ids::random_id,
+    retry::{Times, call, list},
     room::{NewRoom, Room},
 };
 
@@ -30,16 +31,13 @@ impl Client {
     /// Begins a client with options.
     pub fn builder(address: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
-            settings: Settings {
-                address: address.into(),
-                ca: None,
-                identity: None,
-                token: None,
-                allows_plaintext_token: false,
-                receive_limit: 16 * 1024 * 1024,
-                attempt: Duration::from_secs(10),
-            },
-            total: Duration::from_secs(60),
+            address: address.into(),
+            ca: None,
+            identity: None,
+            token: None,
+            allows_plaintext_token: false,
+            receive_limit: 16 * 1024 * 1024,
+            times: Times { attempt: Duration::from_secs(10), total: Duration::from_secs(60) },
         }
     }
 
@@ -50,33 +48,26 @@ impl Client {
         Self { connection: self.connection.clone(), times: Times { attempt, total } }
     }
 
-    /// A room. Nothing is sent, so the room need not exist yet.
+    /// A room. Nothing is sent. Calls fail with `ROOM_NOT_FOUND` until [`create_room`](Self::create_room) has made it.
     pub fn room(&self, id: impl Into<Arc<str>>) -> Room {
         Room { client: self.clone(), id: id.into() }
     }
 
     /// Creates a room, or finds the same room that exists already. If it has no id, the client makes one, so that a repeated
     /// call makes no second room (U10).
-    pub async fn create_room(&self, room: NewRoom) -> Result<Room> {
-        let request = room.into_request()?;
-        let created = call!(self, Always, create_room, request.clone())?;
-        let id = created.room.map_or(request.room_id, |room| room.room_id);
-        self.connection.forget_facts(&id);
-        Ok(self.room(id))
+    pub async fn create_room(&self, NewRoom(mut request): NewRoom) -> Result<Room> {
+        if request.room_id.is_empty() {
+            request.room_id = random_id()?;
+        }
+        let room = self.room(request.room_id.clone());
+        call!(self, Always, create_room, request)?;
+        self.connection.forget_facts(room.id());
+        Ok(room)
     }
 
     /// The rooms of which the caller is a member, by ascending id, without their state.
     pub async fn rooms(&self) -> Result<Vec<v1::Room>> {
-        let (mut rooms, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let request = ListRoomsRequest { page_size: 0, page_token };
-            let page = call!(self, Always, list_rooms, request)?;
-            rooms.extend(page.rooms);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(rooms);
-            }
-        }
+        list!(self, list_rooms, rooms, ListRoomsRequest::default())
     }
 
     /// Closes all subscriptions and publishers in an orderly way, then the client (U27). Later calls fail.
@@ -99,20 +90,25 @@ impl fmt::Debug for Client {
 /// The options of a client.
 #[must_use]
 pub struct ClientBuilder {
-    settings: Settings,
-    total: Duration,
+    pub(crate) address: String,
+    pub(crate) ca: Option<Vec<u8>>,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) token: Option<TokenSupplier>,
+    pub(crate) allows_plaintext_token: bool,
+    pub(crate) receive_limit: usize,
+    pub(crate) times: Times,
 }
 
 impl ClientBuilder {
     /// Trusts this certificate authority (PEM) in place of those of the system (U5).
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.settings.ca = Some(pem.into());
+        self.ca = Some(pem.into());
         self
     }
 
     /// Shows the service a client certificate (PEM).
     pub fn client_certificate(mut self, certificate_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {
-        self.settings.identity = Some((certificate_pem.into(), key_pem.into()));
+        self.identity = Some((certificate_pem.into(), key_pem.into()));
         self
     }
 
@@ -131,7 +127,7 @@ impl ClientBuilder {
         F: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        self.settings.token = Some(Box::new(move || {
+        self.token = Some(Box::new(move || {
             let token = supplier();
             Box::pin(async move { token.await.map_err(Into::into) })
         }));
@@ -140,25 +136,25 @@ impl ClientBuilder {
 
     /// Allows a token without TLS, if the address is one of this machine (U5).
     pub fn allow_plaintext_token(mut self) -> Self {
-        self.settings.allows_plaintext_token = true;
+        self.allows_plaintext_token = true;
         self
     }
 
     /// The largest message that the client reads, 16 MiB by default (U7).
     pub fn receive_limit(mut self, bytes: usize) -> Self {
-        self.settings.receive_limit = bytes;
+        self.receive_limit = bytes;
         self
     }
 
     /// The time of one attempt of a call, 10 s by default (U9).
     pub fn attempt_time(mut self, time: Duration) -> Self {
-        self.settings.attempt = time;
+        self.times.attempt = time;
         self
     }
 
     /// The time of all attempts of a call together, 60 s by default (U9).
     pub fn total_time(mut self, time: Duration) -> Self {
-        self.total = time;
+        self.times.total = time;
         self
     }
 
@@ -168,13 +164,13 @@ impl ClientBuilder {
     /// `INVALID_ARGUMENT` if the address or a certificate cannot be used, if a token would go over plaintext (U5), and
     /// outside of tokio's runtime.
     pub fn build(self) -> Result<Client> {
-        let times = Times { attempt: self.settings.attempt, total: self.total };
-        Ok(Client { connection: Arc::new(Connection::new(self.settings)?), times })
+        let times = self.times;
+        Ok(Client { connection: Arc::new(Connection::new(self)?), times })
     }
 }
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientBuilder").field("address", &self.settings.address).finish_non_exhaustive()
+        f.debug_struct("ClientBuilder").field("address", &self.address).finish_non_exhaustive()
     }
 }

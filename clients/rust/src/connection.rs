@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::{runtime::Handle, time};
+use tokio::{
+    runtime::Handle,
+    time::{self, Instant},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Request,
@@ -20,6 +23,7 @@ use tonic::{
 use unibus::v1::room_service_client::RoomServiceClient;
 
 use crate::{
+    client::ClientBuilder,
     error::{Error, Result},
     publish::RoomFacts,
 };
@@ -35,24 +39,13 @@ pub(crate) type Stub = RoomServiceClient<Channel>;
 pub(crate) type TokenSupplier =
     Box<dyn Fn() -> BoxFuture<'static, Result<String, Box<dyn StdError + Send + Sync>>> + Send + Sync>;
 
-/// What the program chose about a connection.
-pub(crate) struct Settings {
-    pub(crate) address: String,
-    pub(crate) ca: Option<Vec<u8>>,
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-    pub(crate) token: Option<TokenSupplier>,
-    pub(crate) allows_plaintext_token: bool,
-    pub(crate) receive_limit: usize,
-    pub(crate) attempt: Duration,
-}
-
 /// The connection, and what all handles of a client share.
 pub(crate) struct Connection {
     endpoint: Endpoint,
     channel: Mutex<Numbered>,
     token: Option<TokenSupplier>,
-    token_limit: Duration,
     receive_limit: usize,
+    runtime: Handle,
     /// Subscriptions and publishers.
     pub(crate) tasks: TaskTracker,
     /// Tells the tasks to end in an orderly way (U27).
@@ -71,8 +64,8 @@ struct Numbered {
 
 impl Connection {
     /// Checks the settings. Nothing is sent.
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
+    pub(crate) fn new(settings: ClientBuilder) -> Result<Self> {
+        let runtime = Handle::try_current().map_err(|_| Error::invalid("a client needs the runtime of tokio"))?;
         let wrong = |error: &dyn fmt::Display| Error::invalid(format!("{}: {error}", settings.address));
         let endpoint = Endpoint::from_shared(settings.address.clone()).map_err(|error| wrong(&error))?;
         let is_tls = match endpoint.uri().scheme_str() {
@@ -88,7 +81,7 @@ impl Connection {
             return Err(wrong(&"has certificates, so it must begin with https://"));
         }
         let endpoint = endpoint
-            .connect_timeout(settings.attempt)
+            .connect_timeout(settings.times.attempt)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .user_agent(concat!("unibus-client-rust/", env!("CARGO_PKG_VERSION")))
@@ -105,8 +98,8 @@ impl Connection {
             channel: Mutex::new(Numbered { number: 0, channel: endpoint.connect_lazy() }),
             endpoint,
             token: settings.token,
-            token_limit: settings.attempt,
             receive_limit: settings.receive_limit,
+            runtime,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -130,20 +123,34 @@ impl Connection {
     }
 
     /// Asks the program for a token (U8).
-    pub(crate) async fn token(&self) -> Result<Option<String>> {
+    pub(crate) async fn token(&self, deadline: Instant) -> Result<Option<String>> {
         let Some(supplier) = &self.token else { return Ok(None) };
         let failed = |cause: &dyn fmt::Display| Error::unsent(Code::Unavailable, format!("no token: {cause}"));
-        match time::timeout(self.token_limit, supplier()).await {
+        match time::timeout_at(deadline, supplier()).await {
             Ok(Ok(token)) => Ok(Some(token)),
             Ok(Err(error)) => Err(failed(&error)),
             Err(_) => Err(failed(&"its function did not return in time")),
         }
     }
 
+    /// Starts the task of a subscription or a publisher, wherever the program is.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
     /// Ends a call when the program closes the client (U3).
     pub(crate) async fn unless_closed<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let ended = self.closed.run_until_cancelled(call).await;
         ended.unwrap_or_else(|| Err(Error::cancelled("the client is closed")))
+    }
+
+    /// A pause between two attempts of a call.
+    pub(crate) async fn sleep_until(&self, next: Instant) -> Result<()> {
+        let pause = async {
+            time::sleep_until(next).await;
+            Ok(())
+        };
+        self.unless_closed(pause).await
     }
 }
 
@@ -180,17 +187,10 @@ fn is_loopback(uri: &Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Client;
 
-    fn settings(address: &str) -> Settings {
-        Settings {
-            address: address.to_owned(),
-            ca: None,
-            identity: None,
-            token: Some(Box::new(|| Box::pin(async { Ok("secret".to_owned()) }))),
-            allows_plaintext_token: false,
-            receive_limit: 1024,
-            attempt: Duration::from_secs(1),
-        }
+    fn settings(address: &str) -> ClientBuilder {
+        Client::builder(address).token("secret")
     }
 
     #[tokio::test]
@@ -204,10 +204,10 @@ mod tests {
             ("http://bus.example.com", true, false),
             ("http://127.0.0.1.example.com", true, false),
         ] {
-            let made = Connection::new(Settings { allows_plaintext_token: allows, ..settings(address) });
+            let made = Connection::new(ClientBuilder { allows_plaintext_token: allows, ..settings(address) });
             assert_eq!(made.is_ok(), is_accepted, "{address} {allows}");
         }
-        assert!(Connection::new(Settings { token: None, ..settings("http://bus.example.com") }).is_ok());
+        assert!(Connection::new(Client::builder("http://bus.example.com")).is_ok());
         assert!(Connection::new(settings("bus.example.com:1")).is_err());
     }
 

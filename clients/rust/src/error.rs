@@ -26,8 +26,7 @@ pub enum Class {
 ///
 /// Match on [`reason`](Self::reason), then on [`code`](Self::code), never on the message. The reasons are those of
 /// [docs/errors.md](https://github.com/unibus-rs/unibus/blob/main/docs/errors.md).
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(transparent)]
+#[derive(Clone)]
 pub struct Error(Box<Report>);
 
 /// A wrong field of a request.
@@ -39,7 +38,7 @@ pub struct FieldViolation {
     pub description: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Report {
     code: Code,
     reason: String,
@@ -51,7 +50,6 @@ struct Report {
     is_outcome_unknown: bool,
     is_cancelled: bool,
     message_id: String,
-    status: Option<Status>,
 }
 
 impl Error {
@@ -118,25 +116,25 @@ impl Error {
 
     /// A failure that the client itself noticed. It has no `ErrorInfo`.
     pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
-        Self::new(code, message.into(), &ErrorDetails::new(), None)
+        Self::new(code, message.into(), &ErrorDetails::new())
     }
 
     /// The program closed what the call belongs to.
     pub(crate) fn cancelled(message: &str) -> Self {
-        let mut error = Self::local(Code::Cancelled, message);
-        (error.0.class, error.0.is_cancelled, error.0.is_outcome_unknown) = (Class::Final, true, false);
+        let mut error = Self::unsent(Code::Cancelled, message).finally();
+        error.0.is_cancelled = true;
         error
+    }
+
+    /// Nothing was sent.
+    pub(crate) fn unsent(code: Code, message: impl Into<String>) -> Self {
+        Self::local(code, message).undone()
     }
 
     /// The call did nothing for which the program would have to look.
     pub(crate) fn undone(mut self) -> Self {
         self.0.is_outcome_unknown = false;
         self
-    }
-
-    /// Nothing was sent.
-    pub(crate) fn unsent(code: Code, message: impl Into<String>) -> Self {
-        Self::local(code, message).undone()
     }
 
     /// The program gave a value that no call accepts.
@@ -146,14 +144,19 @@ impl Error {
 
     /// A `google.rpc.Status` inside a stream.
     pub(crate) fn from_frame(status: &tonic_types::Status) -> Self {
-        Self::new(Code::from(status.code), status.message.clone(), &status.get_error_details(), None)
+        Self::new(Code::from(status.code), status.message.clone(), &status.get_error_details())
     }
 
-    /// The error of a message with this id. The outcome stays unknown if that of an earlier attempt was.
-    pub(crate) fn of_message(mut self, id: &str, was_unknown: bool) -> Self {
-        id.clone_into(&mut self.0.message_id);
+    /// The error of a call. The outcome stays unknown if that of an earlier attempt was.
+    pub(crate) fn after(mut self, was_unknown: bool) -> Self {
         self.0.is_outcome_unknown |= was_unknown;
         self
+    }
+
+    /// The error of a message with this id.
+    pub(crate) fn of_message(mut self, id: &str, was_unknown: bool) -> Self {
+        id.clone_into(&mut self.0.message_id);
+        self.after(was_unknown)
     }
 
     /// The token was refused, and there is no other one.
@@ -162,36 +165,29 @@ impl Error {
         self
     }
 
-    /// Whether the service named this field as wrong.
-    pub(crate) fn names_field(&self, name: &str) -> bool {
-        self.0.fields.iter().any(|wrong| wrong.field == name || wrong.field.ends_with(&format!(".{name}")))
-    }
-
-    fn new(code: Code, message: String, details: &ErrorDetails, status: Option<Status>) -> Self {
+    fn new(code: Code, message: String, details: &ErrorDetails) -> Self {
         let info = details.error_info().filter(|info| info.domain == DOMAIN).cloned();
-        let reason = info.as_ref().map(|info| info.reason.as_str());
-        let retry_info = details.retry_info().cloned();
-        let class = classify(code, reason, retry_info.is_some());
-        let is_outcome_unknown = match reason {
-            Some(reason) => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
-            None => class == Class::Again,
+        let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
+        let retry_info = details.retry_info();
+        let class = classify(code, &reason, retry_info.is_some());
+        let is_outcome_unknown = match reason.as_str() {
+            "" => class == Class::Again,
+            reason => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
         };
         let violations = details.bad_request().map(|wrong| wrong.field_violations.clone()).unwrap_or_default();
         let field =
             |wrong: tonic_types::FieldViolation| FieldViolation { field: wrong.field, description: wrong.description };
-        let reason = reason.unwrap_or_default().to_owned();
         Self(Box::new(Report {
             code,
             reason,
             message,
-            metadata: info.map(|info| info.metadata).unwrap_or_default(),
+            metadata,
             fields: violations.into_iter().map(field).collect(),
             retry_after: retry_info.and_then(|info| info.retry_delay),
             class,
             is_outcome_unknown,
             is_cancelled: false,
             message_id: String::new(),
-            status,
         }))
     }
 }
@@ -199,52 +195,43 @@ impl Error {
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
+        let causes = || iter::successors(status.source(), |&error| error.source());
         let code = match status.code() {
             // the deadline of the call, which is no cancel (U3)
-            Code::Cancelled if is_deadline(&status) => Code::DeadlineExceeded,
+            Code::Cancelled if causes().any(<dyn StdError>::is::<TimeoutExpired>) => Code::DeadlineExceeded,
             // the connection broke, which is no cancel either
             Code::Cancelled if status.source().is_some() => Code::Unavailable,
             // the library's code for a message that is larger than the receive limit (U7); the service's has details
             Code::OutOfRange if details.error_info().is_none() => Code::ResourceExhausted,
             code => code,
         };
-        Self::new(code, status.message().to_owned(), &details, Some(status))
+        let message = match causes().last().map(ToString::to_string) {
+            Some(cause) if !status.message().contains(&cause) => format!("{}: {cause}", status.message()),
+            _ => status.message().to_owned(),
+        };
+        Self::new(code, message, &details)
     }
-}
-
-fn is_deadline(status: &Status) -> bool {
-    let causes = iter::successors(status.source(), |&error| error.source());
-    causes.into_iter().any(<dyn StdError>::is::<TimeoutExpired>)
 }
 
 /// The class of an outcome (U1).
-fn classify(code: Code, reason: Option<&str>, has_retry_info: bool) -> Class {
-    if matches!((reason, code), (Some("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED"), _) | (None, Code::Unauthenticated)) {
-        return Class::NewToken;
+fn classify(code: Code, reason: &str, has_retry_info: bool) -> Class {
+    use Code::{Aborted, Cancelled, DeadlineExceeded, Internal, Unauthenticated, Unavailable, Unknown};
+    match (reason, code) {
+        ("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED", _) | ("", Unauthenticated) => Class::NewToken,
+        ("", Unavailable | DeadlineExceeded | Cancelled | Unknown | Internal | Aborted) => Class::Again,
+        (reason, _) if has_retry_info && !reason.is_empty() => Class::Again,
+        _ => Class::Final,
     }
-    let may_succeed = match reason {
-        Some(_) => has_retry_info,
-        None => matches!(
-            code,
-            Code::Unavailable
-                | Code::DeadlineExceeded
-                | Code::Cancelled
-                | Code::Unknown
-                | Code::Internal
-                | Code::Aborted
-        ),
-    };
-    if may_succeed { Class::Again } else { Class::Final }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, reason, message, .. } = self;
+        let Report { code, reason, message, .. } = self.0.as_ref();
         match reason.as_str() {
             "" => write!(f, "{code:?}: {message}")?,
             reason => write!(f, "{code:?} {reason}: {message}")?,
         }
-        match (self.is_outcome_unknown, self.message_id.as_str()) {
+        match (self.is_outcome_unknown(), self.message_id()) {
             (false, _) => Ok(()),
             (true, "") => f.write_str("; the outcome is unknown"),
             (true, id) => write!(f, "; the outcome of message {id} is unknown"),
@@ -252,11 +239,14 @@ impl fmt::Display for Report {
     }
 }
 
-impl StdError for Report {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.status.as_ref().and_then(StdError::source)
+/// The same text as `Display`: a `main` that returns the error prints it this way.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
+
+impl StdError for Error {}
 
 #[cfg(test)]
 mod tests {
@@ -324,10 +314,29 @@ mod tests {
         let Ok(frame) = tonic_types::Status::decode(status.details()) else { unreachable!() };
         let error = Error::from_frame(&frame);
         assert_eq!((error.code(), error.class()), (Code::InvalidArgument, Class::Final));
-        assert!(error.names_field("message_id") && !error.names_field("id"));
+        assert_eq!(error.fields().first().map(|wrong| wrong.field.as_str()), Some("publish.message_id"));
         let unknown = Error::local(Code::Unavailable, "gone").of_message("a", false);
         assert_eq!(unknown.to_string(), "Unavailable: gone; the outcome of message a is unknown");
         assert!(service(Code::Unavailable, "DRAINING", true).of_message("a", true).is_outcome_unknown());
+    }
+
+    #[test]
+    fn an_error_of_the_library_says_its_cause() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let mut status = Status::unavailable("tcp connect error");
+        status.set_source(std::sync::Arc::new(refused));
+        let error = Error::from(status);
+        assert_eq!(error.message(), "tcp connect error: connection refused");
+        assert_eq!(format!("{error:?}"), error.to_string());
+    }
+
+    #[test]
+    fn details_that_nobody_can_read_change_nothing() {
+        let unreadable = Status::with_details(Code::Unavailable, "text", vec![255; 8].into());
+        assert_eq!((Error::from(unreadable.clone()).class(), Error::from(unreadable).reason()), (Class::Again, ""));
+        let mut details = ErrorDetails::with_error_info("", DOMAIN, HashMap::new());
+        details.set_retry_info(None);
+        assert_eq!(Error::from(Status::with_error_details(Code::NotFound, "", details)).class(), Class::Final);
     }
 
     #[test]

@@ -1,25 +1,22 @@
 //! Stored messages, page by page (U28).
 
-use std::collections::VecDeque;
+use std::future;
 
 use futures_core::Stream;
-use futures_util::stream;
+use futures_util::{TryStreamExt, stream};
 use prost_types::Timestamp;
 use unibus::v1::{HistoryRequest, HistoryResponse, Message, TimeRange, history_request::Anchor};
 
-use crate::{Room, error::Result, retry::call};
+use crate::{
+    Room,
+    error::{Error, Result},
+    retry::call,
+};
 
 impl Room {
     /// Begins to read the stored messages: forwards from the oldest one, unless the options say otherwise.
     pub fn history(&self) -> History {
-        History {
-            room: self.clone(),
-            is_backwards: false,
-            place: None,
-            after: Bound::None,
-            before: Bound::None,
-            page_size: 200,
-        }
+        History { room: self.clone(), is_backwards: false, place: None, after: None, before: None, page_size: 200 }
     }
 }
 
@@ -30,15 +27,14 @@ pub struct History {
     room: Room,
     is_backwards: bool,
     place: Option<String>,
-    after: Bound,
-    before: Bound,
+    after: Option<Bound>,
+    before: Option<Bound>,
     page_size: u16,
 }
 
 /// One end of a history.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bound {
-    None,
     /// Exclusive.
     Sequence(u64),
     /// Inclusive at the begin, exclusive at the end.
@@ -54,25 +50,25 @@ impl History {
 
     /// Only messages after this sequence.
     pub fn after_sequence(mut self, sequence: u64) -> Self {
-        self.after = Bound::Sequence(sequence);
+        self.after = Some(Bound::Sequence(sequence));
         self
     }
 
     /// Only messages before this sequence.
     pub fn before_sequence(mut self, sequence: u64) -> Self {
-        self.before = Bound::Sequence(sequence);
+        self.before = Some(Bound::Sequence(sequence));
         self
     }
 
     /// Only messages that were stored at this time or later.
     pub fn since(mut self, time: impl Into<Timestamp>) -> Self {
-        self.after = Bound::Time(time.into());
+        self.after = Some(Bound::Time(time.into()));
         self
     }
 
     /// Only messages that were stored before this time.
     pub fn until(mut self, time: impl Into<Timestamp>) -> Self {
-        self.before = Bound::Time(time.into());
+        self.before = Some(Bound::Time(time.into()));
         self
     }
 
@@ -90,99 +86,83 @@ impl History {
 
     /// The messages, each once. Each page is a call of its own (U9). The stream ends at the end of the log, or with an error.
     pub fn messages(self) -> impl Stream<Item = Result<Message>> + Send + Unpin + 'static {
-        let walk = Walk { history: self, page: VecDeque::new(), next: Some(Page::First) };
-        Box::pin(stream::try_unfold(
-            walk,
-            |mut walk| async move { Ok(walk.next().await?.map(|message| (message, walk))) },
-        ))
+        let (history, first) = (self.clone(), Some(self.first()));
+        let pages = stream::try_unfold(first, move |place| {
+            let history = history.clone();
+            async move {
+                let Some(place) = place else { return Ok::<_, Error>(None) };
+                let (messages, next) = history.page(place).await?;
+                Ok(Some((stream::iter(messages.into_iter().map(Ok)), next)))
+            }
+        });
+        Box::pin(pages.try_flatten().try_take_while(move |message| future::ready(Ok(!self.is_beyond(message)))))
     }
 
     /// The place of the first page.
-    fn first(&self) -> Option<Anchor> {
-        match (&self.place, self.is_backwards) {
+    fn first(&self) -> Place {
+        let since = |time| Some(Anchor::TimeRange(TimeRange { start: Some(time), end: None }));
+        let anchor = match (&self.place, self.is_backwards) {
             (Some(cursor), false) => Some(Anchor::AfterCursor(cursor.clone())),
             (Some(cursor), true) => Some(Anchor::BeforeCursor(cursor.clone())),
-            (None, false) => Some(match self.after {
-                Bound::None => Anchor::AfterSequence(0),
-                Bound::Sequence(sequence) => Anchor::AfterSequence(sequence),
-                Bound::Time(time) => Anchor::TimeRange(TimeRange { start: Some(time), end: None }),
-            }),
-            (None, true) => match self.before {
-                Bound::None => None,
-                Bound::Sequence(sequence) => Some(Anchor::BeforeSequence(sequence)),
-                // a page of the messages after that time leads to those before it
-                Bound::Time(time) => Some(Anchor::TimeRange(TimeRange { start: Some(time), end: None })),
+            (None, false) => match self.after {
+                None => Some(Anchor::AfterSequence(0)),
+                Some(Bound::Sequence(sequence)) => Some(Anchor::AfterSequence(sequence)),
+                Some(Bound::Time(time)) => since(time),
             },
-        }
-    }
-
-    /// Whether the first page lies on the other side of the place.
-    fn turns(&self) -> bool {
-        self.is_backwards && self.place.is_none() && matches!(self.before, Bound::Time(_))
+            (None, true) => match self.before {
+                None => None,
+                Some(Bound::Sequence(sequence)) => Some(Anchor::BeforeSequence(sequence)),
+                // a page of the messages after that time leads to those before it
+                Some(Bound::Time(time)) => return Place { anchor: since(time), is_turn: true },
+            },
+        };
+        Place { anchor, is_turn: false }
     }
 
     /// Whether the message lies beyond the end of the history.
     fn is_beyond(&self, message: &Message) -> bool {
         let nanos = |time: &Timestamp| (time.seconds, time.nanos);
         let at = message.published_at.as_ref().map(nanos);
-        match if self.is_backwards { self.after } else { self.before } {
-            Bound::None => false,
-            Bound::Sequence(sequence) if self.is_backwards => message.sequence <= sequence,
-            Bound::Sequence(sequence) => message.sequence >= sequence,
-            Bound::Time(time) if self.is_backwards => at < Some(nanos(&time)),
-            Bound::Time(time) => at >= Some(nanos(&time)),
+        match (self.is_backwards, if self.is_backwards { self.after } else { self.before }) {
+            (_, None) => false,
+            (true, Some(Bound::Sequence(sequence))) => message.sequence <= sequence,
+            (false, Some(Bound::Sequence(sequence))) => message.sequence >= sequence,
+            (true, Some(Bound::Time(time))) => at < Some(nanos(&time)),
+            (false, Some(Bound::Time(time))) => at >= Some(nanos(&time)),
         }
     }
 
-    /// The place of the page after this one; `None` at the end of the log.
-    fn after_page(&self, page: &HistoryResponse) -> Option<Anchor> {
+    /// One page, and the place of the next one; `None` at the end of the log.
+    async fn page(&self, Place { anchor, is_turn }: Place) -> Result<(Vec<Message>, Option<Place>)> {
+        let limit = if is_turn { 1 } else { i32::from(self.page_size) };
+        let request = HistoryRequest { room_id: self.room.room_id(), limit, anchor };
+        let mut page = call!(self.room.client, Always, history, request)?;
+        let next = self.after_page(&page);
+        if is_turn {
+            page.messages.clear();
+        }
         if self.is_backwards {
+            page.messages.reverse();
+        }
+        Ok((page.messages, next))
+    }
+
+    fn after_page(&self, page: &HistoryResponse) -> Option<Place> {
+        let anchor = if self.is_backwards {
             page.has_older.then(|| Anchor::BeforeCursor(page.older_cursor.clone()))
         } else {
             page.has_newer.then(|| Anchor::AfterCursor(page.newer_cursor.clone()))
-        }
+        };
+        anchor.map(|anchor| Place { anchor: Some(anchor), is_turn: false })
     }
 }
 
-/// A walk through the pages.
-struct Walk {
-    history: History,
-    page: VecDeque<Message>,
-    next: Option<Page>,
-}
-
-enum Page {
-    First,
-    At(Anchor),
-}
-
-impl Walk {
-    async fn next(&mut self) -> Result<Option<Message>> {
-        loop {
-            if let Some(message) = self.page.pop_front() {
-                if !self.history.is_beyond(&message) {
-                    return Ok(Some(message));
-                }
-                (self.next, self.page) = (None, VecDeque::new());
-            }
-            let Some(page) = self.next.take() else { return Ok(None) };
-            let turns = matches!(page, Page::First) && self.history.turns();
-            let anchor = match page {
-                Page::First => self.history.first(),
-                Page::At(anchor) => Some(anchor),
-            };
-            let (room, limit) = (&self.history.room, if turns { 1 } else { i32::from(self.history.page_size) });
-            let request = HistoryRequest { room_id: room.room_id(), limit, anchor };
-            let mut page = call!(room.client, Always, history, request)?;
-            self.next = self.history.after_page(&page).map(Page::At);
-            if !turns {
-                if self.history.is_backwards {
-                    page.messages.reverse();
-                }
-                self.page = page.messages.into();
-            }
-        }
-    }
+/// The place of a page.
+#[derive(Debug, PartialEq)]
+struct Place {
+    anchor: Option<Anchor>,
+    /// The page lies on the other side of where the history begins, so its messages are none of it.
+    is_turn: bool,
 }
 
 #[cfg(test)]
@@ -216,7 +196,7 @@ mod tests {
             ),
             (history.clone().backwards().after_sequence(1), None, ((2, 0), (1, 0))),
         ] {
-            assert_eq!(history.first(), first);
+            assert_eq!(history.first().anchor, first);
             assert!(
                 !history.is_beyond(&message(inside.0, inside.1)) && history.is_beyond(&message(beyond.0, beyond.1))
             );
@@ -230,7 +210,8 @@ mod tests {
         let (older_cursor, newer_cursor) = ("o".to_owned(), "n".to_owned());
         let page = HistoryResponse { has_older: true, older_cursor, newer_cursor, ..HistoryResponse::default() };
         assert_eq!(history.after_page(&page), None, "the end of the log");
-        assert_eq!(history.backwards().after_page(&page), Some(Anchor::BeforeCursor("o".to_owned())));
+        let next = Place { anchor: Some(Anchor::BeforeCursor("o".to_owned())), is_turn: false };
+        assert_eq!(history.backwards().after_page(&page), Some(next));
         Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! Ids that nobody else has.
 
-use std::fmt::Write;
-
 use tonic::Code;
 
 use crate::error::{Error, Result};
@@ -11,10 +9,7 @@ pub(crate) fn random_id() -> Result<String> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits)
         .map_err(|error| Error::unsent(Code::Unavailable, format!("no random numbers: {error}")))?;
-    Ok(bits.iter().fold(String::with_capacity(32), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    }))
+    Ok(format!("{:032x}", u128::from_ne_bytes(bits)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@ use unibus::v1::{
     Role, SeekSubscriberRequest, Subscriber,
 };
 
-use crate::{Room, Start, error::Result, retry::call};
+use crate::{
+    Room, Start,
+    error::Result,
+    retry::{call, list},
+};
 
 impl Room {
     /// Adds a member, or changes its role.
@@ -28,30 +32,14 @@ impl Room {
 
     /// All members, by ascending id.
     pub async fn members(&self) -> Result<Vec<Member>> {
-        let (mut members, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let request = ListMembersRequest { room_id: self.room_id(), page_size: 1000, page_token };
-            let page = call!(self.client, Always, list_members, request)?;
-            members.extend(page.members);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(members);
-            }
-        }
+        let request = ListMembersRequest { room_id: self.room_id(), page_size: 1000, page_token: String::new() };
+        list!(self.client, list_members, members, request)
     }
 
     /// The durable subscribers that the caller may see: all for an owner, otherwise its own.
     pub async fn subscribers(&self) -> Result<Vec<Subscriber>> {
-        let (mut subscribers, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let request = ListSubscribersRequest { room_id: self.room_id(), page_size: 1000, page_token };
-            let page = call!(self.client, Always, list_subscribers, request)?;
-            subscribers.extend(page.subscribers);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(subscribers);
-            }
-        }
+        let request = ListSubscribersRequest { room_id: self.room_id(), page_size: 1000, page_token: String::new() };
+        list!(self.client, list_subscribers, subscribers, request)
     }
 
     /// Deletes a durable subscriber with its position (U10).

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Timestamp;
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use unibus::v1::{Durability, GetRoomRequest, PublishRequest, PublishResponse};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     connection::Connection,
     error::{Class, Error, Result},
     ids::random_id,
-    retry::{Backoff, Times, Tokens, call},
+    retry::{Backoff, Times, Tokens, call, later},
     room::duration,
 };
 
@@ -29,41 +29,40 @@ const FACTS_MAX: usize = 4096;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct NewMessage {
-    pub(crate) payload: Bytes,
-    headers: HashMap<String, String>,
-    message_id: String,
-    expected_last_sequence: Option<u64>,
-    ttl: Option<Duration>,
+    pub(crate) request: PublishRequest,
     pub(crate) within: Option<Duration>,
 }
 
 impl NewMessage {
     /// A message with this payload.
     pub fn new(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), ..Self::default() }
+        let mut message = Self::default();
+        message.request.payload = payload.into();
+        message
     }
 
     /// Adds a header.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.insert(name.into(), value.into());
+        self.request.headers.insert(name.into(), value.into());
         self
     }
 
-    /// The id by which the room knows the message. Without one the client makes one (U11).
+    /// The id by which the room knows the message: of several messages with this id, the room stores the first one in its
+    /// [`dedupe_window`](crate::NewRoom::dedupe_window). Without an id the client makes one (U11).
     pub fn message_id(mut self, id: impl Into<String>) -> Self {
-        self.message_id = id.into();
+        self.request.message_id = id.into();
         self
     }
 
     /// Stores the message only if this is the last sequence of the room. 0: only if nothing was ever stored.
     pub fn expected_last_sequence(mut self, sequence: u64) -> Self {
-        self.expected_last_sequence = Some(sequence);
+        self.request.expected_last_sequence = Some(sequence);
         self
     }
 
     /// How long the message stays stored: whole seconds. The room must allow it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.request.ttl = Some(duration(ttl));
         self
     }
 
@@ -75,23 +74,16 @@ impl NewMessage {
     }
 
     /// The request, with an id if the room is persisted.
-    pub(crate) fn request(&self, room: &Room, facts: &RoomFacts) -> Result<PublishRequest> {
-        let message_id = match self.message_id.as_str() {
-            "" if facts.persist => random_id()?,
-            id => id.to_owned(),
-        };
-        Ok(PublishRequest {
-            room_id: room.room_id(),
-            payload: self.payload.clone(),
-            headers: self.headers.clone(),
-            message_id,
-            expected_last_sequence: self.expected_last_sequence,
-            ttl: self.ttl.map(duration).transpose()?,
-        })
+    pub(crate) fn request(&self, room: &Room, facts: RoomFacts) -> Result<PublishRequest> {
+        let mut request = PublishRequest { room_id: room.room_id(), ..self.request.clone() };
+        if facts.persist && !self.has_own_id() {
+            request.message_id = random_id()?;
+        }
+        Ok(request)
     }
 
     pub(crate) fn has_own_id(&self) -> bool {
-        !self.message_id.is_empty()
+        !self.request.message_id.is_empty()
     }
 }
 
@@ -135,23 +127,20 @@ pub(crate) struct RoomFacts {
 impl RoomFacts {
     /// Whether the message may be published again after this error (U11, U12).
     pub(crate) fn may_repeat(&self, error: &Error) -> bool {
-        let may_succeed = error.class() != Class::Final;
-        if self.persist {
-            may_succeed || error.is_outcome_unknown()
-        } else {
-            may_succeed && !error.is_outcome_unknown()
-        }
+        let (may_succeed, is_unknown) = (error.class() != Class::Final, error.is_outcome_unknown());
+        let is_harmless = if self.persist { may_succeed || is_unknown } else { may_succeed && !is_unknown };
+        is_harmless && !error.is_cancelled()
     }
 
     /// The last moment at which an attempt may begin, if the first one began at `first` (U11).
     pub(crate) fn last_begin(&self, first: Instant, times: Times) -> Instant {
-        first + if self.persist { self.dedupe_window.saturating_sub(times.attempt) } else { times.total }
+        later(first, if self.persist { self.dedupe_window.saturating_sub(times.attempt) } else { times.total })
     }
 
     /// Whether this error says that the room is another one than these facts say.
     pub(crate) fn is_doubted_by(error: &Error) -> bool {
         // ROOM_NOT_PERSISTED is the service's answer to a `message_id` in an ephemeral room
-        matches!(error.reason(), "ROOM_NOT_FOUND" | "ROOM_NOT_PERSISTED") || error.names_field("message_id")
+        matches!(error.reason(), "ROOM_NOT_FOUND" | "ROOM_NOT_PERSISTED")
     }
 }
 
@@ -200,10 +189,10 @@ impl Room {
     /// If the future is dropped, the message may be stored.
     pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Published> {
         let (connection, times, message) = (&self.client.connection, self.client.times, message.into());
-        let deadline = message.within.map(|within| Instant::now() + within);
+        let deadline = message.within.map(|within| later(Instant::now(), within));
         let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         let mut facts = self.facts(times.total.min(remaining())).await?;
-        let mut request = message.request(self, &facts)?;
+        let mut request = message.request(self, facts)?;
         let first = Instant::now();
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
         loop {
@@ -216,23 +205,23 @@ impl Room {
                 Err(error) => error,
             };
             was_unknown |= error.is_outcome_unknown();
+            let of_message = |error: Error| error.of_message(&request.message_id, was_unknown);
             if RoomFacts::is_doubted_by(&error) {
                 connection.forget_facts(self.id());
                 if facts.persist && !message.has_own_id() && error.reason() != "ROOM_NOT_FOUND" {
-                    let unknown = |error: Error| error.of_message(&request.message_id, was_unknown);
-                    facts = self.facts(times.total.min(remaining())).await.map_err(unknown)?;
+                    facts = self.facts(times.total.min(remaining())).await.map_err(of_message)?;
                     if !facts.persist {
                         request.message_id.clear();
                         continue;
                     }
                 }
             }
-            let next = Instant::now() + backoff.next(&error);
+            let next = later(Instant::now(), backoff.next(&error));
             let is_late = next > facts.last_begin(first, times) || deadline.is_some_and(|end| next >= end);
             if is_late || !facts.may_repeat(&error) {
-                return Err(error.of_message(&request.message_id, was_unknown));
+                return Err(of_message(error));
             }
-            time::sleep_until(next).await;
+            connection.sleep_until(next).await.map_err(of_message)?;
         }
     }
 }
@@ -254,6 +243,7 @@ mod tests {
             (Error::unsent(Code::Unavailable, "no token"), true, true),
             (Error::local(Code::PermissionDenied, "no"), false, false),
             (Error::cancelled("closed"), false, false),
+            (Error::cancelled("closed").after(true), false, false),
         ] {
             assert_eq!((persisted.may_repeat(&error), ephemeral.may_repeat(&error)), (stored, sent), "{error}");
         }

@@ -11,9 +11,16 @@ use crate::{
 };
 
 /// The longest pause before the second attempt.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The longest time that the client counts.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment after this time. A time without end, such as `Duration::MAX`, ends in 30 years: a clock has an end.
+pub(crate) fn later(from: Instant, time: Duration) -> Instant {
+    from + time.min(LONGEST)
+}
 
 /// The pauses between attempts (U4).
 #[derive(Debug, Default)]
@@ -52,8 +59,8 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Gets the token for the next attempt. If it is the one that was just refused, the refusal is final.
-    pub(crate) async fn next(&mut self, connection: &Connection) -> Result<Option<String>> {
-        let token = connection.token().await?;
+    pub(crate) async fn next(&mut self, connection: &Connection, deadline: Instant) -> Result<Option<String>> {
+        let token = connection.token(deadline).await?;
         match self.refusal.take() {
             Some(refusal) if token == self.latest => return Err(refusal.finally()),
             _ => self.latest.clone_from(&token),
@@ -63,7 +70,9 @@ impl Tokens {
 
     /// Remembers whether this error refuses the token.
     pub(crate) fn note(&mut self, error: &Error) {
-        self.refusal = (error.class() == Class::NewToken).then(|| error.clone());
+        if error.class() == Class::NewToken {
+            self.refusal = Some(error.clone());
+        }
     }
 }
 
@@ -108,6 +117,22 @@ macro_rules! call {
 }
 pub(crate) use call;
 
+/// Collects all pages of a list: `list!(client, list_rooms, rooms, request)`.
+macro_rules! list {
+    ($client:expr, $method:ident, $items:ident, $request:expr) => {{
+        let (mut items, mut request) = (Vec::new(), $request);
+        loop {
+            let page = $crate::retry::call!($client, Always, $method, request.clone())?;
+            items.extend(page.$items);
+            if page.next_page_token.is_empty() {
+                break Ok(items);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }};
+}
+pub(crate) use list;
+
 impl Connection {
     /// Calls until it succeeds, fails finally, or the time is up (U9).
     pub(crate) async fn call<Q, A, F>(
@@ -122,7 +147,7 @@ impl Connection {
         A: Default,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let deadline = Instant::now() + times.total;
+        let deadline = later(Instant::now(), times.total);
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
         loop {
             let limit = times.attempt.min(deadline.saturating_duration_since(Instant::now()));
@@ -134,12 +159,11 @@ impl Connection {
                 return Ok(A::default());
             }
             was_unknown |= error.is_outcome_unknown();
-            let pause = backoff.next(&error);
-            let is_late = Instant::now() + pause >= deadline;
-            if is_late || !repeat.may_repeat(&error) {
-                return Err(error);
+            let next = later(Instant::now(), backoff.next(&error));
+            if next >= deadline || !repeat.may_repeat(&error) {
+                return Err(error.after(was_unknown));
             }
-            time::sleep(pause).await;
+            self.sleep_until(next).await.map_err(|error| error.after(was_unknown))?;
         }
     }
 
@@ -154,36 +178,78 @@ impl Connection {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let attempt = async {
-            let token = tokens.next(self).await?;
-            let mut request = with_token(request, token.as_deref())?;
-            request.set_timeout(limit);
-            let (generation, stub) = self.stub();
+        let deadline = later(Instant::now(), limit);
+        let token = self.unless_closed(tokens.next(self, deadline)).await?;
+        let mut request = with_token(request, token.as_deref())?;
+        request.set_timeout(deadline - Instant::now());
+        let (number, stub) = self.stub();
+        // the call of the library is large, and would be a part of every future of the program
+        let answer = Box::pin(async {
             let late = |_| Err(Status::deadline_exceeded("no answer in time"));
-            let answer = time::timeout(limit, call(stub, request)).await.unwrap_or_else(late);
-            answer.map(Response::into_inner).map_err(|status| {
-                let error = Error::from(status);
-                if error.code() == Code::DeadlineExceeded && error.reason().is_empty() {
-                    self.renew(generation);
-                }
-                error
-            })
-        };
-        let answer = self.unless_closed(attempt).await;
-        if let Err(error) = &answer {
-            tokens.note(error);
-        }
-        answer
+            let answer = time::timeout_at(deadline, call(stub, request)).await.unwrap_or_else(late);
+            answer.map(Response::into_inner).map_err(Error::from)
+        });
+        self.unless_closed(answer).await.map_err(|error| {
+            tokens.note(&error);
+            if error.code() == Code::DeadlineExceeded && error.reason().is_empty() {
+                self.renew(number);
+            }
+            // it was under way when the program closed the client
+            let is_cancelled = error.is_cancelled();
+            error.after(is_cancelled)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{
+        collections::HashMap,
+        sync::atomic::{AtomicU32, Ordering},
+    };
 
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
+    use crate::{Client, connection::TokenSupplier};
+
+    fn connection(token: Option<TokenSupplier>) -> Connection {
+        let mut builder = Client::builder("http://127.0.0.1:1").allow_plaintext_token();
+        builder.token = token;
+        let Ok(connection) = Connection::new(builder) else { unreachable!() };
+        connection
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_under_way_when_the_client_was_closed_has_an_unknown_outcome() {
+        let connection = connection(None);
+        let hangs = |_, _: Request<()>| std::future::pending::<Result<Response<()>, Status>>();
+        let (mut tokens, mut other_tokens) = (Tokens::default(), Tokens::default());
+        let attempt = connection.attempt(Duration::MAX, &mut tokens, (), &hangs);
+        let (outcome, ()) = tokio::join!(attempt, async { connection.closed.cancel() });
+        assert!(outcome.is_err_and(|error| error.is_cancelled() && error.is_outcome_unknown()));
+        let outcome = connection.attempt(Duration::MAX, &mut other_tokens, (), &hangs).await;
+        assert!(outcome.is_err_and(|error| error.is_cancelled() && !error.is_outcome_unknown()));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_refused_stays_refused_while_its_function_fails() {
+        let calls = AtomicU32::new(0);
+        let connection = connection(Some(Box::new(move || {
+            let is_down = calls.fetch_add(1, Ordering::Relaxed) == 1;
+            Box::pin(async move { if is_down { Err("down".into()) } else { Ok("old".to_owned()) } })
+        })));
+        let (mut tokens, deadline) = (Tokens::default(), later(Instant::now(), Duration::MAX));
+        assert!(tokens.next(&connection, deadline).await.is_ok());
+        tokens.note(&Error::local(Code::Unauthenticated, "expired"));
+        let down = tokens.next(&connection, deadline).await;
+        assert!(down.is_err_and(|error| {
+            tokens.note(&error);
+            error.class() == Class::Again
+        }));
+        let refused = tokens.next(&connection, deadline).await;
+        assert!(refused.is_err_and(|error| error.class() == Class::Final && error.code() == Code::Unauthenticated));
+    }
 
     #[test]
     fn gone_means_success_only_after_an_unknown_outcome() {

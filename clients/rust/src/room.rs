@@ -7,12 +7,7 @@ use unibus::v1::{
     UpdateRoomRequest,
 };
 
-use crate::{
-    client::Client,
-    error::{Error, Result},
-    ids::random_id,
-    retry::call,
-};
+use crate::{client::Client, error::Result, retry::call};
 
 /// A room of a service. Cheap to clone. Made by [`Client::room`].
 #[derive(Clone, Debug)]
@@ -81,35 +76,29 @@ impl Room {
 /// The settings of a new room, for [`Client::create_room`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct NewRoom {
-    request: CreateRoomRequest,
-    max_age: Option<Duration>,
-    dedupe_window: Option<Duration>,
-}
+pub struct NewRoom(pub(crate) CreateRoomRequest);
 
 impl NewRoom {
     /// A room that stores its messages. Without an id the client makes one.
     pub fn persisted(id: impl Into<String>) -> Self {
-        let request = CreateRoomRequest { room_id: id.into(), persist: true, ..CreateRoomRequest::default() };
-        Self { request, max_age: None, dedupe_window: None }
+        Self(CreateRoomRequest { room_id: id.into(), persist: true, ..CreateRoomRequest::default() })
     }
 
     /// A room whose messages reach only the subscriptions that are open.
     pub fn ephemeral(id: impl Into<String>) -> Self {
-        let mut room = Self::persisted(id);
-        room.request.persist = false;
-        room
+        Self(CreateRoomRequest { room_id: id.into(), ..CreateRoomRequest::default() })
     }
 
-    /// How long the room remembers ids of messages: for that time a publish with an unknown outcome can be repeated (U11).
+    /// How long the room remembers ids of messages: for that time a publish with an unknown outcome can be repeated (U11), and
+    /// a program that runs again can publish its messages again. From 2 minutes, the default, to 24 hours.
     pub fn dedupe_window(mut self, window: Duration) -> Self {
-        self.dedupe_window = Some(window);
+        self.0.dedupe_window = Some(duration(window));
         self
     }
 
     /// The largest age of a stored message.
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age = Some(age);
+        self.retention().max_age = Some(duration(age));
         self
     }
 
@@ -127,38 +116,28 @@ impl NewRoom {
 
     /// The copies of the log in a NATS cluster: 1, 3 or 5.
     pub fn replicas(mut self, replicas: u32) -> Self {
-        self.request.replicas = replicas;
+        self.0.replicas = replicas;
         self
     }
 
     /// Allows messages to have a lifetime of their own.
     pub fn allow_message_ttl(mut self) -> Self {
-        self.request.allow_message_ttl = true;
+        self.0.allow_message_ttl = true;
         self
     }
 
     /// Adds a label.
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.request.labels.insert(name.into(), value.into());
+        self.0.labels.insert(name.into(), value.into());
         self
     }
 
     fn retention(&mut self) -> &mut Retention {
-        self.request.retention.get_or_insert_default()
-    }
-
-    pub(crate) fn into_request(mut self) -> Result<CreateRoomRequest> {
-        if self.request.room_id.is_empty() {
-            self.request.room_id = random_id()?;
-        }
-        if let Some(age) = self.max_age {
-            self.retention().max_age = Some(duration(age)?);
-        }
-        self.request.dedupe_window = self.dedupe_window.map(duration).transpose()?;
-        Ok(self.request)
+        self.0.retention.get_or_insert_default()
     }
 }
 
-pub(crate) fn duration(duration: Duration) -> Result<prost_types::Duration> {
-    duration.try_into().map_err(|error| Error::invalid(format!("a duration: {error}")))
+/// A duration of the contract. The service refuses one that is too large for it.
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
+    duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }

@@ -9,6 +9,7 @@ use std::io::Read;
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::GzDecoder;
+use memmap2::MmapMut;
 
 use crate::{
     error::{Error, Reason},
@@ -16,6 +17,7 @@ use crate::{
         framing::{PREFIX_BYTES, put_prefix},
         without_delay,
     },
+    limits::LARGE_REQUEST_BYTES,
 };
 
 /// How many times as long as its bytes a message can become: deflate has no shorter form of a repetition.
@@ -39,15 +41,28 @@ pub(super) fn inflated_length(compressed: &[u8]) -> Result<usize, Error> {
 /// `REQUEST_MALFORMED`, when the bytes are not gzip, or the message has another length.
 pub(super) fn framed_inflated(compressed: &[u8], length: usize) -> Result<Bytes, Error> {
     without_delay(length.saturating_mul(SLOWNESS), || {
-        let mut framed = BytesMut::with_capacity(PREFIX_BYTES.saturating_add(length));
-        put_prefix(0, length, &mut framed);
-        framed.resize(PREFIX_BYTES.saturating_add(length), 0);
-        let mut decoder = GzDecoder::new(compressed);
-        decoder.read_exact(framed.get_mut(PREFIX_BYTES..).unwrap_or_default()).map_err(|_| malformed())?;
-        // only the end of the compressed bytes checks the sum of the message
-        let is_complete = decoder.read(&mut [0]).is_ok_and(|more| more == 0);
-        if is_complete && decoder.into_inner().is_empty() { Ok(framed.freeze()) } else { Err(malformed()) }
+        let bytes = PREFIX_BYTES.saturating_add(length);
+        if bytes < LARGE_REQUEST_BYTES {
+            let mut framed = BytesMut::zeroed(bytes);
+            inflate_into(&mut framed, compressed)?;
+            return Ok(framed.freeze());
+        }
+        // the allocator would keep this memory for the thread that inflates, and other threads drop it
+        let mut framed = MmapMut::map_anon(bytes).map_err(|error| Error::internal().because(error))?;
+        inflate_into(&mut framed, compressed)?;
+        Ok(Bytes::from_owner(framed))
     })
+}
+
+/// Writes the prefix and the message, which must fill `framed`.
+fn inflate_into(framed: &mut [u8], compressed: &[u8]) -> Result<(), Error> {
+    let (mut prefix, message) = framed.split_at_mut_checked(PREFIX_BYTES).ok_or_else(malformed)?;
+    put_prefix(0, message.len(), &mut prefix);
+    let mut decoder = GzDecoder::new(compressed);
+    decoder.read_exact(message).map_err(|_| malformed())?;
+    // only the end of the compressed bytes checks the sum of the message
+    let is_complete = decoder.read(&mut [0]).is_ok_and(|more| more == 0);
+    if is_complete && decoder.into_inner().is_empty() { Ok(()) } else { Err(malformed()) }
 }
 
 fn malformed() -> Error {
@@ -87,6 +102,14 @@ mod tests {
         let twice = [&*whole, &gzip(b"a message")].concat();
         for bytes in [b"", &b"gzip"[..], &whole[..12], &longer, &shorter, &beyond, &damaged, &twice] {
             assert_eq!(inflated(bytes).unwrap_err().reason(), Reason::RequestMalformed, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_message_is_what_it_was() {
+        for more in [0, 1, 7 * LARGE_REQUEST_BYTES] {
+            let message: Vec<u8> = (0..=u8::MAX).cycle().take(LARGE_REQUEST_BYTES - PREFIX_BYTES + more).collect();
+            assert!(inflated(&gzip(&message)).unwrap()[PREFIX_BYTES..] == message, "{more}");
         }
     }
 

@@ -201,8 +201,8 @@ async fn it_ends_by_count_and_by_silence_and_says_which() {
         (done.status, done.text())
     };
     assert_eq!(run(&["--count", "2", "--idle-timeout", "20s"]).await, (Some(0), "1\n2\n".to_owned()));
-    assert_eq!(run(&["--idle-timeout", "100ms"]).await, (Some(0), "1\n2\n3\n".to_owned()));
-    assert_eq!(run(&["--count", "4", "--idle-timeout", "100ms"]).await, (Some(12), "1\n2\n3\n".to_owned()));
+    assert_eq!(run(&["--idle-timeout", "1s"]).await, (Some(0), "1\n2\n3\n".to_owned()));
+    assert_eq!(run(&["--count", "4", "--idle-timeout", "1s"]).await, (Some(12), "1\n2\n3\n".to_owned()));
     assert_eq!(run(&["--count", "4", "--no-follow"]).await, (Some(12), "1\n2\n3\n".to_owned()));
     lobby.unibus.shutdown().await.unwrap();
 }

@@ -1,8 +1,8 @@
 //! The restore drill: what a backup of the streams brings back, on NATS servers that have never seen the rooms.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, client::RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use prost_types::FieldMask;
@@ -84,6 +84,19 @@ async fn back_up_all(nats: &async_nats::Client) -> Vec<Backup> {
     backups
 }
 
+/// The answer of the server that restores. Its subscription may not be known yet at the server of this connection.
+async fn answered(nats: &async_nats::Client, subject: &str, chunk: &Bytes) -> async_nats::Message {
+    let end = Instant::now() + SOON;
+    loop {
+        match nats.request(subject.to_owned(), chunk.clone()).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answer => return answer.unwrap(),
+        }
+    }
+}
+
 /// Restores a stream; `replicas` replaces the number of its copies.
 async fn restore(nats: &async_nats::Client, backup: &Backup, replicas: Option<u8>) {
     let mut config = backup.config.clone();
@@ -94,7 +107,7 @@ async fn restore(nats: &async_nats::Client, backup: &Backup, replicas: Option<u8
     let answer = api(nats, &format!("$JS.API.STREAM.RESTORE.{}", backup.stream), &request).await;
     let subject = answer["deliver_subject"].as_str().unwrap().to_owned();
     for chunk in &backup.chunks {
-        let answer = nats.request(subject.clone(), chunk.clone()).await.unwrap();
+        let answer = answered(nats, &subject, chunk).await;
         assert!(answer.payload.is_empty(), "{:?}", answer.payload);
     }
     let request = async_nats::Request::new().payload(Bytes::new()).timeout(Some(SOON));

@@ -35,7 +35,7 @@ async fn a_late_joiner_gets_the_whole_backlog_and_then_what_is_new() {
     nats.publish_n(&room.subject, COUNT).await;
     for subscriber in ["ann", ""] {
         let mut frames = Frames::durable(&client, "lobby", subscriber).await;
-        let opened = *frames.opened();
+        let opened = frames.opened().clone();
         assert_eq!((opened.position, opened.first_sequence, opened.last_sequence), (0, 1, COUNT as u64));
         assert!(!opened.resumed);
         let messages = frames.until_caught_up().await;

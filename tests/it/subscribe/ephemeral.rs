@@ -29,7 +29,7 @@ async fn live_messages_come_in_order_from_the_first_frame_on() {
     for reader in &mut readers {
         let opened = reader.opened();
         assert_eq!((opened.position, opened.first_sequence, opened.last_sequence), (0, 0, 0));
-        assert!(!opened.resumed);
+        assert!(!opened.resumed && opened.cursor.is_empty());
         assert_eq!(payloads(&reader.messages(200).await), expected);
         assert_eq!(reader.gaps, []);
     }

@@ -163,6 +163,34 @@ async fn cursors_that_mean_nothing_here_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cursor_of_opened_is_a_place_in_this_log_alone() {
+    // Goal: a client that has got no message yet misses none, and knows a new log. Method: subscriptions that begin at the end
+    // and before the first message, unnamed and durable; another one after the cursor of `opened` gets exactly what follows. The
+    // same cursor is refused in the log of a room that was created again, although it is longer.
+    let (lobby, mut client) = Lobby::without_room().await;
+    room_of(&client, 3).await;
+    let mut cursors = Vec::new();
+    for (at, subscriber, position) in
+        [(At::New(()), "", 3), (At::All(()), "", 0), (At::New(()), "ann", 3), (At::AfterSequence(2), "", 2)]
+    {
+        let request = SubscribeRequest { subscriber: subscriber.into(), ..starting("lobby", at) };
+        let opened = Frames::open(&client, request).await.unwrap().opened().clone();
+        assert_eq!(opened.position, position);
+        cursors.push((opened.cursor, position));
+    }
+    publish(&client, "lobby", "4").await.unwrap();
+    for (cursor, position) in &cursors {
+        let expected: Vec<u64> = (position + 1..=4).collect();
+        assert_eq!(backlog(&client, At::AfterCursor(cursor.clone())).await, (*position, expected));
+    }
+    client.delete_room(DeleteRoomRequest { room_id: "lobby".into() }).await.unwrap();
+    room_of(&client, 9).await;
+    for (cursor, _) in cursors {
+        refused(&lobby.nats, &client, At::AfterCursor(cursor), Code::FailedPrecondition, "CURSOR_EXPIRED").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_durable_starts_once_and_resumes_ever_after() {
     // Goal: `start` is for the first time. Method: a durable after 3, which acknowledges nothing; then with other starts;
     // it stays where it was, and says that it resumed.

@@ -5,7 +5,6 @@ mod sink;
 mod task;
 
 use std::{
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,8 +22,11 @@ use self::task::{Input, PublisherTask, Ticket};
 use crate::{
     NewMessage, Published, Room,
     error::{Error, Result},
+    retry::later,
 };
 
+/// A message of 64 MiB ends the stream of the service, and with it other messages.
+const PAYLOAD_MAX: usize = 63 * 1024 * 1024;
 /// How long [`Publisher::close`] waits for answers.
 const CLOSE_TIME: Duration = Duration::from_secs(60);
 
@@ -65,8 +67,12 @@ impl PublisherBuilder {
         let (closing, dropped, ended) =
             (connection.closing.child_token(), CancellationToken::new(), CancellationToken::new());
         let (inputs, inbox) = mpsc::channel(self.messages as usize);
-        let task = PublisherTask::new(self.room.clone(), inbox, self.messages as usize);
-        connection.tasks.spawn(task.run(closing.clone(), self.close_time, dropped.clone(), ended.clone()));
+        let (room, closes, drops, end) = (self.room.clone(), closing.clone(), dropped.clone(), ended.clone());
+        connection.spawn(async move {
+            // also if the task panics, or its runtime ends
+            let _end = end.drop_guard();
+            PublisherTask::new(room, inbox, self.messages as usize, closes).run(self.close_time, drops).await;
+        });
         Publisher {
             inputs,
             messages: Window::new(self.messages),
@@ -98,6 +104,7 @@ impl PublisherBuilder {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Publisher {
     inputs: mpsc::Sender<Input>,
     messages: Window,
@@ -108,6 +115,7 @@ pub struct Publisher {
 }
 
 /// What may be unanswered.
+#[derive(Debug)]
 struct Window {
     free: Arc<Semaphore>,
     all: u32,
@@ -120,7 +128,8 @@ impl Window {
 
     /// Waits for its turn and for space. Something larger than the window takes all of it.
     async fn take(&self, amount: usize) -> Result<OwnedSemaphorePermit> {
-        let amount = u32::try_from(amount).unwrap_or(u32::MAX).min(self.all);
+        // something empty waits for its turn too
+        let amount = u32::try_from(amount).unwrap_or(u32::MAX).clamp(1, self.all);
         self.free.clone().acquire_many_owned(amount).await.map_err(|_| closed())
     }
 }
@@ -133,15 +142,21 @@ impl Publisher {
     /// Sends a message as soon as there is space. The receipt resolves when the message is answered.
     ///
     /// # Errors
-    /// Only if the publisher is closed. All else is an error of the receipt.
+    /// Only if the publisher is closed, or the payload is larger than 63 MiB. All else is an error of the receipt.
     ///
     /// # Cancel safety
     /// If the future is dropped, the message is not sent.
     pub async fn send(&self, message: impl Into<NewMessage>) -> Result<Receipt> {
         let message = message.into();
-        let space = (self.messages.take(1).await?, self.bytes.take(message.payload.len()).await?);
+        if message.request.payload.len() > PAYLOAD_MAX {
+            return Err(Error::invalid("the payload is larger than 63 MiB, which no service takes"));
+        }
+        let space = (self.messages.take(1).await?, self.bytes.take(message.request.payload.len()).await?);
+        if self.closing.is_cancelled() {
+            return Err(closed());
+        }
         let (answer, receipt) = oneshot::channel();
-        let deadline = message.within.map(|within| Instant::now() + within);
+        let deadline = message.within.map(|within| later(Instant::now(), within));
         let input = Input { message, deadline, ticket: Ticket { answer, _space: space } };
         // there is space in the channel, since the window is not larger
         self.inputs.try_send(input).map_err(|_| closed())?;
@@ -168,12 +183,6 @@ impl Publisher {
     }
 }
 
-impl fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").finish_non_exhaustive()
-    }
-}
-
 /// The outcome of a message that is under way. If it is dropped, the message is published all the same.
 #[derive(Debug)]
 #[must_use = "a message whose receipt is dropped may fail without notice"]
@@ -183,6 +192,8 @@ impl Future for Receipt {
     type Output = Result<Published>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.0).poll(context)).unwrap_or_else(|_| Err(closed())))
+        // only if the task of the publisher has panicked, or its runtime has ended: nobody knows what became of the message
+        let lost = || Err(closed().after(true));
+        Poll::Ready(ready!(Pin::new(&mut self.0).poll(context)).unwrap_or_else(|_| lost()))
     }
 }

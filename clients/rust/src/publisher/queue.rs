@@ -22,9 +22,6 @@ pub(super) type Answer<T> = (T, Result<Published>);
 pub(super) struct Queue<T> {
     entries: VecDeque<Entry<T>>,
     next_number: u64,
-    /// A message on the stream must be repeated. Nothing more is sent before the stream has answered the others, so that the
-    /// message goes before later ones.
-    holds_back: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +42,7 @@ struct Entry<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { entries: VecDeque::new(), next_number: 1, holds_back: false }
+        Self { entries: VecDeque::new(), next_number: 1 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,14 +54,9 @@ impl<T> Queue<T> {
         self.entries.iter().any(|entry| entry.is_sent)
     }
 
-    /// Whether nothing may be sent before a pause.
-    pub(super) fn holds_back(&self) -> bool {
-        self.holds_back
-    }
-
-    /// The pause is over.
-    pub(super) fn go_on(&mut self) {
-        self.holds_back = false;
+    /// Whether a message must be repeated.
+    pub(super) fn has_failed(&self) -> bool {
+        self.entries.iter().any(|entry| entry.last_error.is_some())
     }
 
     pub(super) fn push(&mut self, request: PublishRequest, has_own_id: bool, deadline: Option<Instant>, ticket: T) {
@@ -76,9 +68,6 @@ impl<T> Queue<T> {
 
     /// The next message for the stream.
     pub(super) fn next(&mut self, now: Instant) -> Option<PublishStreamRequest> {
-        if self.holds_back {
-            return None;
-        }
         // the messages of a stream are sent in their order, so those that are not sent are at the end
         let at = self.entries.partition_point(|entry| entry.is_sent);
         let entry = self.entries.get_mut(at)?;
@@ -88,8 +77,8 @@ impl<T> Queue<T> {
         Some(PublishStreamRequest { correlation_id: entry.number, publish: Some(entry.request.clone()), acks })
     }
 
-    /// Takes an answer of the stream. With an error, nothing more is sent before a pause: the message must be repeated, or the
-    /// room is another one than the facts say.
+    /// Takes an answer of the stream. With an error, nothing more may be sent on this stream, so that the message is repeated
+    /// before later ones: it must be repeated, or the room is another one than the facts say.
     pub(super) fn answer(
         &mut self,
         answer: PublishStreamResponse,
@@ -108,9 +97,8 @@ impl<T> Queue<T> {
         let is_misnamed = is_doubted && facts.persist && !entry.has_own_id && error.reason() != "ROOM_NOT_FOUND";
         let may_repeat = facts.may_repeat(error) || is_misnamed;
         let obstacle = (may_repeat || is_doubted).then(|| error.clone());
-        self.holds_back |= obstacle.is_some();
         if may_repeat {
-            (entry.is_sent, entry.last_error) = (false, Some(error.clone()));
+            (entry.is_sent, entry.last_error) = (false, obstacle.clone());
             return (None, obstacle);
         }
         (self.entries.remove(at).map(|entry| entry.end(outcome)), obstacle)
@@ -118,7 +106,6 @@ impl<T> Queue<T> {
 
     /// The stream broke, or could not be opened. Returns the messages that cannot be repeated.
     pub(super) fn broken(&mut self, error: &Error, now: Instant, facts: RoomFacts) -> Vec<Answer<T>> {
-        self.holds_back = false;
         let may_repeat = facts.may_repeat(error);
         self.remove(|entry| {
             let was_on_stream = std::mem::take(&mut entry.is_sent);
@@ -131,13 +118,13 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Ends the messages whose time is up (U11).
+    /// Ends the messages whose time is up (U11). A message on the stream may still be answered.
     pub(super) fn expire(&mut self, now: Instant, facts: RoomFacts, times: Times) -> Vec<Answer<T>> {
         self.remove(|entry| {
             let is_late = entry.began.is_some_and(|began| now > facts.last_begin(began, times));
             let is_over = entry.deadline.is_some_and(|deadline| now >= deadline);
             entry.was_unknown |= is_over && entry.is_sent;
-            is_over || (is_late && !entry.is_sent && entry.last_error.is_some())
+            is_over || (is_late && !entry.is_sent)
         })
     }
 
@@ -237,11 +224,9 @@ mod tests {
         let (mut queue, now) = (queue_of(&["a", "b"]), Instant::now());
         assert_eq!(send_all(&mut queue, now), [1, 2]);
         let (answer, obstacle) = queue.answer(refused(1, Code::Unavailable, "NATS_UNAVAILABLE", true), STORED);
-        assert!(answer.is_none() && obstacle.is_some() && queue.holds_back());
+        assert!(answer.is_none() && obstacle.is_some() && queue.is_waiting());
         queue.push(PublishRequest::default(), false, None, "c");
-        assert!(send_all(&mut queue, now).is_empty() && queue.is_waiting());
-        assert!(queue.answer(stored(2), STORED).0.is_some() && !queue.is_waiting());
-        queue.go_on();
+        assert!(queue.answer(stored(2), STORED).0.is_some() && !queue.is_waiting() && queue.has_failed());
         assert_eq!(send_all(&mut queue, now), [1, 3]);
     }
 

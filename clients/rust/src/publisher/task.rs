@@ -1,10 +1,10 @@
 //! The stream of a publisher.
 
-use std::time::Duration;
+use std::{future, mem, pin::pin, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    time::{self, Instant, MissedTickBehavior},
+    time::{self, Instant, Interval, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +17,13 @@ use crate::{
     connection::with_token,
     error::{Error, Result},
     publish::RoomFacts,
-    retry::{Backoff, Tokens},
+    retry::{Backoff, Tokens, later},
 };
 
 /// How often the publisher looks for messages whose time is up.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(100);
+/// Until the room is known, its messages have ids, and no end but the program's own.
+const UNKNOWN: RoomFacts = RoomFacts { persist: true, dedupe_window: Duration::MAX };
 
 /// A message of the program.
 pub(super) struct Input {
@@ -40,42 +42,40 @@ pub(super) struct Ticket {
 pub(super) struct PublisherTask {
     room: Room,
     inbox: mpsc::Receiver<Input>,
+    /// Whether the program may give more messages.
+    is_open: bool,
+    closing: CancellationToken,
     /// How many messages can be unanswered.
     window: usize,
     queue: Queue<Ticket>,
     facts: Option<RoomFacts>,
     backoff: Backoff,
     tokens: Tokens,
+    tick: Interval,
 }
 
 impl PublisherTask {
-    pub(super) fn new(room: Room, inbox: mpsc::Receiver<Input>, window: usize) -> Self {
+    pub(super) fn new(room: Room, inbox: mpsc::Receiver<Input>, window: usize, closing: CancellationToken) -> Self {
         let (queue, facts, backoff, tokens) = (Queue::new(), None, Backoff::default(), Tokens::default());
-        Self { room, inbox, window, queue, facts, backoff, tokens }
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { room, inbox, is_open: true, closing, window, queue, facts, backoff, tokens, tick }
     }
 
     /// Runs until the publisher is closed and everything is answered, or its time is up, or it is dropped.
-    pub(super) async fn run(
-        mut self,
-        closing: CancellationToken,
-        close_time: Duration,
-        dropped: CancellationToken,
-        ended: CancellationToken,
-    ) {
+    pub(super) async fn run(mut self, close_time: Duration, dropped: CancellationToken) {
+        let closing = self.closing.clone();
         let late = async {
             closing.cancelled().await;
             time::sleep(close_time).await;
         };
         let error = tokio::select! {
-            () = self.work(&closing) => None,
-            () = late => Some(Error::local(Code::DeadlineExceeded, "the publisher was closed before the answer")),
-            () = dropped.cancelled() => Some(Error::cancelled("the publisher was dropped before the answer")),
+            () = self.work() => return,
+            () = late => Error::local(Code::DeadlineExceeded, "the publisher was closed before the answer"),
+            () = dropped.cancelled() => Error::cancelled("the publisher was dropped before the answer"),
         };
         self.inbox.close();
-        if let Some(error) = error {
-            self.end(&error);
-        }
-        ended.cancel();
+        self.end(&error);
     }
 
     /// Ends all messages that the program has given.
@@ -86,51 +86,76 @@ impl PublisherTask {
         resolve(self.queue.end(error));
     }
 
-    async fn work(&mut self, closing: &CancellationToken) {
-        loop {
+    async fn work(&mut self) {
+        while self.is_open || !self.queue.is_empty() {
             if self.queue.is_empty() {
-                let Some(input) = self.receive(closing).await else { return };
-                self.take(input);
+                self.meanwhile(future::pending::<()>()).await;
+                continue;
             }
             let Some(facts) = self.find_facts().await else { continue };
-            if let Err(error) = self.exchange(facts, closing).await {
-                self.tokens.note(&error);
-                resolve(self.queue.broken(&error, Instant::now(), facts));
-                if !self.queue.is_empty() {
-                    time::sleep(self.backoff.next(&error)).await;
+            let obstacle = match self.exchange(facts).await {
+                Ok(obstacle) => obstacle,
+                Err(error) => {
+                    resolve(self.queue.broken(&error, Instant::now(), facts));
+                    Some(error)
                 }
+            };
+            let Some(error) = obstacle else { continue };
+            self.tokens.note(&error);
+            if RoomFacts::is_doubted_by(&error) {
+                self.room.client.connection.forget_facts(self.room.id());
+                self.facts = None;
             }
-            resolve(self.queue.expire(Instant::now(), facts, self.room.client.times));
+            let mut pause = pin!(time::sleep(self.backoff.next(&error)));
+            while self.queue.has_failed() && self.meanwhile(pause.as_mut()).await.is_none() {}
         }
     }
 
-    /// The next message of the program; `None` when the publisher is closed.
+    /// Waits for `step`. `None`: meanwhile the program gave a message, or messages have ended since their time is up.
     ///
     /// # Cancel safety
-    /// No message is lost.
-    async fn receive(&mut self, closing: &CancellationToken) -> Option<Input> {
+    /// No message is lost. `step` begins again with the next call, unless it is pinned.
+    async fn meanwhile<T>(&mut self, step: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = step => return Some(done),
+            () = self.closing.cancelled(), if !self.inbox.is_closed() => self.inbox.close(),
+            input = self.inbox.recv(), if self.is_open => match input {
+                Some(input) => self.take(input),
+                None => self.is_open = false,
+            },
+            _ = self.tick.tick(), if !self.queue.is_empty() => self.expire(),
+        }
+        None
+    }
+
+    /// Waits for `step`, whatever happens meanwhile.
+    async fn finish<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
         loop {
-            tokio::select! {
-                biased;
-                () = closing.cancelled(), if !self.inbox.is_closed() => self.inbox.close(),
-                input = self.inbox.recv() => return input,
+            if let Some(done) = self.meanwhile(step.as_mut()).await {
+                return done;
             }
         }
     }
 
     fn take(&mut self, Input { message, deadline, ticket }: Input) {
-        // until the room is known, the message has an id
-        let persisted = RoomFacts { persist: true, dedupe_window: Duration::ZERO };
-        match message.request(&self.room, &self.facts.unwrap_or(persisted)) {
+        match message.request(&self.room, self.facts.unwrap_or(UNKNOWN)) {
             Ok(request) => self.queue.push(request, message.has_own_id(), deadline, ticket),
             Err(error) => resolve(vec![(ticket, Err(error))]),
         }
     }
 
+    fn expire(&mut self) {
+        let facts = self.facts.unwrap_or(UNKNOWN);
+        resolve(self.queue.expire(Instant::now(), facts, self.room.client.times));
+    }
+
     /// Asks what kind of room it is. If that fails, all messages fail that the program gave until then.
     async fn find_facts(&mut self) -> Option<RoomFacts> {
         if self.facts.is_none() {
-            match self.room.facts(self.room.client.times.total).await {
+            let room = self.room.clone();
+            match self.finish(room.facts(room.client.times.total)).await {
                 Ok(facts) => self.facts = Some(facts),
                 Err(error) => self.end(&error),
             }
@@ -141,70 +166,58 @@ impl PublisherTask {
         self.facts
     }
 
-    /// Sends and receives on one stream, until it breaks or nothing is left to do.
-    async fn exchange(&mut self, facts: RoomFacts, closing: &CancellationToken) -> Result<()> {
+    /// Sends and receives on one stream, until it breaks, or must be opened again before more is sent, or nothing is left to
+    /// do.
+    async fn exchange(&mut self, facts: RoomFacts) -> Result<Option<Error>> {
         let (connection, attempt) = (self.room.client.connection.clone(), self.room.client.times.attempt);
-        let token = self.tokens.next(&connection).await?;
-        let (requests, sent) = mpsc::channel(self.window);
         let (number, mut stub) = connection.stub();
-        let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
         let late = || {
             connection.renew(number);
             Error::local(Code::DeadlineExceeded, "no answer in time")
         };
-        let opened = time::timeout(attempt, stub.publish_stream(request)).await;
+        let (requests, sent) = mpsc::channel(self.window);
+        let deadline = later(Instant::now(), attempt);
+        let mut tokens = mem::take(&mut self.tokens);
+        let token = self.finish(tokens.next(&connection, deadline)).await;
+        self.tokens = tokens;
+        let request = with_token(ReceiverStream::new(sent), token?.as_deref())?;
+        let opened = self.finish(time::timeout_at(deadline, stub.publish_stream(request))).await;
         let mut answers = opened.map_err(|_| late())??.into_inner();
-        let (mut last_answer, mut resume_at, mut is_doubted, mut is_open) =
-            (Instant::now(), Instant::now(), false, true);
-        let mut tick = time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // the time of a message may have ended meanwhile
+        self.expire();
+        let (mut last_answer, mut obstacle) = (Instant::now(), None);
         loop {
-            let may_resume = self.queue.holds_back() && !self.queue.is_waiting();
-            if !self.queue.is_waiting() {
-                last_answer = Instant::now();
-            }
-            while let Some(request) = self.queue.next(Instant::now()) {
+            while obstacle.is_none()
+                && let Some(request) = self.queue.next(Instant::now())
+            {
                 // there is space in the channel: it is as large as the window
                 requests.try_send(request).map_err(|_| Error::local(Code::Unavailable, "the stream has ended"))?;
             }
-            let (is_idle, is_waiting) = (self.queue.is_empty(), self.queue.is_waiting());
-            if is_idle && !is_open {
-                return Ok(());
+            let is_idle = self.queue.is_empty();
+            let is_waiting = self.queue.is_waiting();
+            if (is_idle && !self.is_open) || (obstacle.is_some() && !is_waiting) {
+                return Ok(obstacle);
             }
-            tokio::select! {
-                biased;
-                answer = answers.message() => match answer {
-                    Ok(Some(answer)) => {
-                        last_answer = Instant::now();
-                        if let Some(error) = self.answered(answer, facts) {
-                            is_doubted |= RoomFacts::is_doubted_by(&error);
-                            resume_at = Instant::now() + self.backoff.next(&error);
-                        }
-                    }
-                    // the stream is opened again with the next message
-                    _ if is_idle => return Ok(()),
-                    Ok(None) => return Err(Error::local(Code::Unavailable, "the stream has ended")),
-                    Err(status) => return Err(status.into()),
-                },
-                input = self.receive(closing), if is_open => match input {
-                    Some(input) => self.take(input),
-                    None => is_open = false,
-                },
-                () = time::sleep_until(resume_at), if may_resume => {
-                    self.queue.go_on();
-                    if is_doubted {
-                        connection.forget_facts(self.room.id());
-                        self.facts = None;
-                        return Ok(());
-                    }
+            if !is_waiting {
+                last_answer = Instant::now();
+            }
+            let silent_at = later(last_answer, if is_waiting { attempt } else { Duration::MAX });
+            match self.meanwhile(time::timeout_at(silent_at, answers.message())).await {
+                None => {}
+                Some(Ok(Ok(Some(answer)))) => {
+                    last_answer = Instant::now();
+                    obstacle = self.answered(answer, facts).or(obstacle);
                 }
-                () = time::sleep_until(last_answer + attempt), if is_waiting => return Err(late()),
-                _ = tick.tick(), if !is_idle => resolve(self.queue.expire(Instant::now(), facts, self.room.client.times)),
+                // the stream is opened again with the next message
+                Some(_) if is_idle => return Ok(None),
+                Some(Ok(Ok(None))) => return Err(Error::local(Code::Unavailable, "the stream has ended")),
+                Some(Ok(Err(status))) => return Err(status.into()),
+                Some(Err(_)) => return Err(late()),
             }
         }
     }
 
-    /// Takes an answer. Returns the error after which nothing more is sent before a pause.
+    /// Takes an answer. Returns the error after which nothing more may be sent on this stream.
     fn answered(&mut self, answer: PublishStreamResponse, facts: RoomFacts) -> Option<Error> {
         let (answer, obstacle) = self.queue.answer(answer, facts);
         if let Some((_, Ok(_))) = &answer {

@@ -2,23 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::Code;
 use unibus::v1::{self, AcknowledgeRequest, start::At};
 
 use super::{
     Event,
     mailbox::{Credit, Mailbox},
+    position::Ack,
     stream::OpenStream,
 };
 use crate::{
     Room,
     error::{Class, Error, Result},
-    retry::{Backoff, Tokens, call},
+    retry::{Backoff, Tokens, call, later},
 };
 
-/// A subscription that was open for this long was a success (U15).
-const SETTLED: Duration = Duration::from_secs(10);
 /// How many items may wait for the program before the subscription is opened again: a program that takes nothing must not
 /// collect reports of outages without end.
 const ITEMS_MAX: usize = 4096;
@@ -36,6 +35,17 @@ pub(super) struct Plan {
     pub(super) flush_time: Duration,
     /// Whether an orderly end waits for the messages that the program works on (U27).
     pub(super) waits_for_handlers: bool,
+}
+
+impl Plan {
+    pub(super) fn acknowledgement(&self, ack: Ack) -> AcknowledgeRequest {
+        AcknowledgeRequest {
+            room_id: self.room.room_id(),
+            subscriber: self.subscriber.clone(),
+            sequence: ack.sequence,
+            generation: ack.generation,
+        }
+    }
 }
 
 /// The task of one subscription.
@@ -65,6 +75,13 @@ impl Next {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // the program would wait for ever if the task panicked, or its runtime ended
+        self.mailbox.end(Err(Error::cancelled("the task of the subscription has ended")));
+    }
+}
+
 impl Engine {
     pub(super) fn new(plan: Plan, mailbox: Arc<Mailbox>) -> Self {
         Self { plan, mailbox, backoff: Backoff::default(), tokens: Tokens::default() }
@@ -76,7 +93,7 @@ impl Engine {
         match mailbox.dropped.run_until_cancelled(Box::pin(self.keep_open())).await {
             Some(end) => mailbox.end(end),
             // nobody waits for it, but what is processed need not come again
-            None => drop(self.acknowledge().await),
+            None => drop(self.acknowledge(later(Instant::now(), self.plan.flush_time)).await),
         }
     }
 
@@ -126,16 +143,18 @@ impl Engine {
         let Some(opened) = closing.run_until_cancelled(open).await else { return self.finish().await };
         let mut stream = opened?;
         let outcome = stream.run().await;
-        if stream.has_progressed() || stream.opened_at().is_some_and(|at| at.elapsed() >= SETTLED) {
+        if stream.was_success() {
             self.backoff.reset();
         }
-        if outcome.is_ok() {
-            stream.flush().await?;
+        match outcome {
+            Ok(()) => {
+                let until = later(Instant::now(), self.plan.flush_time);
+                stream.flush(until).await?;
+                self.acknowledge(until).await
+            }
+            Err(_) if closing.is_cancelled() => self.finish().await,
+            Err(error) => Err(error),
         }
-        if outcome.is_ok() || closing.is_cancelled() {
-            return self.finish().await;
-        }
-        outcome
     }
 
     /// The end of a subscription without a stream: acknowledges what is processed (U20, U27).
@@ -144,11 +163,11 @@ impl Engine {
         while self.plan.waits_for_handlers && self.mailbox.state().is_busy() {
             self.mailbox.work.notified().await;
         }
-        self.acknowledge().await
+        self.acknowledge(later(Instant::now(), self.plan.flush_time)).await
     }
 
     /// Acknowledges what is processed and not confirmed, by a call of its own.
-    async fn acknowledge(&self) -> Result<()> {
+    async fn acknowledge(&self, until: Instant) -> Result<()> {
         let ack = {
             let state = self.mailbox.state();
             if !state.position.has_unconfirmed() {
@@ -156,17 +175,11 @@ impl Engine {
             }
             state.position.ack()
         };
-        let room = &self.plan.room;
-        let request = AcknowledgeRequest {
-            room_id: room.room_id(),
-            subscriber: self.plan.subscriber.clone(),
-            sequence: ack.sequence,
-            generation: ack.generation,
-        };
-        let (limit, client) =
-            (self.plan.flush_time, room.client.with_times(self.plan.flush_time, self.plan.flush_time));
-        match time::timeout(limit, async { call!(client, Always, acknowledge, request) }).await {
-            Ok(Err(error)) if error.class() == Class::Final => Err(error),
+        let request = self.plan.acknowledgement(ack);
+        let limit = until.saturating_duration_since(Instant::now());
+        let client = self.plan.room.client.with_times(limit, limit);
+        match call!(client, Always, acknowledge, request) {
+            Err(error) if error.class() == Class::Final => Err(error),
             // what is not confirmed comes again
             _ => Ok(()),
         }

@@ -42,6 +42,7 @@ pub(super) struct Mailbox {
     pub(super) dropped: CancellationToken,
 }
 
+#[derive(Default)]
 pub(super) struct State {
     pub(super) position: Position,
     items: VecDeque<Item>,
@@ -59,16 +60,7 @@ pub(super) struct State {
 impl Mailbox {
     pub(super) fn new(position: Position, closing: CancellationToken) -> Self {
         Self {
-            state: Mutex::new(State {
-                position,
-                items: VecDeque::new(),
-                held: Credit::default(),
-                owed: Credit::default(),
-                busy: 0,
-                is_closing: false,
-                end: None,
-                waker: None,
-            }),
+            state: Mutex::new(State { position, ..State::default() }),
             work: Notify::new(),
             closing,
             dropped: CancellationToken::new(),
@@ -107,10 +99,10 @@ impl Mailbox {
         self.work.notify_one();
     }
 
-    /// The subscription has ended.
+    /// The subscription has ended. The first end counts.
     pub(super) fn end(&self, end: Result<()>) {
         let mut state = self.state();
-        state.end = Some(end);
+        state.end.get_or_insert(end);
         state.wake();
     }
 }
@@ -118,9 +110,9 @@ impl Mailbox {
 impl State {
     /// Gives a message to the program, unless it had it already.
     pub(super) fn message(&mut self, message: v1::Message) {
-        self.held.messages += 1;
-        self.held.bytes += message.payload.len() as u64;
         let bytes = message.payload.len() as u64;
+        self.held.messages += 1;
+        self.held.bytes += bytes;
         match self.position.message(&message).filter(|_| !self.is_closing) {
             Some(ticket) => {
                 self.items.push_back(Item::Message(message, ticket));

@@ -141,7 +141,8 @@ pub struct Subscribe {
 
 impl Subscribe {
     /// Keeps the position in the service under this name: the next subscription of the name resumes after the last
-    /// acknowledgement. With authorisation the name is the id of the caller, or begins with it and a `/`.
+    /// acknowledgement. With authorisation the name is the id of the caller, or begins with it and a `/`. An empty name keeps
+    /// no position.
     pub fn durable(mut self, subscriber: impl Into<String>) -> Self {
         self.plan.subscriber = subscriber.into();
         self
@@ -202,6 +203,8 @@ impl Subscribe {
     /// Returns `Ok` when the subscription was closed, by [`close_on`](Self::close_on) or [`Client::close`](crate::Client::close),
     /// or after [`until_caught_up`](Self::until_caught_up).
     ///
+    /// To give it to `tokio::spawn`, let the handler own what it uses (`async move |message| ...`), or return an `async move` block.
+    ///
     /// # Errors
     /// The error of a handler: its message and all later ones come again with the next subscription (U21). Otherwise a final
     /// error of the service, such as `TAKEN_OVER`.
@@ -227,7 +230,7 @@ impl Subscribe {
         let mailbox = Arc::new(Mailbox::new(position, connection.closing.child_token()));
         if let Some(signal) = self.close_on {
             let (closing, dropped) = (mailbox.closing.clone(), mailbox.dropped.clone());
-            connection.tasks.spawn(async move {
+            connection.spawn(async move {
                 tokio::select! {
                     () = signal => closing.cancel(),
                     () = closing.cancelled() => {}
@@ -239,7 +242,7 @@ impl Subscribe {
             mailbox.end(Err(Error::cancelled("the client is closed")));
             return (mailbox, self.on_event);
         }
-        connection.tasks.spawn(Engine::new(self.plan, mailbox.clone()).run());
+        connection.spawn(Engine::new(self.plan, mailbox.clone()).run());
         (mailbox, self.on_event)
     }
 }

@@ -5,8 +5,10 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 use unibus::v1::{self, start::At};
 
+use crate::retry::later;
+
 /// When acknowledgements are sent (U20).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AckBatch {
     pub(super) messages: u32,
     pub(super) time: Duration,
@@ -21,19 +23,27 @@ pub(super) struct Ticket {
     pub(super) bytes: u64,
 }
 
-/// The place of one subscription in its room, over all reconnections.
 #[derive(Debug)]
+struct Delivered {
+    sequence: u64,
+    cursor: String,
+    /// Whether its handler has returned.
+    is_done: bool,
+}
+
+/// The place of one subscription in its room, over all reconnections.
+#[derive(Debug, Default)]
 pub(super) struct Position {
     is_durable: bool,
     is_ephemeral: bool,
     batch: AckBatch,
     /// Everything up to this sequence was delivered or reported as a gap. `None` before the first `opened`.
     seen: Option<u64>,
-    /// The cursor of the last message.
+    /// The cursor of the last message; of a durable subscriber, of the last one that is processed.
     cursor: Option<String>,
     life: u64,
-    /// Delivered messages of this life after `processed`, and whether their handler has returned.
-    unprocessed: VecDeque<(u64, bool)>,
+    /// Delivered messages of this life after `processed`.
+    unprocessed: VecDeque<Delivered>,
     /// The program has processed everything up to this sequence.
     processed: u64,
     /// The newest acknowledgement that was sent on the present stream.
@@ -48,21 +58,7 @@ pub(super) struct Position {
 
 impl Position {
     pub(super) fn new(is_durable: bool, batch: AckBatch) -> Self {
-        Self {
-            is_durable,
-            is_ephemeral: false,
-            batch,
-            seen: None,
-            cursor: None,
-            life: 0,
-            unprocessed: VecDeque::new(),
-            processed: 0,
-            asked: 0,
-            confirmed: 0,
-            waiting: 0,
-            ack_at: None,
-            generation: 0,
-        }
+        Self { is_durable, batch, ..Self::default() }
     }
 
     /// Whether a subscription was open before.
@@ -76,22 +72,22 @@ impl Position {
 
     /// Where the next subscription starts, if the program asked to start at `first` (U18).
     ///
-    /// The service ignores it while it keeps a position. Where somebody deleted the subscriber, or the whole room, it says
-    /// where the client was: a cursor of a deleted log is refused, so that no message of the new one is taken for an old one.
+    /// The service ignores it while it keeps a position. Where somebody deleted the subscriber, or the whole room, the cursor
+    /// says where the client was: that of a deleted log is refused, so that no message of the new one is taken for an old one.
     pub(super) fn start(&self, first: Option<&v1::Start>) -> Option<v1::Start> {
-        if self.is_ephemeral {
-            return first.cloned();
-        }
-        let after_last = self.cursor.clone().map(At::AfterCursor);
-        match after_last.or(self.seen.map(At::AfterSequence)) {
-            Some(at) => Some(v1::Start { at: Some(at) }),
-            None => first.cloned(),
-        }
+        let at = match (&self.cursor, self.seen) {
+            (Some(cursor), _) => At::AfterCursor(cursor.clone()),
+            // a sequence says nothing about the log, so a durable subscriber that was deleted begins as a new one
+            (None, Some(seen)) if !self.is_durable && !self.is_ephemeral => At::AfterSequence(seen),
+            _ => return first.cloned(),
+        };
+        Some(v1::Start { at: Some(at) })
     }
 
     /// The subscription is open. Returns whether the subscriber was moved (U22).
     pub(super) fn opened(&mut self, opened: &v1::Opened, is_first_on_stream: bool, now: Instant) -> bool {
-        let was_moved = self.is_durable && (!is_first_on_stream || opened.position < self.confirmed);
+        let is_new = self.was_open() && self.cursor.is_none() && !opened.resumed;
+        let was_moved = self.is_durable && (!is_first_on_stream || is_new || opened.position < self.confirmed);
         // a persisted room without messages begins at 1
         self.is_ephemeral = opened.first_sequence == 0 && opened.last_sequence == 0;
         self.generation = opened.generation;
@@ -110,6 +106,7 @@ impl Position {
     /// The log was deleted and created again: nothing that is known holds any more (U26).
     pub(super) fn recreated(&mut self) {
         self.begin_life(0);
+        self.seen = None;
     }
 
     fn begin_life(&mut self, position: u64) {
@@ -132,9 +129,11 @@ impl Position {
             return None;
         }
         self.seen = Some(sequence);
-        self.cursor = Some(message.cursor.clone());
+        let cursor = message.cursor.clone();
         if self.is_durable {
-            self.unprocessed.push_back((sequence, false));
+            self.unprocessed.push_back(Delivered { sequence, cursor, is_done: false });
+        } else {
+            self.cursor = Some(cursor);
         }
         Some(ticket)
     }
@@ -147,7 +146,7 @@ impl Position {
         let seen = self.seen.unwrap_or_default();
         self.seen = Some(seen.max(gap.to_sequence));
         let from_sequence = gap.from_sequence.max(seen.saturating_add(1));
-        (from_sequence <= gap.to_sequence).then_some(v1::Gap { from_sequence, ..gap })
+        (seen < gap.to_sequence).then_some(v1::Gap { from_sequence, ..gap })
     }
 
     /// Everything up to here was delivered or reported.
@@ -160,15 +159,19 @@ impl Position {
         if ticket.life != self.life {
             return;
         }
-        let Ok(at) = self.unprocessed.binary_search_by_key(&ticket.sequence, |&(sequence, _)| sequence) else { return };
-        if let Some((_, is_done)) = self.unprocessed.get_mut(at) {
-            *is_done = true;
+        let Ok(at) = self.unprocessed.binary_search_by_key(&ticket.sequence, |message| message.sequence) else {
+            return;
+        };
+        if let Some(message) = self.unprocessed.get_mut(at) {
+            message.is_done = true;
         }
-        while let Some(&(sequence, true)) = self.unprocessed.front() {
-            self.unprocessed.pop_front();
-            self.processed = sequence;
+        while self.unprocessed.front().is_some_and(|message| message.is_done)
+            && let Some(Delivered { sequence, cursor, .. }) = self.unprocessed.pop_front()
+        {
+            self.processed = self.processed.max(sequence);
+            self.cursor = Some(cursor);
             self.waiting += 1;
-            self.ack_at.get_or_insert(now + self.batch.time);
+            self.ack_at.get_or_insert(later(now, self.batch.time));
         }
     }
 
@@ -231,7 +234,7 @@ mod tests {
     }
 
     fn opened(position: u64) -> v1::Opened {
-        v1::Opened { position, first_sequence: 1, generation: 7, ..v1::Opened::default() }
+        v1::Opened { position, first_sequence: 1, generation: 7, resumed: true, ..v1::Opened::default() }
     }
 
     fn durable(position: u64) -> Position {
@@ -319,9 +322,42 @@ mod tests {
         deliver(&mut position, 8..=8);
         assert_eq!(start(&position), Some(At::AfterCursor("c8".to_owned())));
         position.recreated();
-        assert_eq!(start(&position), Some(At::AfterSequence(0)));
+        assert_eq!(start(&position), Some(At::New(())));
         position.opened(&v1::Opened::default(), true, now);
         assert_eq!(start(&position), Some(At::New(())), "an ephemeral room has no positions");
+    }
+
+    #[test]
+    fn a_durable_subscriber_that_was_deleted_goes_on_after_the_last_processed_message() {
+        let (mut position, now) = (durable(5), Instant::now());
+        let start = |position: &Position| position.start(None).and_then(|start| start.at);
+        let tickets = deliver(&mut position, 6..=8);
+        position.done(tickets[0], now);
+        assert_eq!(start(&position), Some(At::AfterCursor("c6".to_owned())), "7 and 8 may never be processed");
+        assert!(!position.opened(&v1::Opened { resumed: false, ..opened(6) }, true, now), "the log is the same");
+        assert_eq!(deliver(&mut position, 7..=9).len(), 1);
+    }
+
+    #[test]
+    fn a_durable_subscriber_without_a_message_takes_no_new_log_for_the_old_one() {
+        let (mut position, now) = (durable(5), Instant::now());
+        assert_eq!(position.start(None), None);
+        assert!(position.opened(&v1::Opened { resumed: false, ..opened(0) }, true, now));
+        assert_eq!(deliver(&mut position, 1..=8).len(), 8);
+        let (mut position, now) = (durable(5), Instant::now());
+        assert!(!position.opened(&opened(5), true, now), "the service knows the subscriber");
+    }
+
+    #[test]
+    fn sequences_have_64_bits() {
+        let (mut position, now) = (durable(u64::MAX - 3), Instant::now());
+        let tickets = deliver(&mut position, u64::MAX - 2..=u64::MAX);
+        for ticket in tickets {
+            position.done(ticket, now);
+        }
+        assert_eq!(position.ack().sequence, u64::MAX);
+        let gap = v1::Gap { from_sequence: u64::MAX, to_sequence: u64::MAX, ..v1::Gap::default() };
+        assert_eq!(position.gap(gap), None);
     }
 
     #[test]

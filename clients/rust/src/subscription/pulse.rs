@@ -7,9 +7,9 @@ use tokio::time::Instant;
 /// How often the pulse is felt.
 pub(super) const PULSE: Duration = Duration::from_secs(1);
 /// After a longer pause the watchdog begins again.
-const PAUSE_SHORT: Duration = Duration::from_secs(2);
+pub(super) const PAUSE_SHORT: Duration = Duration::from_secs(2);
 /// After a longer pause the service is asked whether it is still there.
-const PAUSE_LONG: Duration = Duration::from_secs(6);
+pub(super) const PAUSE_LONG: Duration = Duration::from_secs(5);
 
 /// When the process was last seen running, by two clocks: one of them stands still while a computer sleeps.
 #[derive(Debug)]
@@ -18,32 +18,21 @@ pub(super) struct Pulse {
     wall: SystemTime,
 }
 
-/// How long the process stood still.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pause {
-    None,
-    Short,
-    Long,
-}
-
 impl Pulse {
     pub(super) fn new() -> Self {
         Self { at: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// The pause since the pulse was last felt.
-    pub(super) fn pause(&self, at: Instant, wall: SystemTime) -> Pause {
-        match at.duration_since(self.at).max(wall.duration_since(self.wall).unwrap_or_default()) {
-            long if long > PAUSE_LONG => Pause::Long,
-            short if short > PAUSE_SHORT => Pause::Short,
-            _ => Pause::None,
-        }
+    /// The time since the pulse was last felt.
+    pub(super) fn pause(&self, at: Instant, wall: SystemTime) -> Duration {
+        at.duration_since(self.at).max(wall.duration_since(self.wall).unwrap_or_default())
     }
 
-    /// Feels the pulse, and returns the pause before it.
-    pub(super) fn feel(&mut self, at: Instant, wall: SystemTime) -> Pause {
-        let pause = self.pause(at, wall);
-        *self = Self { at, wall };
+    /// Feels the pulse, and returns the time since it was last felt.
+    pub(super) fn feel(&mut self) -> Duration {
+        let now = Self::new();
+        let pause = self.pause(now.at, now.wall);
+        *self = now;
         pause
     }
 }
@@ -54,16 +43,18 @@ mod tests {
 
     #[test]
     fn a_pause_shows_on_either_clock() {
-        let (at, wall) = (Instant::now(), SystemTime::now());
-        for (monotonic, system, pause) in
-            [(1, 1, Pause::None), (3, 3, Pause::Short), (6, 6, Pause::Short), (7, 0, Pause::Long), (0, 60, Pause::Long)]
-        {
-            let mut pulse = Pulse { at, wall };
-            let (at, wall) = (at + Duration::from_secs(monotonic), wall + Duration::from_secs(system));
-            assert_eq!(pulse.feel(at, wall), pause, "{monotonic} {system}");
-            assert_eq!(pulse.feel(at, wall), Pause::None);
+        let Pulse { at, wall } = Pulse::new();
+        let pulse = Pulse { at, wall };
+        let seconds = Duration::from_secs;
+        for (monotonic, system, pause) in [(1, 1, 1), (7, 0, 7), (0, 60, 60)] {
+            assert_eq!(pulse.pause(at + seconds(monotonic), wall + seconds(system)), seconds(pause));
         }
-        let earlier = wall - Duration::from_secs(60);
-        assert_eq!(Pulse { at, wall }.feel(at, earlier), Pause::None, "a clock that was set back");
+        assert_eq!(pulse.pause(at, wall - seconds(60)), Duration::ZERO, "a clock that was set back");
+    }
+
+    #[test]
+    fn the_pulse_begins_again_when_it_was_felt() {
+        let mut pulse = Pulse { at: Instant::now(), wall: SystemTime::now() - Duration::from_secs(60) };
+        assert!(pulse.feel() > PAUSE_LONG && pulse.feel() < PAUSE_SHORT);
     }
 }

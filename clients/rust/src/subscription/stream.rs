@@ -12,26 +12,28 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 use unibus::v1::{
-    AcknowledgeRequest, ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected, ConsumeRequest,
-    ConsumeResponse, Gap, GapReason, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
+    ConsumeCommand, ConsumeCredit, ConsumeOpen, ConsumePing, ConsumeRejected, ConsumeRequest, ConsumeResponse, Gap,
+    GapReason, Opened, SubscribeRequest, consume_request::Command, consume_response::Frame,
 };
 
 use super::{
     Event,
     engine::{Plan, silent},
     mailbox::Mailbox,
-    pulse::{PULSE, Pause, Pulse},
+    pulse::{PAUSE_LONG, PAUSE_SHORT, PULSE, Pulse},
 };
 use crate::{
     connection::{Stub, with_token},
     error::{Class, Error, Result},
-    retry::Tokens,
+    retry::{PAUSE_MIN, Tokens, later},
 };
 
 /// How long `opened` may take (U16).
 const OPENED_LIMIT: Duration = Duration::from_secs(15);
 /// How long the service may take to answer after the client was frozen (U17).
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// A subscription that was open for this long was a success (U15).
+const SETTLED: Duration = Duration::from_secs(10);
 /// Commands that wait for the connection.
 const COMMANDS_MAX: usize = 64;
 
@@ -59,7 +61,8 @@ impl<'a> OpenStream<'a> {
     /// Opens the stream, and asks for the subscription.
     pub(super) async fn open(plan: &'a Plan, mailbox: &'a Arc<Mailbox>, tokens: &mut Tokens) -> Result<Self> {
         let connection = &plan.room.client.connection;
-        let token = tokens.next(connection).await?;
+        let now = Instant::now();
+        let token = tokens.next(connection, now + OPENED_LIMIT).await?;
         let (commands, sent) = mpsc::channel(COMMANDS_MAX);
         let open = {
             let mut state = mailbox.state();
@@ -79,8 +82,7 @@ impl<'a> OpenStream<'a> {
         let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
         let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
         let (connection_number, mut stub) = connection.stub();
-        let now = Instant::now();
-        let answer = time::timeout(OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
+        let answer = time::timeout_at(now + OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
             connection.renew(connection_number);
             silent("the subscription did not open in time")
         })?;
@@ -102,14 +104,9 @@ impl<'a> OpenStream<'a> {
         })
     }
 
-    /// When `opened` came.
-    pub(super) fn opened_at(&self) -> Option<Instant> {
-        self.opened_at
-    }
-
-    /// Whether a message came.
-    pub(super) fn has_progressed(&self) -> bool {
-        self.has_progressed
+    /// Whether the subscription was a success, so that the back-off begins again (U15).
+    pub(super) fn was_success(&self) -> bool {
+        self.has_progressed || self.opened_at.is_some_and(|at| at.elapsed() >= SETTLED)
     }
 
     /// Receives until the subscription is closed or complete (`Ok`), or the stream breaks.
@@ -118,12 +115,12 @@ impl<'a> OpenStream<'a> {
         let mut is_closing = false;
         loop {
             let now = Instant::now();
-            let pause = self.pulse.feel(now, SystemTime::now());
-            if pause != Pause::None {
+            let pause = self.pulse.feel();
+            if pause > PAUSE_SHORT {
                 // the watchdog counts only time in which the client could read
                 self.last_frame = now;
             }
-            if pause == Pause::Long && !self.is_complete {
+            if pause > PAUSE_LONG && !self.is_complete {
                 self.pong_by = Some(now + PONG_LIMIT);
                 self.command(Command::Ping(ConsumePing { nonce: 0 }));
             }
@@ -133,7 +130,7 @@ impl<'a> OpenStream<'a> {
             }
             let silent_at = self.silent_at();
             let ack_at = mailbox.state().position.ack_at().filter(|&at| at > now);
-            let wake_at = [Some(now + PULSE), silent_at, ack_at].into_iter().flatten().min().unwrap_or(now + PULSE);
+            let wake_at = [silent_at, ack_at].into_iter().flatten().fold(now + PULSE, Instant::min);
             tokio::select! {
                 biased;
                 frame = self.frames.message() => match frame? {
@@ -148,7 +145,7 @@ impl<'a> OpenStream<'a> {
                 }
                 () = time::sleep_until(wake_at) => {
                     let now = Instant::now();
-                    let was_reading = self.pulse.pause(now, SystemTime::now()) == Pause::None;
+                    let was_reading = self.pulse.pause(now, SystemTime::now()) <= PAUSE_SHORT;
                     if was_reading && silent_at.is_some_and(|at| at <= now) {
                         self.plan.room.client.connection.renew(self.connection_number);
                         return Err(silent("no frame in time"));
@@ -159,13 +156,12 @@ impl<'a> OpenStream<'a> {
     }
 
     /// Half-closes the stream, and waits for the confirmation of the last acknowledgement (U20).
-    pub(super) async fn flush(&mut self) -> Result<()> {
+    pub(super) async fn flush(&mut self, until: Instant) -> Result<()> {
         if !self.mailbox.state().position.has_unconfirmed() {
             return Ok(());
         }
         self.acknowledge();
         self.commands = None;
-        let limit = self.plan.flush_time;
         let confirmed = async {
             while self.mailbox.state().position.has_unconfirmed() {
                 match self.frames.message().await {
@@ -176,7 +172,7 @@ impl<'a> OpenStream<'a> {
             }
             Ok(())
         };
-        time::timeout(limit, confirmed).await.unwrap_or(Ok(()))
+        time::timeout_at(until, confirmed).await.unwrap_or(Ok(()))
     }
 
     /// Whether the subscription ends here.
@@ -192,7 +188,7 @@ impl<'a> OpenStream<'a> {
     /// When the watchdog ends the stream.
     fn silent_at(&self) -> Option<Instant> {
         // after the subscription has ended nothing need come
-        let silent_at = (!self.is_complete).then(|| self.last_frame + self.silence_limit);
+        let silent_at = (!self.is_complete).then(|| later(self.last_frame, self.silence_limit));
         silent_at.into_iter().chain(self.pong_by).min()
     }
 
@@ -237,14 +233,18 @@ impl<'a> OpenStream<'a> {
 
     fn opened(&mut self, opened: &Opened) {
         let interval = opened.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
-        self.silence_limit = interval.map_or(self.silence_limit, |interval| 2 * interval);
+        let interval = interval.filter(|interval| !interval.is_zero());
+        self.silence_limit = interval.map_or(self.silence_limit, |interval| interval.saturating_mul(2));
         let is_first = self.opened_at.is_none();
         self.opened_at.get_or_insert_with(Instant::now);
         let mut state = self.mailbox.state();
         let was_open = state.position.was_open();
         let was_moved = state.position.opened(opened, is_first, Instant::now());
         if is_first {
-            state.event(Event::Opened { position: opened.position, resumed: opened.resumed || was_open });
+            state.event(Event::Opened {
+                position: opened.position,
+                resumed: opened.resumed || (was_open && !was_moved),
+            });
             if was_open && state.position.is_ephemeral() {
                 let reason = GapReason::Disconnected.into();
                 state.event(Gap { reason, ..Gap::default() }.into());
@@ -261,8 +261,8 @@ impl<'a> OpenStream<'a> {
         let error = rejected.error.as_ref().map(Error::from_frame);
         let Some(error) = error.filter(|_| rejected.command() == ConsumeCommand::Ack) else { return Ok(()) };
         if error.class() == Class::Again {
-            let pause = error.retry_after().unwrap_or_default();
-            self.mailbox.state().position.ask_again(Instant::now() + pause);
+            let pause = error.retry_after().unwrap_or_default().max(PAUSE_MIN);
+            self.mailbox.state().position.ask_again(later(Instant::now(), pause));
         }
         // otherwise `closed` follows, and says how the subscription goes on
         match error.reason() {
@@ -291,12 +291,7 @@ impl<'a> OpenStream<'a> {
     /// Acknowledges everything that is processed.
     fn acknowledge(&mut self) {
         let ack = self.mailbox.state().position.ack();
-        let acknowledge = AcknowledgeRequest {
-            room_id: self.plan.room.room_id(),
-            subscriber: self.plan.subscriber.clone(),
-            sequence: ack.sequence,
-            generation: ack.generation,
-        };
+        let acknowledge = self.plan.acknowledgement(ack);
         if self.command(Command::Ack(acknowledge)) {
             self.mailbox.state().position.asked(ack);
         }

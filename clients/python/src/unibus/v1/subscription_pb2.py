@@ -27,7 +27,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunibus/v1/subscription.proto\x12\tunibus.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n\x05Start\x12*\n\x03\x61ll\x18\x01 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x00R\x03\x61ll\x12*\n\x03new\x18\x02 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x00R\x03new\x12\'\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x04H\x00R\rafterSequence\x12#\n\x0c\x61\x66ter_cursor\x18\x04 \x01(\tH\x00R\x0b\x61\x66terCursor\x12\x32\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x05since\x12\x14\n\x04last\x18\x06 \x01(\x04H\x00R\x04lastB\x04\n\x02\x61t\"\xf4\x01\n\x06Opened\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12%\n\x0e\x66irst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n\rlast_sequence\x18\x03 \x01(\x04R\x0clastSequence\x12H\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x18\n\x07resumed\x18\x05 \x01(\x08R\x07resumed\x12\x1e\n\ngeneration\x18\x06 \x01(\x04R\ngeneration\"&\n\x08\x43\x61ughtUp\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\"\'\n\tHeartbeat\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\"\x93\x01\n\x03Gap\x12#\n\rfrom_sequence\x18\x01 \x01(\x04R\x0c\x66romSequence\x12\x1f\n\x0bto_sequence\x18\x02 \x01(\x04R\ntoSequence\x12,\n\x06reason\x18\x03 \x01(\x0e\x32\x14.unibus.v1.GapReasonR\x06reason\x12\x18\n\x07\x64ropped\x18\x04 \x01(\x04R\x07\x64ropped\"\xcc\x01\n\nSubscriber\x12\x1e\n\nsubscriber\x18\x01 \x01(\tR\nsubscriber\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x10\n\x03lag\x18\x03 \x01(\x04R\x03lag\x12@\n\x0elast_active_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clastActiveAt\x12\x12\n\x04open\x18\x05 \x01(\x08R\x04open\x12\x1a\n\x08\x63onsumer\x18\x06 \x01(\tR\x08\x63onsumer*M\n\x07\x41\x63kMode\x12\x18\n\x14\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rACK_MODE_AUTO\x10\x01\x12\x15\n\x11\x41\x43K_MODE_EXPLICIT\x10\x02*\xa7\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12GAP_REASON_EXPIRED\x10\x01\x12\x15\n\x11GAP_REASON_PURGED\x10\x02\x12\x16\n\x12GAP_REASON_DELETED\x10\x03\x12\x1a\n\x16GAP_REASON_SLOW_READER\x10\x04\x12\x1b\n\x17GAP_REASON_DISCONNECTED\x10\x05\x42\x9e\x01\n\x15io.github.unibusrs.v1B\x11SubscriptionProtoP\x01Z8github.com/unibus-rs/unibus/clients/go/unibusv1;unibusv1\xa2\x02\x03UNB\xaa\x02\tUnibus.V1\xba\x02\nUnibus_V1_\xca\x02\tUnibus\\V1\xea\x02\nUnibus::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunibus/v1/subscription.proto\x12\tunibus.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n\x05Start\x12*\n\x03\x61ll\x18\x01 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x00R\x03\x61ll\x12*\n\x03new\x18\x02 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x00R\x03new\x12\'\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x04H\x00R\rafterSequence\x12#\n\x0c\x61\x66ter_cursor\x18\x04 \x01(\tH\x00R\x0b\x61\x66terCursor\x12\x32\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x05since\x12\x14\n\x04last\x18\x06 \x01(\x04H\x00R\x04lastB\x04\n\x02\x61t\"\x8c\x02\n\x06Opened\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12%\n\x0e\x66irst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n\rlast_sequence\x18\x03 \x01(\x04R\x0clastSequence\x12H\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x18\n\x07resumed\x18\x05 \x01(\x08R\x07resumed\x12\x1e\n\ngeneration\x18\x06 \x01(\x04R\ngeneration\x12\x16\n\x06\x63ursor\x18\x07 \x01(\tR\x06\x63ursor\"&\n\x08\x43\x61ughtUp\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\"\'\n\tHeartbeat\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\"\x93\x01\n\x03Gap\x12#\n\rfrom_sequence\x18\x01 \x01(\x04R\x0c\x66romSequence\x12\x1f\n\x0bto_sequence\x18\x02 \x01(\x04R\ntoSequence\x12,\n\x06reason\x18\x03 \x01(\x0e\x32\x14.unibus.v1.GapReasonR\x06reason\x12\x18\n\x07\x64ropped\x18\x04 \x01(\x04R\x07\x64ropped\"\xcc\x01\n\nSubscriber\x12\x1e\n\nsubscriber\x18\x01 \x01(\tR\nsubscriber\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x10\n\x03lag\x18\x03 \x01(\x04R\x03lag\x12@\n\x0elast_active_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clastActiveAt\x12\x12\n\x04open\x18\x05 \x01(\x08R\x04open\x12\x1a\n\x08\x63onsumer\x18\x06 \x01(\tR\x08\x63onsumer*M\n\x07\x41\x63kMode\x12\x18\n\x14\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rACK_MODE_AUTO\x10\x01\x12\x15\n\x11\x41\x43K_MODE_EXPLICIT\x10\x02*\xa7\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12GAP_REASON_EXPIRED\x10\x01\x12\x15\n\x11GAP_REASON_PURGED\x10\x02\x12\x16\n\x12GAP_REASON_DELETED\x10\x03\x12\x1a\n\x16GAP_REASON_SLOW_READER\x10\x04\x12\x1b\n\x17GAP_REASON_DISCONNECTED\x10\x05\x42\x9e\x01\n\x15io.github.unibusrs.v1B\x11SubscriptionProtoP\x01Z8github.com/unibus-rs/unibus/clients/go/unibusv1;unibusv1\xa2\x02\x03UNB\xaa\x02\tUnibus.V1\xba\x02\nUnibus_V1_\xca\x02\tUnibus\\V1\xea\x02\nUnibus::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unibus.v1.subscription_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.unibusrs.v1B\021SubscriptionProtoP\001Z8github.com/unibus-rs/unibus/clients/go/unibusv1;unibusv1\242\002\003UNB\252\002\tUnibus.V1\272\002\nUnibus_V1_\312\002\tUnibus\\V1\352\002\nUnibus::V1'
-  _globals['_ACKMODE']._serialized_start=1078
-  _globals['_ACKMODE']._serialized_end=1155
-  _globals['_GAPREASON']._serialized_start=1158
-  _globals['_GAPREASON']._serialized_end=1325
+  _globals['_ACKMODE']._serialized_start=1102
+  _globals['_ACKMODE']._serialized_end=1179
+  _globals['_GAPREASON']._serialized_start=1182
+  _globals['_GAPREASON']._serialized_end=1349
   _globals['_START']._serialized_start=138
   _globals['_START']._serialized_end=391
   _globals['_OPENED']._serialized_start=394
-  _globals['_OPENED']._serialized_end=638
-  _globals['_CAUGHTUP']._serialized_start=640
-  _globals['_CAUGHTUP']._serialized_end=678
-  _globals['_HEARTBEAT']._serialized_start=680
-  _globals['_HEARTBEAT']._serialized_end=719
-  _globals['_GAP']._serialized_start=722
-  _globals['_GAP']._serialized_end=869
-  _globals['_SUBSCRIBER']._serialized_start=872
-  _globals['_SUBSCRIBER']._serialized_end=1076
+  _globals['_OPENED']._serialized_end=662
+  _globals['_CAUGHTUP']._serialized_start=664
+  _globals['_CAUGHTUP']._serialized_end=702
+  _globals['_HEARTBEAT']._serialized_start=704
+  _globals['_HEARTBEAT']._serialized_end=743
+  _globals['_GAP']._serialized_start=746
+  _globals['_GAP']._serialized_end=893
+  _globals['_SUBSCRIBER']._serialized_start=896
+  _globals['_SUBSCRIBER']._serialized_end=1100
 # @@protoc_insertion_point(module_scope)

@@ -157,6 +157,7 @@ class Opened(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The messages after this sequence follow. 0 in an ephemeral room."""
     first_sequence: _builtins.int
@@ -169,6 +170,10 @@ class Opened(_message.Message):
     """The number of this subscription among those of the durable subscriber, for AcknowledgeRequest.generation. A subscription
     that is opened later has a greater number, at whatever instance, and also if the subscriber was deleted in between. A
     seek does not change it. 0 without a durable subscriber.
+    """
+    cursor: _builtins.str
+    """The place of `position` in this log, for `Start.after_cursor`. A client that has got no message yet resumes after it, so
+    that the log of a room that was deleted and created again is not taken for this one. Empty in an ephemeral room.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
@@ -185,10 +190,11 @@ class Opened(_message.Message):
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         resumed: _builtins.bool = ...,
         generation: _builtins.int = ...,
+        cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "generation", b"generation", "heartbeat_interval", b"heartbeat_interval", "last_sequence", b"last_sequence", "position", b"position", "resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "first_sequence", b"first_sequence", "generation", b"generation", "heartbeat_interval", b"heartbeat_interval", "last_sequence", b"last_sequence", "position", b"position", "resumed", b"resumed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

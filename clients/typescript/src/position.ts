@@ -14,11 +14,13 @@ export type Place = Pick<Message, 'sequence' | 'cursor'>;
 export class Watermark {
   /** How many messages are processed up to there. */
   count = 0;
-  /** The cursor of the last of them. */
-  cursor = '';
   readonly #begun: { message: Place; done: boolean }[] = [];
 
-  constructor(public value = 0n) {}
+  constructor(
+    public value = 0n,
+    /** The place of `value` in its log. */
+    public cursor = '',
+  ) {}
 
   /** A handler begins. Handlers begin in order. Returns what to call when the handler has returned. */
   begin(message: Place): () => void {
@@ -81,13 +83,13 @@ export class Position {
   }
 
   /** The frame `opened`. Returns whether somebody moved the subscriber (U22). */
-  opened({ position, resumed, generation }: Opened, first: boolean): boolean {
+  opened({ position, resumed, generation, cursor }: Opened, first: boolean): boolean {
     const again = this.#opened;
     this.#opened = true;
     this.generation = generation;
     // the sequences of a subscriber that is new again may be those of a new log
     const moved = this.durable && again && (!first || position < this.confirmed || (!resumed && !this.#sameLog));
-    if (moved || !again) this.#begin(position);
+    if (moved || !again) this.#begin(position, cursor);
     if (this.durable && position > this.confirmed) this.confirmed = position;
     this.saw(position);
     return moved;
@@ -135,10 +137,10 @@ export class Position {
     return true;
   }
 
-  #begin(position: bigint): void {
+  #begin(position: bigint, cursor = ''): void {
     this.seen = position;
     this.confirmed = position;
-    this.#cursor = '';
-    this.processed = new Watermark(position);
+    this.#cursor = cursor;
+    this.processed = new Watermark(position, cursor);
   }
 }

@@ -48,6 +48,16 @@ test('a subscription without a name resumes after its last cursor, and before th
   expect(position.toAcknowledge).toBeUndefined();
 });
 
+test.each([true, false])('before the first message it resumes after the cursor of opened: durable %s', (durable) => {
+  // Goal: U18, U22. Method: the frame has a cursor, which says of which log it is; then the log is another one.
+  const position = new Position(durable, { at: { case: 'new', value: {} } });
+  position.opened(create(OpenedSchema, { position: 5n, cursor: 'c5' }), true);
+  position.saw(8n);
+  expect(position.start(true)).toEqual({ at: { case: 'afterCursor', value: 'c5' } });
+  expect(position.recreated(reason('CURSOR_EXPIRED'))).toBe(true);
+  expect(position.start(true)).toEqual(ALL);
+});
+
 test('an ephemeral room has no place to resume, and each of its messages is new', () => {
   const position = new Position(false, {});
   position.opened(opened(0n, false), true);

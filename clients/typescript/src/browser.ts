@@ -6,6 +6,7 @@ import { type ConsumeResponse, RoomService } from './gen/unibus/v1/room_service_
 import type { Entry } from './outbox.js';
 import type { Mailer, Round } from './publisher.js';
 import type { Given, Link, Run } from './session.js';
+import { libraryMs } from './time.js';
 
 const COMMANDS_MAX = 256;
 const BATCH_MAX = 1000;
@@ -72,7 +73,8 @@ async function publishBatch({ stub, limits }: Caller, round: Round): Promise<voi
   }
   if (entries.length === 0) return;
   const messages = entries.map(({ message: { roomId: _, ...message } }) => message);
-  const options = { headers: round.headers, signal: round.signal, timeoutMs: limits.attemptMs };
+  const timeoutMs = libraryMs(limits.attemptMs);
+  const options = { headers: round.headers, signal: round.signal, ...(timeoutMs && { timeoutMs }) };
   const { results } = await stub.publishBatch({ roomId: round.roomId, messages }, options);
   for (const [at, { outcome }] of results.entries()) {
     const entry = entries[at];

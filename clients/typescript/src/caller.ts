@@ -12,7 +12,7 @@ import { createClient, type Client as Stub, type Transport } from '@connectrpc/c
 import { authorization, type Credentials, type Refusal, refusalOf } from './credentials.js';
 import { UnibusError } from './error.js';
 import { RoomService } from './gen/unibus/v1/room_service_pb.js';
-import { Backoff, limited, linked, sleep, timedOut } from './time.js';
+import { Backoff, libraryMs, limited, linked, sleep, timedOut } from './time.js';
 
 /** What every call takes. */
 export interface CallOptions {
@@ -103,7 +103,7 @@ export class Caller {
           ms = Math.max(1, Math.ceil(attemptEnd - performance.now()));
           const headers = authorization(token);
           const { message } = await limited(ms, timedOut(`no answer in ${ms} ms`), either, (limit) =>
-            this.transport.unary(method, limit, ms, headers, request),
+            this.transport.unary(method, limit, libraryMs(ms), headers, request),
           );
           this.connection.heard();
           return message;
@@ -113,9 +113,9 @@ export class Caller {
           const { code, reason, outcomeUnknown } = error;
           if (code === 'INTERNAL' && reason === '') checkRequest(method.input, request);
           // an attempt that was cut short says nothing of the connection, and less than the attempt before it
-          const silent = code === 'DEADLINE_EXCEEDED' && reason === '' && outcomeUnknown;
+          const silent = code === 'DEADLINE_EXCEEDED' && reason === '';
           const short = ms < 0.9 * attemptMs;
-          if (silent && !short) this.connection.silent(ms);
+          if (silent && !short && outcomeUnknown) this.connection.silent(ms);
           if (unknown && reason === policy.goneReason) return create(method.output);
           unknown ||= outcomeUnknown;
           if (unknown !== outcomeUnknown) error = error.with({ outcomeUnknown: unknown });
@@ -134,7 +134,7 @@ export class Caller {
 }
 
 /** Fails if the request cannot be encoded. The library reports that as INTERNAL, as it reports what may pass. */
-function checkRequest<I extends DescMessage>(schema: I, request: MessageInitShape<I>): void {
+export function checkRequest<I extends DescMessage>(schema: I, request: MessageInitShape<I>): void {
   try {
     toBinary(schema, create(schema, request));
   } catch (cause) {

@@ -2,7 +2,7 @@
 
 import { invalid, UnibusError } from './error.js';
 
-/** A token, or a function that the client calls for each attempt of each call (U8). */
+/** A token, or a function that the client calls for each attempt of each call (U8). An empty token is a mistake. */
 export type TokenSource = string | (() => string | Promise<string>);
 
 /** A token that was refused, and how. */
@@ -37,7 +37,8 @@ export class Credentials {
 function checked(token: unknown): string | undefined {
   if (token === undefined) return undefined;
   if (typeof token !== 'string') throw invalid('token', 'the token is no string');
-  if (!/^[\x21-\x7e]*$/.test(token.trim())) throw invalid('token', 'the token has characters that no header can have');
+  if (!/^[\x21-\x7e]+$/.test(token.trim()))
+    throw invalid('token', 'the token is empty, or has characters that no header can have');
   return token.trim();
 }
 

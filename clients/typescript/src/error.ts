@@ -111,16 +111,18 @@ export class UnibusError extends Error {
   static from(thrown: unknown): UnibusError {
     if (thrown instanceof UnibusError) return thrown;
     const error = ConnectError.from(thrown);
-    const what = { code: CODES[error.code] ?? 'UNKNOWN', message: error.rawMessage };
+    const what = { code: CODES[error.code] ?? 'UNKNOWN', message: `${error.rawMessage}${whyOf(error.cause)}` };
     const info = error.findDetails(ErrorInfoSchema).find(({ domain }) => domain === 'unibus.v1');
     if (info === undefined) return new UnibusError(what, thrown);
     const [retryInfo] = error.findDetails(RetryInfoSchema);
     const violations = error.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
-    const all = {
+    const all: ErrorFields = {
       ...what,
       reason: info.reason,
       metadata: { ...info.metadata },
       fields: violations.map(({ field }) => field),
+      // the service says what helps, also if it does not name the reason
+      ...(info.reason === '' && { outcomeClass: retryInfo ? 'again' : 'final', outcomeUnknown: false }),
       retryAfterMs: retryInfo && (retryInfo.retryDelay ? durationMs(retryInfo.retryDelay) : 0),
     };
     return new UnibusError(all, thrown);
@@ -130,6 +132,13 @@ export class UnibusError extends Error {
   with(changes: Partial<ErrorFields>): UnibusError {
     return new UnibusError({ ...this, message: this.message, ...changes }, this.cause);
   }
+}
+
+/** What fetch keeps to itself: it says "fetch failed", and its cause says "connection refused". */
+function whyOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause : undefined;
+  if (!(cause instanceof Error)) return '';
+  return `: ${cause.message || ('code' in cause && cause.code) || cause.name}`;
 }
 
 /** A mistake of the program, found before anything was sent. */

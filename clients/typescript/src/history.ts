@@ -59,6 +59,9 @@ export async function* history(caller: Caller, roomId: string, options: HistoryO
       if (!early(message) && !late(message)) yield message;
     }
     if (!(forwards ? hasNewer : hasOlder)) return;
+    // `messages` is in the order of reading now
+    const last = messages.at(-1)?.sequence;
+    if (last !== undefined && (forwards ? last + 1n === beforeSequence : last - 1n === afterSequence)) return;
     anchor = forwards ? { case: 'afterCursor', value: newerCursor } : { case: 'beforeCursor', value: olderCursor };
   }
 }

@@ -1,8 +1,8 @@
 // The iterator form of a subscription.
 
 import type { Message } from './gen/unibus/v1/message_pb.js';
-import { type Handler, STOP, type Subscription } from './subscription.js';
-import { Changes, Deferred } from './time.js';
+import { ACK_TIMEOUT_MS, type Handler, STOP, type Subscription } from './subscription.js';
+import { after, Changes, Deferred } from './time.js';
 
 /**
  * The messages of a subscription, for `for await`. A message counts as processed when the program asks for the next one (U19). To
@@ -54,6 +54,16 @@ export class Messages implements AsyncIterableIterator<Message, undefined> {
   async close(): Promise<void> {
     const closed = this.#close();
     if (!this.#turn) await closed;
+  }
+
+  /**
+   * Closes with the client. The program may have left the loop without `return`: a turn that does not end in time is not waited for,
+   * and its message is not acknowledged.
+   */
+  async closeWithin(ms = ACK_TIMEOUT_MS): Promise<void> {
+    const timer = after(ms, () => this.#turn?.reject(STOP));
+    await this.#close();
+    clearTimeout(timer);
   }
 
   /** What `for await` calls when the program leaves the loop. */

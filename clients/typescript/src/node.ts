@@ -1,11 +1,14 @@
 // The entry for Node: gRPC over HTTP/2.
 
+import { X509Certificate } from 'node:crypto';
 import type { SecureClientSessionOptions } from 'node:http2';
+import { createSecureContext, type SecureContextOptions } from 'node:tls';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { Client, type ClientOptions } from './client.js';
 import { NodeConnection } from './connection.js';
 import { consumeLink, streamMailer } from './consume.js';
 import { checkedOrigin } from './credentials.js';
+import { invalid } from './error.js';
 
 export * from './api.js';
 
@@ -28,7 +31,22 @@ export function connect(address: string, options: ConnectOptions = {}): Client {
   const { ca, cert, key, http2, receiveLimitBytes = 16 << 20 } = options;
   const baseUrl = checkedOrigin(address, options.token, options.allowPlaintextToken);
   const tls = Object.fromEntries(Object.entries({ ca, cert, key }).filter(([, value]) => value !== undefined));
+  checkTls({ ...http2, ...tls }, ca);
   const connection = new NodeConnection(baseUrl, { ...http2, ...tls });
   const transport = createGrpcTransport({ baseUrl, sessionManager: connection, readMaxBytes: receiveLimitBytes });
   return new Client(transport, { link: consumeLink, mailer: streamMailer, connection }, options);
+}
+
+/** A mistake in the certificates would look like a service that is not there. Node ignores what is no certificate in `ca`. */
+function checkTls(options: SecureContextOptions, ca: string | Buffer | undefined): void {
+  try {
+    createSecureContext(options);
+  } catch (cause) {
+    throw invalid('cert', `the certificates or the key cannot be read: ${cause}`);
+  }
+  try {
+    if (ca !== undefined) new X509Certificate(ca);
+  } catch (cause) {
+    throw invalid('ca', `ca has no certificate: ${cause}`);
+  }
 }

@@ -14,11 +14,13 @@ export type Place = Pick<Message, 'sequence' | 'cursor'>;
 export class Watermark {
   /** How many messages are processed up to there. */
   count = 0;
-  /** The cursor of the last of them. */
-  cursor = '';
   readonly #begun: { message: Place; done: boolean }[] = [];
 
-  constructor(public value = 0n) {}
+  constructor(
+    public value = 0n,
+    /** The place of `value` in its log. */
+    public cursor = '',
+  ) {}
 
   /** A handler begins. Handlers begin in order. Returns what to call when the handler has returned. */
   begin(message: Place): () => void {
@@ -76,17 +78,18 @@ export class Position {
     const cursor = this.durable ? this.processed.cursor : this.#cursor;
     this.#sameLog = cursor !== '';
     if (cursor) return { at: { case: 'afterCursor', value: cursor } };
-    return { at: { case: 'afterSequence', value: this.durable ? this.processed.value : this.seen } };
+    // without a cursor, nothing shows that a subscriber that is new again has the log of before
+    return this.durable ? this.#start : { at: { case: 'afterSequence', value: this.seen } };
   }
 
   /** The frame `opened`. Returns whether somebody moved the subscriber (U22). */
-  opened({ position, resumed, generation }: Opened, first: boolean): boolean {
+  opened({ position, resumed, generation, cursor }: Opened, first: boolean): boolean {
     const again = this.#opened;
     this.#opened = true;
     this.generation = generation;
     // the sequences of a subscriber that is new again may be those of a new log
     const moved = this.durable && again && (!first || position < this.confirmed || (!resumed && !this.#sameLog));
-    if (moved || !again) this.#begin(position);
+    if (moved || !again) this.#begin(position, cursor);
     if (this.durable && position > this.confirmed) this.confirmed = position;
     this.saw(position);
     return moved;
@@ -134,10 +137,10 @@ export class Position {
     return true;
   }
 
-  #begin(position: bigint): void {
+  #begin(position: bigint, cursor = ''): void {
     this.seen = position;
     this.confirmed = position;
-    this.#cursor = '';
-    this.processed = new Watermark(position);
+    this.#cursor = cursor;
+    this.processed = new Watermark(position, cursor);
   }
 }

@@ -50,7 +50,10 @@ function bytes(payload: Uint8Array | string): Uint8Array {
 
 /** A request without an id that the client made. */
 export function requestOf(roomId: string, payload: Uint8Array | string, options: MessageOptions): Outgoing {
-  const { headers, messageId = '', expectedLastSequence, ttlMs } = options;
+  const { headers = {}, messageId = '', expectedLastSequence, ttlMs } = options;
+  if (!Object.values({ ...headers, messageId }).every((each) => typeof each === 'string'))
+    throw invalid('headers', 'headers and messageId are strings');
+  if (ttlMs !== undefined && !Number.isSafeInteger(ttlMs)) throw invalid('ttlMs', 'ttlMs is a whole number');
   const request: Outgoing = { roomId, payload: bytes(payload), headers: { ...headers }, messageId };
   if (expectedLastSequence !== undefined)
     request.expectedLastSequence = uint64('expectedLastSequence', expectedLastSequence);
@@ -84,7 +87,11 @@ export async function publish(
     const messageId = message.messageId || (persist ? randomId() : '');
     const { attemptMs, totalMs, publishMs = Number.POSITIVE_INFINITY } = caller.limits;
     const policy = messageId
-      ? { totalMs: Math.min(windowMs, publishMs), lastBeginMs: windowMs - attemptMs, evenIfUnknown: true }
+      ? {
+          totalMs: Math.min(Math.max(windowMs, attemptMs), publishMs),
+          lastBeginMs: windowMs - attemptMs,
+          evenIfUnknown: true,
+        }
       : { totalMs: Math.min(totalMs, publishMs), unlessUnknown: true };
     try {
       const send = { ...message, messageId };

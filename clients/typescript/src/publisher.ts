@@ -11,6 +11,11 @@ import { DEFAULT_WINDOW_MS, type RoomSettings, type Settings } from './settings.
 import { after, Backoff, Changes, linked, sleep, timedOut } from './time.js';
 import { Watchdog } from './watchdog.js';
 
+/** How long the service may take to end a stream that is no longer needed. */
+const ENDING_MS = 1000;
+/** What the library of the service reports for a message that is larger than it reads. */
+const TOO_LARGE: readonly string[] = ['RESOURCE_EXHAUSTED', 'OUT_OF_RANGE'];
+
 /** Options of a publisher. */
 export interface PublisherOptions {
   /** The largest number of messages that are sent and unanswered: 1024. */
@@ -51,6 +56,10 @@ export class Publisher {
   readonly #changes = new Changes();
   #closing = false;
   #known: Settings = { persist: true, windowMs: DEFAULT_WINDOW_MS };
+  /** An answer has shown that `#known` is wrong. */
+  #outdated = false;
+  /** The last failure of a stream, and when the next one begins. */
+  #failed: { error: UnibusError; next: number } | undefined;
 
   /** Made by `Room.publisher`. */
   constructor(
@@ -73,6 +82,8 @@ export class Publisher {
   async publish(payload: Uint8Array | string, options: MessageOptions = {}): Promise<Published> {
     if (this.#closing) throw closedReason('publisher');
     const entry = this.#outbox.add(requestOf(this.roomId, payload, options));
+    const { error, next } = this.#failed ?? {};
+    if (error && next && this.#late(entry, next)) this.#fail(entry, error);
     this.#changes.announce();
     return entry.future.promise;
   }
@@ -115,11 +126,9 @@ export class Publisher {
     } catch {
       // only the end of the time or of the client comes here
       const error = UnibusError.from(stop.reason);
+      for (const entry of this.#outbox.sent) entry.unknown = true;
       this.#outbox.rewind();
-      for (const entry of this.#outbox.unsent) {
-        entry.unknown = true;
-        this.#fail(entry, error);
-      }
+      for (const entry of this.#outbox.unsent) this.#fail(entry, error);
     } finally {
       this.#closing = true;
     }
@@ -130,6 +139,7 @@ export class Publisher {
     let token: string | undefined;
     let problem: UnibusError | undefined;
     this.#outbox.begin();
+    this.#outdated = false;
     try {
       this.#known = await this.settings.get(this.roomId, { signal: stop });
       token = await this.caller.token(refusal, stop);
@@ -140,8 +150,12 @@ export class Publisher {
     }
     if (problem === undefined) return undefined;
     const pause = this.#backoff.next(problem);
-    this.#afterStream(problem, pause);
-    await sleep(pause, stop);
+    this.#failed = { error: problem, next: performance.now() + pause };
+    this.#afterStream(problem, this.#failed.next);
+    const answered = () => this.#closing && this.#outbox.size === 0;
+    await linked([stop], (signal, abort) =>
+      Promise.race([sleep(pause, signal), this.#changes.until(answered, signal)]).finally(() => abort(undefined)),
+    );
     return refusalOf(problem, token);
   }
 
@@ -161,16 +175,17 @@ export class Publisher {
       },
     });
     const take = (): Entry | undefined => {
-      const entry = problem || signal.aborted ? undefined : this.#outbox.take();
+      const entry = problem || this.#outdated || signal.aborted ? undefined : this.#takeInTime();
       if (entry === undefined) return undefined;
       // a message that may be stored keeps its id
       if (entry.ownId && !entry.unknown)
         entry.message.messageId = this.#known.persist ? entry.message.messageId || randomId() : '';
       return entry;
     };
-    const over = () => problem !== undefined || (this.#closing && this.#outbox.allSent);
+    const over = () => problem !== undefined || this.#outdated || (this.#closing && this.#outbox.allSent);
+    const unneeded = this.#changes.until(() => over() && this.#outbox.idle, signal);
     try {
-      await this.mailer.runRound(this.caller, {
+      const round = this.mailer.runRound(this.caller, {
         roomId: this.roomId,
         headers: authorization(token),
         signal,
@@ -186,10 +201,13 @@ export class Publisher {
         answer: (correlationId, outcome) => {
           watchdog.heard();
           this.caller.connection.heard();
-          problem = this.#answer(correlationId, outcome) ?? problem;
+          const error = this.#answer(correlationId, outcome);
+          // another token is needed, whatever else is wrong
+          if (problem?.outcomeClass !== 'new_token') problem = error ?? problem;
           this.#changes.announce();
         },
       });
+      await Promise.race([round, unneeded.then(() => sleep(ENDING_MS, signal))]);
     } catch (thrown) {
       throw signal.aborted ? signal.reason : thrown;
     } finally {
@@ -208,14 +226,20 @@ export class Publisher {
     if (outcome.case === 'result') {
       const { messageId } = entry.message;
       this.#backoff.reset();
+      this.#failed = undefined;
       this.#outbox.remove(entry);
       entry.future.resolve(publishedOf(outcome.value, messageId));
       // a room without ids stored the message, so it was created again as another kind of room
-      if (!messageId && outcome.value.sequence) this.settings.forget(this.roomId);
+      if (!messageId && outcome.value.sequence) {
+        this.settings.forget(this.roomId);
+        this.#outdated = true;
+      }
     }
     if (outcome.case !== 'error') return undefined;
     const error = UnibusError.fromStatus(outcome.value);
-    if (this.settings.learn(this.roomId, error) && entry.ownId && !entry.unknown && !entry.renamed) {
+    const refusedId = this.settings.learn(this.roomId, error);
+    this.#outdated ||= !this.settings.knows(this.roomId);
+    if (refusedId && entry.ownId && !entry.unknown && !entry.renamed) {
       entry.renamed = true;
       return error.with({ outcomeClass: 'again' });
     }
@@ -223,25 +247,47 @@ export class Publisher {
   }
 
   /** Whether a message that was sent is sent again after this error. Otherwise it fails. */
-  #again(entry: Entry, error: UnibusError, late = false): boolean {
-    const again = entry.repeatable(error) && !late;
+  #again(entry: Entry, error: UnibusError): boolean {
+    const again = entry.repeatable(error);
     entry.unknown ||= error.outcomeUnknown;
     if (!again) this.#fail(entry, error);
     return again;
   }
 
   /** Fails messages that must not be sent again. The others go first on the next stream. */
-  #afterStream(error: UnibusError, pause: number): void {
+  #afterStream(error: UnibusError, next: number): void {
     this.settings.learn(this.roomId, error);
-    const { attemptMs, publishMs = Number.POSITIVE_INFINITY } = this.caller.limits;
-    const lastBegin = Math.min(this.#known.windowMs - attemptMs, publishMs);
-    const next = performance.now() + pause;
+    const { idle, sent, unsent } = this.#outbox;
     // if nothing could be sent, every message has the same outcome
-    const hopeless = this.#outbox.idle && error.outcomeClass === 'final';
-    const late = (entry: Entry) => next - (entry.begun ?? next) > lastBegin;
-    for (const entry of this.#outbox.unsent) if (hopeless || late(entry)) this.#fail(entry, error);
-    for (const entry of this.#outbox.sent) this.#again(entry, error, late(entry));
+    const hopeless = idle && error.outcomeClass === 'final';
+    for (const entry of unsent) if (hopeless || this.#late(entry, next)) this.#fail(entry, error);
+    // of several messages the largest is too large, and the stream of the others broke
+    const tooLarge = sent.length > 1 && error.reason === '' && TOO_LARGE.includes(error.code);
+    const largest = Math.max(...sent.map(({ size }) => size));
+    const broken = error.with({ outcomeClass: 'again', outcomeUnknown: true });
+    for (const entry of sent) {
+      const own = tooLarge && entry.size < largest ? broken : error;
+      const again = this.#again(entry, own);
+      if (again && this.#late(entry, next)) this.#fail(entry, own);
+    }
     this.#outbox.rewind();
+  }
+
+  /** Whether the time of a message does not allow another attempt then (U11). Each has one whole attempt. */
+  #late(entry: Entry, next: number): boolean {
+    const { attemptMs, publishMs = Number.POSITIVE_INFINITY } = this.caller.limits;
+    const safeMs = this.#known.windowMs - attemptMs;
+    const lastBegin = Math.min(entry.unknown ? safeMs : Math.max(safeMs, attemptMs), publishMs);
+    return next - (entry.begun ?? performance.now()) > lastBegin;
+  }
+
+  /** The next message to send. The time of those before it was up meanwhile, for example while the token did not come. */
+  #takeInTime(): Entry | undefined {
+    for (let entry = this.#outbox.take(); entry; entry = this.#outbox.take()) {
+      if (!this.#late(entry, performance.now())) return entry;
+      this.#fail(entry, this.#failed?.error ?? timedOut('the time of the message is up'));
+    }
+    return undefined;
   }
 
   #fail(entry: Entry, error: UnibusError): void {

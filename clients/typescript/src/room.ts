@@ -24,12 +24,13 @@ export interface Shared {
   mailer: Mailer;
   settings: RoomSettings;
   /** What the client closes first (U27). */
-  subscriptions: Set<Subscription>;
+  subscriptions: Set<{ close(): Promise<void> }>;
   publishers: Set<Publisher>;
 }
 
 /** What may change in a room. */
-export type RoomChanges = Omit<MessageInitShape<typeof RoomSchema>, '$typeName' | '$unknown' | 'roomId'>;
+export type RoomChanges = Pick<MessageInitShape<typeof RoomSchema>, (typeof CHANGEABLE)[number]>;
+const CHANGEABLE = ['labels', 'retention', 'dedupeWindow', 'replicas'] as const;
 
 /** What a member may do: each role may also do what the roles before it may do. */
 export type RoleName = 'reader' | 'writer' | 'owner';
@@ -57,6 +58,8 @@ export class Room {
   /** Changes labels, retention, `dedupeWindow` or replicas: the fields that are set, or those that `paths` names. */
   async update(changes: RoomChanges, options: CallOptions & { paths?: string[] } = {}): Promise<RoomInfo> {
     const { caller, settings } = this.#shared;
+    const fixed = Object.keys(changes).find((each) => !CHANGEABLE.some((name) => name === each));
+    if (fixed !== undefined) throw invalid(fixed, `${fixed} of a room cannot change`);
     const room = { ...changes, roomId: this.id } as MessageInitShape<typeof RoomSchema>;
     const request = options.paths ? { room, updateMask: { paths: options.paths } } : { room };
     const answer = await caller.call(method.updateRoom, request, options);
@@ -107,16 +110,24 @@ export class Room {
 
   /** Calls the handler for each message, for ever (U15). Wait for `ended` of the subscription to learn why it ended. */
   subscribe(options: SubscribeOptions, handler: Handler): Subscription {
+    const subscription = this.#subscribe(options, handler, () => subscription.close());
+    return subscription;
+  }
+
+  #subscribe(options: SubscribeOptions, handler: Handler, close: () => Promise<void>): Subscription {
     const { caller, settings, sessions, subscriptions } = this.#shared;
-    const onEnded = () => subscriptions.delete(subscription);
+    const open = { close };
+    const onEnded = () => subscriptions.delete(open);
     const subscription = new Subscription(this.id, caller, sessions, settings, options, handler, onEnded);
-    subscriptions.add(subscription);
+    subscriptions.add(open);
     return subscription;
   }
 
   /** The messages of the room for `for await`, for ever (U15), one at a time. */
   messages(options: Omit<SubscribeOptions, 'concurrency'> = {}): Messages {
-    return new Messages((handler) => this.subscribe({ ...options, concurrency: 1 }, handler));
+    const close = () => messages.closeWithin(options.ackTimeoutMs);
+    const messages = new Messages((handler) => this.#subscribe({ ...options, concurrency: 1 }, handler, close));
+    return messages;
   }
 
   /** The stored messages (U28). */

@@ -5,8 +5,13 @@ import { durationMs } from '@bufbuild/protobuf/wkt';
 import type { Caller } from './caller.js';
 import { authorization, type Refusal } from './credentials.js';
 import { UnibusError } from './error.js';
-import type { ConsumeOpenSchema, ConsumeRequestSchema, ConsumeResponse } from './gen/unibus/v1/room_service_pb.js';
-import { after, Changes, onAbort } from './time.js';
+import {
+  ConsumeCommand,
+  type ConsumeOpenSchema,
+  type ConsumeRequestSchema,
+  type ConsumeResponse,
+} from './gen/unibus/v1/room_service_pb.js';
+import { after, Changes, onAbort, timedOut } from './time.js';
 import { Watchdog } from './watchdog.js';
 
 export type Open = MessageInitShape<typeof ConsumeOpenSchema>;
@@ -87,11 +92,21 @@ const OPENING_MS = 15_000;
 /** How long the service may take to confirm that rooms are closed. */
 const CLOSING_MS = 5000;
 
-/** A room on a stream. */
+/** A room on a stream. The frames of other rooms say nothing about it (U16). */
 interface OpenRoom {
   program: Listener;
-  /** Until the first frame of the room: the frames of other rooms say nothing about it. */
-  watchdog: Watchdog;
+  /** How long no frame of the room came, of the time that counts, and how long that may last. */
+  silentMs: number;
+  limitMs: number;
+  /** Another one with each frame `opened`. */
+  life: object;
+  close(): void;
+}
+
+/** An acknowledgement without an answer. */
+interface Sent {
+  sequence: bigint;
+  life: object;
 }
 
 /** One stream with its rooms. */
@@ -105,9 +120,12 @@ class Session {
       this.#abort.abort(error);
     },
     paused: () => this.#commands.push({ roomId: '', command: { case: 'ping', value: { nonce: 1n } } }),
+    counted: (ms) => this.#watchRooms(ms),
   });
   /** Undefined: the room was closed, and its `closed` frame has not come yet. */
   readonly #rooms = new Map<string, OpenRoom | undefined>();
+  /** By room, in their order. An answer can come when the room is closed, or open again. */
+  readonly #acks = new Map<string, Sent[]>();
   #begun = false;
   #token: string | undefined;
   #leaving = false;
@@ -128,23 +146,61 @@ class Session {
 
   open(roomId: string, open: Open, program: Listener): Lane {
     clearTimeout(this.#linger);
-    const send = (command: Command) => this.#commands.push({ roomId, command });
     const close = () => {
-      room.watchdog.stop();
       if (this.#rooms.get(roomId) !== room) return;
       this.#rooms.set(roomId, undefined);
-      send({ case: 'close', value: { roomId } });
+      this.#commands.push({ roomId, command: { case: 'close', value: { roomId } } });
       this.#rest();
     };
-    const silent = (error: UnibusError) => {
-      close();
-      program.end(error, this.#token);
+    const send = (command: Command) => {
+      if (command.case === 'ack')
+        this.#awaitAnswer(roomId, { sequence: command.value.sequence ?? 0n, life: room.life });
+      this.#commands.push({ roomId, command });
     };
     // the first frame of the stream comes first
-    const room = { program, watchdog: new Watchdog(OPENING_MS + 1000, { silent }) };
+    const room: OpenRoom = { program, silentMs: 0, limitMs: OPENING_MS + 1000, life: {}, close };
     this.#rooms.set(roomId, room);
     send({ case: 'open', value: open });
     return { send, close };
+  }
+
+  /** One timer of the stream serves all rooms. */
+  #watchRooms(ms: number): void {
+    for (const room of [...this.#rooms.values()]) {
+      if (room === undefined) continue;
+      room.silentMs += ms;
+      if (room.silentMs <= room.limitMs) continue;
+      room.close();
+      room.program.end(timedOut(`nothing came for ${room.limitMs} ms`), this.#token);
+    }
+  }
+
+  #awaitAnswer(roomId: string, sent: Sent): void {
+    const waiting = this.#acks.get(roomId);
+    if (waiting) waiting.push(sent);
+    else this.#acks.set(roomId, [sent]);
+  }
+
+  /** Notes what a frame answers. Whether that is of an earlier subscription of the room, or from before a move. */
+  #late(roomId: string, frame: Frame, life: object | undefined): boolean {
+    const waiting = this.#acks.get(roomId);
+    const [first] = waiting ?? [];
+    if (waiting === undefined || first === undefined) return false;
+    let owner = first;
+    let answered = 0;
+    if (frame.case === 'acked') {
+      // one confirmation can answer several
+      const { position } = frame.value;
+      while (waiting[answered]?.life === first.life && (waiting[answered]?.sequence ?? 0n) <= position) answered += 1;
+    } else if (frame.case === 'rejected' && frame.value.command === ConsumeCommand.ACK) {
+      const { sequence } = frame.value;
+      answered = waiting.findIndex((each) => each.sequence === sequence) + 1;
+      owner = waiting[answered - 1] ?? first;
+    }
+    if (answered === 0) return false;
+    waiting.splice(0, answered);
+    if (waiting.length === 0) this.#acks.delete(roomId);
+    return owner.life !== life;
   }
 
   async #run(refusal: Refusal | undefined): Promise<void> {
@@ -179,11 +235,17 @@ class Session {
       if (error?.reason === 'DRAINING' || error?.outcomeClass === 'new_token') this.#leaving = true;
       this.#drop(roomId, error);
     } else if (frame.case !== 'pong') {
-      const interval = frame.case === 'opened' ? frame.value.heartbeatInterval : undefined;
-      if (interval) this.#watchdog.heard(Math.max(SILENCE_MIN_MS, 2 * durationMs(interval)));
       const room = this.#rooms.get(roomId);
-      room?.watchdog.stop();
-      room?.program.frame(frame);
+      const late = this.#late(roomId, frame, room?.life);
+      if (room === undefined) return;
+      room.silentMs = 0;
+      if (frame.case === 'opened') {
+        const { heartbeatInterval } = frame.value;
+        room.life = {};
+        room.limitMs = heartbeatInterval ? Math.max(SILENCE_MIN_MS, 2 * durationMs(heartbeatInterval)) : OPENING_MS;
+        this.#watchdog.heard(room.limitMs);
+      }
+      if (!late) room.program.frame(frame);
     }
   }
 
@@ -191,7 +253,6 @@ class Session {
     const room = this.#rooms.get(roomId);
     this.#rooms.delete(roomId);
     this.#rest();
-    room?.watchdog.stop();
     room?.program.end(error, this.#token);
   }
 

@@ -27,12 +27,32 @@ export class RoomSettings {
     const known = this.#known.get(roomId);
     if (known) return known;
     if (timeoutMs !== Number.POSITIVE_INFINITY) return this.#ask(roomId, { signal, timeoutMs });
-    let asked = this.#asked.get(roomId);
-    if (asked === undefined) {
-      asked = this.#ask(roomId, {}).finally(() => this.#asked.delete(roomId));
+    const asked = this.#asked.get(roomId);
+    if (asked === undefined) return this.#share(roomId, this.#ask(roomId, {}), signal);
+    const begun = performance.now();
+    try {
+      return await this.#share(roomId, asked, signal);
+    } catch (thrown) {
+      // the time of whoever asked is up, and not that of this one (U9)
+      if (!(thrown instanceof UnibusError) || thrown.outcomeClass !== 'again') throw thrown;
+      const leftMs = this.caller.limits.totalMs - (performance.now() - begun);
+      if (leftMs <= 0) throw thrown;
+      const next = this.#asked.get(roomId) ?? this.#ask(roomId, { timeoutMs: leftMs });
+      return this.#share(roomId, next, signal);
+    }
+  }
+
+  #share(roomId: string, asked: Promise<Settings>, signal: AbortSignal | undefined): Promise<Settings> {
+    if (!this.#asked.has(roomId)) {
       this.#asked.set(roomId, asked);
+      const forget = () => this.#asked.delete(roomId);
+      asked.then(forget, forget);
     }
     return signal ? unless(asked, signal) : asked;
+  }
+
+  knows(roomId: string): boolean {
+    return this.#known.has(roomId);
   }
 
   forget(roomId: string): void {

@@ -1,12 +1,17 @@
 // A subscription that goes on for ever (U15 to U27).
 
 import { type Timestamp, timestampFromDate } from '@bufbuild/protobuf/wkt';
-import type { Caller } from './caller.js';
+import { type Caller, checkRequest } from './caller.js';
 import { type Refusal, refusalOf } from './credentials.js';
 import { Credit } from './credit.js';
-import { UnibusError } from './error.js';
+import { invalid, UnibusError } from './error.js';
 import type { Message } from './gen/unibus/v1/message_pb.js';
-import { ConsumeCommand, type ConsumeRejected, RoomService } from './gen/unibus/v1/room_service_pb.js';
+import {
+  ConsumeCommand,
+  type ConsumeRejected,
+  RoomService,
+  SubscribeRequestSchema,
+} from './gen/unibus/v1/room_service_pb.js';
 import { GapReason, type Opened } from './gen/unibus/v1/subscription_pb.js';
 import { atLeastOne, uint64 } from './numbers.js';
 import { Position, type StartInit, type Watermark } from './position.js';
@@ -69,6 +74,9 @@ export interface SubscribeOptions {
 /** Processes a message. The message counts as processed when the handler has returned or its promise is fulfilled (U19). */
 export type Handler = (message: Message) => unknown;
 
+/** How long the end waits for the last acknowledgement (U20). */
+export const ACK_TIMEOUT_MS = 5000;
+
 /** Thrown by a handler to end the subscription without an error. */
 export const STOP = Symbol('stop');
 
@@ -84,7 +92,11 @@ export function startOf(start: StartAt | undefined): StartInit {
 }
 
 /** A time of the program, with all its digits (U29). */
-export const timeOf = (time: Timestamp | Date): Timestamp => (time instanceof Date ? timestampFromDate(time) : time);
+export function timeOf(time: Timestamp | Date): Timestamp {
+  if (!(time instanceof Date)) return time;
+  if (Number.isNaN(time.getTime())) throw invalid('time', 'a Date is no time');
+  return timestampFromDate(time);
+}
 
 /** What waits for the program. A message of an earlier log or position must not count for a later one. */
 type Item = { message: Message; processed: Watermark } | { event: SubscriptionEvent };
@@ -128,6 +140,8 @@ export class Subscription {
   #endAttempt: (ended: Ended) => void = () => {};
   #persisted = true;
   #acknowledged = 0;
+  /** The last acknowledgement was refused for good. */
+  #refused = false;
   #ackTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #changes = new Changes();
 
@@ -145,7 +159,10 @@ export class Subscription {
     atLeastOne({ concurrency, prefetchMessages, prefetchBytes });
     this.#concurrency = concurrency;
     this.#credit = new Credit(prefetchMessages, prefetchBytes);
-    this.#position = new Position(!!options.subscriber, startOf(options.start));
+    const start = startOf(options.start);
+    const { subscriber = '' } = options;
+    checkRequest(SubscribeRequestSchema, { roomId, subscriber, start });
+    this.#position = new Position(!!subscriber, start);
     this.ended = linked([options.signal, caller.closed], (cancelled) => this.#run(cancelled)).finally(onEnded);
   }
 
@@ -377,6 +394,7 @@ export class Subscription {
     this.#acknowledged = this.#position.processed.count;
     const value = this.#acknowledgement();
     // before `opened` the generation is not known, and what is processed is acknowledged then
+    this.#refused = false;
     if (value && this.#openSince !== undefined) this.#lane?.send({ case: 'ack', value });
   }
 
@@ -396,21 +414,25 @@ export class Subscription {
     } else if (command === ConsumeCommand.ACK && error?.outcomeClass === 'again') {
       clearTimeout(this.#ackTimer);
       this.#ackTimer = after(this.#backoff.next(error), () => this.#acknowledge());
-    } else if (error?.reason === 'TAKEN_OVER') {
-      this.#outcome.resolve({ error });
+    } else if (command === ConsumeCommand.ACK) {
+      this.#refused = true;
+      this.#changes.announce();
+      if (error?.reason === 'TAKEN_OVER') this.#outcome.resolve({ error });
     }
     // after other refusals the frame `closed` follows
   }
 
   /** Waits until the last acknowledgement is confirmed, by a call if the stream is gone (U20). Without it the messages come again. */
   async #flush(cancelled: AbortSignal): Promise<void> {
-    const { ackTimeoutMs = 5000 } = this.options;
+    const { ackTimeoutMs = ACK_TIMEOUT_MS } = this.options;
     this.#acknowledge();
     const confirmed = async (limit: AbortSignal) => {
       for (let request = this.#acknowledgement(); request; request = this.#acknowledgement()) {
         const lane = this.#lane;
         if (lane) {
-          await this.#changes.until(() => this.#acknowledgement() === undefined || this.#lane !== lane, limit);
+          const answered = () => this.#refused || this.#acknowledgement() === undefined;
+          await this.#changes.until(() => answered() || this.#lane !== lane, limit);
+          if (this.#refused) return;
         } else {
           const { method } = RoomService;
           const { position } = await this.caller.call(method.acknowledge, request, { signal: limit });

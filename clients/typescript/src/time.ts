@@ -7,6 +7,9 @@ const MOST_MS = 2000;
 /** The longest time that a timer of JavaScript takes. A timer with more fires at once. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
+/** A time for the library, which neither takes an infinite one nor can send more than eight digits of it. */
+export const libraryMs = (ms: number): number | undefined => (ms < 1e8 ? Math.ceil(ms) : undefined);
+
 /** Calls back after a time, which may be infinite. */
 export const after = (ms: number, callback: () => void): ReturnType<typeof setTimeout> =>
   setTimeout(callback, Math.min(ms, TIMER_MAX_MS));

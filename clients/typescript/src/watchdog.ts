@@ -6,6 +6,7 @@ import { timedOut } from './time.js';
 const TICK_MS = 250;
 // a tick that comes late counts for no more
 const COUNTED_MS = 1000;
+const LATE_MS = 2 * TICK_MS;
 const PAUSE_MS = 5000;
 
 /** What a watchdog does. */
@@ -16,6 +17,8 @@ export interface Alarms {
   paused?(): void;
   /** Whether nothing is awaited now. */
   idle?(): boolean;
+  /** So much more time counts. */
+  counted?(ms: number): void;
 }
 
 /**
@@ -27,6 +30,7 @@ export class Watchdog {
   #silentMs = 0;
   #limitMs: number;
   #asked = false;
+  #late = false;
   #last: number;
 
   constructor(
@@ -55,6 +59,9 @@ export class Watchdog {
     const passed = now - this.#last;
     this.#last = now;
     const paused = passed > PAUSE_MS || passed < 0;
+    // after one late tick the program has yet to read what came meanwhile; if all are late, it had the time
+    const stalled = passed > LATE_MS && !this.#late;
+    this.#late = passed > LATE_MS;
     if (this.alarms.idle?.()) {
       this.heard();
     } else if (paused && !this.#asked) {
@@ -63,8 +70,12 @@ export class Watchdog {
       this.#asked = true;
       this.alarms.paused?.();
     } else {
-      this.#silentMs += Math.min(passed, paused ? passed : COUNTED_MS);
-      if (this.#silentMs <= this.#limitMs) return;
+      const counted = Math.min(passed, paused ? passed : stalled ? TICK_MS : COUNTED_MS);
+      this.#silentMs += counted;
+      if (this.#silentMs <= this.#limitMs) {
+        this.alarms.counted?.(counted);
+        return;
+      }
       this.stop();
       this.alarms.silent(timedOut(`nothing came for ${this.#limitMs} ms`), this.#limitMs);
     }

@@ -1,7 +1,10 @@
+import { type AddressInfo, createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { describe, expect, test, vi } from 'vitest';
 import { MessageSchema } from '../src/gen/unibus/v1/message_pb.js';
 import { connect } from '../src/node.js';
+import { connect as connectWeb } from '../src/web.js';
 import { Code, fake, refusal, WIRES } from './support/service.js';
 
 async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
@@ -82,6 +85,24 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     expect(service.calls.publish).toBe(2);
   });
 
+  test.each(['', ' \n'])('an empty token "%s" is not left out', async (token) => {
+    // Goal: U8. Method: a function that returns such a token, and a fixed one.
+    const service = await fake(wire);
+    const client = service.client({ token: () => token, allowPlaintextToken: true, totalTimeoutMs: 300 });
+    await expect(client.room('r').get()).rejects.toMatchObject({ outcomeClass: 'again', outcomeUnknown: false });
+    expect(() => service.client({ token, allowPlaintextToken: true })).toThrow(/empty/);
+    expect(service.calls).toEqual({});
+  });
+
+  test('the last error tells more than a token that did not come in what was left', async () => {
+    // Goal: U9. Method: the first attempt is refused for a moment; then the token function hangs.
+    const getRoom = () => Promise.reject(refusal(Code.Unavailable, 'NATS_UNAVAILABLE', { retryMs: 200 }));
+    const service = await fake(wire, { getRoom });
+    const token = () => (service.calls.getRoom ? new Promise<string>(() => {}) : 'token');
+    const get = service.client({ token, allowPlaintextToken: true }).room('r').get({ timeoutMs: 400 });
+    await expect(get).rejects.toMatchObject({ reason: 'NATS_UNAVAILABLE', outcomeUnknown: false });
+  });
+
   test('a token that no header can have is not sent, and not shown', async () => {
     // Goal: U8. Method: a function that returns such a token, and a fixed one.
     const service = await fake(wire);
@@ -96,18 +117,54 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     expect(() => service.client({ ...options, token: 'secret\nvalue' })).toThrow(/no header/);
   });
 
-  test('an infinite time of an attempt is no time of nothing', async () => {
+  test.each([Number.POSITIVE_INFINITY, 3e9])('a very long time is no time of nothing: %s', async (ms) => {
+    // Goal: U9. Method: a time that no timer takes, for calls and for a publisher.
+    const value = { sequence: 1n };
+    const service = await fake(wire, {
+      async *publishStream(requests) {
+        for await (const { correlationId } of requests) yield { correlationId, outcome: { case: 'result', value } };
+      },
+      publishBatch: async () => {
+        await sleep(50);
+        return { results: [{ outcome: { case: 'result', value } }] };
+      },
+    });
+    const room = service.client({ attemptTimeoutMs: ms, totalTimeoutMs: ms, publishTimeoutMs: ms }).room('r');
+    expect(await room.get({ timeoutMs: ms })).toMatchObject({ persist: true });
+    const publisher = room.publisher();
+    expect(await publisher.publish('x')).toMatchObject(value);
+    await publisher.close();
+  });
+
+  test('a setting of a room that cannot change is not ignored', async () => {
     const service = await fake(wire);
-    const client = service.client({ attemptTimeoutMs: Number.POSITIVE_INFINITY });
-    expect(await client.room('r').get()).toMatchObject({ persist: true });
+    const room = service.client().room('r');
+    const wrong = { persist: false, replicas: 3 } as { replicas: number };
+    await expect(room.update(wrong)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', fields: ['persist'] });
+    expect(service.calls).toEqual({});
+  });
+
+  test('the text of an error says why there is no connection', async () => {
+    // Goal: U9. Method: nobody listens at the port any more.
+    const server = createServer();
+    await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+    const address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    await new Promise((done) => server.close(done));
+    const client = wire === 'node' ? connect(address) : connectWeb(address);
+    const error = await client
+      .room('r')
+      .get({ timeoutMs: 300 })
+      .catch((error) => error);
+    expect(error).toMatchObject({ outcomeClass: 'again', message: expect.stringContaining('ECONNREFUSED') });
+    await client.close();
   });
 
   test.each([
-    { options: { afterSequence: 2n, beforeSequence: 6n }, is: [3, 4, 5] },
-    { options: { beforeSequence: 3n }, is: [1, 2] },
-    { options: { direction: 'backwards', afterSequence: 7n } as const, is: [9, 8] },
-    { options: { direction: 'backwards', afterSequence: 2n, beforeSequence: 6n } as const, is: [5, 4, 3] },
-  ])('history keeps to the bounds in both directions: %o', async ({ options, is }) => {
+    { options: { afterSequence: 2n, beforeSequence: 6n }, is: [3, 4, 5], pages: 2 },
+    { options: { beforeSequence: 3n }, is: [1, 2], pages: 1 },
+    { options: { direction: 'backwards', afterSequence: 7n } as const, is: [9, 8], pages: 1 },
+    { options: { direction: 'backwards', afterSequence: 2n, beforeSequence: 6n } as const, is: [5, 4, 3], pages: 2 },
+  ])('history keeps to the bounds in both directions: %o', async ({ options, is, pages }) => {
     // Goal: U28. Method: a log of nine messages in pages of two.
     const log = Array.from({ length: 9 }, (_, at) => BigInt(at + 1));
     const service = await fake(wire, {
@@ -128,6 +185,7 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     });
     const messages = await all(service.client().room('r').history(options));
     expect(messages.map(({ sequence }) => Number(sequence))).toEqual(is);
+    expect(service.calls.history).toBe(pages);
   });
 });
 
@@ -153,3 +211,7 @@ test.each(['https://example.com/unibus', 'https://user:pass@example.com', 'https
     expect(() => connect(address)).toThrow(/only a host and a port/);
   },
 );
+
+test.each(['ca', 'cert', 'key'])('%s that cannot be read is reported at once', (what) => {
+  expect(() => connect('https://127.0.0.1:1', { [what]: 'no PEM' })).toThrow(/ca has no certificate|cannot be read/);
+});

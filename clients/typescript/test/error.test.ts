@@ -44,6 +44,8 @@ const ROWS: Row[] = [
   { code: 'ResourceExhausted', outcomeClass: 'final', unknown: false },
   { code: 'PermissionDenied', outcomeClass: 'final', unknown: false },
   { code: 'Unimplemented', outcomeClass: 'final', unknown: false },
+  { code: 'Unavailable', reason: '', outcomeClass: 'final', unknown: false },
+  { code: 'NotFound', reason: '', retryMs: 100, outcomeClass: 'again', unknown: false },
   // what another service or a proxy says counts as no reason
   { code: 'Unavailable', reason: 'NO_ROUTE', domain: 'example.com', outcomeClass: 'again', unknown: true },
 ];

@@ -48,6 +48,16 @@ test('a subscription without a name resumes after its last cursor, and before th
   expect(position.toAcknowledge).toBeUndefined();
 });
 
+test.each([true, false])('before the first message it resumes after the cursor of opened: durable %s', (durable) => {
+  // Goal: U18, U22. Method: the frame has a cursor, which says of which log it is; then the log is another one.
+  const position = new Position(durable, { at: { case: 'new', value: {} } });
+  position.opened(create(OpenedSchema, { position: 5n, cursor: 'c5' }), true);
+  position.saw(8n);
+  expect(position.start(true)).toEqual({ at: { case: 'afterCursor', value: 'c5' } });
+  expect(position.recreated(reason('CURSOR_EXPIRED'))).toBe(true);
+  expect(position.start(true)).toEqual(ALL);
+});
+
 test('an ephemeral room has no place to resume, and each of its messages is new', () => {
   const position = new Position(false, {});
   position.opened(opened(0n, false), true);
@@ -83,6 +93,16 @@ test.each([
   expect(deliver(position, at.position + 1n, 3n)).toContain(2n);
   position.processed.begin(message(at.position + 1n))();
   expect(position.toAcknowledge).toBe(at.position + 1n);
+});
+
+test('a durable subscriber that processed nothing begins where a new one begins', () => {
+  // Goal: U22. Method: it stood at 50, and is a new one of a log that may be another.
+  const position = new Position(true, ALL);
+  position.opened(opened(50n), true);
+  deliver(position, 51n, 52n);
+  expect(position.start(true)).toEqual(ALL);
+  expect(position.opened(opened(0n, false), true)).toBe(true);
+  expect(deliver(position, 1n, 2n)).toEqual([1n, 2n]);
 });
 
 test('a part of a gap is reported once', () => {

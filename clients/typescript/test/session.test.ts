@@ -2,9 +2,9 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
-import type { SessionCommandRequest } from '../src/gen/unibus/v1/room_service_pb.js';
+import { ConsumeCommand, type SessionCommandRequest } from '../src/gen/unibus/v1/room_service_pb.js';
 import type { SubscriptionEvent } from '../src/subscription.js';
-import { Code, closed, type Fake, fake, refusal } from './support/service.js';
+import { Code, closed, type Fake, fake, refusal, status } from './support/service.js';
 
 /** Follows rooms. Returns their events and ends. */
 function follow(service: Fake, rooms: string[], client = service.client()) {
@@ -187,3 +187,54 @@ test('a room that is subscribed twice takes a second session, and a slow one hol
   await vi.waitFor(() => expect(counts).toEqual([100, 100, 100]));
   expect(await stuck).toBe('cancelled');
 });
+
+test('a room that gets no frames is noticed while another one of the session gets them', async () => {
+  // Goal: U16. Method: heartbeats each 500 ms for one of two rooms.
+  const service = await fake('web');
+  const [one, two] = follow(service, ['one', 'two']);
+  const stream = await service.stream(0);
+  for (const roomId of ['one', 'two']) stream.opened(0n, { roomId, heartbeatMs: 500 });
+  for (let n = 0; n < 5; n += 1) {
+    await sleep(400);
+    stream.send({ case: 'heartbeat', value: { position: 0n } }, 'one');
+  }
+  const [, gone] = two?.events ?? [];
+  expect(gone).toMatchObject({ type: 'disconnected', error: { code: 'DEADLINE_EXCEEDED', outcomeClass: 'again' } });
+  expect(one?.events.map(({ type }) => type)).toEqual(['opened']);
+  const again = await service.stream(1);
+  again.opened(0n, { roomId: 'two' });
+  await vi.waitFor(() => expect(two?.events.at(-1)?.type).toBe('opened'));
+});
+
+test.each([false, true])(
+  'a late TAKEN_OVER of an earlier subscription does not end its successor: %s',
+  async (acked) => {
+    // Goal: U15, U20. Method: the room is closed and opened again in one session; then the first acknowledgement is refused, before
+    // or after the successor has sent the same one.
+    const service = await fake('web');
+    const options = { subscriber: 's', ackIntervalMs: 10, ackTimeoutMs: 100 };
+    const { ended } = service
+      .client()
+      .room('r')
+      .subscribe(options, () => {});
+    const end = ended.then(
+      () => 'closed',
+      (error) => error,
+    );
+    const stream = await service.stream(0);
+    stream.opened(0n);
+    stream.messages(1n, 1n);
+    await vi.waitFor(() => expect(stream.of('ack')).toHaveLength(1));
+    stream.send(closed(Code.Unavailable, 'NATS_UNAVAILABLE', { retryMs: 1 }));
+    await vi.waitFor(() => expect(stream.of('open')).toHaveLength(2));
+    const error = status(Code.Aborted, 'TAKEN_OVER');
+    const refuse = () => stream.send({ case: 'rejected', value: { command: ConsumeCommand.ACK, sequence: 1n, error } });
+    if (!acked) refuse();
+    stream.opened(0n, { generation: 2n, resumed: true });
+    await vi.waitFor(() => expect(stream.of('ack')).toHaveLength(2));
+    if (acked) refuse();
+    expect(await Promise.race([end, sleep(300)])).toBeUndefined();
+    refuse();
+    expect(await end).toMatchObject({ reason: 'TAKEN_OVER' });
+  },
+);

@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test, vi } from 'vitest';
+import { UnibusError } from '../src/error.js';
 import type { Message } from '../src/gen/unibus/v1/message_pb.js';
+import { ConsumeCommand } from '../src/gen/unibus/v1/room_service_pb.js';
 import type { SubscribeOptions, SubscriptionEvent } from '../src/subscription.js';
 import { Deferred } from '../src/time.js';
-import { Code, closed, type Fake, fake, refusal, WIRES } from './support/service.js';
+import { Code, closed, type Fake, fake, refusal, status, WIRES } from './support/service.js';
 
 const HOURS_MS = 3_600_000;
 
@@ -57,6 +59,25 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     await vi.waitFor(() => expect(acks().at(-1)?.value.sequence).toBe(2n));
     stream.send({ case: 'acked', value: { position: 2n } });
     await subscription.close();
+  });
+
+  test('a late confirmation from before a move confirms nothing after it', async () => {
+    // Goal: U20, U22. Method: the subscriber is moved back while an acknowledgement is under way; then the subscription is closed.
+    const service = await fake(wire);
+    const { subscription, gate, begun } = follow(service, { subscriber: 's' });
+    gate.resolve();
+    const stream = await opening(service, 1);
+    stream.opened(50n);
+    stream.messages(51n, 51n);
+    await vi.waitFor(() => expect(stream.of('ack').at(-1)?.value.sequence).toBe(51n));
+    stream.opened(0n, { resumed: true });
+    stream.send({ case: 'acked', value: { position: 51n } });
+    stream.messages(1n, 2n);
+    await vi.waitFor(() => expect(begun).toEqual([51, 1, 2]));
+    const close = subscription.close();
+    await vi.waitFor(() => expect(stream.of('ack').at(-1)?.value.sequence).toBe(2n));
+    stream.send({ case: 'acked', value: { position: 2n } });
+    await close;
   });
 
   test('a durable subscriber that was deleted resumes after what it has processed, and notices a new log', async () => {
@@ -245,6 +266,70 @@ describe.each(WIRES)('over the wire of %s', (wire) => {
     stream.send({ case: 'acked', value: { position: 1n } });
     await loop;
     expect(got).toEqual([1n]);
+  });
+
+  test('a loop that was left without a word does not hold back the close of the client', async () => {
+    // Goal: U27. Method: the program asks for one message, and never for the next one.
+    const service = await fake(wire);
+    const client = service.client();
+    const messages = client.room('r').messages({ ackTimeoutMs: 100 });
+    const first = messages.next();
+    const stream = await opening(service, 1);
+    stream.opened(0n);
+    stream.messages(1n, 2n);
+    expect((await first).value?.sequence).toBe(1n);
+    await client.close();
+    expect(await messages.next()).toEqual({ value: undefined, done: true });
+  });
+
+  test('what is opened while the client is closed ends', async () => {
+    // Goal: U27. Method: a handler that runs meanwhile opens a subscription, a publisher and a loop.
+    const service = await fake(wire);
+    const client = service.client();
+    const closing = new Deferred<void>();
+    const late: Promise<unknown>[] = [];
+    client.room('r').subscribe({}, async () => {
+      await closing.promise;
+      const { end } = follow(service, {}, client);
+      late.push(end, client.room('s').messages().next(), client.room('s').publisher().publish('x'));
+    });
+    const stream = await opening(service, 1);
+    stream.opened(0n);
+    stream.messages(1n, 1n);
+    await sleep(50);
+    const closed = client.close();
+    closing.resolve();
+    await closed;
+    const ends = await Promise.allSettled(late);
+    expect(ends).toHaveLength(3);
+    await client.close();
+  });
+
+  test('an acknowledgement that is refused for good is not waited for', async () => {
+    // Goal: U20, U27. Method: the subscriber is deleted while the subscription is closed.
+    const service = await fake(wire);
+    const { subscription, gate, begun, end } = follow(service, { subscriber: 's', ackIntervalMs: HOURS_MS });
+    gate.resolve();
+    const stream = await opening(service, 1);
+    stream.opened(0n);
+    stream.messages(1n, 1n);
+    await vi.waitFor(() => expect(begun).toEqual([1]));
+    const begin = performance.now();
+    const close = subscription.close();
+    await vi.waitFor(() => expect(stream.of('ack')).toHaveLength(1));
+    const error = status(Code.NotFound, 'SUBSCRIBER_NOT_FOUND');
+    stream.send({ case: 'rejected', value: { command: ConsumeCommand.ACK, sequence: 1n, error } });
+    await close;
+    expect(await end).toBe('closed');
+    expect(performance.now() - begin).toBeLessThan(3000);
+  });
+
+  test('a start that cannot be sent is a mistake of the program', async () => {
+    const client = (await fake(wire)).client();
+    const start = { since: new Date(Number.NaN) };
+    expect(() => client.room('r').subscribe({ start }, () => {})).toThrow(/no time/);
+    const wrong = { since: { seconds: 'x', nanos: 0 } } as unknown as { since: Date };
+    expect(() => client.room('r').subscribe({ start: wrong }, () => {})).toThrow(UnibusError);
   });
 
   test('a program may ask for several messages at once', async () => {

@@ -109,6 +109,18 @@ test('a tick that comes late counts for no more than a second', () => {
   expect(happened).toEqual(['silent 10000']);
 });
 
+test('a stall that is no pause is no silence', () => {
+  // Goal: U16. Method: frames come each 500 ms; the process stalls for 3 s, and reads after the tick that follows.
+  const { watchdog, pass, happened } = watched(1000);
+  pass(250, 2);
+  pass(3000);
+  watchdog.heard();
+  pass(250, 4);
+  expect(happened).toEqual([]);
+  pass(250);
+  expect(happened).toEqual(['silent 1000']);
+});
+
 test('nothing is noticed while nothing is awaited', () => {
   const { pass, happened } = watched(1000, () => true);
   pass(500, 100);

@@ -165,4 +165,4 @@ export async function fake(wire: WireName, methods: Partial<ServiceImpl<typeof R
 /** A status as the frame that closes a room. */
 export const closed = (...all: Parameters<typeof status>): FrameInit => ({ case: 'closed', value: status(...all) });
 
-export { Code };
+export { Code, ConnectError };

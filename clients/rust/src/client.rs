@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, future, sync::Arc, time::Duration};
 use unibus::v1::{self, ListRoomsRequest};
 
 use crate::{
-    connection::{Connection, TokenSupplier},
+    connection::{Connection, TokenSupplier, bearer},
     error::Result,
     ids::random_id,
     retry::{Times, call, list},
@@ -35,6 +35,7 @@ impl Client {
             ca: None,
             identity: None,
             token: None,
+            has_wrong_token: false,
             allows_plaintext_token: false,
             receive_limit: 16 * 1024 * 1024,
             times: Times { attempt: Duration::from_secs(10), total: Duration::from_secs(60) },
@@ -94,6 +95,8 @@ pub struct ClientBuilder {
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) token: Option<TokenSupplier>,
+    /// The fixed token is one that no header can carry.
+    pub(crate) has_wrong_token: bool,
     pub(crate) allows_plaintext_token: bool,
     pub(crate) receive_limit: usize,
     pub(crate) times: Times,
@@ -115,7 +118,9 @@ impl ClientBuilder {
     /// Sends this token with each call. When it expires, calls fail and subscriptions end.
     pub fn token(self, token: impl Into<String>) -> Self {
         let token = token.into();
-        self.token_from(move || future::ready(Ok::<_, std::convert::Infallible>(token.clone())))
+        let has_wrong_token = bearer(&token).is_none();
+        let fixed = self.token_from(move || future::ready(Ok::<_, std::convert::Infallible>(token.clone())));
+        Self { has_wrong_token, ..fixed }
     }
 
     /// Asks this function for a token for each attempt of each call, and again after a token was refused (U8).
@@ -127,6 +132,7 @@ impl ClientBuilder {
         F: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
+        self.has_wrong_token = false;
         self.token = Some(Box::new(move || {
             let token = supplier();
             Box::pin(async move { token.await.map_err(Into::into) })
@@ -161,8 +167,8 @@ impl ClientBuilder {
     /// Makes the client. Nothing is sent.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if the address or a certificate cannot be used, if a token would go over plaintext (U5), and
-    /// outside of tokio's runtime.
+    /// `INVALID_ARGUMENT` if the address, a certificate or a fixed token cannot be used, if a token would go over plaintext
+    /// (U5), and outside of tokio's runtime.
     pub fn build(self) -> Result<Client> {
         let times = self.times;
         Ok(Client { connection: Arc::new(Connection::new(self)?), times })

@@ -195,6 +195,7 @@ impl Room {
         let mut request = message.request(self, facts)?;
         let first = Instant::now();
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
+        let mut last_error = None;
         loop {
             let limit = times.attempt.min(remaining());
             let attempt = connection.attempt(limit, &mut tokens, request.clone(), &|mut stub, request| async move {
@@ -219,8 +220,9 @@ impl Room {
             let next = later(Instant::now(), backoff.next(&error));
             let is_late = next > facts.last_begin(first, times) || deadline.is_some_and(|end| next >= end);
             if is_late || !facts.may_repeat(&error) {
-                return Err(of_message(error));
+                return Err(of_message(error.unless_cut_short(limit < times.attempt, last_error)));
             }
+            last_error = Some(error);
             connection.sleep_until(next).await.map_err(of_message)?;
         }
     }

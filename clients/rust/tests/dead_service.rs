@@ -5,11 +5,13 @@
 
 use std::{convert::Infallible, future, time::Duration};
 
+use futures_util::StreamExt;
 use tokio::{
     net::TcpListener,
+    sync::mpsc,
     time::{self, Instant},
 };
-use unibus_client::{Client, Code, Error, NewMessage};
+use unibus_client::{Class, Client, Code, Event, NewMessage};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Nobody listens there.
@@ -56,14 +58,26 @@ async fn a_token_function_that_hangs_takes_no_longer_than_a_call_may() {
 }
 
 #[tokio::test]
-async fn a_token_function_that_panics_leaves_nobody_waiting() {
-    let panics = || async { if true { panic!("no token") } else { Ok::<_, Infallible>(String::new()) } };
+async fn a_token_function_that_panics_counts_as_one_that_fails() {
+    let panics = || -> future::Ready<Result<String, Infallible>> { panic!("no token") };
     let client = Client::builder(silent().await).allow_plaintext_token().token_from(panics).build().unwrap();
-    let run = client.room("room").subscribe().run(async |_| Ok::<_, Error>(()));
-    assert!(within(SECOND, run).await.unwrap_err().is_cancelled());
-    let publisher = client.room("room").publisher().start();
+    let room = client.with_times(SECOND / 5, SECOND / 2).room("room");
+    let error = within(SECOND, room.get()).await.unwrap_err();
+    assert!(error.class() == Class::Again && !error.is_outcome_unknown(), "{error}");
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let subscription = room.subscribe().on_event(move |event| report.send(event).unwrap());
+    let mut messages = subscription.messages();
+    let goes_on = async {
+        tokio::select! {
+            ended = messages.next() => panic!("it has ended: {ended:?}"),
+            event = reports.recv() => event,
+        }
+    };
+    assert!(matches!(within(SECOND, goes_on).await, Some(Event::Disconnected { .. })));
+    within(SECOND, messages.close()).await.unwrap();
+    let publisher = room.publisher().start();
     let receipt = publisher.send("text").await.unwrap();
-    assert!(within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());
+    assert!(!within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());
     within(SECOND, publisher.close()).await;
     within(SECOND, client.close()).await;
 }
@@ -118,5 +132,5 @@ async fn a_service_that_speaks_another_protocol_may_be_replaced() {
     });
     let client = Client::builder(address).total_time(SECOND / 2).build().unwrap();
     let error = client.room("room").get().await.unwrap_err();
-    assert_eq!(error.class(), unibus_client::Class::Again, "{error}");
+    assert_eq!(error.class(), Class::Again, "{error}");
 }

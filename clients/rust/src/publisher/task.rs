@@ -180,7 +180,7 @@ impl PublisherTask {
         let mut tokens = mem::take(&mut self.tokens);
         let token = self.finish(tokens.next(&connection, deadline)).await;
         self.tokens = tokens;
-        let request = with_token(ReceiverStream::new(sent), token?.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token?);
         let opened = self.finish(time::timeout_at(deadline, stub.publish_stream(request))).await;
         let mut answers = opened.map_err(|_| late())??.into_inner();
         // the time of a message may have ended meanwhile

@@ -80,7 +80,7 @@ impl<'a> OpenStream<'a> {
             }
         };
         let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
-        let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token);
         let (connection_number, mut stub) = connection.stub();
         let answer = time::timeout_at(now + OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
             connection.renew(connection_number);

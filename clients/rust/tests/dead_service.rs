@@ -47,6 +47,16 @@ async fn the_programs_deadline_ends_a_message_of_a_publisher_that_cannot_connect
 }
 
 #[tokio::test]
+async fn a_message_that_no_stream_can_carry_is_refused_before_it_is_sent() {
+    let publisher = Client::new(CLOSED).unwrap().room("room").publisher().start();
+    let large = "x".repeat(64 * 1024 * 1024);
+    for message in [NewMessage::new(large.clone()), NewMessage::new("text").header("name", large)] {
+        let error = within(2 * SECOND, publisher.send(message)).await.unwrap_err();
+        assert!(error.code() == Code::InvalidArgument && !error.is_outcome_unknown(), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_function_that_hangs_takes_no_longer_than_a_call_may() {
     let hangs = || future::pending::<Result<String, Infallible>>();
     let client = Client::builder(silent().await).allow_plaintext_token().token_from(hangs).build().unwrap();

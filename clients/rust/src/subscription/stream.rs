@@ -32,6 +32,8 @@ use crate::{
 const OPENED_LIMIT: Duration = Duration::from_secs(15);
 /// How long the service may take to answer after the client was frozen (U17).
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// How long the client reads once more before it takes silence for true: frames may have come while the process stood still.
+const READ_TIME: Duration = Duration::from_millis(250);
 /// A subscription that was open for this long was a success (U15).
 const SETTLED: Duration = Duration::from_secs(10);
 /// Commands that wait for the connection.
@@ -133,11 +135,7 @@ impl<'a> OpenStream<'a> {
             let wake_at = [silent_at, ack_at].into_iter().flatten().fold(now + PULSE, Instant::min);
             tokio::select! {
                 biased;
-                frame = self.frames.message() => match frame? {
-                    Some(ConsumeResponse { frame: Some(frame), .. }) => self.frame(frame)?,
-                    Some(ConsumeResponse { frame: None, .. }) => {}
-                    None => return Err(silent("the stream has ended")),
-                },
+                frame = self.frames.message() => self.received(frame?)?,
                 () = mailbox.work.notified() => {}
                 () = mailbox.closing.cancelled(), if !is_closing => {
                     is_closing = true;
@@ -147,8 +145,11 @@ impl<'a> OpenStream<'a> {
                     let now = Instant::now();
                     let was_reading = self.pulse.pause(now, SystemTime::now()) <= PAUSE_SHORT;
                     if was_reading && silent_at.is_some_and(|at| at <= now) {
-                        self.plan.room.client.connection.renew(self.connection_number);
-                        return Err(silent("no frame in time"));
+                        let Ok(frame) = time::timeout(READ_TIME, self.frames.message()).await else {
+                            self.plan.room.client.connection.renew(self.connection_number);
+                            return Err(silent("no frame in time"));
+                        };
+                        self.received(frame?)?;
                     }
                 }
             }
@@ -190,6 +191,14 @@ impl<'a> OpenStream<'a> {
         // after the subscription has ended nothing need come
         let silent_at = (!self.is_complete).then(|| later(self.last_frame, self.silence_limit));
         silent_at.into_iter().chain(self.pong_by).min()
+    }
+
+    fn received(&mut self, response: Option<ConsumeResponse>) -> Result<()> {
+        match response {
+            Some(ConsumeResponse { frame: Some(frame), .. }) => self.frame(frame),
+            Some(ConsumeResponse { frame: None, .. }) => Ok(()),
+            None => Err(silent("the stream has ended")),
+        }
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, fmt, future, sync::Arc, time::Duration};
 
+use tokio_util::task::TaskTracker;
 use unibus::v1::{self, ListRoomsRequest};
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     ids::random_id,
     retry::{Times, call, list},
     room::{NewRoom, Room},
+    subscription::is_in_handler_of,
 };
 
 /// One service, and everything that the program has open there. Cheap to clone.
@@ -73,12 +75,17 @@ impl Client {
 
     /// Closes all subscriptions and publishers in an orderly way, then the client (U27). Later calls fail.
     ///
-    /// Waits for running handlers, so a handler must not wait for it.
+    /// Waits for running handlers, which can still publish. In a handler of this client it only begins, since it cannot wait
+    /// for the handler that waits for it.
     pub async fn close(&self) {
-        self.connection.closing.cancel();
-        self.connection.tasks.close();
-        self.connection.tasks.wait().await;
-        self.connection.closed.cancel();
+        let connection = self.connection.clone();
+        let close = async move { connection.close().await };
+        if is_in_handler_of(&self.connection) {
+            // nobody need wait for it: it ends with the handlers
+            TaskTracker::new().spawn_on(close, &self.connection.subscriptions.runtime);
+        } else {
+            close.await;
+        }
     }
 }
 
@@ -178,5 +185,26 @@ impl ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_publisher_takes_messages_until_the_last_handler_has_returned() -> Result<()> {
+        let client = Client::new("http://127.0.0.1:1")?;
+        let publisher = client.room("room").publisher().close_time(Duration::ZERO).start();
+        let (connection, (report, sent)) = (client.connection.clone(), oneshot::channel());
+        client.connection.subscriptions.spawn(async move {
+            connection.subscriptions.closing.cancelled().await;
+            let _ = report.send(publisher.send("text").await.is_ok());
+        });
+        client.close().await;
+        assert_eq!(sent.await, Ok(true));
+        Ok(())
     }
 }

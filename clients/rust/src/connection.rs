@@ -52,14 +52,37 @@ pub(crate) struct Connection {
     channel: Mutex<Numbered>,
     token: Option<TokenSupplier>,
     receive_limit: usize,
-    runtime: Handle,
-    /// Subscriptions and publishers.
-    pub(crate) tasks: TaskTracker,
-    /// Tells the tasks to end in an orderly way (U27).
-    pub(crate) closing: CancellationToken,
+    pub(crate) subscriptions: Tasks,
+    pub(crate) publishers: Tasks,
     /// Ends all calls: the tasks have ended.
     pub(crate) closed: CancellationToken,
     pub(crate) facts: Mutex<HashMap<String, RoomFacts>>,
+}
+
+/// The tasks of all subscriptions, or of all publishers.
+pub(crate) struct Tasks {
+    pub(crate) runtime: Handle,
+    tracker: TaskTracker,
+    /// Tells the tasks to end in an orderly way (U27).
+    pub(crate) closing: CancellationToken,
+}
+
+impl Tasks {
+    fn new(runtime: Handle) -> Self {
+        Self { runtime, tracker: TaskTracker::new(), closing: CancellationToken::new() }
+    }
+
+    /// Starts a task, wherever the program is.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn_on(task, &self.runtime);
+    }
+
+    /// Ends the tasks, and waits for them.
+    async fn close(&self) {
+        self.closing.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
 }
 
 /// One connection of HTTP/2 after the other.
@@ -112,9 +135,8 @@ impl Connection {
             endpoint,
             token: settings.token,
             receive_limit: settings.receive_limit,
-            runtime,
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            subscriptions: Tasks::new(runtime.clone()),
+            publishers: Tasks::new(runtime),
             closed: CancellationToken::new(),
             facts: Mutex::default(),
         })
@@ -149,9 +171,11 @@ impl Connection {
         }
     }
 
-    /// Starts the task of a subscription or a publisher, wherever the program is.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(task, &self.runtime);
+    /// Ends everything (U27). Running handlers can publish until the last one has returned.
+    pub(crate) async fn close(&self) {
+        self.subscriptions.close().await;
+        self.publishers.close().await;
+        self.closed.cancel();
     }
 
     /// Ends a call when the program closes the client (U3).

@@ -63,12 +63,12 @@ impl PublisherBuilder {
     /// Starts the publisher. It connects when there is a message.
     #[must_use]
     pub fn start(self) -> Publisher {
-        let connection = &self.room.client.connection;
+        let publishers = &self.room.client.connection.publishers;
         let (closing, dropped, ended) =
-            (connection.closing.child_token(), CancellationToken::new(), CancellationToken::new());
+            (publishers.closing.child_token(), CancellationToken::new(), CancellationToken::new());
         let (inputs, inbox) = mpsc::channel(self.messages as usize);
         let (room, closes, drops, end) = (self.room.clone(), closing.clone(), dropped.clone(), ended.clone());
-        connection.spawn(async move {
+        publishers.spawn(async move {
             // also if the task panics, or its runtime ends
             let _end = end.drop_guard();
             PublisherTask::new(room, inbox, self.messages as usize, closes).run(self.close_time, drops).await;

@@ -162,8 +162,8 @@ impl Connection {
         let Some(supplier) = &self.token else { return Ok(None) };
         let failed = |cause: &dyn fmt::Display| Error::unsent(Code::Unavailable, format!("no token: {cause}"));
         // the token function shares nothing with the client that a panic could leave half done
-        let supplied = AssertUnwindSafe(async { supplier().await }).catch_unwind();
-        match time::timeout_at(deadline, supplied).await {
+        let asked = AssertUnwindSafe(async { supplier().await }).catch_unwind();
+        match time::timeout_at(deadline, asked).await {
             Ok(Ok(Ok(token))) => bearer(&token).map(Some).ok_or_else(|| failed(&NO_TOKEN)),
             Ok(Ok(Err(error))) => Err(failed(&error)),
             Ok(Err(_)) => Err(failed(&"its function panicked")),

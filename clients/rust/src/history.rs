@@ -146,9 +146,10 @@ impl History {
         let request = HistoryRequest { room_id: self.room.room_id(), limit, anchor };
         let mut page = call!(self.room.client, Always, history, request)?;
         // the page after the last sequence would have nothing
-        let is_last = |message: &Message| match self.is_backwards {
-            true => self.after.is_some_and(|after| message.sequence <= after.saturating_add(1)),
-            false => self.before.is_some_and(|before| message.sequence >= before.saturating_sub(1)),
+        let is_last = |message: &Message| match (self.is_backwards, self.after, self.before) {
+            (true, Some(after), _) => message.sequence <= after.saturating_add(1),
+            (false, _, Some(before)) => message.sequence >= before.saturating_sub(1),
+            _ => false,
         };
         let next = self.after_page(&page).filter(|_| !page.messages.iter().any(is_last));
         if is_turn {

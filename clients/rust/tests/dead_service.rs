@@ -11,7 +11,7 @@ use tokio::{
     sync::mpsc,
     time::{self, Instant},
 };
-use unibus_client::{Class, Client, Code, Event, NewMessage};
+use unibus_client::{Class, Client, Code, Event, NewMessage, Room};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Nobody listens there.
@@ -33,6 +33,17 @@ async fn silent() -> String {
 /// The outcome, and whether it came in this time.
 async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> T {
     time::timeout(limit, step).await.unwrap_or_else(|_| panic!("it takes longer than {limit:?}"))
+}
+
+/// Waits until a subscription reports that it subscribes again, then closes it.
+async fn is_disconnected(room: &Room) {
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut messages = room.subscribe().on_event(move |event| report.send(event).unwrap()).messages();
+    tokio::select! {
+        ended = messages.next() => panic!("it has ended: {ended:?}"),
+        event = reports.recv() => assert!(matches!(event, Some(Event::Disconnected { .. }))),
+    }
+    messages.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -65,6 +76,7 @@ async fn a_token_function_that_hangs_takes_no_longer_than_a_call_may() {
     assert!(!error.is_outcome_unknown(), "nothing was sent: {error}");
     let message = NewMessage::new("text").within(SECOND);
     within(2 * SECOND, client.room("room").publish(message)).await.unwrap_err();
+    within(SECOND, is_disconnected(&room)).await;
 }
 
 #[tokio::test]
@@ -74,17 +86,7 @@ async fn a_token_function_that_panics_counts_as_one_that_fails() {
     let room = client.with_times(SECOND / 5, SECOND / 2).room("room");
     let error = within(SECOND, room.get()).await.unwrap_err();
     assert!(error.class() == Class::Again && !error.is_outcome_unknown(), "{error}");
-    let (report, mut reports) = mpsc::unbounded_channel();
-    let subscription = room.subscribe().on_event(move |event| report.send(event).unwrap());
-    let mut messages = subscription.messages();
-    let goes_on = async {
-        tokio::select! {
-            ended = messages.next() => panic!("it has ended: {ended:?}"),
-            event = reports.recv() => event,
-        }
-    };
-    assert!(matches!(within(SECOND, goes_on).await, Some(Event::Disconnected { .. })));
-    within(SECOND, messages.close()).await.unwrap();
+    within(SECOND, is_disconnected(&room)).await;
     let publisher = room.publisher().start();
     let receipt = publisher.send("text").await.unwrap();
     assert!(!within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());

@@ -64,7 +64,9 @@ impl<'a> OpenStream<'a> {
     pub(super) async fn open(plan: &'a Plan, mailbox: &'a Arc<Mailbox>, tokens: &mut Tokens) -> Result<Self> {
         let connection = &plan.room.client.connection;
         let now = Instant::now();
-        let token = tokens.next(connection, now + OPENED_LIMIT).await?;
+        // a token takes no longer than an attempt (U9)
+        let token_limit = plan.room.client.times.attempt.min(OPENED_LIMIT);
+        let token = tokens.next(connection, now + token_limit).await?;
         let (commands, sent) = mpsc::channel(COMMANDS_MAX);
         let open = {
             let mut state = mailbox.state();

@@ -2,14 +2,16 @@
 
 use std::{error::Error as StdError, fmt, future, sync::Arc, time::Duration};
 
+use tokio_util::task::TaskTracker;
 use unibus::v1::{self, ListRoomsRequest};
 
 use crate::{
-    connection::{Connection, TokenSupplier},
+    connection::{Connection, TokenSupplier, bearer},
     error::Result,
     ids::random_id,
     retry::{Times, call, list},
     room::{NewRoom, Room},
+    subscription::is_in_handler_of,
 };
 
 /// One service, and everything that the program has open there. Cheap to clone.
@@ -35,6 +37,7 @@ impl Client {
             ca: None,
             identity: None,
             token: None,
+            has_wrong_token: false,
             allows_plaintext_token: false,
             receive_limit: 16 * 1024 * 1024,
             times: Times { attempt: Duration::from_secs(10), total: Duration::from_secs(60) },
@@ -72,12 +75,17 @@ impl Client {
 
     /// Closes all subscriptions and publishers in an orderly way, then the client (U27). Later calls fail.
     ///
-    /// Waits for running handlers, so a handler must not wait for it.
+    /// Waits for running handlers, which can still publish. In a handler of this client it only begins, since it cannot wait
+    /// for the handler that waits for it.
     pub async fn close(&self) {
-        self.connection.closing.cancel();
-        self.connection.tasks.close();
-        self.connection.tasks.wait().await;
-        self.connection.closed.cancel();
+        let connection = self.connection.clone();
+        let close = async move { connection.close().await };
+        if is_in_handler_of(&self.connection) {
+            // nobody need wait for it: it ends with the handlers
+            TaskTracker::new().spawn_on(close, &self.connection.subscriptions.runtime);
+        } else {
+            close.await;
+        }
     }
 }
 
@@ -94,6 +102,8 @@ pub struct ClientBuilder {
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) token: Option<TokenSupplier>,
+    /// The fixed token is one that no header can carry.
+    pub(crate) has_wrong_token: bool,
     pub(crate) allows_plaintext_token: bool,
     pub(crate) receive_limit: usize,
     pub(crate) times: Times,
@@ -115,7 +125,9 @@ impl ClientBuilder {
     /// Sends this token with each call. When it expires, calls fail and subscriptions end.
     pub fn token(self, token: impl Into<String>) -> Self {
         let token = token.into();
-        self.token_from(move || future::ready(Ok::<_, std::convert::Infallible>(token.clone())))
+        let has_wrong_token = bearer(&token).is_none();
+        let fixed = self.token_from(move || future::ready(Ok::<_, std::convert::Infallible>(token.clone())));
+        Self { has_wrong_token, ..fixed }
     }
 
     /// Asks this function for a token for each attempt of each call, and again after a token was refused (U8).
@@ -127,6 +139,7 @@ impl ClientBuilder {
         F: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
+        self.has_wrong_token = false;
         self.token = Some(Box::new(move || {
             let token = supplier();
             Box::pin(async move { token.await.map_err(Into::into) })
@@ -161,8 +174,8 @@ impl ClientBuilder {
     /// Makes the client. Nothing is sent.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if the address or a certificate cannot be used, if a token would go over plaintext (U5), and
-    /// outside of tokio's runtime.
+    /// `INVALID_ARGUMENT` if the address, a certificate or a fixed token cannot be used, if a token would go over plaintext
+    /// (U5), and outside of tokio's runtime.
     pub fn build(self) -> Result<Client> {
         let times = self.times;
         Ok(Client { connection: Arc::new(Connection::new(self)?), times })
@@ -172,5 +185,26 @@ impl ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_publisher_takes_messages_until_the_last_handler_has_returned() -> Result<()> {
+        let client = Client::new("http://127.0.0.1:1")?;
+        let publisher = client.room("room").publisher().close_time(Duration::ZERO).start();
+        let (connection, (report, sent)) = (client.connection.clone(), oneshot::channel());
+        client.connection.subscriptions.spawn(async move {
+            connection.subscriptions.closing.cancelled().await;
+            let _ = report.send(publisher.send("text").await.is_ok());
+        });
+        client.close().await;
+        assert_eq!(sent.await, Ok(true));
+        Ok(())
     }
 }

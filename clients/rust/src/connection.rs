@@ -5,11 +5,16 @@ use std::{
     error::Error as StdError,
     fmt,
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::{
     runtime::Handle,
     time::{self, Instant},
@@ -33,6 +38,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the service may take to answer a ping (U6).
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+const NO_TOKEN: &str = "the token is empty, or has characters that no header can carry";
+
 /// The generated client.
 pub(crate) type Stub = RoomServiceClient<Channel>;
 /// A function that gives the token of an attempt (U8).
@@ -45,14 +52,37 @@ pub(crate) struct Connection {
     channel: Mutex<Numbered>,
     token: Option<TokenSupplier>,
     receive_limit: usize,
-    runtime: Handle,
-    /// Subscriptions and publishers.
-    pub(crate) tasks: TaskTracker,
-    /// Tells the tasks to end in an orderly way (U27).
-    pub(crate) closing: CancellationToken,
+    pub(crate) subscriptions: Tasks,
+    pub(crate) publishers: Tasks,
     /// Ends all calls: the tasks have ended.
     pub(crate) closed: CancellationToken,
     pub(crate) facts: Mutex<HashMap<String, RoomFacts>>,
+}
+
+/// The tasks of all subscriptions, or of all publishers.
+pub(crate) struct Tasks {
+    pub(crate) runtime: Handle,
+    tracker: TaskTracker,
+    /// Tells the tasks to end in an orderly way (U27).
+    pub(crate) closing: CancellationToken,
+}
+
+impl Tasks {
+    fn new(runtime: Handle) -> Self {
+        Self { runtime, tracker: TaskTracker::new(), closing: CancellationToken::new() }
+    }
+
+    /// Starts a task, wherever the program is.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn_on(task, &self.runtime);
+    }
+
+    /// Ends the tasks, and waits for them.
+    async fn close(&self) {
+        self.closing.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
 }
 
 /// One connection of HTTP/2 after the other.
@@ -77,6 +107,12 @@ impl Connection {
         if has_token && !is_tls && !(settings.allows_plaintext_token && is_loopback(endpoint.uri())) {
             return Err(wrong(&"a token goes only over https, or to this machine if the program allows it"));
         }
+        if settings.has_wrong_token {
+            return Err(Error::invalid(NO_TOKEN));
+        }
+        if settings.ca.as_ref().is_some_and(|pem| !is_authority(pem)) {
+            return Err(Error::invalid("the certificate authority is no certificate in the form PEM"));
+        }
         if !is_tls && (settings.ca.is_some() || settings.identity.is_some()) {
             return Err(wrong(&"has certificates, so it must begin with https://"));
         }
@@ -99,9 +135,8 @@ impl Connection {
             endpoint,
             token: settings.token,
             receive_limit: settings.receive_limit,
-            runtime,
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            subscriptions: Tasks::new(runtime.clone()),
+            publishers: Tasks::new(runtime),
             closed: CancellationToken::new(),
             facts: Mutex::default(),
         })
@@ -122,20 +157,25 @@ impl Connection {
         }
     }
 
-    /// Asks the program for a token (U8).
-    pub(crate) async fn token(&self, deadline: Instant) -> Result<Option<String>> {
+    /// Asks the program for a token, and returns the header that carries it (U8).
+    pub(crate) async fn token(&self, deadline: Instant) -> Result<Option<AsciiMetadataValue>> {
         let Some(supplier) = &self.token else { return Ok(None) };
         let failed = |cause: &dyn fmt::Display| Error::unsent(Code::Unavailable, format!("no token: {cause}"));
-        match time::timeout_at(deadline, supplier()).await {
-            Ok(Ok(token)) => Ok(Some(token)),
-            Ok(Err(error)) => Err(failed(&error)),
-            Err(_) => Err(failed(&"its function did not return in time")),
+        // the token function shares nothing with the client that a panic could leave half done
+        let asked = AssertUnwindSafe(async { supplier().await }).catch_unwind();
+        match time::timeout_at(deadline, asked).await {
+            Ok(Ok(Ok(token))) => bearer(&token).map(Some).ok_or_else(|| failed(&NO_TOKEN)),
+            Ok(Ok(Err(error))) => Err(failed(&error)),
+            Ok(Err(_)) => Err(failed(&"its function panicked")),
+            Err(_) => Err(Error::unsent(Code::DeadlineExceeded, "no token: its function did not return in time")),
         }
     }
 
-    /// Starts the task of a subscription or a publisher, wherever the program is.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(task, &self.runtime);
+    /// Ends everything (U27). Running handlers can publish until the last one has returned.
+    pub(crate) async fn close(&self) {
+        self.subscriptions.close().await;
+        self.publishers.close().await;
+        self.closed.cancel();
     }
 
     /// Ends a call when the program closes the client (U3).
@@ -155,16 +195,29 @@ impl Connection {
 }
 
 /// A request with the credentials of the caller.
-pub(crate) fn with_token<Q>(request: Q, token: Option<&str>) -> Result<Request<Q>> {
+pub(crate) fn with_token<Q>(request: Q, token: Option<AsciiMetadataValue>) -> Request<Q> {
     let mut request = Request::new(request);
-    if let Some(token) = token {
-        let mut header: AsciiMetadataValue = format!("Bearer {}", token.trim())
-            .parse()
-            .map_err(|_| Error::invalid("the token has characters that no token has"))?;
-        header.set_sensitive(true);
+    if let Some(header) = token {
         request.metadata_mut().insert("authorization", header);
     }
-    Ok(request)
+    request
+}
+
+/// The header of a token. `None` if no header can carry it.
+pub(crate) fn bearer(token: &str) -> Option<AsciiMetadataValue> {
+    let token = token.trim();
+    let can_carry = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let mut header: AsciiMetadataValue = format!("Bearer {token}").parse().ok().filter(|_| can_carry)?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// Whether these are certificates. The library ignores what it cannot read, and then trusts nobody.
+fn is_authority(pem: &[u8]) -> bool {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let Ok(certificates) = certificates else { return false };
+    let (used, ignored) = RootCertStore::empty().add_parsable_certificates(certificates);
+    used > 0 && ignored == 0
 }
 
 fn tls(ca: Option<Vec<u8>>, identity: Option<(Vec<u8>, Vec<u8>)>) -> ClientTlsConfig {
@@ -186,8 +239,10 @@ fn is_loopback(uri: &Uri) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, future};
+
     use super::*;
-    use crate::Client;
+    use crate::{Class, Client, retry::later};
 
     fn settings(address: &str) -> ClientBuilder {
         Client::builder(address).token("secret")
@@ -209,6 +264,36 @@ mod tests {
         }
         assert!(Connection::new(Client::builder("http://bus.example.com")).is_ok());
         assert!(Connection::new(settings("bus.example.com:1")).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_nobody_can_read_is_refused_at_once() {
+        let block = |name| format!("-----BEGIN {name}-----\nAAAA\n-----END {name}-----\n").into_bytes();
+        for pem in [b"no certificate".to_vec(), Vec::new(), block("PRIVATE KEY"), block("CERTIFICATE")] {
+            let builder = Client::builder("https://bus.example.com");
+            let made = builder.ca_certificate(pem.clone()).build();
+            assert!(made.is_err_and(|error| error.code() == Code::InvalidArgument));
+            let builder = Client::builder("https://bus.example.com");
+            assert!(builder.client_certificate(pem.clone(), pem).build().is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_no_header_can_carry_is_not_sent_and_not_shown() -> Result<()> {
+        let deadline = later(Instant::now(), Duration::MAX);
+        for token in ["se\ncret", "s\u{e9}cret", "", " \n"] {
+            let builder = || Client::builder("https://bus.example.com");
+            assert!(builder().token(token).build().is_err_and(|error| !error.message().contains("cret")));
+            let supplier = move || future::ready(Ok::<_, Infallible>(token.to_owned()));
+            let client = builder().token_from(supplier).build()?;
+            let failed = client.connection.token(deadline).await;
+            assert!(failed.is_err_and(|error| error.class() == Class::Again && !error.message().contains("cret")));
+        }
+        let client = Client::builder("https://bus.example.com").token("secret\n").build()?;
+        let header = client.connection.token(deadline).await?;
+        assert_eq!(header.as_ref().and_then(|header| header.to_str().ok()), Some("Bearer secret"));
+        assert!(!format!("{header:?}").contains("secret"));
+        Ok(())
     }
 
     #[test]

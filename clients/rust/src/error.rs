@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, error::Error as StdError, fmt, iter, time::Duration};
 
+use prost::Message as _;
 use tonic::{Code, Status, TimeoutExpired};
-use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
+use tonic_types::{ErrorDetail, RpcStatusExt};
 
 /// The domain of the reasons of the service.
 const DOMAIN: &str = "unibus.v1";
@@ -116,7 +117,7 @@ impl Error {
 
     /// A failure that the client itself noticed. It has no `ErrorInfo`.
     pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
-        Self::new(code, message.into(), &ErrorDetails::new())
+        Self::new(code, message.into(), Vec::new())
     }
 
     /// The program closed what the call belongs to.
@@ -144,13 +145,26 @@ impl Error {
 
     /// A `google.rpc.Status` inside a stream.
     pub(crate) fn from_frame(status: &tonic_types::Status) -> Self {
-        Self::new(Code::from(status.code), status.message.clone(), &status.get_error_details())
+        Self::new(Code::from(status.code), status.message.clone(), details(status))
     }
 
     /// The error of a call. The outcome stays unknown if that of an earlier attempt was.
     pub(crate) fn after(mut self, was_unknown: bool) -> Self {
         self.0.is_outcome_unknown |= was_unknown;
         self
+    }
+
+    /// An attempt that had no time says less than the one before it (U9).
+    pub(crate) fn unless_cut_short(self, was_cut_short: bool, last_error: Option<Self>) -> Self {
+        match last_error {
+            Some(last_error) if was_cut_short && self.is_late() => last_error,
+            _ => self,
+        }
+    }
+
+    /// Whether nothing came in the time of an attempt.
+    pub(crate) fn is_late(&self) -> bool {
+        self.code() == Code::DeadlineExceeded && self.reason().is_empty()
     }
 
     /// The error of a message with this id.
@@ -165,24 +179,28 @@ impl Error {
         self
     }
 
-    fn new(code: Code, message: String, details: &ErrorDetails) -> Self {
-        let info = details.error_info().filter(|info| info.domain == DOMAIN).cloned();
+    fn new(code: Code, message: String, details: Vec<ErrorDetail>) -> Self {
+        let (mut info, mut retry_info, mut fields) = (None, None, Vec::new());
+        for detail in details {
+            match detail {
+                ErrorDetail::ErrorInfo(found) if found.domain == DOMAIN => info = Some(found),
+                ErrorDetail::RetryInfo(found) => retry_info = Some(found),
+                ErrorDetail::BadRequest(wrong) => fields.extend(wrong.field_violations.into_iter().map(Into::into)),
+                _ => {}
+            }
+        }
         let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
-        let retry_info = details.retry_info();
         let class = classify(code, &reason, retry_info.is_some());
         let is_outcome_unknown = match reason.as_str() {
             "" => class == Class::Again,
             reason => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
         };
-        let violations = details.bad_request().map(|wrong| wrong.field_violations.clone()).unwrap_or_default();
-        let field =
-            |wrong: tonic_types::FieldViolation| FieldViolation { field: wrong.field, description: wrong.description };
         Self(Box::new(Report {
             code,
             reason,
             message,
             metadata,
-            fields: violations.into_iter().map(field).collect(),
+            fields,
             retry_after: retry_info.and_then(|info| info.retry_delay),
             class,
             is_outcome_unknown,
@@ -192,9 +210,21 @@ impl Error {
     }
 }
 
+/// The details of a status. One that nobody can read hides no other.
+fn details(status: &tonic_types::Status) -> Vec<ErrorDetail> {
+    let one = |detail| tonic_types::Status { details: vec![detail], ..tonic_types::Status::default() };
+    status.details.iter().flat_map(|detail| one(detail.clone()).get_error_details_vec()).collect()
+}
+
+impl From<tonic_types::FieldViolation> for FieldViolation {
+    fn from(tonic_types::FieldViolation { field, description, .. }: tonic_types::FieldViolation) -> Self {
+        Self { field, description }
+    }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        let details = status.get_error_details();
+        let details = tonic_types::Status::decode(status.details()).map(|status| details(&status)).unwrap_or_default();
         let causes = || iter::successors(status.source(), |&error| error.source());
         let code = match status.code() {
             // the deadline of the call, which is no cancel (U3)
@@ -202,14 +232,14 @@ impl From<Status> for Error {
             // the connection broke, which is no cancel either
             Code::Cancelled if status.source().is_some() => Code::Unavailable,
             // the library's code for a message that is larger than the receive limit (U7); the service's has details
-            Code::OutOfRange if details.error_info().is_none() => Code::ResourceExhausted,
+            Code::OutOfRange if details.is_empty() => Code::ResourceExhausted,
             code => code,
         };
         let message = match causes().last().map(ToString::to_string) {
             Some(cause) if !status.message().contains(&cause) => format!("{}: {cause}", status.message()),
             _ => status.message().to_owned(),
         };
-        Self::new(code, message, &details)
+        Self::new(code, message, details)
     }
 }
 
@@ -250,7 +280,7 @@ impl StdError for Error {}
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
+    use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
 
@@ -337,6 +367,23 @@ mod tests {
         let mut details = ErrorDetails::with_error_info("", DOMAIN, HashMap::new());
         details.set_retry_info(None);
         assert_eq!(Error::from(Status::with_error_details(Code::NotFound, "", details)).class(), Class::Final);
+    }
+
+    #[test]
+    fn no_other_detail_hides_those_of_the_service() {
+        let details = ErrorDetails::with_error_info("RATE_LIMITED", DOMAIN, HashMap::new());
+        let service = Status::with_error_details(Code::ResourceExhausted, "text", details);
+        let foreign = ErrorDetails::with_error_info("QUOTA", "proxy.example", HashMap::new());
+        let foreign = Status::with_error_details(Code::ResourceExhausted, "text", foreign);
+        let unreadable =
+            prost_types::Any { type_url: tonic_types::RetryInfo::TYPE_URL.to_owned(), value: vec![255; 8] };
+        let decode = |status: &Status| tonic_types::Status::decode(status.details()).unwrap_or_default();
+        let mut frame = decode(&service);
+        frame.details.extend(decode(&foreign).details);
+        frame.details.push(unreadable);
+        assert_eq!(Error::from_frame(&frame).reason(), "RATE_LIMITED");
+        let status = Status::with_details(Code::ResourceExhausted, "text", frame.encode_to_vec().into());
+        assert_eq!(Error::from(status).reason(), "RATE_LIMITED");
     }
 
     #[test]

@@ -16,7 +16,16 @@ use crate::{
 impl Room {
     /// Begins to read the stored messages: forwards from the oldest one, unless the options say otherwise.
     pub fn history(&self) -> History {
-        History { room: self.clone(), is_backwards: false, place: None, after: None, before: None, page_size: 200 }
+        History {
+            room: self.clone(),
+            is_backwards: false,
+            cursor: None,
+            after: None,
+            before: None,
+            since: None,
+            until: None,
+            page_size: 200,
+        }
     }
 }
 
@@ -26,19 +35,12 @@ impl Room {
 pub struct History {
     room: Room,
     is_backwards: bool,
-    place: Option<String>,
-    after: Option<Bound>,
-    before: Option<Bound>,
+    cursor: Option<String>,
+    after: Option<u64>,
+    before: Option<u64>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
     page_size: u16,
-}
-
-/// One end of a history.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Bound {
-    /// Exclusive.
-    Sequence(u64),
-    /// Inclusive at the begin, exclusive at the end.
-    Time(Timestamp),
 }
 
 impl History {
@@ -50,31 +52,31 @@ impl History {
 
     /// Only messages after this sequence.
     pub fn after_sequence(mut self, sequence: u64) -> Self {
-        self.after = Some(Bound::Sequence(sequence));
+        self.after = Some(sequence);
         self
     }
 
     /// Only messages before this sequence.
     pub fn before_sequence(mut self, sequence: u64) -> Self {
-        self.before = Some(Bound::Sequence(sequence));
+        self.before = Some(sequence);
         self
     }
 
     /// Only messages that were stored at this time or later.
     pub fn since(mut self, time: impl Into<Timestamp>) -> Self {
-        self.after = Some(Bound::Time(time.into()));
+        self.since = Some(time.into());
         self
     }
 
     /// Only messages that were stored before this time.
     pub fn until(mut self, time: impl Into<Timestamp>) -> Self {
-        self.before = Some(Bound::Time(time.into()));
+        self.until = Some(time.into());
         self
     }
 
     /// Begins beside the message with this cursor: after it, or with [`backwards`](Self::backwards) before it.
     pub fn from_cursor(mut self, cursor: impl Into<String>) -> Self {
-        self.place = Some(cursor.into());
+        self.cursor = Some(cursor.into());
         self
     }
 
@@ -86,7 +88,7 @@ impl History {
 
     /// The messages, each once. Each page is a call of its own (U9). The stream ends at the end of the log, or with an error.
     pub fn messages(self) -> impl Stream<Item = Result<Message>> + Send + Unpin + 'static {
-        let (history, first) = (self.clone(), Some(self.first()));
+        let (history, near, first) = (self.clone(), self.clone(), Some(self.first()));
         let pages = stream::try_unfold(first, move |place| {
             let history = history.clone();
             async move {
@@ -95,41 +97,47 @@ impl History {
                 Ok(Some((stream::iter(messages.into_iter().map(Ok)), next)))
             }
         });
-        Box::pin(pages.try_flatten().try_take_while(move |message| future::ready(Ok(!self.is_beyond(message)))))
+        let messages = pages.try_flatten().try_take_while(move |message| future::ready(Ok(!self.is_beyond(message))));
+        Box::pin(messages.try_filter(move |message| future::ready(near.has_reached(message))))
     }
 
     /// The place of the first page.
     fn first(&self) -> Place {
         let since = |time| Some(Anchor::TimeRange(TimeRange { start: Some(time), end: None }));
-        let anchor = match (&self.place, self.is_backwards) {
-            (Some(cursor), false) => Some(Anchor::AfterCursor(cursor.clone())),
-            (Some(cursor), true) => Some(Anchor::BeforeCursor(cursor.clone())),
-            (None, false) => match self.after {
-                None => Some(Anchor::AfterSequence(0)),
-                Some(Bound::Sequence(sequence)) => Some(Anchor::AfterSequence(sequence)),
-                Some(Bound::Time(time)) => since(time),
-            },
-            (None, true) => match self.before {
-                None => None,
-                Some(Bound::Sequence(sequence)) => Some(Anchor::BeforeSequence(sequence)),
-                // a page of the messages after that time leads to those before it
-                Some(Bound::Time(time)) => return Place { anchor: since(time), is_turn: true },
-            },
+        let anchor = match self {
+            Self { cursor: Some(cursor), is_backwards: false, .. } => Some(Anchor::AfterCursor(cursor.clone())),
+            Self { cursor: Some(cursor), .. } => Some(Anchor::BeforeCursor(cursor.clone())),
+            Self { is_backwards: false, after: Some(sequence), .. } => Some(Anchor::AfterSequence(*sequence)),
+            Self { is_backwards: false, since: Some(time), .. } => since(*time),
+            Self { is_backwards: false, .. } => Some(Anchor::AfterSequence(0)),
+            Self { before: Some(sequence), .. } => Some(Anchor::BeforeSequence(*sequence)),
+            // a page of the messages after that time leads to those before it
+            Self { until: Some(time), .. } => return Place { anchor: since(*time), is_turn: true },
+            _ => None,
         };
         Place { anchor, is_turn: false }
     }
 
     /// Whether the message lies beyond the end of the history.
     fn is_beyond(&self, message: &Message) -> bool {
-        let nanos = |time: &Timestamp| (time.seconds, time.nanos);
-        let at = message.published_at.as_ref().map(nanos);
-        match (self.is_backwards, if self.is_backwards { self.after } else { self.before }) {
-            (_, None) => false,
-            (true, Some(Bound::Sequence(sequence))) => message.sequence <= sequence,
-            (false, Some(Bound::Sequence(sequence))) => message.sequence >= sequence,
-            (true, Some(Bound::Time(time))) => at < Some(nanos(&time)),
-            (false, Some(Bound::Time(time))) => at >= Some(nanos(&time)),
-        }
+        !(if self.is_backwards { self.is_after(message) } else { self.is_before(message) })
+    }
+
+    /// Whether the history has begun with this message or earlier. It may be read from a place before its bounds.
+    fn has_reached(&self, message: &Message) -> bool {
+        if self.is_backwards { self.is_before(message) } else { self.is_after(message) }
+    }
+
+    /// Whether the message lies after the lower bounds.
+    fn is_after(&self, message: &Message) -> bool {
+        let is_since = |since| published_at(message) >= Some(nanos(since));
+        self.after.is_none_or(|after| message.sequence > after) && self.since.as_ref().is_none_or(is_since)
+    }
+
+    /// Whether the message lies before the upper bounds.
+    fn is_before(&self, message: &Message) -> bool {
+        let is_until = |until| published_at(message) < Some(nanos(until));
+        self.before.is_none_or(|before| message.sequence < before) && self.until.as_ref().is_none_or(is_until)
     }
 
     /// One page, and the place of the next one; `None` at the end of the log.
@@ -137,7 +145,13 @@ impl History {
         let limit = if is_turn { 1 } else { i32::from(self.page_size) };
         let request = HistoryRequest { room_id: self.room.room_id(), limit, anchor };
         let mut page = call!(self.room.client, Always, history, request)?;
-        let next = self.after_page(&page);
+        // the page after the last sequence would have nothing
+        let is_last = |message: &Message| match (self.is_backwards, self.after, self.before) {
+            (true, Some(after), _) => message.sequence <= after.saturating_add(1),
+            (false, _, Some(before)) => message.sequence >= before.saturating_sub(1),
+            _ => false,
+        };
+        let next = self.after_page(&page).filter(|_| !page.messages.iter().any(is_last));
         if is_turn {
             page.messages.clear();
         }
@@ -155,6 +169,14 @@ impl History {
         };
         anchor.map(|anchor| Place { anchor: Some(anchor), is_turn: false })
     }
+}
+
+fn nanos(time: &Timestamp) -> (i64, i32) {
+    (time.seconds, time.nanos)
+}
+
+fn published_at(message: &Message) -> Option<(i64, i32)> {
+    message.published_at.as_ref().map(nanos)
 }
 
 /// The place of a page.
@@ -200,6 +222,25 @@ mod tests {
             assert!(
                 !history.is_beyond(&message(inside.0, inside.1)) && history.is_beyond(&message(beyond.0, beyond.1))
             );
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn every_bound_holds_together_with_a_cursor_and_with_the_others() -> Result<()> {
+        let history = Client::new("http://127.0.0.1:1")?.room("room").history();
+        let time = |nanos| Timestamp { seconds: 7, nanos };
+        let forwards = history.from_cursor("c").after_sequence(3).since(time(5)).before_sequence(9).until(time(8));
+        for (one, has_reached, is_beyond) in [
+            (message(3, 6), false, false),
+            (message(4, 4), false, false),
+            (message(4, 5), true, false),
+            (message(9, 7), true, true),
+            (message(8, 8), true, true),
+        ] {
+            assert_eq!((forwards.has_reached(&one), forwards.is_beyond(&one)), (has_reached, is_beyond), "{one:?}");
+            let backwards = forwards.clone().backwards();
+            assert_eq!((backwards.has_reached(&one), backwards.is_beyond(&one)), (!is_beyond, !has_reached));
         }
         Ok(())
     }

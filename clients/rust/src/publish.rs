@@ -73,10 +73,10 @@ impl NewMessage {
         self
     }
 
-    /// The request, with an id if the room is persisted.
-    pub(crate) fn request(&self, room: &Room, facts: RoomFacts) -> Result<PublishRequest> {
+    /// The request, with an id if it needs one.
+    pub(crate) fn request(&self, room: &Room, needs_id: bool) -> Result<PublishRequest> {
         let mut request = PublishRequest { room_id: room.room_id(), ..self.request.clone() };
-        if facts.persist && !self.has_own_id() {
+        if needs_id && !self.has_own_id() {
             request.message_id = random_id()?;
         }
         Ok(request)
@@ -84,6 +84,13 @@ impl NewMessage {
 
     pub(crate) fn has_own_id(&self) -> bool {
         !self.request.message_id.is_empty()
+    }
+
+    /// The bytes of the payload, the headers and the id.
+    pub(crate) fn size(&self) -> usize {
+        let PublishRequest { payload, headers, message_id, .. } = &self.request;
+        let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        payload.len() + headers + message_id.len()
     }
 }
 
@@ -192,9 +199,10 @@ impl Room {
         let deadline = message.within.map(|within| later(Instant::now(), within));
         let remaining = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         let mut facts = self.facts(times.total.min(remaining())).await?;
-        let mut request = message.request(self, facts)?;
+        let mut request = message.request(self, facts.persist)?;
         let first = Instant::now();
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
+        let mut last_error = None;
         loop {
             let limit = times.attempt.min(remaining());
             let attempt = connection.attempt(limit, &mut tokens, request.clone(), &|mut stub, request| async move {
@@ -219,8 +227,9 @@ impl Room {
             let next = later(Instant::now(), backoff.next(&error));
             let is_late = next > facts.last_begin(first, times) || deadline.is_some_and(|end| next >= end);
             if is_late || !facts.may_repeat(&error) {
-                return Err(of_message(error));
+                return Err(of_message(error.unless_cut_short(limit < times.attempt, last_error)));
             }
+            last_error = Some(error);
             connection.sleep_until(next).await.map_err(of_message)?;
         }
     }

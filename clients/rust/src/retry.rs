@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{self, Instant};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use crate::{
     connection::{Connection, Stub, with_token},
@@ -52,14 +52,18 @@ impl Backoff {
 /// The tokens of a series of attempts (U8).
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
-    latest: Option<String>,
+    latest: Option<AsciiMetadataValue>,
     /// How the service refused the latest one.
     refusal: Option<Error>,
 }
 
 impl Tokens {
     /// Gets the token for the next attempt. If it is the one that was just refused, the refusal is final.
-    pub(crate) async fn next(&mut self, connection: &Connection, deadline: Instant) -> Result<Option<String>> {
+    pub(crate) async fn next(
+        &mut self,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<Option<AsciiMetadataValue>> {
         let token = connection.token(deadline).await?;
         match self.refusal.take() {
             Some(refusal) if token == self.latest => return Err(refusal.finally()),
@@ -149,6 +153,7 @@ impl Connection {
     {
         let deadline = later(Instant::now(), times.total);
         let (mut backoff, mut tokens, mut was_unknown) = (Backoff::default(), Tokens::default(), false);
+        let mut last_error = None;
         loop {
             let limit = times.attempt.min(deadline.saturating_duration_since(Instant::now()));
             let error = match self.attempt(limit, &mut tokens, request.clone(), &call).await {
@@ -161,8 +166,9 @@ impl Connection {
             was_unknown |= error.is_outcome_unknown();
             let next = later(Instant::now(), backoff.next(&error));
             if next >= deadline || !repeat.may_repeat(&error) {
-                return Err(error.after(was_unknown));
+                return Err(error.unless_cut_short(limit < times.attempt, last_error).after(was_unknown));
             }
+            last_error = Some(error);
             self.sleep_until(next).await.map_err(|error| error.after(was_unknown))?;
         }
     }
@@ -180,7 +186,7 @@ impl Connection {
     {
         let deadline = later(Instant::now(), limit);
         let token = self.unless_closed(tokens.next(self, deadline)).await?;
-        let mut request = with_token(request, token.as_deref())?;
+        let mut request = with_token(request, token);
         request.set_timeout(deadline - Instant::now());
         let (number, stub) = self.stub();
         // the call of the library is large, and would be a part of every future of the program
@@ -191,7 +197,7 @@ impl Connection {
         });
         self.unless_closed(answer).await.map_err(|error| {
             tokens.note(&error);
-            if error.code() == Code::DeadlineExceeded && error.reason().is_empty() {
+            if error.is_late() {
                 self.renew(number);
             }
             // it was under way when the program closed the client
@@ -208,6 +214,7 @@ mod tests {
         sync::atomic::{AtomicU32, Ordering},
     };
 
+    use tonic::Code;
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
@@ -230,6 +237,22 @@ mod tests {
         assert!(outcome.is_err_and(|error| error.is_cancelled() && error.is_outcome_unknown()));
         let outcome = connection.attempt(Duration::MAX, &mut other_tokens, (), &hangs).await;
         assert!(outcome.is_err_and(|error| error.is_cancelled() && !error.is_outcome_unknown()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_error_is_not_that_of_an_attempt_that_was_cut_short() {
+        let (connection, attempts) = (connection(None), AtomicU32::new(0));
+        let times = Times { attempt: Duration::from_secs(10), total: Duration::from_secs(12) };
+        let call = |_, _: Request<()>| {
+            let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                time::sleep(Duration::from_secs(if is_first { 9 } else { 60 })).await;
+                Err::<Response<()>, _>(Status::unavailable("refused"))
+            }
+        };
+        let error = connection.call(times, Repeat::Always, (), call).await;
+        assert!(error.is_err_and(|error| error.message() == "refused" && error.is_outcome_unknown()));
+        assert_eq!(attempts.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -5,11 +5,13 @@
 
 use std::{convert::Infallible, future, time::Duration};
 
+use futures_util::StreamExt;
 use tokio::{
     net::TcpListener,
+    sync::mpsc,
     time::{self, Instant},
 };
-use unibus_client::{Client, Code, Error, NewMessage};
+use unibus_client::{Class, Client, Code, Event, NewMessage, Room};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Nobody listens there.
@@ -33,6 +35,17 @@ async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> T {
     time::timeout(limit, step).await.unwrap_or_else(|_| panic!("it takes longer than {limit:?}"))
 }
 
+/// Waits until a subscription reports that it subscribes again, then closes it.
+async fn is_disconnected(room: &Room) {
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut messages = room.subscribe().on_event(move |event| report.send(event).unwrap()).messages();
+    tokio::select! {
+        ended = messages.next() => panic!("it has ended: {ended:?}"),
+        event = reports.recv() => assert!(matches!(event, Some(Event::Disconnected { .. }))),
+    }
+    messages.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_programs_deadline_ends_a_message_of_a_publisher_that_cannot_connect() {
     for address in [silent().await, CLOSED.to_owned()] {
@@ -45,6 +58,16 @@ async fn the_programs_deadline_ends_a_message_of_a_publisher_that_cannot_connect
 }
 
 #[tokio::test]
+async fn a_message_that_no_stream_can_carry_is_refused_before_it_is_sent() {
+    let publisher = Client::new(CLOSED).unwrap().room("room").publisher().start();
+    let large = "x".repeat(64 * 1024 * 1024);
+    for message in [NewMessage::new(large.clone()), NewMessage::new("text").header("name", large)] {
+        let error = within(2 * SECOND, publisher.send(message)).await.unwrap_err();
+        assert!(error.code() == Code::InvalidArgument && !error.is_outcome_unknown(), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_function_that_hangs_takes_no_longer_than_a_call_may() {
     let hangs = || future::pending::<Result<String, Infallible>>();
     let client = Client::builder(silent().await).allow_plaintext_token().token_from(hangs).build().unwrap();
@@ -53,17 +76,20 @@ async fn a_token_function_that_hangs_takes_no_longer_than_a_call_may() {
     assert!(!error.is_outcome_unknown(), "nothing was sent: {error}");
     let message = NewMessage::new("text").within(SECOND);
     within(2 * SECOND, client.room("room").publish(message)).await.unwrap_err();
+    within(SECOND, is_disconnected(&room)).await;
 }
 
 #[tokio::test]
-async fn a_token_function_that_panics_leaves_nobody_waiting() {
-    let panics = || async { if true { panic!("no token") } else { Ok::<_, Infallible>(String::new()) } };
+async fn a_token_function_that_panics_counts_as_one_that_fails() {
+    let panics = || -> future::Ready<Result<String, Infallible>> { panic!("no token") };
     let client = Client::builder(silent().await).allow_plaintext_token().token_from(panics).build().unwrap();
-    let run = client.room("room").subscribe().run(async |_| Ok::<_, Error>(()));
-    assert!(within(SECOND, run).await.unwrap_err().is_cancelled());
-    let publisher = client.room("room").publisher().start();
+    let room = client.with_times(SECOND / 5, SECOND / 2).room("room");
+    let error = within(SECOND, room.get()).await.unwrap_err();
+    assert!(error.class() == Class::Again && !error.is_outcome_unknown(), "{error}");
+    within(SECOND, is_disconnected(&room)).await;
+    let publisher = room.publisher().start();
     let receipt = publisher.send("text").await.unwrap();
-    assert!(within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());
+    assert!(!within(SECOND, receipt).await.unwrap_err().is_outcome_unknown());
     within(SECOND, publisher.close()).await;
     within(SECOND, client.close()).await;
 }
@@ -118,5 +144,5 @@ async fn a_service_that_speaks_another_protocol_may_be_replaced() {
     });
     let client = Client::builder(address).total_time(SECOND / 2).build().unwrap();
     let error = client.room("room").get().await.unwrap_err();
-    assert_eq!(error.class(), unibus_client::Class::Again, "{error}");
+    assert_eq!(error.class(), Class::Again, "{error}");
 }

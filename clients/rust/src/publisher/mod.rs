@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A message of 64 MiB ends the stream of the service, and with it other messages.
-const PAYLOAD_MAX: usize = 63 * 1024 * 1024;
+const MESSAGE_MAX: usize = 63 * 1024 * 1024;
 /// How long [`Publisher::close`] waits for answers.
 const CLOSE_TIME: Duration = Duration::from_secs(60);
 
@@ -63,12 +63,12 @@ impl PublisherBuilder {
     /// Starts the publisher. It connects when there is a message.
     #[must_use]
     pub fn start(self) -> Publisher {
-        let connection = &self.room.client.connection;
+        let publishers = &self.room.client.connection.publishers;
         let (closing, dropped, ended) =
-            (connection.closing.child_token(), CancellationToken::new(), CancellationToken::new());
+            (publishers.closing.child_token(), CancellationToken::new(), CancellationToken::new());
         let (inputs, inbox) = mpsc::channel(self.messages as usize);
         let (room, closes, drops, end) = (self.room.clone(), closing.clone(), dropped.clone(), ended.clone());
-        connection.spawn(async move {
+        publishers.spawn(async move {
             // also if the task panics, or its runtime ends
             let _end = end.drop_guard();
             PublisherTask::new(room, inbox, self.messages as usize, closes).run(self.close_time, drops).await;
@@ -142,14 +142,14 @@ impl Publisher {
     /// Sends a message as soon as there is space. The receipt resolves when the message is answered.
     ///
     /// # Errors
-    /// Only if the publisher is closed, or the payload is larger than 63 MiB. All else is an error of the receipt.
+    /// Only if the publisher is closed, or the message is larger than 63 MiB. All else is an error of the receipt.
     ///
     /// # Cancel safety
     /// If the future is dropped, the message is not sent.
     pub async fn send(&self, message: impl Into<NewMessage>) -> Result<Receipt> {
         let message = message.into();
-        if message.request.payload.len() > PAYLOAD_MAX {
-            return Err(Error::invalid("the payload is larger than 63 MiB, which no service takes"));
+        if message.size() > MESSAGE_MAX {
+            return Err(Error::invalid("the message is larger than 63 MiB, which no service takes"));
         }
         let space = (self.messages.take(1).await?, self.bytes.take(message.request.payload.len()).await?);
         if self.closing.is_cancelled() {

@@ -22,8 +22,6 @@ use crate::{
 
 /// How often the publisher looks for messages whose time is up.
 const TICK: Duration = Duration::from_millis(100);
-/// Until the room is known, its messages have ids, and no end but the program's own.
-const UNKNOWN: RoomFacts = RoomFacts { persist: true, dedupe_window: Duration::MAX };
 
 /// A message of the program.
 pub(super) struct Input {
@@ -48,7 +46,8 @@ pub(super) struct PublisherTask {
     /// How many messages can be unanswered.
     window: usize,
     queue: Queue<Ticket>,
-    facts: Option<RoomFacts>,
+    /// Whether it is known what kind of room it is.
+    has_facts: bool,
     backoff: Backoff,
     tokens: Tokens,
     tick: Interval,
@@ -56,10 +55,10 @@ pub(super) struct PublisherTask {
 
 impl PublisherTask {
     pub(super) fn new(room: Room, inbox: mpsc::Receiver<Input>, window: usize, closing: CancellationToken) -> Self {
-        let (queue, facts, backoff, tokens) = (Queue::new(), None, Backoff::default(), Tokens::default());
+        let (queue, backoff, tokens) = (Queue::new(room.client.times), Backoff::default(), Tokens::default());
         let mut tick = time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { room, inbox, is_open: true, closing, window, queue, facts, backoff, tokens, tick }
+        Self { room, inbox, is_open: true, closing, window, queue, has_facts: false, backoff, tokens, tick }
     }
 
     /// Runs until the publisher is closed and everything is answered, or its time is up, or it is dropped.
@@ -92,11 +91,14 @@ impl PublisherTask {
                 self.meanwhile(future::pending::<()>()).await;
                 continue;
             }
-            let Some(facts) = self.find_facts().await else { continue };
-            let obstacle = match self.exchange(facts).await {
+            if !self.has_facts {
+                self.find_facts().await;
+                continue;
+            }
+            let obstacle = match self.exchange().await {
                 Ok(obstacle) => obstacle,
                 Err(error) => {
-                    resolve(self.queue.broken(&error, Instant::now(), facts));
+                    resolve(self.queue.broken(&error, Instant::now()));
                     Some(error)
                 }
             };
@@ -104,9 +106,12 @@ impl PublisherTask {
             self.tokens.note(&error);
             if RoomFacts::is_doubted_by(&error) {
                 self.room.client.connection.forget_facts(self.room.id());
-                self.facts = None;
+                self.has_facts = false;
+                self.queue.set_facts(None);
             }
-            let mut pause = pin!(time::sleep(self.backoff.next(&error)));
+            let next = later(Instant::now(), self.backoff.next(&error));
+            resolve(self.queue.give_up(next));
+            let mut pause = pin!(time::sleep_until(next));
             while self.queue.has_failed() && self.meanwhile(pause.as_mut()).await.is_none() {}
         }
     }
@@ -140,35 +145,31 @@ impl PublisherTask {
     }
 
     fn take(&mut self, Input { message, deadline, ticket }: Input) {
-        match message.request(&self.room, self.facts.unwrap_or(UNKNOWN)) {
+        match message.request(&self.room, true) {
             Ok(request) => self.queue.push(request, message.has_own_id(), deadline, ticket),
             Err(error) => resolve(vec![(ticket, Err(error))]),
         }
     }
 
     fn expire(&mut self) {
-        let facts = self.facts.unwrap_or(UNKNOWN);
-        resolve(self.queue.expire(Instant::now(), facts, self.room.client.times));
+        resolve(self.queue.expire(Instant::now()));
     }
 
     /// Asks what kind of room it is. If that fails, all messages fail that the program gave until then.
-    async fn find_facts(&mut self) -> Option<RoomFacts> {
-        if self.facts.is_none() {
-            let room = self.room.clone();
-            match self.finish(room.facts(room.client.times.total)).await {
-                Ok(facts) => self.facts = Some(facts),
-                Err(error) => self.end(&error),
+    async fn find_facts(&mut self) {
+        let room = self.room.clone();
+        match self.finish(room.facts(room.client.times.total)).await {
+            Ok(facts) => {
+                self.has_facts = true;
+                self.queue.set_facts(Some(facts));
             }
-            if self.facts.is_some_and(|facts| !facts.persist) {
-                self.queue.remove_ids();
-            }
+            Err(error) => self.end(&error),
         }
-        self.facts
     }
 
     /// Sends and receives on one stream, until it breaks, or must be opened again before more is sent, or nothing is left to
     /// do.
-    async fn exchange(&mut self, facts: RoomFacts) -> Result<Option<Error>> {
+    async fn exchange(&mut self) -> Result<Option<Error>> {
         let (connection, attempt) = (self.room.client.connection.clone(), self.room.client.times.attempt);
         let (number, mut stub) = connection.stub();
         let late = || {
@@ -180,7 +181,7 @@ impl PublisherTask {
         let mut tokens = mem::take(&mut self.tokens);
         let token = self.finish(tokens.next(&connection, deadline)).await;
         self.tokens = tokens;
-        let request = with_token(ReceiverStream::new(sent), token?.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token?);
         let opened = self.finish(time::timeout_at(deadline, stub.publish_stream(request))).await;
         let mut answers = opened.map_err(|_| late())??.into_inner();
         // the time of a message may have ended meanwhile
@@ -192,6 +193,9 @@ impl PublisherTask {
             {
                 // there is space in the channel: it is as large as the window
                 requests.try_send(request).map_err(|_| Error::local(Code::Unavailable, "the stream has ended"))?;
+            }
+            if self.queue.is_overdue(Instant::now()) {
+                return Err(late());
             }
             let is_idle = self.queue.is_empty();
             let is_waiting = self.queue.is_waiting();
@@ -206,7 +210,7 @@ impl PublisherTask {
                 None => {}
                 Some(Ok(Ok(Some(answer)))) => {
                     last_answer = Instant::now();
-                    obstacle = self.answered(answer, facts).or(obstacle);
+                    obstacle = self.answered(answer).or(obstacle);
                 }
                 // the stream is opened again with the next message
                 Some(_) if is_idle => return Ok(None),
@@ -218,8 +222,8 @@ impl PublisherTask {
     }
 
     /// Takes an answer. Returns the error after which nothing more may be sent on this stream.
-    fn answered(&mut self, answer: PublishStreamResponse, facts: RoomFacts) -> Option<Error> {
-        let (answer, obstacle) = self.queue.answer(answer, facts);
+    fn answered(&mut self, answer: PublishStreamResponse) -> Option<Error> {
+        let (answer, obstacle) = self.queue.answer(answer);
         if let Some((_, Ok(_))) = &answer {
             self.backoff.reset();
         }

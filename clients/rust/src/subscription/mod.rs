@@ -14,6 +14,7 @@ use prost_types::Timestamp;
 use unibus::v1::{self, GapReason, start::At};
 
 pub use self::program::Messages;
+pub(crate) use self::program::is_in_handler_of;
 use self::{
     engine::{Engine, Plan},
     mailbox::{Credit, Mailbox},
@@ -226,11 +227,12 @@ impl Subscribe {
     fn start_task(mut self, waits_for_handlers: bool) -> (Arc<Mailbox>, Option<OnEvent>) {
         self.plan.waits_for_handlers = waits_for_handlers;
         let connection = self.plan.room.client.connection.clone();
+        let subscriptions = &connection.subscriptions;
         let position = Position::new(!self.plan.subscriber.is_empty(), self.batch);
-        let mailbox = Arc::new(Mailbox::new(position, connection.closing.child_token()));
+        let mailbox = Arc::new(Mailbox::new(position, subscriptions.closing.child_token()));
         if let Some(signal) = self.close_on {
             let (closing, dropped) = (mailbox.closing.clone(), mailbox.dropped.clone());
-            connection.spawn(async move {
+            subscriptions.spawn(async move {
                 tokio::select! {
                     () = signal => closing.cancel(),
                     () = closing.cancelled() => {}
@@ -238,11 +240,11 @@ impl Subscribe {
                 }
             });
         }
-        if connection.closing.is_cancelled() {
+        if subscriptions.closing.is_cancelled() {
             mailbox.end(Err(Error::cancelled("the client is closed")));
             return (mailbox, self.on_event);
         }
-        connection.spawn(Engine::new(self.plan, mailbox.clone()).run());
+        subscriptions.spawn(Engine::new(self.plan, mailbox.clone()).run());
         (mailbox, self.on_event)
     }
 }

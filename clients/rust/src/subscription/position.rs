@@ -41,6 +41,8 @@ pub(super) struct Position {
     seen: Option<u64>,
     /// The cursor of the last message; of a durable subscriber, of the last one that is processed.
     cursor: Option<String>,
+    /// Whether the present stream was asked to start after a cursor: it opens only if the log is that of the cursor.
+    has_proof: bool,
     life: u64,
     /// Delivered messages of this life after `processed`.
     unprocessed: VecDeque<Delivered>,
@@ -74,7 +76,8 @@ impl Position {
     ///
     /// The service ignores it while it keeps a position. Where somebody deleted the subscriber, or the whole room, the cursor
     /// says where the client was: that of a deleted log is refused, so that no message of the new one is taken for an old one.
-    pub(super) fn start(&self, first: Option<&v1::Start>) -> Option<v1::Start> {
+    pub(super) fn start(&mut self, first: Option<&v1::Start>) -> Option<v1::Start> {
+        self.has_proof = self.cursor.is_some();
         let at = match (&self.cursor, self.seen) {
             (Some(cursor), _) => At::AfterCursor(cursor.clone()),
             // a sequence says nothing about the log, so a durable subscriber that was deleted begins as a new one
@@ -86,7 +89,7 @@ impl Position {
 
     /// The subscription is open. Returns whether the subscriber was moved (U22).
     pub(super) fn opened(&mut self, opened: &v1::Opened, is_first_on_stream: bool, now: Instant) -> bool {
-        let is_new = self.was_open() && self.cursor.is_none() && !opened.resumed;
+        let is_new = self.was_open() && !self.has_proof && !opened.resumed;
         let was_moved = self.is_durable && (!is_first_on_stream || is_new || opened.position < self.confirmed);
         // a persisted room without messages begins at 1
         self.is_ephemeral = opened.first_sequence == 0 && opened.last_sequence == 0;
@@ -202,9 +205,10 @@ impl Position {
         (self.waiting, self.ack_at) = (0, None);
     }
 
-    /// The service has confirmed an acknowledgement.
+    /// The service has confirmed an acknowledgement. It may be one from before the subscriber was moved back, and then covers
+    /// nothing that was asked for since.
     pub(super) fn confirmed(&mut self, position: u64) {
-        self.confirmed = self.confirmed.max(position);
+        self.confirmed = self.confirmed.max(position.min(self.asked));
     }
 
     /// An acknowledgement must be repeated at this time.
@@ -277,6 +281,7 @@ mod tests {
         position.asked(position.ack());
         position.ask_again(now);
         assert_eq!(position.due_ack(now).map(|ack| ack.sequence), Some(5));
+        position.asked(position.ack());
         position.confirmed(5);
         assert!(!position.has_unconfirmed());
     }
@@ -299,6 +304,7 @@ mod tests {
         let (mut position, now) = (durable(0), Instant::now());
         let tickets = deliver(&mut position, 1..=4);
         position.done(tickets[0], now);
+        position.asked(position.ack());
         position.confirmed(1);
         assert!(position.opened(&opened(2), false, now), "a second `opened` on one stream");
         assert_eq!(deliver(&mut position, 3..=4).len(), 2);
@@ -310,30 +316,57 @@ mod tests {
     }
 
     #[test]
+    fn a_late_confirmation_counts_for_nothing_after_a_move_back() {
+        let (mut position, now) = (durable(0), Instant::now());
+        for ticket in deliver(&mut position, 1..=9) {
+            position.done(ticket, now);
+        }
+        position.asked(position.ack());
+        position.opened(&opened(2), false, now);
+        position.confirmed(9);
+        let tickets = deliver(&mut position, 3..=4);
+        position.done(tickets[0], now);
+        assert!(position.has_unconfirmed(), "3 must be acknowledged");
+        position.asked(position.ack());
+        position.confirmed(3);
+        assert!(!position.has_unconfirmed());
+    }
+
+    #[test]
+    fn a_message_that_is_processed_while_a_stream_opens_proves_no_log() {
+        let (mut position, now) = (durable(5), Instant::now());
+        let tickets = deliver(&mut position, 6..=7);
+        assert_eq!(position.start(None), None);
+        position.done(tickets[0], now);
+        assert!(position.opened(&v1::Opened { resumed: false, ..opened(0) }, true, now));
+        assert_eq!(deliver(&mut position, 1..=7).len(), 7);
+    }
+
+    #[test]
     fn an_unnamed_subscription_resumes_after_the_last_message() {
         let (mut position, now) = (Position::new(false, BATCH), Instant::now());
         let first = v1::Start { at: Some(At::New(())) };
-        let start = |position: &Position| position.start(Some(&first)).and_then(|start| start.at);
-        assert_eq!(start(&position), Some(At::New(())));
+        let start = |position: &mut Position| position.start(Some(&first)).and_then(|start| start.at);
+        assert_eq!(start(&mut position), Some(At::New(())));
         position.opened(&opened(5), true, now);
-        assert_eq!(start(&position), Some(At::AfterSequence(5)));
+        assert_eq!(start(&mut position), Some(At::AfterSequence(5)));
         position.reached(7);
-        assert_eq!(start(&position), Some(At::AfterSequence(7)));
+        assert_eq!(start(&mut position), Some(At::AfterSequence(7)));
         deliver(&mut position, 8..=8);
-        assert_eq!(start(&position), Some(At::AfterCursor("c8".to_owned())));
+        assert_eq!(start(&mut position), Some(At::AfterCursor("c8".to_owned())));
         position.recreated();
-        assert_eq!(start(&position), Some(At::New(())));
+        assert_eq!(start(&mut position), Some(At::New(())));
         position.opened(&v1::Opened::default(), true, now);
-        assert_eq!(start(&position), Some(At::New(())), "an ephemeral room has no positions");
+        assert_eq!(start(&mut position), Some(At::New(())), "an ephemeral room has no positions");
     }
 
     #[test]
     fn a_durable_subscriber_that_was_deleted_goes_on_after_the_last_processed_message() {
         let (mut position, now) = (durable(5), Instant::now());
-        let start = |position: &Position| position.start(None).and_then(|start| start.at);
+        let start = |position: &mut Position| position.start(None).and_then(|start| start.at);
         let tickets = deliver(&mut position, 6..=8);
         position.done(tickets[0], now);
-        assert_eq!(start(&position), Some(At::AfterCursor("c6".to_owned())), "7 and 8 may never be processed");
+        assert_eq!(start(&mut position), Some(At::AfterCursor("c6".to_owned())), "7 and 8 may never be processed");
         assert!(!position.opened(&v1::Opened { resumed: false, ..opened(6) }, true, now), "the log is the same");
         assert_eq!(deliver(&mut position, 7..=9).len(), 1);
     }

@@ -17,14 +17,31 @@ use super::{
     mailbox::{Item, Mailbox},
     position::Ticket,
 };
-use crate::error::{Error, Result};
+use crate::{
+    connection::Connection,
+    error::{Error, Result},
+};
+
+tokio::task_local! {
+    /// The address of the connection whose handler runs.
+    static HANDLER_OF: usize;
+}
+
+/// Whether the program calls from a handler of a subscription on this connection.
+pub(crate) fn is_in_handler_of(connection: &Arc<Connection>) -> bool {
+    HANDLER_OF.try_with(|&handler_of| handler_of == address(connection)).unwrap_or_default()
+}
+
+fn address(connection: &Arc<Connection>) -> usize {
+    Arc::as_ptr(connection).addr()
+}
 
 /// Calls the handler with each message.
 pub(super) async fn run<E: From<Error>>(
     subscribe: Subscribe,
     handler: impl AsyncFn(v1::Message) -> Result<(), E>,
 ) -> Result<(), E> {
-    let concurrency = subscribe.concurrency;
+    let (concurrency, handler_of) = (subscribe.concurrency, address(&subscribe.plan.room.client.connection));
     let mut messages = Messages::open(subscribe, true);
     let mailbox = messages.mailbox.clone();
     let handler = &handler;
@@ -44,7 +61,9 @@ pub(super) async fn run<E: From<Error>>(
                 match next {
                     // a handler has failed: this message was on its way
                     Ok((_, ticket)) if failure.is_some() => mailbox.returned(ticket, false),
-                    Ok((message, ticket)) => running.push(async move { (ticket, handler(message).await) }),
+                    Ok((message, ticket)) => {
+                        running.push(async move { (ticket, HANDLER_OF.scope(handler_of, handler(message)).await) });
+                    }
                     Err(ended) => end = Some(ended),
                 }
             }
@@ -153,5 +172,28 @@ impl Drop for Messages {
 impl fmt::Debug for Messages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Messages").field("has_ended", &self.has_ended).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::Client;
+
+    #[tokio::test]
+    async fn close_in_a_handler_does_not_wait_for_the_handler() -> Result<()> {
+        let client = Client::new("http://127.0.0.1:1")?;
+        let (handler, returned) = oneshot::channel::<()>();
+        client.connection.subscriptions.spawn(async { drop(returned.await) });
+        HANDLER_OF.scope(address(&client.connection), client.close()).await;
+        assert!(!client.connection.closed.is_cancelled());
+        drop(handler);
+        client.connection.closed.cancelled().await;
+        let other = Client::new("http://127.0.0.1:1")?;
+        HANDLER_OF.scope(address(&client.connection), other.close()).await;
+        assert!(other.connection.closed.is_cancelled(), "another client waits");
+        Ok(())
     }
 }

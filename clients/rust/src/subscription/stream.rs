@@ -32,6 +32,8 @@ use crate::{
 const OPENED_LIMIT: Duration = Duration::from_secs(15);
 /// How long the service may take to answer after the client was frozen (U17).
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// How long the client reads once more before it takes silence for true: frames may have come while the process stood still.
+const READ_TIME: Duration = Duration::from_millis(250);
 /// A subscription that was open for this long was a success (U15).
 const SETTLED: Duration = Duration::from_secs(10);
 /// Commands that wait for the connection.
@@ -62,7 +64,9 @@ impl<'a> OpenStream<'a> {
     pub(super) async fn open(plan: &'a Plan, mailbox: &'a Arc<Mailbox>, tokens: &mut Tokens) -> Result<Self> {
         let connection = &plan.room.client.connection;
         let now = Instant::now();
-        let token = tokens.next(connection, now + OPENED_LIMIT).await?;
+        // a token takes no longer than an attempt (U9)
+        let token_limit = plan.room.client.times.attempt.min(OPENED_LIMIT);
+        let token = tokens.next(connection, now + token_limit).await?;
         let (commands, sent) = mpsc::channel(COMMANDS_MAX);
         let open = {
             let mut state = mailbox.state();
@@ -80,7 +84,7 @@ impl<'a> OpenStream<'a> {
             }
         };
         let _ = commands.try_send(ConsumeRequest { command: Some(Command::Open(open)) });
-        let request = with_token(ReceiverStream::new(sent), token.as_deref())?;
+        let request = with_token(ReceiverStream::new(sent), token);
         let (connection_number, mut stub) = connection.stub();
         let answer = time::timeout_at(now + OPENED_LIMIT, stub.consume(request)).await.map_err(|_| {
             connection.renew(connection_number);
@@ -133,11 +137,7 @@ impl<'a> OpenStream<'a> {
             let wake_at = [silent_at, ack_at].into_iter().flatten().fold(now + PULSE, Instant::min);
             tokio::select! {
                 biased;
-                frame = self.frames.message() => match frame? {
-                    Some(ConsumeResponse { frame: Some(frame), .. }) => self.frame(frame)?,
-                    Some(ConsumeResponse { frame: None, .. }) => {}
-                    None => return Err(silent("the stream has ended")),
-                },
+                frame = self.frames.message() => self.received(frame?)?,
                 () = mailbox.work.notified() => {}
                 () = mailbox.closing.cancelled(), if !is_closing => {
                     is_closing = true;
@@ -147,8 +147,11 @@ impl<'a> OpenStream<'a> {
                     let now = Instant::now();
                     let was_reading = self.pulse.pause(now, SystemTime::now()) <= PAUSE_SHORT;
                     if was_reading && silent_at.is_some_and(|at| at <= now) {
-                        self.plan.room.client.connection.renew(self.connection_number);
-                        return Err(silent("no frame in time"));
+                        let Ok(frame) = time::timeout(READ_TIME, self.frames.message()).await else {
+                            self.plan.room.client.connection.renew(self.connection_number);
+                            return Err(silent("no frame in time"));
+                        };
+                        self.received(frame?)?;
                     }
                 }
             }
@@ -190,6 +193,14 @@ impl<'a> OpenStream<'a> {
         // after the subscription has ended nothing need come
         let silent_at = (!self.is_complete).then(|| later(self.last_frame, self.silence_limit));
         silent_at.into_iter().chain(self.pong_by).min()
+    }
+
+    fn received(&mut self, response: Option<ConsumeResponse>) -> Result<()> {
+        match response {
+            Some(ConsumeResponse { frame: Some(frame), .. }) => self.frame(frame),
+            Some(ConsumeResponse { frame: None, .. }) => Ok(()),
+            None => Err(silent("the stream has ended")),
+        }
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {

@@ -189,12 +189,13 @@ impl Error {
                 _ => {}
             }
         }
-        let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
-        let class = classify(code, &reason, retry_info.is_some());
-        let is_outcome_unknown = match reason.as_str() {
-            "" => class == Class::Again,
-            reason => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
+        let reason = info.as_ref().map(|info| &*info.reason);
+        let class = classify(code, reason, retry_info.is_some());
+        let is_outcome_unknown = match reason {
+            None => class == Class::Again,
+            Some(reason) => matches!(reason, "OUTCOME_UNKNOWN" | "TIMEOUT" | "INTERNAL"),
         };
+        let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
         Self(Box::new(Report {
             code,
             reason,
@@ -243,13 +244,13 @@ impl From<Status> for Error {
     }
 }
 
-/// The class of an outcome (U1).
-fn classify(code: Code, reason: &str, has_retry_info: bool) -> Class {
+/// The class of an outcome (U1). `reason` is that of the service.
+fn classify(code: Code, reason: Option<&str>, has_retry_info: bool) -> Class {
     use Code::{Aborted, Cancelled, DeadlineExceeded, Internal, Unauthenticated, Unavailable, Unknown};
     match (reason, code) {
-        ("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED", _) | ("", Unauthenticated) => Class::NewToken,
-        ("", Unavailable | DeadlineExceeded | Cancelled | Unknown | Internal | Aborted) => Class::Again,
-        (reason, _) if has_retry_info && !reason.is_empty() => Class::Again,
+        (Some("UNAUTHENTICATED" | "CREDENTIALS_EXPIRED"), _) | (None, Unauthenticated) => Class::NewToken,
+        (None, Unavailable | DeadlineExceeded | Cancelled | Unknown | Internal | Aborted) => Class::Again,
+        (Some(_), _) if has_retry_info => Class::Again,
         _ => Class::Final,
     }
 }
@@ -335,6 +336,9 @@ mod tests {
         let foreign = ErrorDetails::with_error_info("TAKEN_OVER", "other.example", HashMap::new());
         let error = Error::from(Status::with_error_details(Code::Aborted, "text", foreign));
         assert_eq!((error.class(), error.reason()), (Again, ""));
+        let (unnamed, may_pass) = (service(Code::Internal, "", false), service(Code::Internal, "", true));
+        assert_eq!((unnamed.class(), unnamed.is_outcome_unknown()), (Final, false));
+        assert_eq!((may_pass.class(), may_pass.is_outcome_unknown()), (Again, false));
     }
 
     #[test]
@@ -364,9 +368,10 @@ mod tests {
     fn details_that_nobody_can_read_change_nothing() {
         let unreadable = Status::with_details(Code::Unavailable, "text", vec![255; 8].into());
         assert_eq!((Error::from(unreadable.clone()).class(), Error::from(unreadable).reason()), (Class::Again, ""));
+        // the service says that this can pass, although not when
         let mut details = ErrorDetails::with_error_info("", DOMAIN, HashMap::new());
         details.set_retry_info(None);
-        assert_eq!(Error::from(Status::with_error_details(Code::NotFound, "", details)).class(), Class::Final);
+        assert_eq!(Error::from(Status::with_error_details(Code::NotFound, "", details)).class(), Class::Again);
     }
 
     #[test]

@@ -39,10 +39,8 @@ pub(super) struct Position {
     batch: AckBatch,
     /// Everything up to this sequence was delivered or reported as a gap. `None` before the first `opened`.
     seen: Option<u64>,
-    /// The cursor of the last message; of a durable subscriber, of the last one that is processed.
+    /// The cursor of the last message; of a durable subscriber, of the last one that is processed. Before, that of `opened`.
     cursor: Option<String>,
-    /// Whether the present stream was asked to start after a cursor: it opens only if the log is that of the cursor.
-    has_proof: bool,
     life: u64,
     /// Delivered messages of this life after `processed`.
     unprocessed: VecDeque<Delivered>,
@@ -76,26 +74,25 @@ impl Position {
     ///
     /// The service ignores it while it keeps a position. Where somebody deleted the subscriber, or the whole room, the cursor
     /// says where the client was: that of a deleted log is refused, so that no message of the new one is taken for an old one.
-    pub(super) fn start(&mut self, first: Option<&v1::Start>) -> Option<v1::Start> {
-        self.has_proof = self.cursor.is_some();
-        let at = match (&self.cursor, self.seen) {
-            (Some(cursor), _) => At::AfterCursor(cursor.clone()),
-            // a sequence says nothing about the log, so a durable subscriber that was deleted begins as a new one
-            (None, Some(seen)) if !self.is_durable && !self.is_ephemeral => At::AfterSequence(seen),
-            _ => return first.cloned(),
-        };
-        Some(v1::Start { at: Some(at) })
+    pub(super) fn start(&self, first: Option<&v1::Start>) -> Option<v1::Start> {
+        match &self.cursor {
+            Some(cursor) => Some(v1::Start { at: Some(At::AfterCursor(cursor.clone())) }),
+            None => first.cloned(),
+        }
     }
 
     /// The subscription is open. Returns whether the subscriber was moved (U22).
     pub(super) fn opened(&mut self, opened: &v1::Opened, is_first_on_stream: bool, now: Instant) -> bool {
-        let is_new = self.was_open() && !self.has_proof && !opened.resumed;
-        let was_moved = self.is_durable && (!is_first_on_stream || is_new || opened.position < self.confirmed);
+        let was_moved = self.is_durable && (!is_first_on_stream || opened.position < self.confirmed);
         // a persisted room without messages begins at 1
         self.is_ephemeral = opened.first_sequence == 0 && opened.last_sequence == 0;
         self.generation = opened.generation;
         if was_moved {
             self.begin_life(opened.position);
+        }
+        let known = if self.is_durable { self.processed } else { self.seen.unwrap_or_default() };
+        if self.cursor.is_none() || known < opened.position {
+            self.cursor = Some(opened.cursor.clone()).filter(|cursor| !cursor.is_empty());
         }
         self.seen = self.seen.max(Some(opened.position));
         self.processed = self.processed.max(opened.position);
@@ -238,7 +235,8 @@ mod tests {
     }
 
     fn opened(position: u64) -> v1::Opened {
-        v1::Opened { position, first_sequence: 1, generation: 7, resumed: true, ..v1::Opened::default() }
+        let cursor = format!("o{position}");
+        v1::Opened { position, first_sequence: 1, generation: 7, resumed: true, cursor, ..v1::Opened::default() }
     }
 
     fn durable(position: u64) -> Position {
@@ -333,52 +331,45 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_processed_while_a_stream_opens_proves_no_log() {
-        let (mut position, now) = (durable(5), Instant::now());
-        let tickets = deliver(&mut position, 6..=7);
-        assert_eq!(position.start(None), None);
-        position.done(tickets[0], now);
-        assert!(position.opened(&v1::Opened { resumed: false, ..opened(0) }, true, now));
-        assert_eq!(deliver(&mut position, 1..=7).len(), 7);
-    }
-
-    #[test]
     fn an_unnamed_subscription_resumes_after_the_last_message() {
         let (mut position, now) = (Position::new(false, BATCH), Instant::now());
         let first = v1::Start { at: Some(At::New(())) };
-        let start = |position: &mut Position| position.start(Some(&first)).and_then(|start| start.at);
-        assert_eq!(start(&mut position), Some(At::New(())));
+        let start = |position: &Position| position.start(Some(&first)).and_then(|start| start.at);
+        assert_eq!(start(&position), Some(At::New(())));
         position.opened(&opened(5), true, now);
-        assert_eq!(start(&mut position), Some(At::AfterSequence(5)));
+        assert_eq!(start(&position), Some(At::AfterCursor("o5".to_owned())));
         position.reached(7);
-        assert_eq!(start(&mut position), Some(At::AfterSequence(7)));
         deliver(&mut position, 8..=8);
-        assert_eq!(start(&mut position), Some(At::AfterCursor("c8".to_owned())));
+        assert_eq!(start(&position), Some(At::AfterCursor("c8".to_owned())));
         position.recreated();
-        assert_eq!(start(&mut position), Some(At::New(())));
+        assert_eq!(start(&position), Some(At::New(())));
         position.opened(&v1::Opened::default(), true, now);
-        assert_eq!(start(&mut position), Some(At::New(())), "an ephemeral room has no positions");
+        assert_eq!(start(&position), Some(At::New(())), "an ephemeral room has no positions");
     }
 
     #[test]
     fn a_durable_subscriber_that_was_deleted_goes_on_after_the_last_processed_message() {
         let (mut position, now) = (durable(5), Instant::now());
-        let start = |position: &mut Position| position.start(None).and_then(|start| start.at);
+        let start = |position: &Position| position.start(None).and_then(|start| start.at);
         let tickets = deliver(&mut position, 6..=8);
         position.done(tickets[0], now);
-        assert_eq!(start(&mut position), Some(At::AfterCursor("c6".to_owned())), "7 and 8 may never be processed");
+        assert_eq!(start(&position), Some(At::AfterCursor("c6".to_owned())), "7 and 8 may never be processed");
         assert!(!position.opened(&v1::Opened { resumed: false, ..opened(6) }, true, now), "the log is the same");
         assert_eq!(deliver(&mut position, 7..=9).len(), 1);
     }
 
     #[test]
-    fn a_durable_subscriber_without_a_message_takes_no_new_log_for_the_old_one() {
+    fn a_durable_subscriber_without_a_message_asks_for_the_log_that_was_opened() {
         let (mut position, now) = (durable(5), Instant::now());
-        assert_eq!(position.start(None), None);
-        assert!(position.opened(&v1::Opened { resumed: false, ..opened(0) }, true, now));
-        assert_eq!(deliver(&mut position, 1..=8).len(), 8);
-        let (mut position, now) = (durable(5), Instant::now());
+        let at = |position: &Position| position.start(None).and_then(|start| start.at);
+        assert_eq!(at(&position), Some(At::AfterCursor("o5".to_owned())));
         assert!(!position.opened(&opened(5), true, now), "the service knows the subscriber");
+        assert!(!position.opened(&opened(9), true, now), "it was moved forwards meanwhile");
+        assert_eq!(at(&position), Some(At::AfterCursor("o9".to_owned())));
+        position.recreated();
+        assert_eq!(at(&position), None);
+        assert!(!position.opened(&v1::Opened { resumed: false, ..opened(0) }, true, now));
+        assert_eq!(deliver(&mut position, 1..=8).len(), 8);
     }
 
     #[test]

@@ -186,7 +186,7 @@ func isLoopback(host string) bool {
 }
 
 // Close closes all subscriptions in order, then all publishers, then the connection (U27). It waits for running
-// handlers, so call it in another goroutine if a handler is to close the client.
+// handlers, so call it in another goroutine if a handler, the loop body of Messages, or WithEvents is to close the client.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.close()

@@ -98,7 +98,7 @@ func fromStatus(s *spb.Status) *Error {
 				ours, e.Reason, e.Metadata = true, d.GetReason(), d.GetMetadata()
 			}
 		case *errdetails.RetryInfo:
-			retry, e.RetryAfter = true, d.GetRetryDelay().AsDuration()
+			retry, e.RetryAfter = true, max(d.GetRetryDelay().AsDuration(), 0)
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
 				e.Fields = append(e.Fields, FieldViolation{v.GetField(), v.GetDescription()})

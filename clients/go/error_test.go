@@ -88,6 +88,10 @@ func TestErrorHasDetails(t *testing.T) {
 	if !errors.As(error(fromStatus(s.Proto())), &e) {
 		t.Fatal("errors.As does not find it")
 	}
+	past, err := status.New(codes.Aborted, "text").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)})
+	if err != nil || fromStatus(past.Proto()).RetryAfter != 0 {
+		t.Error("a time in the past", err)
+	}
 	if e.Code != codes.InvalidArgument || e.Reason != "INVALID_FIELD" || e.Metadata["position"] != "7" || e.RetryAfter != 2*time.Second ||
 		len(e.Fields) != 1 || e.Fields[0].Field != "room_id" || status.Code(e) != codes.InvalidArgument {
 		t.Errorf("%+v", e)

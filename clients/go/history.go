@@ -76,7 +76,7 @@ func (r *Room) History(ctx context.Context, opts ...HistoryOption) iter.Seq2[*Me
 			for _, m := range page.GetMessages() {
 				message := newMessage(m)
 				in, over := h.covers(message)
-				if over || in && !yield(message, nil) {
+				if in && !yield(message, nil) || over {
 					return
 				}
 			}
@@ -111,14 +111,15 @@ func timeRange(start time.Time) *unibusv1.HistoryRequest_TimeRange {
 	return &unibusv1.HistoryRequest_TimeRange{TimeRange: &unibusv1.TimeRange{Start: timestamppb.New(start)}}
 }
 
-// covers says whether a message lies in the bounds, and whether the reading is over.
+// covers says whether a message lies in the bounds, and whether none after it can.
 func (h *history) covers(m *Message) (in, over bool) {
 	early := m.Sequence <= h.after || m.PublishedAt.Before(h.since)
 	late := h.before != 0 && m.Sequence >= h.before || !h.until.IsZero() && !m.PublishedAt.Before(h.until)
+	in = !early && !late
 	if h.backwards {
-		return !early && !late, early
+		return in, early || m.Sequence-1 <= h.after
 	}
-	return !early && !late, late
+	return in, late || h.before != 0 && m.Sequence+1 >= h.before
 }
 
 // next returns the request for the next page, or nil.

@@ -7,7 +7,7 @@ import (
 	"github.com/unibus-rs/unibus/clients/go/unibusv1"
 )
 
-// U28: where the reading begins, and which messages it covers.
+// U28: where the reading begins, which messages it covers, and that it asks for no page after the last of them.
 func TestHistory(t *testing.T) {
 	at := func(seconds int64) time.Time { return time.Unix(1_800_000_000+seconds, 0) }
 	tests := []struct {
@@ -37,10 +37,16 @@ func TestHistory(t *testing.T) {
 		}
 		for sequence := uint64(1); sequence <= 9; sequence++ {
 			in, over := h.covers(&Message{Sequence: sequence, PublishedAt: at(int64(sequence))})
-			if in != (sequence >= test.in[0] && sequence <= test.in[1]) || over && in {
-				t.Errorf("%s: message %d: %v, %v", test.name, sequence, in, over)
+			first, last := test.in[0], test.in[1]
+			if in != (sequence >= first && sequence <= last) {
+				t.Errorf("%s: message %d: %v", test.name, sequence, in)
 			}
-			if last := test.in[1]; !h.backwards && over != (sequence > last) {
+			// the message beside a bound is the last one, and a time has no such message
+			want := sequence > last || sequence == last && h.before != 0
+			if h.backwards {
+				want = sequence < first || sequence == first && h.since.IsZero()
+			}
+			if over != want && sequence > 1 {
 				t.Errorf("%s: over at %d: %v", test.name, sequence, over)
 			}
 		}

@@ -24,11 +24,15 @@ func (l *login) context(ctx context.Context) (context.Context, error) {
 	}
 	token, err := l.ask(ctx)
 	if err != nil {
-		return nil, &Error{Code: codes.Unavailable, Message: "no token: " + err.Error(), Class: Again, cause: err}
+		e := &Error{Code: codes.Unavailable, Message: "no token: " + err.Error(), Class: Again, cause: err}
+		if errors.Is(err, context.Canceled) {
+			e.cause = nil // what the function cancelled is no cancel by the program (U3)
+		}
+		return nil, e
 	}
 	if l.refused != nil && token == l.token {
 		final := *l.refused
-		final.Class = Final
+		final.Class, l.refused = Final, nil // a publisher tries the token again with its next message
 		return nil, &final
 	}
 	l.token, l.refused = token, nil
@@ -50,6 +54,8 @@ func (l *login) ask(ctx context.Context) (token string, err error) {
 	case <-answered:
 	case <-ctx.Done():
 		return "", ctx.Err()
+	case <-l.client.closed.Done():
+		return "", ErrClosed
 	}
 	if failed == nil {
 		failed = checkToken(supplied)

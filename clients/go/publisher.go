@@ -21,13 +21,15 @@ type Publisher struct {
 	maxMessages int
 	maxBytes    int
 	ctx         context.Context // ends when the publisher gives up
-	cancel      context.CancelFunc
+	cancel      context.CancelCauseFunc
 	done        chan struct{} // closed when run has ended
+	turn        chan struct{} // a lock of Send that is given in the order of those who wait
 
 	// of the goroutine of run
 	login  login
 	pauses backOff
 	policy publishPolicy
+	broken *Error // why the last stream ended
 
 	mu         sync.Mutex
 	changed    sync.Cond  // of what follows
@@ -98,9 +100,12 @@ func (r *Room) Publisher(opts ...PublisherOption) (*Publisher, error) {
 }
 
 func newPublisher(r *Room) *Publisher {
-	p := &Publisher{room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client}, done: make(chan struct{})}
+	p := &Publisher{
+		room: r, maxMessages: 1024, maxBytes: 4 << 20, login: login{client: r.client},
+		done: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
 	p.changed.L = &p.mu
-	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	return p
 }
 
@@ -133,6 +138,12 @@ func (p *Publisher) Send(ctx context.Context, payload []byte, opts ...PublishOpt
 	m := &Pending{request: request, done: make(chan struct{})}
 	if request.MessageId == "" {
 		m.id = randomID()
+	}
+	select {
+	case p.turn <- struct{}{}: // a small message does not overtake a large one that waits
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -168,7 +179,7 @@ func (p *Publisher) Flush(ctx context.Context) error {
 }
 
 // Close takes no further messages, flushes, and ends the publisher. It waits at most as long as ctx and the time of
-// all attempts of a call allow: messages that are then unanswered fail with an unknown outcome (U14).
+// all attempts of a call allow. Messages that are then unanswered fail, with an unknown outcome if they were sent (U14).
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closing = true
@@ -176,7 +187,9 @@ func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, p.room.client.options.total)
 	defer cancel()
-	defer context.AfterFunc(ctx, p.cancel)()
+	defer context.AfterFunc(ctx, func() {
+		p.cancel(failure(codes.DeadlineExceeded, "the publisher was closed before the answer"))
+	})()
 	<-p.done
 	return p.Flush(context.Background())
 }
@@ -184,36 +197,39 @@ func (p *Publisher) Close(ctx context.Context) error {
 // run opens a stream as often as there is something to send. In the end it fails what is unanswered.
 func (p *Publisher) run() {
 	var next time.Time // when the next stream begins
-	var last *Error    // why
-	for p.wait(next, last) {
+	for p.wait(next) {
 		next = time.Time{}
 		err := p.stream()
-		if err == nil || p.ctx.Err() != nil {
+		if p.ctx.Err() != nil {
 			continue
 		}
-		last = fromError(err)
-		if last.OutcomeUnknown || p.login.again(last) {
-			next = time.Now().Add(p.pauses.next(last.RetryAfter))
+		if p.broken = nil; err == nil {
+			continue
+		}
+		p.broken = fromError(err)
+		if p.broken.OutcomeUnknown || p.login.again(p.broken) {
+			next = time.Now().Add(p.pauses.next(p.broken.RetryAfter))
 		} else {
-			p.failAll(last, false)
+			p.failAll(p.broken)
 		}
 	}
-	closed := failure(codes.DeadlineExceeded, "the publisher was closed before the answer")
-	if last != nil {
-		closed.Message += "; the last failure was: " + last.Message
+	if closed, ok := context.Cause(p.ctx).(*Error); ok {
+		if p.broken != nil {
+			closed.Message += "; the last failure was: " + p.broken.Message
+		}
+		p.failAll(closed)
 	}
-	p.failAll(closed, true)
 }
 
 // wait waits for an unanswered message, and until `next`. It fails messages that cannot wait so long. It is false when
 // the publisher has ended.
-func (p *Publisher) wait(next time.Time, last *Error) bool {
+func (p *Publisher) wait(next time.Time) bool {
 	pause, cancel := context.WithDeadline(p.ctx, next)
 	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.await(pause, func() bool {
-		p.expire(next, last)
+		p.expire(next)
 		return p.closing && len(p.unanswered) == 0
 	})
 	p.await(p.ctx, func() bool { return p.closing || len(p.unanswered) > 0 })
@@ -223,13 +239,15 @@ func (p *Publisher) wait(next time.Time, last *Error) bool {
 // stream sends all unanswered messages over one PublishStream, then later ones, until the stream ends. It returns nil
 // if the program needs no stream at the end.
 func (p *Publisher) stream() error {
-	policy, err := p.room.policy(p.ctx)
+	limit := p.room.client.options.attempt
+	lookup, stop := context.WithTimeout(p.ctx, limit) // then messages whose time is up can fail
+	defer stop()
+	policy, err := p.room.policy(lookup)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
-	limit := p.room.client.options.attempt
 	silence := time.AfterFunc(limit, func() { cancel(failure(codes.DeadlineExceeded, "no answer for %v", limit)) })
 	defer silence.Stop()
 	p.begin(policy, silence)
@@ -293,7 +311,13 @@ func (p *Publisher) write(ctx context.Context, stream unibusv1.RoomService_Publi
 func (p *Publisher) next(ctx context.Context) (*Pending, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.await(ctx, func() bool { return p.drain != nil || p.closing || p.sent < len(p.unanswered) })
+	err := p.await(ctx, func() bool {
+		// the stream may have opened too late for a message that is to be sent again
+		for p.drain == nil && p.sent < len(p.unanswered) && p.unanswered[p.sent].unknown && p.late(p.unanswered[p.sent], time.Now()) {
+			p.resolve(p.sent, Published{}, p.broken)
+		}
+		return p.drain != nil || p.closing || p.sent < len(p.unanswered)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -335,10 +359,10 @@ func (p *Publisher) answer(answer *unibusv1.PublishStreamResponse) {
 		m.unknown = m.unknown || e.OutcomeUnknown
 		again := p.policy.repeats(&p.login, e)
 		withoutID := p.room.outdated(e) && m.id != "" && m.request.MessageId != ""
-		switch {
-		case !again && !withoutID:
+		if !again && !withoutID {
 			p.resolve(i, Published{}, e)
-		case p.drain == nil:
+		}
+		if p.drain == nil && (again || withoutID || e.Reason == "ROOM_NOT_FOUND") { // the next stream asks for the room (U12)
 			p.drain = e
 			e.Class = Again // also if it is an unknown outcome (U11), or if the id was wrong
 			p.changed.Broadcast()
@@ -381,29 +405,31 @@ func (p *Publisher) end(err error) error {
 	return e
 }
 
-// expire fails the messages for which no attempt may begin then (U11).
-func (p *Publisher) expire(then time.Time, e *Error) {
-	all, last := p.policy.times(&p.room.client.options)
+// expire fails the messages for which no attempt may begin then.
+func (p *Publisher) expire(then time.Time) {
 	for i := 0; i < len(p.unanswered); {
-		m, limit := p.unanswered[i], all
-		if m.unknown {
-			limit = last
-		}
-		if then.Sub(m.since) > limit {
-			p.resolve(i, Published{}, e)
+		if p.late(p.unanswered[i], then) {
+			p.resolve(i, Published{}, p.broken)
 		} else {
 			i++
 		}
 	}
 }
 
+// late says whether no attempt for a message may begin then (U11).
+func (p *Publisher) late(m *Pending, then time.Time) bool {
+	all, last := p.policy.times(&p.room.client.options)
+	if m.unknown {
+		all = last
+	}
+	return then.Sub(m.since) > all
+}
+
 // failAll fails all unanswered messages.
-func (p *Publisher) failAll(e *Error, unknown bool) {
+func (p *Publisher) failAll(e *Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.unanswered) > 0 {
-		m := p.unanswered[0]
-		m.unknown = m.unknown || unknown
 		p.resolve(0, Published{}, e)
 	}
 }

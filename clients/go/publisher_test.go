@@ -186,7 +186,8 @@ func TestWindowEnds(t *testing.T) {
 	e := fromError(b.end(status.Error(codes.Unavailable, "broken")))
 	b.messages[0].since = time.Now().Add(-111 * time.Second)
 	b.messages[1].since = time.Now().Add(-109 * time.Second)
-	b.expire(time.Now(), e)
+	b.broken = e
+	b.expire(time.Now())
 	expect(t, "results", b.results(), "unknown - -")
 	errors.As(b.messages[0].err, &e)
 	if e.MessageID == "" || e.Class != Again {
@@ -195,6 +196,10 @@ func TestWindowEnds(t *testing.T) {
 	if err := b.failed; !errors.Is(err, b.messages[0].err) {
 		t.Error(err)
 	}
+	b.begin(b.policy, time.NewTimer(time.Hour))
+	b.messages[1].since = time.Now().Add(-111 * time.Second) // the stream opened late
+	expect(t, "late stream", b.more(), "3#")
+	expect(t, "results", b.results(), "unknown unknown -")
 }
 
 // U13: sending waits while too many messages or bytes are unanswered.
@@ -222,6 +227,28 @@ func TestWindow(t *testing.T) {
 		if full(want.size) != want.full {
 			t.Errorf("%d: messages: %d, bytes: %d", i, len(b.unanswered), b.bytes)
 		}
+	}
+}
+
+// U14: a message that fits does not overtake one that waits for space.
+func TestSendKeepsTheOrder(t *testing.T) {
+	b := newBench(t, true, 1)
+	b.maxBytes = 5
+	large := make(chan error)
+	go func() {
+		_, err := b.Send(t.Context(), make([]byte, 5))
+		large <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := b.Send(ctx, nil); err != context.DeadlineExceeded {
+		t.Errorf("an empty message overtakes: %v", err)
+	}
+	b.stream()
+	b.ok(1, 1)
+	if err := <-large; err != nil {
+		t.Error(err)
 	}
 }
 

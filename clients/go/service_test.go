@@ -277,6 +277,84 @@ func TestCloseWithoutEndOfStream(t *testing.T) {
 	})
 }
 
+// U14: the outcome of a message that was sent is unknown after Close, and a message that never was is not in doubt.
+func TestCloseInTime(t *testing.T) {
+	silent := func(stream unibusv1.RoomService_PublishStreamServer) error { <-stream.Context().Done(); return nil }
+	for _, persist := range []bool{true, false} {
+		for _, known := range []bool{true, false} {
+			getRoom := func(ctx context.Context) (*unibusv1.GetRoomResponse, error) {
+				if !known {
+					<-ctx.Done()
+				}
+				return &unibusv1.GetRoomResponse{Room: &unibusv1.Room{RoomId: "r", Persist: persist}}, nil
+			}
+			p := publisher(t, serve(t, &service{getRoom: getRoom, stream: silent}))
+			m, err := p.Send(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			p.Close(ctx)
+			cancel()
+			var e *Error
+			_, err = m.Wait(t.Context())
+			if !errors.As(err, &e) || e.OutcomeUnknown != known || e.Code != codes.DeadlineExceeded || e.Class != Again {
+				t.Errorf("persist %v, room known %v: %+v", persist, known, err)
+			}
+		}
+	}
+}
+
+// U9: a message fails when its time is up, also if the settings of the room do not come.
+func TestRoomIsNeverKnown(t *testing.T) {
+	room := serve(t, &service{getRoom: func(ctx context.Context) (*unibusv1.GetRoomResponse, error) {
+		return nil, statusWith(codes.Unavailable, domain, "NATS_UNAVAILABLE", 300*time.Millisecond).Err()
+	}}, WithAttemptTimeout(50*time.Millisecond), WithCallTimeout(time.Second))
+	p := publisher(t, room)
+	if _, err := p.Send(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	m, err := p.Send(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, 1300*time.Millisecond, func() {
+		var e *Error
+		if _, err := m.Wait(t.Context()); !errors.As(err, &e) || e.OutcomeUnknown || e.Reason != "NATS_UNAVAILABLE" {
+			t.Error(err)
+		}
+	})
+}
+
+// U12: after ROOM_NOT_FOUND a publisher asks for the room again. Messages of the new room have ids if it is persisted.
+func TestRoomOfAPublisherIsAnotherOne(t *testing.T) {
+	var rooms, messages atomic.Int32
+	room := serve(t, &service{
+		getRoom: func(context.Context) (*unibusv1.GetRoomResponse, error) {
+			return &unibusv1.GetRoomResponse{Room: &unibusv1.Room{RoomId: "r", Persist: rooms.Add(1) > 1}}, nil
+		},
+		stream: answerAll(func(answer *unibusv1.PublishStreamResponse) {
+			if stored(answer); messages.Add(1) == 1 {
+				gone := statusWith(codes.NotFound, domain, "ROOM_NOT_FOUND", -1)
+				answer.Outcome = &unibusv1.PublishStreamResponse_Error{Error: gone.Proto()}
+			}
+		}),
+	})
+	p := publisher(t, room)
+	var e *Error
+	if err := send(t, p); !errors.As(err, &e) || e.Class != Final || e.Reason != "ROOM_NOT_FOUND" {
+		t.Error(err)
+	}
+	m, err := p.Send(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if published, err := m.Wait(t.Context()); err != nil || published.MessageID == "" {
+		t.Errorf("%+v, %v", published, err)
+	}
+}
+
 // U12: a message that was not given to the stream was not sent.
 func TestWhatWasNotSent(t *testing.T) {
 	b := newBench(t, false, 2)

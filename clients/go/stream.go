@@ -3,6 +3,7 @@ package unibus
 import (
 	"context"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -183,7 +184,7 @@ func (s *subscription) frame(response *unibusv1.ConsumeResponse, dog *watchdog) 
 	defer s.mu.Unlock()
 	switch frame := response.GetFrame().(type) {
 	case *unibusv1.ConsumeResponse_Opened:
-		dog.expect(time.Now(), 2*frame.Opened.GetHeartbeatInterval().AsDuration())
+		dog.expect(time.Now(), 2*min(frame.Opened.GetHeartbeatInterval().AsDuration(), math.MaxInt64/2))
 		s.opened(frame.Opened)
 	case *unibusv1.ConsumeResponse_Message:
 		s.pauses.failures = 0

@@ -14,8 +14,10 @@ const (
 type watchdog struct {
 	mu       sync.Mutex
 	limit    time.Duration // longest silence; 0: any
+	since    time.Time     // when the silence began
 	deadline time.Time
 	ticked   time.Time
+	pace     time.Duration // between two ticks, if this process runs
 }
 
 type verdict int
@@ -27,45 +29,48 @@ const (
 )
 
 func newWatchdog(now time.Time) *watchdog {
-	return &watchdog{limit: openLimit, deadline: now.Add(openLimit), ticked: now}
+	return &watchdog{limit: openLimit, since: now, deadline: now.Add(openLimit), ticked: now, pace: time.Second}
 }
 
 // frame notes a frame of the service.
 func (w *watchdog) frame(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.deadline = now.Add(w.limit)
+	w.since, w.deadline = now, now.Add(w.limit)
 }
 
 // expect sets the longest silence from now on.
 func (w *watchdog) expect(now time.Time, limit time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.limit, w.deadline = limit, now.Add(limit)
+	w.limit, w.since, w.deadline = limit, now, now.Add(limit)
 }
 
 // interval is the time between two ticks.
 func (w *watchdog) interval() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.limit == 0 {
-		return time.Second
+	w.pace = time.Second
+	if w.limit > 0 {
+		w.pace = min(max(w.limit/4, 10*time.Millisecond), time.Second)
 	}
-	return min(max(w.limit/4, 10*time.Millisecond), time.Second)
+	return w.pace
 }
 
-// tick is called regularly. After a pause of this process the service gets some time: its frames may wait to be read.
+// tick is called regularly. The time for which this process stood still does not count: frames may wait to be read. After a
+// long pause the service has to give a sign of life.
 func (w *watchdog) tick(now time.Time) verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// the monotonic clock stands still while the machine sleeps, the other one does not
 	pause := max(now.Sub(w.ticked), now.Round(0).Sub(w.ticked.Round(0)))
 	w.ticked = now
-	switch {
-	case pause > frozenTime:
+	if pause > frozenTime {
 		w.deadline = now.Add(frozenTime)
 		return frozen
-	case w.limit > 0 && now.After(w.deadline):
+	}
+	w.deadline = w.deadline.Add(max(min(pause-w.pace, now.Sub(w.since)), 0))
+	if w.limit > 0 && now.After(w.deadline) {
 		return silent
 	}
 	return alive

@@ -40,8 +40,14 @@ func TestWatchdog(t *testing.T) {
 	if ticks(w, 36, 130) != alive {
 		t.Error("after a sign of life the limit is the old one")
 	}
-	w.expect(at(131), 0)
-	if ticks(w, 131, 500) != alive {
+	w.tick(at(131))
+	w.expect(at(131), 4*time.Second)
+	if w.tick(at(135.9)) != alive || w.tick(at(138)) != alive || w.tick(at(139)) != alive || w.tick(at(140.1)) != alive ||
+		ticks(w, 141, 142) != silent {
+		t.Error("the time of a short pause does not count")
+	}
+	w.expect(at(141), 0)
+	if ticks(w, 142, 500) != alive {
 		t.Error("without a limit")
 	}
 }

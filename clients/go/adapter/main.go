@@ -2,160 +2,84 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"os"
-	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
-	"google.golang.org/grpc"
 
 	unibus "github.com/unibus-rs/unibus/clients/go"
 )
 
-// adapter has what requests open. Only the goroutine that reads requests changes it.
-type adapter struct {
-	client     *unibus.Client
-	publishers map[string]publisher
-	subs       map[string]subscription
+type object map[string]any
+
+// request has the fields of a request. An absent one is the zero value.
+type request map[string]json.RawMessage
+
+func field[T any](r request, name string) (value T) {
+	json.Unmarshal(r[name], &value)
+	return value
 }
 
-// publisher has a queue of what is done in the order of the requests.
-type publisher struct {
-	*unibus.Publisher
-	queue chan func()
+func (r request) has(name string) bool    { return r[name] != nil }
+func (r request) text(name string) string { return field[string](r, name) }
+func (r request) number(name string) uint64 {
+	n, _ := strconv.ParseUint(strings.Trim(string(r[name]), `"`), 10, 64)
+	return n
 }
-
-type subscription struct {
-	cancel, stop context.CancelFunc
-	ended        context.Context
+func (r request) milliseconds(name string) time.Duration {
+	return time.Duration(r.number(name)) * time.Millisecond
 }
+func (r request) room() *unibus.Room { return client.Room(r.text("room")) }
 
-var (
-	ctx        = context.Background()
-	errHandler = errors.New("the handler failed")
-	output     = make(chan struct{}, 1) // a lock that is given in the order of those who wait
-)
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+var lines = make(chan object) // to standard output, in the order of those who wait
+
+func (r request) reply(ok any, err error) {
+	line := object{"id": r["id"], "ok": ok}
+	if err != nil {
+		line = object{"id": r["id"], "error": describe(err)}
+	}
+	lines <- line
+}
 
 func main() {
-	a := &adapter{publishers: map[string]publisher{}, subs: map[string]subscription{}}
-	for lines := bufio.NewReader(os.Stdin); ; {
-		line, err := lines.ReadBytes('\n')
-		if err != nil {
-			break
+	go func() {
+		for output := json.NewEncoder(os.Stdout); ; {
+			output.Encode(<-lines)
 		}
-		r := object{}
-		if err := json.Unmarshal(line, &r); err != nil {
-			reply(r, nil, err)
-			continue
+	}()
+	queues := map[string]chan func(){} // what is done with a publisher, in the order of the requests
+	for input, r := json.NewDecoder(os.Stdin), (request)(nil); input.Decode(&r) == nil; r = nil {
+		operation, name := operations[r.text("op")], r.text("publisher")
+		switch {
+		case operation == nil:
+			r.reply(object{}, errors.New("unknown op "+r.text("op")))
+		case r.text("op") == "connect":
+			operation(r)
+		case name == "":
+			go operation(r)
+		default:
+			if queues[name] == nil {
+				queues[name] = make(chan func(), 1<<20)
+				go func(queue chan func()) {
+					for next := range queue {
+						next()
+					}
+				}(queues[name])
+			}
+			queues[name] <- func() { operation(r) }
 		}
-		a.begin(r)
 	}
-	if a.client != nil {
+	if client != nil {
 		time.AfterFunc(3*time.Second, func() { os.Exit(0) })
-		a.client.Close()
+		client.Close()
 	}
-}
-
-// begin carries out a request. What takes time goes on beside the next requests.
-func (a *adapter) begin(r object) {
-	p, s, client := a.publishers[r.text("publisher")], a.subs[r.text("sub")], a.client
-	room := func() *unibus.Room { return client.Room(r.text("room")) }
-	var err error
-	switch r.text("op") {
-	case "hello":
-		reply(r, object{"language": "go", "runtime": runtime.Version(), "library": "grpc-go " + grpc.Version}, nil)
-	case "connect":
-		a.client, err = connect(r)
-		reply(r, nil, err)
-	case "publisher_open":
-		opts := add(nil, r.has("window"), unibus.WithWindow(int(r.number("window")), 4<<20))
-		p = publisher{queue: make(chan func(), 1<<20)}
-		p.Publisher, err = room().Publisher(opts...)
-		a.publishers[r.text("publisher")] = p
-		go func() {
-			for next := range p.queue {
-				next()
-			}
-		}()
-		reply(r, nil, err)
-	case "publisher_send":
-		p.queue <- func() {
-			pending, err := p.Send(ctx, r.bytes("payload"), messageOptions(r)...)
-			go func() {
-				var published unibus.Published
-				if err == nil {
-					published, err = pending.Wait(ctx)
-				}
-				reply(r, answer(published), err)
-			}()
-		}
-	case "publisher_flush":
-		p.queue <- func() {
-			p.Flush(ctx) // the futures have the errors
-			reply(r, nil, nil)
-		}
-	case "subscribe":
-		limited, cancel := context.WithCancel(ctx)
-		stopping, stop := context.WithCancel(ctx)
-		ended, end := context.WithCancel(ctx)
-		a.subs[r.text("sub")] = subscription{cancel, stop, ended}
-		reply(r, nil, nil)
-		go func(room *unibus.Room) {
-			defer end()
-			line := object{}
-			if err := subscribe(limited, room, r, stopping.Done()); err != nil {
-				line["error"] = describe(err)
-			}
-			write(object{"sub": r["sub"], "ended": line})
-		}(room())
-	case "cancel":
-		s.cancel()
-		reply(r, nil, nil)
-	default:
-		go func() {
-			var ok object
-			var err error
-			switch r.text("op") {
-			case "publisher_close":
-				p.Close(ctx) // the futures have the errors
-			case "unsubscribe":
-				s.stop()
-				<-s.ended.Done()
-			case "close":
-				err = client.Close()
-			default:
-				ok, err = call(client, room(), r)
-			}
-			reply(r, ok, err)
-		}()
-	}
-}
-
-func reply(r object, ok object, err error) {
-	switch {
-	case err != nil:
-		write(object{"id": r["id"], "error": describe(err)})
-	case ok == nil:
-		write(object{"id": r["id"], "ok": object{}})
-	default:
-		write(object{"id": r["id"], "ok": ok})
-	}
-}
-
-func write(line object) {
-	output <- struct{}{}
-	writeLocked(line)
-	<-output
-}
-
-func writeLocked(line object) {
-	text, _ := json.Marshal(line)
-	os.Stdout.Write(append(text, '\n'))
 }
 
 func describe(err error) object {
@@ -166,9 +90,8 @@ func describe(err error) object {
 		for _, f := range e.Fields {
 			fields = append(fields, f.Field)
 		}
-		class := strings.ReplaceAll(e.Class.String(), " ", "_")
-		return object{"code": code.Code(e.Code).String(), "reason": e.Reason, "class": class, "message": e.Error(),
-			"outcome_unknown": e.OutcomeUnknown, "cancelled": false, "metadata": e.Metadata, "fields": fields}
+		return object{"code": code.Code(e.Code).String(), "reason": e.Reason, "class": strings.ReplaceAll(e.Class.String(), " ", "_"),
+			"message": e.Error(), "outcome_unknown": e.OutcomeUnknown, "cancelled": false, "metadata": e.Metadata, "fields": fields}
 	case errors.Is(err, errHandler):
 		return object{"code": "HANDLER", "cancelled": false, "message": err.Error()}
 	case errors.Is(err, context.Canceled), errors.Is(err, unibus.ErrClosed):
@@ -177,7 +100,6 @@ func describe(err error) object {
 	return object{"code": "ADAPTER", "message": err.Error()}
 }
 
-// describeEvent gives an event as the suite reads it.
 func describeEvent(e unibus.Event) object {
 	switch e := e.(type) {
 	case unibus.Opened:
@@ -185,8 +107,8 @@ func describeEvent(e unibus.Event) object {
 	case unibus.CaughtUp:
 		return object{"type": "caught_up", "position": decimal(e.Position)}
 	case unibus.Gap:
-		reason := strings.TrimPrefix(e.Reason.String(), "GAP_REASON_")
-		return object{"type": "gap", "from": decimal(e.From), "to": decimal(e.To), "reason": reason, "dropped": decimal(e.Dropped)}
+		return object{"type": "gap", "from": decimal(e.From), "to": decimal(e.To), "dropped": decimal(e.Dropped),
+			"reason": strings.TrimPrefix(e.Reason.String(), "GAP_REASON_")}
 	case unibus.Moved:
 		return object{"type": "moved", "position": decimal(e.Position)}
 	case unibus.Disconnected:

@@ -10,8 +10,8 @@ use unibus::v1::{
 };
 
 use crate::support::{
-    Client, CommandsBy, Consuming, Lobby, Nats, Unibus, assert_status, client_with_window, create_room, explicit,
-    listed, publish, publish_n, sequences, subscription,
+    Client, CommandsBy, Consuming, Lobby, Nats, Unibus, assert_status, client_that_may_leave_small_frames,
+    client_with_window, create_room, explicit, listed, publish, publish_n, sequences, subscription,
 };
 
 /// How long a pong may take.
@@ -120,7 +120,7 @@ async fn a_flood_of_pings_waits_for_a_client_that_does_not_read() {
     // taken; after that it reads, and each ping that was taken is answered, in order.
     const MANY: u64 = 200_000;
     let (lobby, _) = Lobby::without_room().await;
-    let client = client_with_window(lobby.unibus.address(), 64 * 1024).await;
+    let client = client_that_may_leave_small_frames(lobby.unibus.address(), 64 * 1024).await;
     let mut stream = Consuming::start(&client).await;
     let mut sent = 0;
     while sent < MANY && timeout(Duration::from_secs(1), stream.ping(sent)).await.is_ok() {
@@ -144,7 +144,7 @@ async fn a_flood_of_pings_in_a_session_is_refused_while_its_client_does_not_read
         client.clone().session_command(request).await.map(drop)
     }
     let (lobby, commander) = Lobby::without_room().await;
-    let client = client_with_window(lobby.unibus.address(), 64 * 1024).await;
+    let client = client_that_may_leave_small_frames(lobby.unibus.address(), 64 * 1024).await;
     let mut session = Consuming::session(&client, &commander).await;
     let id = session.session_id().to_owned();
     let mut taken = 0;

@@ -54,8 +54,8 @@ pub(crate) use self::{
     scrape::Scrape,
     spy::Spy,
     subscribers::{
-        acknowledge, acknowledge_of, client_with_window, client_with_window_as, durable_info, explicit, floor,
-        floor_reaches, listed, starting, subscription,
+        acknowledge, acknowledge_of, client_that_may_leave_small_frames, client_with_window, client_with_window_as,
+        durable_info, explicit, floor, floor_reaches, listed, starting, subscription,
     },
     terminal::Terminal,
     tls::{TlsSocket, certificate_in, shown_certificate, tls_client, tls_endpoint, try_tls_client},

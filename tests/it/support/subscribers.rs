@@ -81,8 +81,18 @@ pub(crate) async fn client_with_window(address: SocketAddr, bytes: u32) -> Clien
 
 /// The same, with credentials.
 pub(crate) async fn client_with_window_as(address: SocketAddr, bytes: u32, credentials: Credentials) -> Client {
+    client_with_windows(address, bytes, 64 * 1024, credentials).await
+}
+
+/// The same, for thousands of small frames that are not read: the client's library closes a connection on which they take more
+/// than half of its window, and counts at least 256 bytes for each.
+pub(crate) async fn client_that_may_leave_small_frames(address: SocketAddr, bytes: u32) -> Client {
+    client_with_windows(address, bytes, 64 * 1024 * 1024, Credentials::default()).await
+}
+
+async fn client_with_windows(address: SocketAddr, stream: u32, connection: u32, credentials: Credentials) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
-    let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024);
+    let endpoint = endpoint.initial_stream_window_size(stream).initial_connection_window_size(connection);
     RoomServiceClient::with_interceptor(endpoint.connect().await.expect("a connection"), credentials)
 }
 

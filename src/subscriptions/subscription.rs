@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     delivery::{Batch, EphemeralDelivery, LogDelivery, Next, ReadFrom, Slice, Step},
-    domain::{Cursor, RoomId, RoomState},
+    domain::{Cursor, RoomState},
     error::Result,
     store::Store,
 };
@@ -89,8 +89,8 @@ struct FrameSettings {
 }
 
 impl FrameSettings {
-    fn opened(self, room: &RoomId, position: u64, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
-        let cursor = Some(Cursor::new(room, state.epoch, position));
+    /// `cursor` is the place of `position`, in a room that has a log.
+    fn opened(self, position: u64, cursor: Option<Cursor>, state: &RoomState, hidden: u64, resumed: bool) -> Frame {
         Frame::Opened {
             position,
             first_sequence: if hidden == 0 { state.first_sequence } else { state.first_sequence.max(hidden + 1) },
@@ -99,19 +99,6 @@ impl FrameSettings {
             resumed,
             generation: self.generation,
             cursor,
-        }
-    }
-
-    /// In an ephemeral room.
-    fn opened_without_log(self) -> Frame {
-        Frame::Opened {
-            position: 0,
-            first_sequence: 0,
-            last_sequence: 0,
-            heartbeat_interval: self.heartbeat_interval,
-            resumed: false,
-            generation: self.generation,
-            cursor: None,
         }
     }
 }
@@ -219,9 +206,10 @@ fn log_frames(
     let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
         let hidden = start.hidden;
-        let registered = Arc::clone(&ending.registered);
-        let room = &registered.room.room_id;
-        yield Ok(settings.opened(room, start.position, &start.state, hidden, resumed));
+        let room = &ending.registered.room.room_id;
+        let cursor_of = |position, state: &RoomState| Some(Cursor::new(room, state.epoch, position));
+        let cursor = cursor_of(start.position, &start.state);
+        yield Ok(settings.opened(start.position, cursor, &start.state, hidden, resumed));
         let mut progress = Box::new(LogProgress::open(*start, ending.clone()));
         let mut end = PolledWhenWoken::new(ending.wait(0));
         let mut pace = Pace::new(heartbeat_interval);
@@ -288,7 +276,9 @@ fn log_frames(
                         }
                     };
                     match sought {
-                        Ok((position, state)) => yield Ok(settings.opened(room, position, &state, hidden, true)),
+                        Ok((position, state)) => {
+                            yield Ok(settings.opened(position, cursor_of(position, &state), &state, hidden, true));
+                        }
                         Err(error) => {
                             yield Err(error);
                             return;
@@ -396,7 +386,7 @@ fn ephemeral_frames(
     };
     let FrameSettings { heartbeat_interval, until_caught_up, .. } = settings;
     stream! {
-        yield Ok(settings.opened_without_log());
+        yield Ok(settings.opened(0, None, &RoomState::default(), 0, false));
         yield Ok(Frame::CaughtUp { position: 0 });
         if until_caught_up {
             return;

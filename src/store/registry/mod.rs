@@ -77,7 +77,7 @@ impl Registry {
     /// pass, and [`Self::follow`] tries again after them.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` with the field `registry_replicas`; nothing was created.
+    /// `INVALID_FIELD` with `registry_replicas`; nothing was created.
     pub(super) async fn check_replicas(&self) -> Result<()> {
         match self.rooms.create_if_missing().await {
             Err(error) if error.is(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) => Err(Error::field(
